@@ -1,0 +1,1 @@
+"""Gaussian Splatting for nerfstudio, made of parts that people can swap."""
