@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -26,10 +26,12 @@ def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -
         OSError: the file could not be written, naming it. `path` is then as before and the temporary file is gone, as
             for any other exception that `write` raises.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # a link is followed, not replaced
+    temporary = target.with_name(f".{target.name[:64]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:64]}.", suffix=".tmp")
+        # not tempfile: its files are readable by their owner alone, and so would be the checkpoint
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
     except OSError as error:
         raise _named(error, target) from error
     try:
@@ -37,11 +39,10 @@ def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _mode_of(target))
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise _named(error, target) from error
         raise
@@ -50,16 +51,6 @@ def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -
 def _named(error: OSError, target: Path) -> OSError:
     reason = error.strerror or str(error)
     return type(error)(error.errno, f"cannot write the file: {reason}", str(target))
-
-
-def _mode_of(target: Path) -> int:
-    """The permissions of the file that is replaced, else those that open() would give; mkstemp's are private."""
-    try:
-        return target.stat().st_mode & 0o777
-    except OSError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return NEW_FILE_MODE & ~umask
 
 
 def _sync_folder(folder: Path) -> None:

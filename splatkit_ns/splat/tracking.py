@@ -72,16 +72,21 @@ class RowTracker:
         return None if change.is_identity() else change
 
     def _remove_marks(self) -> Tensor | None:
+        """Remove the marks wherever they are; return those of the parameter of now."""
+        now = self._params[_MARKED]
+        marks = self._pop_marks(now)
+        if self._marked_param is not None and self._marked_param is not now:
+            self._pop_marks(self._marked_param)
+        return marks
+
+    def _pop_marks(self, param: Tensor) -> Tensor | None:
         states = self._optimizers[_MARKED].state
-        marks: Tensor | None = None
-        for param in (self._params[_MARKED], self._marked_param):
-            if param is None or param not in states:
-                continue
-            state: dict[str, Any] = states[param]
-            found = state.pop(MARKER, None)
-            marks = found if marks is None else marks
-            if not state and not self._had_state:
-                del states[param]
+        if param not in states:
+            return None
+        state: dict[str, Any] = states[param]
+        marks = state.pop(MARKER, None)
+        if not state and not self._had_state:
+            del states[param]
         return marks
 
     def _without_overwritten(self, source: Tensor, identity: dict[str, Tensor]) -> Tensor:
