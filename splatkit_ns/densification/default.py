@@ -142,10 +142,9 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         allowed = highest(splits | clones, grads, room)
         clones &= allowed
         splits &= allowed
-        num_clones = training_state.duplicate(clones)
-        training_state.split(
-            torch.nn.functional.pad(splits, (0, num_clones)), revised_opacity=self.revised_opacity
-        )
+        training_state.duplicate(clones)
+        num_clones = len(training_state) - len(splits)
+        training_state.split(torch.nn.functional.pad(splits, (0, num_clones)), revised_opacity=self.revised_opacity)
 
 
 def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
+from splatkit_ns.splat.splitting import rotation_matrices
 
 MAX_RATIO = 51
 """A Gaussian is relocated onto at most this many times at once (as in the authors' code)."""
@@ -81,14 +82,10 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         source = torch.nn.functional.pad(source, (0, len(sampled)), value=-1)
         self._rewrite(training_state, RowChange(source, before), sampled, torch.cat([rewritten, sampled]))
 
-    def _rewrite(
-        self, training_state: SplatTrainingState, change: RowChange, sampled: Tensor, copied: Tensor
-    ) -> None:
+    def _rewrite(self, training_state: SplatTrainingState, change: RowChange, sampled: Tensor, copied: Tensor) -> None:
         """Put copies of the rows ``copied`` into the rewritten rows, thinned by how often each was ``sampled``."""
         ratios = torch.bincount(sampled, minlength=len(training_state)) + 1
-        opacities, scales = relocated(
-            training_state.opacities[copied], training_state.scales[copied], ratios[copied]
-        )
+        opacities, scales = relocated(training_state.opacities[copied], training_state.scales[copied], ratios[copied])
         opacities = opacities.clamp(self.min_opacity, 1 - torch.finfo(torch.float32).eps)
         rows = {name: param.detach()[copied] for name, param in training_state.params.items()}
         rows["opacities"] = torch.logit(opacities)
@@ -138,20 +135,9 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
     """Move every centre by noise shaped like its Gaussian, the more the more transparent it is (equation 8)."""
     params = training_state.params
     means = params["means"].data
-    rotations = quats_to_rotations(training_state.quats)
+    rotations = rotation_matrices(training_state.quats)
     variances = training_state.scales.square()
     gate = torch.sigmoid(100 * ((1 - training_state.opacities) - 0.995))
     noise = torch.randn_like(means) * (gate * strength)[:, None]
     along_axes = (rotations.transpose(1, 2) @ noise[:, :, None])[:, :, 0] * variances
     means.add_((rotations @ along_axes[:, :, None])[:, :, 0])
-
-
-def quats_to_rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices (N, 3, 3) of normalised quaternions (N, 4) wxyz."""
-    w, x, y, z = quats.unbind(-1)
-    rows = (
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)

@@ -57,9 +57,7 @@ class ModuleDispatcher:
             hook: [
                 (
                     name,
-                    bind_arguments(
-                        getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())
-                    ),
+                    bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
                 )
                 for name, module in self.modules.items()
                 if _overrides(module, hook)

@@ -74,7 +74,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         check_images = test_mode != "inference" and config.camera_res_scale_factor == 1.0
         check_outputs(self.train_dataparser_outputs, "train", check_images)
         if test_mode != "inference":
-            check_outputs(self.eval_dataset._dataparser_outputs, "eval", check_images)  # noqa: SLF001
+            check_outputs(self.eval_dataset._dataparser_outputs, "eval", check_images)
         self._train_views: list[Cameras] = []
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:

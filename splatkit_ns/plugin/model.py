@@ -14,7 +14,7 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimize
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.utils.colors import get_color
 from torch import Tensor, nn
@@ -123,7 +123,7 @@ class SplatkitModel(SplatfactoModel):
         if self.seed_points is not None and not config.random_init and len(self.seed_points[0]) > 0:
             points, colors = self.seed_points[0], self.seed_points[1].float() / 255
         else:
-            points, colors = random_points(config.num_random, self.scene_box.aabb * config.random_scale), None
+            points, colors = self._random_points(), None
         return gaussians_from_points(
             points.float(),
             colors,
@@ -131,6 +131,11 @@ class SplatkitModel(SplatfactoModel):
             init_opacity=config.init_opacity,
             init_scale=config.init_scale,
         )
+
+    def _random_points(self) -> Tensor:
+        lower, upper = self.scene_box.aabb.float()
+        extent = float((upper - lower).max()) / 2 * self.config.random_scale
+        return random_points(self.config.num_random, extent) + (lower + upper) / 2
 
     # ------------------------------------------------------------------ modules
 
@@ -427,5 +432,3 @@ class SplatkitModel(SplatfactoModel):
         if self.background_color.device != self.device:
             self.background_color = self.background_color.to(self.device)
         return self.background_color
-
-

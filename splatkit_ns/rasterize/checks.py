@@ -15,7 +15,9 @@ def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> N
             isinstance(want, str) or want == have for want, have in zip(shape, tensor.shape, strict=True)
         ):
             return
-    wanted = " or ".join("(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")" for shape in shapes)
+    wanted = " or ".join(
+        "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")" for shape in shapes
+    )
     raise ValueError(f"{name}: expected shape {wanted}, found {tuple(tensor.shape)}")
 
 

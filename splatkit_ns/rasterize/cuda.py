@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 
-class BackendUnavailableError(RuntimeError):
+
+class BackendUnavailableError(SplatkitError, RuntimeError):
     """gsplat's CUDA code cannot be used on this machine; the message says what was found and what to do."""
 
 
@@ -55,11 +57,14 @@ def explain_unavailable(facts: CudaFacts) -> str:
             f"{facts.torch_cuda} first on PATH and set CUDA_HOME to it."
         )
     else:
-        advice = "Building or loading gsplat's CUDA code failed: see the error above, and the compiler's output before it."
+        advice = (
+            "Building or loading gsplat's CUDA code failed: see the error above, and the compiler's output before it."
+        )
     found = [
         f"  torch   {facts.torch_version}, " + (f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "without CUDA"),
         f"  GPU     {facts.gpu or 'not found'}",
-        f"  nvcc    {facts.nvcc_path or 'not found'}" + (f", version {facts.nvcc_version}" if facts.nvcc_version else ""),
+        f"  nvcc    {facts.nvcc_path or 'not found'}"
+        + (f", version {facts.nvcc_version}" if facts.nvcc_version else ""),
         f"  gsplat  {facts.gsplat_version or 'not found'}",
     ]
     if facts.failure:

@@ -19,7 +19,9 @@ def gsplat_version() -> tuple[int, int, int]:
     try:
         text = metadata.version("gsplat")
     except metadata.PackageNotFoundError:
-        raise ModuleNotFoundError("gsplat is not installed: `pip install gsplat==1.4.0` (what nerfstudio pins)") from None
+        raise ModuleNotFoundError(
+            "gsplat is not installed: `pip install gsplat==1.4.0` (what nerfstudio pins)"
+        ) from None
     return parse_version(text)
 
 

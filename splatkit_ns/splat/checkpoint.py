@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.splat.files import atomic_write
 
 SCHEMA_VERSION = 1
@@ -25,7 +26,7 @@ _MAX_PICKLE_BYTES = 64 << 20
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SplatkitError, ValueError):
     """A checkpoint file that cannot be used; the message says why and what to do."""
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
+from splatkit_ns.errors import SplatkitError
+
 PlyFormat = Literal["binary_little_endian", "binary_big_endian", "ascii"]
 
 MAX_HEADER_BYTES = 1 << 20
@@ -18,7 +20,7 @@ SCALAR_TYPES = {
 """PLY's names of scalar types, old and new -> numpy's."""
 
 
-class PlyError(ValueError):
+class PlyError(SplatkitError, ValueError):
     """A PLY file that cannot be used; the message says what was expected, what was found and what to do."""
 
 

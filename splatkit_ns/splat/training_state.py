@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -40,14 +41,15 @@ class SplatTrainingState:
 
         Args:
             params: the six of `schema.KEYS`, float32, and any others with one row a Gaussian.
-            optimizers: the same keys; each holds one group with that parameter.
+            optimizers: the same keys; each holds one group with that parameter. Empty for Gaussians that are only
+                looked at.
 
         Raises:
             ValueError: keys or shapes do not fit.
         """
         check_shapes(params)
         missing = sorted(set(params.keys()) - set(optimizers))
-        if missing:
+        if optimizers and missing:
             raise ValueError(f"optimizers must have the keys of params: {missing} are missing.")
         self.params: Params = cast(Params, params)
         self.optimizers = optimizers
@@ -157,6 +159,39 @@ class SplatTrainingState:
             )
         self._change(self._others(selected), 0, {})
 
+    def change_rows(self, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
+        """Apply any change of rows, for operations that the three above do not cover.
+
+        Args:
+            change: where each new row comes from.
+            new_rows: name -> values of the rows that `change` marks as rewritten, in their order; see
+                `rows.change_rows`.
+
+        Raises:
+            ValueError: shapes disagree.
+        """
+        tracker = self._tracker
+        if tracker is not None:
+            self._report(tracker)
+        try:
+            change_rows(self.params, self.optimizers, change, new_rows)
+        finally:
+            if tracker is not None:
+                tracker.start()
+        self._notify(change)
+
+    @torch.no_grad()
+    def limit_opacities(self, highest: float) -> None:
+        """Lower all opacities to at most `highest`, in (0, 1), and let their optimizer forget its moments.
+
+        The opacity reset of 3DGS; rows stay what they are.
+        """
+        logits = self.params["opacities"]
+        logits.clamp_(max=math.log(highest / (1 - highest)))
+        for key, entry in self.optimizers["opacities"].state[logits].items():
+            if key != "step":
+                entry.zero_()
+
     def subscribe(self, listener: RowListener) -> None:
         """Have `listener` called with a `RowChange` after each change of rows, when `params` is in its new state."""
         self._listeners.append(listener)
@@ -208,18 +243,8 @@ class SplatTrainingState:
             listener(change)
 
     def _change(self, kept: Tensor, num_new: int, new_rows: dict[str, Tensor]) -> None:
-        tracker = self._tracker
-        num_before = self.num_gaussians
-        if tracker is not None:
-            self._report(tracker)
         source = torch.cat([kept, kept.new_full((num_new,), REWRITTEN)])
-        change = RowChange(source=source, num_before=num_before)
-        try:
-            change_rows(self.params, self.optimizers, change, new_rows)
-        finally:
-            if tracker is not None:
-                tracker.start()
-        self._notify(change)
+        self.change_rows(RowChange(source=source, num_before=self.num_gaussians), new_rows)
 
     def _others(self, selected: Tensor) -> Tensor:
         rest = torch.ones(self.num_gaussians, dtype=torch.bool, device=selected.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -85,15 +84,11 @@ class ShColours(torch.autograd.Function):
     """(means, camera_centres, coefficients, radii, degree) -> colours (C, N, 3); zero where not seen."""
 
     @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int
-    ) -> Tensor:
+    def forward(ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int) -> Tensor:
         colours = means.new_zeros(centres.shape[0], means.shape[0], 3)
         with KERNEL_LOCK:
             use_torch_threads()
-            sh_colours(
-                degree, _array(means), _array(centres), _array(coefficients), _array(radii), colours.numpy()
-            )
+            sh_colours(degree, _array(means), _array(centres), _array(coefficients), _array(radii), colours.numpy())
         ctx.save_for_backward(means, centres, coefficients, radii, colours)
         ctx.degree = degree
         return colours

@@ -27,7 +27,9 @@ def rasterize_on_cpu(
     ends, and list faint ones in many tiles for nothing.
     """
     if packed:
-        raise ValueError("packed: expected False on the CPU, found True; packing is a memory layout of gsplat's CUDA code")
+        raise ValueError(
+            "packed: expected False on the CPU, found True; packing is a memory layout of gsplat's CUDA code"
+        )
     for name, tensor in (
         ("means", means), ("quats", quats), ("scales", scales), ("opacities", opacities), ("colors", colors),
         ("viewmats", viewmats), ("Ks", Ks), ("backgrounds", backgrounds),
@@ -48,9 +50,7 @@ def rasterize_on_cpu(
     channels, backgrounds = _channels(means, colors, viewmats, depths, radii, sh_degree, backgrounds, render_mode)
     renders, alphas = cast(
         "tuple[Tensor, Tensor]",
-        Composite.apply(
-            means2d, conics, view_opacities, channels, backgrounds, depths, radii, width, height, absgrad
-        ),
+        Composite.apply(means2d, conics, view_opacities, channels, backgrounds, depths, radii, width, height, absgrad),
     )
     if render_mode.endswith("ED"):
         renders = torch.cat([renders[..., :-1], renders[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)

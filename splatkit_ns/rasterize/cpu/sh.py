@@ -43,9 +43,7 @@ def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
 
 
 @numba.njit(cache=True, inline="always")
-def sh_direction_gradient(
-    degree: int, x: float, y: float, z: float, v: Any
-) -> tuple[float, float, float]:
+def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> tuple[float, float, float]:
     """Gradient with respect to (x, y, z), before normalisation, of sum_k v[k] * basis[k]."""
     gx = gy = gz = 0.0
     if degree >= 1:

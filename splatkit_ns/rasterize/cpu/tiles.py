@@ -109,7 +109,9 @@ def _write_record(record: Any, mean: Any, conic: Any, opacity: float) -> None:
 
 
 @numba.njit(cache=True)
-def _count_chunk(first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts):
+def _count_chunk(
+    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
+):
     for rank in range(first, last):
         g = order[rank]
         _write_record(records[g], means2d[g], conics[g], float(opacities[g]))
