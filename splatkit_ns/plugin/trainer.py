@@ -106,7 +106,7 @@ class SplatkitTrainer(Trainer):
                 f"{self.config.max_num_iterations}: nothing to train. Ask for more steps to go on."
             )
             self.step = self._start_step - 1
-        self._last_log = (self._start_step, time.perf_counter())
+        writer.GLOBAL_BUFFER["step"] = self._start_step  # the terminal's table reads it before the first logged step
         for step in steps:
             self._wait_while_paused()
             if self.stop_training:
@@ -117,7 +117,9 @@ class SplatkitTrainer(Trainer):
                 self._run_callbacks(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
                 loss, loss_dict, metrics_dict = self.train_iteration(step)
                 self._run_callbacks(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
-            if self._logs_at(step):
+            if step == self._start_step:
+                self._last_log = (step, time.perf_counter())
+            elif self._logs_at(step):
                 self._log(step, loss, loss_dict, metrics_dict)
             self._update_viewer_state(step)
             with self.train_lock:
@@ -171,16 +173,16 @@ class SplatkitTrainer(Trainer):
     # ------------------------------------------------------------------ logging
 
     def _logs_at(self, step: int) -> bool:
-        return step_check(step, self.config.logging.steps_per_log, run_at_zero=True)
+        """Not at the first step, whose time is that of loading images and compiling kernels."""
+        return step > self._start_step and step_check(step, self.config.logging.steps_per_log)
 
     def _log(self, step: int, loss: Tensor, loss_dict: dict[str, Tensor], metrics_dict: dict[str, Tensor]) -> None:
         last_step, last_time = self._last_log
         now = time.perf_counter()
-        if step > last_step:
-            seconds = (now - last_time) / (step - last_step)
-            writer.put_time(EventName.ITER_TRAIN_TIME, seconds, step, avg_over_steps=True, update_eta=True)
-            rays = self.pipeline.datamanager.get_train_rays_per_batch()
-            writer.put_time(EventName.TRAIN_RAYS_PER_SEC, rays / seconds, step, avg_over_steps=True)
+        seconds = (now - last_time) / (step - last_step)
+        writer.put_time(EventName.ITER_TRAIN_TIME, seconds, step, avg_over_steps=True, update_eta=True)
+        rays = self.pipeline.datamanager.get_train_rays_per_batch()
+        writer.put_time(EventName.TRAIN_RAYS_PER_SEC, rays / seconds, step, avg_over_steps=True)
         self._last_log = (step, now)
         writer.put_scalar(name="Train Loss", scalar=loss.detach(), step=step)
         writer.put_dict(name="Train Loss Dict", scalar_dict=loss_dict, step=step)
