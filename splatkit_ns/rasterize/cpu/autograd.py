@@ -1,9 +1,11 @@
 """The CPU kernels as differentiable torch functions: projection, spherical harmonics, compositing."""
 
+# torch declares Function.backward in a way that no `once_differentiable` method matches.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
-from typing import Any, cast
-
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -22,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 def _array(tensor: Tensor) -> Array:
-    return cast("Array", tensor.detach().contiguous().numpy())
+    return tensor.detach().contiguous().numpy()
 
 
 def _zeros(like: Tensor) -> Tensor:
@@ -85,15 +87,11 @@ class ShColours(torch.autograd.Function):
     """(means, camera_centres, coefficients, radii, degree) -> colours (C, N, 3); zero where not seen."""
 
     @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int
-    ) -> Tensor:
+    def forward(ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int) -> Tensor:
         colours = means.new_zeros(centres.shape[0], means.shape[0], 3)
         with KERNEL_LOCK:
             use_torch_threads()
-            sh_colours(
-                degree, _array(means), _array(centres), _array(coefficients), _array(radii), colours.numpy()
-            )
+            sh_colours(degree, _array(means), _array(centres), _array(coefficients), _array(radii), colours.numpy())
         ctx.save_for_backward(means, centres, coefficients, radii, colours)
         ctx.degree = degree
         return colours
@@ -113,7 +111,9 @@ class ShColours(torch.autograd.Function):
 
 
 class Composite(torch.autograd.Function):
-    """(means2d, conics, opacities, colours, backgrounds, depths, radii, ...) -> (renders (C, H, W, D), alphas (C, H, W, 1)).
+    """(means2d, conics, opacities, colours, backgrounds, depths, radii, ...) -> (renders, alphas).
+
+    renders is (C, H, W, D), alphas (C, H, W, 1).
 
     Backward also leaves `absgrad` (C, N, 2) on the means2d tensor when asked, as gsplat does.
     """

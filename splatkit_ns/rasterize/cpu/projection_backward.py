@@ -4,6 +4,9 @@ With A = J W (2x3), U = A R and Q = U S, the 2D covariance is Q Q^T; so a gradie
 and from there the chain rule walks back to scales, rotation, Jacobian and view matrix.
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -114,9 +117,7 @@ def _backward_range(
         norm = rotation_of(quats[g], rotation)
         image_frame(view, K, width, height, means[g], frame)
         xx, xy, yy = image_factor(frame, rotation, scales[g], factor)
-        gxx, gxy, gyy = _covariance_gradient(
-            xx, xy, yy, eps2d, v_conics[camera, g], float(v_compensations[camera, g])
-        )
+        gxx, gxy, gyy = _covariance_gradient(xx, xy, yy, eps2d, v_conics[camera, g], float(v_compensations[camera, g]))
         for k in range(3):
             s = float(scales[g, k])
             v_q0 = 2.0 * (gxx * factor[0, k] + gxy * factor[1, k]) * s
@@ -145,9 +146,7 @@ def _backward_range(
             v_view[0, k] += v_point[0] * means[g, k] + fx * v_frame[0, k]
             v_view[1, k] += v_point[1] * means[g, k] + fy * v_frame[1, k]
             v_view[2, k] += (
-                v_point[2] * means[g, k]
-                - fx * frame[3, 0] * rz * v_frame[0, k]
-                - fy * frame[3, 1] * rz * v_frame[1, k]
+                v_point[2] * means[g, k] - fx * frame[3, 0] * rz * v_frame[0, k] - fy * frame[3, 1] * rz * v_frame[1, k]
             )
             v_view[k, 3] += v_point[k]
 

@@ -4,6 +4,9 @@ Real spherical harmonics in the order and with the signs that 3DGS files use (Co
 "Efficient Spherical Harmonic Evaluation", JCGT 2013). A colour is max(SH + 0.5, 0).
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 import math
@@ -43,9 +46,7 @@ def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
 
 
 @numba.njit(cache=True, inline="always")
-def sh_direction_gradient(
-    degree: int, x: float, y: float, z: float, v: Any
-) -> tuple[float, float, float]:
+def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> tuple[float, float, float]:
     """Gradient with respect to (x, y, z), before normalisation, of sum_k v[k] * basis[k]."""
     gx = gy = gz = 0.0
     if degree >= 1:
