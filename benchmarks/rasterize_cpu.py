@@ -1,8 +1,8 @@
 """Time the CPU rasterizer, forward and backward, against PyTorch.
 
 The peer is gsplat's own PyTorch code, as far as it runs without CUDA: covariances, projection and spherical harmonics
-from `gsplat.cuda._torch_impl`; its compositing calls a CUDA kernel, so a tiled PyTorch one stands in for it, on tile lists
-that our binning made (which favours the peer).
+from `gsplat.cuda._torch_impl`; its compositing calls a CUDA kernel, so a tiled PyTorch one stands in for it, on tile
+lists that our binning made (which favours the peer).
 
     python benchmarks/rasterize_cpu.py --scene path/to/scene --gaussians 16000 60000
 """
@@ -37,8 +37,8 @@ def load_seed_points(scene: Path) -> tuple[np.ndarray, np.ndarray]:
     return positions, colours
 
 
-def load_camera(scene: Path, width: int, height: int, index: int) -> tuple[Tensor, Tensor]:
-    """(viewmat (1, 4, 4), K (1, 3, 3)) of one frame of transforms.json, scaled to width x height."""
+def load_camera(scene: Path, height: int, index: int) -> tuple[Tensor, Tensor, int, int]:
+    """(viewmat (1, 4, 4), K (1, 3, 3), width, height) of one frame of transforms.json, scaled to that height."""
     meta = json.loads((scene / "transforms.json").read_text())
     frame = meta["frames"][index % len(meta["frames"])]
     value = {**meta, **frame}
@@ -46,9 +46,11 @@ def load_camera(scene: Path, width: int, height: int, index: int) -> tuple[Tenso
 
     cam_to_world[:3, 1:3] *= -1  # OpenGL to OpenCV axes
     viewmat = np.linalg.inv(cam_to_world)
+    width = round(value["w"] * height / value["h"])
     sx, sy = width / value["w"], height / value["h"]
     K = np.array([[value["fl_x"] * sx, 0, value["cx"] * sx], [0, value["fl_y"] * sy, value["cy"] * sy], [0, 0, 1]])
-    return torch.tensor(viewmat, dtype=torch.float32)[None], torch.tensor(K, dtype=torch.float32)[None]
+    as_batch = (torch.tensor(matrix, dtype=torch.float32)[None] for matrix in (viewmat, K))
+    return next(as_batch), next(as_batch), width, height
 
 
 def make_gaussians(positions: np.ndarray, colours: np.ndarray, count: int) -> dict[str, Tensor]:
@@ -142,8 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scene", type=Path, required=True, help="folder with transforms.json and sparse_pc.ply")
     parser.add_argument("--gaussians", type=int, nargs="+", default=[16000, 60000])
-    parser.add_argument("--width", type=int, default=320)
-    parser.add_argument("--height", type=int, default=180)
+    parser.add_argument("--height", type=int, default=320, help="of the image, in pixels; the width follows")
     parser.add_argument("--frame", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
@@ -152,10 +153,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     positions, colours = load_seed_points(args.scene)
-    viewmats, Ks = load_camera(args.scene, args.width, args.height, args.frame)
-    camera = (viewmats, Ks, args.width, args.height)
+    camera = load_camera(args.scene, args.height, args.frame)
+    width, height = camera[2:]
     rows = []
-    print(f"{args.width}x{args.height}, {args.threads} threads, SH degree 3, milliseconds (median of {args.repeats})")
+    print(f"{width}x{height}, {args.threads} threads, SH degree 3, milliseconds (median of {args.repeats})")
     print(f"{'Gaussians':>10} {'renderer':<14} {'forward':>9} {'backward':>9} {'total':>9} {'ratio':>7}")
     for count in args.gaussians:
         gaussians = make_gaussians(positions, colours, count)
@@ -172,7 +173,7 @@ def main() -> None:
             )
         rows.append(row)
     if args.json:
-        settings = {"width": args.width, "height": args.height, "threads": args.threads, "repeats": args.repeats}
+        settings = {"width": width, "height": height, "threads": args.threads, "repeats": args.repeats}
         args.json.write_text(json.dumps({**settings, "results": rows}, indent=2) + "\n")
 
 

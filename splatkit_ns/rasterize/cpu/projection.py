@@ -150,8 +150,8 @@ def project(
     """Project N Gaussians into C cameras.
 
     Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
-    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle of
-    the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
+    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
+    of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
     """
     n = means.shape[0]
     blocks = max(1, min(64, n // 64))
