@@ -3,8 +3,9 @@
 Importing this package imports neither gsplat nor numba, and compiles nothing.
 """
 
+from .checks import RasterizeMode, RenderMode
 from .cuda import BackendUnavailableError, check_cuda_backend
-from .dispatch import RasterizeMode, RenderMode, rasterization
+from .dispatch import rasterization
 from .versions import gsplat_version, radii_have_axes, radii_in_pixels
 
 __all__ = [

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
-RASTERIZE_MODES = ("classic", "antialiased")
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+RasterizeMode = Literal["classic", "antialiased"]
+RENDER_MODES = get_args(RenderMode)
+RASTERIZE_MODES = get_args(RasterizeMode)
 
 
 def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> None:
@@ -15,9 +19,7 @@ def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> N
             isinstance(want, str) or want == have for want, have in zip(shape, tensor.shape, strict=True)
         ):
             return
-    wanted = " or ".join(
-        "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")" for shape in shapes
-    )
+    wanted = " or ".join(str(shape).replace("'", "") for shape in shapes)
     raise ValueError(f"{name}: expected shape {wanted}, found {tuple(tensor.shape)}")
 
 
@@ -81,8 +83,8 @@ def check_finite(name: str, tensor: Tensor) -> None:
     if not bool(bad.any()):
         return
     index = bad.nonzero()[0].tolist()
-    row = tensor[index[0]].flatten()[:8].tolist() if tensor.dim() > 1 else tensor[index[0]].item()
+    rows = int(bad.reshape(len(bad), -1).any(1).sum())
     raise ValueError(
-        f"{name}: expected finite values, found {tensor[tuple(index)].item()} in row {index[0]} (index {index}, "
-        f"row: {row}); {int(bad.flatten(1).any(1).sum() if tensor.dim() > 1 else bad.sum())} of {tensor.shape[0]} rows are not finite"
+        f"{name}: expected finite values, found {tensor[tuple(index)].item()} in row {index[0]} (index {index}); "
+        f"{rows} of {len(bad)} rows are not finite"
     )

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
 
+from .checks import RenderMode
+
 
 class BackendUnavailableError(SplatkitError, RuntimeError):
     """gsplat's CUDA code cannot be used on this machine; the message says what was found and what to do."""
@@ -57,14 +59,11 @@ def explain_unavailable(facts: CudaFacts) -> str:
             f"{facts.torch_cuda} first on PATH and set CUDA_HOME to it."
         )
     else:
-        advice = (
-            "Building or loading gsplat's CUDA code failed: see the error above, and the compiler's output before it."
-        )
+        advice = "Building or loading gsplat's CUDA code failed: see the error above and the compiler's output."
     found = [
         f"  torch   {facts.torch_version}, " + (f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "without CUDA"),
         f"  GPU     {facts.gpu or 'not found'}",
-        f"  nvcc    {facts.nvcc_path or 'not found'}"
-        + (f", version {facts.nvcc_version}" if facts.nvcc_version else ""),
+        "  nvcc    " + (f"{facts.nvcc_path}, version {facts.nvcc_version}" if facts.nvcc_path else "not found"),
         f"  gsplat  {facts.gsplat_version or 'not found'}",
     ]
     if facts.failure:
@@ -124,7 +123,7 @@ def check_cuda_backend() -> None:
 
 def rasterize_with_gsplat(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, packed: bool, backgrounds: Tensor | None, render_mode: str, **settings: Any,
+    width: int, height: int, *, packed: bool, backgrounds: Tensor | None, render_mode: RenderMode, **settings: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
     check_cuda_backend()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from .checks import check_shapes
-
-RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
-RasterizeMode = Literal["classic", "antialiased"]
+from .checks import RasterizeMode, RenderMode, check_shapes
 
 
 def rasterization(
@@ -45,8 +42,8 @@ def rasterization(
         quats: (N, 4), wxyz, of any length.
         scales: (N, 3), standard deviations in world units (activated).
         opacities: (N,), in [0, 1] (activated).
-        colors: (N, D) or (C, N, D) values, D >= 1; with `sh_degree` (N, K, 3) spherical-harmonics coefficients, of which
-            the first (sh_degree + 1)² are used: colour = max(SH + 0.5, 0).
+        colors: (N, D) or (C, N, D) values, D >= 1; with `sh_degree` (N, K, 3) spherical-harmonics coefficients, of
+            which the first (sh_degree + 1)² are used: colour = max(SH + 0.5, 0).
         viewmats: (C, 4, 4), world to camera, OpenCV axes (x right, y down, z forward).
         Ks: (C, 3, 3), pinhole intrinsics in pixels.
         width: of the images, in pixels.

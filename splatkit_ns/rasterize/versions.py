@@ -19,9 +19,7 @@ def gsplat_version() -> tuple[int, int, int]:
     try:
         text = metadata.version("gsplat")
     except metadata.PackageNotFoundError:
-        raise ModuleNotFoundError(
-            "gsplat is not installed: `pip install gsplat==1.4.0` (what nerfstudio pins)"
-        ) from None
+        raise ModuleNotFoundError("gsplat is not installed: `pip install gsplat==1.4.0`") from None
     return parse_version(text)
 
 
@@ -40,8 +38,8 @@ def radii_have_axes() -> bool:
 def radii_in_pixels(info: Mapping[str, Any]) -> Tensor:
     """Radii (C, N) int32 in pixels, 0 where a Gaussian is not seen, from the `info` of any version and backend.
 
-    Where gsplat has one radius an axis this is the larger one; a Gaussian counts as seen only if both are above 0, as in
-    gsplat's own strategies. From packed results, (nnz,).
+    Where gsplat has one radius an axis this is the larger one; a Gaussian counts as seen only if both are above 0, as
+    in gsplat's own strategies. From packed results, (nnz,).
     """
     radii: Tensor = info["radii"]
     means2d: Tensor = info["means2d"]

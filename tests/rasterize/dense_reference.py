@@ -65,8 +65,6 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
     cov2d = jacobian @ covariance @ jacobian.transpose(1, 2)
     blurred = cov2d + o["eps2d"] * torch.eye(2, dtype=means.dtype)
     mean2d = torch.stack([fx * x / z_safe + cx, fy * y / z_safe + cy], -1)
-    if o["mean_offset"] is not None:
-        mean2d = mean2d + o["mean_offset"]
     opacity = opacities
     if o["rasterize_mode"] == "antialiased":
         opacity = opacities * torch.sqrt((torch.linalg.det(cov2d) / torch.linalg.det(blurred)).clamp(min=1e-12))
@@ -87,6 +85,8 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
     )
     pixels = torch.stack([grid_x, grid_y], -1).reshape(-1, 2)
     offset = pixels[None] - mean2d[order][:, None]  # (V, P, 2)
+    if o["mean_shifts"] is not None:
+        offset = offset - o["mean_shifts"][order]
     sigma = 0.5 * (offset @ torch.linalg.inv(blurred[order]) * offset).sum(-1)
     alpha = (opacity[order][:, None] * torch.exp(-sigma)).clamp(max=0.999)
     alpha = torch.where(alpha >= 1 / 255, alpha, torch.zeros_like(alpha))
@@ -107,24 +107,24 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
         image = image + light[-1][:, None] * background
     if mode.endswith("ED"):
         image = torch.cat([image[:, :-1], image[:, -1:] / total[:, None].clamp(min=1e-10)], -1)
-    return image.reshape(height, width, -1), total.reshape(height, width, 1), sigma
+    return image.reshape(height, width, -1), total.reshape(height, width, 1)
 
 
 def render(means, quats, scales, opacities, colors, viewmats, Ks, width, height, **options):
     """(renders (C, H, W, X), alphas (C, H, W, 1)), float64, options as `rasterization`'s.
 
-    `mean_offset` (C, N, 2), a zero leaf, receives the gradient of the projected means.
+    `mean_shifts` (C, N, H * W, 2), a leaf of zeros, receives each pixel's gradient of the projected means.
     """
     o = {"near_plane": 0.01, "far_plane": 1e10, "eps2d": 0.3, "sh_degree": None, "backgrounds": None,
-         "render_mode": "RGB", "rasterize_mode": "classic", "mean_offset": None, **options}  # fmt: skip
+         "render_mode": "RGB", "rasterize_mode": "classic", "mean_shifts": None, **options}  # fmt: skip
     images, totals = [], []
     for camera in range(len(viewmats)):
         per_camera = colors[camera] if o["sh_degree"] is None and colors.dim() == 3 else colors
         background = None if o["backgrounds"] is None else o["backgrounds"][camera]
-        mean_offset = None if o["mean_offset"] is None else o["mean_offset"][camera]
-        image, total, _ = _render_camera(
+        mean_shifts = None if o["mean_shifts"] is None else o["mean_shifts"][camera]
+        image, total = _render_camera(
             means, quats, scales, opacities, per_camera, viewmats[camera], Ks[camera], width, height,
-            {**o, "mean_offset": mean_offset}, background,
+            {**o, "mean_shifts": mean_shifts}, background,
         )  # fmt: skip
         images.append(image)
         totals.append(total)

@@ -1,8 +1,11 @@
 """The CPU kernels as differentiable torch functions: projection, spherical harmonics, compositing."""
 
+# torch declares Function.backward in a way that no `once_differentiable` method matches.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -21,7 +24,7 @@ Array = npt.NDArray[Any]
 
 
 def _array(tensor: Tensor) -> Array:
-    return cast("Array", tensor.detach().contiguous().numpy())
+    return tensor.detach().contiguous().numpy()
 
 
 def _zeros(like: Tensor) -> Tensor:
@@ -108,7 +111,9 @@ class ShColours(torch.autograd.Function):
 
 
 class Composite(torch.autograd.Function):
-    """(means2d, conics, opacities, colours, backgrounds, depths, radii, ...) -> (renders (C, H, W, D), alphas (C, H, W, 1)).
+    """(means2d, conics, opacities, colours, backgrounds, depths, radii, ...) -> (renders, alphas).
+
+    renders is (C, H, W, D), alphas (C, H, W, 1).
 
     Backward also leaves `absgrad` (C, N, 2) on the means2d tensor when asked, as gsplat does.
     """

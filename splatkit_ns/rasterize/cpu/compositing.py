@@ -6,6 +6,9 @@ one buffer: with constant distances between planes the compiler needs no overlap
 spares numba's negative-index handling. Each tile is computed by one thread in a fixed order: results are reproducible.
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 import numba
@@ -125,8 +128,8 @@ def composite(schedule, tiles_x, offsets, gaussian_ids, rows, records, colours, 
     """Composite one camera's tile lists (see `tiles.TileLists`) into preallocated arrays.
 
     colours (N, D), background (D,) -> image (H, W, D), light_left (H, W) the transmittance behind the last Gaussian,
-    last (H, W) int32 the 1-based place in the tile's list of the last Gaussian that was blended, 0 for none. (In float32
-    exact up to 16.7 million Gaussians in one tile.)
+    last (H, W) int32 the 1-based place in the tile's list of the last Gaussian that was blended, 0 for none (in float32
+    exact up to 16.7 million Gaussians in one tile).
     """
     for job in numba.prange(schedule.shape[0]):
         _composite_tile(

@@ -8,12 +8,15 @@ weight * (c . v) over everything behind: dL/dalpha = T (c . v) - B / (1 - a). Ba
 s = dL/dsigma the gradients of mean and conic are moments of s: sum s, s dx, s dy, s dx², s dx dy, s dy².
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 import numba
 import numpy as np
 
-from .compositing import FAST, ONE, PLANE, PX, PY, SIDE, U, fill_pixel_centres
+from .compositing import FAST, PLANE, PX, PY, SIDE, U, fill_pixel_centres
 from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, exp2
 from .tiles import L11, L21, L22, LOG2_OPACITY, MEAN_X, MEAN_Y, TILE
 
@@ -217,6 +220,3 @@ def composite_backward(
             rank, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
             v_absolute,
         )  # fmt: skip
-
-
-__all__ = ["ONE", "composite_backward"]

@@ -1,9 +1,12 @@
 """Perspective projection of 3D Gaussians to image-plane Gaussians, forward (EWA splatting).
 
 Zwicker et al., "EWA Volume Splatting" (2001), and Ye et al., "Mathematical Supplement for the gsplat Library"
-(arXiv 2312.02121). The arithmetic is float64 whatever the tensors' type: the determinant of a thin Gaussian's covariance
-cancels badly in float32, and projection is a small part of a frame.
+(arXiv 2312.02121). The arithmetic is float64 whatever the tensors' type: the determinant of a thin Gaussian's
+covariance cancels badly in float32, and projection is a small part of a frame.
 """
+
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
 
 from __future__ import annotations
 
@@ -146,9 +149,9 @@ def project(
 ):  # fmt: skip
     """Project N Gaussians into C cameras.
 
-    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero where
-    a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle of the
-    inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
+    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
+    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
+    of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
     """
     n = means.shape[0]
     blocks = max(1, min(64, n // 64))

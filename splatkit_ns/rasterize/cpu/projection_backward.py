@@ -4,6 +4,9 @@ With A = J W (2x3), U = A R and Q = U S, the 2D covariance is Q Q^T; so a gradie
 and from there the chain rule walks back to scales, rotation, Jacobian and view matrix.
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 from typing import Any

@@ -22,14 +22,12 @@ def rasterize_on_cpu(
     """See `splatkit_ns.rasterize.rasterization`, whose arguments have been checked before.
 
     One geometry whatever gsplat is installed: a Gaussian covers exactly the ellipse where its alpha is at least 1/255,
-    and its radii are that ellipse's half-axes along x and y, rounded up (as gsplat 1.5 has them). gsplat 1.4 has squares
-    of 3 standard deviations instead: they cut a visible rim (alpha up to 0.011) off opaque Gaussians wherever a tile
-    ends, and list faint ones in many tiles for nothing.
+    and its radii are that ellipse's half-widths along x and y, rounded up (as gsplat 1.5 has them). gsplat 1.4 has
+    squares of 3 standard deviations instead: where a tile ends they cut a rim (alpha up to 0.011) off opaque Gaussians,
+    and they list faint ones in many tiles for nothing.
     """
     if packed:
-        raise ValueError(
-            "packed: expected False on the CPU, found True; packing is a memory layout of gsplat's CUDA code"
-        )
+        raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
     for name, tensor in (
         ("means", means), ("quats", quats), ("scales", scales), ("opacities", opacities), ("colors", colors),
         ("viewmats", viewmats), ("Ks", Ks), ("backgrounds", backgrounds),

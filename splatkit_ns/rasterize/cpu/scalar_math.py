@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import torch
 from numba import types
+from numba.core import config as numba_config
 from numba.extending import intrinsic, overload
 
 ALPHA_MIN = 1.0 / 255.0
@@ -32,7 +33,8 @@ KERNEL_LOCK = threading.Lock()
 
 def use_torch_threads() -> int:
     """Let numba use as many threads as torch does (`torch.set_num_threads` is the one knob); returns that number."""
-    count = max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    most = numba_config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]  (set at run time)
+    count = max(1, min(torch.get_num_threads(), most))
     numba.set_num_threads(count)
     return count
 
@@ -81,7 +83,9 @@ def _exp2_overload(x: Any) -> Any:  # pyright: ignore[reportUnusedFunction]  (nu
             p = p * f + _C2
             p = p * f + _C1
             p = p * f + _C0
-            return _float32_from_bits(np.int32(_bits_from_float32(p) + (np.int32(whole) << _EXPONENT_BIT)))
+            # numba passes the typing context itself
+            bits = _bits_from_float32(p)  # pyright: ignore[reportCallIssue]
+            return _float32_from_bits(np.int32(bits + (whole << _EXPONENT_BIT)))  # pyright: ignore[reportCallIssue]
 
         return exp2_float32
 

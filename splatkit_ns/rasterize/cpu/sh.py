@@ -4,6 +4,9 @@ Real spherical harmonics in the order and with the signs that 3DGS files use (Co
 "Efficient Spherical Harmonic Evaluation", JCGT 2013). A colour is max(SH + 0.5, 0).
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 import math

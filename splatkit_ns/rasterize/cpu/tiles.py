@@ -5,6 +5,9 @@ the depth order knows where its entries go), so nothing of the length of the int
 Gaussian only if the ellipse where alpha reaches 1/255 truly crosses it, and only for the pixel rows that it crosses.
 """
 
+# Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
+# pyright: reportMissingParameterType=false
+
 from __future__ import annotations
 
 import math
@@ -15,7 +18,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from .scalar_math import KERNEL_LOCK, LOG2_ALPHA_MIN, LOG2_E, use_torch_threads
+from .scalar_math import KERNEL_LOCK, LOG2_E, use_torch_threads
 
 TILE = 16
 """Side of a tile in pixels: one AVX-512 register of float32 a row."""
@@ -39,7 +42,7 @@ class TileLists:
     tiles_x: int
     tiles_y: int
     records: npt.NDArray[Any]
-    """(N, RECORD): mean, scaled Cholesky factor of the conic, log2 of the opacity; rows of unseen Gaussians are unset."""
+    """(N, RECORD): mean, scaled Cholesky factor of the conic, log2 of the opacity; unset for unseen Gaussians."""
     offsets: npt.NDArray[np.int64]
     """(tiles + 1,): tile t owns intersections offsets[t] to offsets[t + 1], front to back."""
     gaussian_ids: npt.NDArray[np.int32]
@@ -241,6 +244,3 @@ def build_tile_lists(
     return TileLists(
         width, height, tiles_x, tiles_y, records, offsets, gaussian_ids, rows, slots, order, slot_offsets, schedule
     )
-
-
-__all__ = ["LOG2_ALPHA_MIN", "TILE", "TileLists", "build_tile_lists"]
