@@ -39,7 +39,9 @@ def test_parameters_and_optimizers_come_back(tmp_path: Path) -> None:
     for each in (state, again):
         torch.manual_seed(1)
         step_optimizers(each)
-    assert all(torch.equal(again.params[name], state.params[name]) for name in state.params), "the next step is the same"
+    assert all(torch.equal(again.params[name], state.params[name]) for name in state.params), (
+        "the next step is the same"
+    )
 
 
 def test_before_the_first_step(tmp_path: Path) -> None:
