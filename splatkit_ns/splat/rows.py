@@ -21,7 +21,7 @@ Params = MutableMapping[str, nn.Parameter]
 Optimizers = Mapping[str, Optimizer]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowChange:
     """What happened to the rows: which old row each new row is."""
 
@@ -87,16 +87,15 @@ def change_rows(params: Params, optimizers: Optimizers, change: RowChange, new_r
     Raises:
         ValueError: an optimizer does not hold the parameter of its name, or shapes disagree. Nothing is changed then.
     """
+    rewritten = change.source < 0
+    num_rewritten = int(rewritten.sum())
     for name, param in params.items():
         _check_optimizer(name, param, optimizers)
-        if param.shape[0] != change.num_before:
-            raise ValueError(
-                f"params[{name!r}] has {param.shape[0]} rows where {change.num_before} were expected: "
-                "all parameters must have one row per Gaussian."
-            )
-    rewritten = change.source < 0
-    new_values = {name: _changed(name, param, change, rewritten, new_rows.get(name)) for name, param in params.items()}
-    for name, value in new_values.items():
+        _check_rows(name, param, change, num_rewritten, new_rows.get(name))
+    for name in list(params.keys()):
+        value = change.apply(params[name].detach())
+        if num_rewritten:
+            value[rewritten] = new_rows[name].to(value.dtype)
         replace_parameter(params, optimizers, name, value, change)
 
 
@@ -126,17 +125,16 @@ def _has_rows(key: str, entry: Any, num_rows: int) -> bool:
     return key != "step" and isinstance(entry, Tensor) and entry.dim() > 0 and entry.shape[0] == num_rows
 
 
-def _changed(name: str, param: Tensor, change: RowChange, rewritten: Tensor, rows: Tensor | None) -> Tensor:
-    value = change.apply(param.detach())
-    num_rewritten = int(rewritten.sum())
-    if num_rewritten == 0:
-        return value
+def _check_rows(name: str, param: Tensor, change: RowChange, num_rewritten: int, rows: Tensor | None) -> None:
+    if param.shape[0] != change.num_before:
+        raise ValueError(
+            f"params[{name!r}] has {param.shape[0]} rows where {change.num_before} were expected: all parameters must "
+            "have one row per Gaussian."
+        )
     expected = (num_rewritten, *param.shape[1:])
     found = None if rows is None else tuple(rows.shape)
-    if rows is None or found != expected:
+    if num_rewritten and found != expected:
         raise ValueError(f"the new rows of {name!r} must have shape {expected}, found {found}.")
-    value[rewritten] = rows.to(value.dtype)
-    return value
 
 
 def _check_optimizer(name: str, param: nn.Parameter, optimizers: Optimizers) -> None:
