@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,14 @@ Params = MutableMapping[str, nn.Parameter]
 Optimizers = Mapping[str, Optimizer]
 
 
-@dataclass(frozen=True)
+class _Parts(NamedTuple):
+    """The source of the kept rows, and where kept and new rows lie, or None if all new rows come last."""
+
+    kept_source: Tensor
+    positions: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
 class RowChange:
     """What happened to the rows: which old row each new row is."""
 
@@ -34,6 +42,11 @@ class RowChange:
     def num_after(self) -> int:
         """Number of rows after the change."""
         return int(self.source.shape[0])
+
+    @property
+    def num_new(self) -> int:
+        """Number of rows that are new or rewritten."""
+        return self.num_after - len(self._parts.kept_source)
 
     def apply(self, tensor: Tensor, fill: float | int | bool = 0) -> Tensor:
         """Carry a per-Gaussian tensor along: kept rows keep their values, new rows get `fill`.
@@ -48,19 +61,40 @@ class RowChange:
         Raises:
             ValueError: the tensor does not have `num_before` rows.
         """
+        return self.merge(tensor, tensor.new_full((self.num_new, *tensor.shape[1:]), fill))
+
+    def merge(self, tensor: Tensor, new_rows: Tensor) -> Tensor:
+        """Like `apply`, with a value for each new row.
+
+        Args:
+            tensor: (num_before, ...), on any device.
+            new_rows: (num_new, ...), in the order of the new rows; the same dtype and device.
+
+        Raises:
+            ValueError: the tensor does not have `num_before` rows.
+        """
         if tensor.dim() == 0 or tensor.shape[0] != self.num_before:
             raise ValueError(
                 f"a tensor of shape {tuple(tensor.shape)} cannot follow a change of {self.num_before} rows to "
                 f"{self.num_after}: its first dimension must be {self.num_before}. It has missed an earlier change, "
                 "or was made after this one."
             )
-        source = self.source.to(tensor.device)
-        rewritten = source < 0
-        if self.num_before == 0:
-            return tensor.new_full((self.num_after, *tensor.shape[1:]), fill)
-        moved = tensor[source.clamp(min=0)]
-        moved[rewritten] = fill
-        return moved
+        parts = self._parts
+        kept = tensor.index_select(0, parts.kept_source.to(tensor.device))
+        if parts.positions is None:
+            return torch.cat([kept, new_rows])
+        merged = tensor.new_empty((self.num_after, *tensor.shape[1:]))
+        for positions, rows in zip(parts.positions, (kept, new_rows), strict=True):
+            merged.index_copy_(0, positions.to(tensor.device), rows)
+        return merged
+
+    @cached_property
+    def _parts(self) -> _Parts:
+        is_kept = self.source >= 0
+        kept_source = self.source[is_kept]
+        if bool(is_kept[: len(kept_source)].all()):
+            return _Parts(kept_source, None)
+        return _Parts(kept_source, (is_kept.nonzero(as_tuple=True)[0], (~is_kept).nonzero(as_tuple=True)[0]))
 
     def is_identity(self) -> bool:
         """Whether every row is still what it was, at the same place."""
@@ -89,14 +123,10 @@ def change_rows(params: Params, optimizers: Optimizers, change: RowChange, new_r
     """
     for name, param in params.items():
         _check_optimizer(name, param, optimizers)
-        if param.shape[0] != change.num_before:
-            raise ValueError(
-                f"params[{name!r}] has {param.shape[0]} rows where {change.num_before} were expected: "
-                "all parameters must have one row per Gaussian."
-            )
-    rewritten = change.source < 0
-    new_values = {name: _changed(name, param, change, rewritten, new_rows.get(name)) for name, param in params.items()}
-    for name, value in new_values.items():
+        _check_rows(name, param, change, new_rows.get(name))
+    for name in list(params.keys()):
+        old = params[name].detach()
+        value = change.merge(old, new_rows[name].to(old.dtype)) if change.num_new else change.apply(old)
         replace_parameter(params, optimizers, name, value, change)
 
 
@@ -126,17 +156,16 @@ def _has_rows(key: str, entry: Any, num_rows: int) -> bool:
     return key != "step" and isinstance(entry, Tensor) and entry.dim() > 0 and entry.shape[0] == num_rows
 
 
-def _changed(name: str, param: Tensor, change: RowChange, rewritten: Tensor, rows: Tensor | None) -> Tensor:
-    value = change.apply(param.detach())
-    num_rewritten = int(rewritten.sum())
-    if num_rewritten == 0:
-        return value
-    expected = (num_rewritten, *param.shape[1:])
+def _check_rows(name: str, param: Tensor, change: RowChange, rows: Tensor | None) -> None:
+    if param.shape[0] != change.num_before:
+        raise ValueError(
+            f"params[{name!r}] has {param.shape[0]} rows where {change.num_before} were expected: all parameters must "
+            "have one row per Gaussian."
+        )
+    expected = (change.num_new, *param.shape[1:])
     found = None if rows is None else tuple(rows.shape)
-    if rows is None or found != expected:
+    if change.num_new and found != expected:
         raise ValueError(f"the new rows of {name!r} must have shape {expected}, found {found}.")
-    value[rewritten] = rows.to(value.dtype)
-    return value
 
 
 def _check_optimizer(name: str, param: nn.Parameter, optimizers: Optimizers) -> None:

@@ -117,10 +117,10 @@ def load_optimizers(
         kernels = {key: optimizer.param_groups[0].get(key) for key in ("fused", "foreach")}
         try:
             optimizer.load_state_dict(states[name])
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {path}: the optimizer of {name!r} does not load: {error}.") from error
         optimizer.param_groups[0].update(kernels)  # what this device supports, not what the writer's did
-        _check_state(optimizer.state[params[name]], name, params[name], path)
+        _check_state(optimizer.state.get(params[name], {}), name, params[name], path)
 
 
 def _check_state(state: Mapping[str, Any], name: str, param: torch.nn.Parameter, path: str | PathLike[str]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from splatkit_ns.splat import initialization, state_checkpoint
-from splatkit_ns.splat.checkpoint import read_checkpoint, write_checkpoint
+from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.optimizers import make_optimizers
 from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
 from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
@@ -345,6 +345,9 @@ class SplatTrainingState:
         checkpoint = read_checkpoint(path)
         tensors = state_checkpoint.params_from_checkpoint(checkpoint, path)
         rates = state_checkpoint.learning_rates_from_checkpoint(checkpoint, list(tensors))
-        state = cls.from_tensors(tensors, learning_rates=rates, device=device)
+        try:
+            state = cls.from_tensors(tensors, learning_rates=rates, device=device)
+        except ValueError as error:  # a parameter of a kind of its own without an optimizer, or an impossible rate
+            raise CheckpointError(f"checkpoint {path} cannot be trained further: {error}") from error
         state_checkpoint.load_optimizers(state.params, state.optimizers, checkpoint, path)
         return state

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import random
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -237,3 +238,37 @@ def test_a_multi_gpu_checkpoint_has_other_names(saved: Path) -> None:
     }
     torch.save(checkpoint, saved)
     assert len(SplatTrainingState.from_ckpt(saved)) == 6
+
+
+def test_parameters_of_a_kind_of_its_own_come_back(tmp_path: Path) -> None:
+    tensors = {**make_tensors(4), "features": torch.randn(4, 8)}
+    state = SplatTrainingState.from_tensors(tensors, learning_rates={"features": 0.25})
+    step_optimizers(state)
+    state.duplicate(torch.tensor([True, False, False, True]))
+    state.save_ckpt(tmp_path / "a.ckpt")
+    again = SplatTrainingState.from_ckpt(tmp_path / "a.ckpt")
+    assert torch.equal(again.params["features"], state.params["features"])
+    assert again.optimizers["features"].param_groups[0]["lr"] == 0.25
+
+
+def test_an_impossible_learning_rate(saved: Path) -> None:
+    checkpoint = read_checkpoint(saved)
+    checkpoint["optimizers"]["means"]["param_groups"][0]["lr"] = -1.0
+    torch.save(checkpoint, saved)
+    with pytest.raises(CheckpointError, match=r"cannot be trained further.*Invalid learning rate"):
+        SplatTrainingState.from_ckpt(saved)
+
+
+def test_refusing_a_file_takes_little_memory(tmp_path: Path) -> None:
+    """The checksum pass streams: a damaged file of 64 MB is refused without loading it."""
+    path = tmp_path / "big.ckpt"
+    torch.save({"step": 1, "pipeline": {"x": torch.ones(2**24)}, "optimizers": {}}, path)
+    with path.open("r+b") as file:
+        file.seek(2**25)
+        file.write(b"damage")
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        read_checkpoint(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20

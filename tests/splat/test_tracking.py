@@ -114,9 +114,14 @@ def test_marks_are_exact_beyond_float32() -> None:
 def test_an_exception_in_the_block_passes_and_leaves_no_marks() -> None:
     state = make_state(4)
     recorder = Recorder(state)
-    with pytest.raises(KeyError, match="mine"), state.track_row_changes():
-        by_gsplat(state, "remove", torch.tensor([True, False, False, False]))
-        raise KeyError("mine")
+
+    def remove_and_fail() -> None:
+        with state.track_row_changes():
+            by_gsplat(state, "remove", torch.tensor([True, False, False, False]))
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        remove_and_fail()
     assert recorder.sources == [[1, 2, 3]], "what had changed until then is told"
     assert_no_marks(state)
     state.duplicate(torch.tensor([True, False, False]))
@@ -125,9 +130,14 @@ def test_an_exception_in_the_block_passes_and_leaves_no_marks() -> None:
 
 def test_rows_changed_without_their_optimizer_state_are_an_error() -> None:
     state = make_state(4)
-    with pytest.raises(RuntimeError, match=r"optimizers\['means'\], found none"), state.track_row_changes():
-        for name in state.params:
-            state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
+
+    def replace_parameters() -> None:
+        with state.track_row_changes():
+            for name in state.params:
+                state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
+
+    with pytest.raises(RuntimeError, match=r"optimizers\['means'\], found none"):
+        replace_parameters()
     assert_no_marks(state)
 
 
