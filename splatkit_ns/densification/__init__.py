@@ -1,1 +1,7 @@
+"""Densification: how Gaussians are added, split and removed while training."""
 
+from splatkit_ns.densification.base import SplatDensification
+from splatkit_ns.densification.default import SplatDefaultDensification
+from splatkit_ns.densification.mcmc import SplatMCMCDensification
+
+__all__ = ["SplatDefaultDensification", "SplatDensification", "SplatMCMCDensification"]

@@ -1,1 +1,7 @@
+"""Losses: how far a render is from its photograph."""
 
+from splatkit_ns.loss_fn._3dgs import Splat3DGSLossFn
+from splatkit_ns.loss_fn.base import SplatLossFn
+from splatkit_ns.loss_fn.ssim import ssim
+
+__all__ = ["Splat3DGSLossFn", "SplatLossFn", "ssim"]

@@ -1,1 +1,24 @@
+"""Gaussians: as trained models (`SplatModel`, files) and under training (`SplatTrainingState`)."""
 
+from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from splatkit_ns.splat.files import atomic_write
+from splatkit_ns.splat.initialization import random_points
+from splatkit_ns.splat.model import SplatModel
+from splatkit_ns.splat.optimizers import LEARNING_RATES, make_optimizers
+from splatkit_ns.splat.ply import PlyError
+from splatkit_ns.splat.rows import RowChange
+from splatkit_ns.splat.training_state import SplatTrainingState
+
+__all__ = [
+    "LEARNING_RATES",
+    "CheckpointError",
+    "PlyError",
+    "RowChange",
+    "SplatModel",
+    "SplatTrainingState",
+    "atomic_write",
+    "make_optimizers",
+    "random_points",
+    "read_checkpoint",
+    "write_checkpoint",
+]

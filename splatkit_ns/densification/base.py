@@ -1,0 +1,62 @@
+"""What a densification strategy is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import PayloadT
+from splatkit_ns.splat import SplatTrainingState
+
+
+class SplatDensification(SplatBaseModule[PayloadT]):
+    """Adds, splits and removes Gaussians while training. All hooks of a module are called on it, too."""
+
+    changes_rows_itself: ClassVar[bool] = True
+    """Whether rows may change without `SplatTrainingState`'s methods, as gsplat's strategies do; then every step looks
+    out for that, which takes some time. False promises that they do not."""
+
+    @abstractmethod
+    def densify(self, **kwargs: Any) -> None:
+        """Change the set of Gaussians, after the optimizers' step; called every step.
+
+        Name the arguments that you need: ``step, max_steps, training_state, rend_out, rendered_frames, target_frames,
+        masks, world_rank, world_size``, and the others that hooks may ask for. ``rend_out.means2d.grad`` holds the
+        gradients of this step. Change the rows with ``training_state.duplicate``, ``split`` and ``remove``, or with a
+        strategy of gsplat's on ``training_state.params`` and ``training_state.optimizers``.
+        """
+        raise NotImplementedError
+
+
+def request_absgrad(renderer: Any, owner: str) -> None:
+    """Make the renderer compute absolute gradients of the projected centres.
+
+    Raises:
+        ModuleError: this renderer cannot.
+    """
+    if not hasattr(renderer, "absgrad"):
+        raise ModuleError(
+            f"{owner} needs absolute gradients (absgrad), which {type(renderer).__name__} does not offer: "
+            f"it has no field 'absgrad'. Set absgrad to False on {owner}, or use Splat3DGSRenderer."
+        )
+    renderer.absgrad = True
+
+
+def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int, logger: Any) -> None:
+    """Remove Gaussians at random where a run starts with more than its cap allows."""
+    surplus = len(training_state) - max_gaussians
+    if surplus <= 0:
+        return
+    logger.warning(
+        "The run starts with %d Gaussians, max_gaussians allows %d: %d of them are removed at random.",
+        len(training_state),
+        max_gaussians,
+        surplus,
+    )
+    mask = torch.zeros(len(training_state), dtype=torch.bool, device=training_state.device)
+    mask[torch.randperm(len(mask), device=mask.device)[:surplus]] = True
+    training_state.remove(mask)

@@ -1,0 +1,166 @@
+"""Adaptive density control of 3D Gaussian Splatting (https://arxiv.org/abs/2308.04079, section 5.2).
+
+The rules and their settings are those of gsplat's ``DefaultStrategy``, and a test holds the two side by side. The code
+is our own because gsplat's reads back from the GPU every step, resets opacities at step 0 (1.4.0) or never (1.5.3), and
+knows no cap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.splat import RowChange, SplatTrainingState
+
+STATISTICS = ("grad2d", "count", "radii")
+
+
+@dataclass
+class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
+    """Clones small and splits large Gaussians whose projected centre wants to move; removes transparent and huge ones."""
+
+    changes_rows_itself: ClassVar[bool] = False
+
+    prune_opa: float = 0.005
+    """Gaussians with an opacity below this are removed."""
+    grow_grad2d: float = 0.0002
+    """Gaussians whose mean positional gradient on the screen (in units of half the image) exceeds this grow."""
+    grow_scale3d: float = 0.01
+    """A growing Gaussian up to this size (relative to the scene) is cloned, a larger one split."""
+    grow_scale2d: float = 0.05
+    """Gaussians with a radius above this fraction of the image are split, until refine_scale2d_stop_iter."""
+    prune_scale3d: float = 0.1
+    """Gaussians larger than this (relative to the scene) are removed, once opacities have been reset."""
+    prune_scale2d: float = 0.15
+    """Gaussians with a radius above this fraction of the image are removed, until refine_scale2d_stop_iter."""
+    refine_scale2d_stop_iter: int = 0
+    """Last step at which sizes on the screen matter; 0 = never."""
+    refine_start_iter: int = 500
+    """Refinement starts after this step."""
+    refine_stop_iter: int = 15_000
+    """Refinement and opacity resets end before this step."""
+    reset_every: int = 3000
+    """Opacities are reset to at most twice prune_opa every this many steps."""
+    refine_every: int = 100
+    """Steps between refinements."""
+    pause_refine_after_reset: int = 0
+    """No refinement for this many steps after an opacity reset; the number of images is a good value."""
+    absgrad: bool = False
+    """Sum up absolute gradients (AbsGS, https://arxiv.org/abs/2404.10484): wants a grow_grad2d of about 0.0008."""
+    revised_opacity: bool = False
+    """Lower the opacity of split Gaussians so that the two halves cover like the whole (arXiv:2404.06109)."""
+    max_gaussians: int = 5_000_000
+    """There are never more Gaussians than this; where room is short, the highest gradients grow first."""
+
+    def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
+        if self.absgrad:
+            request_absgrad(renderer, self.module_name)
+        limit_initial_number(training_state, self.max_gaussians, logger)
+        if not hasattr(self, "statistics"):
+            self.statistics: dict[str, Tensor] = {}
+        if not self.statistics or len(self.statistics["count"]) != len(training_state):
+            self.statistics = {
+                name: torch.zeros(len(training_state), device=training_state.device) for name in STATISTICS
+            }
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(getattr(self, "statistics", {}))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.statistics = dict(state)
+
+    def on_gaussians_changed(self, row_change: RowChange) -> None:
+        self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}
+
+    def densify(
+        self, step: int, training_state: SplatTrainingState, rend_out: SplatRenderPayload, scene_scale: float
+    ) -> None:
+        """Count gradients, and refine and reset opacities when it is time."""
+        if step >= self.refine_stop_iter:
+            return
+        self._count(rend_out)
+        if self._refines_at(step):
+            self._refine(step, training_state, scene_scale)
+        if step % self.reset_every == 0:
+            training_state.limit_opacities(2 * self.prune_opa)
+
+    def _refines_at(self, step: int) -> bool:
+        return (
+            step > self.refine_start_iter
+            and step % self.refine_every == 0
+            and step % self.reset_every >= self.pause_refine_after_reset
+        )
+
+    @torch.no_grad()
+    def _count(self, rend_out: SplatRenderPayload) -> None:
+        """Add this step's gradients to the running statistics, without a read-back from the device."""
+        means2d = rend_out.means2d
+        grads = getattr(means2d, "absgrad") if self.absgrad else means2d.grad  # noqa: B009
+        if grads is None:
+            return
+        radii = rend_out.radii
+        visible = radii > 0
+        # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.
+        norms = torch.hypot(
+            grads[..., 0] * (rend_out.width / 2 * rend_out.n_cameras),
+            grads[..., 1] * (rend_out.height / 2 * rend_out.n_cameras),
+        )
+        self.statistics["grad2d"] += (norms * visible).sum(0)
+        self.statistics["count"] += visible.sum(0)
+        if self.refine_scale2d_stop_iter > 0:
+            largest = radii.amax(0) / max(rend_out.width, rend_out.height)
+            torch.maximum(self.statistics["radii"], largest, out=self.statistics["radii"])
+
+    @torch.no_grad()
+    def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
+        # What is too large on the screen would be split now and both halves removed: remove it at once.
+        if self.reset_every < step < self.refine_scale2d_stop_iter:
+            training_state.remove(self.statistics["radii"] > self.prune_scale2d)
+        self._grow(step, training_state, scene_scale)
+        prune = training_state.opacities < self.prune_opa
+        if step > self.reset_every:
+            prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
+        training_state.remove(prune)
+        for value in self.statistics.values():
+            value.zero_()
+
+    def _grow(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
+        grads = self.statistics["grad2d"] / self.statistics["count"].clamp(min=1)
+        grows = grads > self.grow_grad2d
+        large = training_state.scales.amax(-1) > self.grow_scale3d * scene_scale
+        splits = grows & large
+        if step < self.refine_scale2d_stop_iter:
+            splits |= self.statistics["radii"] > self.grow_scale2d
+        clones = grows & ~large
+        room = self.max_gaussians - len(training_state)
+        allowed = highest(splits | clones, grads, room)
+        clones &= allowed
+        splits &= allowed
+        training_state.duplicate(clones)
+        num_clones = len(training_state) - len(splits)
+        training_state.split(torch.nn.functional.pad(splits, (0, num_clones)), revised_opacity=self.revised_opacity)
+
+
+def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:
+    """The rows of a mask with the highest scores, at most ``limit`` of them.
+
+    Args:
+        mask: (N,) bool.
+        score: (N,).
+        limit: how many rows may stay.
+
+    Returns:
+        (N,) bool.
+    """
+    if limit <= 0:
+        return torch.zeros_like(mask)
+    if int(mask.sum()) <= limit:
+        return mask
+    rows = score.masked_fill(~mask, -math.inf).topk(limit).indices
+    return torch.zeros_like(mask).index_fill(0, rows, True)

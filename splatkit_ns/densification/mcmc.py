@@ -1,0 +1,143 @@
+"""3D Gaussian Splatting as Markov Chain Monte Carlo (https://arxiv.org/abs/2404.09591).
+
+The rules and their settings are those of gsplat's ``MCMCStrategy``. The code is our own because gsplat's needs CUDA
+kernels that have no CPU counterpart (relocation, covariances).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.splat import RowChange, SplatTrainingState
+from splatkit_ns.splat.splitting import rotation_matrices
+
+MAX_RATIO = 51
+"""A Gaussian is relocated onto at most this many times at once (as in the authors' code)."""
+
+
+@dataclass
+class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
+    """Moves dead Gaussians to where opaque ones are, adds 5 % at a time up to a cap, and shakes the positions."""
+
+    changes_rows_itself: ClassVar[bool] = False
+
+    max_gaussians: int = 1_000_000
+    """Number of Gaussians to grow to (gsplat's cap_max)."""
+    noise_lr: float = 5e5
+    """Strength of the noise on the positions, times their learning rate."""
+    refine_start_iter: int = 500
+    """Relocation and growth start after this step."""
+    refine_stop_iter: int = 25_000
+    """Relocation and growth end before this step; the noise goes on."""
+    refine_every: int = 100
+    """Steps between relocations."""
+    min_opacity: float = 0.005
+    """Gaussians with at most this opacity are dead."""
+    growth: float = 0.05
+    """Share of new Gaussians at each refinement."""
+
+    def on_setup(self, logger: Any, training_state: SplatTrainingState) -> None:
+        limit_initial_number(training_state, self.max_gaussians, logger)
+
+    @torch.no_grad()
+    def densify(self, step: int, training_state: SplatTrainingState) -> None:
+        """Relocate and grow when it is time; add noise every step."""
+        if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
+            self._relocate(training_state)
+            self._grow(training_state)
+        learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
+        add_position_noise(training_state, learning_rate * self.noise_lr)
+
+    def _relocate(self, training_state: SplatTrainingState) -> None:
+        dead = training_state.opacities <= self.min_opacity
+        dead_rows, alive_rows = dead.nonzero()[:, 0], (~dead).nonzero()[:, 0]
+        if len(dead_rows) == 0 or len(alive_rows) == 0:
+            return
+        weights = training_state.opacities[alive_rows]
+        sampled = alive_rows[sample(weights, len(dead_rows))]
+        source = torch.arange(len(training_state), device=dead.device)
+        copied = source.clone()
+        copied[dead_rows] = sampled
+        source[dead_rows] = -1
+        source[sampled] = -1
+        self._rewrite(training_state, RowChange(source, len(training_state)), sampled, copied[source < 0])
+
+    def _grow(self, training_state: SplatTrainingState) -> None:
+        before = len(training_state)
+        target = min(self.max_gaussians, int((1 + self.growth) * before))
+        if target <= before:
+            return
+        sampled = sample(training_state.opacities, target - before)
+        source = torch.arange(before, device=training_state.device)
+        source[sampled] = -1
+        rewritten = (source < 0).nonzero()[:, 0]
+        source = torch.nn.functional.pad(source, (0, len(sampled)), value=-1)
+        self._rewrite(training_state, RowChange(source, before), sampled, torch.cat([rewritten, sampled]))
+
+    def _rewrite(self, training_state: SplatTrainingState, change: RowChange, sampled: Tensor, copied: Tensor) -> None:
+        """Put copies of the rows ``copied`` into the rewritten rows, thinned by how often each was ``sampled``."""
+        ratios = torch.bincount(sampled, minlength=len(training_state)) + 1
+        opacities, scales = relocated(training_state.opacities[copied], training_state.scales[copied], ratios[copied])
+        opacities = opacities.clamp(self.min_opacity, 1 - torch.finfo(torch.float32).eps)
+        rows = {name: param.detach()[copied] for name, param in training_state.params.items()}
+        rows["opacities"] = torch.logit(opacities)
+        rows["scales"] = scales.log()
+        training_state.change_rows(change, rows)
+
+
+def sample(weights: Tensor, num: int) -> Tensor:
+    """Draw ``num`` indices with replacement, in proportion to the weights (N,); any N, unlike ``torch.multinomial``."""
+    cumulative = weights.double().cumsum(0)
+    drawn = torch.rand(num, dtype=torch.float64, device=weights.device) * cumulative[-1]
+    return torch.searchsorted(cumulative, drawn, right=True).clamp(max=len(weights) - 1)
+
+
+def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
+    """Opacity and scale with which several Gaussians at one place look like the one that was there (equation 9).
+
+    Args:
+        opacities: of the one, (N,) in (0, 1).
+        scales: of the one, (N, 3) standard deviations.
+        ratios: how many take its place, itself included, (N,) int, at least 1; more than 51 count as 51.
+
+    Returns:
+        Opacities (N,) and scales (N, 3) of each of them.
+    """
+    ratios = ratios.clamp(1, MAX_RATIO)
+    new_opacities = 1 - (1 - opacities).pow(1 / ratios)
+    # sum over i = 1..ratio, k = 0..i-1 of binomial(i-1, k) (-1)^k o^(k+1) / sqrt(k+1); for each k the sum over i is
+    # a number that depends on the ratio alone.
+    coefficients = _coefficients().to(opacities.device)[ratios - 1]
+    powers = new_opacities.double()[:, None].pow(torch.arange(1, MAX_RATIO + 1, device=opacities.device))
+    denominator = (coefficients * powers).sum(-1)
+    return new_opacities, scales * (opacities.double() / denominator).to(scales.dtype)[:, None]
+
+
+@lru_cache(maxsize=1)
+def _coefficients() -> Tensor:
+    """(51, 51) float64: row n - 1, column k holds the sum over i = k+1..n of binomial(i-1, k) (-1)^k / sqrt(k+1)."""
+    table = torch.zeros(MAX_RATIO, MAX_RATIO, dtype=torch.float64)
+    for n in range(1, MAX_RATIO + 1):
+        for k in range(n):
+            table[n - 1, k] = math.comb(n, k + 1) * (-1) ** k / math.sqrt(k + 1)
+    return table
+
+
+def add_position_noise(training_state: SplatTrainingState, strength: float) -> None:
+    """Move every centre by noise shaped like its Gaussian, the more the more transparent it is (equation 8)."""
+    params = training_state.params
+    means = params["means"].data
+    rotations = rotation_matrices(training_state.quats)
+    variances = training_state.scales.square()
+    gate = torch.sigmoid(100 * ((1 - training_state.opacities) - 0.995))
+    noise = torch.randn_like(means) * (gate * strength)[:, None]
+    along_axes = (rotations.transpose(1, 2) @ noise[:, :, None])[:, :, 0] * variances
+    means.add_((rotations @ along_axes[:, :, None])[:, :, 0])

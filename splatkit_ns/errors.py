@@ -1,0 +1,31 @@
+"""Errors that a user can act on: one message that says what, where, expected, found and what to do."""
+
+from __future__ import annotations
+
+
+class SplatkitError(Exception):
+    """A mistake in the input (data, options, a user's module) that its message explains.
+
+    The command line prints the message alone, without a traceback, and exits with status 1
+    (`splatkit_ns.plugin.reporting`); from Python it is an ordinary exception.
+    """
+
+
+class OptionsError(SplatkitError):
+    """Options out of their range; `problems` names all of them, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{len(problems)} option(s) cannot be used:\n{lines}")
+
+
+class ModuleError(SplatkitError):
+    """A module does not fit where it was put: wrong hook arguments, wrong payload, a class instead of an instance."""
+
+
+class HookFailedError(RuntimeError):
+    """A module's hook raised; the original exception, with its traceback, is the `__cause__`.
+
+    Not a `SplatkitError`: a fault in code deserves its traceback.
+    """

@@ -1,0 +1,59 @@
+"""What a loss is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.context import StepContext, is_finite
+from splatkit_ns.modules.frame import PayloadT
+
+
+class SplatLossFn(SplatBaseModule[PayloadT]):
+    """Measures how far a render is from its photograph. All hooks of a module are called on it, too."""
+
+    @abstractmethod
+    def compute_loss(self, **kwargs: Any) -> Tensor | Mapping[str, Tensor]:
+        """The loss of one step.
+
+        Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, training_state, step,
+        max_steps``, and the others that hooks may ask for.
+
+        Returns:
+            A scalar, or a dict of named scalars, already weighted: they are summed, and logged by name.
+        """
+        raise NotImplementedError
+
+
+def named_terms(result: Any, owner: str, context: StepContext) -> dict[str, Tensor]:
+    """Check what `SplatLossFn.compute_loss` returned and give its terms names.
+
+    Raises:
+        ModuleError: not a tensor or dict of tensors, a term that is no scalar, or none of them has a gradient.
+    """
+    terms = {"loss": result} if isinstance(result, Tensor) else result
+    where = f"{owner}.compute_loss at step {context.step} on image {context.image_name}"
+    if not isinstance(terms, Mapping) or not terms:
+        raise ModuleError(f"{where} returned {result!r}, expected a scalar tensor or a dict of named scalar tensors.")
+    checked: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.numel() != 1:
+            shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise ModuleError(f"{where}: term {name!r} is {shape}, expected a tensor with one element.")
+        checked[name] = term.reshape(())
+    if not any(term.requires_grad for term in checked.values()):
+        raise ModuleError(
+            f"{where}: no term ({', '.join(checked)}) has a gradient. "
+            "Compute it from rendered_frames, rend_out or training_state, without detach() or no_grad()."
+        )
+    return checked
+
+
+def describe_non_finite(terms: Mapping[str, Tensor]) -> str:
+    """Names and values of the terms that are NaN or infinite, for an error message."""
+    return ", ".join(f"{name} = {float(term.detach())}" for name, term in terms.items() if not is_finite(term))

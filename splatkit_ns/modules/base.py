@@ -1,0 +1,78 @@
+"""The base of everything that hooks into training."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Generic
+
+from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
+
+
+class SplatBaseModule(Generic[PayloadT]):
+    """Base of renderers, losses, densification strategies and every other module.
+
+    Override the hooks you need. A hook receives, by keyword, exactly the arguments that its signature names; it may
+    leave any of them out or take ``**kwargs``. A name that does not exist is an error before training starts.
+
+    Settings belong into the fields of a dataclass (or ``__init__``); what is needed at run time (files, writers,
+    tensors) is made in `on_setup`, so that a module can be copied, pickled and stored in a config.
+
+    The generic parameter says which payload the module reads: ``SplatBaseModule[MyPayload]`` is refused at set-up
+    beside a renderer that returns something else.
+    """
+
+    @property
+    def module_name(self) -> str:
+        """How messages and checkpoints call this module."""
+        return type(self).__name__
+
+    def on_setup(
+        self,
+        logger: Any = None,
+        renderer: Any = None,
+        data_provider: Any = None,
+        loss_fn: Any = None,
+        densification: Any = None,
+        modules: Any = None,
+        max_steps: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Once, before the first step and after a checkpoint has been loaded."""
+
+    def pre_step(self, **kwargs: Any) -> None:
+        """After the training image has been drawn, before rendering."""
+
+    def pre_compute_loss(self, **kwargs: Any) -> None:
+        """After rendering, before the loss."""
+
+    def post_compute_loss(self, **kwargs: Any) -> None:
+        """After the loss, before backward."""
+
+    def on_optimize(self, **kwargs: Any) -> None:
+        """After the optimizers' step, before densification; the gradients are still there."""
+
+    def post_step(self, **kwargs: Any) -> None:
+        """At the very end of a step, after densification."""
+
+    def on_gaussians_changed(self, **kwargs: Any) -> None:
+        """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
+
+    def on_cleanup(self, **kwargs: Any) -> None:
+        """Once, after the last step, also when training ends by an exception or a signal."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep of this module: tensors, numbers, strings, and lists or dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; called before `on_setup`."""
+
+
+def payload_type(module: SplatBaseModule[Any]) -> type[SplatRenderPayload]:
+    """The payload that a module's class declares, `SplatRenderPayload` where it declares none."""
+    for cls in type(module).__mro__:
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in typing.get_args(base):
+                if isinstance(argument, type) and issubclass(argument, SplatRenderPayload):
+                    return argument
+    return SplatRenderPayload

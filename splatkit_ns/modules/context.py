@@ -1,0 +1,133 @@
+"""What hooks may ask for, and the one object that holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import ModuleError
+
+RUN_ARGUMENTS = (
+    "logger",
+    "renderer",
+    "data_provider",
+    "loss_fn",
+    "densification",
+    "modules",
+    "max_steps",
+    "training_state",
+    "step",
+    "world_rank",
+    "world_size",
+    "scene_scale",
+)
+"""Known during the whole run."""
+
+BATCH_ARGUMENTS = (*RUN_ARGUMENTS, "target_frames", "masks")
+"""Known once a training image has been drawn."""
+
+RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "rendered_frames", "rend_out")
+"""Known once the image has been rendered."""
+
+LOSS_ARGUMENTS = (*RENDER_ARGUMENTS, "loss")
+"""Known once the loss has been computed."""
+
+
+@dataclasses.dataclass
+class StepContext:
+    """Everything a hook can ask for, filled in as a step goes on.
+
+    Every hook's arguments come out of this one object by name, so none can be forgotten on the way to one of them.
+    """
+
+    logger: logging.Logger
+    max_steps: int
+    step: int = 0
+    """1-based: ``step == max_steps`` is the last."""
+    renderer: Any = None
+    data_provider: Any = None
+    loss_fn: Any = None
+    densification: Any = None
+    modules: Sequence[Any] = ()
+    training_state: Any = None
+    world_rank: int = 0
+    world_size: int = 1
+    scene_scale: float = 1.0
+    """Radius of the camera positions around their centre, in world units."""
+    target_frames: Tensor | None = None
+    """Ground truth, (1, H, W, 3) in [0, 1]."""
+    masks: Tensor | None = None
+    """(1, H, W) bool, True = use this pixel, or None for all of them."""
+    rendered_frames: Tensor | None = None
+    """Render, (1, H, W, 3)."""
+    rend_out: Any = None
+    """The renderer's payload."""
+    loss: Tensor | None = None
+    """Scalar that is differentiated."""
+    loss_terms: dict[str, Tensor] = dataclasses.field(default_factory=dict[str, Tensor])
+    """The loss's named terms; their sum is `loss`."""
+    image_name: str = ""
+    """Which training image this step uses, for messages."""
+
+    def start_step(self, step: int) -> None:
+        """Forget the last step's images and losses."""
+        self.step = step
+        self.target_frames = self.masks = self.rendered_frames = self.rend_out = self.loss = None
+        self.loss_terms = {}
+        self.image_name = ""
+
+
+def bind_arguments(
+    method: Callable[..., Any], available: Sequence[str], owner: str, extra: Sequence[str] = ()
+) -> Callable[..., Any]:
+    """Make a function of the context that calls ``method`` with the arguments its signature names.
+
+    Args:
+        method: a bound method.
+        available: names that ``method`` may ask for, attributes of `StepContext`.
+        owner: how errors call the method, like ``"MyLoss.compute_loss"``.
+        extra: further names, given as keywords to the returned function.
+
+    Returns:
+        ``call(context, **extra) -> result of method``.
+
+    Raises:
+        ModuleError: the signature names an argument that does not exist, or takes one by position only.
+    """
+    known = (*available, *extra)
+    parameters = inspect.signature(method).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = known
+    else:
+        names = tuple(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL)
+    named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    unknown = [p.name for p in named if p.name not in known]
+    if unknown:
+        raise ModuleError(
+            f"{owner} asks for {', '.join(repr(name) for name in unknown)}, which does not exist there.\n"
+            f"  It may ask for: {', '.join(known)}\n"
+            "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
+        )
+    if any(p.kind is p.POSITIONAL_ONLY for p in named):
+        raise ModuleError(f"{owner} takes an argument by position only ('/'); arguments are passed by name.")
+    from_context = tuple(name for name in names if name not in extra)
+    from_extra = tuple(name for name in names if name in extra)
+
+    def call(context: StepContext, **given: Any) -> Any:
+        arguments = {name: getattr(context, name) for name in from_context}
+        for name in from_extra:
+            arguments[name] = given[name]
+        return method(**arguments)
+
+    return call
+
+
+def is_finite(loss: Tensor) -> bool:
+    """Whether a scalar is neither NaN nor infinite; reads the value back from the device."""
+    return bool(torch.isfinite(loss.detach()).all())

@@ -1,0 +1,164 @@
+"""Calls the modules' hooks, in order, with the arguments they name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.modules.base import SplatBaseModule, payload_type
+from splatkit_ns.modules.context import (
+    BATCH_ARGUMENTS,
+    LOSS_ARGUMENTS,
+    RENDER_ARGUMENTS,
+    RUN_ARGUMENTS,
+    StepContext,
+    bind_arguments,
+)
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    "on_setup": RUN_ARGUMENTS,
+    "pre_step": BATCH_ARGUMENTS,
+    "pre_compute_loss": RENDER_ARGUMENTS,
+    "post_compute_loss": LOSS_ARGUMENTS,
+    "on_optimize": LOSS_ARGUMENTS,
+    "post_step": LOSS_ARGUMENTS,
+    "on_gaussians_changed": RUN_ARGUMENTS,
+    "on_cleanup": RUN_ARGUMENTS,
+}
+"""Every hook with the arguments that exist when it runs."""
+
+EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {"on_gaussians_changed": ("row_change",)}
+"""Arguments that only one hook has."""
+
+
+class ModuleDispatcher:
+    """Runs one hook of all modules: renderer, loss, densification, then the others as listed.
+
+    A hook that a module does not override costs nothing.
+
+    Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
+
+    Raises:
+        ModuleError: on construction, when something that is no module instance is among the modules, a hook asks for
+            an argument that does not exist, or a module wants a payload that the renderer does not return.
+    """
+
+    def __init__(self, modules: Sequence[SplatBaseModule[Any]], context: StepContext) -> None:
+        for module in modules:
+            _check_is_module(module)
+        if context.renderer is not None:
+            _check_payloads(modules, context.renderer)
+        self.modules = dict(zip(_unique_names(modules), modules, strict=True))
+        self.context = context
+        self._set_up = False
+        self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
+            hook: [
+                (
+                    name,
+                    bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
+                )
+                for name, module in self.modules.items()
+                if _overrides(module, hook)
+            ]
+            for hook, available in HOOKS.items()
+        }
+
+    def listens_to(self, hook: str) -> bool:
+        """Whether any module overrides this hook."""
+        return bool(self._calls[hook])
+
+    def setup(self) -> None:
+        """Run `on_setup` of all modules."""
+        self._set_up = True
+        self.run("on_setup")
+
+    def cleanup(self) -> None:
+        """Run `on_cleanup` of all modules once, also of those after one that fails; the first failure is raised."""
+        if not self._set_up:
+            return
+        self._set_up = False
+        failures: list[Exception] = []
+        for name, call in self._calls["on_cleanup"]:
+            try:
+                call(self.context)
+            except Exception as error:  # every module gets its clean-up; reported below
+                failures.append(_failure(name, "on_cleanup", self.context.step, error))
+        for failure in failures[1:]:
+            self.context.logger.error("%s: %r", failure, failure.__cause__)
+        if failures:
+            raise failures[0] from failures[0].__cause__
+
+    def run(self, hook: str, **extra: Any) -> None:
+        """Run one hook of all modules that override it.
+
+        Raises:
+            HookFailedError: a hook raised; names module, hook and step, and keeps the cause's traceback.
+        """
+        for name, call in self._calls[hook]:
+            self.guarded(name, hook, call, **extra)
+
+    def guarded(self, name: str, method: str, call: Callable[..., Any], **extra: Any) -> Any:
+        """Call a bound method of a module; see `run` for what happens to its exceptions."""
+        try:
+            return call(self.context, **extra)
+        except SplatkitError:
+            raise
+        except Exception as error:
+            raise _failure(name, method, self.context.step, error) from error
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """State of every module that has one, by module name."""
+        states = {name: module.state_dict() for name, module in self.modules.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
+        """Hand every module its state; modules that are new since the checkpoint keep theirs."""
+        for name, module in self.modules.items():
+            if name in states:
+                module.load_state_dict(states[name])
+
+
+def _failure(name: str, hook: str, step: int, error: Exception) -> HookFailedError:
+    failure = HookFailedError(f"{name}.{hook} failed at step {step}: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _overrides(module: SplatBaseModule[Any], hook: str) -> bool:
+    return getattr(type(module), hook) is not getattr(SplatBaseModule, hook)
+
+
+def _check_is_module(module: Any) -> None:
+    if isinstance(module, SplatBaseModule):
+        return
+    if inspect.isclass(module):
+        raise ModuleError(
+            f"modules holds the class {module.__name__} itself, expected an instance of it: write {module.__name__}(…)."
+        )
+    raise ModuleError(
+        f"modules holds {module!r} of type {type(module).__name__}, expected an instance of a SplatBaseModule."
+    )
+
+
+def _unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:
+    names: list[str] = []
+    for module in modules:
+        name, number = module.module_name, 1
+        while name in names:
+            number += 1
+            name = f"{module.module_name}_{number}"
+        names.append(name)
+    return names
+
+
+def _check_payloads(modules: Sequence[SplatBaseModule[Any]], renderer: SplatBaseModule[Any]) -> None:
+    given = payload_type(renderer)
+    for module in modules:
+        wanted = payload_type(module)
+        if not issubclass(given, wanted):
+            raise ModuleError(
+                f"{module.module_name} reads {wanted.__name__}, but {renderer.module_name} returns {given.__name__}. "
+                f"Use a renderer that returns {wanted.__name__}, or a module that is content with {given.__name__}."
+            )

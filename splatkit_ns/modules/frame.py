@@ -1,0 +1,69 @@
+"""What one render returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import ItemsView, KeysView
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import TypeVar
+
+
+@dataclasses.dataclass(kw_only=True)
+class SplatRenderPayload:
+    """The images of one render and what densification needs to know of it.
+
+    A renderer of your own returns a subclass with further fields; they reach the loss and every module through
+    ``rend_out``. Fields can be read like attributes or like a dict's items.
+    """
+
+    renders: Tensor
+    """Colours, (C, H, W, 3), composited onto the background."""
+    alphas: Tensor
+    """Accumulated opacity, (C, H, W, 1) in [0, 1]."""
+    width: int
+    height: int
+    n_cameras: int
+    info: dict[str, Any]
+    """The rasteriser's own dict, what gsplat's strategies take; ``radii`` there has the gsplat version's own shape."""
+    means2d: Tensor
+    """Projected centres in pixels, (C, N, 2); ``.grad`` is there after backward, ``.absgrad`` where it was asked for."""
+    gaussian_ids: Tensor | None = None
+    """Rows of the Gaussians in a packed render, (nnz,); None when nothing is packed."""
+    depths_expected: Tensor | None = None
+    """Depth along the viewing axis, averaged with the blend weights, (C, H, W, 1) in world units."""
+    depths_accumulated: Tensor | None = None
+    """Depth along the viewing axis, summed with the blend weights, (C, H, W, 1) in world units."""
+
+    @property
+    def depths(self) -> Tensor | None:
+        """The depth image that was rendered, expected before accumulated; None when there is none."""
+        return self.depths_accumulated if self.depths_expected is None else self.depths_expected
+
+    @property
+    def radii(self) -> Tensor:
+        """Radius of every Gaussian on the screen, (C, N) in pixels, 0 = not seen; on every gsplat version."""
+        from splatkit_ns.rasterize import radii_in_pixels
+
+        return radii_in_pixels(self.info)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the fields."""
+        return {field.name: None for field in dataclasses.fields(self)}.keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and values of the fields."""
+        return {name: self[name] for name in self.keys()}.items()
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(f"{type(self).__name__} has no {name!r}; it has: {', '.join(self.keys())}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and hasattr(self, name)
+
+
+PayloadT = TypeVar("PayloadT", bound=SplatRenderPayload, default=SplatRenderPayload)

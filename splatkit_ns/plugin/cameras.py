@@ -1,0 +1,59 @@
+"""nerfstudio's `Cameras` as the renderers want them: OpenCV camera-to-world, K, and the size as Python numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PinholeView:
+    """One camera at one resolution."""
+
+    cam_to_worlds: Tensor
+    """(1, 4, 4), OpenCV axes."""
+    Ks: Tensor
+    """(1, 3, 3), in pixels."""
+    width: int
+    height: int
+
+
+def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
+    """Turn nerfstudio's camera-to-world matrices (OpenGL axes: y up, z backward) into OpenCV's (y down, z forward).
+
+    Args:
+        camera_to_worlds: (C, 3, 4).
+
+    Returns:
+        (C, 4, 4); differentiable.
+    """
+    axes = camera_to_worlds.new_tensor([1.0, -1.0, -1.0, 1.0])
+    bottom = camera_to_worlds.new_tensor([[0.0, 0.0, 0.0, 1.0]]).expand(len(camera_to_worlds), 1, 4)
+    return torch.cat([camera_to_worlds * axes, bottom], dim=1)
+
+
+def pinhole_view(camera: Cameras, downscale: int = 1) -> PinholeView:
+    """The view of a single camera, (1,); reads its size back from its device.
+
+    Args:
+        camera: one camera.
+        downscale: both sides of the image are divided by this and rounded down.
+    """
+    width, height = int(camera.width.item()), int(camera.height.item())
+    Ks = camera.get_intrinsics_matrices().float()
+    if downscale > 1:
+        width, height = width // downscale, height // downscale
+        Ks = torch.cat([Ks[:, :2] / downscale, Ks[:, 2:]], dim=1)
+    return PinholeView(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
+
+
+def camera_extent(cameras: Cameras) -> float:
+    """1.1 times the largest distance of a camera from the cameras' centre, in world units (as in INRIA's 3DGS).
+
+    0 for a single camera; then callers use 1.
+    """
+    centres = cameras.camera_to_worlds[..., :3, 3].reshape(-1, 3)
+    return 1.1 * float((centres - centres.mean(0)).norm(dim=-1).max())

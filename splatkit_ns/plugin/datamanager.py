@@ -1,0 +1,113 @@
+"""nerfstudio's full-image datamanager: with one message for broken data, without a GPU, and without slicing cameras
+anew at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+
+from splatkit_ns.plugin.data_checks import DataError, check_folder, check_outputs, explained
+from splatkit_ns.plugin.reporting import install_excepthook
+
+
+class SplatkitDataset(InputDataset):
+    """Images that say which of them is broken."""
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
+        """The image, (H, W, 3 or 4) uint8.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        try:
+            return super().get_numpy_image(image_idx)
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise DataError(
+                f"The image {self.image_filenames[image_idx]} cannot be decoded: {error}. Restore it, or take it out "
+                "of the data set."
+            ) from error
+
+    def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The image's name, for messages."""
+        return {"image_name": self.image_filenames[data["image_idx"]].name}
+
+
+@dataclass
+class SplatkitDatamanagerConfig(FullImageDatamanagerConfig):
+    """Settings of the datamanager."""
+
+    _target: type = field(default_factory=lambda: SplatkitDatamanager)
+
+
+class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
+    """Whole images and their cameras, cached on the device.
+
+    Raises:
+        DataError: on construction, or when images are first loaded, if the data set is broken.
+    """
+
+    config: SplatkitDatamanagerConfig
+
+    def __init__(
+        self,
+        config: SplatkitDatamanagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        **kwargs: Any,
+    ) -> None:
+        install_excepthook()
+        on_cpu = torch.device(device).type == "cpu"
+        parser = config.dataparser
+        if config.data is not None:
+            parser.data = config.data
+        check_folder(parser)
+        with explained(parser):
+            super().__init__(config, device=device, test_mode=test_mode, **kwargs)
+        if on_cpu:
+            config.cache_images = "gpu"  # means "on the device"; "cpu" would pin memory, which needs CUDA
+        check_images = test_mode != "inference" and config.camera_res_scale_factor == 1.0
+        check_outputs(self.train_dataparser_outputs, "train", check_images)
+        if test_mode != "inference":
+            check_outputs(self.eval_dataset._dataparser_outputs, "eval", check_images)
+        self._train_views: list[Cameras] = []
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The next training image and its camera, drawn as nerfstudio draws it."""
+        index = self.train_unseen_cameras.pop(0)
+        if not self.train_unseen_cameras:
+            self.train_unseen_cameras = self.sample_train_cameras()
+        batch = self.cached_train[index].copy()
+        if not self._train_views:
+            cameras = self.train_cameras.to(self.device)
+            self._train_views = [cameras[i : i + 1] for i in range(len(self.train_dataset))]
+        camera = self._train_views[index]
+        camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
+        return camera, batch
+
+    def sampler_state(self) -> dict[str, Any]:
+        """Where the drawing of images stands, as numbers that a checkpoint can keep."""
+        state: dict[str, Any] = {
+            "train_unseen_cameras": [int(i) for i in self.train_unseen_cameras],
+            "eval_unseen_cameras": [int(i) for i in self.eval_unseen_cameras],
+        }
+        if hasattr(self, "random_generator"):
+            version, numbers, gauss = self.random_generator.getstate()
+            state["random_generator"] = [version, list(numbers), gauss]
+        return state
+
+    def load_sampler_state(self, state: dict[str, Any]) -> None:
+        """Go on drawing where `sampler_state` was taken; a state of another number of images is ignored."""
+        drawn = [*state["train_unseen_cameras"], 0]
+        if max(drawn) >= len(self.train_dataset):
+            return
+        self.train_unseen_cameras = list(state["train_unseen_cameras"])
+        self.eval_unseen_cameras = list(state["eval_unseen_cameras"])
+        if "random_generator" in state and hasattr(self, "random_generator"):
+            version, numbers, gauss = state["random_generator"]
+            self.random_generator.setstate((version, tuple(numbers), gauss))

@@ -1,0 +1,63 @@
+"""Ground truth: from what the datamanager holds to what the loss compares with."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+SH_C0 = 0.28209479177387814
+"""The constant spherical harmonic, 1 / (2 sqrt(pi))."""
+
+
+def sh_to_rgb(sh0: Tensor) -> Tensor:
+    """Colour of a coefficient of degree 0."""
+    return sh0 * SH_C0 + 0.5
+
+
+def ground_truth(image: Tensor, downscale: int) -> Tensor:
+    """A photograph as floats at the resolution of this step.
+
+    Args:
+        image: (H, W, 3 or 4), uint8 in 0…255 or float in [0, 1].
+        downscale: sides are divided by this and rounded down, averaging over squares.
+
+    Returns:
+        (H // downscale, W // downscale, 3 or 4) float in [0, 1].
+    """
+    image = image.float() / 255 if not image.is_floating_point() else image
+    if downscale == 1:
+        return image
+    return F.avg_pool2d(image.permute(2, 0, 1)[None], downscale)[0].permute(1, 2, 0)
+
+
+def valid_pixels(mask: Tensor, downscale: int) -> Tensor:
+    """A mask at the resolution of this step; a pixel is valid when all that it averages over are.
+
+    Args:
+        mask: (H, W, 1), true where the pixel counts.
+        downscale: as for `ground_truth`.
+
+    Returns:
+        (H // downscale, W // downscale) bool.
+    """
+    mask = mask[..., 0].bool()
+    if downscale == 1:
+        return mask
+    invalid = (~mask).float()[None, None]
+    return F.max_pool2d(invalid, downscale)[0, 0] == 0
+
+
+def composite(image: Tensor, background: Tensor) -> Tensor:
+    """Lay an RGBA image onto a background; RGB stays as it is.
+
+    Args:
+        image: (H, W, 3 or 4), colours not multiplied by alpha.
+        background: (3,) or (H, W, 3).
+
+    Returns:
+        (H, W, 3).
+    """
+    if image.shape[-1] == 3:
+        return image
+    alpha = image[..., 3:]
+    return alpha * image[..., :3] + (1 - alpha) * background

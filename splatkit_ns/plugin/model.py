@@ -1,0 +1,434 @@
+"""The nerfstudio model: renderer, loss and densification behind nerfstudio's three methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.utils.colors import get_color
+from torch import Tensor, nn
+
+from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
+from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
+from splatkit_ns.modules.dispatch import ModuleDispatcher
+from splatkit_ns.plugin import images
+from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.metrics import ImageMetrics
+from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.splat import SplatTrainingState, random_points
+from splatkit_ns.splat.initialization import gaussians_from_points
+from splatkit_ns.splat.schema import KEYS
+
+VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
+"""The viewer's own background colour, shown where a model trained on random backgrounds is transparent."""
+
+
+@dataclass
+class SplatkitModelConfig(ModelConfig):
+    """Settings of a splatkit model."""
+
+    _target: type = field(default_factory=lambda: SplatkitModel)
+    renderer: SplatRenderer = field(default_factory=Splat3DGSRenderer)
+    """How Gaussians become images."""
+    loss_fn: SplatLossFn = field(default_factory=Splat3DGSLossFn)
+    """What training minimises."""
+    densification: SplatDensification = field(default_factory=SplatDefaultDensification)
+    """How Gaussians are added and removed."""
+    sh_degree: int = 3
+    """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
+    sh_degree_interval: int = 1000
+    """One more degree is used every this many steps."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """Colour behind the Gaussians; random changes every step, which keeps surfaces opaque."""
+    num_downscales: int = 0
+    """Training starts with images whose sides are divided by 2 to this power."""
+    resolution_schedule: int = 3000
+    """The resolution doubles every this many steps, until it is full."""
+    random_init: bool = False
+    """Start from random points even if the data has seed points."""
+    num_random: int = 50_000
+    """Number of random points."""
+    random_scale: float = 3.0
+    """Side of the cube of random points, relative to the scene box."""
+    init_opacity: float = 0.1
+    """Opacity at the start."""
+    init_scale: float = 1.0
+    """Size at the start, relative to the mean distance of the three nearest neighbours."""
+    output_depth_during_training: bool = False
+    """Render depth in training, too, for losses that use it."""
+    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
+    """Correction of the training cameras' poses."""
+    lpips: bool = True
+    """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
+
+
+class SplatkitModel(SplatfactoModel):
+    """Renderer, loss and densification as a nerfstudio model.
+
+    A subclass of `SplatfactoModel` because nerfstudio's viewer and exporter ask for one; it takes nothing else from it.
+    """
+
+    config: SplatkitModelConfig
+
+    def populate_modules(self) -> None:
+        """Make the Gaussians, and run-time copies of renderer, loss and densification."""
+        config = self.config
+        self.gauss_params = nn.ParameterDict(
+            {name: nn.Parameter(value) for name, value in self._initial_gaussians().items()}
+        )
+        self.training_state = SplatTrainingState(self.gauss_params, {})
+        self.renderer: SplatRenderer[Any] = deepcopy(config.renderer)
+        self.loss_fn: SplatLossFn[Any] = deepcopy(config.loss_fn)
+        self.densification: SplatDensification[Any] = deepcopy(config.densification)
+        self.context = StepContext(
+            logger=logging.getLogger("splatkit_ns"),
+            max_steps=0,
+            training_state=self.training_state,
+            renderer=self.renderer,
+            loss_fn=self.loss_fn,
+            densification=self.densification,
+        )
+        self.use_modules([])
+        self.training_state.subscribe(self._rows_changed)
+        self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
+            num_cameras=self.num_train_data, device="cpu"
+        )
+        self.metrics = ImageMetrics(lpips=config.lpips)
+        self.step = 0
+        self.crop_box: OrientedBox | None = None
+        self.background_color = (
+            torch.tensor(VIEWER_BACKGROUND)
+            if config.background_color == "random"
+            else get_color(config.background_color)
+        )
+        self._views: dict[tuple[int, int], PinholeView] = {}
+
+    def _initial_gaussians(self) -> dict[str, Tensor]:
+        config = self.config
+        if self.seed_points is not None and not config.random_init and len(self.seed_points[0]) > 0:
+            points, colors = self.seed_points[0], self.seed_points[1].float() / 255
+        else:
+            points, colors = self._random_points(), None
+        return gaussians_from_points(
+            points.float(),
+            colors,
+            sh_degree=config.sh_degree,
+            init_opacity=config.init_opacity,
+            init_scale=config.init_scale,
+        )
+
+    def _random_points(self) -> Tensor:
+        lower, upper = self.scene_box.aabb.float()
+        extent = float((upper - lower).max()) / 2 * self.config.random_scale
+        return random_points(self.config.num_random, extent) + (lower + upper) / 2
+
+    # ------------------------------------------------------------------ modules
+
+    def use_modules(self, modules: list[SplatBaseModule[Any]]) -> None:
+        """Let these modules hook into training, after renderer, loss and densification.
+
+        Raises:
+            ModuleError: one of them does not fit.
+        """
+        everyone = [self.renderer, self.loss_fn, self.densification, *modules]
+        self.dispatcher = ModuleDispatcher(everyone, self.context)
+        self.context.modules = everyone
+        self._compute_loss = bind_arguments(
+            self.loss_fn.compute_loss, RENDER_ARGUMENTS, f"{self.loss_fn.module_name}.compute_loss"
+        )
+        self._densify = bind_arguments(
+            self.densification.densify, LOSS_ARGUMENTS, f"{self.densification.module_name}.densify"
+        )
+
+    def _rows_changed(self, row_change: Any) -> None:
+        self.dispatcher.run("on_gaussians_changed", row_change=row_change)
+
+    # ------------------------------------------------------------------ what nerfstudio's viewer and exporter read
+
+    @property
+    def features_dc(self) -> Tensor:
+        """SH coefficients of degree 0, (N, 3)."""
+        return self.gauss_params["sh0"][:, 0]
+
+    @property
+    def features_rest(self) -> Tensor:
+        """SH coefficients of degrees 1 and up, (N, K - 1, 3)."""
+        return self.gauss_params["shN"]
+
+    @property
+    def colors(self) -> Tensor:
+        """Colours seen from no direction in particular, (N, 3)."""
+        return images.sh_to_rgb(self.features_dc)
+
+    @property
+    def shs_0(self) -> Tensor:
+        """See `features_dc`."""
+        return self.features_dc
+
+    @property
+    def shs_rest(self) -> Tensor:
+        """See `features_rest`."""
+        return self.features_rest
+
+    @property
+    def opacities(self) -> Tensor:
+        """Logits, (N, 1)."""
+        return self.gauss_params["opacities"][:, None]
+
+    # ------------------------------------------------------------------ parameters
+
+    def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """One group a parameter of the Gaussians."""
+        return {name: [self.gauss_params[name]] for name in KEYS}
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """One group a parameter of the Gaussians, and the camera optimizer's."""
+        groups = self.get_gaussian_param_groups()
+        self.camera_optimizer.get_param_groups(param_groups=groups)
+        return groups
+
+    def use_optimizers(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
+        """Tell the training state which optimizers train its parameters."""
+        self.training_state.optimizers = {name: optimizers[name] for name in KEYS}
+
+    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same."""
+        self._check_weights(dict)
+        for name, param in self.gauss_params.items():
+            stored = dict[f"gauss_params.{name}"]
+            param.data = torch.empty(stored.shape, dtype=param.dtype, device=param.device)
+        return nn.Module.load_state_dict(self, dict, **kwargs)
+
+    def _check_weights(self, weights: dict[str, Any]) -> None:
+        missing = [name for name in KEYS if f"gauss_params.{name}" not in weights]
+        if missing:
+            raise SplatkitError(
+                f"This checkpoint holds no splatkit model: {', '.join(missing)} missing, found "
+                f"{', '.join(sorted(weights)[:8])}. Was it written by another method?"
+            )
+        for name, param in self.gauss_params.items():
+            stored, expected = tuple(weights[f"gauss_params.{name}"].shape), tuple(param.shape)
+            if stored[1:] != expected[1:]:
+                raise SplatkitError(
+                    f"This checkpoint's {name} has shape {stored}, expected (N, {', '.join(map(str, expected[1:]))}). "
+                    f"sh_degree is {self.config.sh_degree} here: use the checkpoint's own config.yml, "
+                    "or set --pipeline.model.sh-degree to the checkpoint's."
+                )
+
+    def update_to_step(self, step: int) -> None:
+        """Take over the step of a checkpoint, on which the SH degree depends."""
+        self.step = step
+
+    # ------------------------------------------------------------------ one step
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Densification and the hooks after the optimizers' step."""
+        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.finish_step)]
+
+    def start_step(self, step: int, camera: Cameras, batch: dict[str, Any]) -> None:
+        """Fill the step's context with the training image, and run `pre_step`.
+
+        Args:
+            step: nerfstudio's, 0-based.
+            camera: of the image.
+            batch: the image, and its mask where there is one.
+        """
+        self.step = step
+        context = self.context
+        context.start_step(step + 1)
+        context.image_name = str(batch.get("image_name", batch.get("image_idx", "")))
+        self._step_background = self._background()
+        downscale = self._get_downscale_factor()
+        target = images.ground_truth(batch["image"].to(self.device), downscale)
+        context.target_frames = images.composite(target, self._step_background)[None]
+        if "mask" in batch:
+            context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
+        self.dispatcher.run("pre_step")
+
+    def finish_step(self, step: int) -> None:
+        """Densification and the hooks after the optimizers' step."""
+        self.dispatcher.run("on_optimize")
+        if self.densification.changes_rows_itself:
+            with self.training_state.track_row_changes():
+                self._guarded(self.densification, "densify", self._densify)
+        else:
+            self._guarded(self.densification, "densify", self._densify)
+        self.dispatcher.run("post_step")
+
+    def _guarded(self, module: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
+        return self.dispatcher.guarded(module.module_name, name, call)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
+        """Render one camera.
+
+        Returns:
+            rgb (H, W, 3), accumulation (H, W, 1), background (3,) in training, (H, W, 3) otherwise, and depth
+            (H, W, 1), or None where training renders none.
+        """
+        return self._training_outputs(camera) if self.training else self._view_outputs(camera)
+
+    def _training_outputs(self, camera: Cameras) -> dict[str, Any]:
+        view = self._training_view(camera)
+        render_mode = "RGB+ED" if self.config.output_depth_during_training else "RGB"
+        payload = self.renderer.render(
+            self.training_state,
+            view.cam_to_worlds,
+            view.Ks,
+            view.width,
+            view.height,
+            sh_degree=self._sh_degree(),
+            backgrounds=self._step_background[None],
+            render_mode=render_mode,
+        )
+        if payload.means2d.requires_grad:
+            payload.means2d.retain_grad()
+        self.context.rend_out = payload
+        self.context.rendered_frames = payload.renders
+        depth = payload.depths
+        return {
+            "rgb": payload.renders[0],
+            "depth": None if depth is None else depth[0],
+            "accumulation": payload.alphas[0],
+            "background": self._step_background,
+        }
+
+    def _training_view(self, camera: Cameras) -> PinholeView:
+        """The view of a training camera, read from its device only once."""
+        downscale = self._get_downscale_factor()
+        index = (camera.metadata or {}).get("cam_idx")
+        view = None if index is None else self._views.get((index, downscale))
+        if view is None:
+            view = pinhole_view(camera, downscale)
+            if index is not None:
+                self._views[(index, downscale)] = view
+        if self.config.camera_optimizer.mode != "off":
+            corrected = self.camera_optimizer.apply_to_camera(camera)
+            view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))
+        return view
+
+    @torch.no_grad()
+    def _view_outputs(self, camera: Cameras) -> dict[str, Any]:
+        view = pinhole_view(camera)
+        background = self._background()
+        state = self.training_state
+        if self.crop_box is not None:
+            inside = self.crop_box.within(self.means).squeeze(-1)
+            if not bool(inside.any()):
+                return self.get_empty_outputs(view.width, view.height, background)
+            state = SplatTrainingState({name: nn.Parameter(p[inside]) for name, p in self.gauss_params.items()}, {})
+        payload = self.renderer.render(
+            state,
+            view.cam_to_worlds,
+            view.Ks,
+            view.width,
+            view.height,
+            sh_degree=self._sh_degree(),
+            backgrounds=background[None],
+            render_mode="RGB+ED",
+        )
+        alphas, depth = payload.alphas[0], payload.depths
+        outputs: dict[str, Any] = {
+            "rgb": payload.renders[0].clamp(0, 1),
+            "accumulation": alphas,
+            "background": background.expand(view.height, view.width, 3),
+        }
+        if depth is not None:
+            outputs["depth"] = torch.where(alphas > 0, depth[0], depth.max())
+        return outputs
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The loss's named terms, and the camera optimizer's regulariser."""
+        context = self.context
+        if not self.training:
+            return self._evaluation_loss(outputs, batch)
+        result = self._guarded(self.loss_fn, "compute_loss", self._compute_loss)
+        terms = named_terms(result, self.loss_fn.module_name, context)
+        self.camera_optimizer.get_loss_dict(terms)
+        context.loss_terms = terms
+        context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        return terms
+
+    def _evaluation_loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
+        target, mask = self._evaluation_target(outputs, batch)
+        return {"l1": self.metrics.l1(outputs["rgb"], target, mask)}
+
+    def check_loss(self) -> None:
+        """Raise if this step's loss is NaN or infinite; reads it back from the device.
+
+        Raises:
+            SplatkitError: names the terms, the step and the image.
+        """
+        context = self.context
+        if context.loss is None or bool(torch.isfinite(context.loss.detach())):
+            return
+        raise SplatkitError(
+            f"The loss is not finite at step {context.step} on image {context.image_name}: "
+            f"{describe_non_finite(context.loss_terms)}. Lower the learning rates, or check that image and its pose."
+        )
+
+    # ------------------------------------------------------------------ evaluation
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """PSNR of this step's image and the number of Gaussians, for the log."""
+        context = self.context
+        if self.training and context.target_frames is not None and context.rendered_frames is not None:
+            target, rendered, mask = context.target_frames[0], context.rendered_frames[0].detach(), context.masks
+            mask = None if mask is None else mask[0]
+        else:
+            rendered = outputs["rgb"]
+            target, mask = self._evaluation_target(outputs, batch)
+        metrics: dict[str, Any] = {
+            "psnr": self.metrics.psnr(rendered.clamp(0, 1), target, mask),
+            "gaussian_count": self.num_points,
+        }
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    def _evaluation_target(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        image = images.ground_truth(batch["image"].to(self.device), 1)
+        mask = images.valid_pixels(batch["mask"].to(self.device), 1) if "mask" in batch else None
+        return images.composite(image, outputs["background"]), mask
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side."""
+        target, mask = self._evaluation_target(outputs, batch)
+        rendered = outputs["rgb"]
+        return self.metrics.all(rendered, target, mask), {"img": torch.cat([target, rendered], dim=1)}
+
+    # ------------------------------------------------------------------ schedules
+
+    def _sh_degree(self) -> int:
+        return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
+
+    def _get_downscale_factor(self) -> int:
+        if not self.training:
+            return 1
+        return 2 ** max(self.config.num_downscales - self.step // self.config.resolution_schedule, 0)
+
+    def _background(self) -> Tensor:
+        if self.training and self.config.background_color == "random":
+            return torch.rand(3, device=self.device)
+        if self.background_color.device != self.device:
+            self.background_color = self.background_color.to(self.device)
+        return self.background_color

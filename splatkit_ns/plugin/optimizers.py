@@ -1,0 +1,100 @@
+"""Optimizers and schedules whose state is plain numbers and tensors.
+
+nerfstudio's own exponential schedule puts `numpy.float64` into the optimizer's state, which
+``torch.load(weights_only=True)``, the default since torch 2.6, refuses: that is why ``ns-eval`` and the other commands
+fail on splatfacto's checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nerfstudio.engine.optimizers import OptimizerConfig
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass
+class FusedAdamConfig(OptimizerConfig):
+    """Adam, in one kernel for the whole step where the device has it."""
+
+    _target: type = torch.optim.Adam
+    lr: float = 0.0005
+    """Learning rate."""
+    eps: float = 1e-15
+    """Added to the root of the second moment; 3DGS wants it this small, as gradients of Gaussians are tiny."""
+
+    def setup(self, params: Any) -> torch.optim.Optimizer:
+        """Make the optimizer of these parameters."""
+        try:
+            return torch.optim.Adam(params, lr=float(self.lr), eps=self.eps, fused=True)
+        except RuntimeError:  # this torch has no fused Adam for this device
+            return torch.optim.Adam(params, lr=float(self.lr), eps=self.eps)
+
+
+@dataclass
+class ExponentialDecayConfig(SchedulerConfig):
+    """Learning rate that falls exponentially to lr_final."""
+
+    _target: type = field(default_factory=lambda: ExponentialDecay)
+    lr_final: float = 1e-6
+    """Learning rate at max_steps."""
+    max_steps: int | None = None
+    """Step at which lr_final is reached; None means the run's last."""
+    warmup_steps: int = 0
+    """The rate first rises from 0, along a quarter of a sine, for this many steps."""
+
+
+class ExponentialDecay(Scheduler):
+    """See `ExponentialDecayConfig`."""
+
+    config: ExponentialDecayConfig
+
+    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
+        """Make the schedule of this optimizer.
+
+        Args:
+            optimizer: its learning rate is ``lr_init``.
+            lr_init: learning rate at the start.
+        """
+        if self.config.max_steps is None:
+            raise ValueError("ExponentialDecayConfig.max_steps is not set, and there is no run to take it from.")
+        log_ratio = math.log(self.config.lr_final / lr_init)
+        warmup, span = self.config.warmup_steps, max(1, self.config.max_steps - self.config.warmup_steps)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return math.sin(0.5 * math.pi * step / warmup)
+            return math.exp(log_ratio * min(1.0, (step - warmup) / span))
+
+        return LambdaLR(optimizer, factor)
+
+
+def run_optimizers(
+    configs: dict[str, Any], names: list[str], max_steps: int, scales: dict[str, float]
+) -> dict[str, Any]:
+    """The optimizer configs of one run: copies with the run's length and scale filled in.
+
+    Args:
+        configs: name -> ``{"optimizer": …, "scheduler": …}``, as in a method's config.
+        names: the parameter groups there are.
+        max_steps: length of the run, for schedules that name none.
+        scales: name -> factor of the learning rate; a schedule's end is scaled with it.
+    """
+
+    result: dict[str, Any] = {}
+    for name in names:
+        entry: dict[str, Any] = deepcopy(dict(configs[name]))
+        factor = float(scales.get(name, 1.0))
+        entry["optimizer"].lr = float(entry["optimizer"].lr) * factor
+        scheduler = entry["scheduler"]
+        if isinstance(scheduler, ExponentialDecayConfig):
+            scheduler.lr_final = float(scheduler.lr_final) * factor
+            if scheduler.max_steps is None:
+                scheduler.max_steps = max_steps
+        result[name] = entry
+    return result

@@ -1,0 +1,134 @@
+"""Checks all options of a run at once, before any data is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.rasterize import check_cuda_backend
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+
+POSITIVE = (
+    "max_num_iterations",
+    "sh_degree_interval",
+    "resolution_schedule",
+    "num_random",
+    "random_scale",
+    "init_scale",
+    "refine_every",
+    "reset_every",
+    "max_gaussians",
+    "far_plane",
+    "lr",
+    "lr_final",
+    "steps_per_log",
+)
+"""Numbers that must be above 0, wherever they stand."""
+
+NOT_NEGATIVE = (
+    "num_downscales",
+    "steps_per_save",
+    "refine_start_iter",
+    "refine_stop_iter",
+    "pause_refine_after_reset",
+    "noise_lr",
+    "near_plane",
+    "eps2d",
+    "radius_clip",
+    "opacity_reg",
+    "scale_reg",
+    "warmup_steps",
+    "growth",
+    "grow_grad2d",
+    "grow_scale3d",
+    "prune_scale3d",
+)
+"""Numbers that must be at least 0."""
+
+FRACTIONS = ("ssim_lambda", "init_opacity", "prune_opa", "min_opacity")
+"""Numbers between 0 and 1."""
+
+
+def check_options(config: SplatkitTrainerConfig) -> None:
+    """Check a run's options.
+
+    Raises:
+        OptionsError: names every option that is out of its range, with its flag and value.
+    """
+    problems: list[str] = []
+    _check_numbers(config, "", problems)
+    model = config.pipeline.model
+    if not 0 <= model.sh_degree <= 3:
+        problems.append(f"--pipeline.model.sh-degree is {model.sh_degree}, expected 0, 1, 2 or 3")
+    renderer = model.renderer
+    near, far = getattr(renderer, "near_plane", 0.0), getattr(renderer, "far_plane", math.inf)
+    if near >= far:
+        problems.append(f"--pipeline.model.renderer.near-plane is {near}, expected less than far-plane, which is {far}")
+    if config.mixed_precision or config.use_grad_scaler:
+        problems.append("--mixed-precision and --use-grad-scaler must be False: Gaussians are trained in float32")
+    if config.machine.num_devices * config.machine.num_machines != 1:
+        problems.append(
+            f"--machine.num-devices is {config.machine.num_devices}, expected 1: training on several GPUs is not "
+            "supported"
+        )
+    if config.load_checkpoint is not None and not Path(config.load_checkpoint).is_file():
+        problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
+    if config.load_dir is not None and not Path(config.load_dir).is_dir():
+        problems.append(f"--load-dir: there is no folder {config.load_dir}")
+    if problems:
+        raise OptionsError(problems)
+
+
+def _check_numbers(value: Any, path: str, problems: list[str]) -> None:
+    """Walk through nested dataclasses and dicts, and check every number whose name is known."""
+    if dataclasses.is_dataclass(value):
+        items = [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+    elif isinstance(value, dict):
+        items = [(str(name), entry) for name, entry in value.items()]
+    else:
+        return
+    for name, entry in items:
+        flag = f"{path}.{name}" if path else name
+        if isinstance(entry, (int, float)) and not isinstance(entry, bool):
+            expected = _expectation(name, entry)
+            if expected:
+                problems.append(f"--{flag.replace('_', '-')} is {entry}, expected {expected}")
+        elif name != "dataparser":
+            _check_numbers(entry, flag, problems)
+
+
+def _expectation(name: str, number: float) -> str | None:
+    """What this number should have been; None when it is fine."""
+    if name in POSITIVE and not (number > 0 and math.isfinite(number)):
+        return "a number above 0"
+    if name in NOT_NEGATIVE and not (number >= 0 and math.isfinite(number)):
+        return "a number of at least 0"
+    if name in FRACTIONS and not 0 <= number <= 1:
+        return "a number between 0 and 1"
+    return None
+
+
+def check_device(device_type: str) -> None:
+    """Check that this machine has the device, and that gsplat's CUDA code can be used on it.
+
+    Raises:
+        SplatkitError: it does not, or cannot; says what was found.
+    """
+    if device_type == "mps":
+        raise SplatkitError("--machine.device-type mps is not supported: use cpu.")
+    if device_type != "cuda":
+        return
+    if not torch.cuda.is_available():
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        raise SplatkitError(
+            f"--machine.device-type is cuda, but PyTorch {torch.__version__} ({built}) finds no CUDA device. "
+            "Check nvidia-smi and the driver, or train on the CPU: --machine.device-type cpu"
+        )
+    check_cuda_backend()

@@ -1,0 +1,88 @@
+"""Checks of what `rasterization` is given; each error says what was expected and what was found."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RENDER_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+RASTERIZE_MODES = ("classic", "antialiased")
+
+
+def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> None:
+    for shape in shapes:
+        if tensor.dim() == len(shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(shape, tensor.shape, strict=True)
+        ):
+            return
+    wanted = " or ".join(
+        "(" + ", ".join(str(size) for size in shape) + ("," if len(shape) == 1 else "") + ")" for shape in shapes
+    )
+    raise ValueError(f"{name}: expected shape {wanted}, found {tuple(tensor.shape)}")
+
+
+def check_shapes(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
+    width: int, height: int, sh_degree: int | None, backgrounds: Tensor | None, render_mode: str, rasterize_mode: str,
+) -> None:  # fmt: skip
+    """Raise ValueError if shapes, devices, dtypes or modes do not fit together. Reads no tensor's values."""
+    if render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode: expected one of {', '.join(RENDER_MODES)}, found {render_mode!r}")
+    if rasterize_mode not in RASTERIZE_MODES:
+        raise ValueError(f"rasterize_mode: expected one of {', '.join(RASTERIZE_MODES)}, found {rasterize_mode!r}")
+    if width < 1 or height < 1:
+        raise ValueError(f"width and height: expected at least 1 pixel each, found {width} and {height}")
+    _expect("means", means, [("N", 3)])
+    _expect("viewmats", viewmats, [("C", 4, 4)])
+    n, cameras = means.shape[0], viewmats.shape[0]
+    _expect("quats", quats, [(n, 4)])
+    _expect("scales", scales, [(n, 3)])
+    _expect("opacities", opacities, [(n,)])
+    _expect("Ks", Ks, [(cameras, 3, 3)])
+    if sh_degree is None:
+        _expect("colors (with sh_degree=None)", colors, [(n, "D"), (cameras, n, "D")])
+        if colors.shape[-1] < 1:
+            raise ValueError(f"colors: expected at least one channel, found shape {tuple(colors.shape)}")
+        channels = colors.shape[-1]
+    else:
+        if not 0 <= sh_degree <= 3:
+            raise ValueError(f"sh_degree: expected 0, 1, 2, 3 or None, found {sh_degree}")
+        _expect(f"colors (with sh_degree={sh_degree})", colors, [(n, "K", 3)])
+        if colors.shape[1] < (sh_degree + 1) ** 2:
+            raise ValueError(
+                f"colors: expected at least {(sh_degree + 1) ** 2} coefficients for sh_degree={sh_degree}, "
+                f"found {colors.shape[1]} in shape {tuple(colors.shape)}"
+            )
+        channels = 3
+    tensors = {
+        "means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors,
+        "viewmats": viewmats, "Ks": Ks,
+    }  # fmt: skip
+    if backgrounds is not None:
+        if render_mode.startswith("RGB"):
+            _expect("backgrounds", backgrounds, [(cameras, channels)])
+        tensors["backgrounds"] = backgrounds
+    for name, tensor in tensors.items():
+        if tensor.device != means.device:
+            raise ValueError(f"{name}: expected device {means.device} as means, found {tensor.device}")
+        if tensor.dtype != means.dtype or tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name}: expected dtype torch.float32 or torch.float64, the same for all arguments, "
+                f"found {tensor.dtype} where means has {means.dtype}"
+            )
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise ValueError naming the argument, the first bad row and its value if `tensor` has a NaN or an infinity."""
+    tensor = tensor.detach()
+    if torch.isfinite(tensor.sum()):  # one pass; a sum of finite values may overflow, so a bad sum proves nothing
+        return
+    bad = ~torch.isfinite(tensor)
+    if not bool(bad.any()):
+        return
+    index = bad.nonzero()[0].tolist()
+    row = tensor[index[0]].flatten()[:8].tolist() if tensor.dim() > 1 else tensor[index[0]].item()
+    raise ValueError(
+        f"{name}: expected finite values, found {tensor[tuple(index)].item()} in row {index[0]} (index {index}, "
+        f"row: {row}); {int(bad.flatten(1).any(1).sum() if tensor.dim() > 1 else bad.sum())} of {tensor.shape[0]} rows are not finite"
+    )

@@ -1,0 +1,168 @@
+"""The CPU kernels as differentiable torch functions: projection, spherical harmonics, compositing."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .compositing import composite
+from .compositing_backward import composite_backward
+from .projection import project
+from .projection_backward import project_backward
+from .scalar_math import KERNEL_LOCK, use_torch_threads
+from .sh import sh_colours, sh_colours_backward
+from .tiles import TileLists, build_tile_lists
+
+Array = npt.NDArray[Any]
+
+
+def _array(tensor: Tensor) -> Array:
+    return cast("Array", tensor.detach().contiguous().numpy())
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Contiguous zeros, whatever the strides of `like`: the kernels are compiled for contiguous arrays only."""
+    return torch.zeros(like.shape, dtype=like.dtype)
+
+
+class Project(torch.autograd.Function):
+    """(means, quats, scales, opacities, viewmats, Ks, ...) -> (means2d, depths, conics, compensations, radii).
+
+    Opacities only decide what is seen: no gradient. See `projection.project` for shapes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
+        width: int, height: int, near: float, far: float, radius_clip: float, eps2d: float, antialiased: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        cameras, n = viewmats.shape[0], means.shape[0]
+        means2d, depths = means.new_zeros(cameras, n, 2), means.new_zeros(cameras, n)
+        conics, compensations = means.new_zeros(cameras, n, 3), means.new_zeros(cameras, n)
+        radii = torch.zeros(cameras, n, 2, dtype=torch.int32)
+        with KERNEL_LOCK:
+            use_torch_threads()
+            project(
+                _array(means), _array(quats), _array(scales), _array(opacities), _array(viewmats), _array(Ks),
+                width, height, near, far, radius_clip, eps2d, antialiased,
+                means2d.numpy(), depths.numpy(), conics.numpy(), compensations.numpy(), radii.numpy(),
+            )  # fmt: skip
+        ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
+        ctx.size = (width, height, eps2d)
+        ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
+        return means2d, depths, conics, compensations, radii
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        means, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
+        width, height, eps2d = ctx.size
+        cameras, n = radii.shape[:2]
+        v_means2d, v_depths, v_conics, v_compensations = (
+            _array(means.new_zeros(shape) if gradient is None else gradient)
+            for gradient, shape in zip(
+                gradients, ((cameras, n, 2), (cameras, n), (cameras, n, 3), (cameras, n)), strict=False
+            )
+        )
+        v_means, v_quats, v_scales = _zeros(means), _zeros(quats), _zeros(scales)
+        with KERNEL_LOCK:
+            use_torch_threads()
+            v_viewmats = project_backward(
+                _array(means), _array(quats), _array(scales), _array(viewmats), _array(Ks), width, height, eps2d,
+                _array(radii), v_means2d, v_depths, v_conics, v_compensations,
+                v_means.numpy(), v_quats.numpy(), v_scales.numpy(),
+            )  # fmt: skip
+        return v_means, v_quats, v_scales, None, torch.from_numpy(v_viewmats).to(viewmats), *([None] * 8)
+
+
+class ShColours(torch.autograd.Function):
+    """(means, camera_centres, coefficients, radii, degree) -> colours (C, N, 3); zero where not seen."""
+
+    @staticmethod
+    def forward(ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int) -> Tensor:
+        colours = means.new_zeros(centres.shape[0], means.shape[0], 3)
+        with KERNEL_LOCK:
+            use_torch_threads()
+            sh_colours(degree, _array(means), _array(centres), _array(coefficients), _array(radii), colours.numpy())
+        ctx.save_for_backward(means, centres, coefficients, radii, colours)
+        ctx.degree = degree
+        return colours
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_colours: Tensor) -> tuple[Tensor | None, ...]:
+        means, centres, coefficients, radii, colours = ctx.saved_tensors
+        v_means, v_sh = _zeros(means), _zeros(coefficients)
+        with KERNEL_LOCK:
+            use_torch_threads()
+            v_centres = sh_colours_backward(
+                ctx.degree, _array(means), _array(centres), _array(coefficients), _array(radii), _array(colours),
+                _array(v_colours), v_means.numpy(), v_sh.numpy(),
+            )  # fmt: skip
+        return v_means, torch.from_numpy(v_centres).to(centres), v_sh, None, None
+
+
+class Composite(torch.autograd.Function):
+    """(means2d, conics, opacities, colours, backgrounds, depths, radii, ...) -> (renders (C, H, W, D), alphas (C, H, W, 1)).
+
+    Backward also leaves `absgrad` (C, N, 2) on the means2d tensor when asked, as gsplat does.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, means2d: Tensor, conics: Tensor, opacities: Tensor, colours: Tensor, backgrounds: Tensor | None,
+        depths: Tensor, radii: Tensor, width: int, height: int, absgrad: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        cameras, channels = colours.shape[0], colours.shape[-1]
+        renders = means2d.new_empty(cameras, height, width, channels)
+        light_left = means2d.new_empty(cameras, height, width)
+        last = torch.empty(cameras, height, width, dtype=torch.int32)
+        background = means2d.new_zeros(cameras, channels) if backgrounds is None else backgrounds
+        lists: list[TileLists] = []
+        for camera in range(cameras):
+            tiles = build_tile_lists(
+                _array(means2d[camera]), _array(conics[camera]), _array(opacities[camera]), _array(depths[camera]),
+                _array(radii[camera].amax(-1) > 0), width, height,
+            )  # fmt: skip
+            lists.append(tiles)
+            with KERNEL_LOCK:
+                use_torch_threads()
+                composite(
+                    tiles.schedule, tiles.tiles_x, tiles.offsets, tiles.gaussian_ids, tiles.rows, tiles.records,
+                    _array(colours[camera]), _array(background[camera]),
+                    renders[camera].numpy(), light_left[camera].numpy(), last[camera].numpy(),
+                )  # fmt: skip
+        ctx.save_for_backward(means2d, conics, opacities, colours, background, light_left, last)
+        ctx.lists, ctx.absgrad, ctx.has_background = lists, absgrad, backgrounds is not None
+        return renders, (1.0 - light_left)[..., None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v_renders: Tensor, v_alphas: Tensor) -> tuple[Tensor | None, ...]:
+        means2d, conics, opacities, colours, background, light_left, last = ctx.saved_tensors
+        v_means2d, v_conics = _zeros(means2d), _zeros(conics)
+        v_opacities, v_colours = _zeros(opacities), _zeros(colours)
+        v_absolute = _zeros(means2d)
+        for camera, tiles in enumerate(ctx.lists):
+            with KERNEL_LOCK:
+                use_torch_threads()
+                composite_backward(
+                    tiles.schedule, tiles.tiles_x, tiles.offsets, tiles.gaussian_ids, tiles.rows, tiles.slots,
+                    tiles.depth_order, tiles.slot_offsets, tiles.records, _array(conics[camera]),
+                    _array(opacities[camera]), _array(colours[camera]), _array(background[camera]),
+                    light_left[camera].numpy(), last[camera].numpy(), _array(v_renders[camera]),
+                    _array(v_alphas[camera, ..., 0]), ctx.absgrad, v_means2d[camera].numpy(),
+                    v_conics[camera].numpy(), v_opacities[camera].numpy(), v_colours[camera].numpy(),
+                    v_absolute[camera].numpy(),
+                )  # fmt: skip
+        if ctx.absgrad:
+            means2d.absgrad = v_absolute
+        v_background = None
+        if ctx.has_background and ctx.needs_input_grad[4]:
+            v_background = torch.einsum("chwd,chw->cd", v_renders, light_left)
+        return v_means2d, v_conics, v_opacities, v_colours, v_background, None, None, None, None, None

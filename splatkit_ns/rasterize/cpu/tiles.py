@@ -1,0 +1,246 @@
+"""Which Gaussians touch which tiles, front to back: the lists that compositing walks through.
+
+There is one sort a frame, of the Gaussians by depth; tiles then receive them in that order by counting (each chunk of
+the depth order knows where its entries go), so nothing of the length of the intersections is ever sorted. A tile gets a
+Gaussian only if the ellipse where alpha reaches 1/255 truly crosses it, and only for the pixel rows that it crosses.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from .scalar_math import KERNEL_LOCK, LOG2_ALPHA_MIN, LOG2_E, use_torch_threads
+
+TILE = 16
+"""Side of a tile in pixels: one AVX-512 register of float32 a row."""
+CHUNKS = 16
+"""Pieces of the depth order that are counted and filled in parallel; the result does not depend on it."""
+
+# Columns of the per-Gaussian record that compositing reads (one cache line of 32 bytes in float32).
+MEAN_X, MEAN_Y, L11, L21, L22, LOG2_OPACITY = 0, 1, 2, 3, 4, 5
+RECORD = 8
+
+
+@dataclass(frozen=True)
+class TileLists:
+    """The intersections of one camera's Gaussians with its tiles.
+
+    M intersections, V visible Gaussians, tiles row by row.
+    """
+
+    width: int
+    height: int
+    tiles_x: int
+    tiles_y: int
+    records: npt.NDArray[Any]
+    """(N, RECORD): mean, scaled Cholesky factor of the conic, log2 of the opacity; rows of unseen Gaussians are unset."""
+    offsets: npt.NDArray[np.int64]
+    """(tiles + 1,): tile t owns intersections offsets[t] to offsets[t + 1], front to back."""
+    gaussian_ids: npt.NDArray[np.int32]
+    """(M,): the Gaussian of each intersection."""
+    rows: npt.NDArray[np.uint8]
+    """(M, 2): first row, and last row plus one, of the tile that the Gaussian reaches."""
+    slots: npt.NDArray[np.int64]
+    """(M,): the intersection's place when ordered by Gaussian, where backward writes its gradient."""
+    depth_order: npt.NDArray[np.int32]
+    """(V,): visible Gaussians, nearest first, equal depths by index."""
+    slot_offsets: npt.NDArray[np.int64]
+    """(V + 1,): slots of depth_order[i] are slot_offsets[i] to slot_offsets[i + 1]."""
+    schedule: npt.NDArray[np.int32]
+    """(tiles,): order in which a static split over threads gives each about the same work."""
+
+
+@numba.njit(cache=True, inline="always")
+def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float) -> tuple[float, float]:
+    """Range of x over the part of the ellipse a x² + 2 b x y + c y² <= t with lo <= y <= hi; empty: (1, -1).
+
+    The right-most point of the whole ellipse is at y* = -(b / c) x*, x* = sqrt(t c / det); the ellipse is convex, so
+    within a band the extreme is at the band's y nearest to y*. (Same idea as SnugBox, Hanson et al., arXiv 2412.00578.)
+    """
+    det = a * c - b * b
+    y_max = math.sqrt(t * a / det)
+    lo, hi = max(lo, -y_max), min(hi, y_max)
+    if lo > hi:
+        return 1.0, -1.0
+    y_star = -b / c * math.sqrt(t * c / det)
+    right, left = min(hi, max(lo, y_star)), min(hi, max(lo, -y_star))
+    x_hi = (-b * right + math.sqrt(max(0.0, t * a - det * right * right))) / a
+    x_lo = (-b * left - math.sqrt(max(0.0, t * a - det * left * left))) / a
+    return x_lo, x_hi
+
+
+@numba.njit(cache=True, inline="always")
+def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
+    """Tiles [first, last) along one axis that hold a pixel centre within [low, high] pixels."""
+    if high < 0.0 or low > tiles * TILE:
+        return 0, 0
+    first = max(0, math.ceil(max(low, -1.0) - 0.5)) // TILE
+    last = min(tiles * TILE - 1, math.floor(min(high, float(tiles * TILE)) - 0.5))
+    return (first, last // TILE + 1) if last >= 0 else (0, 0)
+
+
+@numba.njit(cache=True, inline="always")
+def _ellipse(conic: Any, opacity: float) -> tuple[float, float, float, float]:
+    """(a, b, c, t) of the ellipse that holds every pixel with alpha >= 1/255, t widened for float32 rounding."""
+    t = 2.0 * math.log(max(opacity * 255.0, 1.0))
+    return float(conic[0]), float(conic[1]), float(conic[2]), t * (1.0 + 1e-3) + 2e-3
+
+
+@numba.njit(cache=True)
+def _write_record(record: Any, mean: Any, conic: Any, opacity: float) -> None:
+    """Factor sigma = (x, y) C (x, y)^T / 2 as u² + w², in base 2: alpha = 2^(log2 o - (l11 x + l21 y)² - (l22 y)²).
+
+    A sum of squares cannot cancel below zero as the expanded form does in float32.
+    """
+    a, b, c = float(conic[0]), float(conic[1]), float(conic[2])
+    scale = math.sqrt(0.5 * LOG2_E)
+    root = math.sqrt(a)
+    record[MEAN_X], record[MEAN_Y] = mean[0], mean[1]
+    record[L11] = scale * root
+    record[L21] = scale * b / root
+    record[L22] = scale * math.sqrt(max(0.0, c - b * b / a))
+    record[LOG2_OPACITY] = math.log2(opacity)
+
+
+@numba.njit(cache=True)
+def _count_chunk(
+    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
+):
+    for rank in range(first, last):
+        g = order[rank]
+        _write_record(records[g], means2d[g], conics[g], float(opacities[g]))
+        a, b, c, t = _ellipse(conics[g], float(opacities[g]))
+        x, y = float(means2d[g, 0]), float(means2d[g, 1])
+        det = a * c - b * b
+        if not (det > 0.0 and a > 0.0 and c > 0.0):
+            continue
+        reach = math.sqrt(t * a / det)
+        row_first, row_last = _tile_span(y - reach, y + reach, tiles_y)
+        total = 0
+        for row in range(row_first, row_last):
+            top, bottom = row * TILE + 0.5, min(row * TILE + TILE, height) - 0.5
+            low, high = _ellipse_reach(a, b, c, t, top - y, bottom - y)
+            if low > high:
+                continue
+            column_first, column_last = _tile_span(x + low, x + high, tiles_x)
+            for column in range(column_first, column_last):
+                tile_counts[row * tiles_x + column] += 1
+            total += max(0, column_last - column_first)
+        counts[rank] = total
+
+
+@numba.njit(cache=True)
+def _fill_chunk(
+    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
+    gaussian_ids, rows, slots,
+):  # fmt: skip
+    for rank in range(first, last):
+        slot = slot_offsets[rank]
+        if slot == slot_offsets[rank + 1]:
+            continue
+        g = order[rank]
+        a, b, c, t = _ellipse(conics[g], float(opacities[g]))
+        x, y = float(means2d[g, 0]), float(means2d[g, 1])
+        reach = math.sqrt(t * a / (a * c - b * b))
+        row_first, row_last = _tile_span(y - reach, y + reach, tiles_y)
+        for row in range(row_first, row_last):
+            top, bottom = row * TILE + 0.5, min(row * TILE + TILE, height) - 0.5
+            low, high = _ellipse_reach(a, b, c, t, top - y, bottom - y)
+            if low > high:
+                continue
+            column_first, column_last = _tile_span(x + low, x + high, tiles_x)
+            for column in range(column_first, column_last):
+                at = cursors[row * tiles_x + column]
+                cursors[row * tiles_x + column] = at + 1
+                left, right = column * TILE + 0.5, min(column * TILE + TILE, width) - 0.5
+                low_y, high_y = _ellipse_reach(c, b, a, t, left - x, right - x)
+                gaussian_ids[at] = g
+                rows[at, 0] = max(0, min(TILE, math.ceil(max(low_y + y - top, -1.0))))
+                rows[at, 1] = max(rows[at, 0], min(bottom - top, math.floor(high_y + y - top)) + 1)
+                slots[at] = slot
+                slot += 1
+
+
+@numba.njit(cache=True, parallel=True, nogil=True)
+def _bin_gaussians(order, means2d, conics, opacities, tiles_x, tiles_y, width, height, threads, records):
+    visible, tiles = order.shape[0], tiles_x * tiles_y
+    tile_counts = np.zeros((CHUNKS, tiles), np.int64)
+    counts = np.zeros(visible, np.int64)
+    # Near Gaussians are large: neighbouring chunks go to different threads.
+    deal = np.empty(CHUNKS, np.int64)
+    filled = 0
+    for thread in range(threads):
+        for chunk in range(thread, CHUNKS, threads):
+            deal[filled] = chunk
+            filled += 1
+    for job in numba.prange(CHUNKS):
+        chunk = deal[job]
+        _count_chunk(
+            chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, opacities, tiles_x,
+            tiles_y, height, records, tile_counts[chunk], counts,
+        )  # fmt: skip
+    offsets = np.zeros(tiles + 1, np.int64)
+    position = 0
+    for tile in range(tiles):
+        for chunk in range(CHUNKS):
+            amount = tile_counts[chunk, tile]
+            tile_counts[chunk, tile] = position
+            position += amount
+        offsets[tile + 1] = position
+    slot_offsets = np.zeros(visible + 1, np.int64)
+    for rank in range(visible):
+        slot_offsets[rank + 1] = slot_offsets[rank] + counts[rank]
+    gaussian_ids = np.empty(position, np.int32)
+    rows = np.empty((position, 2), np.uint8)
+    slots = np.empty(position, np.int64)
+    for job in numba.prange(CHUNKS):
+        chunk = deal[job]
+        _fill_chunk(
+            chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, opacities, tiles_x,
+            tiles_y, width, height, slot_offsets, tile_counts[chunk], gaussian_ids, rows, slots,
+        )  # fmt: skip
+    return offsets, gaussian_ids, rows, slots, slot_offsets
+
+
+def deal_by_weight(weights: npt.NDArray[np.int64], hands: int) -> npt.NDArray[np.int32]:
+    """Order in which cutting the list into `hands` equal pieces gives each piece about the same total weight."""
+    heaviest_first = np.argsort(-weights, kind="stable").astype(np.int32)
+    return np.concatenate([heaviest_first[hand::hands] for hand in range(hands)])
+
+
+def build_tile_lists(
+    means2d: npt.NDArray[Any],
+    conics: npt.NDArray[Any],
+    opacities: npt.NDArray[Any],
+    depths: npt.NDArray[Any],
+    visible: npt.NDArray[np.bool_],
+    width: int,
+    height: int,
+) -> TileLists:
+    """Sort one camera's Gaussians by depth and list for each tile those that reach it.
+
+    means2d (N, 2) and conics (N, 3) in pixels, opacities (N,) as composited, depths (N,), visible (N,): all others are
+    left out. A visible Gaussian has an opacity of at least 1/255.
+    """
+    tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
+    seen = np.flatnonzero(visible)
+    order = seen[np.argsort(depths[seen], kind="stable")].astype(np.int32)
+    records = np.empty((means2d.shape[0], RECORD), means2d.dtype)
+    with KERNEL_LOCK:
+        threads = use_torch_threads()
+        offsets, gaussian_ids, rows, slots, slot_offsets = _bin_gaussians(
+            order, means2d, conics, opacities, tiles_x, tiles_y, width, height, threads, records
+        )
+    schedule = deal_by_weight(np.diff(offsets), threads)
+    return TileLists(
+        width, height, tiles_x, tiles_y, records, offsets, gaussian_ids, rows, slots, order, slot_offsets, schedule
+    )
+
+
+__all__ = ["LOG2_ALPHA_MIN", "TILE", "TileLists", "build_tile_lists"]

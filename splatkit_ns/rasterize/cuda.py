@@ -1,0 +1,143 @@
+"""`rasterization` on CUDA: gsplat, with its versions' differences handled, and one clear error if it cannot run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import SplatkitError
+
+
+class BackendUnavailableError(SplatkitError, RuntimeError):
+    """gsplat's CUDA code cannot be used on this machine; the message says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class CudaFacts:
+    """What decides whether gsplat's CUDA code can be built and run."""
+
+    torch_version: str
+    torch_cuda: str | None
+    """The CUDA version that torch was built for, None for a CPU-only build."""
+    gpu: str | None
+    """Name of the first CUDA device, None if there is none."""
+    nvcc_path: str | None
+    nvcc_version: str | None
+    gsplat_version: str | None
+    failure: str | None = None
+    """The error that came up when gsplat's CUDA code was loaded or built."""
+
+
+def explain_unavailable(facts: CudaFacts) -> str:
+    """The message for `facts`: what was found, and the first thing to do about it."""
+    if facts.gsplat_version is None:
+        advice = "Install gsplat: `pip install gsplat==1.4.0` (the version that nerfstudio pins)."
+    elif facts.torch_cuda is None:
+        advice = "This torch is built for the CPU only: install a CUDA build of torch, or train with device cpu."
+    elif facts.gpu is None:
+        advice = "torch sees no CUDA device: check the driver with `nvidia-smi`, or train with device cpu."
+    elif facts.nvcc_path is None:
+        advice = (
+            f"gsplat compiles its CUDA code at first use and needs nvcc: install the CUDA toolkit {facts.torch_cuda} "
+            "and put its bin folder on PATH, or install a gsplat wheel with compiled code for this torch."
+        )
+    elif facts.nvcc_version and facts.nvcc_version.split(".")[0] != facts.torch_cuda.split(".")[0]:
+        advice = (
+            f"nvcc {facts.nvcc_version} does not fit a torch built for CUDA {facts.torch_cuda}: put the toolkit "
+            f"{facts.torch_cuda} first on PATH and set CUDA_HOME to it."
+        )
+    else:
+        advice = (
+            "Building or loading gsplat's CUDA code failed: see the error above, and the compiler's output before it."
+        )
+    found = [
+        f"  torch   {facts.torch_version}, " + (f"CUDA {facts.torch_cuda}" if facts.torch_cuda else "without CUDA"),
+        f"  GPU     {facts.gpu or 'not found'}",
+        f"  nvcc    {facts.nvcc_path or 'not found'}"
+        + (f", version {facts.nvcc_version}" if facts.nvcc_version else ""),
+        f"  gsplat  {facts.gsplat_version or 'not found'}",
+    ]
+    if facts.failure:
+        found.append(f"  error   {facts.failure}")
+    return "\n".join(["gsplat's CUDA code cannot be used here. Found:", *found, advice])
+
+
+def gather_facts(failure: str | None = None) -> CudaFacts:
+    """Look at this machine. Imports neither gsplat nor its CUDA code."""
+    nvcc = shutil.which("nvcc")
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if nvcc is None and home and os.access(os.path.join(home, "bin", "nvcc"), os.X_OK):
+        nvcc = os.path.join(home, "bin", "nvcc")
+    try:
+        gsplat = metadata.version("gsplat")
+    except metadata.PackageNotFoundError:
+        gsplat = None
+    return CudaFacts(
+        torch_version=torch.__version__,
+        torch_cuda=torch.version.cuda,
+        gpu=torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        nvcc_path=nvcc,
+        nvcc_version=_nvcc_version(nvcc),
+        gsplat_version=gsplat,
+        failure=failure,
+    )
+
+
+def _nvcc_version(nvcc: str | None) -> str | None:
+    if nvcc is None:
+        return None
+    try:
+        output = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = re.search(r"release (\d+\.\d+)", output)
+    return match.group(1) if match else None
+
+
+@lru_cache(maxsize=1)
+def check_cuda_backend() -> None:
+    """Load gsplat's CUDA code, compiling it if that has not been done (minutes, once a machine).
+
+    For the trainer to call before it loads data, when the device is cuda. Raises BackendUnavailableError.
+    """
+    if not torch.cuda.is_available():
+        raise BackendUnavailableError(explain_unavailable(gather_facts()))
+    try:
+        compiled = importlib.import_module("gsplat.cuda._backend")._C
+    except Exception as error:  # a build can fail in any way: OSError, ImportError, RuntimeError, CalledProcessError
+        first_lines = " ".join(str(error).split())[:400]
+        facts = gather_facts(failure=f"{type(error).__name__}: {first_lines}")
+        raise BackendUnavailableError(explain_unavailable(facts)) from error
+    if compiled is None:
+        raise BackendUnavailableError(explain_unavailable(gather_facts()))
+
+
+def rasterize_with_gsplat(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
+    width: int, height: int, *, packed: bool, backgrounds: Tensor | None, render_mode: str, **settings: Any,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
+    check_cuda_backend()
+    from gsplat import rasterization
+
+    # gsplat 1.5 asserts on packed together with backgrounds (its issues 764 and 826): composite them here instead.
+    composite_here = packed and backgrounds is not None
+    renders, alphas, info = rasterization(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height, packed=packed,
+        backgrounds=None if composite_here else backgrounds, render_mode=render_mode, **settings,
+    )  # fmt: skip
+    if composite_here and backgrounds is not None and render_mode.startswith("RGB"):
+        channels = backgrounds.shape[-1]
+        behind = (1.0 - alphas) * backgrounds[:, None, None, :]
+        renders = torch.cat([renders[..., :channels] + behind, renders[..., channels:]], dim=-1)
+    return renders, alphas, info

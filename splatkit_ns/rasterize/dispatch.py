@@ -1,0 +1,91 @@
+"""`rasterization`: one function, gsplat's signature, the tensors' device picks who renders."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .checks import check_shapes
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+RasterizeMode = Literal["classic", "antialiased"]
+
+
+def rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    packed: bool = False,
+    tile_size: int = 16,
+    backgrounds: Tensor | None = None,
+    render_mode: RenderMode = "RGB",
+    absgrad: bool = False,
+    rasterize_mode: RasterizeMode = "classic",
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Render N 3D Gaussians from C pinhole cameras (Kerbl et al. 2023, 3D Gaussian Splatting).
+
+    CUDA tensors go to `gsplat.rasterization` (1.4.0 and 1.5.3), CPU tensors to our own kernels, with the same
+    conventions and the same gradients: for means, quats, scales, opacities, colors, viewmats and backgrounds.
+
+    Args:
+        means: (N, 3), world units.
+        quats: (N, 4), wxyz, of any length.
+        scales: (N, 3), standard deviations in world units (activated).
+        opacities: (N,), in [0, 1] (activated).
+        colors: (N, D) or (C, N, D) values, D >= 1; with `sh_degree` (N, K, 3) spherical-harmonics coefficients, of which
+            the first (sh_degree + 1)² are used: colour = max(SH + 0.5, 0).
+        viewmats: (C, 4, 4), world to camera, OpenCV axes (x right, y down, z forward).
+        Ks: (C, 3, 3), pinhole intrinsics in pixels.
+        width: of the images, in pixels.
+        height: of the images, in pixels.
+        near_plane: Gaussians whose centre is nearer are left out, in world units along the optical axis.
+        far_plane: Gaussians whose centre is farther are left out.
+        radius_clip: Gaussians with no radius above this, in pixels, are left out.
+        eps2d: variance in pixels² that is added to each projected Gaussian.
+        sh_degree: 0 to 3, or None when colors are values.
+        packed: gsplat's memory-saving layout of intermediates; CUDA only.
+        tile_size: in pixels; CUDA only. The CPU kernels have tiles of 16, and their image does not depend on it.
+        backgrounds: (C, D), composited behind; depth channels have none.
+        render_mode: what the X channels are: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
+        absgrad: leave `info["means2d"].absgrad` (C, N, 2), sums over pixels of absolute gradients, after backward.
+        rasterize_mode: "antialiased" lowers opacities to make up for eps2d (Mip-Splatting).
+
+    Returns:
+        renders (C, H, W, X), alphas (C, H, W, 1), and gsplat's info dict. `info["means2d"]` (C, N, 2) takes part in
+        the graph: call its `.retain_grad()` before backward. `info["radii"]` has the shape that the installed gsplat
+        gives; `radii_in_pixels(info)` is the same everywhere.
+
+    Raises:
+        ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
+        BackendUnavailableError: CUDA tensors, but gsplat's CUDA code cannot be used here.
+    """
+    check_shapes(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode,
+        rasterize_mode,
+    )  # fmt: skip
+    device = means.device.type
+    if device == "cpu":
+        from .cpu.rasterization import rasterize_on_cpu as backend
+    elif device == "cuda":
+        from .cuda import rasterize_with_gsplat as backend
+    else:
+        raise ValueError(f"means: expected a tensor on cuda or cpu, found one on {means.device}")
+    return backend(
+        means, quats, scales, opacities, colors, viewmats, Ks, width, height,
+        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
+        packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
+        rasterize_mode=rasterize_mode,
+    )  # fmt: skip

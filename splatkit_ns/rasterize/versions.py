@@ -1,0 +1,50 @@
+"""What differs between the gsplat versions that users have, and helpers that hide it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor
+
+
+@lru_cache(maxsize=1)
+def gsplat_version() -> tuple[int, int, int]:
+    """The installed gsplat's version as numbers, from its metadata: gsplat itself is not imported.
+
+    Raises ModuleNotFoundError if gsplat is not installed.
+    """
+    try:
+        text = metadata.version("gsplat")
+    except metadata.PackageNotFoundError:
+        raise ModuleNotFoundError(
+            "gsplat is not installed: `pip install gsplat==1.4.0` (what nerfstudio pins)"
+        ) from None
+    return parse_version(text)
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """'1.5.3+pt24cu121' -> (1, 5, 3); missing or non-numeric parts count as 0."""
+    parts = text.split("+")[0].split(".")[:3]
+    digits = ["".join(c for c in part if c.isdigit()) for part in parts] + ["", "", ""]
+    return int(digits[0] or 0), int(digits[1] or 0), int(digits[2] or 0)
+
+
+def radii_have_axes() -> bool:
+    """Whether the installed gsplat gives radii as (C, N, 2), one an axis (since 1.5.0), rather than (C, N)."""
+    return gsplat_version() >= (1, 5, 0)
+
+
+def radii_in_pixels(info: Mapping[str, Any]) -> Tensor:
+    """Radii (C, N) int32 in pixels, 0 where a Gaussian is not seen, from the `info` of any version and backend.
+
+    Where gsplat has one radius an axis this is the larger one; a Gaussian counts as seen only if both are above 0, as in
+    gsplat's own strategies. From packed results, (nnz,).
+    """
+    radii: Tensor = info["radii"]
+    means2d: Tensor = info["means2d"]
+    if radii.dim() == means2d.dim():
+        return radii.amax(-1) * (radii > 0).all(-1)
+    return radii

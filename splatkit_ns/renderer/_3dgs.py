@@ -1,0 +1,112 @@
+"""3D Gaussian Splatting (https://arxiv.org/abs/2308.04079)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.rasterize import rasterization
+from splatkit_ns.renderer.base import RenderMode, SplatRenderer
+from splatkit_ns.splat import SplatTrainingState
+
+
+@dataclass
+class Splat3DGSRenderer(SplatRenderer[SplatRenderPayload]):
+    """Projects every Gaussian to an ellipse on the screen (EWA splatting) and blends them front to back."""
+
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    """antialiased scales opacities by the area that the 0.3 pixel blur adds (Mip-Splatting's 2D filter): better when
+    zooming out, but most other viewers show its PLY files too thick."""
+    near_plane: float = 0.01
+    """Gaussians nearer than this are not drawn, in world units."""
+    far_plane: float = 1e10
+    """Gaussians farther than this are not drawn, in world units."""
+    eps2d: float = 0.3
+    """Blur added to every ellipse's covariance, in square pixels."""
+    radius_clip: float = 0.0
+    """Gaussians with a radius of at most this many pixels are not drawn; 0 draws all."""
+    absgrad: bool = False
+    """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""
+    packed: bool = False
+    """Keep only visible Gaussians in memory: slower, except for very large scenes."""
+
+    def render(
+        self,
+        training_state: SplatTrainingState,
+        cam_to_worlds: Tensor,
+        Ks: Tensor,
+        width: int,
+        height: int,
+        *,
+        sh_degree: int | None = None,
+        backgrounds: Tensor | None = None,
+        render_mode: RenderMode = "RGB",
+    ) -> SplatRenderPayload:
+        """See `SplatRenderer.render`."""
+        degree = training_state.sh_degree if sh_degree is None else min(sh_degree, training_state.sh_degree)
+        params = training_state.params
+        images, alphas, info = rasterization(
+            params["means"],
+            params["quats"],
+            training_state.scales,
+            training_state.opacities,
+            sh_coefficients(params["sh0"], params["shN"], degree),
+            world_to_cams(cam_to_worlds),
+            Ks,
+            width,
+            height,
+            near_plane=self.near_plane,
+            far_plane=self.far_plane,
+            radius_clip=self.radius_clip,
+            eps2d=self.eps2d,
+            sh_degree=degree,
+            packed=self.packed,
+            backgrounds=backgrounds,
+            render_mode=render_mode,
+            absgrad=self.absgrad,
+            rasterize_mode=self.rasterize_mode,
+        )
+        return SplatRenderPayload(**image_fields(images, alphas, info, render_mode), means2d=info["means2d"])
+
+
+def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:
+    """Coefficients up to ``degree``, (N, (degree + 1)², 3)."""
+    if degree == 0:
+        return sh0
+    return torch.cat([sh0, shN[:, : (degree + 1) ** 2 - 1]], dim=1)
+
+
+def world_to_cams(cam_to_worlds: Tensor) -> Tensor:
+    """Invert rigid transforms, (C, 4, 4)."""
+    rotation = cam_to_worlds[:, :3, :3].transpose(1, 2)
+    translation = -rotation @ cam_to_worlds[:, :3, 3:]
+    bottom = cam_to_worlds[:, 3:]
+    return torch.cat([torch.cat([rotation, translation], dim=2), bottom], dim=1)
+
+
+def image_fields(images: Tensor, alphas: Tensor, info: dict[str, Any], render_mode: RenderMode) -> dict[str, Any]:
+    """The payload's fields that every renderer fills alike.
+
+    Args:
+        images: colour channels, then one of depth, as ``render_mode`` says: (C, H, W, 3 | 4).
+        alphas: (C, H, W, 1).
+        info: the rasteriser's dict.
+        render_mode: see `RenderMode`.
+    """
+    depth = images[..., -1:] if "D" in render_mode else None
+    expected = "ED" in render_mode
+    return {
+        "renders": images[..., :3],
+        "alphas": alphas,
+        "width": info["width"],
+        "height": info["height"],
+        "n_cameras": info["n_cameras"],
+        "info": info,
+        "gaussian_ids": info.get("gaussian_ids"),
+        "depths_expected": depth if expected else None,
+        "depths_accumulated": None if expected else depth,
+    }

@@ -1,0 +1,189 @@
+"""Checkpoint files: written whole or not at all, and read without trusting them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.splat.files import atomic_write
+
+SCHEMA_VERSION = 1
+"""Version of the "splatkit" entry; raise it when a reader of the version before would misread the new one."""
+
+NERFSTUDIO_KEYS = ("step", "pipeline", "optimizers")
+_CHUNK_BYTES = 1 << 20
+_MAX_PICKLE_BYTES = 64 << 20
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
+
+
+class CheckpointError(SplatkitError, ValueError):
+    """A checkpoint file that cannot be used; the message says why and what to do."""
+
+
+def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically, such that `torch.load(weights_only=True)` reads it.
+
+    Args:
+        path: file to write; its folder is made if it is missing.
+        checkpoint: nested dicts, lists and tuples of tensors, numbers and strings. numpy values are converted.
+
+    Raises:
+        ValueError: a value of another type, naming where it is.
+        OSError: the file cannot be written; an old file is then as it was.
+    """
+    plain = _plain(checkpoint, "checkpoint")
+    atomic_write(path, lambda file: torch.save(plain, file))
+
+
+def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of splatkit or nerfstudio without running anything from it.
+
+    The file's checksums are verified first, as a stream. While a bad file is being refused, memory stays below a small
+    multiple of the file's size.
+
+    Args:
+        path: the file.
+        map_location: device for the tensors.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, refused, no checkpoint, or from a newer version.
+    """
+    file = Path(path)
+    if not file.is_file():
+        reason = "is a folder, not a file" if file.is_dir() else "does not exist"
+        raise CheckpointError(f"checkpoint {file} {reason}. Give the path of a .ckpt file.")
+    _check_archive(file)
+    try:
+        loaded: Any = torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {file} was refused, and nothing in it was run: it holds something other than tensors, numbers "
+            f"and strings ({_first_line(error)}). A file of splatkit never does: get it from a source you trust, and "
+            "if nerfstudio's own trainer wrote it, train with a splatkit method instead."
+        ) from error
+    except Exception as error:  # damage inside a valid archive can surface as nearly any exception
+        raise _damaged(file, f"torch.load failed with {type(error).__name__}: {_first_line(error)}") from error
+    _check_content(file, loaded)
+    return loaded
+
+
+def _check_archive(file: Path) -> None:
+    """Check the zip archive that torch.save writes: sizes, no compression, and the checksum of each entry."""
+    file_size = file.stat().st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            names = {entry.filename for entry in entries}
+            if len(names) != len(entries):
+                raise _damaged(file, "an entry of its archive is there twice")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise CheckpointError(f"checkpoint {file} was refused: its archive is compressed; torch.save's is not.")
+            declared = sum(entry.file_size for entry in entries)
+            if declared > file_size:
+                raise _damaged(file, f"its archive declares {declared} bytes, but the file has {file_size}")
+            for entry in entries:
+                if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES:
+                    raise CheckpointError(
+                        f"checkpoint {file} was refused: {entry.file_size} bytes of structure besides tensors, where "
+                        f"{_MAX_PICKLE_BYTES} are the most."
+                    )
+                with archive.open(entry) as stream:  # reading to the end verifies the entry's CRC-32
+                    while stream.read(_CHUNK_BYTES):
+                        pass
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {file} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # zipfile raises BadZipFile, but also struct.error, NotImplementedError, ...
+        raise _damaged(file, _first_line(error)) from error
+
+
+def _check_content(file: Path, loaded: Any) -> None:
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{file} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
+    missing = [key for key in NERFSTUDIO_KEYS if key not in loaded]
+    if missing:
+        found = sorted(str(key) for key in cast(dict[Any, Any], loaded))[:10]
+        raise CheckpointError(f"{file} is no checkpoint of splatkit or nerfstudio: {missing} missing; found {found}.")
+    splatkit: Any = loaded.get("splatkit", {"schema_version": SCHEMA_VERSION})
+    version: Any = splatkit.get("schema_version") if isinstance(splatkit, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise CheckpointError(f"{file} is no checkpoint: its splatkit schema_version is {version!r}, expected 1 or up.")
+    if version > SCHEMA_VERSION:
+        raise CheckpointError(
+            f"checkpoint {file} has schema version {version}, and this splatkit-ns reads up to {SCHEMA_VERSION}: "
+            "upgrade splatkit-ns."
+        )
+    _check_storages(file, cast(dict[str, Any], loaded))
+
+
+def _check_storages(file: Path, loaded: dict[str, Any]) -> None:
+    """Tensors must lie within bytes that the file has: a forged one can be a huge view of few, or reach beyond them."""
+    storages: dict[int, int] = {}
+    for tensor in _tensors(loaded):
+        if tensor.layout != torch.strided:
+            raise _damaged(file, f"a tensor has the layout {tensor.layout}")
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise _damaged(file, f"a tensor of shape {tuple(tensor.shape)} has only {storage.nbytes()} bytes")
+    if sum(storages.values()) > os.path.getsize(file):
+        raise _damaged(file, "its tensors are larger than the file")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    pending: list[Any] = [value]
+    seen: set[int] = set()
+    while pending:
+        item: Any = pending.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, (Mapping, Sequence, set)) and not isinstance(item, (str, bytes, bytearray)):
+            if id(item) in seen:
+                continue
+            seen.add(id(item))
+            pending.extend(item.values() if isinstance(item, Mapping) else item)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A copy of nested containers with numpy values converted, which weights_only accepts."""
+    if isinstance(value, np.generic):  # before float: numpy.float64 is one, and is refused by weights_only
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, torch.nn.Parameter):
+        return value.detach()
+    if isinstance(value, torch.Size):
+        return tuple(value)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, Mapping):
+        items = cast(Mapping[Any, Any], value).items()
+        return {_plain(key, f"key of {where}"): _plain(entry, f"{where}[{key!r}]") for key, entry in items}
+    if isinstance(value, (list, tuple)):
+        entries = [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(cast(Sequence[Any], value))]
+        return tuple(entries) if isinstance(value, tuple) else entries
+    raise ValueError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds only dicts, lists, "
+        "tuples, tensors, numbers and strings. Convert it in the state_dict that returns it."
+    )
+
+
+def _damaged(file: Path, detail: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {file} is truncated or damaged ({detail}). Resume from an earlier checkpoint, or copy it again."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0][:200]

@@ -1,0 +1,115 @@
+"""Gaussians made from a point cloud, before any training."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree  # type: ignore[reportAttributeAccessIssue]
+from torch import Tensor
+
+NUM_NEIGHBOURS = 3
+MIN_DISTANCE = math.sqrt(1e-7)
+"""Smallest distance to the neighbours that is believed, as in 3DGS: points that coincide would give a scale of zero."""
+LONE_POINT_DISTANCE = 1.0
+SH_C0 = 0.28209479177387814
+"""The SH basis function of degree 0, 1 / (2 sqrt(pi))."""
+
+
+def random_points(num: int, extent: float, generator: torch.Generator | None = None) -> Tensor:
+    """(num, 3) points, uniform in the cube [-extent, extent]^3 of world units, on the CPU."""
+    return (torch.rand(num, 3, generator=generator) * 2 - 1) * extent
+
+
+def neighbour_distances(points: Tensor) -> Tensor:
+    """Mean distance of each point to its 3 nearest neighbours.
+
+    Args:
+        points: (M, 3), finite.
+
+    Returns:
+        (M,) float32 on the CPU, at least `MIN_DISTANCE`. With fewer than 4 points, the mean over the others that there
+        are; 1 for a single point.
+    """
+    num_neighbours = min(NUM_NEIGHBOURS, len(points) - 1)
+    if num_neighbours <= 0:
+        return torch.full((len(points),), LONE_POINT_DISTANCE)
+    positions: NDArray[np.float64] = points.detach().cpu().double().numpy()
+    # workers=-1 uses every core; the nearest hit is the point itself
+    distances, _ = cKDTree(positions).query(positions, k=num_neighbours + 1, workers=-1)
+    mean = np.asarray(distances)[:, 1:].mean(axis=1)
+    return torch.from_numpy(np.maximum(mean, MIN_DISTANCE)).float()
+
+
+def gaussians_from_points(
+    points: Tensor,
+    colors: Tensor | None,
+    *,
+    sh_degree: int = 3,
+    init_opacity: float = 0.1,
+    init_scale: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Raw parameters of one isotropic Gaussian a point.
+
+    Args:
+        points: (M, 3) in world units.
+        colors: (M, 3) RGB in 0..1; None for random colours.
+        sh_degree: 0 to 3; the coefficients above degree 0 start at zero.
+        init_opacity: in (0, 1).
+        init_scale: standard deviation in units of the mean distance to the 3 nearest neighbours, > 0.
+        generator: of the CPU; draws rotations and missing colours. None for the global one.
+
+    Returns:
+        The six parameters, float32 on the CPU.
+
+    Raises:
+        ValueError: no points, non-finite points, wrong shapes or options out of range.
+    """
+    points = _checked_points(points)
+    num = len(points)
+    if not 0 <= sh_degree <= 3:
+        raise ValueError(f"sh_degree must be 0, 1, 2 or 3, found {sh_degree}.")
+    if not 0 < init_opacity < 1:
+        raise ValueError(f"init_opacity must lie between 0 and 1 (both excluded), found {init_opacity}.")
+    if not (init_scale > 0 and math.isfinite(init_scale)):
+        raise ValueError(f"init_scale must be a positive number, found {init_scale}.")
+    rgb = torch.rand(num, 3, generator=generator) if colors is None else _checked_colors(colors, num)
+    log_scales = torch.log(neighbour_distances(points) * init_scale)
+    return {
+        "means": points.clone(),
+        "scales": log_scales[:, None].repeat(1, 3),
+        "quats": F.normalize(torch.randn(num, 4, generator=generator), dim=-1),
+        "opacities": torch.full((num,), math.log(init_opacity / (1 - init_opacity))),
+        "sh0": ((rgb - 0.5) / SH_C0)[:, None, :],
+        "shN": torch.zeros(num, (sh_degree + 1) ** 2 - 1, 3),
+    }
+
+
+def _checked_points(points: Tensor) -> Tensor:
+    if points.dim() != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise ValueError(f"points must have shape (M, 3) with M > 0, found {tuple(points.shape)}.")
+    points = points.detach().to("cpu", torch.float32)
+    bad = (~torch.isfinite(points)).any(dim=1).nonzero()
+    if len(bad):
+        first = int(bad[0])
+        raise ValueError(
+            f"{len(bad)} of {len(points)} points are not finite; the first is row {first}: {points[first].tolist()}. "
+            "Remove them from the point cloud."
+        )
+    return points
+
+
+def _checked_colors(colors: Tensor, num: int) -> Tensor:
+    if colors.shape != (num, 3):
+        raise ValueError(f"colors must have shape {(num, 3)}, one row a point, found {tuple(colors.shape)}.")
+    if not colors.is_floating_point():
+        raise ValueError(f"colors must be floating point in 0..1, found {colors.dtype}: divide 8-bit colours by 255.")
+    colors = colors.detach().to("cpu", torch.float32)
+    if not bool(((colors >= 0) & (colors <= 1)).all()):
+        low, high = float(colors.min()), float(colors.max())
+        raise ValueError(f"colors must lie in 0..1, found values from {low:g} to {high:g}; divide 8-bit ones by 255.")
+    return colors

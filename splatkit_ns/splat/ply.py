@@ -1,0 +1,283 @@
+"""PLY files in the layout of 3DGS (the INRIA code), which viewers and converters share.
+
+One `vertex` element: x y z, nx ny nz (zero), f_dc_0..2, f_rest_0.., opacity, scale_0..2, rot_0..3, all float32, in the
+raw space of `schema.KEYS`. f_rest goes channel by channel: all red coefficients, then green, then blue.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splatkit_ns.splat.files import atomic_write
+from splatkit_ns.splat.ply_header import PlyElement, PlyError, PlyFormat, PlyHeader, read_header
+
+__all__ = ["PlyError", "PlyFormat", "read_ply", "write_ply"]
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float32]
+
+NUM_REST = (0, 9, 24, 45)
+"""Number of f_rest properties of SH degree 0, 1, 2, 3."""
+_CHUNK_ROWS = 1 << 16  # 16 MB of Gaussians of degree 3 at a time: stays in cache, and memory stays flat
+_MAX_NUMBER_BYTES = 64
+_BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
+
+
+def property_names(num_rest: int, normals: bool = True) -> list[str]:
+    """Names of the vertex properties, in the order in which they are written."""
+    return [
+        *("x", "y", "z"),
+        *(("nx", "ny", "nz") if normals else ()),
+        *(f"f_dc_{i}" for i in range(3)),
+        *(f"f_rest_{i}" for i in range(num_rest)),
+        "opacity",
+        *(f"scale_{i}" for i in range(3)),
+        *(f"rot_{i}" for i in range(4)),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def write_ply(
+    path: str | PathLike[str],
+    gaussians: Mapping[str, FloatArray],
+    *,
+    format: PlyFormat = "binary_little_endian",
+    comments: tuple[str, ...] = (),
+) -> None:
+    """Write Gaussians atomically. Those with a NaN or infinity are left out, with one warning: viewers choke on them.
+
+    Args:
+        path: file to write; its folder is made if it is missing.
+        gaussians: the six arrays of `schema.KEYS`, float32, raw.
+        format: encoding of the numbers.
+        comments: lines for the header.
+
+    Raises:
+        ValueError: no Gaussian would be written, the format is unknown, or a comment has a line break.
+        OSError: the file cannot be written; an old file is then as it was.
+    """
+    if format not in get_args(PlyFormat):
+        raise ValueError(f"format must be one of {', '.join(get_args(PlyFormat))}, found {format!r}.")
+    bad = [comment for comment in comments if not comment.isascii() or not comment.isprintable()]
+    if bad:
+        raise ValueError(f"a PLY comment must be one line of printable ASCII, found {bad[0]!r}.")
+    num = len(gaussians["means"])
+    finite = _finite_rows(gaussians)
+    if finite is not None:
+        logger.warning("%d of %d Gaussians are not finite and are left out of %s.", num - len(finite), num, path)
+        gaussians = {key: value[finite] for key, value in gaussians.items()}
+        num = len(finite)
+    if num == 0:
+        raise ValueError(f"there are no (finite) Gaussians to write to {path}.")
+    names = property_names(gaussians["shN"].shape[1] * 3)
+    header = ["ply", f"format {format} 1.0", *(f"comment {comment}" for comment in comments), f"element vertex {num}"]
+    header += [f"property float {name}" for name in names] + ["end_header", ""]
+
+    def write(file: BinaryIO) -> None:
+        file.write("\n".join(header).encode("ascii"))
+        buffer = np.zeros((min(num, _CHUNK_ROWS), len(names)), dtype=np.float32)  # the normals stay zero
+        for start in range(0, num, _CHUNK_ROWS):
+            rows = buffer[: min(num - start, _CHUNK_ROWS)]
+            _fill_rows(rows, gaussians, start)
+            _write_rows(file, rows, format)
+
+    atomic_write(path, write)
+
+
+def _finite_rows(gaussians: Mapping[str, FloatArray]) -> NDArray[np.intp] | None:
+    """Indices of the rows without NaN or infinity; None if that is all of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # a finite sum has finite terms only: one quick pass in the usual case
+        if all(np.isfinite(value.sum(dtype=np.float64)) for value in gaussians.values()):
+            return None
+    num = len(gaussians["means"])
+    finite = np.ones(num, dtype=bool)
+    for value in gaussians.values():
+        finite &= np.isfinite(value).reshape(num, -1).all(axis=1)
+    return None if finite.all() else np.flatnonzero(finite)
+
+
+def _fill_rows(rows: FloatArray, gaussians: Mapping[str, FloatArray], start: int) -> None:
+    stop = start + len(rows)
+    num_rest = gaussians["shN"].shape[1] * 3
+    rest = 9 + num_rest
+    rows[:, 0:3] = gaussians["means"][start:stop]
+    rows[:, 6:9] = gaussians["sh0"][start:stop, 0]
+    rows[:, 9:rest] = gaussians["shN"][start:stop].transpose(0, 2, 1).reshape(len(rows), num_rest)
+    rows[:, rest] = gaussians["opacities"][start:stop]
+    rows[:, rest + 1 : rest + 4] = gaussians["scales"][start:stop]
+    rows[:, rest + 4 : rest + 8] = gaussians["quats"][start:stop]
+
+
+def _write_rows(file: BinaryIO, rows: FloatArray, format: PlyFormat) -> None:
+    if format == "ascii":
+        np.savetxt(file, rows, fmt="%.9g")  # 9 digits bring back every float32
+    else:
+        file.write(np.ascontiguousarray(rows, dtype=_BYTE_ORDER[format] + "f4").data)
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
+    """Read Gaussians from an ascii or binary PLY file.
+
+    Properties may come in any order and as any scalar type of PLY; normals and unknown properties are skipped, as are
+    elements and bytes after the vertices. Memory stays within a small multiple of the file's size.
+
+    Returns:
+        the six arrays of `schema.KEYS`, float32.
+
+    Raises:
+        PlyError: the file is missing, is no PLY, is truncated, lacks a property, or holds NaN or infinite values.
+    """
+    file_path = Path(path)
+    try:
+        with file_path.open("rb") as file:
+            header = read_header(file, file_path)
+            vertex = _seek_vertices(file, header, file_path)
+            num_rest = _check_properties(vertex, file_path)
+            names = property_names(num_rest, normals=False)
+            columns = _read_ascii if header.format == "ascii" else _read_binary
+            values = columns(file, header, vertex, names, file_path)
+    except OSError as error:
+        raise PlyError(f"{file_path} cannot be read: {error.strerror or error}.") from error
+    _check_finite(values, file_path)
+    return _to_gaussians(values, num_rest)
+
+
+def _seek_vertices(file: BinaryIO, header: PlyHeader, path: Path) -> PlyElement:
+    """Move to the first vertex and check that all the rows can be there, before anything is allocated for them."""
+    names = [element.name for element in header.elements]
+    if "vertex" not in names:
+        raise PlyError(f"{path}: expected an element 'vertex' with the Gaussians, found {names or 'no elements'}.")
+    index = names.index("vertex")
+    before, vertex = header.elements[:index], header.elements[index]
+    if vertex.count == 0:
+        raise PlyError(f"{path}: the element 'vertex' has no rows: there are no Gaussians in the file.")
+    for element in (*before, vertex):
+        if element.lists:
+            raise PlyError(
+                f"{path}: the element {element.name!r} has the list property {element.lists[0]!r}; Gaussians have only "
+                "scalar ones. Is this a mesh?"
+            )
+    skipped_lines = sum(element.count for element in before)
+    if header.format == "ascii":
+        # a number takes at least a digit and a separator, except that the last line may lack its line break
+        _check_room(path, header.num_bytes + skipped_lines, vertex.count, 2 * len(vertex.properties), slack=1)
+        for _ in range(skipped_lines):
+            file.readline()
+    else:
+        start = header.num_bytes + sum(element.count * element.row_bytes for element in before)
+        _check_room(path, start, vertex.count, vertex.row_bytes)
+        file.seek(start)
+    return vertex
+
+
+def _check_room(path: Path, start: int, count: int, row_bytes: int, slack: int = 0) -> None:
+    size = path.stat().st_size
+    if start + count * row_bytes <= size + slack:
+        return
+    present = max(0, size - start) // max(row_bytes, 1)
+    raise PlyError(
+        f"{path} is truncated: its header declares {count} vertices of at least {row_bytes} bytes, but there is room "
+        f"for {present} in the file. Copy or export it again."
+    )
+
+
+def _check_properties(vertex: PlyElement, path: Path) -> int:
+    """Number of f_rest properties, after checking that nothing that Gaussians need is missing."""
+    present = {name for name, _ in vertex.properties}
+    rest = {name for name in present if name.startswith("f_rest_")}
+    if len(rest) not in NUM_REST or rest != {f"f_rest_{i}" for i in range(len(rest))}:
+        raise PlyError(
+            f"{path}: expected the properties f_rest_0 to f_rest_(n-1) with n = 0, 9, 24 or 45 (SH degree 0 to 3), "
+            f"found {len(rest)} of them."
+        )
+    missing = [name for name in property_names(len(rest), normals=False) if name not in present]
+    if missing:
+        raise PlyError(
+            f"{path}: the vertices lack the properties {', '.join(missing)}. Is this a point cloud or a mesh? A file "
+            "of Gaussians has x, f_dc_0, opacity, scale_0, rot_0 and so on."
+        )
+    return len(rest)
+
+
+def _read_binary(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: list[str], path: Path) -> FloatArray:
+    order = _BYTE_ORDER[header.format]
+    dtype = np.dtype([(name, order + code) for name, code in vertex.properties])
+    uniform = all(code == "f4" for _, code in vertex.properties)
+    position = {name: i for i, (name, _) in enumerate(vertex.properties)}
+    columns = [position[name] for name in names]
+    values = np.empty((vertex.count, len(names)), dtype=np.float32)
+    for start in range(0, vertex.count, _CHUNK_ROWS):
+        out = values[start : start + _CHUNK_ROWS]
+        data = file.read(len(out) * dtype.itemsize)
+        if len(data) < len(out) * dtype.itemsize:
+            raise PlyError(f"{path} is truncated: it ends within vertex {start + len(data) // dtype.itemsize}.")
+        if uniform:
+            np.take(np.frombuffer(data, order + "f4").reshape(len(out), -1), columns, axis=1, out=out, mode="clip")
+            continue
+        rows: NDArray[Any] = np.frombuffer(data, dtype)
+        with np.errstate(over="ignore"):  # a double too large for float32 becomes infinite, which is refused later
+            for i, name in enumerate(names):
+                out[:, i] = rows[name]
+    return values
+
+
+def _read_ascii(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: list[str], path: Path) -> FloatArray:
+    position = {name: i for i, (name, _) in enumerate(vertex.properties)}
+    columns = [position[name] for name in names]
+    num_columns = len(vertex.properties)
+    longest_line = _MAX_NUMBER_BYTES * (num_columns + 1)  # so that a line without an end is not read whole
+    values = np.empty((vertex.count, len(names)), dtype=np.float32)
+    for row in range(vertex.count):
+        line = file.readline(longest_line)
+        words = line.split()
+        if not line:
+            raise PlyError(f"{path} is truncated: its header declares {vertex.count} vertices, found {row}.")
+        if len(words) != num_columns:
+            raise PlyError(f"{path}, vertex {row}: expected {num_columns} numbers on the line, found {len(words)}.")
+        try:
+            numbers = [float(word) for word in words]
+        except ValueError:
+            raise PlyError(f"{path}, vertex {row}: expected numbers, found {line[:60]!r}.") from None
+        with np.errstate(over="ignore"):
+            values[row] = [numbers[column] for column in columns]
+    return values
+
+
+def _check_finite(values: FloatArray, path: Path) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise PlyError(
+            f"{path}: {len(bad)} of {len(values)} Gaussians have NaN or infinite values; the first is vertex {bad[0]}. "
+            "Export the file again with a tool that leaves them out, such as SplatModel.save_ply."
+        )
+
+
+def _to_gaussians(values: FloatArray, num_rest: int) -> dict[str, FloatArray]:
+    """Split the columns, which are in the order of `property_names` without normals, into the six arrays."""
+    num, rest = len(values), 6 + num_rest
+    columns = {
+        "means": values[:, 0:3],
+        "scales": values[:, rest + 1 : rest + 4],
+        "quats": values[:, rest + 4 : rest + 8],
+        "opacities": values[:, rest],
+        "sh0": values[:, None, 3:6],
+        "shN": values[:, 6:rest].reshape(num, 3, num_rest // 3).transpose(0, 2, 1),
+    }
+    return {key: np.ascontiguousarray(value) for key, value in columns.items()}

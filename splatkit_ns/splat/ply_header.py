@@ -1,0 +1,124 @@
+"""Headers of PLY files: parsing what others wrote, with one clear message for each thing that can be wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, get_args
+
+from splatkit_ns.errors import SplatkitError
+
+PlyFormat = Literal["binary_little_endian", "binary_big_endian", "ascii"]
+
+MAX_HEADER_BYTES = 1 << 20
+SCALAR_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
+    "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
+    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
+    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
+}  # fmt: skip
+"""PLY's names of scalar types, old and new -> numpy's."""
+
+
+class PlyError(SplatkitError, ValueError):
+    """A PLY file that cannot be used; the message says what was expected, what was found and what to do."""
+
+
+@dataclass
+class PlyElement:
+    """One element of a header, such as `vertex`: how many rows it has, and of which properties."""
+
+    name: str
+    count: int
+    properties: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """(name, numpy type code), in the order of the file."""
+    lists: list[str] = field(default_factory=list[str])
+    """Names of the list properties, which have no fixed size."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a binary row, lists left out."""
+        return sum(int(code[1]) for _, code in self.properties)
+
+
+@dataclass(frozen=True)
+class PlyHeader:
+    """A parsed header."""
+
+    format: PlyFormat
+    elements: list[PlyElement]
+    num_bytes: int
+    """Size of the header: where the data starts."""
+
+
+def read_header(file: BinaryIO, path: Path) -> PlyHeader:
+    """Parse the header at the start of an open file, which is left where the data starts.
+
+    Raises:
+        PlyError: the file is no PLY, or its header is malformed.
+    """
+    if file.readline(8).rstrip(b"\r\n") != b"ply":
+        raise PlyError(f"{path} is not a PLY file: it does not start with the line 'ply'.")
+    format_found: PlyFormat | None = None
+    elements: list[PlyElement] = []
+    line_number = 1
+    while True:
+        raw = file.readline(MAX_HEADER_BYTES)
+        line_number += 1
+        if not raw.endswith(b"\n") or file.tell() > MAX_HEADER_BYTES:
+            raise PlyError(
+                f"{path}: the PLY header has no end: expected the line 'end_header' within {MAX_HEADER_BYTES} bytes. "
+                "The file is truncated or not a PLY file."
+            )
+        words = raw.decode("ascii", errors="replace").split()
+        where = f"{path}, line {line_number}"
+        if not words or words[0] in ("comment", "obj_info"):
+            continue
+        if words[0] == "end_header":
+            break
+        if words[0] == "format":
+            format_found = _parse_format(words, where)
+        elif words[0] == "element":
+            elements.append(_parse_element(words, elements, where))
+        elif words[0] == "property":
+            _parse_property(words, elements, where)
+        else:
+            raise PlyError(f"{where}: a PLY header has no line {_shown(words)}.")
+    if format_found is None:
+        raise PlyError(f"{path}: the PLY header has no 'format' line.")
+    return PlyHeader(format_found, elements, file.tell())
+
+
+def _parse_format(words: list[str], where: str) -> PlyFormat:
+    for known in get_args(PlyFormat):
+        if words[1:] == [known, "1.0"]:
+            return known
+    raise PlyError(
+        f"{where}: expected format {' | '.join(get_args(PlyFormat))} and version 1.0, found {_shown(words)}."
+    )
+
+
+def _parse_element(words: list[str], elements: list[PlyElement], where: str) -> PlyElement:
+    if len(words) != 3 or not (words[2].isascii() and words[2].isdigit()) or len(words[2]) > 18:
+        raise PlyError(f"{where}: expected 'element NAME COUNT', found {_shown(words)}.")
+    if any(element.name == words[1] for element in elements):
+        raise PlyError(f"{where}: the element {words[1]!r} is declared twice.")
+    return PlyElement(words[1], int(words[2]))
+
+
+def _parse_property(words: list[str], elements: list[PlyElement], where: str) -> None:
+    if not elements:
+        raise PlyError(f"{where}: a property before any element.")
+    element = elements[-1]
+    if len(words) == 5 and words[1] == "list":
+        element.lists.append(words[4])
+        return
+    if len(words) != 3 or words[1] not in SCALAR_TYPES:
+        raise PlyError(f"{where}: expected 'property TYPE NAME' with a scalar type of PLY, found {_shown(words)}.")
+    if any(name == words[2] for name, _ in element.properties):
+        raise PlyError(f"{where}: the property {words[2]!r} of {element.name!r} is declared twice.")
+    element.properties.append((words[2], SCALAR_TYPES[words[1]]))
+
+
+def _shown(words: list[str]) -> str:
+    return repr(" ".join(words)[:80])

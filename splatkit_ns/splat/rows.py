@@ -1,0 +1,152 @@
+"""The one place where rows of parameters and of their optimizers' state are added, dropped and rewritten.
+
+A row is one Gaussian. Every operation on rows is described by a `RowChange`, which says where each new row comes
+from; whoever keeps a tensor with one entry a Gaussian carries it along with `RowChange.apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+REWRITTEN = -1
+"""Entry of `RowChange.source` for a row that is new, or holds another Gaussian than before."""
+
+Params = MutableMapping[str, nn.Parameter]
+Optimizers = Mapping[str, Optimizer]
+
+
+@dataclass(frozen=True)
+class RowChange:
+    """What happened to the rows: which old row each new row is."""
+
+    source: Tensor
+    """(N_after,) int64: the index, before the change, of the Gaussian that this row still is; -1 if the row is new."""
+    num_before: int
+    """Number of rows before the change."""
+
+    @property
+    def num_after(self) -> int:
+        """Number of rows after the change."""
+        return int(self.source.shape[0])
+
+    def apply(self, tensor: Tensor, fill: float | int | bool = 0) -> Tensor:
+        """Carry a per-Gaussian tensor along: kept rows keep their values, new rows get `fill`.
+
+        Args:
+            tensor: (num_before, ...), on any device.
+            fill: the value of the rows that are new or rewritten.
+
+        Returns:
+            (num_after, ...), a new tensor of the same dtype and device.
+
+        Raises:
+            ValueError: the tensor does not have `num_before` rows.
+        """
+        if tensor.dim() == 0 or tensor.shape[0] != self.num_before:
+            raise ValueError(
+                f"a tensor of shape {tuple(tensor.shape)} cannot follow a change of {self.num_before} rows to "
+                f"{self.num_after}: its first dimension must be {self.num_before}. It has missed an earlier change, "
+                "or was made after this one."
+            )
+        source = self.source.to(tensor.device)
+        rewritten = source < 0
+        if self.num_before == 0:
+            return tensor.new_full((self.num_after, *tensor.shape[1:]), fill)
+        moved = tensor[source.clamp(min=0)]
+        moved[rewritten] = fill
+        return moved
+
+    def is_identity(self) -> bool:
+        """Whether every row is still what it was, at the same place."""
+        if self.num_after != self.num_before:
+            return False
+        return bool((self.source == torch.arange(self.num_before, device=self.source.device)).all())
+
+
+@torch.no_grad()
+def change_rows(params: Params, optimizers: Optimizers, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
+    """Apply a change of rows to every parameter and to its optimizer's state, in place.
+
+    Kept rows stay equal bit for bit, in the parameter and in the state; new rows take their values from `new_rows` and
+    start with a state of zeros. Each `Parameter` is replaced by a new one at the same place in its optimizer, as
+    gsplat's own operations do, so that both kinds of operation can be mixed.
+
+    Args:
+        params: name -> parameter (num_before, ...).
+        optimizers: name -> optimizer of that parameter alone; the same keys.
+        change: where each new row comes from.
+        new_rows: name -> (R, ...), the values of the R rows that `change` marks as rewritten, in their order. A name
+            may be left out when R is 0.
+
+    Raises:
+        ValueError: an optimizer does not hold the parameter of its name, or shapes disagree. Nothing is changed then.
+    """
+    for name, param in params.items():
+        _check_optimizer(name, param, optimizers)
+        if param.shape[0] != change.num_before:
+            raise ValueError(
+                f"params[{name!r}] has {param.shape[0]} rows where {change.num_before} were expected: "
+                "all parameters must have one row per Gaussian."
+            )
+    rewritten = change.source < 0
+    new_values = {name: _changed(name, param, change, rewritten, new_rows.get(name)) for name, param in params.items()}
+    for name, value in new_values.items():
+        replace_parameter(params, optimizers, name, value, change)
+
+
+def replace_parameter(
+    params: Params, optimizers: Optimizers, name: str, value: Tensor, change: RowChange | None = None
+) -> None:
+    """Put a new `Parameter` with the given value at the place of the old one, and carry its optimizer state over.
+
+    With no `change` the state is carried over as it is. Entries of the state without one row per Gaussian (Adam's
+    `step`) are kept.
+    """
+    old = params[name]
+    optimizer = optimizers[name]
+    new = nn.Parameter(value, requires_grad=old.requires_grad)
+    state: dict[str, Any] | None = optimizer.state.pop(old, None)
+    if state is not None:
+        if change is not None:
+            for key, entry in state.items():
+                if _has_rows(key, entry, change.num_before):
+                    state[key] = change.apply(entry)
+        optimizer.state[new] = state
+    optimizer.param_groups[0]["params"][0] = new
+    params[name] = new
+
+
+def _has_rows(key: str, entry: Any, num_rows: int) -> bool:
+    return key != "step" and isinstance(entry, Tensor) and entry.dim() > 0 and entry.shape[0] == num_rows
+
+
+def _changed(name: str, param: Tensor, change: RowChange, rewritten: Tensor, rows: Tensor | None) -> Tensor:
+    value = change.apply(param.detach())
+    num_rewritten = int(rewritten.sum())
+    if num_rewritten == 0:
+        return value
+    expected = (num_rewritten, *param.shape[1:])
+    found = None if rows is None else tuple(rows.shape)
+    if rows is None or found != expected:
+        raise ValueError(f"the new rows of {name!r} must have shape {expected}, found {found}.")
+    value[rewritten] = rows.to(value.dtype)
+    return value
+
+
+def _check_optimizer(name: str, param: nn.Parameter, optimizers: Optimizers) -> None:
+    if name not in optimizers:
+        raise ValueError(f"params[{name!r}] has no optimizer; there are optimizers for {sorted(optimizers)}.")
+    groups = optimizers[name].param_groups
+    if len(groups) != 1 or len(groups[0]["params"]) != 1:
+        raise ValueError(f"optimizers[{name!r}] must hold one group with one parameter, found {len(groups)} group(s).")
+    if groups[0]["params"][0] is not param:
+        raise ValueError(
+            f"optimizers[{name!r}] trains another tensor than params[{name!r}]: a parameter was replaced without its "
+            "optimizer. Change values with `params[name].data = ...`, which keeps the Parameter."
+        )

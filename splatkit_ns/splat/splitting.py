@@ -1,0 +1,53 @@
+"""Splitting a Gaussian into two samples of itself, as in 3DGS."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from splatkit_ns.splat.rows import Params
+
+NUM_SAMPLES = 2
+SHRINK = 1.6
+"""How much smaller each sample is: 0.8 * NUM_SAMPLES, the value of the 3DGS code."""
+
+
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """Rotation matrices (N, 3, 3) of quaternions (N, 4) in wxyz order, which need not be normalised."""
+    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+@torch.no_grad()
+def split_rows(params: Params, selected: Tensor, revised_opacity: bool = False) -> dict[str, Tensor]:
+    """Parameters of the Gaussians that replace the selected ones.
+
+    The means are drawn from the selected Gaussians (section 5.2 of 3DGS, arXiv:2308.04079), the standard deviations
+    are divided by 1.6, everything else is copied.
+
+    Args:
+        params: the parameters of all N Gaussians.
+        selected: (M,) int64 indices.
+        revised_opacity: give the samples the opacity 1 - sqrt(1 - o), which keeps the density of the pair near that of
+            the one (arXiv:2404.06109), instead of o.
+
+    Returns:
+        name -> (2 M, ...): all first samples, then all second ones.
+    """
+    rows = {name: param.detach()[selected] for name, param in params.items()}
+    rotations = rotation_matrices(rows["quats"])
+    new_rows = {name: value.repeat(NUM_SAMPLES, *[1] * (value.dim() - 1)) for name, value in rows.items()}
+    local = torch.randn_like(new_rows["means"]) * torch.exp(new_rows["scales"])
+    new_rows["means"] += torch.einsum("nij,snj->sni", rotations, local.view(NUM_SAMPLES, -1, 3)).reshape(-1, 3)
+    new_rows["scales"] -= torch.log(new_rows["scales"].new_tensor(SHRINK))
+    if revised_opacity:
+        # logit(1 - sqrt(1 - sigmoid(x))) without rounding to 0 or 1 on the way
+        half_log = 0.5 * F.logsigmoid(-new_rows["opacities"])
+        new_rows["opacities"] = torch.log(-torch.expm1(half_log)) - half_log
+    return new_rows

@@ -1,0 +1,350 @@
+"""The Gaussians under training: parameters, their optimizers, and the operations that add and remove Gaussians."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from splatkit_ns.splat import initialization, state_checkpoint
+from splatkit_ns.splat.checkpoint import read_checkpoint, write_checkpoint
+from splatkit_ns.splat.optimizers import make_optimizers
+from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
+from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
+from splatkit_ns.splat.splitting import NUM_SAMPLES, split_rows
+from splatkit_ns.splat.tracking import RowTracker
+
+if TYPE_CHECKING:
+    from splatkit_ns.splat.model import SplatModel
+
+RowListener = Callable[[RowChange], None]
+
+
+class SplatTrainingState:
+    """N Gaussians under training, with one optimizer a parameter.
+
+    `params` holds raw values (logs, logits; see `schema.KEYS`): what optimizers and gsplat's strategies work on. The
+    properties `means`, `quats`, `scales`, `opacities`, `sh0` and `shN` are the activated values, and carry gradients.
+
+    Whoever keeps values per Gaussian elsewhere subscribes to row changes, see `subscribe`.
+    """
+
+    def __init__(self, params: dict[str, nn.Parameter] | nn.ParameterDict, optimizers: Mapping[str, Optimizer]) -> None:
+        """Wrap parameters and optimizers; neither is copied.
+
+        Args:
+            params: the six of `schema.KEYS`, float32, and any others with one row a Gaussian.
+            optimizers: the same keys; each holds one group with that parameter. Empty for Gaussians that are only
+                looked at.
+
+        Raises:
+            ValueError: keys or shapes do not fit.
+        """
+        check_shapes(params)
+        missing = sorted(set(params.keys()) - set(optimizers))
+        if optimizers and missing:
+            raise ValueError(f"optimizers must have the keys of params: {missing} are missing.")
+        self.params: Params = cast(Params, params)
+        self.optimizers = optimizers
+        self.checkpoint_source: Callable[[int | None], dict[str, Any]] | None = None
+        """Set by a trainer: makes the full checkpoint of the training, of which this state is a part."""
+        self._listeners: list[RowListener] = []
+        self._tracker: RowTracker | None = None
+
+    def __len__(self) -> int:
+        return self.num_gaussians
+
+    @property
+    def num_gaussians(self) -> int:
+        """N, the number of Gaussians now."""
+        return int(self.params["means"].shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.params["means"].device
+
+    @property
+    def sh_degree(self) -> int:
+        """Highest SH degree that there are coefficients for, 0 to 3."""
+        return sh_degree_of(int(self.params["shN"].shape[1]))
+
+    @property
+    def means(self) -> Tensor:
+        """(N, 3) centres in world units."""
+        return self.params["means"]
+
+    @property
+    def quats(self) -> Tensor:
+        """(N, 4) unit quaternions, wxyz."""
+        return F.normalize(self.params["quats"], dim=-1)
+
+    @property
+    def scales(self) -> Tensor:
+        """(N, 3) standard deviations along the Gaussian's own axes in world units, > 0."""
+        return torch.exp(self.params["scales"])
+
+    @property
+    def opacities(self) -> Tensor:
+        """(N,) opacities in (0, 1)."""
+        return torch.sigmoid(self.params["opacities"])
+
+    @property
+    def sh0(self) -> Tensor:
+        """(N, 1, 3) SH coefficients of degree 0."""
+        return self.params["sh0"]
+
+    @property
+    def shN(self) -> Tensor:
+        """(N, K - 1, 3) SH coefficients of degrees 1 and up."""
+        return self.params["shN"]
+
+    # ------------------------------------------------------------------ rows
+
+    def duplicate(self, mask: Tensor) -> None:
+        """Append an exact copy of each masked Gaussian.
+
+        Args:
+            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+
+        Raises:
+            ValueError: wrong length or dtype.
+        """
+        selected = self._selected(mask, "duplicate")
+        if len(selected) == 0:
+            return
+        kept = torch.arange(self.num_gaussians, device=self.device)
+        self._change(kept, len(selected), {name: p.detach()[selected] for name, p in self.params.items()})
+
+    def split(self, mask: Tensor, revised_opacity: bool = False) -> None:
+        """Replace each masked Gaussian by two smaller samples of it, appended at the end; see `splitting.split_rows`.
+
+        Args:
+            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+            revised_opacity: lower the opacity so that the pair is as dense as the one (arXiv:2404.06109).
+
+        Raises:
+            ValueError: wrong length or dtype.
+        """
+        selected = self._selected(mask, "split")
+        if len(selected) == 0:
+            return
+        kept = self._others(selected)
+        self._change(kept, NUM_SAMPLES * len(selected), split_rows(self.params, selected, revised_opacity))
+
+    def remove(self, mask: Tensor) -> None:
+        """Remove the masked Gaussians.
+
+        Args:
+            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+
+        Raises:
+            ValueError: wrong length or dtype, or no Gaussian would be left.
+        """
+        selected = self._selected(mask, "remove")
+        if len(selected) == 0:
+            return
+        if len(selected) == self.num_gaussians:
+            raise ValueError(
+                f"remove: the mask marks all {self.num_gaussians} Gaussians, and none would be left. "
+                'params["opacities"] holds logits, not opacities: compare training_state.opacities, which lie in '
+                "(0, 1), with a threshold such as 0.005."
+            )
+        self._change(self._others(selected), 0, {})
+
+    def change_rows(self, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
+        """Apply any change of rows, for operations that the three above do not cover.
+
+        Args:
+            change: where each new row comes from.
+            new_rows: name -> values of the rows that `change` marks as rewritten, in their order; see
+                `rows.change_rows`.
+
+        Raises:
+            ValueError: shapes disagree.
+        """
+        tracker = self._tracker
+        if tracker is not None:
+            self._report(tracker)
+        try:
+            change_rows(self.params, self.optimizers, change, new_rows)
+        finally:
+            if tracker is not None:
+                tracker.start()
+        self._notify(change)
+
+    @torch.no_grad()
+    def limit_opacities(self, highest: float) -> None:
+        """Lower all opacities to at most `highest`, in (0, 1), and let their optimizer forget its moments.
+
+        The opacity reset of 3DGS; rows stay what they are.
+        """
+        logits = self.params["opacities"]
+        logits.clamp_(max=math.log(highest / (1 - highest)))
+        for key, entry in self.optimizers["opacities"].state[logits].items():
+            if key != "step":
+                entry.zero_()
+
+    def subscribe(self, listener: RowListener) -> None:
+        """Have `listener` called with a `RowChange` after each change of rows, when `params` is in its new state."""
+        self._listeners.append(listener)
+
+    def unsubscribe(self, listener: RowListener) -> None:
+        """Take back `subscribe`.
+
+        Raises:
+            ValueError: the listener is not subscribed.
+        """
+        self._listeners.remove(listener)
+
+    @contextmanager
+    def track_row_changes(self) -> Generator[None, None, None]:
+        """Within the block, also notice row changes that others make, such as gsplat's strategies.
+
+        Listeners are told once at the end of the block, and once before each of this object's own operations in it. A
+        row then counts as kept when the strategy regards it as the same Gaussian, even if it reset its opacity or
+        moved its mean; see `tracking.RowTracker`. No optimizer may step inside the block. Blocks can be nested.
+
+        Raises:
+            RuntimeError: rows were changed without their optimizer state.
+        """
+        if self._tracker is not None:
+            yield
+            return
+        self._tracker = RowTracker(self.params, self.optimizers)
+        self._tracker.start()
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            tracker, self._tracker = self._tracker, None
+            self._report(tracker, quiet=failed)
+
+    def _report(self, tracker: RowTracker, quiet: bool = False) -> None:
+        try:
+            change = tracker.finish()
+        except RuntimeError:
+            if quiet:  # the exception that ends the block says more
+                return
+            raise
+        if change is not None:
+            self._notify(change)
+
+    def _notify(self, change: RowChange) -> None:
+        for listener in tuple(self._listeners):
+            listener(change)
+
+    def _change(self, kept: Tensor, num_new: int, new_rows: dict[str, Tensor]) -> None:
+        source = torch.cat([kept, kept.new_full((num_new,), REWRITTEN)])
+        self.change_rows(RowChange(source=source, num_before=self.num_gaussians), new_rows)
+
+    def _others(self, selected: Tensor) -> Tensor:
+        rest = torch.ones(self.num_gaussians, dtype=torch.bool, device=selected.device)
+        rest[selected] = False
+        return rest.nonzero(as_tuple=True)[0]
+
+    def _selected(self, mask: Tensor, operation: str) -> Tensor:
+        num = self.num_gaussians
+        if mask.dtype != torch.bool or mask.dim() not in (1, 2) or mask.shape[-1] != num:
+            raise ValueError(
+                f"{operation}: the mask must be bool of shape ({num},) or (C, {num}), found {mask.dtype} of shape "
+                f"{tuple(mask.shape)}. split, duplicate and remove change the number of Gaussians: make each mask "
+                "after the operation before it."
+            )
+        if mask.dim() == 2:
+            mask = mask.any(dim=0)
+        return mask.to(self.device).nonzero(as_tuple=True)[0]
+
+    # ------------------------------------------------------------------ from and to elsewhere
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        *,
+        learning_rates: Mapping[str, float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> SplatTrainingState:
+        """New parameters with copies of the given raw values, and new optimizers.
+
+        Raises:
+            ValueError: keys, shapes or learning rates do not fit.
+        """
+        check_shapes(tensors)
+        params = {
+            key: nn.Parameter(value.detach().to(device, torch.float32, copy=True)) for key, value in tensors.items()
+        }
+        return cls(params, make_optimizers(params, learning_rates))
+
+    @classmethod
+    def from_points(
+        cls,
+        points: Tensor,
+        colors: Tensor | None = None,
+        *,
+        sh_degree: int = 3,
+        init_opacity: float = 0.1,
+        init_scale: float = 1.0,
+        learning_rates: Mapping[str, float] | None = None,
+        device: torch.device | str = "cpu",
+        generator: torch.Generator | None = None,
+    ) -> SplatTrainingState:
+        """One Gaussian a point; see `initialization.gaussians_from_points` for the arguments and errors."""
+        tensors = initialization.gaussians_from_points(
+            points,
+            colors,
+            sh_degree=sh_degree,
+            init_opacity=init_opacity,
+            init_scale=init_scale,
+            generator=generator,
+        )
+        return cls.from_tensors(tensors, learning_rates=learning_rates, device=device)
+
+    def to_splat_model(self) -> SplatModel:
+        """A copy of the Gaussians on the CPU, without optimizers."""
+        from splatkit_ns.splat.model import SplatModel  # the two convert into each other
+
+        return SplatModel(**{key: self.params[key].detach().to("cpu", copy=True) for key in KEYS})
+
+    def save_ckpt(self, path: str | PathLike[str], step: int | None = None) -> None:
+        """Write a checkpoint that training resumes from; see `state_checkpoint.state_to_checkpoint`.
+
+        Under a trainer it is the trainer's full checkpoint, otherwise what this object knows.
+
+        Args:
+            path: file to write, atomically. Its folder is made if it is missing.
+            step: the training step to store, as nerfstudio counts it. None: the trainer's, or 0 without a trainer.
+
+        Raises:
+            OSError: the file cannot be written; an old file is then as it was.
+        """
+        source = self.checkpoint_source
+        if source is None:
+            checkpoint = state_checkpoint.state_to_checkpoint(self.params, self.optimizers, step)
+        else:
+            checkpoint = source(step)
+        write_checkpoint(path, checkpoint)
+
+    @classmethod
+    def from_ckpt(cls, path: str | PathLike[str], device: torch.device | str = "cpu") -> SplatTrainingState:
+        """Parameters and optimizers of a checkpoint, whichever of nerfstudio or splatkit wrote it.
+
+        The global random number generators are left alone; see `rng.set_rng_state`.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, refused or lacks something.
+        """
+        checkpoint = read_checkpoint(path)
+        tensors = state_checkpoint.params_from_checkpoint(checkpoint, path)
+        rates = state_checkpoint.learning_rates_from_checkpoint(checkpoint, list(tensors))
+        state = cls.from_tensors(tensors, learning_rates=rates, device=device)
+        state_checkpoint.load_optimizers(state.params, state.optimizers, checkpoint, path)
+        return state
