@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def _check_pose(frame: dict[str, Any], where: str) -> None:
 
 
 @contextmanager
-def explained(parser: Any) -> Iterator[None]:
+def explained(parser: Any) -> Generator[None]:
     """Turn what a dataparser raises into a `DataError` that names the parser and the folder."""
     try:
         yield
