@@ -23,7 +23,7 @@ STATISTICS = ("grad2d", "count", "radii")
 
 @dataclass
 class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
-    """Clones small and splits large Gaussians whose projected centre wants to move; removes transparent and huge ones."""
+    """Clones small and splits large Gaussians that want to move on the screen; removes transparent and huge ones."""
 
     changes_rows_itself: ClassVar[bool] = False
 

@@ -28,7 +28,7 @@ class SplatRenderPayload:
     info: dict[str, Any]
     """The rasteriser's own dict, what gsplat's strategies take; ``radii`` there has the gsplat version's own shape."""
     means2d: Tensor
-    """Projected centres in pixels, (C, N, 2); ``.grad`` is there after backward, ``.absgrad`` where it was asked for."""
+    """Projected centres in pixels, (C, N, 2); after backward with ``.grad``, and ``.absgrad`` if asked for."""
     gaussian_ids: Tensor | None = None
     """Rows of the Gaussians in a packed render, (nnz,); None when nothing is packed."""
     depths_expected: Tensor | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from splatkit_ns.plugin.data_checks import DataError, check_folder, check_outputs, explained
@@ -18,6 +19,11 @@ from splatkit_ns.plugin.reporting import install_excepthook
 
 class SplatkitDataset(InputDataset):
     """Images that say which of them is broken."""
+
+    @property
+    def dataparser_outputs(self) -> DataparserOutputs:
+        """What the dataparser made of this split."""
+        return self._dataparser_outputs
 
     def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
         """The image, (H, W, 3 or 4) uint8.
@@ -74,7 +80,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         check_images = test_mode != "inference" and config.camera_res_scale_factor == 1.0
         check_outputs(self.train_dataparser_outputs, "train", check_images)
         if test_mode != "inference":
-            check_outputs(self.eval_dataset._dataparser_outputs, "eval", check_images)
+            check_outputs(self.eval_dataset.dataparser_outputs, "eval", check_images)
         self._train_views: list[Cameras] = []
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
