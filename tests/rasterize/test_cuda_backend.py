@@ -43,8 +43,8 @@ def test_the_whole_message() -> None:
         "  GPU     NVIDIA A100\n"
         "  nvcc    not found\n"
         "  gsplat  1.4.0\n"
-        "gsplat compiles its CUDA code at first use and needs nvcc: install the CUDA toolkit 12.4 and put its bin folder "
-        "on PATH, or install a gsplat wheel with compiled code for this torch."
+        "gsplat compiles its CUDA code at first use and needs nvcc: install the CUDA toolkit 12.4 and put its bin "
+        "folder on PATH, or install a gsplat wheel with compiled code for this torch."
     )
 
 

@@ -123,15 +123,18 @@ def _composite_tile(tile, tiles_x, offsets, gaussian_ids, rows, records, colours
                 image[y, x, k] = buffer[SUMS + U(k) * PLANE + p] + light * background[k]
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
-def composite(schedule, tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left, last):
-    """Composite one camera's tile lists (see `tiles.TileLists`) into preallocated arrays.
+@numba.njit(cache=True, nogil=True)
+def composite(
+    first, last_job, schedule, tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left,
+    last,
+):  # fmt: skip
+    """Composite tiles schedule[first:last_job] of one camera's lists (`tiles.TileLists`) into preallocated arrays.
 
     colours (N, D), background (D,) -> image (H, W, D), light_left (H, W) the transmittance behind the last Gaussian,
     last (H, W) int32 the 1-based place in the tile's list of the last Gaussian that was blended, 0 for none (in float32
     exact up to 16.7 million Gaussians in one tile).
     """
-    for job in numba.prange(schedule.shape[0]):
+    for job in range(first, last_job):
         _composite_tile(
             schedule[job], tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left, last
         )

@@ -178,45 +178,44 @@ def _backward_tile(
             )
 
 
-@numba.njit(cache=True)
-def _gather_gaussian(
-    rank, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours, v_absolute
-):
-    g = depth_order[rank]
-    for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
-        row = row_gradients[slot]
-        v_means2d[g, 0] += row[V_MEAN_X]
-        v_means2d[g, 1] += row[V_MEAN_Y]
-        v_conics[g, 0] += row[V_A]
-        v_conics[g, 1] += row[V_B]
-        v_conics[g, 2] += row[V_C]
-        v_opacities[g] += row[V_OPACITY]
-        if absgrad:
-            v_absolute[g, 0] += row[V_ABS_X]
-            v_absolute[g, 1] += row[V_ABS_Y]
-        for k in range(v_colours.shape[1]):
-            v_colours[g, k] += row[V_COLOURS + k]
-
-
-@numba.njit(cache=True, parallel=True, nogil=True)
+@numba.njit(cache=True, nogil=True)
 def composite_backward(
-    schedule, tiles_x, offsets, gaussian_ids, rows, slots, depth_order, slot_offsets, records, conics, opacities,
-    colours, background, light_left, last, v_image, v_alpha, absgrad,
-    v_means2d, v_conics, v_opacities, v_colours, v_absolute,
+    first, last_job, schedule, tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours,
+    background, light_left, last, v_image, v_alpha, absgrad, row_gradients,
 ):  # fmt: skip
-    """Add one camera's gradients to the last five arrays, shaped (N, 2), (N, 3), (N,), (N, D) and (N, 2).
+    """Write the gradients of all intersections of tiles schedule[first:last_job] into row_gradients (M, columns + D).
 
-    v_image (H, W, D) and v_alpha (H, W) are the gradients of the image and of alpha = 1 - light_left. v_absolute gets
-    the sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) when absgrad is set.
+    v_image (H, W, D) and v_alpha (H, W) are the gradients of the image and of alpha = 1 - light_left; the other
+    arguments are `compositing.composite`'s. See the columns above; V_ABS_* are written only with absgrad.
     """
-    row_gradients = np.empty((gaussian_ids.shape[0], V_COLOURS + colours.shape[1]), records.dtype)
-    for job in numba.prange(schedule.shape[0]):
+    for job in range(first, last_job):
         _backward_tile(
             schedule[job], tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours, background,
             light_left, last, v_image, v_alpha, absgrad, row_gradients,
         )  # fmt: skip
-    for rank in numba.prange(depth_order.shape[0]):
-        _gather_gaussian(
-            rank, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
-            v_absolute,
-        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)
+def gather_by_gaussian(
+    first, last, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
+    v_absolute,
+):  # fmt: skip
+    """Add up the rows of Gaussians depth_order[first:last] into (N, 2), (N, 3), (N,), (N, D) and (N, 2).
+
+    v_absolute gets sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) when absgrad is set.
+    """
+    for rank in range(first, last):
+        g = depth_order[rank]
+        for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
+            row = row_gradients[slot]
+            v_means2d[g, 0] += row[V_MEAN_X]
+            v_means2d[g, 1] += row[V_MEAN_Y]
+            v_conics[g, 0] += row[V_A]
+            v_conics[g, 1] += row[V_B]
+            v_conics[g, 2] += row[V_C]
+            v_opacities[g] += row[V_OPACITY]
+            if absgrad:
+                v_absolute[g, 0] += row[V_ABS_X]
+                v_absolute[g, 1] += row[V_ABS_Y]
+            for k in range(v_colours.shape[1]):
+                v_colours[g, k] += row[V_COLOURS + k]

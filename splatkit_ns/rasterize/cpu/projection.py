@@ -95,11 +95,17 @@ def in_depth_range(view: Any, mean: Any, near: float, far: float) -> bool:
     return z >= near and z <= far
 
 
-@numba.njit(cache=True)
-def _project_range(
+@numba.njit(cache=True, nogil=True)
+def project(
     first, last, camera, means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip,
     eps2d, antialiased, means2d, depths, conics, compensations, radii,
 ):  # fmt: skip
+    """Project Gaussians first to last of N into one of C cameras.
+
+    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
+    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
+    of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
+    """
     rotation, frame, factor = np.empty((3, 3)), np.empty((4, 3)), np.empty((2, 3))
     view, K = viewmats[camera].astype(np.float64), Ks[camera].astype(np.float64)
     for g in range(first, last):
@@ -140,24 +146,3 @@ def _project_range(
         conics[camera, g, 1] = -xy / det
         conics[camera, g, 2] = xx / det
         compensations[camera, g] = compensation
-
-
-@numba.njit(cache=True, parallel=True, nogil=True)
-def project(
-    means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip, eps2d, antialiased,
-    means2d, depths, conics, compensations, radii,
-):  # fmt: skip
-    """Project N Gaussians into C cameras.
-
-    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
-    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
-    of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
-    """
-    n = means.shape[0]
-    blocks = max(1, min(64, n // 64))
-    for job in numba.prange(viewmats.shape[0] * blocks):
-        camera, block = job // blocks, job % blocks
-        _project_range(
-            block * n // blocks, (block + 1) * n // blocks, camera, means, quats, scales, opacities, viewmats, Ks,
-            width, height, near, far, radius_clip, eps2d, antialiased, means2d, depths, conics, compensations, radii,
-        )  # fmt: skip

@@ -151,27 +151,21 @@ def _backward_range(
             v_view[k, 3] += v_point[k]
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
+@numba.njit(cache=True, nogil=True)
 def project_backward(
-    means, quats, scales, viewmats, Ks, width, height, eps2d, radii, v_means2d, v_depths, v_conics, v_compensations,
-    v_means, v_quats, v_scales,
+    first_block, last_block, blocks, means, quats, scales, viewmats, Ks, width, height, eps2d, radii,
+    v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_view_partial,
 ):  # fmt: skip
-    """Add the gradients of means, quats and scales to the three last arguments; returns v_viewmats (C, 4, 4) float64.
+    """Add the gradients of means, quats and scales, for some of the blocks that N is cut into, to v_means ... v_scales.
 
-    The number of blocks depends on N only, and each block sums in order, so the result is the same for any number of
-    threads.
+    v_view_partial (blocks, C, 4, 4) float64 gets each block's sum for the view matrices: with a number of blocks that
+    depends on N only, the total does not depend on threads.
     """
-    n, cameras = means.shape[0], viewmats.shape[0]
-    blocks = max(1, min(64, n // 64))
-    partial = np.zeros((blocks, cameras, 4, 4))
-    for block in numba.prange(blocks):
-        for camera in range(cameras):
+    n = means.shape[0]
+    for block in range(first_block, last_block):
+        for camera in range(viewmats.shape[0]):
             _backward_range(
                 block * n // blocks, (block + 1) * n // blocks, camera, means, quats, scales, viewmats, Ks, width,
                 height, eps2d, radii, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales,
-                partial[block, camera],
+                v_view_partial[block, camera],
             )  # fmt: skip
-    total = np.zeros((cameras, 4, 4))
-    for block in range(blocks):
-        total += partial[block]
-    return total
