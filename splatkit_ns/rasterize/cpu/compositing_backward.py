@@ -26,7 +26,7 @@ LIGHT, LAST, BEHIND, DOT, WEIGHT, SLOPE, SUMS = U(512), U(768), U(1024), U(1280)
 V_MEAN_X, V_MEAN_Y, V_A, V_B, V_C, V_OPACITY, V_ABS_X, V_ABS_Y, V_COLOURS = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _dot_with_colour(buffer, first, last, colour):
     """Plane DOT = colour . dL/dimage."""
     channels = colour.shape[0]
@@ -47,7 +47,7 @@ def _dot_with_colour(buffer, first, last, colour):
             buffer[DOT + p] += c * buffer[plane + p]
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _slopes(buffer, first, last, record, number, out):
     """Planes SLOPE = dL/dsigma and WEIGHT of one Gaussian; steps LIGHT and BEHIND to in front of it.
 
@@ -90,7 +90,7 @@ def _slopes(buffer, first, last, record, number, out):
     out[0], out[1], out[2], out[3], out[4], out[5] = m_x, m_y, half * m_xx, m_xy, half * m_yy, m_1
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
     """Sums over pixels of |dL/dmean_x| and |dL/dmean_y|."""
     total_x = total_y = buffer.dtype.type(0.0)
@@ -103,7 +103,7 @@ def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
     return total_x, total_y
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _colour_gradient(buffer, first, last, channels, out):
     """out[k] = sum of WEIGHT * dL/dimage[k]."""
     zero = buffer.dtype.type(0.0)
@@ -124,7 +124,7 @@ def _colour_gradient(buffer, first, last, channels, out):
         out[k] = v0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_alpha):
     """Fill the buffer for one tile; returns the largest LAST in it."""
     height, width, channels = v_image.shape
@@ -146,7 +146,7 @@ def _load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_
     return deepest
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _backward_tile(
     tile, tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours, background, light_left,
     last, v_image, v_alpha, absgrad, row_gradients,
@@ -178,7 +178,7 @@ def _backward_tile(
             )
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def composite_backward(
     first, last_job, schedule, tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours,
     background, light_left, last, v_image, v_alpha, absgrad, row_gradients,
@@ -195,7 +195,7 @@ def composite_backward(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def gather_by_gaussian(
     first, last, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
     v_absolute,

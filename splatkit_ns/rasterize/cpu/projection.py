@@ -22,7 +22,7 @@ MAX_RADIUS = 1 << 24
 """Radii in pixels are cut here, so that they fit int32 whatever a diverging scale does."""
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def rotation_of(quat: Any, rotation: Any) -> float:
     """Write the 3x3 rotation of a wxyz quaternion of any length; returns that length (0: identity was written)."""
     w, x, y, z = float(quat[0]), float(quat[1]), float(quat[2]), float(quat[3])
@@ -43,7 +43,7 @@ def rotation_of(quat: Any, rotation: Any) -> float:
     return norm
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def clamped_slope(u: float, focal: float, centre: float, size: float) -> float:
     """Clamp the slope x/z (or y/z) to 15% beyond the image on each side.
 
@@ -54,7 +54,7 @@ def clamped_slope(u: float, focal: float, centre: float, size: float) -> float:
     return min((size - centre) / focal + margin, max(-centre / focal - margin, u))
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def image_frame(view: Any, K: Any, width: int, height: int, mean: Any, frame: Any) -> None:
     """Write A = J W (2x3), the affine map from world to image offsets at a mean, into `frame`.
 
@@ -73,7 +73,7 @@ def image_frame(view: Any, K: Any, width: int, height: int, mean: Any, frame: An
         frame[1, k] = fy / z * view[1, k] - fy * ty / (z * z) * view[2, k]
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def image_factor(frame: Any, rotation: Any, scale: Any, factor: Any) -> tuple[float, float, float]:
     """Write U = A R (2x3) into `factor`; returns (xx, xy, yy) of the 2D covariance (U S)(U S)^T in pixels²."""
     xx = xy = yy = 0.0
@@ -88,14 +88,14 @@ def image_factor(frame: Any, rotation: Any, scale: Any, factor: Any) -> tuple[fl
     return xx, xy, yy
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def in_depth_range(view: Any, mean: Any, near: float, far: float) -> bool:
     """Whether the mean lies between the near and the far plane (both in world units along the optical axis)."""
     z = view[2, 0] * mean[0] + view[2, 1] * mean[1] + view[2, 2] * mean[2] + view[2, 3]
     return z >= near and z <= far
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def project(
     first, last, camera, means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip,
     eps2d, antialiased, means2d, depths, conics, compensations, radii,

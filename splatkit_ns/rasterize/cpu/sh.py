@@ -27,7 +27,7 @@ Y30 = 0.3731763325901154  # sqrt(7 / (16 pi))
 Y32 = 1.445305721320277  # sqrt(105 / (16 pi))
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
     """Write the (degree + 1)² basis values at the unit direction (x, y, z)."""
     basis[0] = Y00
@@ -45,7 +45,7 @@ def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
         basis[14], basis[15] = Y32 * z * (x * x - y * y), -Y3A * x * (x * x - 3.0 * y * y)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> tuple[float, float, float]:
     """Gradient with respect to (x, y, z), before normalisation, of sum_k v[k] * basis[k]."""
     gx = gy = gz = 0.0
@@ -66,7 +66,7 @@ def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> 
     return gx, gy, gz
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def sh_colours(first, last, camera, degree, means, centres, coefficients, radii, colours):
     """Colours (C, N, 3) of Gaussians first to last of N, seen from one of the camera centres (C, 3).
 
@@ -90,7 +90,7 @@ def sh_colours(first, last, camera, degree, means, centres, coefficients, radii,
             colours[camera, g, c] = max(total, 0.0)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _backward_range(
     first, last, camera, degree, means, centres, coefficients, radii, colours, v_colours, v_means, v_centre, v_sh
 ):
@@ -124,7 +124,7 @@ def _backward_range(
         v_centre[2] -= gz
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def sh_colours_backward(
     first_block, last_block, blocks, degree, means, centres, coefficients, radii, colours, v_colours, v_means, v_sh,
     v_centre_partial,

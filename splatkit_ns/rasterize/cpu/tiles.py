@@ -60,7 +60,7 @@ class TileLists:
     """(tiles,): order to work in, heaviest first."""
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float) -> tuple[float, float]:
     """Range of x over the part of the ellipse a x² + 2 b x y + c y² <= t with lo <= y <= hi; empty: (1, -1).
 
@@ -79,7 +79,7 @@ def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float)
     return x_lo, x_hi
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
     """Tiles [first, last) along one axis that hold a pixel centre within [low, high] pixels."""
     if high < 0.0 or low > tiles * TILE:
@@ -89,14 +89,14 @@ def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
     return (first, last // TILE + 1) if last >= 0 else (0, 0)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _ellipse(conic: Any, opacity: float) -> tuple[float, float, float, float]:
     """(a, b, c, t) of the ellipse that holds every pixel with alpha >= 1/255, t widened for float32 rounding."""
     t = 2.0 * math.log(max(opacity * 255.0, 1.0))
     return float(conic[0]), float(conic[1]), float(conic[2]), t * (1.0 + 1e-3) + 2e-3
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _write_record(record: Any, mean: Any, conic: Any, opacity: float) -> None:
     """Factor sigma = (x, y) C (x, y)^T / 2 as u² + w², in base 2: alpha = 2^(log2 o - (l11 x + l21 y)² - (l22 y)²).
 
@@ -112,7 +112,7 @@ def _write_record(record: Any, mean: Any, conic: Any, opacity: float) -> None:
     record[LOG2_OPACITY] = math.log2(opacity)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _count_chunk(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
 ):
@@ -139,7 +139,7 @@ def _count_chunk(
         counts[rank] = total
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _fill_chunk(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
     gaussian_ids, rows, slots,
@@ -171,7 +171,7 @@ def _fill_chunk(
                 slot += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _count(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
 ):  # fmt: skip
@@ -183,7 +183,7 @@ def _count(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
     gaussian_ids, rows, slots,
@@ -196,7 +196,7 @@ def _fill(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _counts_to_cursors(tile_counts, offsets):
     """Turn (CHUNKS, tiles) counts into where each chunk's entries of a tile begin; fills offsets (tiles + 1,)."""
     position = 0
