@@ -414,7 +414,16 @@ class SplatkitModel(SplatfactoModel):
         """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side."""
         target, mask = self._evaluation_target(outputs, batch)
         rendered = outputs["rgb"]
-        return self.metrics.all(rendered, target, mask), {"img": torch.cat([target, rendered], dim=1)}
+        metrics = self.metrics.all(rendered, target, mask)
+        if self.dispatcher.is_training and self.dispatcher.listens_to("post_validation_image"):
+            self.dispatcher.run(
+                "post_validation_image",
+                metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},
+                image_name=str(batch.get("image_name", batch.get("image_idx", ""))),
+                rendered_frames=rendered[None],
+                target_frames=target[None],
+            )
+        return metrics, {"img": torch.cat([target, rendered], dim=1)}
 
     # ------------------------------------------------------------------ schedules
 

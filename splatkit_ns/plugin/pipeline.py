@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
+from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.cameras import camera_extent
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
+from splatkit_ns.plugin.validation import AnnouncedImages
 
 
 @dataclass
@@ -45,6 +48,8 @@ class SplatkitPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Draw an image, render it and compute the loss, calling the hooks in between."""
         model = self.model
+        model.context.step = step + 1
+        model.dispatcher.run("pre_batch")
         camera, batch = self.datamanager.next_train(step)
         model.start_step(step, camera, batch)
         outputs = self._model(camera)
@@ -53,3 +58,27 @@ class SplatkitPipeline(VanillaPipeline):
         model.dispatcher.run("post_compute_loss")
         metrics = model.get_metrics_dict(outputs, batch) if self.wants_metrics(step) else {}
         return outputs, loss_dict, metrics
+
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Metrics of one evaluation image, and images to look at."""
+        with self._validation(1) as dispatcher:
+            if dispatcher is not None:
+                dispatcher.run("pre_validation_image")
+            return super().get_eval_image_metrics_and_images(step)
+
+    def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Mean metrics of many images."""
+        with self._validation(len(data_loader)) as dispatcher:
+            images = data_loader if dispatcher is None else AnnouncedImages(data_loader, dispatcher)
+            return super().get_average_image_metrics(images, *args, **kwargs)
+
+    @contextmanager
+    def _validation(self, num_images: int) -> Generator[ModuleDispatcher | None]:
+        """Around an evaluation; gives the dispatcher during training, None otherwise, when modules hear nothing."""
+        dispatcher = self.model.dispatcher
+        if not dispatcher.is_training:
+            yield None
+            return
+        dispatcher.run("pre_validation", num_images=num_images)
+        yield dispatcher
+        dispatcher.run("post_validation")
