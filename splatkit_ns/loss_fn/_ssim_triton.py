@@ -6,7 +6,7 @@ in which the neighbour of a pixel is C numbers away.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
-# pyright: basic, reportArgumentType=false
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
