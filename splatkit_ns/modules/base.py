@@ -26,6 +26,11 @@ class SplatBaseModule(Generic[PayloadT]):
         """How messages and checkpoints call this module."""
         return type(self).__name__
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
+        return False
+
     def on_setup(
         self,
         logger: Any = None,
@@ -56,6 +61,9 @@ class SplatBaseModule(Generic[PayloadT]):
 
     def on_gaussians_changed(self, **kwargs: Any) -> None:
         """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
+
+    def on_phase(self, **kwargs: Any) -> None:
+        """After each part of a step; ``phase`` names the part that ends: see `context.PHASES`."""
 
     def on_cleanup(self, **kwargs: Any) -> None:
         """Once, after the last step, also when training ends by an exception or a signal."""

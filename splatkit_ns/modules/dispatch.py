@@ -25,18 +25,19 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_optimize": LOSS_ARGUMENTS,
     "post_step": LOSS_ARGUMENTS,
     "on_gaussians_changed": RUN_ARGUMENTS,
+    "on_phase": RUN_ARGUMENTS,
     "on_cleanup": RUN_ARGUMENTS,
 }
 """Every hook with the arguments that exist when it runs."""
 
-EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {"on_gaussians_changed": ("row_change",)}
+EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {"on_gaussians_changed": ("row_change",), "on_phase": ("phase",)}
 """Arguments that only one hook has."""
 
 
 class ModuleDispatcher:
     """Runs one hook of all modules: renderer, loss, densification, then the others as listed.
 
-    A hook that a module does not override costs nothing.
+    A hook that a module does not override costs nothing, nor does a module that is idle.
 
     Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
 
@@ -60,7 +61,7 @@ class ModuleDispatcher:
                     bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
                 )
                 for name, module in self.modules.items()
-                if _overrides(module, hook)
+                if _overrides(module, hook) and not module.is_idle
             ]
             for hook, available in HOOKS.items()
         }

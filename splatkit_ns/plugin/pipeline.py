@@ -9,6 +9,7 @@ from typing import Any
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
+from splatkit_ns.data_provider.run_data import RunData
 from splatkit_ns.plugin.cameras import camera_extent
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
@@ -36,20 +37,21 @@ class SplatkitPipeline(VanillaPipeline):
         super().__init__(config, device, *args, **kwargs)
         context = self.model.context
         context.world_size = self.world_size
-        context.data_provider = self.datamanager
+        context.data_provider = RunData(self)
         extent = camera_extent(self.datamanager.train_dataset.cameras)
-        context.scene_scale = extent if extent > 0 else 1.0
+        context.scene_scale = (extent if extent > 0 else 1.0) * config.model.global_scale
         self.wants_metrics: Callable[[int], bool] = lambda step: True
         """Whether a step's metrics will be looked at; the trainer sets it, so that others cost nothing."""
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Draw an image, render it and compute the loss, calling the hooks in between."""
         model = self.model
+        model.dispatcher.run("on_phase", phase="other")
         camera, batch = self.datamanager.next_train(step)
         model.start_step(step, camera, batch)
         outputs = self._model(camera)
-        model.dispatcher.run("pre_compute_loss")
+        model.run_hooks("pre_compute_loss", after="render")
         loss_dict = model.get_loss_dict(outputs, batch)
-        model.dispatcher.run("post_compute_loss")
+        model.run_hooks("post_compute_loss", after="loss")
         metrics = model.get_metrics_dict(outputs, batch) if self.wants_metrics(step) else {}
         return outputs, loss_dict, metrics
