@@ -53,4 +53,3 @@ def check_modules(modules: Any) -> None:
         raise ModuleError(f"modules is {modules!r}, expected a list of module instances.")
     for number, module in enumerate(modules):
         check_instance(module, SplatBaseModule, f"modules[{number}]")
-

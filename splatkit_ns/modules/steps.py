@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from splatkit_ns.errors import ModuleError
 
 
-def check_steps(owner: str, name: str, steps: Sequence[int], max_steps: int, logger: logging.Logger) -> frozenset[int]:
+def check_steps(owner: str, name: str, steps: Sequence[Any], max_steps: int, logger: logging.Logger) -> frozenset[int]:
     """The steps as a set, after checks.
 
     Args:

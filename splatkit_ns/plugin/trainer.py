@@ -31,6 +31,18 @@ from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook
 from splatkit_ns.plugin.run_modules import draws_progress, run_modules
 
+Vis = Literal[
+    "viewer",
+    "wandb",
+    "tensorboard",
+    "comet",
+    "viewer+wandb",
+    "viewer+tensorboard",
+    "viewer+comet",
+    "viewer_legacy",
+    "none",
+]
+
 STEPS_PER_LOSS_CHECK = 100
 """On a GPU the loss is read back, to see whether it is finite, once every this many steps."""
 
@@ -43,7 +55,15 @@ class SplatkitTrainerConfig(TrainerConfig):
     pipeline: SplatkitPipelineConfig = field(default_factory=SplatkitPipelineConfig)
     """Data and model."""
     vis: Literal[
-        "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy", "none"
+        "viewer",
+        "wandb",
+        "tensorboard",
+        "comet",
+        "viewer+wandb",
+        "viewer+tensorboard",
+        "viewer+comet",
+        "viewer_legacy",
+        "none",
     ] = "viewer"
     """Viewer and event writers; none runs neither."""
     modules: BuiltinModules = field(default_factory=BuiltinModules)
