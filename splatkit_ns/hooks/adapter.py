@@ -28,7 +28,7 @@ EVENTS = {
 """Events of modules that are nothing but a point of hooks.
 
 The others need a method: `HookModule.pre_validation`, `post_validation_image`, `on_exception` and `on_cleanup`.
-`before_run` comes before there are modules; the trainer calls it.
+`before_run` comes before there is a dispatcher; the trainer calls it.
 """
 
 VALIDATION_POINTS = ("before_val", "before_val_iter", "after_val_iter", "after_val")
@@ -83,10 +83,6 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         self.call_hook(point)
 
     # ------------------------------------------------------------------ points that need more than a call
-
-    def before_run(self) -> None:
-        """The first point of a run; called by the trainer, because there are no modules yet."""
-        self.call_hook("before_run")
 
     def _pre_validation(self, num_images: int) -> None:
         self.trainer.val_dataset_size = num_images

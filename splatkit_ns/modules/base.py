@@ -26,6 +26,11 @@ class SplatBaseModule(Generic[PayloadT]):
         """How messages and checkpoints call this module."""
         return type(self).__name__
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
+        return False
+
     def on_setup(
         self,
         logger: Any = None,
@@ -64,7 +69,7 @@ class SplatBaseModule(Generic[PayloadT]):
         """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
 
     def pre_validation(self, **kwargs: Any) -> None:
-        """Before nerfstudio's evaluation during training; ``num_images`` says how many images it renders."""
+        """Before an evaluation during training; ``num_images`` says how many images it renders."""
 
     def pre_validation_image(self, **kwargs: Any) -> None:
         """Before an evaluation image is rendered."""
@@ -83,6 +88,9 @@ class SplatBaseModule(Generic[PayloadT]):
 
     def on_exception(self, **kwargs: Any) -> None:
         """When training ends by an exception, before `on_cleanup`; ``exception`` is what was raised."""
+
+    def on_phase(self, **kwargs: Any) -> None:
+        """After each part of a step; ``phase`` names the part that ends: see `context.PHASES`."""
 
     def on_cleanup(self, **kwargs: Any) -> None:
         """Once, after the last step, also when training ends by an exception or a signal."""

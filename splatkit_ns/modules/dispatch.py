@@ -34,6 +34,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "pre_save_checkpoint": RUN_ARGUMENTS,
     "post_train": RUN_ARGUMENTS,
     "on_exception": RUN_ARGUMENTS,
+    "on_phase": RUN_ARGUMENTS,
     "on_cleanup": RUN_ARGUMENTS,
 }
 """Every hook with the arguments that exist when it runs."""
@@ -43,6 +44,7 @@ VALIDATION_HOOKS = ("pre_validation", "pre_validation_image", "post_validation_i
 
 EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "on_gaussians_changed": ("row_change",),
+    "on_phase": ("phase",),
     "pre_validation": ("num_images",),
     "post_validation_image": ("metrics", "image_name", "rendered_frames", "target_frames"),
     "on_exception": ("exception",),
@@ -53,7 +55,7 @@ EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
 class ModuleDispatcher:
     """Runs one hook of all modules: renderer, loss, densification, then the others as listed.
 
-    A hook that a module does not override costs nothing.
+    A hook that a module does not override costs nothing, nor does a module that is idle.
 
     Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
 
@@ -77,7 +79,7 @@ class ModuleDispatcher:
                     bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
                 )
                 for name, module in self.modules.items()
-                if _overrides(module, hook)
+                if _overrides(module, hook) and not module.is_idle
             ]
             for hook, available in HOOKS.items()
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
+from splatkit_ns.modules.copying import running_copy
 from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
@@ -69,6 +69,8 @@ class SplatkitModelConfig(ModelConfig):
     """Opacity at the start."""
     init_scale: float = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
+    global_scale: float = 1.0
+    """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     output_depth_during_training: bool = False
     """Render depth in training, too, for losses that use it."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
@@ -92,9 +94,9 @@ class SplatkitModel(SplatfactoModel):
             {name: nn.Parameter(value) for name, value in self._initial_gaussians().items()}
         )
         self.training_state = SplatTrainingState(self.gauss_params, {})
-        self.renderer: SplatRenderer[Any] = deepcopy(config.renderer)
-        self.loss_fn: SplatLossFn[Any] = deepcopy(config.loss_fn)
-        self.densification: SplatDensification[Any] = deepcopy(config.densification)
+        self.renderer: SplatRenderer[Any] = running_copy(config.renderer)
+        self.loss_fn: SplatLossFn[Any] = running_copy(config.loss_fn)
+        self.densification: SplatDensification[Any] = running_copy(config.densification)
         self.context = StepContext(
             logger=logging.getLogger("splatkit_ns"),
             max_steps=0,
@@ -109,6 +111,8 @@ class SplatkitModel(SplatfactoModel):
             num_cameras=self.num_train_data, device="cpu"
         )
         self.metrics = ImageMetrics(lpips=config.lpips)
+        self.announces_images = False
+        """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
         self.crop_box: OrientedBox | None = None
         self.background_color = (
@@ -260,17 +264,23 @@ class SplatkitModel(SplatfactoModel):
         context.target_frames = images.composite(target, self._step_background)[None]
         if "mask" in batch:
             context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
-        self.dispatcher.run("pre_step")
+        self.run_hooks("pre_step", after="data")
 
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step."""
-        self.dispatcher.run("on_optimize")
+        self.run_hooks("on_optimize", after="optimizers")
         if self.densification.changes_rows_itself:
             with self.training_state.track_row_changes():
                 self._guarded(self.densification, "densify", self._densify)
         else:
             self._guarded(self.densification, "densify", self._densify)
-        self.dispatcher.run("post_step")
+        self.run_hooks("post_step", after="densify")
+
+    def run_hooks(self, hook: str, after: str) -> None:
+        """Run a hook of all modules, between the end of the phase before it and that of "modules"."""
+        self.dispatcher.run("on_phase", phase=after)
+        self.dispatcher.run(hook)
+        self.dispatcher.run("on_phase", phase="modules")
 
     def _guarded(self, module: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
         return self.dispatcher.guarded(module.module_name, name, call)
@@ -415,7 +425,7 @@ class SplatkitModel(SplatfactoModel):
         target, mask = self._evaluation_target(outputs, batch)
         rendered = outputs["rgb"]
         metrics = self.metrics.all(rendered, target, mask)
-        if self.dispatcher.is_training and self.dispatcher.listens_to("post_validation_image"):
+        if self.announces_images and self.dispatcher.listens_to("post_validation_image"):
             self.dispatcher.run(
                 "post_validation_image",
                 metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},

@@ -43,20 +43,30 @@ class RunHooks:
 
     def __init__(self, trainer: SplatkitTrainer) -> None:
         self.trainer = trainer
-        self.module = HookModule(trainer.config.hooks)
-        self.module.trainer.connect(trainer)
         self._bridge: _Bridge | None = None
+
+    @property
+    def modules(self) -> list[HookModule]:
+        """The modules that carry hooks: that of the config's, and those that a program has added."""
+        return [module for module in self.trainer.modules if isinstance(module, HookModule)]
 
     @contextmanager
     def setting_up(self) -> Generator[None]:
         """Around the trainer's set-up: the first point before it, the last ones if it fails."""
+        if self.trainer.config.hooks:
+            self.trainer.modules.append(HookModule(self.trainer.config.hooks))  # after all others
         try:
-            self.module.before_run()
+            for module in self.modules:
+                module.trainer.connect(self.trainer)
+                module.call_hook("before_run")
             yield
             self._open_writers()  # after nerfstudio's: W&B has one run a process
         except BaseException as error:
-            self.module.on_exception(error)
-            self._end()
+            for module in self.modules:
+                module.on_exception(error)
+            for module in self.modules:
+                module.on_cleanup()
+            self.close_writers()
             raise
 
     @contextmanager
@@ -74,12 +84,6 @@ class RunHooks:
             finally:
                 self.close_writers()
 
-    def attach(self) -> None:
-        """Put the hooks behind all other modules; before a checkpoint is loaded, which may hold their state."""
-        model = self.trainer.pipeline.model
-        if self.module.hooks:
-            model.use_modules([*model.context.modules[3:], self.module])
-
     def wants_validation(self) -> bool:
         """Whether evaluations have anyone to listen, though nerfstudio's own writers are off."""
         dispatcher = self.trainer.pipeline.model.dispatcher
@@ -92,22 +96,21 @@ class RunHooks:
             config.writers, log_dir, config.experiment_name or "unnamed", config.project_name or "splatkit"
         )
         if opened is not None:
-            self.module.trainer.logger = opened
+            for module in self.modules:
+                module.trainer.logger = opened
             self._bridge = _Bridge(opened)
             nerfstudio_writer.EVENT_WRITERS.append(self._bridge)
 
     def close_writers(self) -> None:
         """Close the writers, and let nerfstudio know them no longer."""
-        if self._bridge is not None:
+        if self._bridge is None:
+            return
+        if self._bridge in nerfstudio_writer.EVENT_WRITERS:
             nerfstudio_writer.EVENT_WRITERS.remove(self._bridge)
-            self._bridge.writer.close()
-            self._bridge = self.module.trainer.logger = None
-
-    def _end(self) -> None:
-        try:
-            self.module.on_cleanup()
-        finally:
-            self.close_writers()
+        self._bridge.writer.close()
+        self._bridge = None
+        for module in self.modules:
+            module.trainer.logger = None
 
 
 class _Bridge:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import tyro
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -21,13 +22,28 @@ from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
 
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.plugin import checkpoints
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook
 from splatkit_ns.plugin.run_hooks import RunHooks
+from splatkit_ns.plugin.run_modules import draws_progress, run_modules
 from splatkit_ns.plugin.validation import evaluate
+
+Vis = Literal[
+    "viewer",
+    "wandb",
+    "tensorboard",
+    "comet",
+    "viewer+wandb",
+    "viewer+tensorboard",
+    "viewer+comet",
+    "viewer_legacy",
+    "none",
+]
 
 STEPS_PER_LOSS_CHECK = 100
 """On a GPU the loss is read back, to see whether it is finite, once every this many steps."""
@@ -44,6 +60,22 @@ class SplatkitTrainerConfig(TrainerConfig):
     """Hooks, by registered name or import path (package.module:Class): LogHook, CheckPointHook."""
     writers: tuple[str, ...] = ()
     """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
+    vis: Literal[
+        "viewer",
+        "wandb",
+        "tensorboard",
+        "comet",
+        "viewer+wandb",
+        "viewer+tensorboard",
+        "viewer+comet",
+        "viewer_legacy",
+        "none",
+    ] = "viewer"
+    """Viewer and event writers; none runs neither."""
+    modules: BuiltinModules = field(default_factory=BuiltinModules)
+    """What else hooks into training."""
+    attached: tyro.conf.Suppress[tuple[Any, ...]] = ()
+    """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
 
 
 class SplatkitTrainer(Trainer):
@@ -63,12 +95,16 @@ class SplatkitTrainer(Trainer):
         check_options(config)
         check_device(config.machine.device_type)
         super().__init__(config, local_rank, world_size)
+        self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
+        """What hooks into training besides renderer, loss and densification; may be added to before `setup`."""
         self.run_hooks = RunHooks(self)
 
     # ------------------------------------------------------------------ set-up
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
+        if draws_progress(self.modules):
+            self.config.logging.local_writer.enable = False
         with self.run_hooks.setting_up():
             super().setup(test_mode)
         model = self.pipeline.model
@@ -76,10 +112,15 @@ class SplatkitTrainer(Trainer):
         model.context.max_steps = self.config.max_num_iterations
         model.context.step = self._start_step
         model.context.world_rank = self.local_rank
+        model.training_state.checkpoint_source = self.make_checkpoint
         self.pipeline.wants_metrics = self._logs_at
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimizers with this run's length and scene scale."""
+        """Optimizers with this run's length and scene scale.
+
+        Modules are attached here because the pipeline is complete, and no checkpoint with their states loaded yet.
+        """
+        self.pipeline.model.use_modules(self.modules)
         groups = self.pipeline.get_param_groups()
         scales = {"means": self.pipeline.model.context.scene_scale}
         configs = run_optimizers(self.config.optimizers, list(groups), self.config.max_num_iterations, scales)
@@ -156,6 +197,7 @@ class SplatkitTrainer(Trainer):
         loss = model.context.loss
         assert loss is not None
         loss.backward()
+        model.dispatcher.run("on_phase", phase="backward")
         for name, optimizer in self.optimizers.optimizers.items():
             if step % accumulation[name] == accumulation[name] - 1:
                 self._clip_gradients(name, optimizer)
@@ -225,7 +267,6 @@ class SplatkitTrainer(Trainer):
 
     def _load_checkpoint(self) -> None:
         """Take up a checkpoint where the config names one."""
-        self.run_hooks.attach()
         config = self.config
         if config.load_dir is not None:
             path, loaded = checkpoints.newest_readable(Path(config.load_dir), config.load_step)

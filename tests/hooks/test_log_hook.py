@@ -82,7 +82,7 @@ def test_a_hook_like_the_documents_runs_under_the_registry(
 
     trainer = make_trainer(tiny_scene, tmp_path, "DocumentedHook", steps=4, writers=(f"{HERE}:MemoryWriter",))
     run(trainer)
-    (hook,) = trainer.run_hooks.module.hooks
+    (hook,) = trainer.run_hooks.modules[0].hooks
     assert isinstance(hook, DocumentedHook)
     writer = MemoryWriter.made[-1]
     assert [writer.curve("loss")[step] for step in (1, 2, 3, 4)] == pytest.approx(losses)
