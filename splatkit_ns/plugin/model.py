@@ -24,10 +24,10 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
-from splatkit_ns.modules.copying import running_copy
 from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.metrics import ImageMetrics
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState, random_points
@@ -94,9 +94,9 @@ class SplatkitModel(SplatfactoModel):
             {name: nn.Parameter(value) for name, value in self._initial_gaussians().items()}
         )
         self.training_state = SplatTrainingState(self.gauss_params, {})
-        self.renderer: SplatRenderer[Any] = running_copy(config.renderer)
-        self.loss_fn: SplatLossFn[Any] = running_copy(config.loss_fn)
-        self.densification: SplatDensification[Any] = running_copy(config.densification)
+        self.renderer: SplatRenderer[Any] = release(config.renderer)
+        self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
+        self.densification: SplatDensification[Any] = release(config.densification)
         self.context = StepContext(
             logger=logging.getLogger("splatkit_ns"),
             max_steps=0,
