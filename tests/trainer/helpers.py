@@ -11,8 +11,8 @@ from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig, SplatTrainerRe
 
 def make_trainer(scene: Path, output_dir: Path, max_steps: int = 6, **parts: Any) -> SplatTrainer:
     """A trainer on the CPU; `config` holds further settings of `SplatTrainerConfig`."""
-    settings = {"sh_degree": 1, "lpips": False, **parts.pop("config", {})}
-    config = SplatTrainerConfig(max_steps=max_steps, output_dir=output_dir, device="cpu", **settings)
+    settings = {"device": "cpu", "sh_degree": 1, "lpips": False, **parts.pop("config", {})}
+    config = SplatTrainerConfig(max_steps=max_steps, output_dir=output_dir, **settings)
     return SplatTrainer(config=config, data_provider=NerfstudioDataProvider(scene), **parts)
 
 
