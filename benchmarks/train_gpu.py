@@ -6,8 +6,8 @@ Each run is a process of its own, so that start-up counts: ``wall`` is the whole
 ``train`` the training loop alone. Every 8th image is held out. All methods train with evaluation switched off and are
 then evaluated on the same images by the same code (PSNR and SSIM, 11x11 Gaussian window), LPIPS left out.
 
-A run is METHOD:STEPS, optionally with overrides of the method's config: ``splatkit-3dgs:7000:pipeline.model.sh_degree=2``.
-Ratios are relative to the first run.
+A run is METHOD:STEPS, optionally with overrides of the method's config:
+``splatkit-3dgs:7000:pipeline.model.sh_degree=2``. Ratios are relative to the first run.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """All runs so far, with ratios to the first."""
     first = rows[0]
     print(
-        f"{'run':<50} {'wall s':>7} {'x':>6} {'train s':>7} {'ms/step':>7} {'PSNR':>6} {'':>6} {'SSIM':>6} {'N':>8} {'MiB':>6}"
+        f"{'run':<50} {'wall s':>7} {'x':>6} {'train s':>7} {'ms/step':>7} {'PSNR':>6} {'':>6} {'SSIM':>6} {'N':>8} "
+        f"{'MiB':>6}"
     )
     for row in rows:
         print(
