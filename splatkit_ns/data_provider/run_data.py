@@ -71,21 +71,24 @@ class RunData:
         model = self._pipeline.model
         data = self._evaluation_data()
         was_training = self._pipeline.training
-        for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
-            self._pipeline.eval()
-            try:
-                with torch.no_grad():
-                    outputs = model.get_outputs_for_camera(camera)
-                    metrics, images = model.get_image_metrics_and_images(outputs, batch)
-            finally:
-                self._pipeline.train(was_training)
-            width = images["img"].shape[1] // 2
-            yield ImageEvaluation(
-                name=Path(data.eval_dataset.image_filenames[index]).name,
-                metrics=metrics,
-                target=images["img"][:, :width],
-                rendered=images["img"][:, width:],
-            )
+        with self._pipeline.validation(len(data.eval_dataset)) as dispatcher:
+            for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
+                if dispatcher is not None:
+                    dispatcher.run("pre_validation_image")
+                self._pipeline.eval()
+                try:
+                    with torch.no_grad():
+                        outputs = model.get_outputs_for_camera(camera)
+                        metrics, images = model.get_image_metrics_and_images(outputs, batch)
+                finally:
+                    self._pipeline.train(was_training)
+                width = images["img"].shape[1] // 2
+                yield ImageEvaluation(
+                    name=Path(data.eval_dataset.image_filenames[index]).name,
+                    metrics=metrics,
+                    target=images["img"][:, :width],
+                    rendered=images["img"][:, width:],
+                )
 
     def evaluation_protocol(self) -> dict[str, Any]:
         """How the figures come about; fit for JSON."""

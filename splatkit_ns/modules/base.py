@@ -44,6 +44,12 @@ class SplatBaseModule(Generic[PayloadT]):
     ) -> None:
         """Once, before the first step and after a checkpoint has been loaded."""
 
+    def on_checkpoint_loaded(self, **kwargs: Any) -> None:
+        """After a checkpoint has been loaded, before `on_setup`; not in a run that starts afresh."""
+
+    def pre_batch(self, **kwargs: Any) -> None:
+        """At the very beginning of a step, before the training image is drawn."""
+
     def pre_step(self, **kwargs: Any) -> None:
         """After the training image has been drawn, before rendering."""
 
@@ -61,6 +67,27 @@ class SplatBaseModule(Generic[PayloadT]):
 
     def on_gaussians_changed(self, **kwargs: Any) -> None:
         """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
+
+    def pre_validation(self, **kwargs: Any) -> None:
+        """Before an evaluation during training; ``num_images`` says how many images it renders."""
+
+    def pre_validation_image(self, **kwargs: Any) -> None:
+        """Before an evaluation image is rendered."""
+
+    def post_validation_image(self, **kwargs: Any) -> None:
+        """After an evaluation image: ``metrics``, ``image_name``, ``rendered_frames`` and ``target_frames``."""
+
+    def post_validation(self, **kwargs: Any) -> None:
+        """After the last image of an evaluation."""
+
+    def pre_save_checkpoint(self, **kwargs: Any) -> None:
+        """Before the run's state is collected for a checkpoint."""
+
+    def post_train(self, **kwargs: Any) -> None:
+        """After the last step, before the last checkpoint; not when training ends by an exception."""
+
+    def on_exception(self, **kwargs: Any) -> None:
+        """When training ends by an exception, before `on_cleanup`; ``exception`` is what was raised."""
 
     def on_phase(self, **kwargs: Any) -> None:
         """After each part of a step; ``phase`` names the part that ends: see `context.PHASES`."""

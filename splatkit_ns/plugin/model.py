@@ -112,6 +112,8 @@ class SplatkitModel(SplatfactoModel):
             num_cameras=self.num_train_data, device="cpu"
         )
         self.metrics = ImageMetrics(lpips=config.lpips)
+        self.announces_images = False
+        """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
         self.crop_box: OrientedBox | None = None
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
@@ -422,7 +424,16 @@ class SplatkitModel(SplatfactoModel):
         """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side."""
         target, mask = self._evaluation_target(outputs, batch)
         rendered = outputs["rgb"]
-        return self.metrics.all(rendered, target, mask), {"img": torch.cat([target, rendered], dim=1)}
+        metrics = self.metrics.all(rendered, target, mask)
+        if self.announces_images and self.dispatcher.listens_to("post_validation_image"):
+            self.dispatcher.run(
+                "post_validation_image",
+                metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},
+                image_name=str(batch.get("image_name", batch.get("image_idx", ""))),
+                rendered_frames=rendered[None],
+                target_frames=target[None],
+            )
+        return metrics, {"img": torch.cat([target, rendered], dim=1)}
 
     # ------------------------------------------------------------------ schedules
 

@@ -30,7 +30,9 @@ from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook
+from splatkit_ns.plugin.run_hooks import RunHooks
 from splatkit_ns.plugin.run_modules import draws_progress, run_modules
+from splatkit_ns.plugin.validation import evaluate
 
 Vis = Literal[
     "viewer",
@@ -55,6 +57,10 @@ class SplatkitTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: SplatkitTrainer)
     pipeline: SplatkitPipelineConfig = field(default_factory=SplatkitPipelineConfig)
     """Data and model."""
+    hooks: tuple[str, ...] = ()
+    """Hooks, by registered name or import path (package.module:Class): LogHook, CheckPointHook."""
+    writers: tuple[str, ...] = ()
+    """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
     vis: Literal[
         "viewer",
         "wandb",
@@ -106,6 +112,7 @@ class SplatkitTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
         self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """What hooks into training besides renderer, loss and densification; may be added to before `setup`."""
+        self.run_hooks = RunHooks(self)
 
     # ------------------------------------------------------------------ set-up
 
@@ -113,7 +120,8 @@ class SplatkitTrainer(Trainer):
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        super().setup(test_mode)
+        with self.run_hooks.setting_up():
+            super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)
         model.context.max_steps = self.config.max_num_iterations
@@ -145,12 +153,11 @@ class SplatkitTrainer(Trainer):
         self.stop_training = False
         dispatcher = self.pipeline.model.dispatcher
         began = time.time()
-        try:
+        with self.run_hooks.running():
             dispatcher.setup()
             self._train_steps()
+            dispatcher.run("post_train")
             self.save_checkpoint(self.step)
-        finally:
-            dispatcher.cleanup()
         writer.put_time(EventName.TOTAL_TRAIN_TIME, time.time() - began, self.step, avg_over_steps=False)
         self._after_train()
 
@@ -227,6 +234,14 @@ class SplatkitTrainer(Trainer):
         while self.training_state == "paused" and not self.stop_training:
             time.sleep(0.01)
 
+    @profiler.time_function
+    def eval_iteration(self, step: int) -> None:
+        """Evaluate where it is due and anyone wants to know: a writer or a module."""
+        config = self.config
+        enabled = config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled()
+        if (enabled or self.run_hooks.wants_validation()) and self.pipeline.datamanager.eval_dataset:
+            evaluate(self, step)
+
     # ------------------------------------------------------------------ logging
 
     def _logs_at(self, step: int) -> bool:
@@ -277,6 +292,8 @@ class SplatkitTrainer(Trainer):
             return
         self._start_step = checkpoints.restore(self, loaded, path)
         CONSOLE.print(f"Resuming after step {loaded['step']} from {path}")
+        self.pipeline.model.context.step = self._start_step
+        self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
 
     def make_checkpoint(self, step: int | None = None) -> dict[str, Any]:
         """Everything a run needs to go on after a step (0-based; None means the current one)."""
@@ -285,4 +302,5 @@ class SplatkitTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint of a step (0-based), and only then delete older ones if no more are wanted."""
+        self.pipeline.model.dispatcher.run("pre_save_checkpoint")
         checkpoints.save(self.checkpoint_dir, self.make_checkpoint(step), self.config.save_only_latest_checkpoint)

@@ -54,6 +54,11 @@ class SplatTrainerConfig:
     """Steps between log entries."""
     lpips: bool = True
     """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
+    hooks: tuple[str, ...] = ()
+    """Hooks, by registered name or import path (package.module:Class). An instance goes into the trainer's modules, as
+    ``HookModule([hook])``."""
+    writers: tuple[str, ...] = ()
+    """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
 
     def check(self) -> None:
         """Check all settings at once.

@@ -149,6 +149,8 @@ class SplatTrainer:
             experiment_name=settings.experiment_name,
             steps_per_save=settings.steps_per_save,
             load_checkpoint=self.ckpt_path,
+            hooks=tuple(settings.hooks),
+            writers=tuple(settings.writers),
             pipeline=SplatkitPipelineConfig(datamanager=datamanager, model=model),
             optimizers=gaussian_optimizers(settings.learning_rates),
             **surroundings(
