@@ -15,6 +15,8 @@ from nerfstudio.plugins.types import MethodSpecification
 from splatkit_ns.densification import SplatDensification, SplatMCMCDensification
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.copying import holdable
+from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.plugin.run_modules import check_parts
@@ -57,9 +59,14 @@ def make_method(
     parts = {"renderer": renderer, "loss_fn": loss_fn, "densification": densification}
     fields = {field.name for field in dataclasses.fields(SplatkitModelConfig)}
     model_settings = {key: value for key, value in settings.items() if key in fields}
-    model_settings |= {key: part for key, part in parts.items() if part is not None}
+    model_settings |= {key: held(part) for key, part in parts.items() if part is not None}
     trainer_settings = {key: value for key, value in settings.items() if key not in fields}
-    config = trainer_config(name, SplatkitModelConfig(**model_settings), attached=tuple(modules), **trainer_settings)
+    config = trainer_config(
+        name,
+        SplatkitModelConfig(**model_settings),
+        attached=tuple(holdable(module) for module in modules),
+        **trainer_settings,
+    )
     return MethodSpecification(config=config, description=description)
 
 

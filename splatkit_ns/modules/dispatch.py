@@ -71,7 +71,7 @@ class ModuleDispatcher:
             _check_payloads(modules, context.renderer)
         self.modules = dict(zip(_unique_names(modules), modules, strict=True))
         self.context = context
-        self._set_up = False
+        self._set_up: set[str] = set()
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
             hook: [
                 (
@@ -95,16 +95,23 @@ class ModuleDispatcher:
 
     def setup(self) -> None:
         """Run `on_setup` of all modules."""
-        self._set_up = True
-        self.run("on_setup")
+        calls = dict(self._calls["on_setup"])
+        for name in self.modules:
+            if name in calls:
+                self.guarded(name, "on_setup", calls[name])
+            self._set_up.add(name)
 
     def cleanup(self) -> None:
-        """Run `on_cleanup` of all modules once, also of those after one that fails; the first failure is raised."""
-        if not self._set_up:
-            return
-        self._set_up = False
+        """Run `on_cleanup` once of every module that has been set up, also of those after one that fails.
+
+        Raises:
+            HookFailedError: the first failure.
+        """
+        ready, self._set_up = self._set_up, set()
         failures: list[Exception] = []
         for name, call in self._calls["on_cleanup"]:
+            if name not in ready:
+                continue
             try:
                 call(self.context)
             except Exception as error:  # every module gets its clean-up; reported below

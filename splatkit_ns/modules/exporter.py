@@ -21,7 +21,8 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     """Writes ``splats/step_007000.ply`` and ``ckpts/step_007000.ckpt`` at chosen steps.
 
     The PLY files open in every viewer of Gaussian splats; training resumes from the checkpoints. Each file is written
-    whole or not at all, by the process of rank 0 alone.
+    whole or not at all, by the process of rank 0 alone. List it after modules that keep a state: a checkpoint holds the
+    states of modules as they are when it is written.
 
     Raises:
         ModuleError: at set-up, if the format is unknown or a step is no whole number of at least 1.

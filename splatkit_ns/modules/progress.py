@@ -72,8 +72,7 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
 
     def on_cleanup(self) -> None:
         """Leave the bar as it stands."""
-        if getattr(self, "_bar", None) is not None:
-            assert self._bar is not None
+        if self._bar is not None:
             self._bar.stop()
             self._bar = None
 

@@ -86,7 +86,7 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
 
     def on_cleanup(self) -> None:
         """Close the file."""
-        if getattr(self, "_writer", None) is not None:
+        if self._writer is not None:
             self._writer.close()
             self._writer = None
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -22,9 +21,11 @@ from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.held import Opaque
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
@@ -74,8 +75,22 @@ class SplatkitTrainerConfig(TrainerConfig):
     """Viewer and event writers; none runs neither."""
     modules: BuiltinModules = field(default_factory=BuiltinModules)
     """What else hooks into training."""
-    attached: tyro.conf.Suppress[tuple[Any, ...]] = ()
+    attached: Opaque = ()
     """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
+
+    def save_config(self) -> None:
+        """Write config.yml; a part that cannot be written costs the other ``ns-*`` commands, not the run."""
+        try:
+            super().save_config()
+        except OSError as error:
+            raise SplatkitError(f"config.yml cannot be written in {self.get_base_dir()}: {error}") from error
+        except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
+            path = self.get_base_dir() / "config.yml"
+            path.unlink(missing_ok=True)
+            CONSOLE.print(
+                f"[bold yellow]Note:[/bold yellow] There is no {path}, so ns-eval, ns-export and ns-viewer cannot open "
+                f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
+            )
 
 
 class SplatkitTrainer(Trainer):

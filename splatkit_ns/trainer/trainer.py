@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,8 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.modules.checks import check_instance
-from splatkit_ns.modules.copying import holdable, running_copy
+from splatkit_ns.modules.copying import running_copy
+from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import reset_writers
@@ -33,8 +33,6 @@ from splatkit_ns.trainer.config import SplatTrainerConfig
 
 METHOD_NAME = "splatkit-3dgs"
 """The registered method under whose name runs are saved, so that the ``ns-*`` commands open them."""
-
-logger = logging.getLogger("splatkit_ns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ class SplatTrainer:
             HookFailedError: a module's hook raised.
         """
         config = self._trainer_config()
-        _save_config(config)
+        config.save_config()
         reset_writers()
         seed_everything(self.config.seed)
         trainer = SplatkitTrainer(config)
@@ -130,7 +128,7 @@ class SplatTrainer:
         """nerfstudio's config of this run, in a new folder."""
         settings = self.config
         model = SplatkitModelConfig(
-            **{name: holdable(part) for name, part in self._parts.items() if part is not None},
+            **{name: held(part) for name, part in self._parts.items() if part is not None},
             sh_degree=settings.sh_degree,
             sh_degree_interval=settings.sh_degree_interval,
             init_opacity=settings.init_opacity,
@@ -176,24 +174,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
-
-
-def _save_config(config: SplatkitTrainerConfig) -> None:
-    """Write config.yml; a part that cannot be written costs the ``ns-*`` commands, not the run."""
-    path = config.get_base_dir() / "config.yml"
-    try:
-        config.save_config()
-    except OSError as error:
-        raise SplatkitError(f"{path} cannot be written: {error.strerror or error}.") from error
-    except Exception as error:  # yaml pickles the parts, and a user's may refuse in any way
-        path.unlink(missing_ok=True)
-        logger.warning(
-            "There will be no %s, so ns-eval, ns-export and ns-viewer cannot open this run: a part of it cannot be "
-            "pickled (%s: %s).",
-            path,
-            type(error).__name__,
-            error,
-        )
 
 
 def _result(trainer: SplatkitTrainer) -> SplatTrainerResult:
