@@ -53,8 +53,9 @@ class SplatkitModelConfig(ModelConfig):
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
     sh_degree_interval: int = 1000
     """One more degree is used every this many steps."""
-    background_color: Literal["random", "black", "white"] = "random"
-    """Colour behind the Gaussians; random changes every step, which keeps surfaces opaque."""
+    background_color: Literal["auto", "random", "black", "white"] = "auto"
+    """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto which
+    the data set lays its images, random for images with an alpha channel, and black otherwise."""
     num_downscales: int = 0
     """Training starts with images whose sides are divided by 2 to this power."""
     resolution_schedule: int = 3000
@@ -111,12 +112,11 @@ class SplatkitModel(SplatfactoModel):
         self.metrics = ImageMetrics(lpips=config.lpips)
         self.step = 0
         self.crop_box: OrientedBox | None = None
-        self.background_color = (
-            torch.tensor(VIEWER_BACKGROUND)
-            if config.background_color == "random"
-            else get_color(config.background_color)
-        )
+        self.background_color = torch.tensor(VIEWER_BACKGROUND)
+        self.dataset_background = torch.zeros(3)
+        """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
         self._views: dict[tuple[int, int], PinholeView] = {}
+        self._backgrounds: dict[str, Tensor] = {}
 
     def _initial_gaussians(self) -> dict[str, Tensor]:
         config = self.config
@@ -254,7 +254,7 @@ class SplatkitModel(SplatfactoModel):
         context = self.context
         context.start_step(step + 1)
         context.image_name = str(batch.get("image_name", batch.get("image_idx", "")))
-        self._step_background = self._background()
+        self._step_background = self._background(has_alpha=batch["image"].shape[-1] == 4)
         downscale = self._get_downscale_factor()
         target = images.ground_truth(batch["image"].to(self.device), downscale)
         context.target_frames = images.composite(target, self._step_background)[None]
@@ -426,9 +426,21 @@ class SplatkitModel(SplatfactoModel):
             return 1
         return 2 ** max(self.config.num_downscales - self.step // self.config.resolution_schedule, 0)
 
-    def _background(self) -> Tensor:
-        if self.training and self.config.background_color == "random":
+    def _background(self, has_alpha: bool = False) -> Tensor:
+        """Colour behind the Gaussians, (3,).
+
+        Args:
+            has_alpha: whether this step's training image is RGBA.
+        """
+        mode = self.config.background_color
+        if self.training and (mode == "random" or (mode == "auto" and has_alpha)):
             return torch.rand(3, device=self.device)
-        if self.background_color.device != self.device:
-            self.background_color = self.background_color.to(self.device)
-        return self.background_color
+        if mode not in self._backgrounds:
+            colors = {"random": self.background_color, "auto": self.dataset_background}
+            self._backgrounds[mode] = (colors[mode] if mode in colors else get_color(mode)).to(self.device)
+        return self._backgrounds[mode]
+
+    def set_background(self, background_color: Tensor) -> None:
+        """Take the viewer's background colour (3,), shown behind models trained on random ones."""
+        self.background_color = background_color
+        self._backgrounds.pop("random", None)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
@@ -37,6 +38,9 @@ class SplatkitPipeline(VanillaPipeline):
         context = self.model.context
         context.world_size = self.world_size
         context.data_provider = self.datamanager
+        alpha_color = self.datamanager.train_dataparser_outputs.alpha_color
+        if alpha_color is not None:
+            self.model.dataset_background = torch.as_tensor(alpha_color, dtype=torch.float32)
         extent = camera_extent(self.datamanager.train_dataset.cameras)
         context.scene_scale = extent if extent > 0 else 1.0
         self.wants_metrics: Callable[[int], bool] = lambda step: True
