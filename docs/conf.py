@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
 project = "splatkit-ns"
 author = "The splatkit-ns developers"
 release = re.findall(r'^version = "(.+)"', (Path(__file__).parents[1] / "pyproject.toml").read_text(), re.MULTILINE)[0]
@@ -25,6 +27,10 @@ napoleon_numpy_docstring = False
 html_theme = "furo"
 html_title = f"splatkit-ns {release}"
 html_copy_source = False
+
+
+# An attribute's docstring is text: napoleon takes what stands before its first colon for a type.
+GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))  # type: ignore
 
 
 def setup(app: Any) -> None:

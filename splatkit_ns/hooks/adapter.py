@@ -85,8 +85,9 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
 
     # ------------------------------------------------------------------ points that need more than a call
 
-    def _pre_validation(self, num_images: int) -> None:
+    def _pre_validation(self, num_images: int, all_images: bool) -> None:
         self.trainer.val_dataset_size = num_images
+        self.trainer.val_is_complete = all_images
         self.call_hook("before_val")
 
     def _post_validation_image(

@@ -108,7 +108,7 @@ class LogHook(Hook):
         """Write the means."""
         number, step = trainer.val_dataset_size, trainer.global_step
         self.val_means = {name: value / number for name, value in self._sums.items()}
-        group = "val" if number > 1 else "val_image"
+        group = "val" if trainer.val_is_complete else "val_image"
         for name, value in self.val_means.items():
             if trainer.logger is not None:
                 trainer.logger.write_scalar(f"{group}/{name}", value, step)

@@ -104,6 +104,8 @@ class TrainerView:
         the ground truth as gt_images, both (1, H, W, 3) in [0, 1], and rgb_file_name."""
         self.val_dataset_size = 0
         """Number of images of the current or last evaluation."""
+        self.val_is_complete = False
+        """Whether these are all evaluation images; nerfstudio also checks a single one now and then."""
         self.error: BaseException | None = None
         """What ended the run, in `Hook.exception` and `Hook.after_run`."""
         self._trainer: Any = None

@@ -69,7 +69,7 @@ class SplatBaseModule(Generic[PayloadT]):
         """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
 
     def pre_validation(self, **kwargs: Any) -> None:
-        """Before an evaluation during training; ``num_images`` says how many images it renders."""
+        """Before an evaluation during training, of ``num_images`` images; ``all_images`` says whether that is all."""
 
     def pre_validation_image(self, **kwargs: Any) -> None:
         """Before an evaluation image is rendered."""

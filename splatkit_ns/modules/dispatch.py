@@ -45,7 +45,7 @@ VALIDATION_HOOKS = ("pre_validation", "pre_validation_image", "post_validation_i
 EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "on_gaussians_changed": ("row_change",),
     "on_phase": ("phase",),
-    "pre_validation": ("num_images",),
+    "pre_validation": ("num_images", "all_images"),
     "post_validation_image": ("metrics", "image_name", "rendered_frames", "target_frames"),
     "on_exception": ("exception",),
 }

@@ -66,7 +66,7 @@ class SplatkitPipeline(VanillaPipeline):
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Metrics of one evaluation image, and images to look at."""
-        with self.validation(1) as dispatcher:
+        with self.validation(1, all_images=False) as dispatcher:
             if dispatcher is not None:
                 dispatcher.run("pre_validation_image")
             return super().get_eval_image_metrics_and_images(step)
@@ -78,13 +78,13 @@ class SplatkitPipeline(VanillaPipeline):
             return super().get_average_image_metrics(images, *args, **kwargs)
 
     @contextmanager
-    def validation(self, num_images: int) -> Generator[ModuleDispatcher | None]:
+    def validation(self, num_images: int, all_images: bool = True) -> Generator[ModuleDispatcher | None]:
         """Around an evaluation; gives the dispatcher during training, None otherwise, when modules hear nothing."""
         model = self.model
         if not model.dispatcher.is_training:
             yield None
             return
-        model.dispatcher.run("pre_validation", num_images=num_images)
+        model.dispatcher.run("pre_validation", num_images=num_images, all_images=all_images)
         model.announces_images = True
         try:
             yield model.dispatcher

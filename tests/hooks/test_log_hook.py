@@ -132,6 +132,19 @@ def test_log_hook_follows_the_loss_and_validates(tiny_scene: Path, tmp_path: Pat
     assert writer.curve("val/lpips") == {}  # turned off in this run
 
 
+def test_a_check_of_one_image_is_told_from_an_evaluation_of_all(tiny_scene: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tiny_scene, tmp_path, "LogHook", steps=5, steps_per_eval_image=2, steps_per_eval_all_images=4,
+        writers=(f"{HERE}:MemoryWriter",),
+    )  # fmt: skip
+    trainer.config.pipeline.datamanager.dataparser.eval_interval = 8  # type: ignore[attr-defined]
+    run(trainer)
+    writer = MemoryWriter.made[-1]
+    assert trainer.pipeline.datamanager.eval_dataset.image_filenames[1:] == []  # one image is all there is
+    assert sorted(writer.curve("val_image/psnr")) == [3, 5]
+    assert sorted(writer.curve("val/psnr")) == [5]
+
+
 def test_writers_get_what_nerfstudio_logs_and_are_closed(tiny_scene: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_scene, tmp_path, steps=4, steps_per_eval_image=3, writers=(f"{HERE}:MemoryWriter",))
     trainer.config.logging.steps_per_log = 2
