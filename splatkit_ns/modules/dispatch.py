@@ -91,7 +91,7 @@ class ModuleDispatcher:
     @property
     def is_training(self) -> bool:
         """Whether `setup` has been run and `cleanup` has not."""
-        return self._set_up
+        return bool(self._set_up)
 
     def setup(self) -> None:
         """Run `on_setup` of all modules."""
