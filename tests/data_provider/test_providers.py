@@ -60,7 +60,7 @@ def test_nerfstudio(tiny_scene: Path, tmp_path: Path) -> None:
 def test_nerfstudio_with_masks_and_without_auto_scale(tmp_path: Path) -> None:
     scene = write_tiny_scene(tmp_path / "scene", masks=True)
     seen = seen_by_modules(NerfstudioDataProvider(scene, auto_scale_poses=False), tmp_path / "runs")
-    assert seen.scene_scale == pytest.approx(3.0, rel=0.2), "cameras are 3 units from the middle"
+    assert 3.0 < seen.scene_scale < 4.0, "cameras are 3 units from the middle, and 3DGS takes 1.1 times the largest"
     assert "outside the images' masks" in seen.data.evaluation_protocol()["masks"]
 
 
