@@ -61,9 +61,9 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
             request_absgrad(renderer, self.module_name)
-        limit_initial_number(training_state, self.max_gaussians, logger)
         if not hasattr(self, "statistics"):
             self.statistics: dict[str, Tensor] = {}
+        limit_initial_number(training_state, self.max_gaussians, logger)
         if not self.statistics or len(self.statistics["count"]) != len(training_state):
             self.statistics = {
                 name: torch.zeros(len(training_state), device=training_state.device) for name in STATISTICS

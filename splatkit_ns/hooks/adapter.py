@@ -28,7 +28,7 @@ EVENTS = {
 """Events of modules that are nothing but a point of hooks.
 
 The others need a method: `HookModule.pre_validation`, `post_validation_image`, `on_exception` and `on_cleanup`.
-`before_run` comes before there is a dispatcher; the trainer calls it.
+`before_run` comes before there is a dispatcher: see `HookModule.begin`.
 """
 
 VALIDATION_POINTS = ("before_val", "before_val_iter", "after_val_iter", "after_val")
@@ -49,6 +49,7 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
     def __init__(self, hooks: Sequence[str | Hook]) -> None:
         self.hooks = parse_hooks(hooks)
         self.trainer = TrainerView(self.call_hook)
+        self._runs = False
         for event, point in EVENTS.items():
             if self.listens_to(point):
                 setattr(self, event, functools.partial(self._fire, point))
@@ -100,6 +101,12 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         }
         self.call_hook("after_val_iter")
 
+    def begin(self, trainer: Any) -> None:
+        """The first point of a run; called by the trainer, because there is no dispatcher yet."""
+        self._runs = True
+        self.trainer.connect(trainer)
+        self.call_hook("before_run")
+
     def on_exception(self, exception: BaseException) -> None:
         """Tell every hook, also those after one that fails; failures are logged."""
         self.trainer.error = exception
@@ -107,7 +114,10 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
             logger.error("%s", failure)
 
     def on_cleanup(self) -> None:
-        """The last point; every hook gets it, and the first failure is raised."""
+        """The last point, once a run; every hook gets it, and the first failure is raised."""
+        if not self._runs:
+            return
+        self._runs = False
         failures = self._call_all("after_run")
         for failure in failures[1:]:
             logger.error("%s", failure)

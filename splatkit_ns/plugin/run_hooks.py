@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
 from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
-from splatkit_ns.modules.dispatch import VALIDATION_HOOKS
+from splatkit_ns.modules.dispatch import VALIDATION_HOOKS, ModuleDispatcher
 from splatkit_ns.plugin.writers import WRITER_REGISTRY  # from there, so that those that need nerfstudio are known
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 
 __all__ = ["RunHooks", "check_names"]
+
+logger = logging.getLogger("splatkit_ns")
 
 
 def check_names(config: SplatkitTrainerConfig) -> None:
@@ -57,32 +60,42 @@ class RunHooks:
             self.trainer.modules.append(HookModule(self.trainer.config.hooks))  # after all others
         try:
             for module in self.modules:
-                module.trainer.connect(self.trainer)
-                module.call_hook("before_run")
+                module.begin(self.trainer)
             yield
             self._open_writers()  # after nerfstudio's: W&B has one run a process
         except BaseException as error:
             for module in self.modules:
                 module.on_exception(error)
-            for module in self.modules:
-                module.on_cleanup()
-            self.close_writers()
+            with _logged_failures():
+                self._end()
             raise
 
     @contextmanager
     def running(self) -> Generator[None]:
-        """Around the training: modules are told of an exception, and then, whatever happened, clean up."""
+        """Around the training: modules are told of an exception, and then, whatever happened, clean up.
+
+        What fails in cleaning up after an exception is logged, because the exception says more.
+        """
         dispatcher = self.trainer.pipeline.model.dispatcher
         try:
             yield
         except BaseException as error:
             dispatcher.report_exception(error)
+            with _logged_failures():
+                self._end(dispatcher)
             raise
+        self._end(dispatcher)
+
+    def _end(self, dispatcher: ModuleDispatcher | None = None) -> None:
+        try:
+            if dispatcher is not None:
+                dispatcher.cleanup()
         finally:
             try:
-                dispatcher.cleanup()
+                for module in self.modules:
+                    module.on_cleanup()  # does nothing where the dispatcher has done it
             finally:
-                self.close_writers()
+                self._close_writers()
 
     def wants_validation(self) -> bool:
         """Whether evaluations have anyone to listen, though nerfstudio's own writers are off."""
@@ -101,7 +114,7 @@ class RunHooks:
             self._bridge = _Bridge(opened)
             nerfstudio_writer.EVENT_WRITERS.append(self._bridge)
 
-    def close_writers(self) -> None:
+    def _close_writers(self) -> None:
         """Close the writers, and let nerfstudio know them no longer."""
         if self._bridge is None:
             return
@@ -111,6 +124,14 @@ class RunHooks:
         self._bridge = None
         for module in self.modules:
             module.trainer.logger = None
+
+
+@contextmanager
+def _logged_failures() -> Generator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.error("Cleaning up failed, too: %s", error)
 
 
 class _Bridge:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from splatkit_ns.errors import HookFailedError, HookTypeError, SplatkitError
-from splatkit_ns.hooks import Hook
+from splatkit_ns.hooks import Hook, LogHook
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from tests.hooks.runs import POINTS, Recorder, make_trainer, run
 
@@ -149,3 +149,57 @@ def test_methods_of_ones_own_are_reached_by_name(tiny_scene: Path, tmp_path: Pat
 def test_all_points_are_tested_here() -> None:
     assert len(POINTS) == 13
     assert all(callable(getattr(Hook, point)) for point in POINTS)
+
+
+def test_after_run_comes_once_also_where_a_modules_set_up_fails(tiny_scene: Path, tmp_path: Path) -> None:
+    class Unready(Splat3DGSLossFn):
+        def on_setup(self, **kwargs: Any) -> None:
+            raise OSError("no room")
+
+    recorder = Recorder()
+    trainer = make_trainer(tiny_scene, tmp_path, recorder)
+    trainer.config.pipeline.model.loss_fn = Unready()
+    with pytest.raises(HookFailedError, match="no room"):
+        run(trainer)
+    assert recorder.names() == ["before_run", "exception", "after_run"]
+
+
+def test_a_failing_after_run_is_raised_when_nothing_else_went_wrong(tiny_scene: Path, tmp_path: Path) -> None:
+    class Bad(Hook):
+        def after_run(self, trainer: Any) -> None:
+            raise ValueError("cannot say goodbye")
+
+    recorder = Recorder()
+    with pytest.raises(HookFailedError, match="cannot say goodbye"):
+        run(make_trainer(tiny_scene, tmp_path, Bad(), recorder, steps=1))
+    assert recorder.names()[-1] == "after_run"
+
+
+def test_hooks_given_to_a_splat_trainer(tiny_scene: Path, tmp_path: Path) -> None:
+    from splatkit_ns.data_provider import NerfstudioDataProvider
+    from splatkit_ns.hooks import HookModule
+    from splatkit_ns.modules import SplatEvaluator
+    from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
+
+    result = SplatTrainer(
+        config=SplatTrainerConfig(max_steps=2, output_dir=tmp_path, device="cpu", lpips=False, hooks=("LogHook",)),
+        data_provider=NerfstudioDataProvider(tiny_scene, eval_interval=4),
+        modules=[HookModule([Recorder()]), SplatEvaluator(output_dir=tmp_path, eval_steps=[2])],
+    ).run()
+    mine, log = (module for module in result.modules if isinstance(module, HookModule))
+    assert isinstance(mine.hooks[0], Recorder)
+    images = ["before_val_iter", "after_val_iter"]
+    assert mine.hooks[0].names() == [
+        "before_run",
+        "before_train",
+        *["before_train_iter", "after_train_iter"] * 2,
+        "before_val",  # the evaluator comes after it
+        *images * 2,
+        "after_val",
+        "after_train",
+        "before_save_checkpoint",
+        "after_run",
+    ]
+    assert isinstance(log.hooks[0], LogHook)
+    means = log.hooks[0].val_means
+    assert means["psnr"] == pytest.approx(result.metrics["eval/psnr"], rel=1e-5)

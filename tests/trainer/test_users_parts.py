@@ -13,8 +13,8 @@ from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
-from splatkit_ns.loss_fn import ssim
 from splatkit_ns.loss_fn.base import SplatLossFn
+from splatkit_ns.loss_fn.ssim import ssim
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat.training_state import SplatTrainingState
