@@ -138,8 +138,8 @@ class BlenderDataProvider(SplatDataProvider):
     data: str | Path
     """The folder."""
     alpha_color: Literal["white", "black"] | None = "white"
-    """Colour behind the images; take the same as the trainer's background_color. None keeps alpha, and images are laid
-    onto the background of each step."""
+    """Colour onto which the images are laid, and then that behind the Gaussians. None keeps alpha, so that the
+    background can change with every step."""
     scale_factor: float = 1.0
     """Camera positions are multiplied by this."""
     ply_path: str | Path | None = None

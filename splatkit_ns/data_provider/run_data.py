@@ -97,7 +97,7 @@ class RunData:
         fields = {field.name for field in dataclasses.fields(parser)}
         split = {name: _plain(getattr(parser, name)) for name in SPLIT_FIELDS if name in fields}
         model = self._pipeline.model
-        color = [round(float(channel), 4) for channel in model.background_color]
+        color = [round(float(channel), 4) for channel in model.evaluation_background()]
         masked = data.eval_dataset.dataparser_outputs.mask_filenames
         return {
             "split": {"dataparser": type(parser).__name__.removesuffix("Config"), **split},

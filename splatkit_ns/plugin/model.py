@@ -454,6 +454,11 @@ class SplatkitModel(SplatfactoModel):
         mode = self.config.background_color
         if self.training and (mode == "random" or (mode == "auto" and has_alpha)):
             return torch.rand(3, device=self.device)
+        return self.evaluation_background()
+
+    def evaluation_background(self) -> Tensor:
+        """Colour behind the Gaussians outside training, (3,)."""
+        mode = self.config.background_color
         if mode not in self._backgrounds:
             colors = {"random": self.background_color, "auto": self.dataset_background}
             self._backgrounds[mode] = (colors[mode] if mode in colors else get_color(mode)).to(self.device)

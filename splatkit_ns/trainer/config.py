@@ -12,7 +12,7 @@ import torch
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.splat import LEARNING_RATES
 
-BackgroundColor = Literal["random", "black", "white"]
+BackgroundColor = Literal["auto", "random", "black", "white"]
 
 
 @dataclass
@@ -44,8 +44,9 @@ class SplatTrainerConfig:
     learning_rates: dict[str, float] = field(default_factory=dict[str, float])
     """By parameter: means, scales, quats, opacities, sh0, shN. Those left out are 3DGS's; that of means is relative to
     the scene's scale and falls to a hundredth."""
-    background_color: BackgroundColor = "random"
-    """Colour behind the Gaussians; random changes every step, which keeps surfaces opaque."""
+    background_color: BackgroundColor = "auto"
+    """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
+    which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     render_depth: bool = False
     """Render expected depth in training, too, for losses that read ``rend_out.depths``."""
     steps_per_save: int = 2000
