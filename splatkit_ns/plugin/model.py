@@ -54,8 +54,8 @@ class SplatkitModelConfig(ModelConfig):
     sh_degree_interval: int = 1000
     """One more degree is used every this many steps."""
     background_color: Literal["auto", "random", "black", "white"] = "auto"
-    """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto which
-    the data set lays its images, random for images with an alpha channel, and black otherwise."""
+    """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
+    which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     num_downscales: int = 0
     """Training starts with images whose sides are divided by 2 to this power."""
     resolution_schedule: int = 3000
