@@ -151,3 +151,18 @@ def plain_environment() -> dict[str, str]:
     import os
 
     return {**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_mistake_ends_the_command_with_one_message_and_status_1(tmp_path: Path) -> None:
+    """The one real process for this; the messages themselves are tested in tests/plugin/test_bad_input.py."""
+    (tmp_path / "data").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "nerfstudio.scripts.train", "splatkit-3dgs", "--vis", "tensorboard",
+         "--machine.device-type", "cpu", "--output-dir", "out", "--data", "data"],
+        capture_output=True, text=True, check=False, env=plain_environment(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    (message,) = [line for line in done.stdout.splitlines() if line.startswith("Error:")]
+    assert message.startswith("Error: The data folder data is empty. Photographs are turned into a data set by:")
+    assert not list(tmp_path.rglob("*.ckpt"))

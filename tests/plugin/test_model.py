@@ -79,7 +79,7 @@ def test_fixed_backgrounds_are_behind_everything(tiny_scene: Path, colour: str, 
 
 
 def test_random_backgrounds_change_every_step_and_are_the_viewers_outside_training(tiny_scene: Path) -> None:
-    pipeline = make_pipeline(tiny_scene, init_scale=0.2)
+    pipeline = make_pipeline(tiny_scene, background_color="random", init_scale=0.2)
     first, second = train_step(pipeline)["background"].clone(), train_step(pipeline, 1)["background"]
     assert not torch.equal(first, second)
     outputs, _ = evaluate(pipeline)
@@ -175,8 +175,13 @@ def test_masked_pixels_reach_neither_loss_nor_metrics(masked_scene: Path) -> Non
     assert pipeline.model.get_image_metrics_and_images(outputs, batch)[0] != before
 
 
-def test_transparent_images_are_compared_on_the_steps_own_background(tmp_path: Path) -> None:
-    pipeline = make_pipeline(write_tiny_scene(tmp_path, rgba=True))
+@pytest.fixture(scope="module")
+def transparent_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_scene(tmp_path_factory.mktemp("transparent"), rgba=True)
+
+
+def test_transparent_images_are_laid_onto_the_steps_own_background(transparent_scene: Path) -> None:
+    pipeline = make_pipeline(transparent_scene, background_color="random")
     outputs = train_step(pipeline)
     target = pipeline.model.context.target_frames
     assert target is not None
@@ -187,6 +192,15 @@ def test_transparent_images_are_compared_on_the_steps_own_background(tmp_path: P
     assert pictures["img"].shape == (24, 64, 3)
     torch.testing.assert_close(pictures["img"][0, 0], torch.tensor(VIEWER_BACKGROUND))
     assert set(metrics) == {"psnr", "ssim"}
+
+
+def test_the_automatic_background_follows_the_data(tiny_scene: Path, transparent_scene: Path) -> None:
+    opaque = make_pipeline(tiny_scene)
+    assert float(train_step(opaque)["background"].abs().max()) == 0
+    transparent = make_pipeline(transparent_scene)
+    first, second = (train_step(transparent, step)["background"].clone() for step in (0, 1))
+    assert not torch.equal(first, second)
+    assert float(evaluate(transparent)[0]["background"].abs().max()) == 0
 
 
 def test_exporter_and_viewer_find_what_they_read(tiny_scene: Path) -> None:
