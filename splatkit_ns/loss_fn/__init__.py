@@ -2,6 +2,5 @@
 
 from splatkit_ns.loss_fn._3dgs import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import SplatLossFn
-from splatkit_ns.loss_fn.ssim import ssim
 
-__all__ = ["Splat3DGSLossFn", "SplatLossFn", "ssim"]
+__all__ = ["Splat3DGSLossFn", "SplatLossFn"]

@@ -5,6 +5,7 @@ Wang et al., "Image quality assessment: from error visibility to structural simi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -19,11 +20,14 @@ SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
 
+logger = logging.getLogger(__name__)
+
 
 def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Mean SSIM of two batches of images with values in 0..1; differentiable in both.
 
-    On CUDA without a mask this is `fused_ssim` where that package is installed, with the same value to 1e-5.
+    On CUDA without a mask this is a Triton kernel of ours, on the CPU a compiled one, elsewhere convolutions: the same
+    value to 1e-5.
 
     Args:
         a: (B, 3, H, W), H and W at least 11; the rendered images.
@@ -39,10 +43,9 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """
     _check_images(a, b)
     if mask is None:
-        fused = _fused_ssim() if a.is_cuda and a.dtype == torch.float32 and not b.requires_grad else None
-        if fused is not None:
-            train = torch.is_grad_enabled() and a.requires_grad
-            return fused(a.contiguous(), b.contiguous(), padding="valid", train=train)
+        kernel = _cuda_kernel() if a.is_cuda and a.dtype == torch.float32 and not b.requires_grad else None
+        if kernel is not None:
+            return kernel(a, b, _window(a.dtype, a.device), C1, C2)
         return ssim_map(a, b).mean()
     valid = valid_windows(mask, a)
     # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
@@ -131,12 +134,30 @@ def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _fused_ssim() -> Callable[..., Any] | None:
+def _cuda_kernel() -> Callable[..., Tensor] | None:
+    """The mean SSIM on CUDA in few kernels: ours in Triton, else the package fused_ssim, else None."""
+    try:
+        from splatkit_ns.loss_fn._ssim_triton import mean_ssim
+
+        probe = torch.zeros(1, 3, WINDOW_SIZE, WINDOW_SIZE, device="cuda")
+        mean_ssim(probe, probe, _window(probe.dtype, probe.device), C1, C2)
+    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
+        logger.info("SSIM runs without Triton (%s: %s).", type(error).__name__, error)
+        return _fused_ssim()
+    return mean_ssim
+
+
+def _fused_ssim() -> Callable[..., Tensor] | None:
     try:
         from fused_ssim import fused_ssim  # type: ignore[reportMissingImports]
     except (ImportError, OSError):  # an extension built for another torch fails to load with OSError
         return None
-    return fused_ssim
+
+    def mean_ssim(a: Tensor, b: Tensor, *_: Any) -> Tensor:
+        train = torch.is_grad_enabled() and a.requires_grad
+        return fused_ssim(a.contiguous(), b.contiguous(), padding="valid", train=train)
+
+    return mean_ssim
 
 
 @lru_cache(maxsize=1)

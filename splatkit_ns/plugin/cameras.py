@@ -43,7 +43,7 @@ def pinhole_view(camera: Cameras, downscale: int = 1) -> PinholeView:
         downscale: both sides of the image are divided by this and rounded down.
     """
     width, height = int(camera.width.item()), int(camera.height.item())
-    Ks = camera.get_intrinsics_matrices().float()
+    Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
     if downscale > 1:
         width, height = width // downscale, height // downscale
         Ks = torch.cat([Ks[:, :2] / downscale, Ks[:, 2:]], dim=1)

@@ -294,7 +294,8 @@ class SplatkitTrainer(Trainer):
         writer.put_time(EventName.TRAIN_RAYS_PER_SEC, rays / seconds, step, avg_over_steps=True)
         self._last_log = (step, now)
         writer.put_scalar(name="Train Loss", scalar=loss.detach(), step=step)
-        writer.put_dict(name="Train Loss Dict", scalar_dict=loss_dict, step=step)
+        terms = {name: term.detach() for name, term in loss_dict.items()}
+        writer.put_dict(name="Train Loss Dict", scalar_dict=terms, step=step)
         writer.put_dict(name="Train Metrics Dict", scalar_dict=metrics_dict, step=step)
         for name, scheduler in self.optimizers.schedulers.items():
             writer.put_scalar(name=f"learning_rate/{name}", scalar=scheduler.get_last_lr()[0], step=step)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -209,9 +212,45 @@ def test_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(ssim(a, b)) == pytest.approx(expected, abs=1e-6)
 
 
+IN_THE_INTERPRETER = """
+import torch
+from splatkit_ns.loss_fn._ssim_triton import mean_ssim
+from splatkit_ns.loss_fn.ssim import C1, C2, _window, ssim_map_by_convolution
+
+window = _window(torch.float32, torch.device("cpu"))
+for shape in ((1, 3, 30, 83), (2, 3, 27, 11)):
+    for interleaved in (False, True):
+        torch.manual_seed(0)
+        a = torch.rand(shape)
+        b = (a + 0.2 * torch.randn(shape)).clamp(0, 1)
+        if interleaved:
+            a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
+        x = a.clone(memory_format=torch.preserve_format).requires_grad_()
+        y = a.clone().requires_grad_()
+        value, expected = mean_ssim(x, b, window, C1, C2), ssim_map_by_convolution(y, b, window).mean()
+        (3 * value).backward()
+        (3 * expected).backward()
+        assert abs(value.item() - expected.item()) < 1e-6, (shape, interleaved, value, expected)
+        assert torch.allclose(x.grad, y.grad, rtol=1e-4, atol=1e-7), (shape, interleaved)
+print("alike")
+"""
+
+
+def test_triton_kernels_in_the_interpreter() -> None:
+    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
+    # a process of its own: Triton decides when it is imported whether it interprets
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", IN_THE_INTERPRETER]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout == "alike\n", result.stderr
+
+
 @pytest.mark.gpu
-def test_cuda_equals_cpu() -> None:
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_cuda_equals_cpu(interleaved: bool) -> None:
     a, b = images(1, 3, 50, 70, dtype=torch.float32)
+    if interleaved:
+        a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
     x, y = a.clone().requires_grad_(), a.cuda().requires_grad_()
     values = [ssim(x, b), ssim(y, b.cuda())]
     for value in values:

@@ -25,7 +25,7 @@ NAMES = ("means", "quats", "scales", "opacities", "colors", "viewmats", "backgro
     ids=["sh3 antialiased", "two cameras with expected depth", "five channels with depth"],
 )
 def test_gradcheck(settings: dict, options: dict) -> None:
-    scene = random_scene(n=6, width=11, height=9, seed=3, size=0.5, dtype=torch.float64, **settings)
+    scene = random_scene(n=6, width=6, height=5, seed=3, size=0.5, dtype=torch.float64, **settings)
     scene["opacities"] = 0.3 + 0.4 * scene["opacities"]
     channels = 3 if "sh_bands" in settings else settings["channels"]
     scene["backgrounds"] = torch.linspace(0.1, 0.9, channels, dtype=torch.float64).repeat(len(scene["viewmats"]), 1)

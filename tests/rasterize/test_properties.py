@@ -86,7 +86,7 @@ def test_two_backward_passes_are_bit_equal_with_any_number_of_threads() -> None:
 
 
 def test_rendering_from_two_threads_at_once() -> None:
-    """A viewer renders while training does: numba's "workqueue" layer would end the process without our lock."""
+    """A viewer renders while training does; both share one pool of threads."""
     scenes_of = [random_scene(n=500, width=60, height=40, seed=seed) for seed in (1, 2)]
     expected = [gradients(scene) for scene in scenes_of]
     failures: list[str] = []

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .compositing import composite
-from .compositing_backward import composite_backward
+from .compositing_backward import V_COLOURS, composite_backward, gather_by_gaussian
+from .parallel import run_parallel
 from .projection import project
 from .projection_backward import project_backward
-from .scalar_math import KERNEL_LOCK, use_torch_threads
 from .sh import sh_colours, sh_colours_backward
 from .tiles import TileLists, build_tile_lists
 
@@ -30,6 +30,11 @@ def _array(tensor: Tensor) -> Array:
 def _zeros(like: Tensor) -> Tensor:
     """Contiguous zeros, whatever the strides of `like`: the kernels are compiled for contiguous arrays only."""
     return torch.zeros(like.shape, dtype=like.dtype)
+
+
+def _blocks(n: int) -> int:
+    """Blocks that N Gaussians' sums are cut into: a function of N only, so that sums do not depend on threads."""
+    return max(1, min(64, n // 64))
 
 
 class Project(torch.autograd.Function):
@@ -47,11 +52,10 @@ class Project(torch.autograd.Function):
         means2d, depths = means.new_zeros(cameras, n, 2), means.new_zeros(cameras, n)
         conics, compensations = means.new_zeros(cameras, n, 3), means.new_zeros(cameras, n)
         radii = torch.zeros(cameras, n, 2, dtype=torch.int32)
-        with KERNEL_LOCK:
-            use_torch_threads()
-            project(
-                _array(means), _array(quats), _array(scales), _array(opacities), _array(viewmats), _array(Ks),
-                width, height, near, far, radius_clip, eps2d, antialiased,
+        for camera in range(cameras):
+            run_parallel(
+                project, n, camera, _array(means), _array(quats), _array(scales), _array(opacities), _array(viewmats),
+                _array(Ks), width, height, near, far, radius_clip, eps2d, antialiased,
                 means2d.numpy(), depths.numpy(), conics.numpy(), compensations.numpy(), radii.numpy(),
             )  # fmt: skip
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
@@ -73,14 +77,14 @@ class Project(torch.autograd.Function):
             )
         )
         v_means, v_quats, v_scales = _zeros(means), _zeros(quats), _zeros(scales)
-        with KERNEL_LOCK:
-            use_torch_threads()
-            v_viewmats = project_backward(
-                _array(means), _array(quats), _array(scales), _array(viewmats), _array(Ks), width, height, eps2d,
-                _array(radii), v_means2d, v_depths, v_conics, v_compensations,
-                v_means.numpy(), v_quats.numpy(), v_scales.numpy(),
-            )  # fmt: skip
-        return v_means, v_quats, v_scales, None, torch.from_numpy(v_viewmats).to(viewmats), *([None] * 8)
+        blocks = _blocks(n)
+        v_view_partial = torch.zeros(blocks, cameras, 4, 4, dtype=torch.float64)
+        run_parallel(
+            project_backward, blocks, blocks, _array(means), _array(quats), _array(scales), _array(viewmats),
+            _array(Ks), width, height, eps2d, _array(radii), v_means2d, v_depths, v_conics, v_compensations,
+            v_means.numpy(), v_quats.numpy(), v_scales.numpy(), v_view_partial.numpy(),
+        )  # fmt: skip
+        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 8)
 
 
 class ShColours(torch.autograd.Function):
@@ -89,9 +93,11 @@ class ShColours(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int) -> Tensor:
         colours = means.new_zeros(centres.shape[0], means.shape[0], 3)
-        with KERNEL_LOCK:
-            use_torch_threads()
-            sh_colours(degree, _array(means), _array(centres), _array(coefficients), _array(radii), colours.numpy())
+        for camera in range(len(centres)):
+            run_parallel(
+                sh_colours, len(means), camera, degree, _array(means), _array(centres), _array(coefficients),
+                _array(radii), colours.numpy(),
+            )  # fmt: skip
         ctx.save_for_backward(means, centres, coefficients, radii, colours)
         ctx.degree = degree
         return colours
@@ -101,13 +107,13 @@ class ShColours(torch.autograd.Function):
     def backward(ctx: Any, v_colours: Tensor) -> tuple[Tensor | None, ...]:
         means, centres, coefficients, radii, colours = ctx.saved_tensors
         v_means, v_sh = _zeros(means), _zeros(coefficients)
-        with KERNEL_LOCK:
-            use_torch_threads()
-            v_centres = sh_colours_backward(
-                ctx.degree, _array(means), _array(centres), _array(coefficients), _array(radii), _array(colours),
-                _array(v_colours), v_means.numpy(), v_sh.numpy(),
-            )  # fmt: skip
-        return v_means, torch.from_numpy(v_centres).to(centres), v_sh, None, None
+        blocks = _blocks(len(means))
+        v_centre_partial = torch.zeros(blocks, len(centres), 3, dtype=torch.float64)
+        run_parallel(
+            sh_colours_backward, blocks, blocks, ctx.degree, _array(means), _array(centres), _array(coefficients),
+            _array(radii), _array(colours), _array(v_colours), v_means.numpy(), v_sh.numpy(), v_centre_partial.numpy(),
+        )  # fmt: skip
+        return v_means, v_centre_partial.sum(0).to(centres), v_sh, None, None
 
 
 class Composite(torch.autograd.Function):
@@ -135,13 +141,11 @@ class Composite(torch.autograd.Function):
                 _array(radii[camera].amax(-1) > 0), width, height,
             )  # fmt: skip
             lists.append(tiles)
-            with KERNEL_LOCK:
-                use_torch_threads()
-                composite(
-                    tiles.schedule, tiles.tiles_x, tiles.offsets, tiles.gaussian_ids, tiles.rows, tiles.records,
-                    _array(colours[camera]), _array(background[camera]),
-                    renders[camera].numpy(), light_left[camera].numpy(), last[camera].numpy(),
-                )  # fmt: skip
+            run_parallel(
+                composite, len(tiles.schedule), tiles.schedule, tiles.tiles_x, tiles.offsets, tiles.gaussian_ids,
+                tiles.rows, tiles.records, _array(colours[camera]), _array(background[camera]),
+                renders[camera].numpy(), light_left[camera].numpy(), last[camera].numpy(),
+            )  # fmt: skip
         ctx.save_for_backward(means2d, conics, opacities, colours, background, light_left, last)
         ctx.lists, ctx.absgrad, ctx.has_background = lists, absgrad, backgrounds is not None
         return renders, (1.0 - light_left)[..., None]
@@ -154,17 +158,19 @@ class Composite(torch.autograd.Function):
         v_opacities, v_colours = _zeros(opacities), _zeros(colours)
         v_absolute = _zeros(means2d)
         for camera, tiles in enumerate(ctx.lists):
-            with KERNEL_LOCK:
-                use_torch_threads()
-                composite_backward(
-                    tiles.schedule, tiles.tiles_x, tiles.offsets, tiles.gaussian_ids, tiles.rows, tiles.slots,
-                    tiles.depth_order, tiles.slot_offsets, tiles.records, _array(conics[camera]),
-                    _array(opacities[camera]), _array(colours[camera]), _array(background[camera]),
-                    light_left[camera].numpy(), last[camera].numpy(), _array(v_renders[camera]),
-                    _array(v_alphas[camera, ..., 0]), ctx.absgrad, v_means2d[camera].numpy(),
-                    v_conics[camera].numpy(), v_opacities[camera].numpy(), v_colours[camera].numpy(),
-                    v_absolute[camera].numpy(),
-                )  # fmt: skip
+            row_gradients = _array(means2d.new_empty(len(tiles.gaussian_ids), V_COLOURS + colours.shape[-1]))
+            run_parallel(
+                composite_backward, len(tiles.schedule), tiles.schedule, tiles.tiles_x, tiles.offsets,
+                tiles.gaussian_ids, tiles.rows, tiles.slots, tiles.records, _array(conics[camera]),
+                _array(opacities[camera]), _array(colours[camera]), _array(background[camera]),
+                light_left[camera].numpy(), last[camera].numpy(), _array(v_renders[camera]),
+                _array(v_alphas[camera, ..., 0]), ctx.absgrad, row_gradients,
+            )  # fmt: skip
+            run_parallel(
+                gather_by_gaussian, len(tiles.depth_order), tiles.depth_order, tiles.slot_offsets, row_gradients,
+                ctx.absgrad, v_means2d[camera].numpy(), v_conics[camera].numpy(), v_opacities[camera].numpy(),
+                v_colours[camera].numpy(), v_absolute[camera].numpy(),
+            )  # fmt: skip
         if ctx.absgrad:
             means2d.absgrad = v_absolute
         v_background = None

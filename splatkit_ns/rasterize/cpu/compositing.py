@@ -27,7 +27,7 @@ FAST = {"contract", "reassoc", "nsz", "arcp"}
 """Fast-math without the "no NaN, no infinity" promises."""
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def fill_pixel_centres(buffer, tile_x, tile_y):
     """Write the x and y of the tile's pixel centres, in pixels, into planes PX and PY."""
     kind = buffer.dtype.type
@@ -38,7 +38,7 @@ def fill_pixel_centres(buffer, tile_x, tile_y):
             buffer[PY + U(row * TILE + column)] = kind(tile_y * TILE + row) + half
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _blend_weights(buffer, first, last, record, number):
     """Plane WEIGHT = alpha * light of one Gaussian on pixels [first, last); updates LIGHT and LAST.
 
@@ -66,7 +66,7 @@ def _blend_weights(buffer, first, last, record, number):
         buffer[LAST + p] = number if blends else buffer[LAST + p]
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _add_colour(buffer, first, last, colour):
     channels = colour.shape[0]
     if channels == 3:
@@ -84,7 +84,7 @@ def _add_colour(buffer, first, last, colour):
             buffer[plane + p] += buffer[WEIGHT + p] * c
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _all_finished(buffer):
     most = buffer[LIGHT]
     for p in range(ONE, PLANE):
@@ -92,7 +92,7 @@ def _all_finished(buffer):
     return most <= 0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _composite_tile(tile, tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left, last):
     height, width, channels = image.shape
     tile_x, tile_y = tile % tiles_x, tile // tiles_x
@@ -123,15 +123,18 @@ def _composite_tile(tile, tiles_x, offsets, gaussian_ids, rows, records, colours
                 image[y, x, k] = buffer[SUMS + U(k) * PLANE + p] + light * background[k]
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
-def composite(schedule, tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left, last):
-    """Composite one camera's tile lists (see `tiles.TileLists`) into preallocated arrays.
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def composite(
+    first, last_job, schedule, tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left,
+    last,
+):  # fmt: skip
+    """Composite tiles schedule[first:last_job] of one camera's lists (`tiles.TileLists`) into preallocated arrays.
 
     colours (N, D), background (D,) -> image (H, W, D), light_left (H, W) the transmittance behind the last Gaussian,
     last (H, W) int32 the 1-based place in the tile's list of the last Gaussian that was blended, 0 for none (in float32
     exact up to 16.7 million Gaussians in one tile).
     """
-    for job in numba.prange(schedule.shape[0]):
+    for job in range(first, last_job):
         _composite_tile(
             schedule[job], tiles_x, offsets, gaussian_ids, rows, records, colours, background, image, light_left, last
         )

@@ -26,7 +26,7 @@ LIGHT, LAST, BEHIND, DOT, WEIGHT, SLOPE, SUMS = U(512), U(768), U(1024), U(1280)
 V_MEAN_X, V_MEAN_Y, V_A, V_B, V_C, V_OPACITY, V_ABS_X, V_ABS_Y, V_COLOURS = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _dot_with_colour(buffer, first, last, colour):
     """Plane DOT = colour . dL/dimage."""
     channels = colour.shape[0]
@@ -47,7 +47,7 @@ def _dot_with_colour(buffer, first, last, colour):
             buffer[DOT + p] += c * buffer[plane + p]
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _slopes(buffer, first, last, record, number, out):
     """Planes SLOPE = dL/dsigma and WEIGHT of one Gaussian; steps LIGHT and BEHIND to in front of it.
 
@@ -90,7 +90,7 @@ def _slopes(buffer, first, last, record, number, out):
     out[0], out[1], out[2], out[3], out[4], out[5] = m_x, m_y, half * m_xx, m_xy, half * m_yy, m_1
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
     """Sums over pixels of |dL/dmean_x| and |dL/dmean_y|."""
     total_x = total_y = buffer.dtype.type(0.0)
@@ -103,7 +103,7 @@ def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
     return total_x, total_y
 
 
-@numba.njit(cache=True, fastmath=FAST)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _colour_gradient(buffer, first, last, channels, out):
     """out[k] = sum of WEIGHT * dL/dimage[k]."""
     zero = buffer.dtype.type(0.0)
@@ -124,7 +124,7 @@ def _colour_gradient(buffer, first, last, channels, out):
         out[k] = v0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_alpha):
     """Fill the buffer for one tile; returns the largest LAST in it."""
     height, width, channels = v_image.shape
@@ -146,7 +146,7 @@ def _load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_
     return deepest
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _backward_tile(
     tile, tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours, background, light_left,
     last, v_image, v_alpha, absgrad, row_gradients,
@@ -178,45 +178,44 @@ def _backward_tile(
             )
 
 
-@numba.njit(cache=True)
-def _gather_gaussian(
-    rank, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours, v_absolute
-):
-    g = depth_order[rank]
-    for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
-        row = row_gradients[slot]
-        v_means2d[g, 0] += row[V_MEAN_X]
-        v_means2d[g, 1] += row[V_MEAN_Y]
-        v_conics[g, 0] += row[V_A]
-        v_conics[g, 1] += row[V_B]
-        v_conics[g, 2] += row[V_C]
-        v_opacities[g] += row[V_OPACITY]
-        if absgrad:
-            v_absolute[g, 0] += row[V_ABS_X]
-            v_absolute[g, 1] += row[V_ABS_Y]
-        for k in range(v_colours.shape[1]):
-            v_colours[g, k] += row[V_COLOURS + k]
-
-
-@numba.njit(cache=True, parallel=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def composite_backward(
-    schedule, tiles_x, offsets, gaussian_ids, rows, slots, depth_order, slot_offsets, records, conics, opacities,
-    colours, background, light_left, last, v_image, v_alpha, absgrad,
-    v_means2d, v_conics, v_opacities, v_colours, v_absolute,
+    first, last_job, schedule, tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours,
+    background, light_left, last, v_image, v_alpha, absgrad, row_gradients,
 ):  # fmt: skip
-    """Add one camera's gradients to the last five arrays, shaped (N, 2), (N, 3), (N,), (N, D) and (N, 2).
+    """Write the gradients of all intersections of tiles schedule[first:last_job] into row_gradients (M, columns + D).
 
-    v_image (H, W, D) and v_alpha (H, W) are the gradients of the image and of alpha = 1 - light_left. v_absolute gets
-    the sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) when absgrad is set.
+    v_image (H, W, D) and v_alpha (H, W) are the gradients of the image and of alpha = 1 - light_left; the other
+    arguments are `compositing.composite`'s. See the columns above; V_ABS_* are written only with absgrad.
     """
-    row_gradients = np.empty((gaussian_ids.shape[0], V_COLOURS + colours.shape[1]), records.dtype)
-    for job in numba.prange(schedule.shape[0]):
+    for job in range(first, last_job):
         _backward_tile(
             schedule[job], tiles_x, offsets, gaussian_ids, rows, slots, records, conics, opacities, colours, background,
             light_left, last, v_image, v_alpha, absgrad, row_gradients,
         )  # fmt: skip
-    for rank in numba.prange(depth_order.shape[0]):
-        _gather_gaussian(
-            rank, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
-            v_absolute,
-        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def gather_by_gaussian(
+    first, last, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
+    v_absolute,
+):  # fmt: skip
+    """Add up the rows of Gaussians depth_order[first:last] into (N, 2), (N, 3), (N,), (N, D) and (N, 2).
+
+    v_absolute gets sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) when absgrad is set.
+    """
+    for rank in range(first, last):
+        g = depth_order[rank]
+        for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
+            row = row_gradients[slot]
+            v_means2d[g, 0] += row[V_MEAN_X]
+            v_means2d[g, 1] += row[V_MEAN_Y]
+            v_conics[g, 0] += row[V_A]
+            v_conics[g, 1] += row[V_B]
+            v_conics[g, 2] += row[V_C]
+            v_opacities[g] += row[V_OPACITY]
+            if absgrad:
+                v_absolute[g, 0] += row[V_ABS_X]
+                v_absolute[g, 1] += row[V_ABS_Y]
+            for k in range(v_colours.shape[1]):
+                v_colours[g, k] += row[V_COLOURS + k]

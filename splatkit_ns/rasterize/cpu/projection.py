@@ -22,7 +22,7 @@ MAX_RADIUS = 1 << 24
 """Radii in pixels are cut here, so that they fit int32 whatever a diverging scale does."""
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def rotation_of(quat: Any, rotation: Any) -> float:
     """Write the 3x3 rotation of a wxyz quaternion of any length; returns that length (0: identity was written)."""
     w, x, y, z = float(quat[0]), float(quat[1]), float(quat[2]), float(quat[3])
@@ -43,7 +43,7 @@ def rotation_of(quat: Any, rotation: Any) -> float:
     return norm
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def clamped_slope(u: float, focal: float, centre: float, size: float) -> float:
     """Clamp the slope x/z (or y/z) to 15% beyond the image on each side.
 
@@ -54,7 +54,7 @@ def clamped_slope(u: float, focal: float, centre: float, size: float) -> float:
     return min((size - centre) / focal + margin, max(-centre / focal - margin, u))
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def image_frame(view: Any, K: Any, width: int, height: int, mean: Any, frame: Any) -> None:
     """Write A = J W (2x3), the affine map from world to image offsets at a mean, into `frame`.
 
@@ -73,7 +73,7 @@ def image_frame(view: Any, K: Any, width: int, height: int, mean: Any, frame: An
         frame[1, k] = fy / z * view[1, k] - fy * ty / (z * z) * view[2, k]
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def image_factor(frame: Any, rotation: Any, scale: Any, factor: Any) -> tuple[float, float, float]:
     """Write U = A R (2x3) into `factor`; returns (xx, xy, yy) of the 2D covariance (U S)(U S)^T in pixels²."""
     xx = xy = yy = 0.0
@@ -88,18 +88,24 @@ def image_factor(frame: Any, rotation: Any, scale: Any, factor: Any) -> tuple[fl
     return xx, xy, yy
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def in_depth_range(view: Any, mean: Any, near: float, far: float) -> bool:
     """Whether the mean lies between the near and the far plane (both in world units along the optical axis)."""
     z = view[2, 0] * mean[0] + view[2, 1] * mean[1] + view[2, 2] * mean[2] + view[2, 3]
     return z >= near and z <= far
 
 
-@numba.njit(cache=True)
-def _project_range(
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def project(
     first, last, camera, means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip,
     eps2d, antialiased, means2d, depths, conics, compensations, radii,
 ):  # fmt: skip
+    """Project Gaussians first to last of N into one of C cameras.
+
+    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
+    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
+    of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
+    """
     rotation, frame, factor = np.empty((3, 3)), np.empty((4, 3)), np.empty((2, 3))
     view, K = viewmats[camera].astype(np.float64), Ks[camera].astype(np.float64)
     for g in range(first, last):
@@ -140,24 +146,3 @@ def _project_range(
         conics[camera, g, 1] = -xy / det
         conics[camera, g, 2] = xx / det
         compensations[camera, g] = compensation
-
-
-@numba.njit(cache=True, parallel=True, nogil=True)
-def project(
-    means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip, eps2d, antialiased,
-    means2d, depths, conics, compensations, radii,
-):  # fmt: skip
-    """Project N Gaussians into C cameras.
-
-    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
-    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
-    of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
-    """
-    n = means.shape[0]
-    blocks = max(1, min(64, n // 64))
-    for job in numba.prange(viewmats.shape[0] * blocks):
-        camera, block = job // blocks, job % blocks
-        _project_range(
-            block * n // blocks, (block + 1) * n // blocks, camera, means, quats, scales, opacities, viewmats, Ks,
-            width, height, near, far, radius_clip, eps2d, antialiased, means2d, depths, conics, compensations, radii,
-        )  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from .projection import clamped_slope, image_factor, image_frame, rotation_of
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _rotation_gradient(quat: Any, norm: float, v_rot: Any, v_quat: Any) -> None:
     """Add to v_quat (4,) the gradient that v_rot (3x3) sends through the normalised quaternion's rotation."""
     w, x, y, z = quat[0] / norm, quat[1] / norm, quat[2] / norm, quat[3] / norm
@@ -47,7 +47,7 @@ def _rotation_gradient(quat: Any, norm: float, v_rot: Any, v_quat: Any) -> None:
     v_quat[3] += (vz - along * z) / norm
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _covariance_gradient(
     xx: float, xy: float, yy: float, eps2d: float, v_conic: Any, v_compensation: float
 ) -> tuple[float, float, float]:
@@ -73,7 +73,7 @@ def _covariance_gradient(
     return gxx, gxy, gyy
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _point_gradient(
     view: Any, K: Any, width: int, height: int, frame: Any, v_frame: Any, v_mean2d: Any, v_depth: float, v_point: Any
 ) -> None:
@@ -103,7 +103,7 @@ def _point_gradient(
     v_point[0], v_point[1], v_point[2] = v_x, v_y, v_z
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _backward_range(
     first, last, camera, means, quats, scales, viewmats, Ks, width, height, eps2d, radii,
     v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_view,
@@ -151,27 +151,21 @@ def _backward_range(
             v_view[k, 3] += v_point[k]
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def project_backward(
-    means, quats, scales, viewmats, Ks, width, height, eps2d, radii, v_means2d, v_depths, v_conics, v_compensations,
-    v_means, v_quats, v_scales,
+    first_block, last_block, blocks, means, quats, scales, viewmats, Ks, width, height, eps2d, radii,
+    v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_view_partial,
 ):  # fmt: skip
-    """Add the gradients of means, quats and scales to the three last arguments; returns v_viewmats (C, 4, 4) float64.
+    """Add the gradients of means, quats and scales, for some of the blocks that N is cut into, to v_means ... v_scales.
 
-    The number of blocks depends on N only, and each block sums in order, so the result is the same for any number of
-    threads.
+    v_view_partial (blocks, C, 4, 4) float64 gets each block's sum for the view matrices: with a number of blocks that
+    depends on N only, the total does not depend on threads.
     """
-    n, cameras = means.shape[0], viewmats.shape[0]
-    blocks = max(1, min(64, n // 64))
-    partial = np.zeros((blocks, cameras, 4, 4))
-    for block in numba.prange(blocks):
-        for camera in range(cameras):
+    n = means.shape[0]
+    for block in range(first_block, last_block):
+        for camera in range(viewmats.shape[0]):
             _backward_range(
                 block * n // blocks, (block + 1) * n // blocks, camera, means, quats, scales, viewmats, Ks, width,
                 height, eps2d, radii, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales,
-                partial[block, camera],
+                v_view_partial[block, camera],
             )  # fmt: skip
-    total = np.zeros((cameras, 4, 4))
-    for block in range(blocks):
-        total += partial[block]
-    return total

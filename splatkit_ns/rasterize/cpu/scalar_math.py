@@ -1,4 +1,4 @@
-"""Scalar helpers for the numba kernels: base-2 exponential, constants, thread settings.
+"""Scalar helpers for the numba kernels: cut-offs and a base-2 exponential.
 
 Why our own exponential: without Intel's SVML, LLVM turns `math.exp` in a loop into one library call a pixel. A short
 polynomial vectorises, and its relative error (2e-7 in float32) is far below what an 8-bit image can show.
@@ -7,14 +7,10 @@ polynomial vectorises, and its relative error (2e-7 in float32) is far below wha
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
-import numba
 import numpy as np
-import torch
 from numba import types
-from numba.core import config as numba_config
 from numba.extending import intrinsic, overload
 
 ALPHA_MIN = 1.0 / 255.0
@@ -25,18 +21,6 @@ TRANSMITTANCE_MIN = 1e-4
 """A pixel is finished when the next Gaussian would leave no more than this of the light."""
 LOG2_ALPHA_MIN = math.log2(ALPHA_MIN)
 LOG2_E = math.log2(math.e)
-
-KERNEL_LOCK = threading.Lock()
-"""Held while a parallel kernel runs: a viewer renders from its own thread while training does, and numba's
-"workqueue" threading layer ends the process when two threads launch kernels at once."""
-
-
-def use_torch_threads() -> int:
-    """Let numba use as many threads as torch does (`torch.set_num_threads` is the one knob); returns that number."""
-    most = numba_config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]  (set at run time)
-    count = max(1, min(torch.get_num_threads(), most))
-    numba.set_num_threads(count)
-    return count
 
 
 @intrinsic

@@ -27,7 +27,7 @@ Y30 = 0.3731763325901154  # sqrt(7 / (16 pi))
 Y32 = 1.445305721320277  # sqrt(105 / (16 pi))
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
     """Write the (degree + 1)² basis values at the unit direction (x, y, z)."""
     basis[0] = Y00
@@ -45,7 +45,7 @@ def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
         basis[14], basis[15] = Y32 * z * (x * x - y * y), -Y3A * x * (x * x - 3.0 * y * y)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> tuple[float, float, float]:
     """Gradient with respect to (x, y, z), before normalisation, of sum_k v[k] * basis[k]."""
     gx = gy = gz = 0.0
@@ -66,8 +66,13 @@ def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> 
     return gx, gy, gz
 
 
-@numba.njit(cache=True)
-def _colour_range(first, last, camera, degree, means, centres, coefficients, radii, colours):
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sh_colours(first, last, camera, degree, means, centres, coefficients, radii, colours):
+    """Colours (C, N, 3) of Gaussians first to last of N, seen from one of the camera centres (C, 3).
+
+    coefficients is (N, K, 3) with K >= (degree + 1)²; further bands are ignored. Colours stay as they are where radii
+    (C, N, 2) are 0.
+    """
     bands = (degree + 1) * (degree + 1)
     basis = np.empty(16)
     for g in range(first, last):
@@ -85,22 +90,7 @@ def _colour_range(first, last, camera, degree, means, centres, coefficients, rad
             colours[camera, g, c] = max(total, 0.0)
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
-def sh_colours(degree, means, centres, coefficients, radii, colours):
-    """Colours (C, N, 3) of N Gaussians seen from C camera centres (C, 3); left as they are where radii is 0.
-
-    coefficients is (N, K, 3) with K >= (degree + 1)²; further bands are ignored.
-    """
-    n = means.shape[0]
-    blocks = max(1, min(64, n // 64))
-    for job in numba.prange(centres.shape[0] * blocks):
-        camera, block = job // blocks, job % blocks
-        _colour_range(
-            block * n // blocks, (block + 1) * n // blocks, camera, degree, means, centres, coefficients, radii, colours
-        )
-
-
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _backward_range(
     first, last, camera, degree, means, centres, coefficients, radii, colours, v_colours, v_means, v_centre, v_sh
 ):
@@ -134,22 +124,19 @@ def _backward_range(
         v_centre[2] -= gz
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
-def sh_colours_backward(degree, means, centres, coefficients, radii, colours, v_colours, v_means, v_sh):
-    """Add the gradients of means and coefficients to the last two arguments; returns v_centres (C, 3) float64.
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def sh_colours_backward(
+    first_block, last_block, blocks, degree, means, centres, coefficients, radii, colours, v_colours, v_means, v_sh,
+    v_centre_partial,
+):  # fmt: skip
+    """Add the gradients of means and coefficients, for some of the blocks that N is cut into, to v_means and v_sh.
 
-    Deterministic: see `projection_backward.project_backward`.
+    v_centre_partial (blocks, C, 3) float64 gets each block's sum, as in `projection_backward.project_backward`.
     """
-    n, cameras = means.shape[0], centres.shape[0]
-    blocks = max(1, min(64, n // 64))
-    partial = np.zeros((blocks, cameras, 3))
-    for block in numba.prange(blocks):
-        for camera in range(cameras):
+    n = means.shape[0]
+    for block in range(first_block, last_block):
+        for camera in range(centres.shape[0]):
             _backward_range(
                 block * n // blocks, (block + 1) * n // blocks, camera, degree, means, centres, coefficients, radii,
-                colours, v_colours, v_means, partial[block, camera], v_sh,
+                colours, v_colours, v_means, v_centre_partial[block, camera], v_sh,
             )  # fmt: skip
-    total = np.zeros((cameras, 3))
-    for block in range(blocks):
-        total += partial[block]
-    return total

@@ -18,7 +18,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from .scalar_math import KERNEL_LOCK, LOG2_E, use_torch_threads
+from .parallel import run_parallel
+from .scalar_math import LOG2_E
 
 TILE = 16
 """Side of a tile in pixels: one AVX-512 register of float32 a row."""
@@ -56,10 +57,10 @@ class TileLists:
     slot_offsets: npt.NDArray[np.int64]
     """(V + 1,): slots of depth_order[i] are slot_offsets[i] to slot_offsets[i + 1]."""
     schedule: npt.NDArray[np.int32]
-    """(tiles,): order in which a static split over threads gives each about the same work."""
+    """(tiles,): order to work in, heaviest first."""
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float) -> tuple[float, float]:
     """Range of x over the part of the ellipse a x² + 2 b x y + c y² <= t with lo <= y <= hi; empty: (1, -1).
 
@@ -78,7 +79,7 @@ def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float)
     return x_lo, x_hi
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
     """Tiles [first, last) along one axis that hold a pixel centre within [low, high] pixels."""
     if high < 0.0 or low > tiles * TILE:
@@ -88,14 +89,14 @@ def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
     return (first, last // TILE + 1) if last >= 0 else (0, 0)
 
 
-@numba.njit(cache=True, inline="always")
+@numba.njit(cache=True, inline="always", error_model="numpy")
 def _ellipse(conic: Any, opacity: float) -> tuple[float, float, float, float]:
     """(a, b, c, t) of the ellipse that holds every pixel with alpha >= 1/255, t widened for float32 rounding."""
     t = 2.0 * math.log(max(opacity * 255.0, 1.0))
     return float(conic[0]), float(conic[1]), float(conic[2]), t * (1.0 + 1e-3) + 2e-3
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _write_record(record: Any, mean: Any, conic: Any, opacity: float) -> None:
     """Factor sigma = (x, y) C (x, y)^T / 2 as u² + w², in base 2: alpha = 2^(log2 o - (l11 x + l21 y)² - (l22 y)²).
 
@@ -111,7 +112,7 @@ def _write_record(record: Any, mean: Any, conic: Any, opacity: float) -> None:
     record[LOG2_OPACITY] = math.log2(opacity)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _count_chunk(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
 ):
@@ -138,7 +139,7 @@ def _count_chunk(
         counts[rank] = total
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _fill_chunk(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
     gaussian_ids, rows, slots,
@@ -170,51 +171,42 @@ def _fill_chunk(
                 slot += 1
 
 
-@numba.njit(cache=True, parallel=True, nogil=True)
-def _bin_gaussians(order, means2d, conics, opacities, tiles_x, tiles_y, width, height, threads, records):
-    visible, tiles = order.shape[0], tiles_x * tiles_y
-    tile_counts = np.zeros((CHUNKS, tiles), np.int64)
-    counts = np.zeros(visible, np.int64)
-    # Near Gaussians are large: neighbouring chunks go to different threads.
-    deal = np.empty(CHUNKS, np.int64)
-    filled = 0
-    for thread in range(threads):
-        for chunk in range(thread, CHUNKS, threads):
-            deal[filled] = chunk
-            filled += 1
-    for job in numba.prange(CHUNKS):
-        chunk = deal[job]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _count(
+    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
+):  # fmt: skip
+    visible = order.shape[0]
+    for chunk in range(first, last):
         _count_chunk(
             chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, opacities, tiles_x,
             tiles_y, height, records, tile_counts[chunk], counts,
         )  # fmt: skip
-    offsets = np.zeros(tiles + 1, np.int64)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill(
+    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
+    gaussian_ids, rows, slots,
+):  # fmt: skip
+    visible = order.shape[0]
+    for chunk in range(first, last):
+        _fill_chunk(
+            chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, opacities, tiles_x,
+            tiles_y, width, height, slot_offsets, cursors[chunk], gaussian_ids, rows, slots,
+        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _counts_to_cursors(tile_counts, offsets):
+    """Turn (CHUNKS, tiles) counts into where each chunk's entries of a tile begin; fills offsets (tiles + 1,)."""
     position = 0
-    for tile in range(tiles):
+    for tile in range(tile_counts.shape[1]):
+        offsets[tile] = position
         for chunk in range(CHUNKS):
             amount = tile_counts[chunk, tile]
             tile_counts[chunk, tile] = position
             position += amount
-        offsets[tile + 1] = position
-    slot_offsets = np.zeros(visible + 1, np.int64)
-    for rank in range(visible):
-        slot_offsets[rank + 1] = slot_offsets[rank] + counts[rank]
-    gaussian_ids = np.empty(position, np.int32)
-    rows = np.empty((position, 2), np.uint8)
-    slots = np.empty(position, np.int64)
-    for job in numba.prange(CHUNKS):
-        chunk = deal[job]
-        _fill_chunk(
-            chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, opacities, tiles_x,
-            tiles_y, width, height, slot_offsets, tile_counts[chunk], gaussian_ids, rows, slots,
-        )  # fmt: skip
-    return offsets, gaussian_ids, rows, slots, slot_offsets
-
-
-def deal_by_weight(weights: npt.NDArray[np.int64], hands: int) -> npt.NDArray[np.int32]:
-    """Order in which cutting the list into `hands` equal pieces gives each piece about the same total weight."""
-    heaviest_first = np.argsort(-weights, kind="stable").astype(np.int32)
-    return np.concatenate([heaviest_first[hand::hands] for hand in range(hands)])
+    offsets[tile_counts.shape[1]] = position
 
 
 def build_tile_lists(
@@ -235,12 +227,24 @@ def build_tile_lists(
     seen = np.flatnonzero(visible)
     order = seen[np.argsort(depths[seen], kind="stable")].astype(np.int32)
     records = np.empty((means2d.shape[0], RECORD), means2d.dtype)
-    with KERNEL_LOCK:
-        threads = use_torch_threads()
-        offsets, gaussian_ids, rows, slots, slot_offsets = _bin_gaussians(
-            order, means2d, conics, opacities, tiles_x, tiles_y, width, height, threads, records
-        )
-    schedule = deal_by_weight(np.diff(offsets), threads)
+    tile_counts = np.zeros((CHUNKS, tiles_x * tiles_y), np.int64)
+    counts = np.zeros(len(order), np.int64)
+    run_parallel(
+        _count, CHUNKS, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
+    )
+    offsets = np.empty(tiles_x * tiles_y + 1, np.int64)
+    _counts_to_cursors(tile_counts, offsets)
+    slot_offsets = np.zeros(len(order) + 1, np.int64)
+    np.cumsum(counts, out=slot_offsets[1:])
+    gaussian_ids = np.empty(offsets[-1], np.int32)
+    rows = np.empty((offsets[-1], 2), np.uint8)
+    slots = np.empty(offsets[-1], np.int64)
+    run_parallel(
+        _fill, CHUNKS, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, tile_counts,
+        gaussian_ids, rows, slots,
+    )  # fmt: skip
+    # Heaviest tiles first: whoever takes the last piece then does not keep the others waiting.
+    schedule = np.argsort(-np.diff(offsets), kind="stable").astype(np.int32)
     return TileLists(
         width, height, tiles_x, tiles_y, records, offsets, gaussian_ids, rows, slots, order, slot_offsets, schedule
     )

@@ -1,0 +1,110 @@
+"""What nerfstudio's engine adds: the same steps in a bare loop and under the trainer, in one process.
+
+python benchmarks/raw_loop.py SCENE [--method splatkit-3dgs] [--steps 3000] [--json FILE] [--profile TRACE]
+
+The bare loop has the same data, renderer, loss, optimizers, schedules and densification, and nothing else: no pipeline,
+callbacks, hooks, viewer or logging. Both train from the same start for the same number of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from train_gpu import method_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", type=Path)
+    parser.add_argument("--method", default="splatkit-3dgs")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--profile", action="store_true", help="also print where 50 more steps of the trainer go")
+    args = parser.parse_args()
+    raw, _ = timed(args, bare_loop)
+    engine, trainer = timed(args, engine_loop)
+    print(f"bare loop {raw:.2f} ms/step, under nerfstudio {engine:.2f} ms/step, ratio {engine / raw:.3f}")
+    if args.json:
+        args.json.write_text(json.dumps({"raw_ms": raw, "engine_ms": engine, "ratio": engine / raw}))
+    if args.profile:
+        profile(trainer, args.steps)
+
+
+def timed(args: argparse.Namespace, loop: Any) -> tuple[float, Any]:
+    """Milliseconds a step."""
+    torch.manual_seed(42)
+    config = method_config(args.scene, f"{args.method}:{args.steps}")
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.pipeline.datamanager.next_train(0)  # loads the images
+    trainer.pipeline.train()
+    trainer.pipeline.model.dispatcher.setup()
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    loop(trainer, args.steps)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) * 1e3 / args.steps, trainer
+
+
+def engine_loop(trainer: Any, steps: int) -> None:
+    """The trainer's own steps."""
+    trainer.stop_training = False
+    trainer._train_steps()
+
+
+def bare_loop(trainer: Any, steps: int) -> None:
+    """The same without the engine."""
+    model, data = trainer.pipeline.model, trainer.pipeline.datamanager
+    state, context = model.training_state, model.context
+    optimizers = [trainer.optimizers.optimizers[name] for name in state.params]
+    schedulers = list(trainer.optimizers.schedulers.values())
+    for step in range(steps):
+        camera, batch = data.next_train(step)
+        model.step = step
+        view = model._training_view(camera)
+        target = (batch["image"].float() / 255)[None]
+        background = torch.rand(3, device=model.device)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        payload = model.renderer.render(
+            state,
+            view.cam_to_worlds,
+            view.Ks,
+            view.width,
+            view.height,
+            sh_degree=min(step // model.config.sh_degree_interval, model.config.sh_degree),
+            backgrounds=background[None],
+        )
+        payload.means2d.retain_grad()
+        sum(model.loss_fn.compute_loss(payload.renders, target, state).values()).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        context.step, context.rend_out = step + 1, payload
+        model._densify(context)
+
+
+def profile(trainer: Any, done: int) -> None:
+    """Print the device's and the host's share of further steps, by operation."""
+    from torch.profiler import ProfilerActivity
+
+    trainer._start_step, trainer.config.max_num_iterations = done + 1, done + 51
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        trainer._train_steps()
+        torch.cuda.synchronize()
+    table = profiler.key_averages()
+    print(table.table(sort_by="cuda_time_total", row_limit=40, max_name_column_width=60))
+    print(table.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""Train methods in turn on one scene, in one job, and print their times and qualities side by side.
+
+    python benchmarks/train_gpu.py SCENE --runs splatfacto:30000 splatkit-3dgs:30000 --out results.json
+
+Each run is a process of its own, so that start-up counts: ``wall`` is the whole process with evaluation left out,
+``train`` the training loop alone. Every 8th image is held out. All methods train with evaluation switched off and are
+then evaluated on the same images by the same code (PSNR and SSIM, 11x11 Gaussian window), LPIPS left out.
+
+A run is METHOD:STEPS, optionally with overrides of the method's config:
+``splatkit-3dgs:7000:pipeline.model.sh_degree=2``. Ratios are relative to the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", type=Path)
+    parser.add_argument("--runs", nargs="+", default=["splatfacto:30000", "splatkit-3dgs:30000"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--worker", nargs=3, metavar=("RUN", "SEED", "RESULT"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        run, seed, result = args.worker
+        Path(result).write_text(json.dumps(train(args.scene, run, int(seed))))
+        return
+    rows: list[dict[str, Any]] = []
+    for seed in args.seeds:
+        for run in args.runs:
+            rows.append(run_process(args.scene, run, seed))
+            print_table(rows)
+            if args.out:
+                args.out.write_text(
+                    json.dumps({"scene": args.scene.name, "machine": machine(), "runs": rows}, indent=1)
+                )
+
+
+def run_process(scene: Path, run: str, seed: int) -> dict[str, Any]:
+    """Train in a process of its own; returns its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        result, log = Path(folder) / "result.json", Path(folder) / "log.txt"
+        command = [sys.executable, __file__, str(scene), "--worker", run, str(seed), str(result)]
+        began = time.perf_counter()
+        with log.open("w") as file:
+            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=folder, check=False)
+        seconds = time.perf_counter() - began
+        if status.returncode or not result.exists():
+            print(log.read_text()[-6000:])
+            raise SystemExit(f"{run} failed with status {status.returncode}")
+        row = json.loads(result.read_text())
+    return {"run": run, "seed": seed, "wall_s": seconds - row.pop("eval_s"), **row}
+
+
+def method_config(scene: Path, run: str) -> Any:
+    """The config of a run on a scene, with evaluation, viewer and intermediate checkpoints off."""
+    from nerfstudio.configs.dataparser_configs import all_dataparsers
+    from nerfstudio.configs.method_configs import all_methods
+
+    method, steps, *overrides = run.split(":", 2)
+    config = deepcopy(all_methods[method])
+    if (scene / "transforms.json").exists():
+        dataparser = deepcopy(all_dataparsers["nerfstudio-data"])
+        dataparser.downscale_factor, dataparser.eval_mode, dataparser.eval_interval = 1, "interval", 8
+        dataparser.load_3D_points = True
+    else:
+        dataparser = deepcopy(all_dataparsers["blender-data"])
+    dataparser.data = scene
+    config.pipeline.datamanager.dataparser = dataparser
+    config.pipeline.datamanager.data = scene
+    config.max_num_iterations = int(steps)
+    config.vis = "tensorboard"
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    config.output_dir, config.experiment_name, config.timestamp = Path("out"), "benchmark", "run"
+    for override in overrides[0].split(",") if overrides else []:
+        path, _, value = override.partition("=")
+        *parents, name = path.split(".")
+        target = config
+        for parent in parents:
+            target = target[parent] if isinstance(target, dict) else getattr(target, parent)
+        if not hasattr(target, name):
+            raise SystemExit(f"{type(target).__name__} has no {name}")
+        setattr(target, name, ast.literal_eval(value) if value[:1] in "-0123456789TFN([" else value)
+    return config
+
+
+def train(scene: Path, run: str, seed: int) -> dict[str, Any]:
+    """Train and evaluate in this process.
+
+    The steps are those of ``ns-train`` (nerfstudio/scripts/train.py, train_loop).
+    """
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    import torch
+    from nerfstudio.scripts import train as script
+
+    config = method_config(scene, run)
+    config.machine.seed = seed
+    script._set_random_seed(seed)
+    torch.backends.cudnn.benchmark = True
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    began = time.perf_counter()
+    trainer.train()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    began = time.perf_counter()
+    quality = evaluate(trainer.pipeline)
+    return {
+        "train_s": seconds,
+        "ms_per_step": seconds * 1e3 / config.max_num_iterations,
+        "peak_mib": peak,
+        "gaussians": int(trainer.pipeline.model.num_points),
+        **quality,
+        "eval_s": time.perf_counter() - began,
+    }
+
+
+def evaluate(pipeline: Any) -> dict[str, float]:
+    """Mean PSNR and SSIM over the held-out images."""
+    import torch
+    from pytorch_msssim import ssim
+
+    pipeline.eval()
+    psnrs: list[float] = []
+    ssims: list[float] = []
+    for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
+        with torch.no_grad():
+            outputs = pipeline.model.get_outputs_for_camera(camera)
+        target = batch["image"].to(outputs["rgb"].device)
+        target = target[..., :3].float() / (255 if target.dtype == torch.uint8 else 1)
+        rendered = outputs["rgb"].clamp(0, 1)
+        psnrs.append(float(-10 * torch.log10((rendered - target).square().mean())))
+        ssims.append(float(ssim(rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None], data_range=1.0)))
+    return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "held_out": len(psnrs)}
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    from importlib import metadata
+
+    import torch
+
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "torch": torch.__version__,
+        "gsplat": metadata.version("gsplat"),
+        "nerfstudio": metadata.version("nerfstudio"),
+    }
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """All runs so far, with ratios to the first."""
+    first = rows[0]
+    print(
+        f"{'run':<50} {'wall s':>7} {'x':>6} {'train s':>7} {'ms/step':>7} {'PSNR':>6} {'':>6} {'SSIM':>6} {'N':>8} "
+        f"{'MiB':>6}"
+    )
+    for row in rows:
+        print(
+            f"{row['run']:<50} {row['wall_s']:7.1f} {row['wall_s'] / first['wall_s']:6.3f} {row['train_s']:7.1f} "
+            f"{row['ms_per_step']:7.2f} {row['psnr']:6.2f} {row['psnr'] - first['psnr']:+6.2f} {row['ssim']:6.4f} "
+            f"{row['gaussians']:8d} {row['peak_mib']:6.0f}",
+            flush=True,
+        )
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

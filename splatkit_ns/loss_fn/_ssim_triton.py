@@ -1,0 +1,226 @@
+"""Mean SSIM on CUDA as Triton kernels: two passes forward (along rows, then along columns), two passes backward.
+
+PyTorch's CUDA builds ship Triton, so this needs no package and no CUDA compiler. Images whose channels lie together
+(H, W, 3), as rasterisers make them, are used as they are: a row of W pixels with C channels is a row of W * C numbers
+in which the neighbour of a pixel is C numbers away.
+"""
+
+# Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+TILE_ROWS, TILE_COLS = 16, 64
+TAPS = tl.constexpr(11)
+MAX_PIXELS = 2**31 // 5 // 4
+"""Numbers in a batch of images that the kernels' 32-bit indices reach."""
+
+
+@triton.jit
+def _blur_rows(
+    a_ptr, b_ptr, out_ptr, window_ptr, rows, length, out_length, C: tl.constexpr, R: tl.constexpr, X: tl.constexpr
+):
+    """Blur a, b, aa, bb and ab along rows: (rows, length) -> (5, rows, out_length)."""
+    y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
+    x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
+    live = (y < rows) & (x < out_length)
+    start = y * length + x
+    e_a = tl.zeros((R, X), tl.float32)
+    e_b = tl.zeros((R, X), tl.float32)
+    e_aa = tl.zeros((R, X), tl.float32)
+    e_bb = tl.zeros((R, X), tl.float32)
+    e_ab = tl.zeros((R, X), tl.float32)
+    for k in tl.static_range(TAPS):
+        w = tl.load(window_ptr + k)
+        a = tl.load(a_ptr + start + k * C, mask=live, other=0.0)
+        b = tl.load(b_ptr + start + k * C, mask=live, other=0.0)
+        wa = w * a
+        wb = w * b
+        e_a += wa
+        e_b += wb
+        e_aa += wa * a
+        e_bb += wb * b
+        e_ab += wa * b
+    plane = rows * out_length
+    out = out_ptr + y * out_length + x
+    tl.store(out, e_a, mask=live)
+    tl.store(out + plane, e_b, mask=live)
+    tl.store(out + 2 * plane, e_aa, mask=live)
+    tl.store(out + 3 * plane, e_bb, mask=live)
+    tl.store(out + 4 * plane, e_ab, mask=live)
+
+
+@triton.jit
+def _ssim_of_columns(
+    maps_ptr, window_ptr, sums_ptr, grads_ptr, height, out_height, length, planes,
+    c1, c2, GRADS: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
+):  # fmt: skip
+    """Blur the five maps along columns, sum up SSIM, and store its derivatives by E[a], E[aa] and E[ab]."""
+    image = tl.program_id(2)
+    y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
+    x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
+    live = (y < out_height) & (x < length)
+    plane = planes * height * length
+    start = maps_ptr + (image * height + y) * length + x
+    mu_a = tl.zeros((R, X), tl.float32)
+    mu_b = tl.zeros((R, X), tl.float32)
+    e_aa = tl.zeros((R, X), tl.float32)
+    e_bb = tl.zeros((R, X), tl.float32)
+    e_ab = tl.zeros((R, X), tl.float32)
+    for k in tl.static_range(TAPS):
+        w = tl.load(window_ptr + k)
+        row = start + k * length
+        mu_a += w * tl.load(row, mask=live, other=0.0)
+        mu_b += w * tl.load(row + plane, mask=live, other=0.0)
+        e_aa += w * tl.load(row + 2 * plane, mask=live, other=0.0)
+        e_bb += w * tl.load(row + 3 * plane, mask=live, other=0.0)
+        e_ab += w * tl.load(row + 4 * plane, mask=live, other=0.0)
+    product = mu_a * mu_b
+    squares = mu_a * mu_a + mu_b * mu_b
+    luminance = 2.0 * product + c1
+    structure = 2.0 * (e_ab - product) + c2
+    inverse_squares = 1.0 / (squares + c1)
+    inverse_variances = 1.0 / (e_aa + e_bb - squares + c2)
+    inverse = inverse_squares * inverse_variances
+    value = luminance * structure * inverse
+    blocks = tl.num_programs(0) * tl.num_programs(1)
+    block = image * blocks + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+    tl.store(sums_ptr + block, tl.sum(tl.where(live, value, 0.0)))
+    if GRADS:
+        by_aa = -value * inverse_variances
+        by_ab = 2.0 * luminance * inverse
+        by_mu = 2.0 * (mu_b * structure * inverse - mu_a * value * inverse_squares) - 2.0 * mu_a * by_aa - mu_b * by_ab
+        plane = planes * out_height * length
+        out = grads_ptr + (image * out_height + y) * length + x
+        tl.store(out, by_mu, mask=live)
+        tl.store(out + plane, by_aa, mask=live)
+        tl.store(out + 2 * plane, by_ab, mask=live)
+
+
+@triton.jit
+def _spread_columns(
+    grads_ptr, out_ptr, window_ptr, height, out_height, length, planes, R: tl.constexpr, X: tl.constexpr
+):
+    """Transpose of the blur along columns, of three maps: (3, planes, out_height, length) -> (…, height, length)."""
+    image = tl.program_id(2)
+    y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
+    x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
+    inside = x < length
+    plane_in = planes * out_height * length
+    plane_out = planes * height * length
+    start = grads_ptr + (image * out_height + y) * length + x
+    mu = tl.zeros((R, X), tl.float32)
+    aa = tl.zeros((R, X), tl.float32)
+    ab = tl.zeros((R, X), tl.float32)
+    for k in tl.static_range(TAPS):
+        w = tl.load(window_ptr + k)
+        live = inside & (y >= k) & (y - k < out_height)
+        row = start - k * length
+        mu += w * tl.load(row, mask=live, other=0.0)
+        aa += w * tl.load(row + plane_in, mask=live, other=0.0)
+        ab += w * tl.load(row + 2 * plane_in, mask=live, other=0.0)
+    live = inside & (y < height)
+    out = out_ptr + (image * height + y) * length + x
+    tl.store(out, mu, mask=live)
+    tl.store(out + plane_out, aa, mask=live)
+    tl.store(out + 2 * plane_out, ab, mask=live)
+
+
+@triton.jit
+def _spread_rows(
+    spread_ptr, a_ptr, b_ptr, grad_ptr, upstream_ptr, window_ptr, scale, rows, length, out_length,
+    C: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
+):  # fmt: skip
+    """Transpose of the blur along rows, and the chain rule to a: (3, rows, out_length) -> (rows, length)."""
+    y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
+    x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
+    inside = y < rows
+    plane = rows * out_length
+    start = spread_ptr + y * out_length + x
+    mu = tl.zeros((R, X), tl.float32)
+    aa = tl.zeros((R, X), tl.float32)
+    ab = tl.zeros((R, X), tl.float32)
+    for k in tl.static_range(TAPS):
+        w = tl.load(window_ptr + k)
+        live = inside & (x >= k * C) & (x - k * C < out_length)
+        column = start - k * C
+        mu += w * tl.load(column, mask=live, other=0.0)
+        aa += w * tl.load(column + plane, mask=live, other=0.0)
+        ab += w * tl.load(column + 2 * plane, mask=live, other=0.0)
+    live = inside & (x < length)
+    offset = y * length + x
+    a = tl.load(a_ptr + offset, mask=live, other=0.0)
+    b = tl.load(b_ptr + offset, mask=live, other=0.0)
+    upstream = tl.load(upstream_ptr) * scale
+    tl.store(grad_ptr + offset, upstream * (mu + 2.0 * a * aa + b * ab), mask=live)
+
+
+class MeanSSIM(torch.autograd.Function):
+    """(a, b, window, c1, c2) -> mean SSIM; the gradient goes to a alone.
+
+    a and b are (P, H, L) float32 on CUDA and contiguous, with ``channels`` numbers from one pixel of a row to the next.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, channels: int) -> Tensor:
+        planes, height, length = a.shape
+        taps = len(window) - 1
+        out_height, out_length = height - taps, length - taps * channels
+        maps = torch.empty(5, planes, height, out_length, device=a.device)
+        rows = planes * height
+        grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(rows, TILE_ROWS))
+        _blur_rows[grid](a, b, maps, window, rows, length, out_length, channels, TILE_ROWS, TILE_COLS)
+        grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(out_height, TILE_ROWS), planes)
+        sums = torch.empty(grid[0] * grid[1] * grid[2], device=a.device)
+        needs_grad = ctx.needs_input_grad[0]
+        grads = torch.empty(3, planes, out_height, out_length, device=a.device) if needs_grad else sums
+        _ssim_of_columns[grid](
+            maps, window, sums, grads, height, out_height, out_length, planes, c1, c2, needs_grad, TILE_ROWS, TILE_COLS
+        )
+        ctx.channels, ctx.count = channels, planes * out_height * out_length
+        if needs_grad:
+            ctx.save_for_backward(a, b, window, grads)
+        return sums.sum() / ctx.count
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        a, b, window, grads = ctx.saved_tensors
+        planes, height, length = a.shape
+        out_height, out_length = grads.shape[2:]
+        spread = torch.empty(3, planes, height, out_length, device=a.device)
+        grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(height, TILE_ROWS), planes)
+        _spread_columns[grid](grads, spread, window, height, out_height, out_length, planes, TILE_ROWS, TILE_COLS)
+        grad = torch.empty_like(a)
+        rows = planes * height
+        grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(rows, TILE_ROWS))
+        _spread_rows[grid](
+            spread, a, b, grad, upstream.contiguous(), window, 1.0 / ctx.count, rows, length, out_length,
+            ctx.channels, TILE_ROWS, TILE_COLS,
+        )  # fmt: skip
+        return grad, None, None, None, None, None
+
+
+def mean_ssim(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float) -> Tensor:
+    """Mean SSIM of (B, C, H, W) float32 images on CUDA; the gradient goes to a alone.
+
+    Args:
+        a: rendered images, in any memory order.
+        b: targets.
+        window: (11,) weights.
+        c1: stabiliser of the luminance.
+        c2: stabiliser of the structure.
+    """
+    if a.permute(0, 2, 3, 1).is_contiguous():
+        batch, channels, height, width = a.shape
+        rows_a = a.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+        rows_b = b.permute(0, 2, 3, 1).contiguous().view(batch, height, width * channels)
+        return MeanSSIM.apply(rows_a, rows_b, window, c1, c2, channels)  # type: ignore[return-value]
+    planes_a = a.contiguous().flatten(0, 1)
+    return MeanSSIM.apply(planes_a, b.contiguous().flatten(0, 1), window, c1, c2, 1)  # type: ignore[return-value]
