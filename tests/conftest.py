@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,3 +16,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny scene in nerfstudio's format; do not change it."""
+    from tests.tiny_scene import write_tiny_scene
+
+    return write_tiny_scene(tmp_path_factory.mktemp("tiny_scene"))
