@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.errors import SplatkitError
@@ -36,6 +37,11 @@ def collect(trainer: SplatkitTrainer, step: int) -> dict[str, Any]:
     pipeline = trainer.pipeline
     entry = splatkit_entry(pipeline.model.dispatcher.state_dict())
     entry["sampler"] = pipeline.datamanager.sampler_state()
+    entry["gradients"] = {
+        name: param.grad
+        for name, param in _parameters(trainer).items()
+        if param.grad is not None and (step + 1) % trainer.gradient_accumulation_steps[name] != 0
+    }
     return {
         "step": step,
         "pipeline": pipeline.state_dict(),
@@ -63,16 +69,23 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
     pipeline, optimizers = trainer.pipeline, trainer.optimizers
     with _explained(path):
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
-        named = {name: groups[0] for name, groups in pipeline.get_param_groups().items()}
+        named = _parameters(trainer)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if trainer.config.load_scheduler:
             _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}))
         entry = checkpoint.get("splatkit", {})
         pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}))
+        for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
+            named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:
             pipeline.datamanager.load_sampler_state(entry["sampler"])
         restore_rng(rng_entry(checkpoint), path)  # a broken one is found now, not after images have been loaded
     return int(checkpoint["step"]) + 1
+
+
+def _parameters(trainer: SplatkitTrainer) -> dict[str, Parameter]:
+    """The one parameter of each group."""
+    return {name: params[0] for name, params in trainer.pipeline.get_param_groups().items()}
 
 
 def restore_rng(state: Any, path: Path) -> None:
