@@ -1,19 +1,15 @@
-"""Small runs for tests of faults: in this process, or in a fork of it, which costs no imports."""
+"""Small runs for tests of faults."""
 
 from __future__ import annotations
 
 import os
 import random
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 
@@ -21,7 +17,9 @@ from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensif
 from splatkit_ns.methods import splatkit_3dgs
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.plugin import run_folder
-from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig, writer
+
+from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig, writer  # isort: skip
+from nerfstudio.scripts.train import launch  # isort: skip  # nerfstudio must be entered by its trainer
 
 MAX_STEPS = 36
 REFINE_EVERY = 5
@@ -102,6 +100,16 @@ def train(config: SplatkitTrainerConfig, *modules: SplatBaseModule[Any]) -> Spla
     return trainer
 
 
+def run_command(config: SplatkitTrainerConfig, modules: Sequence[SplatBaseModule[Any]] = ()) -> None:
+    """What the command `ns-train` does from its config on, timestamp apart."""
+    config.save_config()
+
+    def loop(local_rank: int, world_size: int, config: SplatkitTrainerConfig) -> None:
+        make_trainer(config, *modules).train()
+
+    launch(loop, 1, config=config, device_type="cpu")
+
+
 class At(SplatBaseModule[Any]):
     """Does something at one step (1-based), after the optimizers and densification; notes that it was cleaned up."""
 
@@ -121,7 +129,11 @@ class At(SplatBaseModule[Any]):
 
 def send(signum: int) -> Callable[[], None]:
     """An action that sends this process a signal."""
-    return lambda: os.kill(os.getpid(), signum)
+    return partial(_send, signum)
+
+
+def _send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
@@ -139,62 +151,3 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
         pairs = enumerate(zip(one, other, strict=True))
         return [found for i, (a, b) in pairs for found in differences(a, b, f"{where}/{i}")]
     return [] if one == other else [f"{where}: {one!r:.60} and {other!r:.60}"]
-
-
-class Child:
-    """A fork of this process that runs a function; its output goes to a file.
-
-    Kernels and imports are shared, so it starts in milliseconds. It may start threads of its own, for none of this
-    process are in it: do not fork while kernels run.
-    """
-
-    def __init__(self, function: Callable[[], Any], output: Path) -> None:
-        self.output = output
-        self.pid = os.fork()
-        if self.pid:
-            return
-        status = 1
-        try:
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            sys.stdout = open(1, "w", closefd=False, buffering=1)  # noqa: SIM115
-            sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-            torch.set_num_threads(1)
-            numba.set_num_threads(1)
-            function()
-            status = 0
-        except SystemExit as error:
-            status = error.code if isinstance(error.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-    def wait(self, timeout: float = 60.0) -> int:
-        """The exit status; minus the signal's number where one ended it.
-
-        Raises:
-            TimeoutError: it still ran after `timeout` seconds, and was killed.
-        """
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.005)
-        self.kill(signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        raise TimeoutError(f"the child ran longer than {timeout} s: {self.text()[-2000:]}")
-
-    def kill(self, signum: int) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, signum)
-
-    def text(self) -> str:
-        """What it has printed so far."""
-        return self.output.read_text() if self.output.exists() else ""
