@@ -166,6 +166,7 @@ def save_config(config: TrainerConfig) -> None:
     claim(folder)
     path, text = folder / "config.yml", yaml.dump(config)
     checkpoints = checkpoint_paths(config.get_checkpoint_dir())
+    _continued.discard(Path(os.path.realpath(folder)))
     if checkpoints and _holds(path, text):
         _continued.add(Path(os.path.realpath(folder)))
     elif checkpoints and not _resumes_from(config, config.get_checkpoint_dir()):

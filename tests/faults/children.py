@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.faults.runs"])
+_context.set_forkserver_preload(["tests.faults.runs", "open3d", "torch.utils.tensorboard"])
 
 
 class Child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -14,9 +15,13 @@ import numpy as np
 import torch
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.methods import splatkit_3dgs
 from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.plugin import run_folder
+from splatkit_ns.renderer.base import RenderMode, SplatRenderer
+from splatkit_ns.splat import SplatTrainingState
 
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig, writer  # isort: skip
 from nerfstudio.scripts.train import launch  # isort: skip  # nerfstudio must be entered by its trainer
@@ -108,6 +113,50 @@ def run_command(config: SplatkitTrainerConfig, modules: Sequence[SplatBaseModule
         make_trainer(config, *modules).train()
 
     launch(loop, 1, config=config, device_type="cpu")
+
+
+@dataclasses.dataclass
+class CheapRenderer(SplatRenderer):
+    """All pixels show one colour, to which every parameter contributes: no kernels to load, for children."""
+
+    def render(
+        self,
+        training_state: SplatTrainingState,
+        cam_to_worlds: torch.Tensor,
+        Ks: torch.Tensor,
+        width: int,
+        height: int,
+        *,
+        sh_degree: int | None = None,
+        backgrounds: torch.Tensor | None = None,
+        render_mode: RenderMode = "RGB",
+    ) -> SplatRenderPayload:
+        state = training_state
+        means2d = state.means[None, :, :2] * 1.0
+        weights = state.opacities * state.scales.mean(-1) * state.quats.sum(-1).tanh()
+        color = (state.sh0[:, 0] * weights[:, None]).mean(0) + state.shN.mean() + means2d.mean() + state.means.mean()
+        renders = torch.sigmoid(color).expand(1, height, width, 3)
+        alphas = torch.ones(1, height, width, 1)
+        info = {"radii": torch.ones(1, len(state), dtype=torch.int32), "means2d": means2d}
+        depths = alphas if render_mode == "RGB+ED" else None
+        return SplatRenderPayload(
+            renders=renders, alphas=alphas, width=width, height=height, n_cameras=1, info=info, means2d=means2d,
+            depths_expected=depths,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass
+class CheapLoss(SplatLossFn):
+    """Mean absolute difference, without kernels."""
+
+    def compute_loss(self, rendered_frames: torch.Tensor, target_frames: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"l1": (rendered_frames - target_frames).abs().mean()}
+
+
+CHEAP: dict[str, Any] = {
+    "model_renderer": CheapRenderer(), "model_loss_fn": CheapLoss(), "steps_per_eval_image": 0, "densification": "mcmc",
+}  # fmt: skip
+"""Options of a run that takes milliseconds a step, also in a fresh process."""
 
 
 class At(SplatBaseModule[Any]):

@@ -153,9 +153,8 @@ def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any)
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(
-    scene: Path, tmp_path: Path, uninterrupted: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    scene: Path, tmp_path: Path, uninterrupted: Any, messages: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(checkpoints.logger, "propagate", True)
     folder = tmp_path / "copy"
     folder.mkdir()
     for step in (8, 9, 10):
@@ -166,8 +165,8 @@ def test_a_damaged_newest_checkpoint_is_skipped(
     content[len(content) // 2] ^= 1
     before.write_bytes(content)
     resumed = train(make_config(scene, tmp_path, load_dir=folder))
-    assert [name in caplog.text for name in (newest.name, before.name)] == [True, True]
-    assert "It is skipped" in caplog.text
+    assert [name in messages.text for name in (newest.name, before.name)] == [True, True]
+    assert "It is skipped" in messages.text
     assert differences(last(uninterrupted("default")), last(resumed.checkpoint_dir)) == []
 
 
