@@ -34,7 +34,7 @@ from splatkit_ns.plugin.reporting import report_once
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState, random_points
 from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
-from splatkit_ns.splat.schema import KEYS
+from splatkit_ns.splat.schema import KEYS, check_shapes
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """The viewer's own background colour, shown where a model trained on random backgrounds is transparent."""
@@ -232,14 +232,21 @@ class SplatkitModel(SplatfactoModel):
                 f"This checkpoint holds no splatkit model: {', '.join(missing)} missing, found "
                 f"{', '.join(sorted(weights)[:8])}. Was it written by another method?"
             )
-        for name, param in self.gauss_params.items():
-            stored, expected = tuple(weights[f"gauss_params.{name}"].shape), tuple(param.shape)
-            if stored[1:] != expected[1:]:
+        stored = {name: weights[f"gauss_params.{name}"] for name in KEYS}
+        for name, value in stored.items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise SplatkitError(f"{name} must be a floating-point tensor, found {value!r:.60}")
+            found, expected = tuple(value.shape), tuple(self.gauss_params[name].shape)
+            if found[1:] != expected[1:] or not found:
                 raise SplatkitError(
-                    f"This checkpoint's {name} has shape {stored}, expected (N, {', '.join(map(str, expected[1:]))}). "
+                    f"This checkpoint's {name} has shape {found}, expected (N, {', '.join(map(str, expected[1:]))}). "
                     f"sh_degree is {self.config.sh_degree} here: use the checkpoint's own config.yml, "
                     "or set --pipeline.model.sh-degree to the checkpoint's."
                 )
+        try:
+            check_shapes(stored)
+        except ValueError as error:
+            raise SplatkitError(f"This checkpoint holds no whole model: {error}") from error
 
     def update_to_step(self, step: int) -> None:
         """Take over the step of a checkpoint, on which the SH degree depends."""

@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 NERFSTUDIO_KEYS = ("step", "pipeline", "optimizers")
 _CHUNK_BYTES = 1 << 20
 _MAX_PICKLE_BYTES = 64 << 20
+_FOLDER_ATTRIBUTE = 0x10
 _MAX_STEP = 10**9 - 1  # file names have nine digits
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
 
@@ -103,6 +104,8 @@ def _check_archive(file: Path) -> list[int]:
                 raise _damaged(file, "an entry of its archive is there twice")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise CheckpointError(f"checkpoint {file} was refused: its archive is compressed; torch.save's is not.")
+            if any(entry.is_dir() or entry.external_attr & _FOLDER_ATTRIBUTE for entry in entries):
+                raise _damaged(file, "an entry of its archive is marked as a folder")  # torch would not read its bytes
             declared = sum(entry.file_size for entry in entries)
             if declared > file_size:
                 raise _damaged(file, f"its archive declares {declared} bytes, but the file has {file_size}")

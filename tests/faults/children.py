@@ -96,6 +96,8 @@ def _main(function: Callable[..., Any], log: Path, arguments: dict[str, Any]) ->
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1
+        if isinstance(error.code, str):
+            sys.stderr.write(error.code)
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
     finally:
