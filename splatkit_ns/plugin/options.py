@@ -96,6 +96,9 @@ def check_options(config: SplatkitTrainerConfig) -> None:
         check_names(config)
     except SplatkitError as error:
         problems.append(str(error))
+    resumes = config.load_checkpoint is not None or config.load_dir is not None
+    if model.init_ply is not None and not resumes and not Path(model.init_ply).is_file():
+        problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
     if problems:
         raise OptionsError(problems)
 
