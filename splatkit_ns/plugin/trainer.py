@@ -187,7 +187,8 @@ class SplatkitTrainer(Trainer):
                 self._init_viewer_state()
                 with self._cleaned_up():
                     self._train_steps()
-                    self.pipeline.model.dispatcher.run("post_train")
+                    if self._stop_request.signum is None:
+                        self.pipeline.model.dispatcher.run("post_train")
                     self._save_last()
         finally:
             run_folder.release(self.base_dir)

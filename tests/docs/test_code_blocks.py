@@ -22,7 +22,7 @@ from splatkit_ns.plugin.metrics import ImageMetrics
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+PAGES = [*sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")), "../README.md"]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 THOUSANDS = re.compile(r"(?<![\d.])\d[\d_]*000\b")
 
