@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
-from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
+from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.modules.dispatch import ModuleDispatcher
@@ -29,9 +30,10 @@ from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.metrics import ImageMetrics
+from splatkit_ns.plugin.reporting import report_once
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState, random_points
-from splatkit_ns.splat.initialization import gaussians_from_points
+from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
 from splatkit_ns.splat.schema import KEYS
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
@@ -60,6 +62,9 @@ class SplatkitModelConfig(ModelConfig):
     """Training starts with images whose sides are divided by 2 to this power."""
     resolution_schedule: int = 3000
     """The resolution doubles every this many steps, until it is full."""
+    init_ply: Path | None = None
+    """Start from the Gaussians of this PLY file, such as an earlier run exported; its coordinates must be those of this
+    data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
     num_random: int = 50_000
@@ -115,6 +120,7 @@ class SplatkitModel(SplatfactoModel):
         self.announces_images = False
         """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
+        self.skips_step = False
         self.crop_box: OrientedBox | None = None
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
         self.dataset_background = torch.zeros(3)
@@ -124,6 +130,11 @@ class SplatkitModel(SplatfactoModel):
 
     def _initial_gaussians(self) -> dict[str, Tensor]:
         config = self.config
+        if config.init_ply is not None:
+            if Path(config.init_ply).is_file():
+                return gaussians_from_ply(config.init_ply, config.sh_degree)
+            # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
+            report_once(f"The PLY file {config.init_ply} that this run started from is not there any more.")
         if self.seed_points is not None and not config.random_init and len(self.seed_points[0]) > 0:
             points, colors = self.seed_points[0], self.seed_points[1].float() / 255
         else:
@@ -267,7 +278,13 @@ class SplatkitModel(SplatfactoModel):
         self.run_hooks("pre_step", after="data")
 
     def finish_step(self, step: int) -> None:
-        """Densification and the hooks after the optimizers' step."""
+        """Densification and the hooks after the optimizers' step.
+
+        After a step that was left out, because it was not finite, only `post_step` runs.
+        """
+        if self.skips_step:
+            self.run_hooks("post_step", after="optimizers")
+            return
         self.run_hooks("on_optimize", after="optimizers")
         if self.densification.changes_rows_itself:
             with self.training_state.track_row_changes():
@@ -381,20 +398,6 @@ class SplatkitModel(SplatfactoModel):
         target, mask = self._evaluation_target(outputs, batch)
         return {"l1": self.metrics.l1(outputs["rgb"], target, mask)}
 
-    def check_loss(self) -> None:
-        """Raise if this step's loss is NaN or infinite; reads it back from the device.
-
-        Raises:
-            SplatkitError: names the terms, the step and the image.
-        """
-        context = self.context
-        if context.loss is None or bool(torch.isfinite(context.loss.detach())):
-            return
-        raise SplatkitError(
-            f"The loss is not finite at step {context.step} on image {context.image_name}: "
-            f"{describe_non_finite(context.loss_terms)}. Lower the learning rates, or check that image and its pose."
-        )
-
     # ------------------------------------------------------------------ evaluation
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -438,6 +441,8 @@ class SplatkitModel(SplatfactoModel):
     # ------------------------------------------------------------------ schedules
 
     def _sh_degree(self) -> int:
+        if self.config.init_ply is not None:  # trained before: its colours are used whole from the start
+            return self.config.sh_degree
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
     def _get_downscale_factor(self) -> int:
