@@ -290,7 +290,7 @@ class SplatkitModel(SplatfactoModel):
         After a step that was left out, because it was not finite, only `post_step` runs.
         """
         if self.skips_step:
-            self.dispatcher.run("post_step")
+            self.run_hooks("post_step", after="optimizers")
             return
         self.run_hooks("on_optimize", after="optimizers")
         if self.densification.changes_rows_itself:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -105,10 +104,9 @@ class SplatkitTrainerConfig(TrainerConfig):
         except SplatkitError:
             raise
         except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
-            CONSOLE.print(
-                f"[bold yellow]Note:[/bold yellow] There is no config.yml in {self.get_base_dir()}, so ns-eval, "
-                "ns-export and ns-viewer cannot open this run: a part of it cannot be pickled "
-                f"({type(error).__name__}: {error})."
+            report_once(
+                f"There is no config.yml in {self.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
+                f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
             )
 
 
@@ -185,7 +183,8 @@ class SplatkitTrainer(Trainer):
             with stop_requests() as self._stop_request:
                 self._write_transform()
                 self._init_viewer_state()
-                with self._cleaned_up():
+                with self.run_hooks.running():
+                    self.pipeline.model.dispatcher.setup()
                     self._train_steps()
                     if self._stop_request.signum is None:
                         self.pipeline.model.dispatcher.run("post_train")
@@ -204,13 +203,6 @@ class SplatkitTrainer(Trainer):
             atomic_write_text(self.base_dir / "dataparser_transforms.json", json.dumps(content, indent=4))
         except OSError as error:
             raise run_folder.unwritable(self.base_dir, error) from error
-
-    @contextmanager
-    def _cleaned_up(self) -> Generator[None, None, None]:
-        """Run `on_setup` before and `on_cleanup` after the block; what fails first is what is reported."""
-        with self.run_hooks.running():
-            self.pipeline.model.dispatcher.setup()
-            yield
 
     def _train_steps(self) -> None:
         steps = range(self._start_step, self.config.max_num_iterations)

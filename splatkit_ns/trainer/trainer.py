@@ -20,6 +20,7 @@ from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.modules.checks import check_instance
 from splatkit_ns.modules.copying import running_copy
+from splatkit_ns.plugin import run_folder
 from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
@@ -106,7 +107,8 @@ class SplatTrainer:
         Each call is a new run in a folder of its own. The seeds of all global random generators are set.
 
         Raises:
-            SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.
+                SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.
+            StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
             HookFailedError: a module's hook raised.
         """
         config = self._trainer_config()
@@ -120,6 +122,7 @@ class SplatTrainer:
             trainer.train()
         finally:
             reset_writers()
+            run_folder.release(trainer.base_dir)
             if getattr(trainer, "viewer_state", None) is not None:
                 trainer.shutdown()
         return _result(trainer)
@@ -162,10 +165,6 @@ class SplatTrainer:
             ),
         )
         config.set_timestamp()
-        moment, number = config.timestamp, 1
-        while config.get_base_dir().exists():  # several runs in one second
-            number += 1
-            config.timestamp = f"{moment}_{number}"
         return config
 
 

@@ -266,7 +266,7 @@ def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:
             l1 = (rendered_frames - target_frames).abs().mean()
             return {"l1": l1, "bad": l1 * (float("nan") if step == 2 else 1.0)}
 
-    with pytest.raises(SplatkitError, match=r"at step 2 on image frame_\d+\.png: bad = nan"):
+    with pytest.raises(SplatkitError, match=r"at step 2 on image frame_\d+\.png: .*bad = nan"):
         train(tiny_scene, tmp_path, 3, loss_fn=Breaks())
 
 
