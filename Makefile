@@ -22,12 +22,13 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint demo lock clean
+.PHONY: help test lint docs demo lock clean
 
 help:
 	@echo "make demo   train on a small scene, evaluate and export it; results in demo/"
 	@echo "make test   style, types, import contract and tests; needs no GPU"
 	@echo "make lint   the first three of these"
+	@echo "make docs   the documentation as a site, in site/index.html"
 	@echo "make lock   refresh $(LOCK) from pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make clean  remove caches, build products and demo/ (the environment stays: rm -r $(VENV))"
 
@@ -39,6 +40,10 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(CHECK_LIMIT) $(BIN)/pyright --pythonpath $(PY)
 	$(CHECK_LIMIT) $(BIN)/lint-imports --no-cache
+
+docs: $(STAMP)
+	$(CHECK_LIMIT) $(PY) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
+	@echo "The documentation is in site/index.html"
 
 demo: $(STAMP)
 	$(PY) examples/run_demo.py

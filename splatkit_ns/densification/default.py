@@ -64,10 +64,16 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         if not hasattr(self, "statistics"):
             self.statistics: dict[str, Tensor] = {}
         limit_initial_number(training_state, self.max_gaussians, logger)
-        if not self.statistics or len(self.statistics["count"]) != len(training_state):
+        if not self._statistics_fit(len(training_state)):
+            if self.statistics:
+                logger.warning("%s: the statistics do not fit the Gaussians; counting starts anew.", self.module_name)
             self.statistics = {
                 name: torch.zeros(len(training_state), device=training_state.device) for name in STATISTICS
             }
+
+    def _statistics_fit(self, num: int) -> bool:
+        values = [self.statistics.get(name) for name in STATISTICS]
+        return all(isinstance(value, Tensor) and tuple(value.shape) == (num,) for value in values)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(getattr(self, "statistics", {}))

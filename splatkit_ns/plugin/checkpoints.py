@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch.nn import Parameter
+from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
@@ -32,6 +37,11 @@ def collect(trainer: SplatkitTrainer, step: int) -> dict[str, Any]:
     pipeline = trainer.pipeline
     entry = splatkit_entry(pipeline.model.dispatcher.state_dict())
     entry["sampler"] = pipeline.datamanager.sampler_state()
+    entry["gradients"] = {
+        name: param.grad
+        for name, param in _parameters(trainer).items()
+        if param.grad is not None and (step + 1) % trainer.gradient_accumulation_steps[name] != 0
+    }
     return {
         "step": step,
         "pipeline": pipeline.state_dict(),
@@ -43,11 +53,11 @@ def collect(trainer: SplatkitTrainer, step: int) -> dict[str, Any]:
 
 
 def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) -> int:
-    """Put a run into the state of a checkpoint.
+    """Put a run into the state of a checkpoint, except for the random number generators; see `restore_rng`.
 
     Args:
         trainer: with pipeline and optimizers made.
-        checkpoint: what `collect` returned.
+        checkpoint: what `collect` returned, or nerfstudio's own trainer with a splatkit model.
         path: where it came from, for messages.
 
     Returns:
@@ -57,22 +67,81 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
         SplatkitError: the checkpoint does not fit this run.
     """
     pipeline, optimizers = trainer.pipeline, trainer.optimizers
-    try:
+    with _explained(path):
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
-    except SplatkitError as error:
-        raise SplatkitError(f"{path}: {error}") from error
-    named = {name: groups[0] for name, groups in pipeline.get_param_groups().items()}
-    load_optimizers(named, optimizers.optimizers, checkpoint, path)
-    if trainer.config.load_scheduler:
-        known = {name: state for name, state in checkpoint["schedulers"].items() if name in optimizers.schedulers}
-        optimizers.load_schedulers(known)
-    entry = checkpoint.get("splatkit", {})
-    pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}))
-    if "sampler" in entry:
-        pipeline.datamanager.load_sampler_state(entry["sampler"])
-    if "rng" in entry:
-        set_rng_state(entry["rng"])
+        named = _parameters(trainer)
+        load_optimizers(named, optimizers.optimizers, checkpoint, path)
+        if trainer.config.load_scheduler:
+            _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}))
+        entry = checkpoint.get("splatkit", {})
+        pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}))
+        for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
+            named[name].grad = grad.to(named[name].device)
+        if "sampler" in entry:
+            pipeline.datamanager.load_sampler_state(entry["sampler"])
+        restore_rng(rng_entry(checkpoint), path)  # a broken one is found now, not after images have been loaded
     return int(checkpoint["step"]) + 1
+
+
+def _parameters(trainer: SplatkitTrainer) -> dict[str, Parameter]:
+    """The one parameter of each group."""
+    return {name: params[0] for name, params in trainer.pipeline.get_param_groups().items()}
+
+
+def restore_rng(state: Any, path: Path) -> None:
+    """Put the random number generators where they were when the checkpoint was taken.
+
+    Setting up draws random numbers, too (seed points, samplers, modules): this comes last, right before the first step.
+
+    Args:
+        state: see `rng_entry`; None changes nothing.
+        path: where it came from, for messages.
+
+    Raises:
+        SplatkitError: this is no such state.
+    """
+    if state is not None:
+        with _explained(path):
+            set_rng_state(state)
+
+
+def rng_entry(checkpoint: dict[str, Any]) -> Any:
+    """What `restore_rng` needs of a checkpoint; None where nerfstudio wrote it."""
+    return checkpoint.get("splatkit", {}).get("rng")
+
+
+@contextmanager
+def _explained(path: Path) -> Generator[None, None, None]:
+    """Name the file in every complaint; content of a wrong kind can make code complain in nearly any way."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except SplatkitError as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500]
+        raise CheckpointError(
+            f"checkpoint {path} does not fit this run ({type(error).__name__}: {reason}). Resume with the config.yml "
+            "that lies beside it (--load-config), or start a new run from its Gaussians (--pipeline.model.init-ply)."
+        ) from error
+
+
+def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any]) -> None:
+    """Put each schedule to its step. Its rate is computed anew, for the run may have become longer."""
+    for name, schedule in schedules.items():
+        if name not in states:
+            continue
+        schedule.load_state_dict(states[name])
+        if not isinstance(schedule, LambdaLR):
+            continue
+        rates = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # what get_last_lr() reports
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -90,7 +159,7 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
     Raises:
         SplatkitError: there is none.
     """
-    paths = sorted(path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name))
+    paths = checkpoint_paths(folder)
     if step is not None:
         paths = [path for path in paths if step_of(path) == step]
     for path in reversed(paths):
@@ -102,6 +171,16 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
     raise SplatkitError(f"There is {which} that can be read in {folder} (files named step-000001999.ckpt).")
 
 
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first, by their steps; clocks and other files do not matter."""
+    return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step (0-based) is."""
+    return folder / f"step-{step:09d}.ckpt"
+
+
 def step_of(path: Path) -> int:
     """The step in a checkpoint's file name."""
     match = FILE_NAME.fullmatch(path.name)
@@ -110,16 +189,22 @@ def step_of(path: Path) -> int:
 
 
 def save(folder: Path, checkpoint: dict[str, Any], only_latest: bool) -> None:
-    """Write a checkpoint, then delete older ones.
+    """Write a checkpoint, then delete others.
 
     Args:
         folder: made where it does not exist.
         checkpoint: what `collect` returned.
-        only_latest: keep only the last two.
+        only_latest: keep only this one and the one before it. Those of later steps go, too: they are from before the
+            run was resumed at an earlier step, and ``ns-eval`` would take them for the newest.
+
+    Raises:
+        OSError: it could not be written; nothing was deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(folder / f"step-{checkpoint['step']:09d}.ckpt", checkpoint)
+    path = path_of(folder, checkpoint["step"])
+    write_checkpoint(path, checkpoint)
     if only_latest:
-        paths = [path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)]
-        for path in sorted(paths, key=step_of)[:-KEPT]:
-            path.unlink()
+        paths = checkpoint_paths(folder)
+        kept = paths[max(0, paths.index(path) + 1 - KEPT) : paths.index(path) + 1]
+        for other in paths:
+            if other not in kept:
+                other.unlink(missing_ok=True)

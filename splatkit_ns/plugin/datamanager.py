@@ -17,7 +17,7 @@ from PIL import Image
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data_checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data_contents import RESTORE, check_outputs
-from splatkit_ns.plugin.reporting import install_excepthook
+from splatkit_ns.plugin.reporting import install_excepthook, report_once
 
 
 class SplatkitDataset(InputDataset):
@@ -136,15 +136,29 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if hasattr(self, "random_generator"):
             version, numbers, gauss = self.random_generator.getstate()
             state["random_generator"] = [version, list(numbers), gauss]
+        if hasattr(self, "train_unsampled_epoch_count"):  # of the strategy "fps", which also uses numpy's generator
+            state["train_unsampled_epoch_count"] = [float(count) for count in self.train_unsampled_epoch_count]
         return state
 
     def load_sampler_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `sampler_state` was taken; a state of another number of images is ignored."""
-        drawn = [*state["train_unseen_cameras"], 0]
-        if max(drawn) >= len(self.train_dataset):
+        """Go on drawing where `sampler_state` was taken; a state of another number of images is ignored.
+
+        Raises:
+            ValueError: this is no such state.
+        """
+        train, evaluation = list(state["train_unseen_cameras"]), list(state["eval_unseen_cameras"])
+        if not train or not all(isinstance(i, int) and i >= 0 for i in [*train, *evaluation]):
+            raise ValueError(f"the sampler's images must be a list of indices, found {train!r:.60}")
+        counts = state.get("train_unsampled_epoch_count")
+        other_count = counts is not None and len(counts) != len(self.train_dataset)
+        if max(train) >= len(self.train_dataset) or other_count:
+            report_once("The checkpoint was trained on more images than there are now: they are drawn anew.")
             return
-        self.train_unseen_cameras = list(state["train_unseen_cameras"])
-        self.eval_unseen_cameras = list(state["eval_unseen_cameras"])
+        self.train_unseen_cameras = train
+        if evaluation and max(evaluation) < len(self.eval_dataset):
+            self.eval_unseen_cameras = evaluation
         if "random_generator" in state and hasattr(self, "random_generator"):
             version, numbers, gauss = state["random_generator"]
             self.random_generator.setstate((version, tuple(numbers), gauss))
+        if counts is not None and hasattr(self, "train_unsampled_epoch_count"):
+            self.train_unsampled_epoch_count = np.array(counts, dtype=np.float64)

@@ -63,7 +63,8 @@ class ImageMetrics:
             try:
                 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-                self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+                with torch.random.fork_rng():  # the network is initialised at random before its weights are loaded
+                    self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
             except Exception as error:  # no network, no room, no torchvision: the metric is optional
                 self._wants_lpips = False
                 report_once(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,17 +22,19 @@ from torch import Tensor, nn
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
-from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
+from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.metrics import ImageMetrics
+from splatkit_ns.plugin.reporting import report_once
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState, random_points
-from splatkit_ns.splat.initialization import gaussians_from_points
-from splatkit_ns.splat.schema import KEYS
+from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
+from splatkit_ns.splat.schema import KEYS, check_shapes
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """The viewer's own background colour, shown where a model trained on random backgrounds is transparent."""
@@ -60,6 +62,9 @@ class SplatkitModelConfig(ModelConfig):
     """Training starts with images whose sides are divided by 2 to this power."""
     resolution_schedule: int = 3000
     """The resolution doubles every this many steps, until it is full."""
+    init_ply: Path | None = None
+    """Start from the Gaussians of this PLY file, such as an earlier run exported; its coordinates must be those of this
+    data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
     num_random: int = 50_000
@@ -70,6 +75,8 @@ class SplatkitModelConfig(ModelConfig):
     """Opacity at the start."""
     init_scale: float = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
+    global_scale: float = 1.0
+    """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     output_depth_during_training: bool = False
     """Render depth in training, too, for losses that use it."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
@@ -93,9 +100,9 @@ class SplatkitModel(SplatfactoModel):
             {name: nn.Parameter(value) for name, value in self._initial_gaussians().items()}
         )
         self.training_state = SplatTrainingState(self.gauss_params, {})
-        self.renderer: SplatRenderer[Any] = deepcopy(config.renderer)
-        self.loss_fn: SplatLossFn[Any] = deepcopy(config.loss_fn)
-        self.densification: SplatDensification[Any] = deepcopy(config.densification)
+        self.renderer: SplatRenderer[Any] = release(config.renderer)
+        self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
+        self.densification: SplatDensification[Any] = release(config.densification)
         self.context = StepContext(
             logger=logging.getLogger("splatkit_ns"),
             max_steps=0,
@@ -110,7 +117,10 @@ class SplatkitModel(SplatfactoModel):
             num_cameras=self.num_train_data, device="cpu"
         )
         self.metrics = ImageMetrics(lpips=config.lpips)
+        self.announces_images = False
+        """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
+        self.skips_step = False
         self.crop_box: OrientedBox | None = None
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
         self.dataset_background = torch.zeros(3)
@@ -120,6 +130,11 @@ class SplatkitModel(SplatfactoModel):
 
     def _initial_gaussians(self) -> dict[str, Tensor]:
         config = self.config
+        if config.init_ply is not None:
+            if Path(config.init_ply).is_file():
+                return gaussians_from_ply(config.init_ply, config.sh_degree)
+            # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
+            report_once(f"The PLY file {config.init_ply} that this run started from is not there any more.")
         if self.seed_points is not None and not config.random_init and len(self.seed_points[0]) > 0:
             points, colors = self.seed_points[0], self.seed_points[1].float() / 255
         else:
@@ -221,14 +236,21 @@ class SplatkitModel(SplatfactoModel):
                 f"This checkpoint holds no splatkit model: {', '.join(missing)} missing, found "
                 f"{', '.join(sorted(weights)[:8])}. Was it written by another method?"
             )
-        for name, param in self.gauss_params.items():
-            stored, expected = tuple(weights[f"gauss_params.{name}"].shape), tuple(param.shape)
-            if stored[1:] != expected[1:]:
+        stored = {name: weights[f"gauss_params.{name}"] for name in KEYS}
+        for name, value in stored.items():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise SplatkitError(f"{name} must be a floating-point tensor, found {value!r:.60}")
+            found, expected = tuple(value.shape), tuple(self.gauss_params[name].shape)
+            if found[1:] != expected[1:] or not found:
                 raise SplatkitError(
-                    f"This checkpoint's {name} has shape {stored}, expected (N, {', '.join(map(str, expected[1:]))}). "
+                    f"This checkpoint's {name} has shape {found}, expected (N, {', '.join(map(str, expected[1:]))}). "
                     f"sh_degree is {self.config.sh_degree} here: use the checkpoint's own config.yml, "
                     "or set --pipeline.model.sh-degree to the checkpoint's."
                 )
+        try:
+            check_shapes(stored)
+        except ValueError as error:
+            raise SplatkitError(f"This checkpoint holds no whole model: {error}") from error
 
     def update_to_step(self, step: int) -> None:
         """Take over the step of a checkpoint, on which the SH degree depends."""
@@ -260,17 +282,29 @@ class SplatkitModel(SplatfactoModel):
         context.target_frames = images.composite(target, self._step_background)[None]
         if "mask" in batch:
             context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
-        self.dispatcher.run("pre_step")
+        self.run_hooks("pre_step", after="data")
 
     def finish_step(self, step: int) -> None:
-        """Densification and the hooks after the optimizers' step."""
-        self.dispatcher.run("on_optimize")
+        """Densification and the hooks after the optimizers' step.
+
+        After a step that was left out, because it was not finite, only `post_step` runs.
+        """
+        if self.skips_step:
+            self.run_hooks("post_step", after="optimizers")
+            return
+        self.run_hooks("on_optimize", after="optimizers")
         if self.densification.changes_rows_itself:
             with self.training_state.track_row_changes():
                 self._guarded(self.densification, "densify", self._densify)
         else:
             self._guarded(self.densification, "densify", self._densify)
-        self.dispatcher.run("post_step")
+        self.run_hooks("post_step", after="densify")
+
+    def run_hooks(self, hook: str, after: str) -> None:
+        """Run a hook of all modules, between the end of the phase before it and that of "modules"."""
+        self.dispatcher.run("on_phase", phase=after)
+        self.dispatcher.run(hook)
+        self.dispatcher.run("on_phase", phase="modules")
 
     def _guarded(self, module: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
         return self.dispatcher.guarded(module.module_name, name, call)
@@ -371,20 +405,6 @@ class SplatkitModel(SplatfactoModel):
         target, mask = self._evaluation_target(outputs, batch)
         return {"l1": self.metrics.l1(outputs["rgb"], target, mask)}
 
-    def check_loss(self) -> None:
-        """Raise if this step's loss is NaN or infinite; reads it back from the device.
-
-        Raises:
-            SplatkitError: names the terms, the step and the image.
-        """
-        context = self.context
-        if context.loss is None or bool(torch.isfinite(context.loss.detach())):
-            return
-        raise SplatkitError(
-            f"The loss is not finite at step {context.step} on image {context.image_name}: "
-            f"{describe_non_finite(context.loss_terms)}. Lower the learning rates, or check that image and its pose."
-        )
-
     # ------------------------------------------------------------------ evaluation
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -414,11 +434,22 @@ class SplatkitModel(SplatfactoModel):
         """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side."""
         target, mask = self._evaluation_target(outputs, batch)
         rendered = outputs["rgb"]
-        return self.metrics.all(rendered, target, mask), {"img": torch.cat([target, rendered], dim=1)}
+        metrics = self.metrics.all(rendered, target, mask)
+        if self.announces_images and self.dispatcher.listens_to("post_validation_image"):
+            self.dispatcher.run(
+                "post_validation_image",
+                metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},
+                image_name=str(batch.get("image_name", batch.get("image_idx", ""))),
+                rendered_frames=rendered[None],
+                target_frames=target[None],
+            )
+        return metrics, {"img": torch.cat([target, rendered], dim=1)}
 
     # ------------------------------------------------------------------ schedules
 
     def _sh_degree(self) -> int:
+        if self.config.init_ply is not None:  # trained before: its colours are used whole from the start
+            return self.config.sh_degree
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
     def _get_downscale_factor(self) -> int:
@@ -435,6 +466,11 @@ class SplatkitModel(SplatfactoModel):
         mode = self.config.background_color
         if self.training and (mode == "random" or (mode == "auto" and has_alpha)):
             return torch.rand(3, device=self.device)
+        return self.evaluation_background()
+
+    def evaluation_background(self) -> Tensor:
+        """Colour behind the Gaussians outside training, (3,)."""
+        mode = self.config.background_color
         if mode not in self._backgrounds:
             colors = {"random": self.background_color, "auto": self.dataset_background}
             self._backgrounds[mode] = (colors[mode] if mode in colors else get_color(mode)).to(self.device)

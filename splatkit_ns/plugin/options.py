@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.plugin.run_hooks import check_names
 from splatkit_ns.rasterize import check_cuda_backend
 
 if TYPE_CHECKING:
@@ -91,6 +92,13 @@ def check_options(config: SplatkitTrainerConfig) -> None:
         problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
     if config.load_dir is not None and not Path(config.load_dir).is_dir():
         problems.append(f"--load-dir: there is no folder {config.load_dir}")
+    resumes = config.load_checkpoint is not None or config.load_dir is not None
+    if model.init_ply is not None and not resumes and not Path(model.init_ply).is_file():
+        problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
+    try:
+        check_names(config)
+    except SplatkitError as error:
+        problems.append(str(error))
     if problems:
         raise OptionsError(problems)
 

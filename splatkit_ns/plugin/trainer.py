@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
@@ -21,14 +24,42 @@ from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
 
-from splatkit_ns.plugin import checkpoints
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.builtin import BuiltinModules
+from splatkit_ns.plugin import checkpoints, out_of_memory, run_folder
+from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, stop_message
+from splatkit_ns.plugin.held import Opaque
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
-from splatkit_ns.plugin.reporting import connect_logging, install_excepthook
+from splatkit_ns.plugin.reporting import connect_logging, install_excepthook, report_once
+from splatkit_ns.plugin.run_hooks import RunHooks
+from splatkit_ns.plugin.run_modules import draws_progress, run_modules
+from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
+from splatkit_ns.plugin.validation import evaluate
+from splatkit_ns.splat import atomic_write_text
 
-STEPS_PER_LOSS_CHECK = 100
-"""On a GPU the loss is read back, to see whether it is finite, once every this many steps."""
+Vis = Literal[
+    "viewer",
+    "wandb",
+    "tensorboard",
+    "comet",
+    "viewer+wandb",
+    "viewer+tensorboard",
+    "viewer+comet",
+    "viewer_legacy",
+    "none",
+]
+
+logger = logging.getLogger("splatkit_ns")
+
+
+class LoadedCheckpoint(NamedTuple):
+    """What is still needed of the checkpoint that a run goes on from."""
+
+    path: Path
+    rng: Any
 
 
 @dataclass
@@ -38,6 +69,45 @@ class SplatkitTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: SplatkitTrainer)
     pipeline: SplatkitPipelineConfig = field(default_factory=SplatkitPipelineConfig)
     """Data and model."""
+    hooks: tuple[str, ...] = ()
+    """Hooks, by registered name or import path (package.module:Class): LogHook, CheckPointHook."""
+    writers: tuple[str, ...] = ()
+    """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
+    vis: Vis = "viewer"
+    """Viewer and event writers; none runs neither."""
+    modules: BuiltinModules = field(default_factory=BuiltinModules)
+    """What else hooks into training."""
+    attached: Opaque = ()
+    """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What to do when the loss or a gradient is NaN or infinite: stop, or leave that step out and go on. On a GPU,
+    skip makes every step wait for the device."""
+
+    def set_timestamp(self) -> None:
+        """Name the run after the time, unless it has a name; two runs never get the same."""
+        given = self.timestamp
+        super().set_timestamp()
+        if self.timestamp != given:
+            run_folder.set_unused_timestamp(self, self.timestamp)
+
+    def save_config(self) -> None:
+        """Claim the run's folder and write ``config.yml`` into it.
+
+        A part that cannot be written costs the other ``ns-*`` commands, not the run.
+
+        Raises:
+            SplatkitError: the folder cannot be written, or belongs to another run.
+        """
+        install_excepthook()
+        try:
+            run_folder.save_config(self)
+        except SplatkitError:
+            raise
+        except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
+            report_once(
+                f"There is no config.yml in {self.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
+                f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
+            )
 
 
 class SplatkitTrainer(Trainer):
@@ -56,22 +126,43 @@ class SplatkitTrainer(Trainer):
         connect_logging()
         check_options(config)
         check_device(config.machine.device_type)
+        run_folder.claim(config.get_base_dir())
         super().__init__(config, local_rank, world_size)
+        self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
+        """What hooks into training besides renderer, loss and densification; may be added to before `setup`."""
+        self.run_hooks = RunHooks(self)
+        self._stop_request = StopRequest()
+        self._loaded: LoadedCheckpoint | None = None
+        self._saved_step: int | None = None
+        self._saving_fails = False
+        self._steps_whole: int | None = 0
+        """How many steps the present state is the outcome of; None in the middle of one."""
 
     # ------------------------------------------------------------------ set-up
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
-        super().setup(test_mode)
+        if draws_progress(self.modules):
+            self.config.logging.local_writer.enable = False
+        with self.run_hooks.setting_up():
+            super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)
         model.context.max_steps = self.config.max_num_iterations
         model.context.step = self._start_step
         model.context.world_rank = self.local_rank
+        model.training_state.checkpoint_source = self.make_checkpoint
         self.pipeline.wants_metrics = self._logs_at
+        self._steps_whole = self._start_step
+        every_step = self.device == "cpu" or self.config.on_nan == "skip"
+        self._watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimizers with this run's length and scene scale."""
+        """Optimizers with this run's length and scene scale.
+
+        Modules are attached here because the pipeline is complete, and no checkpoint with their states loaded yet.
+        """
+        self.pipeline.model.use_modules(self.modules)
         groups = self.pipeline.get_param_groups()
         scales = {"means": self.pipeline.model.context.scene_scale}
         configs = run_optimizers(self.config.optimizers, list(groups), self.config.max_num_iterations, scales)
@@ -80,53 +171,83 @@ class SplatkitTrainer(Trainer):
     # ------------------------------------------------------------------ training
 
     def train(self) -> None:
-        """Train up to the maximum number of steps, save, and clean up whatever happens."""
-        self.base_dir.mkdir(parents=True, exist_ok=True)
-        self.pipeline.datamanager.train_dataparser_outputs.save_dataparser_transform(
-            self.base_dir / "dataparser_transforms.json"
-        )
-        self._init_viewer_state()
-        self.stop_training = False
-        dispatcher = self.pipeline.model.dispatcher
-        began = time.time()
+        """Train up to the maximum number of steps, save, and clean up whatever happens.
+
+        Raises:
+            StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
+            SplatkitError: the run's folder cannot be written, memory did not suffice, the loss or a gradient was not
+                finite, or the last checkpoint could not be saved.
+        """
+        began = time.perf_counter()
         try:
-            dispatcher.setup()
-            self._train_steps()
-            self.save_checkpoint(self.step)
+            with stop_requests() as self._stop_request:
+                self._write_transform()
+                self._init_viewer_state()
+                with self.run_hooks.running():
+                    self.pipeline.model.dispatcher.setup()
+                    self._train_steps()
+                    if self._stop_request.signum is None:
+                        self.pipeline.model.dispatcher.run("post_train")
+                    self._save_last()
         finally:
-            dispatcher.cleanup()
-        writer.put_time(EventName.TOTAL_TRAIN_TIME, time.time() - began, self.step, avg_over_steps=False)
+            run_folder.release(self.base_dir)
+        if self._stop_request.signum is not None:
+            raise StoppedBySignal(self._stop_request.signum)
+        writer.put_time(EventName.TOTAL_TRAIN_TIME, time.perf_counter() - began, self.step, avg_over_steps=False)
         self._after_train()
+
+    def _write_transform(self) -> None:
+        outputs = self.pipeline.datamanager.train_dataparser_outputs
+        content = {"transform": outputs.dataparser_transform.tolist(), "scale": float(outputs.dataparser_scale)}
+        try:
+            atomic_write_text(self.base_dir / "dataparser_transforms.json", json.dumps(content, indent=4))
+        except OSError as error:
+            raise run_folder.unwritable(self.base_dir, error) from error
 
     def _train_steps(self) -> None:
         steps = range(self._start_step, self.config.max_num_iterations)
+        self.stop_training = False
+        self.step = self._start_step - 1
         if not steps:
             CONSOLE.print(
                 f"The checkpoint has {self._start_step} steps already, --max-num-iterations is "
                 f"{self.config.max_num_iterations}: nothing to train. Ask for more steps to go on."
             )
-            self.step = self._start_step - 1
+        _ = self.pipeline.datamanager.cached_train  # loads the images
+        if self._loaded is not None:
+            checkpoints.restore_rng(self._loaded.rng, self._loaded.path)
         writer.GLOBAL_BUFFER["step"] = self._start_step  # the terminal's table reads it before the first logged step
         for step in steps:
             self._wait_while_paused()
-            if self.stop_training:
+            if self._stops():
                 break
             self.step = step
-            with self.train_lock:
-                self.pipeline.train()
-                self._run_callbacks(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
-                loss, loss_dict, metrics_dict = self.train_iteration(step)
-                self._run_callbacks(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
-            if step == self._start_step:
-                self._last_log = (step, time.perf_counter())
-            elif self._logs_at(step):
-                self._log(step, loss, loss_dict, metrics_dict)
-            self._update_viewer_state(step)
-            with self.train_lock:
-                self.eval_iteration(step)
-            if step_check(step, self.config.steps_per_save):
-                self.save_checkpoint(step)
-            writer.write_out_storage()
+            try:
+                self._train_step(step)
+            except NotFiniteError as error:
+                raise stop_message(error, self._last_checkpoint()) from error
+            except Exception as error:
+                self._explain_out_of_memory(error)
+                raise
+
+    def _train_step(self, step: int) -> None:
+        """One step, and what comes between it and the next: logs, evaluation, a checkpoint."""
+        with self.train_lock:
+            self.pipeline.train()
+            self._run_callbacks(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+            loss, loss_dict, metrics_dict = self.train_iteration(step)
+            self._run_callbacks(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+            self._steps_whole = step + 1
+        if step == self._start_step:
+            self._last_log = (step, time.perf_counter())
+        elif self._logs_at(step):
+            self._log(step, loss, loss_dict, metrics_dict)
+        self._update_viewer_state(step)
+        with self.train_lock:
+            self.eval_iteration(step)
+        if step_check(step, self.config.steps_per_save):
+            self._try_to_save(step)
+        self._write_logs()
 
     @profiler.time_function
     def train_iteration(self, step: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -144,18 +265,41 @@ class SplatkitTrainer(Trainer):
                 optimizer.zero_grad(set_to_none=True)
         _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
         model = self.pipeline.model
-        if self.device == "cpu" or step_check(step, STEPS_PER_LOSS_CHECK, run_at_zero=True):
-            model.check_loss()
         loss = model.context.loss
         assert loss is not None
         loss.backward()
-        for name, optimizer in self.optimizers.optimizers.items():
-            if step % accumulation[name] == accumulation[name] - 1:
-                self._clip_gradients(name, optimizer)
-                optimizer.step()
+        model.dispatcher.run("on_phase", phase="backward")
+        self._steps_whole = None
+        if self._is_finite():
+            for name, optimizer in self.optimizers.optimizers.items():
+                if step % accumulation[name] == accumulation[name] - 1:
+                    self._clip_gradients(name, optimizer)
+                    optimizer.step()
         for scheduler in self.optimizers.schedulers.values():
             scheduler.step()
         return loss, loss_dict, metrics_dict
+
+    def _is_finite(self) -> bool:
+        """Watch loss and gradients; False if they are not finite and this step is to be skipped.
+
+        Raises:
+            NotFiniteError: they are not, and training is to stop. On a GPU this may be a step up to 100 steps ago.
+        """
+        model = self.pipeline.model
+        try:
+            self._watch.record(model.context, self.optimizers.optimizers)
+        except NotFiniteError as error:
+            if self.config.on_nan == "stop":
+                raise
+            self._watch.skip(error)
+            for optimizer in self.optimizers.optimizers.values():
+                optimizer.zero_grad(set_to_none=True)  # gradients that are accumulated over steps are spoilt, too
+            model.skips_step = True
+            return False
+        model.skips_step = False
+        if self._watch.every_step:
+            self._watch.succeeded()
+        return True
 
     def _clip_gradients(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         max_norm = self.optimizers.config[name]["optimizer"].max_norm
@@ -167,8 +311,19 @@ class SplatkitTrainer(Trainer):
             callback.run_callback_at_location(step, location=location)
 
     def _wait_while_paused(self) -> None:
-        while self.training_state == "paused" and not self.stop_training:
+        while self.training_state == "paused" and not self._stops():
             time.sleep(0.01)
+
+    @profiler.time_function
+    def eval_iteration(self, step: int) -> None:
+        """Evaluate where it is due and anyone wants to know: a writer or a module."""
+        config = self.config
+        enabled = config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled()
+        if (enabled or self.run_hooks.wants_validation()) and self.pipeline.datamanager.eval_dataset:
+            evaluate(self, step)
+
+    def _stops(self) -> bool:
+        return self.stop_training or bool(self._stop_request)
 
     # ------------------------------------------------------------------ logging
 
@@ -197,29 +352,42 @@ class SplatkitTrainer(Trainer):
     def _after_train(self) -> None:
         """Tell where the results are; stay for the viewer's sake if that was asked for."""
         self.training_state = "completed"
-        writer.write_out_storage()
+        self._write_logs()
         table = Table(title=None, show_header=False, box=box.MINIMAL)
         table.add_row("Config File", str(self.base_dir / "config.yml"))
         table.add_row("Checkpoint Directory", str(self.checkpoint_dir))
         CONSOLE.print(Panel(table, title="[bold green]Training Finished[/bold green]", expand=False))
         self._run_callbacks(self.step, TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:
-            self._train_complete_viewer()
+            with suppress(KeyboardInterrupt):  # how one leaves the viewer, with nothing left to save
+                self._train_complete_viewer()
+
+    def _write_logs(self) -> None:
+        """Write logged values; a full disk costs those, not the run."""
+        try:
+            writer.write_out_storage()
+        except OSError as error:
+            report_once(f"The log cannot be written: {_reason(error)}. Training goes on.")
 
     # ------------------------------------------------------------------ checkpoints
 
     def _load_checkpoint(self) -> None:
-        """Take up a checkpoint where the config names one."""
+        """Take up a checkpoint where the config names one, or where the run's own folder has some."""
         config = self.config
         if config.load_dir is not None:
-            path, loaded = checkpoints.newest_readable(Path(config.load_dir), config.load_step)
+            path, content = checkpoints.newest_readable(Path(config.load_dir), config.load_step)
         elif config.load_checkpoint is not None:
             path = Path(config.load_checkpoint)
-            loaded = checkpoints.read(path)
+            content = checkpoints.read(path)
+        elif run_folder.continues(self.base_dir):
+            path, content = checkpoints.newest_readable(self.checkpoint_dir, None)
         else:
             return
-        self._start_step = checkpoints.restore(self, loaded, path)
-        CONSOLE.print(f"Resuming after step {loaded['step']} from {path}")
+        self._start_step = checkpoints.restore(self, content, path)
+        self._loaded = LoadedCheckpoint(path, checkpoints.rng_entry(content))
+        CONSOLE.print(f"Resuming after step {content['step']} from {path}")
+        self.pipeline.model.context.step = self._start_step
+        self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
 
     def make_checkpoint(self, step: int | None = None) -> dict[str, Any]:
         """Everything a run needs to go on after a step (0-based; None means the current one)."""
@@ -227,5 +395,83 @@ class SplatkitTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Write the checkpoint of a step (0-based), and only then delete older ones if no more are wanted."""
+        """Write the checkpoint of a step (0-based), and only then delete older ones if no more are wanted.
+
+        Raises:
+            OSError: it could not be written; those before are untouched.
+        """
+        self.pipeline.model.dispatcher.run("pre_save_checkpoint")
         checkpoints.save(self.checkpoint_dir, self.make_checkpoint(step), self.config.save_only_latest_checkpoint)
+        self._saved_step = step
+
+    def _try_to_save(self, step: int) -> bool:
+        """Save; a full disk is no reason to stop: a warning, and the next time it is tried again."""
+        self._watch.check()
+        try:
+            self.save_checkpoint(step)
+        except OSError as error:
+            if not self._saving_fails:
+                logger.warning("No checkpoint of step %d: %s. %s", step, _reason(error), self._last_checkpoint())
+            self._saving_fails = True
+            return False
+        if self._saving_fails:
+            logger.warning("Checkpoints can be written again: step %d is saved.", step)
+        self._saving_fails = False
+        return True
+
+    def _save_last(self) -> None:
+        """Save where training ended.
+
+        Raises:
+            SplatkitError: it cannot be saved.
+        """
+        trained = self.step >= self._start_step
+        path = checkpoints.path_of(self.checkpoint_dir, self.step)
+        if self._saved_step == self.step or (not trained and (self._stops() or path.exists())):
+            return
+        try:
+            self._watch.check()
+            self.save_checkpoint(self.step)
+        except NotFiniteError as error:
+            raise stop_message(error, self._last_checkpoint()) from error
+        except OSError as error:
+            raise SplatkitError(
+                f"The last checkpoint, of step {self.step}, could not be saved: {_reason(error)}. "
+                f"{self._last_checkpoint()} Free some space, or check permissions, and resume."
+            ) from error
+
+    def _last_checkpoint(self) -> str:
+        """Sentence that says which checkpoint there is."""
+        paths = checkpoints.checkpoint_paths(self.checkpoint_dir)
+        if not paths:
+            return "There is no checkpoint yet."
+        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self.checkpoint_dir}."
+
+    def _explain_out_of_memory(self, error: Exception) -> None:
+        """Save if the state is that after a whole step, and raise an error that tells what helps.
+
+        Raises:
+            OutOfMemory: if that is what the error is.
+        """
+        cause = out_of_memory.find(error)
+        if cause is None:
+            return
+        in_use = out_of_memory.usage(self.device)
+        out_of_memory.free(error)
+        context = self.pipeline.model.context
+        step = context.step
+        context.start_step(step)  # lets go of the step's images and graph
+        for optimizer in self.optimizers.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        if self._steps_whole is not None and self._steps_whole > self._start_step:
+            self._try_to_save(self._steps_whole - 1)
+        raise out_of_memory.OutOfMemory(
+            out_of_memory.message(
+                cause, step, self.pipeline.model.num_points, in_use, self._last_checkpoint(), self.config
+            )
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What went wrong, and with which file."""
+    return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)

@@ -21,6 +21,8 @@ from torch import Tensor
 
 BLOCK = 32
 MAX_SHORT = 2**15 - 1
+COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
+"""Both kernels must round alike, so that as many tiles are filled in as were counted: no fused multiply-adds."""
 
 
 @triton.jit
@@ -130,14 +132,14 @@ def tile_lists(
     gaussians = (order, means2d.contiguous(), conics.contiguous(), opacities.contiguous(), seen.view(torch.uint8))
     grid = (triton.cdiv(num, BLOCK),)
     counts = torch.empty(num, dtype=torch.int32, device=device)
-    _count[grid](*gaussians, counts, num, tiles_x, tiles_y, tile_size, BLOCK, num_warps=1)
+    _count[grid](*gaussians, counts, num, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE)
     ends = counts.cumsum(0)
     total = int(ends[-1]) if num else 0
     tiles = torch.empty(total, dtype=torch.int16 if num_tiles <= MAX_SHORT else torch.int32, device=device)
     ids = torch.empty(total, dtype=torch.int32, device=device)
     if total:
         _fill[grid](
-            *gaussians, ends, counts, tiles, ids, num, per_camera, tiles_x, tiles_y, tile_size, BLOCK, num_warps=1
+            *gaussians, ends, counts, tiles, ids, num, per_camera, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE
         )
     tiles, by_tile = tiles.sort(stable=True)
     first = torch.arange(num_tiles, dtype=tiles.dtype, device=device)

@@ -74,8 +74,10 @@ def _sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tenso
     """Colours (C, N, 3) of spherical harmonics seen from each camera."""
     from gsplat import spherical_harmonics
 
-    rotations, translations = viewmats[:, :3, :3], viewmats[:, :3, 3:]
-    centres = -(rotations.transpose(1, 2) @ translations).squeeze(-1)
+    if viewmats.requires_grad:  # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform
+        centres = torch.linalg.inv(viewmats)[:, :3, 3]
+    else:
+        centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:]).squeeze(-1)
     directions = means[None] - centres[:, None]
     coefficients = coefficients[None].expand(len(viewmats), -1, -1, -1)
     return (spherical_harmonics(degree, directions, coefficients, masks=seen) + 0.5).clamp(min=0.0)

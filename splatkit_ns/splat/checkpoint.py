@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 NERFSTUDIO_KEYS = ("step", "pipeline", "optimizers")
 _CHUNK_BYTES = 1 << 20
 _MAX_PICKLE_BYTES = 64 << 20
+_FOLDER_ATTRIBUTE = 0x10
+_MAX_STEP = 10**9 - 1  # file names have nine digits
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
 
 
@@ -42,7 +44,16 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
         OSError: the file cannot be written; an old file is then as it was.
     """
     plain = _plain(checkpoint, "checkpoint")
-    atomic_write(path, lambda file: torch.save(plain, file))
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:  # torch's own complaint, made while it was handling the real one
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    atomic_write(path, write)
 
 
 def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str = "cpu") -> dict[str, Any]:
@@ -62,7 +73,7 @@ def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str 
     if not file.is_file():
         reason = "is a folder, not a file" if file.is_dir() else "does not exist"
         raise CheckpointError(f"checkpoint {file} {reason}. Give the path of a .ckpt file.")
-    _check_archive(file)
+    record_sizes = _check_archive(file)
     try:
         loaded: Any = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -74,11 +85,16 @@ def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str 
     except Exception as error:  # damage inside a valid archive can surface as nearly any exception
         raise _damaged(file, f"torch.load failed with {type(error).__name__}: {_first_line(error)}") from error
     _check_content(file, loaded)
+    _check_storages(file, cast(dict[str, Any], loaded), record_sizes)
     return loaded
 
 
-def _check_archive(file: Path) -> None:
-    """Check the zip archive that torch.save writes: sizes, no compression, and the checksum of each entry."""
+def _check_archive(file: Path) -> list[int]:
+    """Check the zip archive that torch.save writes: sizes, no compression, and the checksum of each entry.
+
+    Returns:
+        bytes of each entry.
+    """
     file_size = file.stat().st_size
     try:
         with zipfile.ZipFile(file) as archive:
@@ -88,6 +104,8 @@ def _check_archive(file: Path) -> None:
                 raise _damaged(file, "an entry of its archive is there twice")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise CheckpointError(f"checkpoint {file} was refused: its archive is compressed; torch.save's is not.")
+            if any(entry.is_dir() or entry.external_attr & _FOLDER_ATTRIBUTE for entry in entries):
+                raise _damaged(file, "an entry of its archive is marked as a folder")  # torch would not read its bytes
             declared = sum(entry.file_size for entry in entries)
             if declared > file_size:
                 raise _damaged(file, f"its archive declares {declared} bytes, but the file has {file_size}")
@@ -100,6 +118,7 @@ def _check_archive(file: Path) -> None:
                 with archive.open(entry) as stream:  # reading to the end verifies the entry's CRC-32
                     while stream.read(_CHUNK_BYTES):
                         pass
+            return [entry.file_size for entry in entries]
     except CheckpointError:
         raise
     except OSError as error:
@@ -124,21 +143,28 @@ def _check_content(file: Path, loaded: Any) -> None:
             f"checkpoint {file} has schema version {version}, and this splatkit-ns reads up to {SCHEMA_VERSION}: "
             "upgrade splatkit-ns."
         )
-    _check_storages(file, cast(dict[str, Any], loaded))
+    step: Any = loaded["step"]
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= _MAX_STEP:
+        raise CheckpointError(f"{file} is no checkpoint: its step is {step!r:.40}, expected a number from 0 up.")
+    for key in ("pipeline", "optimizers", "schedulers", "splatkit"):
+        if not isinstance(loaded.get(key, {}), Mapping):
+            found = type(loaded[key]).__name__
+            raise CheckpointError(f"{file} is no checkpoint: its {key!r} is a {found}, expected a dict.")
 
 
-def _check_storages(file: Path, loaded: dict[str, Any]) -> None:
+def _check_storages(file: Path, loaded: dict[str, Any], record_sizes: Sequence[int]) -> None:
     """Tensors must lie within bytes that the file has: a forged one can be a huge view of few, or reach beyond them."""
     storages: dict[int, int] = {}
     for tensor in _tensors(loaded):
         if tensor.layout != torch.strided:
             raise _damaged(file, f"a tensor has the layout {tensor.layout}")
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        if storage.nbytes():
+            storages[storage.data_ptr()] = storage.nbytes()
         if tensor.numel() * tensor.element_size() > storage.nbytes():
             raise _damaged(file, f"a tensor of shape {tuple(tensor.shape)} has only {storage.nbytes()} bytes")
-    if sum(storages.values()) > os.path.getsize(file):
-        raise _damaged(file, "its tensors are larger than the file")
+    if Counter(storages.values()) - Counter(record_sizes):
+        raise _damaged(file, "a tensor has another size than its entry in the archive")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Callable
@@ -9,14 +11,21 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
+from splatkit_ns.errors import SplatkitError
+
 NEW_FILE_MODE = 0o666
+
+TEMPORARY_PREFIX = "tmp-0."
+"""How names of temporary files begin. nerfstudio's ``ns-eval`` takes whatever stands between the first ``-`` and the
+first ``.`` of every name in a folder of checkpoints for a step, and fails where that is no number: it reads step 0."""
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -> None:
     """Write a file all at once: whoever reads `path` sees the old file or the complete new one.
 
     The content goes to a temporary file in the same folder (which is made if it is missing), reaches the disk, and is
-    then renamed to `path`.
+    then renamed to `path`. Temporary files that killed processes left in the folder are deleted first.
 
     Args:
         path: the file to write.
@@ -27,11 +36,10 @@ def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -
             for any other exception that `write` raises.
     """
     target = Path(os.path.realpath(path))  # a link is followed, not replaced
-    temporary = target.with_name(f".{target.name[:64]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        # not tempfile: its files are readable by their owner alone, and so would be the checkpoint
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
+        delete_leftovers(target.parent)
+        temporary, descriptor = _create_temporary(target)
     except OSError as error:
         raise _named(error, target) from error
     try:
@@ -39,13 +47,62 @@ def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)  # before the file is closed, which gives its lock back
         _sync_folder(target.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise _named(error, target) from error
         raise
+
+
+def atomic_write_text(path: str | PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file all at once; see `atomic_write`.
+
+    Raises:
+        OSError: the file could not be written; an old file is then as it was.
+    """
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode("utf-8"))
+
+    atomic_write(path, write)
+
+
+def delete_leftovers(folder: Path) -> list[Path]:
+    """Delete temporary files whose writers are gone; those still being written, by whichever process, stay.
+
+    A writer holds a lock on its temporary file, which the system takes back when the process ends, however it ends.
+
+    Returns:
+        what was deleted.
+    """
+    deleted: list[Path] = []
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:  # another process was quicker, or it is not ours to delete
+            continue
+        with contextlib.suppress(OSError):  # locked: it is being written. Or this file system has no locks: let it be.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            deleted.append(path)
+        os.close(descriptor)
+    return deleted
+
+
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """A new, locked file beside `target`, and its descriptor."""
+    while True:
+        name = f"{TEMPORARY_PREFIX}{target.name[:64]}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+        path = target.with_name(name)
+        # not tempfile: its files are readable by their owner alone, and so would be the checkpoint
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody takes it for a leftover either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():
+            return path, descriptor
+        os.close(descriptor)  # someone took it for a leftover before it was locked
 
 
 def _named(error: OSError, target: Path) -> OSError:
@@ -64,3 +121,27 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: str | PathLike[str], owner: str) -> Path:
+    """Make a folder, and check that files can be written there, before hours of work depend on it.
+
+    Args:
+        folder: made where it does not exist.
+        owner: who will write there, for the message.
+
+    Raises:
+        SplatkitError: it cannot be made or written.
+    """
+    path = Path(folder)
+    probe = path / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SplatkitError(
+            f"{owner}: the output folder {path} cannot be written: {error.strerror or error}. "
+            "Choose another one, or change its permissions."
+        ) from error
+    return path

@@ -1,8 +1,10 @@
-"""Gaussians made from a point cloud, before any training."""
+"""Gaussians to start from: made from a point cloud, or trained before."""
 
 from __future__ import annotations
 
+import logging
 import math
+from os import PathLike
 
 import numpy as np
 import torch
@@ -10,6 +12,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # type: ignore[reportAttributeAccessIssue]
 from torch import Tensor
+
+from splatkit_ns.splat import ply
+
+logger = logging.getLogger(__name__)
 
 NUM_NEIGHBOURS = 3
 MIN_DISTANCE = math.sqrt(1e-7)
@@ -116,3 +122,25 @@ def _checked_colors(colors: Tensor, num: int) -> Tensor:
         low, high = float(colors.min()), float(colors.max())
         raise ValueError(f"colors must lie in 0..1, found values from {low:g} to {high:g}; divide 8-bit ones by 255.")
     return colors
+
+
+def gaussians_from_ply(path: str | PathLike[str], sh_degree: int) -> dict[str, Tensor]:
+    """Raw parameters of the Gaussians in a PLY file, with SH coefficients up to `sh_degree`.
+
+    Coefficients that the file lacks are zero; those it has above `sh_degree` are left out, with a note in the log.
+
+    Args:
+        path: in the layout of 3DGS, see `ply.read_ply`.
+        sh_degree: 0 to 3.
+
+    Raises:
+        PlyError: the file is missing, damaged or holds no Gaussians.
+    """
+    tensors = {key: torch.from_numpy(value) for key, value in ply.read_ply(path).items()}
+    wanted, found = (sh_degree + 1) ** 2 - 1, tensors["shN"].shape[1]
+    if found != wanted:
+        what = "those above are left out" if found > wanted else "those above its own start at zero"
+        logger.info("%s has SH coefficients of degree %d, sh_degree is %d: %s.", path, math.isqrt(found + 1) - 1,
+                    sh_degree, what)  # fmt: skip
+    tensors["shN"] = F.pad(tensors["shN"][:, :wanted], (0, 0, 0, max(0, wanted - found)))
+    return tensors

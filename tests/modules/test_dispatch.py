@@ -14,7 +14,7 @@ from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
 from splatkit_ns.modules.base import payload_type
 from splatkit_ns.modules.context import StepContext
-from splatkit_ns.modules.dispatch import HOOKS, ModuleDispatcher
+from splatkit_ns.modules.dispatch import EXTRA_ARGUMENTS, HOOKS, ModuleDispatcher
 
 
 def context(**values: Any) -> StepContext:
@@ -42,11 +42,12 @@ def test_every_hook_calls_all_modules_in_their_order() -> None:
     entries: list[tuple[str, str]] = []
     modules = [Diary(name, entries) for name in ("renderer", "loss", "densification", "mine")]
     dispatcher = ModuleDispatcher(modules, context())
-    dispatcher.setup()
+    once = {"on_setup": dispatcher.setup, "on_cleanup": dispatcher.cleanup}
     for hook in HOOKS:
-        if hook not in ("on_setup", "on_cleanup"):
-            dispatcher.run(hook, **({"row_change": None} if hook == "on_gaussians_changed" else {}))
-    dispatcher.cleanup()
+        if hook in once:
+            once[hook]()
+        else:
+            dispatcher.run(hook, **dict.fromkeys(EXTRA_ARGUMENTS.get(hook, ())))
     assert entries == [(module.name, hook) for hook in HOOKS for module in modules]
 
 
@@ -80,7 +81,8 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
         "step", "world_rank", "world_size", "scene_scale",
     }  # fmt: skip
     assert seen["on_setup"] == names
-    assert seen["post_compute_loss"] == names | {"target_frames", "masks", "rendered_frames", "rend_out", "loss"}
+    of_step = {"target_frames", "masks", "rendered_frames", "rend_out", "loss", "loss_terms"}
+    assert seen["post_compute_loss"] == names | of_step
 
 
 def test_a_hook_may_take_nothing() -> None:

@@ -1,0 +1,85 @@
+"""Running out of memory: what was in use, and what reduces it."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import torch
+
+from splatkit_ns.errors import SplatkitError
+
+_CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory")
+
+
+class OutOfMemory(SplatkitError):
+    """The device's memory did not suffice; the message says what was in use and which options reduce it."""
+
+
+def find(error: BaseException) -> BaseException | None:
+    """The out-of-memory error that this exception is, or that a module's hook failed with; None if it is another."""
+    kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (kind, MemoryError)):
+            return seen
+        if isinstance(seen, RuntimeError) and any(words in str(seen) for words in _CPU_ALLOCATOR):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def free(error: BaseException) -> None:
+    """Let go of what the failed step held, so that there is room to save."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def usage(device: str) -> str:
+    """What is in use on the device, in words; asked before anything is freed."""
+    if not device.startswith("cuda"):
+        return "in main memory"
+    gigabytes = 1024**3
+    used, peak = torch.cuda.memory_allocated(device) / gigabytes, torch.cuda.max_memory_allocated(device) / gigabytes
+    unused, total = (value / gigabytes for value in torch.cuda.mem_get_info(device))
+    return (
+        f"on {device} ({torch.cuda.get_device_name(device)}: {used:.2f} GiB in use by this run, {peak:.2f} GiB at "
+        f"most so far, {unused:.2f} of {total:.2f} GiB free)"
+    )
+
+
+def message(error: BaseException, step: int, num_gaussians: int, in_use: str, checkpoint: str, config: Any) -> str:
+    """Everything a user needs to go on.
+
+    Args:
+        error: torch's.
+        step: in which it happened, 1-based.
+        num_gaussians: how many there were.
+        in_use: see `usage`.
+        checkpoint: sentence that says which checkpoint there is.
+        config: of the trainer; the options that reduce memory are named with their present values.
+    """
+    model, data = config.pipeline.model, config.pipeline.datamanager
+    options: list[str] = []
+    if hasattr(model.densification, "max_gaussians"):
+        largest = max(1, num_gaussians * 3 // 4)
+        options.append(
+            f"--pipeline.model.densification.max-gaussians {largest} (now {model.densification.max_gaussians})"
+        )
+    options.append(f"--pipeline.model.num-downscales {model.num_downscales + 1} (now {model.num_downscales})")
+    if data.cache_images != "cpu":
+        options.append(f"--pipeline.datamanager.cache-images cpu (now {data.cache_images})")
+    if not getattr(model.renderer, "packed", True):
+        options.append("--pipeline.model.renderer.packed True (now False)")
+    if model.sh_degree > 0:
+        options.append(f"--pipeline.model.sh-degree {model.sh_degree - 1} (now {model.sh_degree}; for a new run)")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = "\n".join(f"  {option}" for option in options)
+    return (
+        f"Out of memory at step {step} with {num_gaussians:,} Gaussians, {in_use}. {checkpoint}\n"
+        f"These options need less memory:\n{lines}\n({reason})"
+    )

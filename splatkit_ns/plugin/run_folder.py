@@ -1,0 +1,201 @@
+"""The folder of a run: one run at a time writes into it, and no finished one is overwritten."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.checkpoints import checkpoint_paths
+from splatkit_ns.splat import atomic_write_text
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import TrainerConfig
+
+LOCK_NAME = "run.lock"
+
+_claimed: dict[Path, tuple[int, int]] = {}
+"""Folders that this process writes into -> its id, which tells it from a fork of it, and descriptor of the lock."""
+
+_continued: set[Path] = set()
+"""Folders whose run is started again with the very same config."""
+
+
+def claim(folder: Path) -> None:
+    """Make the folder this process's to write into, until `release` or the end of the process, however it ends.
+
+    Claiming a folder twice in one process is once.
+
+    Raises:
+        SplatkitError: another process has claimed it, or it cannot be written.
+    """
+    folder = Path(os.path.realpath(folder))
+    if _claimed.get(folder, (0, 0))[0] == os.getpid():
+        return
+    path = folder / LOCK_NAME
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise SplatkitError(
+                f"Another run ({owner}) is writing into {folder}. Wait for it, stop it, or let this one write "
+                "elsewhere: --timestamp OTHER, --experiment-name OTHER or --output-dir OTHER."
+            ) from None
+        except OSError:  # a file system without locks: refuse only by what the file says
+            _refuse_live_owner(descriptor, folder)
+        if _is_still(path, descriptor):
+            break
+        os.close(descriptor)  # its owner released it, and deleted it, between our open and our lock
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    _claimed[folder] = os.getpid(), descriptor
+
+
+def release(folder: Path) -> None:
+    """Give a folder back; one that is not claimed is left alone."""
+    folder = Path(os.path.realpath(folder))
+    pid, descriptor = _claimed.pop(folder, (0, 0))
+    if pid != os.getpid():
+        return
+    with contextlib.suppress(OSError):
+        (folder / LOCK_NAME).unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+@atexit.register
+def _release_all() -> None:
+    for folder in list(_claimed):
+        release(folder)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _owner_entry(descriptor: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(os.pread(descriptor, 1000, 0))
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _owner(descriptor: int) -> str:
+    entry = _owner_entry(descriptor)
+    return f"process {entry.get('pid', 'unknown')} on {entry.get('host', 'an unknown machine')}"
+
+
+def _refuse_live_owner(descriptor: int, folder: Path) -> None:
+    """Without locks: a process of this machine that is gone has left its file; of another machine we cannot know."""
+    entry = _owner_entry(descriptor)
+    pid, host = entry.get("pid"), entry.get("host")
+    if not isinstance(pid, int) or pid == os.getpid():
+        return
+    if host == socket.gethostname():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        except OSError:
+            pass
+    os.close(descriptor)
+    raise SplatkitError(
+        f"A run (process {pid} on {host}) is writing into {folder}, or has left {LOCK_NAME} there when it was killed. "
+        f"If it runs no more, delete {folder / LOCK_NAME}; else let this one write elsewhere: --timestamp OTHER."
+    )
+
+
+def unwritable(folder: Path, error: OSError) -> SplatkitError:
+    """What to say when a run's folder cannot be written."""
+    return SplatkitError(
+        f"The run's folder {folder} cannot be written: {error.strerror or error}. Choose another with --output-dir, "
+        "or check permissions and free space."
+    )
+
+
+def set_unused_timestamp(config: TrainerConfig, timestamp: str) -> None:
+    """Name the run's folder after the time, and make it; a number is added where another run has that name already.
+
+    Two runs that start in the same second, or a clock that is set back, then do not meet in one folder.
+    """
+    number = 1
+    config.timestamp = timestamp
+    while True:
+        folder = config.get_base_dir()
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            return
+        except FileExistsError:
+            if folder.parent.is_dir():
+                number += 1
+                config.timestamp = f"{timestamp}-{number}"
+                continue
+            return  # a file where a folder should be: said when the config is saved
+        except OSError:
+            return  # likewise
+
+
+def save_config(config: TrainerConfig) -> None:
+    """Claim the run's folder and write ``config.yml`` into it, atomically.
+
+    Raises:
+        SplatkitError: the folder cannot be written, belongs to a running run, or to one that ended and is not resumed.
+    """
+    folder = config.get_base_dir()
+    claim(folder)
+    path, text = folder / "config.yml", yaml.dump(config)
+    checkpoints = checkpoint_paths(config.get_checkpoint_dir())
+    _continued.discard(Path(os.path.realpath(folder)))
+    if checkpoints and _holds(path, text):
+        _continued.add(Path(os.path.realpath(folder)))
+    elif checkpoints and not _resumes_from(config, config.get_checkpoint_dir()):
+        raise SplatkitError(
+            f"{folder} holds another run, of {len(checkpoints)} checkpoint(s), which this one would overwrite. To go "
+            f"on with it: --load-dir {config.get_checkpoint_dir()}, or --load-config {path}. To start anew: another "
+            "--timestamp, or none."
+        )
+    CONSOLE.log(f"Saving config to: {path}")
+    try:
+        atomic_write_text(path, text)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def continues(folder: Path) -> bool:
+    """Whether `save_config` found that a run is started again in its own folder, as ``--load-config`` does."""
+    return Path(os.path.realpath(folder)) in _continued
+
+
+def _resumes_from(config: TrainerConfig, checkpoint_dir: Path) -> bool:
+    sources = [config.load_dir, config.load_checkpoint and Path(config.load_checkpoint).parent]
+    wanted = os.path.realpath(checkpoint_dir)
+    return any(source is not None and os.path.realpath(source) == wanted for source in sources)
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether the file is there with this very text: the same run, started again with --load-config."""
+    try:
+        return path.read_text("utf-8") == text
+    except (OSError, UnicodeError):
+        return False

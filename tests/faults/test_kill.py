@@ -1,0 +1,96 @@
+"""kill -9 at random moments, many inside a save: what is on the disk is whole, and at most one interval is lost."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from splatkit_ns.plugin import checkpoints
+from splatkit_ns.splat import files
+from splatkit_ns.splat.files import TEMPORARY_PREFIX
+from tests.faults.children import Child
+from tests.faults.runs import CHEAP, At, make_config, run_command
+
+KILLS = int(os.environ.get("SPLATKIT_FAULT_KILLS", "6"))
+"""How often a run is killed; `make faults` asks for 200."""
+STEPS_PER_SAVE = 4
+PIECES = 10
+SECONDS_A_PIECE = 0.004
+
+
+class Progress(At):
+    """Notes in a file which steps this process began with and has finished; what is written survives a kill."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(0, lambda: None)
+        self.path = path
+
+    def post_step(self, step: int) -> None:
+        self.steps.append(step)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT)
+        os.pwrite(descriptor, json.dumps([self.steps[0], step]).ljust(40).encode(), 0)
+        os.close(descriptor)
+
+
+def run_slowly(config: Any, progress: Path) -> None:
+    """A run that writes checkpoints in pieces, with time to be killed between them and before the rename."""
+    real_save, real_sync = torch.save, os.fsync
+
+    def save(content: Any, file: Any) -> None:
+        buffer = io.BytesIO()
+        real_save(content, buffer)
+        view = buffer.getbuffer()
+        size = -(-len(view) // PIECES)
+        for start in range(0, len(view), size):
+            file.write(view[start : start + size])
+            file.flush()
+            time.sleep(SECONDS_A_PIECE)
+
+    def sync(descriptor: int) -> None:
+        time.sleep(SECONDS_A_PIECE)
+        real_sync(descriptor)
+        time.sleep(SECONDS_A_PIECE)
+
+    torch.save = save
+    files.os.fsync = sync
+    run_command(config, [Progress(progress)])
+
+
+def test_a_killed_run_resumes_from_a_whole_checkpoint(scene: Path, tmp_path: Path, record_property: Any) -> None:
+    generator = random.Random(0)
+    options = {"steps_per_save": STEPS_PER_SAVE, "max_num_iterations": 10**6, **CHEAP}
+    config = make_config(scene, tmp_path, **options)
+    folder, progress = config.get_checkpoint_dir(), tmp_path / "progress"
+    inside_a_save = 0
+    expected_start = 1
+    for kill in range(KILLS):
+        progress.unlink(missing_ok=True)
+        child = Child(run_slowly, tmp_path / "log", config=config, progress=progress)
+        child.wait_for(lambda: progress.exists() and progress.stat().st_size > 0)
+        time.sleep(generator.uniform(0, 0.4))
+        child.kill()
+        assert child.wait() == -9
+        started, finished = json.loads(progress.read_text())
+        assert started == expected_start, f"kill {kill}"
+        inside_a_save += any(name.startswith(TEMPORARY_PREFIX) for name in os.listdir(folder)) if folder.exists() else 0
+        saved = [checkpoints.step_of(path) + 1 for path in checkpoints.checkpoint_paths(folder)]
+        for path in checkpoints.checkpoint_paths(folder):
+            assert checkpoints.read(path)["step"] == checkpoints.step_of(path), f"kill {kill}"
+        # `finished` is 1-based; a checkpoint is written after steps 5, 9, 13, …, before the next step starts
+        due = max([step for step in range(1, finished) if step % STEPS_PER_SAVE == 1 and step > 1], default=0)
+        newest = max(saved, default=0)
+        assert newest >= due, f"kill {kill}: {finished} steps were finished, the newest checkpoint is of {newest}"
+        assert finished - newest <= STEPS_PER_SAVE + 1
+        expected_start = newest + 1
+    record_property("kills", KILLS)
+    record_property("inside_a_save", inside_a_save)
+    (tmp_path / "counts.json").write_text(json.dumps({"kills": KILLS, "inside_a_save": inside_a_save}))
+    assert inside_a_save > 0, "no kill hit a save: write more slowly"
+    assert saved

@@ -1,0 +1,117 @@
+"""Memory runs out: what was in use, what helps, and what is saved."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.plugin import checkpoints, out_of_memory
+from splatkit_ns.plugin.out_of_memory import OutOfMemory
+from splatkit_ns.splat import read_checkpoint
+from tests.faults.children import Child
+from tests.faults.runs import CHEAP, MAX_STEPS, CheapRenderer, make_config, make_trainer, run_command, train
+
+KIND = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+
+
+@dataclasses.dataclass
+class HungryRenderer(CheapRenderer):
+    """Runs out of memory in one render."""
+
+    renders_left: int = 9
+    packed: bool = False
+
+    def render(self, *arguments: Any, **options: Any) -> Any:
+        self.renders_left -= 1
+        if self.renders_left == 0:
+            raise KIND("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().render(*arguments, **options)
+
+
+def hungry(scene: Path, output: Path, **options: Any) -> Any:
+    return make_config(scene, output, steps_per_save=5, **{**CHEAP, "model_renderer": HungryRenderer(), **options})
+
+
+def test_the_message_says_what_helps_and_the_state_is_saved(scene: Path, tmp_path: Path) -> None:
+    config = hungry(scene, tmp_path)
+    with pytest.raises(OutOfMemory) as caught:
+        train(config)
+    text = str(caught.value)
+    assert "Out of memory at step 9 with 50 Gaussians" in text
+    assert "--pipeline.model.densification.max-gaussians 37 (now 120)" in text
+    assert "--pipeline.model.num-downscales 2 (now 1)" in text
+    assert "--pipeline.datamanager.cache-images cpu (now gpu)" in text
+    assert "--pipeline.model.renderer.packed True (now False)" in text
+    assert "Tried to allocate 2.00 GiB" in text
+    path = checkpoints.path_of(config.get_checkpoint_dir(), 7)
+    assert f"The last checkpoint is {path}" in text
+    assert read_checkpoint(path)["step"] == 7, "eight whole steps; the ninth failed"
+    resumed = make_config(scene, tmp_path / "again", load_dir=config.get_checkpoint_dir(), **CHEAP)
+    assert train(resumed).step == MAX_STEPS - 1
+
+
+class HungryModule(SplatBaseModule[Any]):
+    """Runs out of memory in the middle of the changes that a step makes."""
+
+    def on_optimize(self, step: int) -> None:
+        if step == 9:
+            raise KIND("CUDA out of memory.")
+
+
+def test_a_state_in_the_middle_of_a_step_is_not_saved(scene: Path, tmp_path: Path) -> None:
+    """Half of the parameters may have moved, or half of the rows: the last whole checkpoint is named."""
+    config = make_config(scene, tmp_path, steps_per_save=5, **CHEAP)
+    with pytest.raises(OutOfMemory, match=r"Out of memory at step 9.*step-000000005\.ckpt"):
+        train(config, HungryModule())
+    assert [path.name for path in checkpoints.checkpoint_paths(config.get_checkpoint_dir())] == ["step-000000005.ckpt"]
+
+
+def test_before_the_first_step_there_is_nothing_to_save(scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="There is no checkpoint yet"):
+        train(hungry(scene, tmp_path, model_renderer=HungryRenderer(renders_left=1)))
+
+
+def test_the_command_ends_without_a_traceback(scene: Path, tmp_path: Path) -> None:
+    child = Child(run_command, tmp_path / "log", config=hungry(scene, tmp_path))
+    assert child.wait() == 1
+    assert "Error: Out of memory at step 9" in child.text()
+    assert "Traceback" not in child.text()
+
+
+def test_other_errors_stay_what_they_are(scene: Path, tmp_path: Path) -> None:
+    class Broken(SplatBaseModule[Any]):
+        def post_step(self) -> None:
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match=r"Broken\.post_step failed at step 1: RuntimeError: a bug"):
+        train(make_config(scene, tmp_path, **CHEAP), Broken())
+
+
+def test_main_memory_counts_too() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**16)
+    assert out_of_memory.find(caught.value) is caught.value
+    assert out_of_memory.find(MemoryError()) is not None
+    assert out_of_memory.find(RuntimeError("a bug")) is None
+
+
+def test_a_failing_clean_up_does_not_hide_the_error(
+    scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    class FailsTwice(SplatBaseModule[Any]):
+        def post_step(self) -> None:
+            raise SplatkitError("the first")
+
+        def on_cleanup(self) -> None:
+            raise RuntimeError("the second")
+
+    trainer = make_trainer(make_config(scene, tmp_path, **CHEAP), FailsTwice())
+    with pytest.raises(SplatkitError, match="the first"):
+        trainer.train()
+    assert "the second" in messages.text

@@ -1,0 +1,185 @@
+"""A run that is interrupted and resumed ends with the same bits as one that is not."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin import checkpoints
+from splatkit_ns.splat import read_checkpoint
+from tests.faults.runs import (
+    MAX_STEPS,
+    REFINE_EVERY,
+    RESET_EVERY,
+    At,
+    differences,
+    make_config,
+    make_trainer,
+    send,
+    train,
+)
+
+CUTS = (1, REFINE_EVERY - 2, REFINE_EVERY - 1, REFINE_EVERY, RESET_EVERY - 2, RESET_EVERY - 1, RESET_EVERY, 20, 34)
+"""Steps (0-based) after which runs are cut: before, at and after a refinement and an opacity reset, and others."""
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "mcmc": {"densification": "mcmc"},
+    "fps": {"data_train_cameras_sampling_strategy": "fps", "data_fps_reset_every": 8},
+    "black": {"model_background_color": "black", "gradient_accumulation_steps": {"means": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folder of a variant's run that was not cut, with the checkpoint of every step."""
+
+    @cache
+    def run(variant: str) -> Path:
+        output = tmp_path_factory.mktemp(variant)
+        options = {"steps_per_save": 1, "save_only_latest_checkpoint": False, **VARIANTS[variant]}
+        return train(make_config(scene, output, **options)).checkpoint_dir
+
+    return run
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return read_checkpoint(checkpoints.path_of(folder, MAX_STEPS - 1))
+
+
+def test_the_runs_do_what_resuming_could_get_wrong(uninterrupted: Any) -> None:
+    """Gaussians come and go, opacities are reset, statistics are kept."""
+    folder = uninterrupted("default")
+    loaded = [read_checkpoint(path) for path in checkpoints.checkpoint_paths(folder)[1:]]
+    counts = [len(each["pipeline"]["_model.gauss_params.means"]) for each in loaded]
+    assert len(set(counts)) > 3
+    opacities = [float(each["pipeline"]["_model.gauss_params.opacities"].sigmoid().max()) for each in loaded]
+    assert min(opacities) < 0.02 < max(opacities)
+    assert loaded[-1]["splatkit"]["modules"]["SplatDefaultDensification"]["count"].any()
+    assert loaded[10]["splatkit"]["sampler"] != loaded[11]["splatkit"]["sampler"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_seed_gives_the_same_run(scene: Path, tmp_path: Path, uninterrupted: Any, variant: str) -> None:
+    """And saving at every step changes nothing."""
+    again = train(make_config(scene, tmp_path, **VARIANTS[variant]))
+    assert differences(last(uninterrupted(variant)), last(again.checkpoint_dir)) == []
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_ends_with_the_same_bits(
+    scene: Path, tmp_path: Path, uninterrupted: Any, variant: str, cut: int
+) -> None:
+    path = checkpoints.path_of(uninterrupted(variant), cut)
+    config = make_config(scene, tmp_path, load_checkpoint=path, **VARIANTS[variant])
+    steps = At(0, lambda: None)
+    resumed = train(config, steps)
+    assert steps.steps == list(range(cut + 2, MAX_STEPS + 1))
+    assert differences(last(uninterrupted(variant)), last(resumed.checkpoint_dir)) == []
+
+
+@pytest.mark.parametrize("variant", ["default", "mcmc"])
+def test_stopped_by_a_signal_and_resumed_twice(scene: Path, tmp_path: Path, uninterrupted: Any, variant: str) -> None:
+    folder = None
+    for number, when in enumerate((7, RESET_EVERY)):
+        config = make_config(scene, tmp_path / str(number), load_dir=folder, **VARIANTS[variant])
+        with pytest.raises(SystemExit):
+            train(config, At(when, send(signal.SIGTERM)))
+        folder = config.get_checkpoint_dir()
+        assert checkpoints.checkpoint_paths(folder)[-1] == checkpoints.path_of(folder, when - 1)
+    resumed = train(make_config(scene, tmp_path / "end", load_dir=folder, **VARIANTS[variant]))
+    assert differences(last(uninterrupted(variant)), last(resumed.checkpoint_dir)) == []
+
+
+def test_random_numbers_drawn_while_setting_up_do_not_matter(
+    scene: Path, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The viewer, modules and the loading of images may draw some; a fresh process has another seed anyway."""
+
+    class Draws(At):
+        def on_setup(self) -> None:
+            torch.rand(5)
+
+    config = make_config(scene, tmp_path, load_checkpoint=checkpoints.path_of(uninterrupted("default"), 9))
+    trainer = make_trainer(config, Draws(0, lambda: None), seed=7)
+    load = trainer.pipeline.datamanager._load_images
+
+    def load_and_draw(split: Any, **options: Any) -> Any:
+        if split == "train":  # evaluation images are loaded when they are first looked at, resumed or not
+            torch.rand(3)
+        return load(split, **options)
+
+    monkeypatch.setattr(trainer.pipeline.datamanager, "_load_images", load_and_draw)
+    trainer.train()
+    assert differences(last(uninterrupted("default")), last(trainer.checkpoint_dir)) == []
+
+
+def test_a_finished_run_has_nothing_to_train(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    steps = At(0, lambda: None)
+    again = train(make_config(scene, tmp_path, load_dir=uninterrupted("default")), steps)
+    assert steps.steps == []
+    assert steps.cleaned_up == 1
+    assert differences(last(uninterrupted("default")), last(again.checkpoint_dir)) == []
+
+
+def test_more_steps_after_a_finished_run(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    """The learning rate goes to where the longer run's schedule stands."""
+    longer = MAX_STEPS + 14
+    config = make_config(scene, tmp_path, load_dir=uninterrupted("default"), max_num_iterations=longer)
+    trainer = make_trainer(config)
+    schedule = trainer.optimizers.schedulers["means"]
+    first, final = schedule.base_lrs[0], schedule.base_lrs[0] / 100
+    expected = first * (final / first) ** (MAX_STEPS / longer)
+    assert trainer.optimizers.optimizers["means"].param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
+    trainer.train()
+    assert trainer.step == longer - 1
+    assert trainer.optimizers.optimizers["means"].param_groups[0]["lr"] == pytest.approx(final, rel=1e-9)
+    assert checkpoints.path_of(trainer.checkpoint_dir, longer - 1).is_file()
+
+
+def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    trainer = make_trainer(make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=9))
+    assert trainer._start_step == 10
+    with pytest.raises(SplatkitError, match="no checkpoint of step 1000"):
+        make_trainer(make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=1000))
+
+
+def test_a_damaged_newest_checkpoint_is_skipped(
+    scene: Path, tmp_path: Path, uninterrupted: Any, messages: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for step in (8, 9, 10):
+        shutil.copy(checkpoints.path_of(uninterrupted("default"), step), folder)
+    newest, before = checkpoints.path_of(folder, 10), checkpoints.path_of(folder, 9)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    content = bytearray(before.read_bytes())
+    content[len(content) // 2] ^= 1
+    before.write_bytes(content)
+    resumed = train(make_config(scene, tmp_path, load_dir=folder))
+    assert [name in messages.text for name in (newest.name, before.name)] == [True, True]
+    assert "It is skipped" in messages.text
+    assert differences(last(uninterrupted("default")), last(resumed.checkpoint_dir)) == []
+
+
+def test_two_checkpoints_are_kept(scene: Path, tmp_path: Path) -> None:
+    trainer = train(make_config(scene, tmp_path, steps_per_save=10))
+    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(trainer.checkpoint_dir)] == [30, 35]
+
+
+def test_going_back_to_an_earlier_step_in_the_same_folder(scene: Path, tmp_path: Path) -> None:
+    """Later checkpoints of the abandoned course would be taken for the newest."""
+    first = train(make_config(scene, tmp_path, steps_per_save=10))
+    folder = first.checkpoint_dir
+    config = make_config(scene, tmp_path, load_dir=folder, load_step=30)
+    with pytest.raises(SystemExit):
+        train(config, At(33, send(signal.SIGINT)))
+    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(folder)] == [30, 32]

@@ -1,0 +1,216 @@
+"""One run at a time writes into a folder, and a finished one is not overwritten."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from nerfstudio.configs import experiment_config
+from nerfstudio.utils.eval_utils import eval_load_checkpoint
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin import checkpoints, run_folder
+from splatkit_ns.splat.files import TEMPORARY_PREFIX, atomic_write
+from tests.faults.children import Child
+from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
+
+
+class Waits(At):
+    """Waits at one step until a file is there."""
+
+    def __init__(self, arrived: Path, go_on: Path) -> None:
+        super().__init__(5, self.wait)
+        self.arrived, self.go_on = arrived, go_on
+
+    def wait(self) -> None:
+        self.arrived.touch()
+        while not self.go_on.exists():
+            time.sleep(0.01)
+
+
+def test_a_second_run_into_the_folder_is_refused(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    arrived, go_on = tmp_path / "arrived", tmp_path / "go_on"
+    first = Child(run_command, tmp_path / "first", config=config, modules=[Waits(arrived, go_on)])
+    first.wait_for(arrived.exists)
+    written = (config.get_base_dir() / "config.yml").read_bytes()
+    with pytest.raises(SplatkitError, match=rf"Another run \(process {first.pid} on {socket.gethostname()}\)"):
+        make_config(scene, tmp_path, max_num_iterations=7).save_config()
+    with pytest.raises(SplatkitError, match="Another run"):  # also without save_config, as from Python
+        make_trainer(make_config(scene, tmp_path))
+    second = Child(run_command, tmp_path / "second", config=config)
+    assert second.wait() == 1
+    assert "Traceback" not in second.text()
+    assert "--timestamp OTHER" in second.text()
+    assert (config.get_base_dir() / "config.yml").read_bytes() == written
+    go_on.touch()
+    assert first.wait() == 0, first.text()
+    assert not (config.get_base_dir() / run_folder.LOCK_NAME).exists()
+
+
+def test_the_lock_of_a_killed_run_is_no_hindrance(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    arrived = tmp_path / "arrived"
+    first = Child(run_command, tmp_path / "first", config=config, modules=[Waits(arrived, tmp_path / "never")])
+    first.wait_for(arrived.exists)
+    first.kill(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert (config.get_base_dir() / run_folder.LOCK_NAME).exists()
+    second = Child(run_command, tmp_path / "second", config=config)
+    assert second.wait() == 0, second.text()
+
+
+@pytest.mark.parametrize(
+    ("host", "pid", "refused"),
+    [(socket.gethostname(), 1, True), (socket.gethostname(), 2**22 + 1, False), ("elsewhere", 2**22 + 1, True)],
+)
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, pid: int, refused: bool
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
+    (tmp_path / run_folder.LOCK_NAME).write_text(json.dumps({"pid": pid, "host": host}))
+    if refused:
+        with pytest.raises(SplatkitError, match=f"process {pid} on {host}.*delete"):
+            run_folder.claim(tmp_path)
+    else:
+        run_folder.claim(tmp_path)
+        run_folder.release(tmp_path)
+
+
+def test_a_finished_run_is_not_overwritten(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    run_command(config)
+    other = make_config(scene, tmp_path, max_num_iterations=MAX_STEPS + 4, **CHEAP)
+    before = (config.get_base_dir() / "config.yml").read_bytes()
+    with pytest.raises(SplatkitError, match=r"holds another run, of 1 checkpoint\(s\).*--load-dir"):
+        other.save_config()
+    assert (config.get_base_dir() / "config.yml").read_bytes() == before
+    other.load_dir = config.get_checkpoint_dir()
+    run_command(other)
+    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir())[-1].name == "step-000000039.ckpt"
+
+
+def test_a_folder_without_checkpoints_is_free(scene: Path, tmp_path: Path) -> None:
+    """The first attempt had a mistake in its options."""
+    make_config(scene, tmp_path, **CHEAP).save_config()
+    make_config(scene, tmp_path, max_num_iterations=7, **CHEAP).save_config()
+    run_folder.release(make_config(scene, tmp_path).get_base_dir())
+
+
+def test_load_config_goes_on_where_the_run_was_stopped(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    with pytest.raises(SystemExit):
+        run_command(config, [At(9, send(signal.SIGTERM))])
+    path = config.get_base_dir() / "config.yml"
+    again = yaml.load(path.read_text(), Loader=yaml.Loader)  # what --load-config does
+    run_command(again, [steps := At(0, lambda: None)])
+    assert steps.steps == list(range(10, MAX_STEPS + 1))
+    finished = yaml.load(path.read_text(), Loader=yaml.Loader)
+    run_command(finished, [steps := At(0, lambda: None)])
+    assert steps.steps == []
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do those that start after the clock was set back."""
+
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+    monkeypatch.setattr(experiment_config, "datetime", Stopped)
+    names: list[str] = []
+    for _ in range(3):
+        config = make_config(scene, tmp_path, timestamp="{timestamp}")
+        config.set_timestamp()
+        names.append(config.timestamp)
+        assert config.get_base_dir().is_dir()
+    assert names == ["2026-01-02_030405", "2026-01-02_030405-2", "2026-01-02_030405-3"]
+    given = make_config(scene, tmp_path, timestamp=names[0])
+    given.set_timestamp()
+    assert given.timestamp == names[0]
+
+
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_the_clock_jumps(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    real, offset = time.time, 0.0
+
+    def turn() -> None:
+        nonlocal offset
+        offset = jump
+
+    config = make_config(scene, tmp_path, steps_per_save=10, **CHEAP)
+    config.logging.steps_per_log = 3
+    trainer = make_trainer(config, At(17, turn))
+    monkeypatch.setattr(time, "time", lambda: real() + offset)
+    trainer.train()
+    for i, path in enumerate(checkpoints.checkpoint_paths(trainer.checkpoint_dir)):
+        os.utime(path, (1000 - i, 1000 - i))  # the newest has the oldest date
+    assert make_trainer(make_config(scene, tmp_path, load_dir=trainer.checkpoint_dir, **CHEAP))._start_step == 36
+
+
+def test_what_killed_runs_leave_does_not_upset_evaluation(scene: Path, tmp_path: Path) -> None:
+    """`ns-eval` reads a step out of every name in the folder; at the next save the leftover goes."""
+    config = make_config(scene, tmp_path, steps_per_save=10, **CHEAP)
+    trainer = make_trainer(config)
+    folder = trainer.checkpoint_dir
+    child = Child(killed_while_writing, tmp_path / "log", path=folder / "step-000000010.ckpt")
+    assert child.wait() == -signal.SIGKILL
+    leftovers = os.listdir(folder)
+    assert [name.startswith(TEMPORARY_PREFIX) for name in leftovers] == [True]
+    assert checkpoints.checkpoint_paths(folder) == []
+    trainer.train()
+    assert sorted(os.listdir(folder)) == ["step-000000030.ckpt", "step-000000035.ckpt"]
+    (folder / leftovers[0]).touch()
+    config.load_dir = folder
+    assert eval_load_checkpoint(config, trainer.pipeline)[1] == 35
+
+
+def killed_while_writing(path: Path) -> None:
+    def write(file: Any) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    atomic_write(path, write)
+
+
+def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    def write(file: Any) -> None:
+        atomic_write(tmp_path / "inner", lambda inner: inner.write(b"inner"))
+        file.write(b"outer")
+
+    atomic_write(tmp_path / "outer", write)
+    assert (tmp_path / "outer").read_bytes() == b"outer"
+    assert sorted(os.listdir(tmp_path)) == ["inner", "outer"]
+
+
+def test_a_run_writes_everything_atomically(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Config, poses' transform and checkpoints come into being by a rename; nothing else of ours is written."""
+    renamed: list[str] = []
+    real = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        renamed.append(Path(target).name)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    config = make_config(scene, tmp_path, **CHEAP)
+    config.save_config()
+    train(config)
+    written = {path.name for path in config.get_base_dir().rglob("*") if path.is_file()}
+    assert {name for name in written if not name.startswith("events.out")} == set(renamed)
+    assert set(renamed) == {"config.yml", "dataparser_transforms.json", "step-000000035.ckpt"}

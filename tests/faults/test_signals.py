@@ -1,0 +1,130 @@
+"""Ctrl+C and SIGTERM: the step is finished, everything is saved and cleaned up, and the exit status tells."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.signals import STOPPING, StoppedBySignal, stop_requests
+from splatkit_ns.plugin.trainer import SplatkitTrainer
+from splatkit_ns.splat import read_checkpoint
+from tests.faults.children import Child
+from tests.faults.runs import At, make_config, make_trainer, run_command, send, train
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_cleans_up(scene: Path, tmp_path: Path, signum: int, status: int) -> None:
+    before = [signal.getsignal(each) for each in STOPPING]
+    stop, config = At(9, send(signum)), make_config(scene, tmp_path)
+    with pytest.raises(StoppedBySignal) as caught:
+        train(config, stop)
+    assert caught.value.code == status
+    assert caught.value.signum == signum
+    assert stop.steps == list(range(1, 10))
+    assert stop.cleaned_up == 1
+    path = checkpoints.path_of(config.get_checkpoint_dir(), 8)
+    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir()) == [path]
+    assert read_checkpoint(path)["step"] == 8
+    assert [signal.getsignal(each) for each in STOPPING] == before
+
+
+def test_a_run_that_has_just_saved_does_not_save_again(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    real = SplatkitTrainer.save_checkpoint
+    monkeypatch.setattr(
+        SplatkitTrainer, "save_checkpoint", lambda self, step: (saved.append(step), real(self, step))[1]
+    )
+    with pytest.raises(StoppedBySignal):
+        train(make_config(scene, tmp_path, steps_per_save=5), At(11, send(signal.SIGTERM)))
+    assert saved == [5, 10]
+
+
+def test_a_signal_while_setting_up_leaves_no_checkpoint(scene: Path, tmp_path: Path) -> None:
+    class Early(At):
+        def on_setup(self) -> None:
+            self.action()
+
+    config, stop = make_config(scene, tmp_path), Early(0, send(signal.SIGTERM))
+    with pytest.raises(StoppedBySignal):
+        train(config, stop)
+    assert stop.steps == []
+    assert stop.cleaned_up == 1
+    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir()) == []
+
+
+def test_a_paused_run_stops_too(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path)
+    trainer = make_trainer(config, pause := At(4, lambda: None))
+
+    def action() -> None:
+        trainer.training_state = "paused"
+        threading.Timer(0.2, send(signal.SIGINT)).start()
+
+    pause.action = action
+    with pytest.raises(StoppedBySignal):
+        trainer.train()
+    assert pause.steps == [1, 2, 3, 4]
+    assert checkpoints.path_of(config.get_checkpoint_dir(), 3).is_file()
+
+
+def test_another_thread_trains_without_handlers(scene: Path, tmp_path: Path) -> None:
+    """Python lets only the main thread handle signals; training elsewhere must not fail for that."""
+    before = [signal.getsignal(each) for each in STOPPING]
+    seen: list[Any] = []
+    trainer = make_trainer(
+        make_config(scene, tmp_path), At(3, lambda: seen.append([signal.getsignal(each) for each in STOPPING]))
+    )
+    thread = threading.Thread(target=trainer.train)
+    thread.start()
+    thread.join(60)
+    assert seen == [before]
+    assert checkpoints.checkpoint_paths(trainer.checkpoint_dir)
+
+
+def test_handlers_come_back_also_after_an_exception() -> None:
+    before = [signal.getsignal(each) for each in STOPPING]
+    with pytest.raises(ValueError, match="x"), stop_requests():  # noqa: PT012
+        assert [signal.getsignal(each) for each in STOPPING] != before
+        raise ValueError("x")
+    assert [signal.getsignal(each) for each in STOPPING] == before
+
+
+class Hangs(At):
+    """Sends one signal, and never returns from the step."""
+
+    def __init__(self, marker: Path) -> None:
+        super().__init__(5, self.hang)
+        self.marker = marker
+
+    def hang(self) -> None:
+        send(signal.SIGTERM)()
+        self.marker.touch()
+        while True:
+            threading.Event().wait(1)
+
+
+def test_the_commands_exit_status(scene: Path, tmp_path: Path) -> None:
+    """nerfstudio swallows a KeyboardInterrupt and exits with 0."""
+    child = Child(
+        run_command, tmp_path / "log", config=make_config(scene, tmp_path), modules=[At(5, send(signal.SIGINT))]
+    )
+    assert child.wait() == 130, child.text()
+    assert "SIGINT: training stops after this step and saves" in child.text()
+    assert "Traceback" not in child.text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_stops_at_once(scene: Path, tmp_path: Path, signum: int) -> None:
+    marker = tmp_path / "marker"
+    child = Child(run_command, tmp_path / "log", config=make_config(scene, tmp_path), modules=[Hangs(marker)])
+    child.wait_for(marker.exists)
+    assert child.alive
+    child.kill(signum)
+    assert child.wait(5) == -signum  # which a shell shows as 128 + signum
