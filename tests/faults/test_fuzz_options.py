@@ -27,8 +27,10 @@ PLACES = {
 }  # fmt: skip
 
 
-def is_fine(name: str, value: float) -> bool:
+def is_fine(owner: Any, name: str, value: float) -> bool:
     """What the documentation of these numbers says, put once more."""
+    if owner.__dataclass_fields__[name].type in (int, "int") and not isinstance(value, int):
+        return False
     if name == "sh_degree":
         return value in (0, 1, 2, 3)
     if name in POSITIVE:
@@ -55,7 +57,7 @@ def test_fuzz_options(densification: str, choice: dict[tuple[str, str], Any]) ->
         if not hasattr(owner, name):
             continue
         setattr(owner, name, value)
-        if not is_fine(name, value):
+        if not is_fine(owner, name, value):
             wrong.add(name.replace("_", "-"))
     renderer = config.pipeline.model.renderer
     crossed = not renderer.near_plane < renderer.far_plane
