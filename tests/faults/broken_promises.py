@@ -19,6 +19,7 @@ import torch
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.plugin import checkpoints, finite, model, options, out_of_memory, run_folder, signals, trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
+from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import checkpoint, files, ply
 from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
@@ -93,14 +94,14 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("leftovers are hidden files", files, "TEMPORARY_PREFIX", ".tmp-", "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
     ("signals are not handled", trainer, "stop_requests", deaf, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
     ("clean-up is left out", SplatkitTrainer, "_cleaned_up", lambda self: nullcontext(), "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
-    ("nothing is saved at the end", SplatkitTrainer, "_save_last", nothing, "test_signals.py::test_a_paused_run_stops_too"),
-    ("a full disk ends training", SplatkitTrainer, "_try_to_save", lambda self, step: self.save_checkpoint(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
-    ("a last save may fail", SplatkitTrainer, "_save_last", SplatkitTrainer._try_to_save, "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),
+    ("nothing is saved at the end", Saver, "save_last", nothing, "test_signals.py::test_a_paused_run_stops_too"),
+    ("a full disk ends training", Saver, "try_to_save", lambda self, step: self._trainer.save_checkpoint(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
+    ("a last save may fail", Saver, "save_last", lambda self, *_, **__: self.try_to_save(35), "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),
     ("NaN is not noticed", finite.FiniteWatch, "record", nothing, "test_finite.py::test_a_gradient_that_is_nan_names_its_group"),
     ("a spoilt state is saved", finite.FiniteWatch, "check", nothing, "test_finite.py::test_a_spoilt_state_is_not_saved"),
     ("skipped steps are counted", model.SplatkitModel, "skips_step", property(lambda self: False, nothing), "test_finite.py::test_densification_counts_no_skipped_step"),
     ("lack of memory is not explained", out_of_memory, "find", nothing, "test_out_of_memory.py::test_the_message_says_what_helps_and_the_state_is_saved"),
-    ("half a step is saved", SplatkitTrainer, "_steps_whole", property(lambda self: 8, nothing), "test_out_of_memory.py::test_a_state_in_the_middle_of_a_step_is_not_saved"),
+    ("half a step is saved", Saver, "steps_whole", property(lambda self: 8, nothing), "test_out_of_memory.py::test_a_state_in_the_middle_of_a_step_is_not_saved"),
     ("folders are not claimed", run_folder, "claim", nothing, "test_run_folder.py::test_a_second_run_into_the_folder_is_refused"),
     ("finished runs are overwritten", run_folder, "checkpoint_paths", lambda folder: [], "test_run_folder.py::test_a_finished_run_is_not_overwritten"),
     ("--load-config starts anew", trainer.run_folder, "continues", lambda folder: False, "test_run_folder.py::test_load_config_goes_on_where_the_run_was_stopped"),
