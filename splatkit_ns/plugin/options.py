@@ -72,7 +72,7 @@ def check_options(config: SplatkitTrainerConfig) -> None:
     problems: list[str] = []
     _check_numbers(config, "", problems)
     model = config.pipeline.model
-    if not 0 <= model.sh_degree <= 3:
+    if model.sh_degree not in (0, 1, 2, 3):
         problems.append(f"--pipeline.model.sh-degree is {model.sh_degree}, expected 0, 1, 2 or 3")
     renderer = model.renderer
     near, far = getattr(renderer, "near_plane", 0.0), getattr(renderer, "far_plane", math.inf)
@@ -106,15 +106,16 @@ def check_options(config: SplatkitTrainerConfig) -> None:
 def _check_numbers(value: Any, path: str, problems: list[str]) -> None:
     """Walk through nested dataclasses and dicts, and check every number whose name is known."""
     if dataclasses.is_dataclass(value):
-        items = [(field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value)]
+        items = [(field.name, getattr(value, field.name, None), field.type) for field in dataclasses.fields(value)]
     elif isinstance(value, dict):
-        items = [(str(name), entry) for name, entry in value.items()]
+        items = [(str(name), entry, None) for name, entry in value.items()]
     else:
         return
-    for name, entry in items:
+    for name, entry, kind in items:
         flag = f"{path}.{name}" if path else name
         if isinstance(entry, (int, float)) and not isinstance(entry, bool):
-            expected = _expectation(name, entry)
+            whole = kind not in (int, "int") or isinstance(entry, int)  # the command line sees to it, Python does not
+            expected = _expectation(name, entry) if whole else "a whole number"
             if expected:
                 problems.append(f"--{flag.replace('_', '-')} is {entry}, expected {expected}")
         elif name != "dataparser":

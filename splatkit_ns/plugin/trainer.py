@@ -27,7 +27,7 @@ from torch import Tensor
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
-from splatkit_ns.plugin import checkpoints, out_of_memory, run_folder
+from splatkit_ns.plugin import checkpoints, run_folder
 from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, stop_message
 from splatkit_ns.plugin.held import Opaque
 from splatkit_ns.plugin.optimizers import run_optimizers
@@ -36,6 +36,7 @@ from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook, report_once
 from splatkit_ns.plugin.run_hooks import RunHooks
 from splatkit_ns.plugin.run_modules import draws_progress, run_modules
+from splatkit_ns.plugin.saving import Saver, describe
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.splat import atomic_write_text
@@ -133,10 +134,7 @@ class SplatkitTrainer(Trainer):
         self.run_hooks = RunHooks(self)
         self._stop_request = StopRequest()
         self._loaded: LoadedCheckpoint | None = None
-        self._saved_step: int | None = None
-        self._saving_fails = False
-        self._steps_whole: int | None = 0
-        """How many steps the present state is the outcome of; None in the middle of one."""
+        self._saver = Saver(self)
 
     # ------------------------------------------------------------------ set-up
 
@@ -153,9 +151,9 @@ class SplatkitTrainer(Trainer):
         model.context.world_rank = self.local_rank
         model.training_state.checkpoint_source = self.make_checkpoint
         self.pipeline.wants_metrics = self._logs_at
-        self._steps_whole = self._start_step
+        self._saver.steps_whole = self._start_step
         every_step = self.device == "cpu" or self.config.on_nan == "skip"
-        self._watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
+        self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers with this run's length and scene scale.
@@ -188,7 +186,7 @@ class SplatkitTrainer(Trainer):
                     self._train_steps()
                     if self._stop_request.signum is None:
                         self.pipeline.model.dispatcher.run("post_train")
-                    self._save_last()
+                    self._saver.save_last(self.start_step, stopped=self._stops())
         finally:
             run_folder.release(self.base_dir)
         if self._stop_request.signum is not None:
@@ -203,6 +201,11 @@ class SplatkitTrainer(Trainer):
             atomic_write_text(self.base_dir / "dataparser_transforms.json", json.dumps(content, indent=4))
         except OSError as error:
             raise run_folder.unwritable(self.base_dir, error) from error
+
+    @property
+    def start_step(self) -> int:
+        """The first step of this process, 0-based."""
+        return self._start_step
 
     def _train_steps(self) -> None:
         steps = range(self._start_step, self.config.max_num_iterations)
@@ -225,9 +228,9 @@ class SplatkitTrainer(Trainer):
             try:
                 self._train_step(step)
             except NotFiniteError as error:
-                raise stop_message(error, self._last_checkpoint()) from error
+                raise stop_message(error, self._saver.last_checkpoint()) from error
             except Exception as error:
-                self._explain_out_of_memory(error)
+                self._saver.explain_out_of_memory(error, self.start_step)
                 raise
 
     def _train_step(self, step: int) -> None:
@@ -237,7 +240,7 @@ class SplatkitTrainer(Trainer):
             self._run_callbacks(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
             loss, loss_dict, metrics_dict = self.train_iteration(step)
             self._run_callbacks(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
-            self._steps_whole = step + 1
+            self._saver.steps_whole = step + 1
         if step == self._start_step:
             self._last_log = (step, time.perf_counter())
         elif self._logs_at(step):
@@ -246,7 +249,7 @@ class SplatkitTrainer(Trainer):
         with self.train_lock:
             self.eval_iteration(step)
         if step_check(step, self.config.steps_per_save):
-            self._try_to_save(step)
+            self._saver.try_to_save(step)
         self._write_logs()
 
     @profiler.time_function
@@ -269,7 +272,7 @@ class SplatkitTrainer(Trainer):
         assert loss is not None
         loss.backward()
         model.dispatcher.run("on_phase", phase="backward")
-        self._steps_whole = None
+        self._saver.steps_whole = None
         if self._is_finite():
             for name, optimizer in self.optimizers.optimizers.items():
                 if step % accumulation[name] == accumulation[name] - 1:
@@ -287,18 +290,18 @@ class SplatkitTrainer(Trainer):
         """
         model = self.pipeline.model
         try:
-            self._watch.record(model.context, self.optimizers.optimizers)
+            self.watch.record(model.context, self.optimizers.optimizers)
         except NotFiniteError as error:
             if self.config.on_nan == "stop":
                 raise
-            self._watch.skip(error)
+            self.watch.skip(error)
             for optimizer in self.optimizers.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)  # gradients that are accumulated over steps are spoilt, too
             model.skips_step = True
             return False
         model.skips_step = False
-        if self._watch.every_step:
-            self._watch.succeeded()
+        if self.watch.every_step:
+            self.watch.succeeded()
         return True
 
     def _clip_gradients(self, name: str, optimizer: torch.optim.Optimizer) -> None:
@@ -367,7 +370,7 @@ class SplatkitTrainer(Trainer):
         try:
             writer.write_out_storage()
         except OSError as error:
-            report_once(f"The log cannot be written: {_reason(error)}. Training goes on.")
+            report_once(f"The log cannot be written: {describe(error)}. Training goes on.")
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -402,76 +405,4 @@ class SplatkitTrainer(Trainer):
         """
         self.pipeline.model.dispatcher.run("pre_save_checkpoint")
         checkpoints.save(self.checkpoint_dir, self.make_checkpoint(step), self.config.save_only_latest_checkpoint)
-        self._saved_step = step
-
-    def _try_to_save(self, step: int) -> bool:
-        """Save; a full disk is no reason to stop: a warning, and the next time it is tried again."""
-        self._watch.check()
-        try:
-            self.save_checkpoint(step)
-        except OSError as error:
-            if not self._saving_fails:
-                logger.warning("No checkpoint of step %d: %s. %s", step, _reason(error), self._last_checkpoint())
-            self._saving_fails = True
-            return False
-        if self._saving_fails:
-            logger.warning("Checkpoints can be written again: step %d is saved.", step)
-        self._saving_fails = False
-        return True
-
-    def _save_last(self) -> None:
-        """Save where training ended.
-
-        Raises:
-            SplatkitError: it cannot be saved.
-        """
-        trained = self.step >= self._start_step
-        path = checkpoints.path_of(self.checkpoint_dir, self.step)
-        if self._saved_step == self.step or (not trained and (self._stops() or path.exists())):
-            return
-        try:
-            self._watch.check()
-            self.save_checkpoint(self.step)
-        except NotFiniteError as error:
-            raise stop_message(error, self._last_checkpoint()) from error
-        except OSError as error:
-            raise SplatkitError(
-                f"The last checkpoint, of step {self.step}, could not be saved: {_reason(error)}. "
-                f"{self._last_checkpoint()} Free some space, or check permissions, and resume."
-            ) from error
-
-    def _last_checkpoint(self) -> str:
-        """Sentence that says which checkpoint there is."""
-        paths = checkpoints.checkpoint_paths(self.checkpoint_dir)
-        if not paths:
-            return "There is no checkpoint yet."
-        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self.checkpoint_dir}."
-
-    def _explain_out_of_memory(self, error: Exception) -> None:
-        """Save if the state is that after a whole step, and raise an error that tells what helps.
-
-        Raises:
-            OutOfMemory: if that is what the error is.
-        """
-        cause = out_of_memory.find(error)
-        if cause is None:
-            return
-        in_use = out_of_memory.usage(self.device)
-        out_of_memory.free(error)
-        context = self.pipeline.model.context
-        step = context.step
-        context.start_step(step)  # lets go of the step's images and graph
-        for optimizer in self.optimizers.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        if self._steps_whole is not None and self._steps_whole > self._start_step:
-            self._try_to_save(self._steps_whole - 1)
-        raise out_of_memory.OutOfMemory(
-            out_of_memory.message(
-                cause, step, self.pipeline.model.num_points, in_use, self._last_checkpoint(), self.config
-            )
-        ) from error
-
-
-def _reason(error: OSError) -> str:
-    """What went wrong, and with which file."""
-    return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+        self._saver.saved_step = step

@@ -23,6 +23,7 @@ def messages(
     """What our logger says; it does not propagate once a trainer was made."""
     logger = logging.getLogger("splatkit_ns")
     monkeypatch.setattr(logger, "propagate", False)
+    caplog.set_level(logging.INFO, logger.name)
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)

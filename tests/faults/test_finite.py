@@ -143,7 +143,7 @@ def test_between_looks_nothing_is_read_back() -> None:
 def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the look comes late; before anything is saved there is one."""
     trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))
-    trainer._watch = FiniteWatch(trainer._watch.names, "cpu", every_step=False)
+    trainer.watch = FiniteWatch(trainer.watch.names, "cpu", every_step=False)
     with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):
         trainer.train()
     assert trainer.step == 12

@@ -204,14 +204,14 @@ def test_a_deeply_nested_pickle(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
-def read_with_little_memory(path: Path, extra: int) -> None:
-    """Refuse a file while the process may grow by `extra` bytes only."""
+def read_limited(read: Any, path: Path, extra: int) -> None:
+    """Read a file while the process may grow by `extra` bytes only."""
     with open("/proc/self/status") as status:
         virtual = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, (virtual + extra, virtual + extra))
     try:
-        read_checkpoint(path)
-    except CheckpointError as error:
+        read(path)
+    except SplatkitError as error:
         sys.exit(f"Error: {error}")
 
 
@@ -246,7 +246,7 @@ def test_refusing_takes_little_memory(tmp_path: Path, make: Any) -> None:
     path = tmp_path / "bad.ckpt"
     make(path)
     extra = max(3 * path.stat().st_size, 64 << 20)
-    child = Child(read_with_little_memory, tmp_path / "log", path=path, extra=extra)
+    child = Child(read_limited, tmp_path / "log", read=read_checkpoint, path=path, extra=extra)
     assert child.wait() == 1
     assert child.text().startswith("Error: checkpoint"), child.text()
 

@@ -1,0 +1,150 @@
+# ruff: noqa: E501
+"""Breaks every promise of docs/reliability.md once, and sees a test fail: `python -m tests.faults.broken_promises`.
+
+Each is broken in a fork of this process, in memory, so that nothing has to be put back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.densification import SplatDefaultDensification
+from splatkit_ns.plugin import checkpoints, finite, model, options, out_of_memory, run_folder, signals, trainer
+from splatkit_ns.plugin.datamanager import SplatkitDatamanager
+from splatkit_ns.plugin.saving import Saver
+from splatkit_ns.plugin.trainer import SplatkitTrainer
+from splatkit_ns.splat import checkpoint, files, ply
+from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
+
+FOLDER = Path(__file__).parent
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    """In place of what is broken."""
+
+
+def write_in_place(path: Any, write: Callable[[Any], None]) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        write(file)
+
+
+def newest_whatever(folder: Path, step: int | None) -> Any:
+    path = checkpoints.checkpoint_paths(folder)[-1]
+    return path, checkpoints.read(path)
+
+
+def by_date(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime)
+
+
+@contextmanager
+def deaf() -> Any:
+    yield signals.StopRequest()
+
+
+def without_gradients(collect: Any = checkpoints.collect) -> Any:
+    def broken(*arguments: Any) -> Any:
+        content = collect(*arguments)
+        content["splatkit"]["gradients"] = {}
+        return content
+
+    return broken
+
+
+def trusting_load(load: Any = torch.load) -> Any:
+    return lambda *arguments, **options: load(*arguments, **{**options, "weights_only": False})
+
+
+def rng_once(entry: Any = checkpoints.rng_entry) -> Any:
+    """The state, when a checkpoint is restored; not for later."""
+    calls: list[int] = []
+
+    def broken(content: Any) -> Any:
+        calls.append(0)
+        return entry(content) if len(calls) == 1 else None
+
+    return broken
+
+
+RESUME = "test_resume.py::test_a_resumed_run_ends_with_the_same_bits"
+BREAKS: list[tuple[str, Any, str, Any, str]] = [
+    ("random numbers are not restored", checkpoints, "set_rng_state", nothing, f"{RESUME}[default-11]"),
+    ("what setting up draws shows", trainer.checkpoints, "rng_entry", rng_once(), "test_resume.py::test_random_numbers_drawn_while_setting_up_do_not_matter"),
+    ("the sampler is not restored", SplatkitDatamanager, "load_sampler_state", nothing, f"{RESUME}[default-5]"),
+    ("statistics are not restored", SplatDefaultDensification, "load_state_dict", nothing, f"{RESUME}[default-12]"),
+    ("optimizers are not restored", checkpoints, "load_optimizers", nothing, f"{RESUME}[mcmc-20]"),
+    ("schedules are not restored", checkpoints, "_restore_schedules", nothing, f"{RESUME}[mcmc-20]"),
+    ("accumulated gradients are lost", checkpoints, "collect", without_gradients(), f"{RESUME}[black-12]"),
+    ("a damaged newest one is an error", checkpoints, "newest_readable", newest_whatever, "test_resume.py::test_a_damaged_newest_checkpoint_is_skipped"),
+    ("one checkpoint is kept", checkpoints, "KEPT", 1, "test_resume.py::test_two_checkpoints_are_kept"),
+    ("checkpoints are sorted by date", checkpoints, "checkpoint_paths", by_date, "test_run_folder.py::test_the_clock_jumps"),
+    ("files are written in place", checkpoint, "atomic_write", write_in_place, "test_full_disk.py::test_a_full_disk_leaves_the_old_files"),
+    ("so are PLY files", ply, "atomic_write", write_in_place, "test_full_disk.py::test_a_full_disk_leaves_the_old_files"),
+    ("so is the transform", trainer, "atomic_write_text", lambda path, text: Path(path).write_text(text), "test_run_folder.py::test_a_run_writes_everything_atomically"),
+    ("leftovers stay", files, "delete_leftovers", nothing, "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
+    ("leftovers are hidden files", files, "TEMPORARY_PREFIX", ".tmp-", "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
+    ("signals are not handled", trainer, "stop_requests", deaf, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
+    ("clean-up is left out", SplatkitTrainer, "_cleaned_up", lambda self: nullcontext(), "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
+    ("nothing is saved at the end", Saver, "save_last", nothing, "test_signals.py::test_a_paused_run_stops_too"),
+    ("a full disk ends training", Saver, "try_to_save", lambda self, step: self._trainer.save_checkpoint(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
+    ("a last save may fail", Saver, "save_last", lambda self, *_, **__: self.try_to_save(35), "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),
+    ("NaN is not noticed", finite.FiniteWatch, "record", nothing, "test_finite.py::test_a_gradient_that_is_nan_names_its_group"),
+    ("a spoilt state is saved", finite.FiniteWatch, "check", nothing, "test_finite.py::test_a_spoilt_state_is_not_saved"),
+    ("skipped steps are counted", model.SplatkitModel, "skips_step", property(lambda self: False, nothing), "test_finite.py::test_densification_counts_no_skipped_step"),
+    ("lack of memory is not explained", out_of_memory, "find", nothing, "test_out_of_memory.py::test_the_message_says_what_helps_and_the_state_is_saved"),
+    ("half a step is saved", Saver, "steps_whole", property(lambda self: 8, nothing), "test_out_of_memory.py::test_a_state_in_the_middle_of_a_step_is_not_saved"),
+    ("folders are not claimed", run_folder, "claim", nothing, "test_run_folder.py::test_a_second_run_into_the_folder_is_refused"),
+    ("finished runs are overwritten", run_folder, "checkpoint_paths", lambda folder: [], "test_run_folder.py::test_a_finished_run_is_not_overwritten"),
+    ("--load-config starts anew", trainer.run_folder, "continues", lambda folder: False, "test_run_folder.py::test_load_config_goes_on_where_the_run_was_stopped"),
+    ("runs of a second share a folder", run_folder, "set_unused_timestamp", nothing, "test_run_folder.py::test_runs_of_the_same_second_get_folders_of_their_own"),
+    ("pickles are trusted", torch, "load", trusting_load(), "test_hostile_checkpoints.py::test_a_malicious_checkpoint_runs_nothing"),
+    ("entries may be folders", checkpoint, "_FOLDER_ATTRIBUTE", 0, "test_hostile_checkpoints.py::test_an_entry_marked_as_a_folder"),
+    ("checksums are not checked", checkpoint, "_check_archive", lambda file: [0] * 99, "test_hostile_checkpoints.py::test_fuzz_flipped_bytes"),
+    ("tensors may be of any size", checkpoint, "Counter", lambda _: 0, "test_hostile_checkpoints.py::test_sizes_are_checked_also_where_torch_does_not"),
+    ("any shape is taken", model.SplatkitModel, "_check_weights", nothing, "test_hostile_checkpoints.py::test_content_that_does_not_fit"),
+    ("rows are not counted", ply, "_check_room", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
+    ("NaN is read", ply, "_check_finite", nothing, "test_hostile_ply.py::test_fuzz_bodies"),
+    ("options are not checked", options, "_check_numbers", nothing, "test_fuzz_options.py::test_fuzz_options"),
+]  # fmt: skip
+"""What is broken, where, the name that is replaced, by what, and the test that has to fail."""
+
+
+def fails(owner: Any, name: str, replacement: Any, test: str, scratch: Path) -> bool:
+    """Whether a test fails when something is replaced."""
+    pid = os.fork()
+    if pid == 0:
+        output = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        setattr(owner, name, replacement)
+        os._exit(int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:dash", str(FOLDER / test)])))
+    _, status = os.waitpid(pid, 0)
+    return status != 0 and "no tests ran" not in scratch.read_text(errors="replace")
+
+
+def main() -> int:
+    """Break one after the other; those that no test notices are named."""
+    unnoticed: list[str] = []
+    scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"broken-promises-{os.getpid()}.log"
+    for what, owner, name, replacement, test in BREAKS:
+        noticed = fails(owner, name, replacement, test, scratch)
+        sys.stdout.write(f"{'noticed' if noticed else 'UNNOTICED'}: {what} ({test})\n")
+        sys.stdout.flush()
+        if not noticed:
+            unnoticed.append(what)
+    scratch.unlink(missing_ok=True)
+    sys.stdout.write(f"{len(BREAKS) - len(unnoticed)} of {len(BREAKS)} broken promises were noticed\n")
+    return bool(unnoticed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
