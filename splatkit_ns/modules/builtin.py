@@ -12,13 +12,14 @@ from splatkit_ns.modules.checkpointer import SplatCheckpointer
 from splatkit_ns.modules.copying import running_copy
 from splatkit_ns.modules.evaluator import SplatEvaluator
 from splatkit_ns.modules.exporter import SplatExporter
+from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
 
 
 @dataclass
-class BuiltinModules:
+class BuiltinModules(FillsInDefaults):
     """What ``ns-train`` can attach to a run. Each is off until its steps are given; relative folders lie in the run's
     folder."""
 

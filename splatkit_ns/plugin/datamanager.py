@@ -15,6 +15,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data_checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data_contents import RESTORE, check_outputs
 from splatkit_ns.plugin.reporting import install_excepthook, report_once
@@ -74,7 +75,7 @@ class SplatkitDataset(InputDataset):
 
 
 @dataclass
-class SplatkitDatamanagerConfig(FullImageDatamanagerConfig):
+class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Settings of the datamanager."""
 
     _target: type = field(default_factory=lambda: SplatkitDatamanager)

@@ -26,6 +26,7 @@ from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.modules.dispatch import ModuleDispatcher
+from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.held import release
@@ -41,7 +42,7 @@ VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 
 
 @dataclass
-class SplatkitModelConfig(ModelConfig):
+class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """Settings of a splatkit model."""
 
     _target: type = field(default_factory=lambda: SplatkitModel)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splatkit_ns.data_provider.run_data import RunData
 from splatkit_ns.modules.dispatch import ModuleDispatcher
+from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin.cameras import camera_extent
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
@@ -20,7 +21,7 @@ from splatkit_ns.plugin.validation import AnnouncedImages
 
 
 @dataclass
-class SplatkitPipelineConfig(VanillaPipelineConfig):
+class SplatkitPipelineConfig(FillsInDefaults, VanillaPipelineConfig):
     """Settings of the pipeline."""
 
     _target: type = field(default_factory=lambda: SplatkitPipeline)

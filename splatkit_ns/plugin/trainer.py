@@ -27,6 +27,7 @@ from torch import Tensor
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
+from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import checkpoints, run_folder
 from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, stop_message
 from splatkit_ns.plugin.held import Opaque
@@ -64,7 +65,7 @@ class LoadedCheckpoint(NamedTuple):
 
 
 @dataclass
-class SplatkitTrainerConfig(TrainerConfig):
+class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
     """Settings of a run."""
 
     _target: type = field(default_factory=lambda: SplatkitTrainer)

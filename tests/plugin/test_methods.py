@@ -65,3 +65,14 @@ def test_each_has_its_densification() -> None:
 
 def test_viewer_and_exporter_take_the_model_for_their_own() -> None:
     assert issubclass(SplatkitModel, SplatfactoModel)
+
+
+def test_options_that_a_stored_config_lacks_get_their_defaults() -> None:
+    config: Any = method("splatkit-3dgs").config
+    text = yaml.dump(config)
+    lines = text.splitlines(keepends=True)
+    start = next(i for i, line in enumerate(lines) if line.startswith("    renderer:"))
+    end = next(i for i, line in enumerate(lines) if i > start and not line.startswith("      "))
+    old: Any = yaml.load("".join(lines[:start] + lines[end:]), Loader=yaml.Loader)
+    assert "renderer" in text
+    assert old.pipeline.model.renderer == config.pipeline.model.renderer
