@@ -29,3 +29,21 @@ class HookFailedError(RuntimeError):
 
     Not a `SplatkitError`: a fault in code deserves its traceback.
     """
+
+
+class HookTypeError(HookFailedError, TypeError):
+    """A `HookFailedError` whose cause is a `TypeError`: a hook called with, or doing, what its types do not allow."""
+
+
+def hook_failure(where: str, step: int, error: Exception) -> HookFailedError:
+    """The error to raise for one that a hook raised, with that as its cause.
+
+    Args:
+        where: like ``"LogHook.after_train_iter"``.
+        step: 1-based.
+        error: what the hook raised.
+    """
+    kind = HookTypeError if isinstance(error, TypeError) else HookFailedError
+    failure = kind(f"{where} failed at step {step}: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

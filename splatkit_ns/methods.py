@@ -1,4 +1,4 @@
-"""The methods that ``ns-train`` offers.
+"""The methods that ``ns-train`` offers, and how to make one of your own.
 
 Every ``ns-train`` imports this file, whichever method it is asked for: what it imports needs no GPU, no compiler and no
 optional package.
@@ -6,73 +6,77 @@ optional package.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from splatkit_ns.densification import SplatMCMCDensification
-from splatkit_ns.loss_fn import Splat3DGSLossFn
-from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
+from splatkit_ns.densification import SplatDensification, SplatMCMCDensification
+from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.copying import holdable
+from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig
-from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
-from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
-from splatkit_ns.splat import LEARNING_RATES
+from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
+from splatkit_ns.plugin.run_modules import check_parts
+from splatkit_ns.renderer import SplatRenderer
+
+__all__ = ["gaussian_optimizers", "make_method", "splatkit_3dgs", "splatkit_3dgs_mcmc", "trainer_config"]
 
 
-def gaussian_optimizers() -> dict[str, Any]:
-    """Optimizers and schedules of the Gaussians' parameters and the cameras' poses, with 3DGS's learning rates."""
-    optimizers: dict[str, Any] = {
-        name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": None} for name, rate in LEARNING_RATES.items()
-    }
-    optimizers["means"]["scheduler"] = ExponentialDecayConfig(lr_final=LEARNING_RATES["means"] / 100)
-    optimizers["camera_opt"] = {
-        "optimizer": FusedAdamConfig(lr=1e-4),
-        "scheduler": ExponentialDecayConfig(lr_final=5e-7, warmup_steps=1000),
-    }
-    return optimizers
+def make_method(
+    name: str,
+    *,
+    renderer: SplatRenderer[Any] | None = None,
+    loss_fn: SplatLossFn[Any] | None = None,
+    densification: SplatDensification[Any] | None = None,
+    modules: Sequence[SplatBaseModule[Any]] = (),
+    description: str = "",
+    **settings: Any,
+) -> MethodSpecification:
+    """A method for ``ns-train``, made of parts.
 
+    Register what it returns as an entry point of the group ``nerfstudio.method_configs``, or in the environment
+    variable ``NERFSTUDIO_METHOD_CONFIGS`` as ``name=package.module:variable``. The fields of parts that are dataclasses
+    become flags, such as ``--pipeline.model.loss-fn.ssim-lambda``.
 
-def trainer_config(method_name: str, model: SplatkitModelConfig) -> SplatkitTrainerConfig:
-    """A run of 30,000 steps with this model, on the GPU if there is one."""
-    return SplatkitTrainerConfig(
-        method_name=method_name,
-        max_num_iterations=30_000,
-        steps_per_save=2000,
-        steps_per_eval_batch=0,
-        steps_per_eval_image=500,
-        steps_per_eval_all_images=5000,
-        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
-        logging=LoggingConfig(steps_per_log=50),
-        pipeline=SplatkitPipelineConfig(
-            datamanager=SplatkitDatamanagerConfig(
-                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
-            ),
-            model=model,
-        ),
-        optimizers=gaussian_optimizers(),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-        vis="viewer",
+    Args:
+        name: as ``ns-train`` will call it.
+        renderer: None means 3DGS's, as for the other parts.
+        loss_fn: see `renderer`.
+        densification: see `renderer`.
+        modules: what else hooks into training.
+        description: one line for ``ns-train --help``.
+        settings: further fields of `SplatkitModelConfig` (such as ``sh_degree``) or `SplatkitTrainerConfig` (such as
+            ``max_num_iterations``).
+
+    Raises:
+        ModuleError: a part is no instance of what it should be.
+        TypeError: a setting is a field of neither.
+    """
+    check_parts(renderer, loss_fn, densification, modules)
+    parts = {"renderer": renderer, "loss_fn": loss_fn, "densification": densification}
+    fields = {field.name for field in dataclasses.fields(SplatkitModelConfig)}
+    model_settings = {key: value for key, value in settings.items() if key in fields}
+    model_settings |= {key: held(part) for key, part in parts.items() if part is not None}
+    trainer_settings = {key: value for key, value in settings.items() if key not in fields}
+    config = trainer_config(
+        name,
+        SplatkitModelConfig(**model_settings),
+        attached=tuple(holdable(module) for module in modules),
+        **trainer_settings,
     )
+    return MethodSpecification(config=config, description=description)
 
 
-splatkit_3dgs = MethodSpecification(
-    config=trainer_config("splatkit-3dgs", SplatkitModelConfig()),
-    description="3D Gaussian Splatting of swappable parts (splatkit-ns).",
-)
+splatkit_3dgs = make_method("splatkit-3dgs", description="3D Gaussian Splatting of swappable parts (splatkit-ns).")
 
-splatkit_3dgs_mcmc = MethodSpecification(
-    config=trainer_config(
-        "splatkit-3dgs-mcmc",
-        SplatkitModelConfig(
-            densification=SplatMCMCDensification(),
-            loss_fn=Splat3DGSLossFn(opacity_reg=0.01, scale_reg=0.01),
-            init_opacity=0.5,
-            init_scale=0.1,
-        ),
-    ),
+splatkit_3dgs_mcmc = make_method(
+    "splatkit-3dgs-mcmc",
+    densification=SplatMCMCDensification(),
+    loss_fn=Splat3DGSLossFn(opacity_reg=0.01, scale_reg=0.01),
+    init_opacity=0.5,
+    init_scale=0.1,
     description="3D Gaussian Splatting as Markov Chain Monte Carlo (splatkit-ns).",
 )

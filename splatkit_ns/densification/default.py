@@ -61,9 +61,9 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
             request_absgrad(renderer, self.module_name)
-        limit_initial_number(training_state, self.max_gaussians, logger)
         if not hasattr(self, "statistics"):
             self.statistics: dict[str, Tensor] = {}
+        limit_initial_number(training_state, self.max_gaussians, logger)
         if not self._statistics_fit(len(training_state)):
             if self.statistics:
                 logger.warning("%s: the statistics do not fit the Gaussians; counting starts anew.", self.module_name)

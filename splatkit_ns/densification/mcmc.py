@@ -112,13 +112,14 @@ def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor) -> tuple[Tensor
         Opacities (N,) and scales (N, 3) of each of them.
     """
     ratios = ratios.clamp(1, MAX_RATIO)
-    new_opacities = 1 - (1 - opacities).pow(1 / ratios)
+    new_opacities = -torch.expm1(torch.log1p(-opacities.double()) / ratios)  # 1 - (1 - o)^(1/n), also for small o
     # sum over i = 1..ratio, k = 0..i-1 of binomial(i-1, k) (-1)^k o^(k+1) / sqrt(k+1); for each k the sum over i is
     # a number that depends on the ratio alone.
     coefficients = _coefficients().to(opacities.device)[ratios - 1]
-    powers = new_opacities.double()[:, None].pow(torch.arange(1, MAX_RATIO + 1, device=opacities.device))
+    powers = new_opacities[:, None].pow(torch.arange(1, MAX_RATIO + 1, device=opacities.device))
     denominator = (coefficients * powers).sum(-1)
-    return new_opacities, scales * (opacities.double() / denominator).to(scales.dtype)[:, None]
+    shrink = (opacities.double() / denominator).to(scales.dtype)
+    return new_opacities.to(opacities.dtype), scales * shrink[:, None]
 
 
 @lru_cache(maxsize=1)

@@ -63,5 +63,6 @@ def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
     """
     if masks is None:
         return torch.nn.functional.l1_loss(rendered, target)
-    difference = (rendered - target).abs() * masks.unsqueeze(-1)
-    return difference.sum() / (masks.sum() * rendered.shape[-1]).clamp(min=1)
+    # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
+    difference = torch.where(masks.unsqueeze(-1), rendered - target, rendered.new_zeros(()))
+    return difference.abs().sum() / (masks.sum() * rendered.shape[-1]).clamp(min=1)

@@ -15,12 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
+
 WINDOW_SIZE = 11
 SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
 
 logger = logging.getLogger(__name__)
+
+
+class ImageSizeError(SplatkitError, ValueError):
+    """Images are smaller than the window."""
 
 
 def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -118,9 +124,9 @@ def _check_images(a: Tensor, b: Tensor) -> None:
         raise ValueError(f"SSIM needs floating-point images of one dtype, found {a.dtype} and {b.dtype}.")
     height, width = a.shape[2:]
     if min(height, width) < WINDOW_SIZE:
-        raise ValueError(
+        raise ImageSizeError(
             f"SSIM compares windows of {WINDOW_SIZE} x {WINDOW_SIZE} pixels; images of {height} x {width} (height x "
-            "width) hold none. Use larger images, or no SSIM in the loss."
+            "width) hold none. Use larger images, or no SSIM in the loss: --pipeline.model.loss-fn.ssim-lambda 0"
         )
 
 

@@ -26,6 +26,11 @@ class SplatBaseModule(Generic[PayloadT]):
         """How messages and checkpoints call this module."""
         return type(self).__name__
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
+        return False
+
     def on_setup(
         self,
         logger: Any = None,
@@ -38,6 +43,12 @@ class SplatBaseModule(Generic[PayloadT]):
         **kwargs: Any,
     ) -> None:
         """Once, before the first step and after a checkpoint has been loaded."""
+
+    def on_checkpoint_loaded(self, **kwargs: Any) -> None:
+        """After a checkpoint has been loaded, before `on_setup`; not in a run that starts afresh."""
+
+    def pre_batch(self, **kwargs: Any) -> None:
+        """At the very beginning of a step, before the training image is drawn."""
 
     def pre_step(self, **kwargs: Any) -> None:
         """After the training image has been drawn, before rendering."""
@@ -56,6 +67,30 @@ class SplatBaseModule(Generic[PayloadT]):
 
     def on_gaussians_changed(self, **kwargs: Any) -> None:
         """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
+
+    def pre_validation(self, **kwargs: Any) -> None:
+        """Before an evaluation during training, of ``num_images`` images; ``all_images`` says whether that is all."""
+
+    def pre_validation_image(self, **kwargs: Any) -> None:
+        """Before an evaluation image is rendered."""
+
+    def post_validation_image(self, **kwargs: Any) -> None:
+        """After an evaluation image: ``metrics``, ``image_name``, ``rendered_frames`` and ``target_frames``."""
+
+    def post_validation(self, **kwargs: Any) -> None:
+        """After the last image of an evaluation."""
+
+    def pre_save_checkpoint(self, **kwargs: Any) -> None:
+        """Before the run's state is collected for a checkpoint."""
+
+    def post_train(self, **kwargs: Any) -> None:
+        """After the last step, before the last checkpoint; not when training ends by an exception."""
+
+    def on_exception(self, **kwargs: Any) -> None:
+        """When training ends by an exception, before `on_cleanup`; ``exception`` is what was raised."""
+
+    def on_phase(self, **kwargs: Any) -> None:
+        """After each part of a step; ``phase`` names the part that ends: see `context.PHASES`."""
 
     def on_cleanup(self, **kwargs: Any) -> None:
         """Once, after the last step, also when training ends by an exception or a signal."""

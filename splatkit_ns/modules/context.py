@@ -35,8 +35,12 @@ BATCH_ARGUMENTS = (*RUN_ARGUMENTS, "target_frames", "masks")
 RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "rendered_frames", "rend_out")
 """Known once the image has been rendered."""
 
-LOSS_ARGUMENTS = (*RENDER_ARGUMENTS, "loss")
+LOSS_ARGUMENTS = (*RENDER_ARGUMENTS, "loss", "loss_terms")
 """Known once the loss has been computed."""
+
+PHASES = ("other", "data", "modules", "render", "loss", "backward", "optimizers", "densify")
+"""The parts of a step that `SplatBaseModule.on_phase` hears of: "other" is what happens between steps (logging, viewer,
+evaluation, checkpoints), "modules" are the hooks."""
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
 from splatkit_ns.modules.base import SplatBaseModule, payload_type
 from splatkit_ns.modules.context import (
     BATCH_ARGUMENTS,
@@ -18,25 +18,44 @@ from splatkit_ns.modules.context import (
 )
 
 HOOKS: dict[str, tuple[str, ...]] = {
+    "on_checkpoint_loaded": RUN_ARGUMENTS,
     "on_setup": RUN_ARGUMENTS,
+    "pre_batch": RUN_ARGUMENTS,
     "pre_step": BATCH_ARGUMENTS,
     "pre_compute_loss": RENDER_ARGUMENTS,
     "post_compute_loss": LOSS_ARGUMENTS,
     "on_optimize": LOSS_ARGUMENTS,
     "post_step": LOSS_ARGUMENTS,
     "on_gaussians_changed": RUN_ARGUMENTS,
+    "pre_validation": RUN_ARGUMENTS,
+    "pre_validation_image": RUN_ARGUMENTS,
+    "post_validation_image": RUN_ARGUMENTS,
+    "post_validation": RUN_ARGUMENTS,
+    "pre_save_checkpoint": RUN_ARGUMENTS,
+    "post_train": RUN_ARGUMENTS,
+    "on_exception": RUN_ARGUMENTS,
+    "on_phase": RUN_ARGUMENTS,
     "on_cleanup": RUN_ARGUMENTS,
 }
 """Every hook with the arguments that exist when it runs."""
 
-EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {"on_gaussians_changed": ("row_change",)}
+VALIDATION_HOOKS = ("pre_validation", "pre_validation_image", "post_validation_image", "post_validation")
+"""The hooks around an evaluation during training."""
+
+EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "on_gaussians_changed": ("row_change",),
+    "on_phase": ("phase",),
+    "pre_validation": ("num_images", "all_images"),
+    "post_validation_image": ("metrics", "image_name", "rendered_frames", "target_frames"),
+    "on_exception": ("exception",),
+}
 """Arguments that only one hook has."""
 
 
 class ModuleDispatcher:
     """Runs one hook of all modules: renderer, loss, densification, then the others as listed.
 
-    A hook that a module does not override costs nothing.
+    A hook that a module does not override costs nothing, nor does a module that is idle.
 
     Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
 
@@ -52,7 +71,7 @@ class ModuleDispatcher:
             _check_payloads(modules, context.renderer)
         self.modules = dict(zip(_unique_names(modules), modules, strict=True))
         self.context = context
-        self._set_up = False
+        self._set_up: set[str] = set()
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
             hook: [
                 (
@@ -60,7 +79,7 @@ class ModuleDispatcher:
                     bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
                 )
                 for name, module in self.modules.items()
-                if _overrides(module, hook)
+                if _overrides(module, hook) and not module.is_idle
             ]
             for hook, available in HOOKS.items()
         }
@@ -69,26 +88,46 @@ class ModuleDispatcher:
         """Whether any module overrides this hook."""
         return bool(self._calls[hook])
 
+    @property
+    def is_training(self) -> bool:
+        """Whether `setup` has been run and `cleanup` has not."""
+        return bool(self._set_up)
+
     def setup(self) -> None:
         """Run `on_setup` of all modules."""
-        self._set_up = True
-        self.run("on_setup")
+        calls = dict(self._calls["on_setup"])
+        for name in self.modules:
+            if name in calls:
+                self.guarded(name, "on_setup", calls[name])
+            self._set_up.add(name)
 
     def cleanup(self) -> None:
-        """Run `on_cleanup` of all modules once, also of those after one that fails; the first failure is raised."""
-        if not self._set_up:
-            return
-        self._set_up = False
+        """Run `on_cleanup` once of every module that has been set up, also of those after one that fails.
+
+        Raises:
+            HookFailedError: the first failure.
+        """
+        ready, self._set_up = self._set_up, set()
         failures: list[Exception] = []
         for name, call in self._calls["on_cleanup"]:
+            if name not in ready:
+                continue
             try:
                 call(self.context)
             except Exception as error:  # every module gets its clean-up; reported below
-                failures.append(_failure(name, "on_cleanup", self.context.step, error))
+                failures.append(hook_failure(f"{name}.on_cleanup", self.context.step, error))
         for failure in failures[1:]:
             self.context.logger.error("%s: %r", failure, failure.__cause__)
         if failures:
             raise failures[0] from failures[0].__cause__
+
+    def report_exception(self, exception: BaseException) -> None:
+        """Run `on_exception` of all modules; what fails there is logged, so that it does not hide the exception."""
+        for name, call in self._calls["on_exception"]:
+            try:
+                call(self.context, exception=exception)
+            except Exception as error:
+                self.context.logger.error("%s", hook_failure(f"{name}.on_exception", self.context.step, error))
 
     def run(self, hook: str, **extra: Any) -> None:
         """Run one hook of all modules that override it.
@@ -103,10 +142,10 @@ class ModuleDispatcher:
         """Call a bound method of a module; see `run` for what happens to its exceptions."""
         try:
             return call(self.context, **extra)
-        except SplatkitError:
+        except (SplatkitError, HookFailedError):
             raise
         except Exception as error:
-            raise _failure(name, method, self.context.step, error) from error
+            raise hook_failure(f"{name}.{method}", self.context.step, error) from error
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """State of every module that has one, by module name."""
@@ -120,14 +159,9 @@ class ModuleDispatcher:
                 module.load_state_dict(states[name])
 
 
-def _failure(name: str, hook: str, step: int, error: Exception) -> HookFailedError:
-    failure = HookFailedError(f"{name}.{hook} failed at step {step}: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
-
-
 def _overrides(module: SplatBaseModule[Any], hook: str) -> bool:
-    return getattr(type(module), hook) is not getattr(SplatBaseModule, hook)
+    """Whether a module's class, or the module itself, has a method of its own."""
+    return getattr(getattr(module, hook), "__func__", None) is not getattr(SplatBaseModule, hook)
 
 
 def _check_is_module(module: Any) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from PIL import Image
-from torch import Tensor
+from PIL import UnidentifiedImageError
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.splat.ply_header import PlyError, PlyHeader, read_header
 
 INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 
@@ -37,13 +37,17 @@ def check_folder(parser: Any) -> None:
     data = Path(parser.data)
     if not data.exists():
         raise DataError(f"The data folder {data} does not exist (--data, or --data of the dataparser).")
+    if data.is_file() and data.suffix != ".json":
+        raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one()}")
     if data.is_dir() and not any(data.iterdir()):
         raise DataError(f"The data folder {data} is empty. {_how_to_make_one()}")
     if isinstance(parser, NerfstudioDataParserConfig):
         transforms = data if data.suffix == ".json" else data / "transforms.json"
         if not transforms.is_file():
             raise DataError(f"{transforms} does not exist, which nerfstudio-data reads. {_other_format(data)}")
-        check_transforms(transforms)
+        meta = check_transforms(transforms)
+        if parser.load_3D_points and "ply_file_path" in meta:
+            check_point_cloud(transforms.parent / meta["ply_file_path"])
     elif isinstance(parser, ColmapDataParserConfig):
         model = data / parser.colmap_path
         if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
@@ -51,10 +55,12 @@ def check_folder(parser: Any) -> None:
                 f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
                 f"--colmap-path says where it lies, relative to {data}. {_other_format(data)}"
             )
-    elif isinstance(parser, BlenderDataParserConfig) and not (data / "transforms_train.json").is_file():
-        raise DataError(
-            f"{data / 'transforms_train.json'} does not exist, which blender-data reads. {_other_format(data)}"
-        )
+    elif isinstance(parser, BlenderDataParserConfig):
+        train = data / "transforms_train.json"
+        if not train.is_file():
+            raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
+        for split in ("train", "val", "test"):
+            _frames_of(data / f"transforms_{split}.json")
 
 
 def _other_format(data: Path) -> str:
@@ -76,30 +82,51 @@ def _how_to_make_one() -> str:
     return "Photographs are turned into a data set by: ns-process-data images --data PHOTOS --output-dir FOLDER"
 
 
-def check_transforms(path: Path) -> None:
-    """Check the parts of a ``transforms.json`` that nerfstudio's dataparser takes for granted.
-
-    Raises:
-        DataError: it is not JSON, has no frames, or a frame lacks its image, its pose or its intrinsics.
-    """
+def _frames_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content of a JSON file of frames, and its frames, each with a path and a finite pose."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist, but the dataparser needs it.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON: {error}.") from error
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(frames, list) or not frames:
-        raise DataError(f"{path} has no list of 'frames', or an empty one: there is no image to train on.")
+        raise DataError(f"{path} has no list of 'frames', or an empty one: there is no image in it.")
     for number, frame in enumerate(frames):
         where = f"{path}, frame {number}"
-        if not isinstance(frame, dict) or "file_path" not in frame:
-            raise DataError(f"{where} has no 'file_path'.")
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise DataError(f"{where} has no 'file_path', the path of its image relative to {path.name}.")
+        _check_pose(frame, f"{where} ({frame['file_path']})")
+    return meta, frames
+
+
+def check_transforms(path: Path) -> dict[str, Any]:
+    """Check the parts of a ``transforms.json`` that nerfstudio's dataparser takes for granted.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DataError: it is not JSON, has no frames, or a frame lacks its image, its pose or its intrinsics.
+    """
+    meta, frames = _frames_of(path)
+    model = meta.get("camera_model", "OPENCV")
+    if model not in CAMERA_MODEL_TO_TYPE:
+        raise DataError(f"{path}: 'camera_model' is {model!r}, expected one of {', '.join(CAMERA_MODEL_TO_TYPE)}.")
+    for number, frame in enumerate(frames):
+        where = f"{path}, frame {number} ({frame['file_path']})"
         missing = [key for key in INTRINSICS if key not in meta and key not in frame]
         if missing:
             raise DataError(
-                f"{where} ({frame['file_path']}) lacks intrinsics: {', '.join(missing)} stand neither in the frame nor "
-                "at the top of the file. Focal lengths, centre and size are in pixels."
+                f"{where} lacks intrinsics: {', '.join(missing)} stand neither in the frame nor at the top of the "
+                "file. Focal lengths, centre and size are in pixels."
             )
-        _check_pose(frame, f"{where} ({frame['file_path']})")
+        for key in INTRINSICS:
+            value = meta.get(key, frame.get(key))
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise DataError(f"{where}: {key!r} is {value!r}, expected a number of pixels.")
+    return meta
 
 
 def _check_pose(frame: dict[str, Any], where: str) -> None:
@@ -116,6 +143,15 @@ def _check_pose(frame: dict[str, Any], where: str) -> None:
         )
 
 
+def no_image_left(split: str) -> DataError:
+    """The error of a split ("train" or "eval") without images."""
+    return DataError(
+        f"No image is left for {'training' if split == 'train' else 'evaluation'}. "
+        "--eval-mode of the dataparser says how images are split (interval, fraction, filename); "
+        "--eval-mode all uses all images for both."
+    )
+
+
 @contextmanager
 def explained(parser: Any) -> Generator[None]:
     """Turn what a dataparser raises into a `DataError` that names the parser and the folder."""
@@ -124,75 +160,60 @@ def explained(parser: Any) -> Generator[None]:
     except SplatkitError:
         raise
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        kind = type(parser).__name__.removesuffix("Config")
-        raise DataError(f"{kind} cannot read {parser.data}: {type(error).__name__}: {reason}") from error
+        raise _explain(error, parser) from error
 
 
-def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool) -> None:
-    """Check what a dataparser made of a data set.
+def _explain(error: Exception, parser: Any) -> DataError:
+    kind = type(parser).__name__.removesuffix("Config")
+    where = f"{kind} cannot read {parser.data}"
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(f"{where}: {error}. Restore the image, or take it out of the data set.")
+    if isinstance(error, ZeroDivisionError):
+        return DataError(
+            f"{where}: all cameras are at one place, so that poses have no scale. Add photographs from other places, "
+            "or pass --auto-scale-poses False to the dataparser."
+        )
+    if "No data found in dataset" in str(error):
+        return no_image_left("train")
+    reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
+    return DataError(
+        f"{where}: {type(error).__name__}: {reason}. Its files may be incomplete or damaged: make the data set anew."
+    )
 
-    Args:
-        outputs: of one split.
-        split: "train" or "eval", for messages.
-        check_images: also look at every image's file and size.
+
+def check_point_cloud(path: Path) -> None:
+    """Check that a PLY file of seed points is whole; nerfstudio reads what it can, and starts anywhere without it.
 
     Raises:
-        DataError: no image, a pose or seed point that is not finite, an image that is missing, unreadable or of another
-            size than its camera.
+        DataError: it is missing, has no points with x, y and z, or fewer than its header says.
     """
-    if len(outputs.image_filenames) == 0:
-        raise DataError(
-            f"No image is left for {'training' if split == 'train' else 'evaluation'}. "
-            "--eval-mode of the dataparser says how images are split (interval, fraction, filename); "
-            "--eval-mode all uses all images for both."
-        )
-    poses = outputs.cameras.camera_to_worlds
-    bad = (~torch.isfinite(poses).flatten(1).all(1)).nonzero()[:, 0].tolist()
-    if bad:
-        raise DataError(
-            f"{len(bad)} pose(s) of {len(poses)} hold NaN or infinity, the first is that of "
-            f"{outputs.image_filenames[bad[0]]}. Remove these frames, or compute their poses again."
-        )
-    points = outputs.metadata.get("points3D_xyz")
-    if points is not None:
-        check_points(points)
-    if check_images:
-        for index, path in enumerate(outputs.image_filenames):
-            camera = outputs.cameras[index]
-            check_image(Path(path), int(camera.width), int(camera.height))
-
-
-def check_points(points: Tensor) -> None:
-    """Check that all seed points (M, 3) are finite.
-
-    Raises:
-        DataError: says how many are not, and which is the first.
-    """
-    bad = (~torch.isfinite(points).all(-1)).nonzero()[:, 0].tolist()
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {len(points)} seed points hold NaN or infinity, the first is row {bad[0]}: "
-            f"{points[bad[0]].tolist()}. Remove them from the point cloud, or start without it: "
-            "--pipeline.model.random-init True"
-        )
-
-
-def check_image(path: Path, width: int, height: int) -> None:
-    """Check that an image is there, can be identified and has the size of its camera; does not decode it.
-
-    Raises:
-        DataError: it is not.
-    """
+    instead = "Restore it, or start from random points: --load-3D-points False of the dataparser."
     if not path.is_file():
-        raise DataError(f"The image {path} does not exist, which the data set names.")
+        raise DataError(f"The point cloud {path} does not exist, which transforms.json names. {instead}")
     try:
-        with Image.open(path) as image:
-            size = image.size
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"The image {path} cannot be read: {error}") from error
-    if size != (width, height):
-        raise DataError(
-            f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. "
-            "Correct w and h (and the intrinsics) in the data set, or restore the image."
-        )
+        with path.open("rb") as file:
+            header = read_header(file, path)
+            found = _rows_in(file.read(), header)
+    except PlyError as error:
+        raise DataError(f"{error} {instead}") from error
+    declared = [element.count for element in header.elements if element.name == "vertex"]
+    names = [name for element in header.elements if element.name == "vertex" for name, _ in element.properties]
+    missing = [name for name in ("x", "y", "z") if name not in names]
+    if not declared or missing:
+        raise DataError(f"The point cloud {path} has no vertex property {', '.join(missing)}. {instead}")
+    if declared[0] == 0:
+        raise DataError(f"The point cloud {path} holds no vertex. {instead}")
+    if found is not None and found < declared[0]:
+        raise DataError(f"The point cloud {path} declares {declared[0]} vertices and holds {found}. {instead}")
+
+
+def _rows_in(data: bytes, header: PlyHeader) -> int | None:
+    """How many vertices the data have room for; None where they do not come first or are of no fixed size."""
+    first = header.elements[0] if header.elements else None
+    if first is None or first.name != "vertex" or first.lists:
+        return None
+    if header.format == "ascii":
+        return data.count(b"\n") + (not data.endswith(b"\n"))
+    return len(data) // max(1, first.row_bytes)

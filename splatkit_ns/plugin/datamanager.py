@@ -12,8 +12,11 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
 
-from splatkit_ns.plugin.data_checks import DataError, check_folder, check_outputs, explained
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data_checks import DataError, check_folder, explained
+from splatkit_ns.plugin.data_contents import RESTORE, check_outputs
 from splatkit_ns.plugin.reporting import install_excepthook, report_once
 
 
@@ -26,17 +29,43 @@ class SplatkitDataset(InputDataset):
         return self._dataparser_outputs
 
     def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
-        """The image, (H, W, 3 or 4) uint8.
+        """The image, (H, W, 3 or 4) uint8; nerfstudio's own takes indices of a palette and CMYK for colours.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: it cannot be decoded, or has more than 8 bits a channel.
+        """
+        path = self.image_filenames[image_idx]
+        try:
+            with Image.open(path) as file:
+                if file.mode.startswith(("I", "F")):
+                    raise DataError(f"The image {path} has more than 8 bits a channel: convert it to 8 bits.")
+                mode = "RGBA" if "A" in file.getbands() or "transparency" in file.info else "RGB"
+                image: Image.Image = file if file.mode == mode else file.convert(mode)
+                if self.scale_factor != 1.0:
+                    size = (int(image.width * self.scale_factor), int(image.height * self.scale_factor))
+                    image = image.resize(size, resample=Image.Resampling.BILINEAR)
+                return np.array(image, dtype=np.uint8)
+        except DataError:
+            raise
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise DataError(f"The image {path} cannot be decoded: {error}. {RESTORE}") from error
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        """The image and what comes with it.
+
+        Raises:
+            DataError: the image or its mask cannot be used.
         """
         try:
-            return super().get_numpy_image(image_idx)
-        except Exception as error:  # Pillow raises many kinds for damaged files
+            return super().get_data(image_idx, image_type)
+        except SplatkitError:
+            raise
+        except Exception as error:
+            masks = self._dataparser_outputs.mask_filenames
+            mask = f" with its mask {masks[image_idx]}" if masks else ""
+            reason = " ".join(str(error).split()).rstrip(".")
             raise DataError(
-                f"The image {self.image_filenames[image_idx]} cannot be decoded: {error}. Restore it, or take it out "
-                "of the data set."
+                f"The image {self.image_filenames[image_idx]}{mask} cannot be used: {reason}. {RESTORE}"
             ) from error
 
     def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +121,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if not self._train_views:
             cameras = self.train_cameras.to(self.device)
             self._train_views = [cameras[i : i + 1] for i in range(len(self.train_dataset))]
+            if self.test_mode == "val":
+                _ = self.cached_eval  # a damaged image is found now, not hundreds of steps later
         camera = self._train_views[index]
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         return camera, batch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.loss_fn._3dgs import l1
-from splatkit_ns.loss_fn.ssim import ssim
+from splatkit_ns.loss_fn.ssim import WINDOW_SIZE, ssim
 from splatkit_ns.plugin.reporting import report_once
 
 
@@ -39,7 +39,7 @@ class ImageMetrics:
         return -10 * torch.log10(mean)
 
     def all(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
-        """All metrics of one image.
+        """All metrics of one image; no SSIM where it is smaller than the window.
 
         Args:
             rendered: (H, W, 3) in [0, 1].
@@ -47,10 +47,9 @@ class ImageMetrics:
             mask: (H, W) bool, or None. LPIPS sees pixels outside it black in both images.
         """
         a, b = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
-        values = {
-            "psnr": float(self.psnr(rendered, target, mask)),
-            "ssim": float(ssim(a, b, mask=None if mask is None else mask[None])),
-        }
+        values = {"psnr": float(self.psnr(rendered, target, mask))}
+        if min(rendered.shape[:2]) >= WINDOW_SIZE:
+            values["ssim"] = float(ssim(a, b, mask=None if mask is None else mask[None]))
         network = self._network(rendered.device)
         if network is not None:
             kept = 1.0 if mask is None else mask[None, None].float()
@@ -64,7 +63,8 @@ class ImageMetrics:
             try:
                 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-                self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+                with torch.random.fork_rng():  # the network is initialised at random before its weights are loaded
+                    self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
             except Exception as error:  # no network, no room, no torchvision: the metric is optional
                 self._wants_lpips = False
                 report_once(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepCo
 from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.metrics import ImageMetrics
 from splatkit_ns.plugin.reporting import report_once
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
@@ -55,8 +55,9 @@ class SplatkitModelConfig(ModelConfig):
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
     sh_degree_interval: int = 1000
     """One more degree is used every this many steps."""
-    background_color: Literal["random", "black", "white"] = "random"
-    """Colour behind the Gaussians; random changes every step, which keeps surfaces opaque."""
+    background_color: Literal["auto", "random", "black", "white"] = "auto"
+    """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
+    which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     num_downscales: int = 0
     """Training starts with images whose sides are divided by 2 to this power."""
     resolution_schedule: int = 3000
@@ -74,6 +75,8 @@ class SplatkitModelConfig(ModelConfig):
     """Opacity at the start."""
     init_scale: float = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
+    global_scale: float = 1.0
+    """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     output_depth_during_training: bool = False
     """Render depth in training, too, for losses that use it."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
@@ -97,9 +100,9 @@ class SplatkitModel(SplatfactoModel):
             {name: nn.Parameter(value) for name, value in self._initial_gaussians().items()}
         )
         self.training_state = SplatTrainingState(self.gauss_params, {})
-        self.renderer: SplatRenderer[Any] = deepcopy(config.renderer)
-        self.loss_fn: SplatLossFn[Any] = deepcopy(config.loss_fn)
-        self.densification: SplatDensification[Any] = deepcopy(config.densification)
+        self.renderer: SplatRenderer[Any] = release(config.renderer)
+        self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
+        self.densification: SplatDensification[Any] = release(config.densification)
         self.context = StepContext(
             logger=logging.getLogger("splatkit_ns"),
             max_steps=0,
@@ -114,15 +117,16 @@ class SplatkitModel(SplatfactoModel):
             num_cameras=self.num_train_data, device="cpu"
         )
         self.metrics = ImageMetrics(lpips=config.lpips)
+        self.announces_images = False
+        """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
         self.skips_step = False
         self.crop_box: OrientedBox | None = None
-        self.background_color = (
-            torch.tensor(VIEWER_BACKGROUND)
-            if config.background_color == "random"
-            else get_color(config.background_color)
-        )
+        self.background_color = torch.tensor(VIEWER_BACKGROUND)
+        self.dataset_background = torch.zeros(3)
+        """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
         self._views: dict[tuple[int, int], PinholeView] = {}
+        self._backgrounds: dict[str, Tensor] = {}
 
     def _initial_gaussians(self) -> dict[str, Tensor]:
         config = self.config
@@ -272,13 +276,13 @@ class SplatkitModel(SplatfactoModel):
         context = self.context
         context.start_step(step + 1)
         context.image_name = str(batch.get("image_name", batch.get("image_idx", "")))
-        self._step_background = self._background()
+        self._step_background = self._background(has_alpha=batch["image"].shape[-1] == 4)
         downscale = self._get_downscale_factor()
         target = images.ground_truth(batch["image"].to(self.device), downscale)
         context.target_frames = images.composite(target, self._step_background)[None]
         if "mask" in batch:
             context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
-        self.dispatcher.run("pre_step")
+        self.run_hooks("pre_step", after="data")
 
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step.
@@ -286,15 +290,21 @@ class SplatkitModel(SplatfactoModel):
         After a step that was left out, because it was not finite, only `post_step` runs.
         """
         if self.skips_step:
-            self.dispatcher.run("post_step")
+            self.run_hooks("post_step", after="optimizers")
             return
-        self.dispatcher.run("on_optimize")
+        self.run_hooks("on_optimize", after="optimizers")
         if self.densification.changes_rows_itself:
             with self.training_state.track_row_changes():
                 self._guarded(self.densification, "densify", self._densify)
         else:
             self._guarded(self.densification, "densify", self._densify)
-        self.dispatcher.run("post_step")
+        self.run_hooks("post_step", after="densify")
+
+    def run_hooks(self, hook: str, after: str) -> None:
+        """Run a hook of all modules, between the end of the phase before it and that of "modules"."""
+        self.dispatcher.run("on_phase", phase=after)
+        self.dispatcher.run(hook)
+        self.dispatcher.run("on_phase", phase="modules")
 
     def _guarded(self, module: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
         return self.dispatcher.guarded(module.module_name, name, call)
@@ -424,7 +434,16 @@ class SplatkitModel(SplatfactoModel):
         """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side."""
         target, mask = self._evaluation_target(outputs, batch)
         rendered = outputs["rgb"]
-        return self.metrics.all(rendered, target, mask), {"img": torch.cat([target, rendered], dim=1)}
+        metrics = self.metrics.all(rendered, target, mask)
+        if self.announces_images and self.dispatcher.listens_to("post_validation_image"):
+            self.dispatcher.run(
+                "post_validation_image",
+                metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},
+                image_name=str(batch.get("image_name", batch.get("image_idx", ""))),
+                rendered_frames=rendered[None],
+                target_frames=target[None],
+            )
+        return metrics, {"img": torch.cat([target, rendered], dim=1)}
 
     # ------------------------------------------------------------------ schedules
 
@@ -438,9 +457,26 @@ class SplatkitModel(SplatfactoModel):
             return 1
         return 2 ** max(self.config.num_downscales - self.step // self.config.resolution_schedule, 0)
 
-    def _background(self) -> Tensor:
-        if self.training and self.config.background_color == "random":
+    def _background(self, has_alpha: bool = False) -> Tensor:
+        """Colour behind the Gaussians, (3,).
+
+        Args:
+            has_alpha: whether this step's training image is RGBA.
+        """
+        mode = self.config.background_color
+        if self.training and (mode == "random" or (mode == "auto" and has_alpha)):
             return torch.rand(3, device=self.device)
-        if self.background_color.device != self.device:
-            self.background_color = self.background_color.to(self.device)
-        return self.background_color
+        return self.evaluation_background()
+
+    def evaluation_background(self) -> Tensor:
+        """Colour behind the Gaussians outside training, (3,)."""
+        mode = self.config.background_color
+        if mode not in self._backgrounds:
+            colors = {"random": self.background_color, "auto": self.dataset_background}
+            self._backgrounds[mode] = (colors[mode] if mode in colors else get_color(mode)).to(self.device)
+        return self._backgrounds[mode]
+
+    def set_background(self, background_color: Tensor) -> None:
+        """Take the viewer's background colour (3,), shown behind models trained on random ones."""
+        self.background_color = background_color
+        self._backgrounds.pop("random", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.plugin.run_hooks import check_names
 from splatkit_ns.rasterize import check_cuda_backend
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ POSITIVE = (
     "lr",
     "lr_final",
     "steps_per_log",
+    "camera_res_scale_factor",
 )
 """Numbers that must be above 0, wherever they stand."""
 
@@ -47,13 +49,18 @@ NOT_NEGATIVE = (
     "warmup_steps",
     "growth",
     "grow_grad2d",
+    "grow_scale2d",
     "grow_scale3d",
+    "prune_scale2d",
     "prune_scale3d",
 )
 """Numbers that must be at least 0."""
 
-FRACTIONS = ("ssim_lambda", "init_opacity", "prune_opa", "min_opacity")
+FRACTIONS = ("ssim_lambda",)
 """Numbers between 0 and 1."""
+
+OPACITIES = {"init_opacity": 1.0, "min_opacity": 1.0, "prune_opa": 0.5}
+"""Numbers between 0 and this, both excluded; opacities are reset to twice prune_opa."""
 
 
 def check_options(config: SplatkitTrainerConfig) -> None:
@@ -71,6 +78,9 @@ def check_options(config: SplatkitTrainerConfig) -> None:
     near, far = getattr(renderer, "near_plane", 0.0), getattr(renderer, "far_plane", math.inf)
     if near >= far:
         problems.append(f"--pipeline.model.renderer.near-plane is {near}, expected less than far-plane, which is {far}")
+    for name, steps in config.gradient_accumulation_steps.items():
+        if steps < 1:
+            problems.append(f"--gradient-accumulation-steps of {name} is {steps}, expected at least 1")
     if config.mixed_precision or config.use_grad_scaler:
         problems.append("--mixed-precision and --use-grad-scaler must be False: Gaussians are trained in float32")
     if config.machine.num_devices * config.machine.num_machines != 1:
@@ -85,6 +95,10 @@ def check_options(config: SplatkitTrainerConfig) -> None:
     resumes = config.load_checkpoint is not None or config.load_dir is not None
     if model.init_ply is not None and not resumes and not Path(model.init_ply).is_file():
         problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
+    try:
+        check_names(config)
+    except SplatkitError as error:
+        problems.append(str(error))
     if problems:
         raise OptionsError(problems)
 
@@ -116,6 +130,8 @@ def _expectation(name: str, number: float) -> str | None:
         return "a number of at least 0"
     if name in FRACTIONS and not 0 <= number <= 1:
         return "a number between 0 and 1"
+    if name in OPACITIES and not 0 < number < OPACITIES[name]:
+        return f"a number between 0 and {OPACITIES[name]:g}, both excluded"
     return None
 
 

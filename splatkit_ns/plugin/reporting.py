@@ -6,6 +6,7 @@ import logging
 import sys
 from types import TracebackType
 
+from nerfstudio.utils import profiler, writer
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -49,3 +50,15 @@ def install_excepthook() -> None:
 
     hook.is_splatkit = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def reset_writers() -> None:
+    """Forget the writers of an earlier run: nerfstudio keeps them in globals, and would write into both runs' files."""
+    for event_writer in writer.EVENT_WRITERS:
+        tensorboard = getattr(event_writer, "tb_writer", None)
+        if tensorboard is not None:
+            tensorboard.close()
+    writer.EVENT_WRITERS.clear()
+    writer.EVENT_STORAGE.clear()
+    writer.GLOBAL_BUFFER.clear()
+    profiler.PROFILER.clear()

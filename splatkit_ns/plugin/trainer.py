@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,15 +24,34 @@ from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.plugin import checkpoints, run_folder
 from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, stop_message
+from splatkit_ns.plugin.held import Opaque
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook, report_once
+from splatkit_ns.plugin.run_hooks import RunHooks
+from splatkit_ns.plugin.run_modules import draws_progress, run_modules
 from splatkit_ns.plugin.saving import Saver, describe
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
+from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.splat import atomic_write_text
+
+Vis = Literal[
+    "viewer",
+    "wandb",
+    "tensorboard",
+    "comet",
+    "viewer+wandb",
+    "viewer+tensorboard",
+    "viewer+comet",
+    "viewer_legacy",
+    "none",
+]
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -52,6 +70,16 @@ class SplatkitTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: SplatkitTrainer)
     pipeline: SplatkitPipelineConfig = field(default_factory=SplatkitPipelineConfig)
     """Data and model."""
+    hooks: tuple[str, ...] = ()
+    """Hooks, by registered name or import path (package.module:Class): LogHook, CheckPointHook."""
+    writers: tuple[str, ...] = ()
+    """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
+    vis: Vis = "viewer"
+    """Viewer and event writers; none runs neither."""
+    modules: BuiltinModules = field(default_factory=BuiltinModules)
+    """What else hooks into training."""
+    attached: Opaque = ()
+    """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What to do when the loss or a gradient is NaN or infinite: stop, or leave that step out and go on. On a GPU,
     skip makes every step wait for the device."""
@@ -66,11 +94,21 @@ class SplatkitTrainerConfig(TrainerConfig):
     def save_config(self) -> None:
         """Claim the run's folder and write ``config.yml`` into it.
 
+        A part that cannot be written costs the other ``ns-*`` commands, not the run.
+
         Raises:
             SplatkitError: the folder cannot be written, or belongs to another run.
         """
         install_excepthook()
-        run_folder.save_config(self)
+        try:
+            run_folder.save_config(self)
+        except SplatkitError:
+            raise
+        except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
+            report_once(
+                f"There is no config.yml in {self.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
+                f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
+            )
 
 
 class SplatkitTrainer(Trainer):
@@ -91,6 +129,9 @@ class SplatkitTrainer(Trainer):
         check_device(config.machine.device_type)
         run_folder.claim(config.get_base_dir())
         super().__init__(config, local_rank, world_size)
+        self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
+        """What hooks into training besides renderer, loss and densification; may be added to before `setup`."""
+        self.run_hooks = RunHooks(self)
         self._stop_request = StopRequest()
         self._loaded: LoadedCheckpoint | None = None
         self._saver = Saver(self)
@@ -99,19 +140,27 @@ class SplatkitTrainer(Trainer):
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
-        super().setup(test_mode)
+        if draws_progress(self.modules):
+            self.config.logging.local_writer.enable = False
+        with self.run_hooks.setting_up():
+            super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)
         model.context.max_steps = self.config.max_num_iterations
         model.context.step = self._start_step
         model.context.world_rank = self.local_rank
+        model.training_state.checkpoint_source = self.make_checkpoint
         self.pipeline.wants_metrics = self._logs_at
         self._saver.steps_whole = self._start_step
         every_step = self.device == "cpu" or self.config.on_nan == "skip"
         self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimizers with this run's length and scene scale."""
+        """Optimizers with this run's length and scene scale.
+
+        Modules are attached here because the pipeline is complete, and no checkpoint with their states loaded yet.
+        """
+        self.pipeline.model.use_modules(self.modules)
         groups = self.pipeline.get_param_groups()
         scales = {"means": self.pipeline.model.context.scene_scale}
         configs = run_optimizers(self.config.optimizers, list(groups), self.config.max_num_iterations, scales)
@@ -132,8 +181,11 @@ class SplatkitTrainer(Trainer):
             with stop_requests() as self._stop_request:
                 self._write_transform()
                 self._init_viewer_state()
-                with self._cleaned_up():
+                with self.run_hooks.running():
+                    self.pipeline.model.dispatcher.setup()
                     self._train_steps()
+                    if self._stop_request.signum is None:
+                        self.pipeline.model.dispatcher.run("post_train")
                     self._saver.save_last(self.start_step, stopped=self._stops())
         finally:
             run_folder.release(self.base_dir)
@@ -154,21 +206,6 @@ class SplatkitTrainer(Trainer):
     def start_step(self) -> int:
         """The first step of this process, 0-based."""
         return self._start_step
-
-    @contextmanager
-    def _cleaned_up(self) -> Generator[None, None, None]:
-        """Run `on_setup` before and `on_cleanup` after the block; what fails first is what is reported."""
-        dispatcher = self.pipeline.model.dispatcher
-        try:
-            dispatcher.setup()
-            yield
-        except BaseException:
-            try:
-                dispatcher.cleanup()
-            except Exception as error:  # the exception under way says more
-                logger.error("Cleaning up failed, too: %s", error)
-            raise
-        dispatcher.cleanup()
 
     def _train_steps(self) -> None:
         steps = range(self._start_step, self.config.max_num_iterations)
@@ -230,9 +267,11 @@ class SplatkitTrainer(Trainer):
             if step % accumulation[name] == 0:
                 optimizer.zero_grad(set_to_none=True)
         _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
-        loss = self.pipeline.model.context.loss
+        model = self.pipeline.model
+        loss = model.context.loss
         assert loss is not None
         loss.backward()
+        model.dispatcher.run("on_phase", phase="backward")
         self._saver.steps_whole = None
         if self._is_finite():
             for name, optimizer in self.optimizers.optimizers.items():
@@ -277,6 +316,14 @@ class SplatkitTrainer(Trainer):
     def _wait_while_paused(self) -> None:
         while self.training_state == "paused" and not self._stops():
             time.sleep(0.01)
+
+    @profiler.time_function
+    def eval_iteration(self, step: int) -> None:
+        """Evaluate where it is due and anyone wants to know: a writer or a module."""
+        config = self.config
+        enabled = config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled()
+        if (enabled or self.run_hooks.wants_validation()) and self.pipeline.datamanager.eval_dataset:
+            evaluate(self, step)
 
     def _stops(self) -> bool:
         return self.stop_training or bool(self._stop_request)
@@ -342,6 +389,8 @@ class SplatkitTrainer(Trainer):
         self._start_step = checkpoints.restore(self, content, path)
         self._loaded = LoadedCheckpoint(path, checkpoints.rng_entry(content))
         CONSOLE.print(f"Resuming after step {content['step']} from {path}")
+        self.pipeline.model.context.step = self._start_step
+        self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
 
     def make_checkpoint(self, step: int | None = None) -> dict[str, Any]:
         """Everything a run needs to go on after a step (0-based; None means the current one)."""
@@ -354,5 +403,6 @@ class SplatkitTrainer(Trainer):
         Raises:
             OSError: it could not be written; those before are untouched.
         """
+        self.pipeline.model.dispatcher.run("pre_save_checkpoint")
         checkpoints.save(self.checkpoint_dir, self.make_checkpoint(step), self.config.save_only_latest_checkpoint)
         self._saver.saved_step = step

@@ -1,4 +1,4 @@
-"""`rasterization` on CUDA: gsplat, with its versions' differences handled, and one clear error if it cannot run."""
+"""Whether gsplat's CUDA code can be used, and one clear error if it cannot."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
-
-from .checks import RenderMode
 
 
 class BackendUnavailableError(SplatkitError, RuntimeError):
@@ -119,24 +115,3 @@ def check_cuda_backend() -> None:
         raise BackendUnavailableError(explain_unavailable(facts)) from error
     if compiled is None:
         raise BackendUnavailableError(explain_unavailable(gather_facts()))
-
-
-def rasterize_with_gsplat(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, packed: bool, backgrounds: Tensor | None, render_mode: RenderMode, **settings: Any,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
-    """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
-    check_cuda_backend()
-    from gsplat import rasterization
-
-    # gsplat 1.5 asserts on packed together with backgrounds (its issues 764 and 826): composite them here instead.
-    composite_here = packed and backgrounds is not None
-    renders, alphas, info = rasterization(
-        means, quats, scales, opacities, colors, viewmats, Ks, width, height, packed=packed,
-        backgrounds=None if composite_here else backgrounds, render_mode=render_mode, **settings,
-    )  # fmt: skip
-    if composite_here and backgrounds is not None and render_mode.startswith("RGB"):
-        channels = backgrounds.shape[-1]
-        behind = (1.0 - alphas) * backgrounds[:, None, None, :]
-        renders = torch.cat([renders[..., :channels] + behind, renders[..., channels:]], dim=-1)
-    return renders, alphas, info

@@ -77,7 +77,7 @@ def rasterization(
     if device == "cpu":
         from .cpu.rasterization import rasterize_on_cpu as backend
     elif device == "cuda":
-        from .cuda import rasterize_with_gsplat as backend
+        from .cuda_rasterization import rasterize_on_cuda as backend
     else:
         raise ValueError(f"means: expected a tensor on cuda or cpu, found one on {means.device}")
     return backend(

@@ -1,7 +1,7 @@
 """Gaussians: as trained models (`SplatModel`, files) and under training (`SplatTrainingState`)."""
 
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from splatkit_ns.splat.files import atomic_write, atomic_write_text
+from splatkit_ns.splat.files import atomic_write, atomic_write_text, check_writable
 from splatkit_ns.splat.initialization import random_points
 from splatkit_ns.splat.model import SplatModel
 from splatkit_ns.splat.optimizers import LEARNING_RATES, make_optimizers
@@ -18,6 +18,7 @@ __all__ = [
     "SplatTrainingState",
     "atomic_write",
     "atomic_write_text",
+    "check_writable",
     "make_optimizers",
     "random_points",
     "read_checkpoint",

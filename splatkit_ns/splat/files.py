@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
+from splatkit_ns.errors import SplatkitError
+
 NEW_FILE_MODE = 0o666
 
 TEMPORARY_PREFIX = "tmp-0."
@@ -119,3 +121,27 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def check_writable(folder: str | PathLike[str], owner: str) -> Path:
+    """Make a folder, and check that files can be written there, before hours of work depend on it.
+
+    Args:
+        folder: made where it does not exist.
+        owner: who will write there, for the message.
+
+    Raises:
+        SplatkitError: it cannot be made or written.
+    """
+    path = Path(folder)
+    probe = path / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SplatkitError(
+            f"{owner}: the output folder {path} cannot be written: {error.strerror or error}. "
+            "Choose another one, or change its permissions."
+        ) from error
+    return path

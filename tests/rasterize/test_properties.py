@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from dense_reference import render
@@ -155,6 +156,16 @@ def test_equal_depths_are_drawn_in_order_of_index() -> None:
     }  # fmt: skip
     red, green, _ = rasterization(**scene)[0][0, 8, 8].tolist()
     assert red > 5 * green
+
+
+@given(st.lists(st.floats(-4.0, 2.0**100, width=32), max_size=300), st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=100, deadline=None)
+def test_nearest_first_is_a_stable_sort(depths: list[float], dtype: type) -> None:
+    from splatkit_ns.rasterize.cpu.tiles import nearest_first
+
+    values = np.array(depths + depths[:20], dtype)
+    for sample in (values, np.abs(values)):
+        assert nearest_first(sample).tolist() == sorted(range(len(sample)), key=lambda i: sample[i])
 
 
 def test_radius_clip_leaves_small_gaussians_out() -> None:

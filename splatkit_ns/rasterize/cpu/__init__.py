@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import os
 import tempfile
 from pathlib import Path
 
 from numba.core import config as numba_config
 
+_KERNEL_MODULES = ("projection", "projection_backward", "sh", "tiles", "compositing", "compositing_backward")
 
-def _can_write_below(folder: Path) -> bool:
-    """Whether `folder` is writable, or could be made in the nearest folder above it that exists."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
+
+def _writable(folder: Path) -> bool:
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError:
         return False
 
 
-def _ensure_kernel_cache() -> None:
-    """Give numba a place for compiled kernels where it would find none and refuse to define them.
+def _kernel_cache() -> str:
+    """A folder for compiled kernels, named after the source of all of them.
 
-    It tries the package's folder, then the user's cache folder. With neither (a read-only container), a private
-    temporary folder: kernels are then compiled in each process, about 15 seconds.
+    numba notices a change in a kernel's own file only, not in the constants and helpers that it takes from another:
+    without the hash an edit there would leave old kernels in use. Tried in turn: `NUMBA_CACHE_DIR`, the package's
+    folder, the user's cache folder; with none writable (a read-only container) a private temporary folder, so that
+    kernels are compiled in each process, which takes about 15 seconds.
     """
+    here = Path(__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    name = f"kernels-{hashlib.sha256(sources).hexdigest()[:12]}"
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    if numba_config.CACHE_DIR or _can_write_below(Path(__file__).parent) or _can_write_below(user_cache):  # pyright: ignore[reportAttributeAccessIssue]
-        return
-    numba_config.CACHE_DIR = tempfile.mkdtemp(prefix="splatkit-kernels-")  # pyright: ignore[reportAttributeAccessIssue]
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    for parent in (*([Path(chosen)] if chosen else []), here / "__pycache__", user_cache / "splatkit-ns"):
+        if _writable(parent / name):
+            return str(parent / name)
+    return tempfile.mkdtemp(prefix=f"splatkit-{name}-")
 
 
-_ensure_kernel_cache()
+def _define_kernels() -> None:
+    """Import the kernels while numba's cache folder is ours; a kernel keeps the folder it was defined with."""
+    before = numba_config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
+    numba_config.CACHE_DIR = _kernel_cache()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        for module in _KERNEL_MODULES:
+            importlib.import_module(f"{__name__}.{module}")
+    finally:
+        numba_config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_define_kernels()

@@ -209,6 +209,19 @@ def _counts_to_cursors(tile_counts, offsets):
     offsets[tile_counts.shape[1]] = position
 
 
+def nearest_first(depths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Stable argsort of depths (V,).
+
+    The bits of positive floats sort as the numbers do, and numpy sorts 16-bit integers by radix: two such passes take a
+    fraction of a comparison sort's time.
+    """
+    if depths.dtype != np.float32 or len(depths) == 0 or depths.min() < 0.0:
+        return np.argsort(depths, kind="stable")
+    bits = (depths + np.float32(0.0)).view(np.uint32)  # the sum makes -0.0 a 0.0
+    order = np.argsort((bits & 0xFFFF).astype(np.uint16), kind="stable")
+    return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
+
+
 def build_tile_lists(
     means2d: npt.NDArray[Any],
     conics: npt.NDArray[Any],
@@ -225,7 +238,7 @@ def build_tile_lists(
     """
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     seen = np.flatnonzero(visible)
-    order = seen[np.argsort(depths[seen], kind="stable")].astype(np.int32)
+    order = seen[nearest_first(depths[seen])].astype(np.int32)
     records = np.empty((means2d.shape[0], RECORD), means2d.dtype)
     tile_counts = np.zeros((CHUNKS, tiles_x * tiles_y), np.int64)
     counts = np.zeros(len(order), np.int64)

@@ -1,0 +1,45 @@
+"""Settings of the documentation site; `make docs` builds it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
+project = "splatkit-ns"
+author = "The splatkit-ns developers"
+release = re.findall(r'^version = "(.+)"', (Path(__file__).parents[1] / "pyproject.toml").read_text(), re.MULTILINE)[0]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_class_signature = "mixed"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"splatkit-ns {release}"
+html_copy_source = False
+
+
+# An attribute's docstring is text: napoleon takes what stands before its first colon for a type.
+GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))  # type: ignore
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", list_reports)
+
+
+def list_reports(app: Any, name: str, source: list[str]) -> None:
+    """Put the pages that report measurements into the list of contents, those that there are."""
+    if name == "index":
+        reports = [page for page in ("benchmarks", "reliability") if (Path(app.srcdir) / f"{page}.md").is_file()]
+        source[0] = source[0].replace("REPORTS\n", "".join(f"{page}\n" for page in reports))

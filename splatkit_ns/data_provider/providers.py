@@ -1,0 +1,154 @@
+"""Data sets for a `SplatTrainer`: each wraps one of nerfstudio's dataparsers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
+
+EvalMode = Literal["fraction", "filename", "interval", "all"]
+"""interval: every n-th image is for evaluation; fraction: the share that training leaves; filename: names that hold
+"train" or "eval"; all: every image is for both."""
+
+
+class SplatDataProvider(ABC):
+    """Where a run's images, cameras and seed points come from."""
+
+    @abstractmethod
+    def dataparser_config(self) -> DataParserConfig:
+        """The nerfstudio dataparser that reads the data set."""
+
+    def datamanager_config(self) -> SplatkitDatamanagerConfig:
+        """The datamanager that serves whole images to training, cached as 8-bit values on the device."""
+        return SplatkitDatamanagerConfig(dataparser=self.dataparser_config(), cache_images_type="uint8")
+
+
+@dataclass
+class DataProvider(SplatDataProvider):
+    """A data set read by any nerfstudio dataparser."""
+
+    dataparser: DataParserConfig
+    """Settings of the dataparser, its ``data`` included; ``load_3D_points=True`` where it has that, for seed points."""
+
+    def dataparser_config(self) -> DataParserConfig:
+        return self.dataparser
+
+
+@dataclass
+class NerfstudioDataProvider(SplatDataProvider):
+    """A folder with a ``transforms.json``, as ``ns-process-data`` makes it."""
+
+    data: str | Path
+    """The folder, or the JSON file."""
+    downscale_factor: int = 1
+    """Sides of the images are divided by this; images in a folder ``images_2`` are used for 2, and so on."""
+    eval_mode: EvalMode = "interval"
+    """How images are split; lists of file names in transforms.json go first."""
+    eval_interval: int = 8
+    """Every how manieth image is for evaluation, where eval_mode is interval."""
+    train_split_fraction: float = 0.9
+    """Share of images for training, where eval_mode is fraction."""
+    scale_factor: float = 1.0
+    """Camera positions are multiplied by this."""
+    orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
+    """How the scene is turned upright."""
+    center_method: Literal["poses", "focus", "none"] = "poses"
+    """Where the origin is put."""
+    auto_scale_poses: bool = True
+    """Scale camera positions into a cube from -1 to 1."""
+
+    def dataparser_config(self) -> NerfstudioDataParserConfig:
+        return NerfstudioDataParserConfig(
+            data=Path(self.data),
+            downscale_factor=self.downscale_factor,
+            eval_mode=self.eval_mode,
+            eval_interval=self.eval_interval,
+            train_split_fraction=self.train_split_fraction,
+            scale_factor=self.scale_factor,
+            orientation_method=self.orientation_method,
+            center_method=self.center_method,
+            auto_scale_poses=self.auto_scale_poses,
+            load_3D_points=True,
+        )
+
+
+@dataclass
+class ColmapDataProvider(SplatDataProvider):
+    """A folder with images and a COLMAP model, such as a scene of Mip-NeRF 360."""
+
+    data: str | Path
+    """The folder."""
+    colmap_path: str | Path = "sparse/0"
+    """The COLMAP model, relative to data."""
+    images_path: str | Path = "images"
+    """The images, relative to data."""
+    masks_path: str | Path | None = None
+    """The masks, relative to data; None for no masks."""
+    downscale_factor: int = 1
+    """Sides of the images are divided by this; images in a folder ``images_2`` are used for 2, and so on."""
+    eval_mode: EvalMode = "interval"
+    """How images are split."""
+    eval_interval: int = 8
+    """Every how manieth image is for evaluation, where eval_mode is interval."""
+    train_split_fraction: float = 0.9
+    """Share of images for training, where eval_mode is fraction."""
+    scale_factor: float = 1.0
+    """Camera positions are multiplied by this."""
+    orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
+    """How the scene is turned upright."""
+    center_method: Literal["poses", "focus", "none"] = "poses"
+    """Where the origin is put."""
+    auto_scale_poses: bool = True
+    """Scale camera positions into a cube from -1 to 1."""
+
+    def dataparser_config(self) -> ColmapDataParserConfig:
+        return ColmapDataParserConfig(
+            data=Path(self.data),
+            colmap_path=Path(self.colmap_path),
+            images_path=Path(self.images_path),
+            masks_path=None if self.masks_path is None else Path(self.masks_path),
+            downscale_factor=self.downscale_factor,
+            eval_mode=self.eval_mode,
+            eval_interval=self.eval_interval,
+            train_split_fraction=self.train_split_fraction,
+            scale_factor=self.scale_factor,
+            orientation_method=self.orientation_method,
+            center_method=self.center_method,
+            auto_scale_poses=self.auto_scale_poses,
+            load_3D_points=True,
+        )
+
+
+@dataclass
+class BlenderDataProvider(SplatDataProvider):
+    """A scene of the NeRF synthetic data set: ``transforms_train.json`` and its siblings, images with alpha.
+
+    It has no seed points, so training starts from random ones. Training reports on its ``val`` split; `SplatEvaluator`
+    and ``ns-eval`` measure its ``test`` split.
+    """
+
+    data: str | Path
+    """The folder."""
+    alpha_color: Literal["white", "black"] | None = "white"
+    """Colour onto which the images are laid, and then that behind the Gaussians. None keeps alpha, so that the
+    background can change with every step."""
+    scale_factor: float = 1.0
+    """Camera positions are multiplied by this."""
+    ply_path: str | Path | None = None
+    """Seed points, relative to data; None for random ones."""
+
+    def dataparser_config(self) -> BlenderDataParserConfig:
+        return BlenderDataParserConfig(
+            data=Path(self.data),
+            alpha_color=self.alpha_color,
+            scale_factor=self.scale_factor,
+            ply_path=None if self.ply_path is None else Path(self.ply_path),
+        )

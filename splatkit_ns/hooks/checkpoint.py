@@ -1,0 +1,33 @@
+"""A hook that keeps checkpoints."""
+
+from __future__ import annotations
+
+from splatkit_ns.errors import OptionsError
+from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
+from splatkit_ns.hooks.view import TrainerView
+
+
+@HOOK_REGISTRY.register()
+class CheckPointHook(Hook):
+    """Writes ``ckpts/step_001000.ckpt`` into the run's folder every so many steps and at the last, and keeps them all.
+
+    These are besides the checkpoints that the trainer itself writes (``--steps-per-save``), of which it keeps the
+    newest only.
+
+    Args:
+        every: steps between two checkpoints.
+
+    Raises:
+        OptionsError: `every` is less than 1.
+    """
+
+    def __init__(self, every: int = 5000) -> None:
+        if every < 1:
+            raise OptionsError([f"CheckPointHook's every is {every}, expected at least 1"])
+        self.every = every
+
+    def after_train_iter(self, trainer: TrainerView) -> None:
+        """Write one where it is due."""
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.cfg.max_steps:
+            trainer.save_checkpoint(trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt")

@@ -1,0 +1,90 @@
+"""Registries: what a config can choose by name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from splatkit_ns.errors import SplatkitError
+
+ItemT = TypeVar("ItemT")
+
+
+class Registry(Generic[ItemT]):
+    """Classes of one kind, by name.
+
+    Args:
+        kind: how messages call an entry, like ``"hook"``.
+        base: what every entry must be a subclass of.
+    """
+
+    def __init__(self, kind: str, base: type[ItemT]) -> None:
+        self.kind = kind
+        self.base = base
+        self._classes: dict[str, type[ItemT]] = {}
+
+    def register(self, name: str | None = None) -> Callable[[type[ItemT]], type[ItemT]]:
+        """Decorator that puts a class into the registry, under its own name unless told another.
+
+        A class registered later under the same name takes the place of the earlier one.
+
+        Raises:
+            SplatkitError: what is decorated is no class of the registry's kind.
+        """
+
+        def decorate(cls: type[ItemT]) -> type[ItemT]:
+            self._check(cls, repr(cls))
+            self._classes[name or cls.__name__] = cls
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._classes)
+
+    def get(self, name: str) -> type[ItemT]:
+        """The class of that name, or the one at an import path ``package.module:Class``.
+
+        Raises:
+            SplatkitError: there is none; names the nearest ones.
+        """
+        if ":" in name:
+            return self._import(name)
+        if name in self._classes:
+            return self._classes[name]
+        by_lower_case = {known.lower(): known for known in self._classes}
+        near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, cutoff=0.5)]
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise SplatkitError(
+            f"There is no {self.kind} named {name!r}. {hint}Known: {', '.join(self.names())}. "
+            f"A {self.kind} of your own is named by its import path: package.module:Class."
+        )
+
+    def build(self, name: str, **settings: Any) -> ItemT:
+        """Make an instance of the class of that name."""
+        return self.get(name)(**settings)
+
+    def _import(self, path: str) -> type[ItemT]:
+        module_name, _, class_name = path.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise SplatkitError(
+                f"The {self.kind} {path!r} cannot be imported: {error}. Expected package.module:Class, importable "
+                "from where the command runs (PYTHONPATH)."
+            ) from error
+        cls = getattr(module, class_name, None)
+        if cls is None:
+            near = difflib.get_close_matches(class_name, vars(module))
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise SplatkitError(f"The {self.kind} {path!r}: {module_name} has no {class_name!r}.{hint}")
+        self._check(cls, path)
+        return cls
+
+    def _check(self, cls: object, name: str) -> None:
+        if not (inspect.isclass(cls) and issubclass(cls, self.base)):
+            raise SplatkitError(f"{name} is not a {self.kind}: expected a subclass of {self.base.__name__}.")

@@ -1,0 +1,173 @@
+"""The trainer as hooks see it."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from splatkit_ns.hooks.writers.base import Writer
+from splatkit_ns.modules.context import StepContext
+from splatkit_ns.splat import SplatTrainingState, write_checkpoint
+
+POINT_CLOUD_NAMES = {
+    "position": "means",
+    "scaling": "scales",
+    "rotation": "quats",
+    "opacity": "opacities",
+    "features": "sh0",
+    "features_rest": "shN",
+}
+"""How hooks call the Gaussians' parameters, and how they are called everywhere else."""
+
+
+class PointCloudView:
+    """The Gaussians: their number is its length, their raw parameters its attributes (``position``, ``scaling``, …)."""
+
+    def __init__(self, state: SplatTrainingState) -> None:
+        self._state = state
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name in POINT_CLOUD_NAMES:
+            return self._state.params[POINT_CLOUD_NAMES[name]]
+        raise AttributeError(f"the point cloud has no {name!r}; it has: {', '.join(POINT_CLOUD_NAMES)}")
+
+
+class ModelView:
+    """The model: its Gaussians as ``point_cloud``, and the same as ``training_state``."""
+
+    def __init__(self, state: SplatTrainingState) -> None:
+        self.training_state = state
+        self.point_cloud = PointCloudView(state)
+
+
+class OptimizerView:
+    """All optimizers as one."""
+
+    def __init__(self, optimizers: dict[str, Any]) -> None:
+        self._optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[MutableMapping[str, Any]]:
+        """The groups of all optimizers, each with its ``name``, like ``point_cloud.position``.
+
+        What is written to a group (``group["lr"] = 1e-3``) reaches its optimizer.
+        """
+        ours = {theirs: f"point_cloud.{name}" for name, theirs in POINT_CLOUD_NAMES.items()}
+        return [
+            ChainMap(group, {"name": ours.get(name, name)})
+            for name, optimizer in self._optimizers.items()
+            for group in optimizer.param_groups
+        ]
+
+
+class ConfigView:
+    """The run's settings: ``max_steps``, and every field of the trainer's config."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    @property
+    def max_steps(self) -> int:
+        """Number of steps of the whole run."""
+        return self._config.max_num_iterations
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._config, name)
+
+
+class TrainerView:
+    """What a hook can see and do.
+
+    Before data and model are loaded, in `Hook.before_run`, there are only ``cfg``, ``exp_dir``, ``device`` and
+    ``global_step``.
+
+    Args:
+        call_hook: calls a method of all hooks.
+    """
+
+    def __init__(self, call_hook: Callable[..., None]) -> None:
+        self.call_hook = call_hook
+        """``call_hook(name, **kwargs)`` calls a method of all hooks that have it."""
+        self.logger: Writer | None = None
+        """Where scalars and images go, from `Hook.before_train` on; None when no writer was chosen."""
+        self.metric_dict: dict[str, Any] = {}
+        """The last evaluation image: L1_loss, psnr, ssims, lpips where its weights are there, the render as images and
+        the ground truth as gt_images, both (1, H, W, 3) in [0, 1], and rgb_file_name."""
+        self.val_dataset_size = 0
+        """Number of images of the current or last evaluation."""
+        self.val_is_complete = False
+        """Whether these are all evaluation images; nerfstudio also checks a single one now and then."""
+        self.error: BaseException | None = None
+        """What ended the run, in `Hook.exception` and `Hook.after_run`."""
+        self._trainer: Any = None
+
+    def connect(self, trainer: Any) -> None:
+        """Look at a trainer; called by the trainer itself."""
+        self._trainer = trainer
+
+    @property
+    def unwrapped(self) -> Any:
+        """nerfstudio's trainer itself."""
+        if self._trainer is None:
+            raise RuntimeError("These hooks belong to no trainer yet.")
+        return self._trainer
+
+    @property
+    def cfg(self) -> ConfigView:
+        """The run's settings."""
+        return ConfigView(self.unwrapped.config)
+
+    @property
+    def exp_dir(self) -> Path:
+        """Folder of the run's results."""
+        return self.unwrapped.base_dir
+
+    @property
+    def device(self) -> str:
+        """Where training runs, like ``cuda:0`` or ``cpu``."""
+        return str(self.unwrapped.device)
+
+    @property
+    def global_step(self) -> int:
+        """The current step, 1-based; outside steps the number of those done."""
+        pipeline = getattr(self._trainer, "pipeline", None)
+        return 0 if pipeline is None else pipeline.model.context.step
+
+    @property
+    def context(self) -> StepContext:
+        """Everything that modules can ask for: images, masks, payload, and more."""
+        return self.unwrapped.pipeline.model.context
+
+    @property
+    def model(self) -> ModelView:
+        """The Gaussians."""
+        return ModelView(self.context.training_state)
+
+    @property
+    def optimizer(self) -> OptimizerView:
+        """The optimizers of all parameters."""
+        return OptimizerView(self.unwrapped.optimizers.optimizers)
+
+    @property
+    def loss_dict(self) -> dict[str, Tensor]:
+        """The last step's loss as ``loss``, and its named terms; scalar tensors, without gradient."""
+        context = self.context
+        if context.loss is None:
+            return {}
+        return {name: term.detach() for name, term in {**context.loss_terms, "loss": context.loss}.items()}
+
+    def save_checkpoint(self, path: str | Path) -> None:
+        """Write a checkpoint of the current step to a file; a run can be resumed from it."""
+        trainer, path = self.unwrapped, Path(path)
+        trainer.pipeline.model.dispatcher.run("pre_save_checkpoint")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, trainer.make_checkpoint())

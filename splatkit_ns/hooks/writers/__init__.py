@@ -1,0 +1,7 @@
+"""Writers: where scalars, images and the run's settings go."""
+
+from splatkit_ns.hooks.writers.base import WRITER_REGISTRY, Writer, Writers, open_writers
+from splatkit_ns.hooks.writers.json_lines import JsonLinesWriter
+from splatkit_ns.hooks.writers.tensorboard import TensorboardWriter
+
+__all__ = ["WRITER_REGISTRY", "JsonLinesWriter", "TensorboardWriter", "Writer", "Writers", "open_writers"]

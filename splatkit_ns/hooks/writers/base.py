@@ -1,0 +1,109 @@
+"""The base of all writers, and several of them as one."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import Self
+
+from splatkit_ns.hooks.registry import Registry
+
+
+class Writer(abc.ABC):
+    """Takes what a run has to tell."""
+
+    @abc.abstractmethod
+    def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
+        """Write a number.
+
+        Args:
+            name: of the curve, like ``val/psnr``.
+            scalar: a number, or a tensor with one element.
+            step: 1-based.
+        """
+
+    @abc.abstractmethod
+    def write_image(self, name: str, image: Tensor, step: int) -> None:
+        """Write an image.
+
+        Args:
+            name: of the image.
+            image: (H, W, 3) in [0, 1], on any device.
+            step: 1-based.
+        """
+
+    @abc.abstractmethod
+    def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
+        """Write the run's settings.
+
+        Args:
+            name: like ``config``.
+            config_dict: nested; values are plain, or can be turned into strings.
+            step: 1-based, 0 before the first.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
+        """Write what is still held back; nothing comes after it."""
+
+    @classmethod
+    def for_run(cls, log_dir: Path, experiment_name: str, project_name: str) -> Self:
+        """Make a writer for a run; by default from the folder for logs alone."""
+        del experiment_name, project_name
+        return cls(log_dir)  # type: ignore[call-arg]
+
+
+WRITER_REGISTRY: Registry[Writer] = Registry("writer", Writer)  # type: ignore[type-abstract]
+"""Writers that a config can name."""
+
+
+class Writers(Writer):
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self.writers = list(writers)
+
+    def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
+        """Write a number to all; it is read from its device once."""
+        value = float(scalar)
+        for writer in self.writers:
+            writer.write_scalar(name, value, step)
+
+    def write_image(self, name: str, image: Tensor, step: int) -> None:
+        """Write an image to all."""
+        image = image.detach().cpu()
+        for writer in self.writers:
+            writer.write_image(name, image, step)
+
+    def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
+        """Write the settings to all."""
+        for writer in self.writers:
+            writer.write_config(name, config_dict, step)
+
+    def close(self) -> None:
+        """Close all."""
+        for writer in self.writers:
+            writer.close()
+
+
+def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, project_name: str) -> Writer | None:
+    """Make the writers of a run.
+
+    Args:
+        names: that `WRITER_REGISTRY` knows.
+        log_dir: where files go.
+        experiment_name: for services that show it.
+        project_name: for services that show it.
+
+    Returns:
+        One writer for all; None for no names.
+
+    Raises:
+        SplatkitError: a name is unknown.
+    """
+    classes = [WRITER_REGISTRY.get(name) for name in names]
+    writers = [cls.for_run(log_dir, experiment_name, project_name) for cls in classes]
+    return Writers(writers) if writers else None

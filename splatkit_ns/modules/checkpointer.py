@@ -1,0 +1,64 @@
+"""Saves checkpoints at regular intervals."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.splat import SplatTrainingState, check_writable
+
+
+@dataclass
+class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
+    """Writes ``step_001000.ckpt`` every so many steps and after the last, beside the trainer's own checkpoints.
+
+    Raises:
+        ModuleError: at set-up, if a setting is negative.
+        SplatkitError: at set-up, if the output folder cannot be written.
+    """
+
+    output_dir: str | Path
+    """Folder of the checkpoints."""
+    every: int = 1000
+    """Steps between checkpoints; 0 turns it off."""
+    keep: int = 0
+    """How many to keep: older ones that this module wrote are deleted once a newer one is complete. 0 keeps all."""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.every == 0
+
+    def on_setup(self) -> None:
+        for name in ("every", "keep"):
+            if getattr(self, name) < 0:
+                raise ModuleError(f"{self.module_name}.{name} is {getattr(self, name)}, expected 0 or more.")
+        check_writable(self.output_dir, self.module_name)
+        self._written: list[str] = getattr(self, "_written", [])
+
+    def post_step(
+        self, logger: logging.Logger, step: int, max_steps: int, training_state: SplatTrainingState, world_rank: int
+    ) -> None:
+        """Save when it is time."""
+        if world_rank != 0 or (step % self.every != 0 and step != max_steps):
+            return
+        folder = Path(self.output_dir)
+        path = folder / f"step_{step:06d}.ckpt"
+        # Named before it is written, so that the checkpoint knows of itself when training resumes from it.
+        self._written = [*(name for name in self._written if name != path.name), path.name]
+        training_state.save_ckpt(path)
+        logger.info("Saved a checkpoint to %s", path)
+        if self.keep > 0:
+            for name in self._written[: -self.keep]:
+                (folder / name).unlink(missing_ok=True)
+            self._written = self._written[-self.keep :]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"written": list(getattr(self, "_written", []))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._written = [Path(str(name)).name for name in state["written"]]

@@ -1,0 +1,145 @@
+"""Measures the Gaussians on the evaluation images at chosen steps."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from PIL import Image
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.modules.steps import check_steps
+from splatkit_ns.splat import SplatTrainingState, atomic_write, check_writable
+
+
+@dataclass
+class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
+    """PSNR, SSIM and, where its weights are at hand, LPIPS of every evaluation image, at chosen steps.
+
+    Writes ``stats/step_007000.json`` (the means, each image, and the protocol: split, background, masks, metrics,
+    versions), the same as ``stats/step_007000.csv``, and ``images/step_007000/0000_NAME.png`` (photograph left, render
+    right). The figures are those of ``ns-eval`` on that step's checkpoint.
+
+    Raises:
+        ModuleError: at set-up, if a step is no whole number of at least 1, or the data provider cannot evaluate.
+        SplatkitError: at set-up, if the output folder cannot be written.
+    """
+
+    output_dir: str | Path
+    """Folder of the results; its subfolders are stats and images."""
+    eval_steps: Sequence[int] = field(default_factory=list[int])
+    """Steps after which to evaluate, counted from 1. None: off."""
+    save_images: bool = True
+    """Save each evaluation image beside its render."""
+    save_stats: bool = True
+    """Save the metrics as JSON and CSV; they are logged in any case."""
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.eval_steps
+
+    def on_setup(self, logger: logging.Logger, data_provider: Any, max_steps: int, world_rank: int) -> None:
+        self._steps = check_steps(self.module_name, "eval_steps", self.eval_steps, max_steps, logger)
+        self.metrics: dict[str, float] = {}
+        """The last evaluation's means, by metric."""
+        if not isinstance(data_provider, EvaluationSource):
+            raise ModuleError(
+                f"{self.module_name} needs a data provider with evaluate() and evaluation_protocol(), found "
+                f"{type(data_provider).__name__}."
+            )
+        if world_rank == 0 and (self.save_images or self.save_stats):
+            check_writable(self.output_dir, self.module_name)
+
+    def post_step(
+        self,
+        logger: logging.Logger,
+        step: int,
+        data_provider: EvaluationSource,
+        training_state: SplatTrainingState,
+        world_rank: int,
+    ) -> None:
+        """Evaluate when it is time."""
+        if step not in self._steps or world_rank != 0:
+            return
+        began = time.perf_counter()
+        images: list[dict[str, Any]] = []
+        for number, result in enumerate(data_provider.evaluate()):
+            images.append({"name": result.name, **result.metrics})
+            if self.save_images:
+                self._save_image(step, number, result)
+        if not images:
+            logger.warning("%s: there are no evaluation images.", self.module_name)
+            return
+        self.metrics = mean_metrics(images)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        logger.info("Step %d, mean of %d evaluation images: %s", step, len(images), text)
+        if self.save_stats:
+            results = {
+                "step": step,
+                "num_gaussians": len(training_state),
+                "seconds": round(time.perf_counter() - began, 3),
+                "mean": self.metrics,
+                "images": images,
+                "protocol": data_provider.evaluation_protocol(),
+            }
+            self._save_stats(step, results)
+
+    def stats_path(self, step: int, suffix: str = ".json") -> Path:
+        """Where the metrics of a step (counted from 1) are saved."""
+        return Path(self.output_dir) / "stats" / f"step_{step:06d}{suffix}"
+
+    def images_path(self, step: int) -> Path:
+        """Folder of the images of a step (counted from 1)."""
+        return Path(self.output_dir) / "images" / f"step_{step:06d}"
+
+    def _save_image(self, step: int, number: int, result: ImageEvaluation) -> None:
+        pair = torch.cat([result.target, result.rendered], dim=1).clamp(0, 1)
+        pixels = (pair * 255).round().to(torch.uint8).cpu().numpy()
+        path = self.images_path(step) / f"{number:04d}_{Path(result.name).stem}.png"
+        atomic_write(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+
+    def _save_stats(self, step: int, results: dict[str, Any]) -> None:
+        _write_text(self.stats_path(step), json.dumps(_for_json(results), indent=2) + "\n")
+        table = io.StringIO(newline="")
+        names = ["name", *results["mean"]]
+        rows = csv.DictWriter(table, names, lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(results["images"])
+        rows.writerow({"name": "mean", **results["mean"]})
+        _write_text(self.stats_path(step, ".csv"), table.getvalue())
+
+
+def mean_metrics(images: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Mean over images of every metric that all of them have, computed in float32 as ``ns-eval`` does."""
+    names = [name for name in images[0] if name != "name" and all(name in image for image in images)]
+    return {name: float(torch.tensor([image[name] for image in images]).mean()) for name in names}
+
+
+def _write_text(path: Path, text: str) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    atomic_write(path, write)
+
+
+def _for_json(value: Any) -> Any:
+    """JSON has no infinity (the PSNR of a perfect image): it becomes a string."""
+    if isinstance(value, dict):
+        return {str(key): _for_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

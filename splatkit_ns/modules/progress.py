@@ -1,0 +1,114 @@
+"""A progress bar in the terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.splat import SplatTrainingState
+
+
+@dataclass
+class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
+    """Shows step, loss, PSNR, number of Gaussians, steps a second and the time left. Quiet where there is no terminal.
+
+    Raises:
+        ModuleError: at set-up, if update_every is negative.
+    """
+
+    update_every: int = 10
+    """Steps between updates, each of which waits for the GPU to read the loss; 0 turns it off."""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.update_every == 0
+
+    def on_setup(self, logger: logging.Logger, world_rank: int) -> None:
+        if self.update_every < 0:
+            raise ModuleError(f"{self.module_name}.update_every is {self.update_every}, expected 0 or more.")
+        console = _console(logger)
+        self._console = console if console.is_terminal and world_rank == 0 else None
+        self._bar: Progress | None = None
+
+    def post_step(
+        self,
+        step: int,
+        max_steps: int,
+        loss: Tensor,
+        rendered_frames: Tensor,
+        target_frames: Tensor,
+        masks: Tensor | None,
+        training_state: SplatTrainingState,
+    ) -> None:
+        """Update the bar when it is time."""
+        if self._console is None or (step % self.update_every != 0 and step != max_steps and self._bar is not None):
+            return
+        now = time.perf_counter()
+        if self._bar is None:  # at the first step, when images have been loaded and nothing else draws a bar
+            self._start(self._console, step, max_steps, now)
+        assert self._bar is not None
+        last_step, last_time = self._last
+        rate = (step - last_step) / (now - last_time) if step > last_step else 0.0
+        self._last = (step, now)
+        self._bar.update(
+            self._task,
+            completed=step,
+            loss=float(loss.detach()),
+            psnr=float(psnr(rendered_frames, target_frames, masks)),
+            gaussians=len(training_state),
+            rate=rate,
+        )
+
+    def on_cleanup(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start(self, console: Console, step: int, max_steps: int, now: float) -> None:
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.4f}  PSNR {task.fields[psnr]:.2f} dB"),
+            TextColumn("{task.fields[gaussians]:,} Gaussians  {task.fields[rate]:.1f} it/s"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        fields: dict[str, Any] = {"loss": 0.0, "psnr": 0.0, "gaussians": 0, "rate": 0.0}
+        self._task = self._bar.add_task("", total=max_steps, completed=step, **fields)
+        self._last = (step, now)
+        self._bar.start()
+
+
+def _console(logger: logging.Logger) -> Console:
+    """The console that log messages go to, so that they and the bar do not overwrite each other."""
+    for handler in logger.handlers:
+        if isinstance(handler, RichHandler):
+            return handler.console
+    return Console(stderr=True)
+
+
+def psnr(rendered: Tensor, target: Tensor, masks: Tensor | None) -> Tensor:
+    """Peak signal-to-noise ratio in dB over the pixels that the mask keeps, on the device.
+
+    Args:
+        rendered: (C, H, W, 3); clamped to [0, 1].
+        target: (C, H, W, 3) in [0, 1].
+        masks: (C, H, W) bool, or None for all pixels.
+    """
+    squared = (rendered.detach().clamp(0, 1) - target).square()
+    if masks is None:
+        return -10 * torch.log10(squared.mean())
+    kept = (masks.sum() * squared.shape[-1]).clamp(min=1)
+    return -10 * torch.log10((squared * masks.unsqueeze(-1)).sum() / kept)

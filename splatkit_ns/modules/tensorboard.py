@@ -1,0 +1,99 @@
+"""Writes what happens in training where TensorBoard finds it."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.modules.progress import psnr
+from splatkit_ns.splat import SplatTrainingState, check_writable
+
+
+@dataclass
+class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
+    """Loss and its terms, PSNR, number of Gaussians, learning rates, memory, and images, for ``tensorboard --logdir``.
+
+    Raises:
+        ModuleError: at set-up, if the package tensorboard is missing or a setting is negative.
+        SplatkitError: at set-up, if the output folder cannot be written.
+    """
+
+    output_dir: str | Path
+    """Folder of the event files."""
+    scalars_every: int = 50
+    """Steps between scalars; 0 turns them off."""
+    images_every: int = 1000
+    """Steps between images (ground truth beside the render); 0 turns them off."""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.scalars_every == 0 and self.images_every == 0
+
+    def on_setup(self, world_rank: int) -> None:
+        for name in ("scalars_every", "images_every"):
+            if getattr(self, name) < 0:
+                raise ModuleError(f"{self.module_name}.{name} is {getattr(self, name)}, expected 0 or more.")
+        self._writer: Any = None
+        if world_rank != 0:
+            return
+        check_writable(self.output_dir, self.module_name)
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter  # takes a second, and tensorboard may be missing
+        except ImportError as error:
+            raise ModuleError(
+                f"{self.module_name} needs the package tensorboard ({error}): pip install tensorboard"
+            ) from error
+        self._writer = SummaryWriter(log_dir=str(self.output_dir))
+
+    def post_step(
+        self,
+        step: int,
+        loss: Tensor,
+        loss_terms: Mapping[str, Tensor],
+        rendered_frames: Tensor,
+        target_frames: Tensor,
+        masks: Tensor | None,
+        training_state: SplatTrainingState,
+    ) -> None:
+        """Write what this step is due for."""
+        if self._writer is None:
+            return
+        if self.scalars_every > 0 and step % self.scalars_every == 0:
+            scalars: dict[str, Any] = {"train/loss": loss.detach()}
+            scalars |= {f"train/loss/{name}": term.detach() for name, term in loss_terms.items()}
+            scalars["train/psnr"] = psnr(rendered_frames, target_frames, masks)
+            scalars["gaussians"] = len(training_state)
+            scalars |= {
+                f"learning_rate/{name}": optimizer.param_groups[0]["lr"]
+                for name, optimizer in training_state.optimizers.items()
+            }
+            scalars["memory/peak_MiB"] = peak_memory(training_state.device) / 2**20
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, float(value), step)
+        if self.images_every > 0 and step % self.images_every == 0:
+            pair = torch.cat([target_frames[0], rendered_frames[0].detach().clamp(0, 1)], dim=1)
+            self._writer.add_image("train/target_and_render", pair.cpu(), step, dataformats="HWC")
+
+    def on_cleanup(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory used so far, in bytes: PyTorch's tensors on a GPU, the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,87 @@
+"""Configs of a run, from which methods and `SplatTrainer` start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
+from splatkit_ns.plugin.model import SplatkitModelConfig
+from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig
+from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
+from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+from splatkit_ns.splat import LEARNING_RATES
+
+
+def gaussian_optimizers(learning_rates: dict[str, float] | None = None) -> dict[str, Any]:
+    """Optimizers and schedules of the Gaussians' parameters and the cameras' poses.
+
+    Args:
+        learning_rates: by parameter name; those left out are 3DGS's. That of means falls to a hundredth.
+    """
+    rates = {**LEARNING_RATES, **(learning_rates or {})}
+    optimizers: dict[str, Any] = {
+        name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": None} for name, rate in rates.items()
+    }
+    optimizers["means"]["scheduler"] = ExponentialDecayConfig(lr_final=rates["means"] / 100)
+    optimizers["camera_opt"] = {
+        "optimizer": FusedAdamConfig(lr=1e-4),
+        "scheduler": ExponentialDecayConfig(lr_final=5e-7, warmup_steps=1000),
+    }
+    return optimizers
+
+
+def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any) -> SplatkitTrainerConfig:
+    """A run of 30,000 steps with this model, on the GPU if there is one.
+
+    Args:
+        method_name: as ``ns-train`` calls it.
+        model: its settings.
+        settings: fields of `SplatkitTrainerConfig`, in place of what is chosen here.
+
+    Raises:
+        TypeError: a setting is no field of `SplatkitTrainerConfig`.
+    """
+    chosen: dict[str, Any] = {
+        "max_num_iterations": 30_000,
+        "steps_per_save": 2000,
+        "steps_per_eval_batch": 0,
+        "steps_per_eval_image": 500,
+        "steps_per_eval_all_images": 5000,
+        "machine": MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        "logging": LoggingConfig(steps_per_log=50),
+        "pipeline": SplatkitPipelineConfig(
+            datamanager=SplatkitDatamanagerConfig(
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+            ),
+            model=model,
+        ),
+        "optimizers": gaussian_optimizers(),
+        "viewer": ViewerConfig(num_rays_per_chunk=1 << 15),
+        "vis": "viewer",
+    }
+    return SplatkitTrainerConfig(method_name=method_name, **{**chosen, **settings})
+
+
+def surroundings(*, device_type: str, seed: int, steps_per_log: int, table: bool, viewer: bool) -> dict[str, Any]:
+    """Fields of `SplatkitTrainerConfig` for a run that a Python program starts, and that returns when it is done.
+
+    Args:
+        device_type: "cuda" or "cpu".
+        seed: of the random generators.
+        steps_per_log: steps between log entries.
+        table: whether nerfstudio's table of timings is drawn in the terminal.
+        viewer: whether nerfstudio's viewer runs during training.
+    """
+    device: Any = device_type
+    return {
+        "machine": MachineConfig(device_type=device, seed=seed),
+        "logging": LoggingConfig(
+            steps_per_log=steps_per_log, local_writer=LocalWriterConfig(enable=table), profiler="none"
+        ),
+        "viewer": ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
+        "vis": "viewer" if viewer else "none",
+    }

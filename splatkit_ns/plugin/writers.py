@@ -1,0 +1,57 @@
+"""Writers that need nerfstudio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.utils import writer as nerfstudio_writer
+from torch import Tensor
+from typing_extensions import Self
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.hooks import WRITER_REGISTRY, Writer
+
+
+@WRITER_REGISTRY.register()
+class WandbWriter(Writer):
+    """Weights & Biases, through nerfstudio's writer: the same run where ``--vis wandb`` has started one.
+
+    Args:
+        writer: nerfstudio's.
+        step_offset: added to every step; W&B wants steps that never go down, and nerfstudio's are 0-based.
+    """
+
+    def __init__(self, writer: Any, step_offset: int = 0) -> None:
+        self._writer = writer
+        self._step_offset = step_offset
+
+    @classmethod
+    def for_run(cls, log_dir: Path, experiment_name: str, project_name: str) -> Self:
+        """Start a W&B run, or join nerfstudio's.
+
+        Raises:
+            SplatkitError: it cannot be started; no package, or no login.
+        """
+        for writer in nerfstudio_writer.EVENT_WRITERS:
+            if isinstance(writer, nerfstudio_writer.WandbWriter):
+                return cls(writer, step_offset=-1)
+        try:
+            return cls(nerfstudio_writer.WandbWriter(log_dir, experiment_name, project_name))
+        except Exception as error:  # of wandb's own classes
+            raise SplatkitError(
+                f"WandbWriter could not start a run: {error}. Log in with `wandb login`, or set WANDB_MODE=offline."
+            ) from error
+
+    def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
+        """Log a number."""
+        self._writer.write_scalar(name, float(scalar), step + self._step_offset)
+
+    def write_image(self, name: str, image: Tensor, step: int) -> None:
+        """Log an image."""
+        self._writer.write_image(name, image.detach().cpu(), step + self._step_offset)
+
+    def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
+        """Set the run's config."""
+        self._writer.write_config(name, dict(config_dict), step)

@@ -1,0 +1,147 @@
+"""Which Gaussians lie on which tile of the screen, front to back, on CUDA.
+
+gsplat lists a Gaussian in every tile of a square (1.4) or rectangle (1.5) around it. Here it is listed only where the
+ellipse on which its alpha is at least 1/255 meets the tile: all other pixels would skip it anyway, so the image is the
+same and lists are about half as long. Gaussians are sorted by depth once, and their tiles by a short key: less work
+than sorting pairs of tile and depth.
+
+The same bound as on the CPU (`splatkit_ns.rasterize.cpu.tiles`); SnugBox and AccuTile of Speedy-Splat
+(https://arxiv.org/abs/2412.00578) are its relatives.
+"""
+
+# Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 32
+MAX_SHORT = 2**15 - 1
+COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
+"""Both kernels must round alike, so that as many tiles are filled in as were counted: no fused multiply-adds."""
+
+
+@triton.jit
+def _ellipse(order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T: tl.constexpr, tiles_y, B: tl.constexpr):
+    """Loads a block of Gaussians, and finds their ellipses' extents and rows of tiles."""
+    rank = tl.program_id(0) * B + tl.arange(0, B)
+    live = rank < num
+    g = tl.load(order_ptr + rank, mask=live, other=0)
+    live = live & (tl.load(seen_ptr + g, mask=live, other=0) != 0)
+    mx = tl.load(means_ptr + 2 * g, mask=live, other=0.0)
+    my = tl.load(means_ptr + 2 * g + 1, mask=live, other=0.0)
+    a = tl.load(conics_ptr + 3 * g, mask=live, other=1.0)
+    b = tl.load(conics_ptr + 3 * g + 1, mask=live, other=0.0)
+    c = tl.load(conics_ptr + 3 * g + 2, mask=live, other=1.0)
+    opacity = tl.load(opacities_ptr + g, mask=live, other=1.0)
+    det = a * c - b * b
+    live = live & (opacity * 255.0 >= 1.0) & (det > 0.0)
+    det = tl.where(live, det, 1.0)
+    # alpha >= 1/255 where a x^2 + 2 b x y + c y^2 <= t; a little more, for the rounding of what follows
+    t = tl.where(live, 2.0 * tl.log(255.0 * opacity), 0.0) * 1.0001 + 1e-4
+    half_x = tl.sqrt(t * c / det)
+    half_y = tl.sqrt(t * a / det)
+    top = tl.maximum(tl.ceil((my - half_y - (T - 0.5)) / T), 0.0)
+    bottom = tl.minimum(tl.floor((my + half_y - 0.5) / T), tiles_y - 1.0)
+    rows = tl.where(live, tl.maximum(bottom - top + 1.0, 0.0), 0.0).to(tl.int32)
+    return rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows
+
+
+@triton.jit
+def _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T: tl.constexpr):
+    """First and last tile of a row of tiles that the ellipse meets."""
+    low = tl.minimum(tl.maximum(row * T + 0.5 - my, -half_y), half_y)
+    high = tl.minimum(tl.maximum(row * T + (T - 0.5) - my, -half_y), half_y)
+    y_right = tl.minimum(tl.maximum(-b * half_x / c, low), high)
+    y_left = tl.minimum(tl.maximum(b * half_x / c, low), high)
+    right = (-b * y_right + tl.sqrt(tl.maximum(a * t - det * y_right * y_right, 0.0))) / a
+    left = (-b * y_left - tl.sqrt(tl.maximum(a * t - det * y_left * y_left, 0.0))) / a
+    first = tl.maximum(tl.ceil((mx + left - (T - 0.5)) / T), 0.0)
+    last = tl.minimum(tl.floor((mx + right - 0.5) / T), tiles_x - 1.0)
+    return first.to(tl.int32), tl.maximum(last - first + 1.0, 0.0).to(tl.int32)
+
+
+@triton.jit
+def _count(
+    order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, counts_ptr, num, tiles_x, tiles_y,
+    T: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
+    """Number of tiles of each Gaussian, in order of depth."""
+    rank, _g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
+        order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
+    )
+    count = tl.zeros((B,), tl.int32)
+    for i in range(tl.max(rows)):
+        _first, width = _columns(top + i, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T)
+        count += tl.where(i < rows, width, 0)
+    tl.store(counts_ptr + rank, count, mask=rank < num)
+
+
+@triton.jit
+def _fill(
+    order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, ends_ptr, counts_ptr, tiles_ptr, ids_ptr,
+    num, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr,
+):  # fmt: skip
+    """Tile and Gaussian of each pair, Gaussians in order of depth."""
+    rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
+        order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
+    )
+    known = rank < num
+    place = tl.load(ends_ptr + rank, mask=known, other=0) - tl.load(counts_ptr + rank, mask=known, other=0)
+    camera = (g // per_camera).to(tl.int32)
+    for i in range(tl.max(rows)):
+        row = top + i
+        first, width = _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T)
+        width = tl.where(i < rows, width, 0)
+        tile = (camera * tiles_y + row.to(tl.int32)) * tiles_x + first
+        for k in range(tl.max(width)):
+            inside = k < width
+            tl.store(tiles_ptr + place + k, (tile + k).to(tiles_ptr.dtype.element_ty), mask=inside)
+            tl.store(ids_ptr + place + k, g.to(tl.int32), mask=inside)
+        place += width
+
+
+@torch.no_grad()
+def tile_lists(
+    means2d: Tensor, conics: Tensor, opacities: Tensor, seen: Tensor, depths: Tensor, tiles_x: int, tiles_y: int,
+    tile_size: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Lists of Gaussians for gsplat's compositing; reads their total length back from the device.
+
+    Args:
+        means2d: (C, N, 2) pixels.
+        conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
+        opacities: (C, N), as they are composited.
+        seen: (C, N) bool, whether the projection kept the Gaussian.
+        depths: (C, N) world units.
+        tiles_x: tiles in a row.
+        tiles_y: rows of tiles.
+        tile_size: pixels.
+
+    Returns:
+        Offset of each tile's list, (C, tiles_y, tiles_x) int32, and the lists, (L,) int32, of indices into C * N.
+    """
+    device = means2d.device
+    cameras, per_camera = depths.shape
+    num, num_tiles = cameras * per_camera, cameras * tiles_y * tiles_x
+    order = torch.where(seen, depths, torch.inf).flatten().sort(stable=True).indices
+    gaussians = (order, means2d.contiguous(), conics.contiguous(), opacities.contiguous(), seen.view(torch.uint8))
+    grid = (triton.cdiv(num, BLOCK),)
+    counts = torch.empty(num, dtype=torch.int32, device=device)
+    _count[grid](*gaussians, counts, num, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE)
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if num else 0
+    tiles = torch.empty(total, dtype=torch.int16 if num_tiles <= MAX_SHORT else torch.int32, device=device)
+    ids = torch.empty(total, dtype=torch.int32, device=device)
+    if total:
+        _fill[grid](
+            *gaussians, ends, counts, tiles, ids, num, per_camera, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE
+        )
+    tiles, by_tile = tiles.sort(stable=True)
+    first = torch.arange(num_tiles, dtype=tiles.dtype, device=device)
+    offsets = torch.searchsorted(tiles, first, out_int32=True)
+    return offsets.view(cameras, tiles_y, tiles_x), ids[by_tile]

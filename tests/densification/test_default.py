@@ -1,0 +1,219 @@
+"""`SplatDefaultDensification` against gsplat's own strategy, and where it is meant to differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gsplat.strategy import DefaultStrategy
+from gsplat.strategy.ops import reset_opa
+
+from splatkit_ns.densification import SplatDefaultDensification
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.splat import RowChange, SplatTrainingState
+from tests.densification.helpers import optimize, payload, random_payload, random_state, set_up
+
+SETTINGS = {"refine_start_iter": 4, "refine_every": 4, "reset_every": 12, "refine_stop_iter": 34}
+EXACT = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def assert_same(ours: SplatTrainingState, theirs: SplatTrainingState, skip: tuple[str, ...] = ()) -> None:
+    for name in ours.params:
+        if name in skip:
+            continue
+        param, other = ours.params[name], theirs.params[name]
+        torch.testing.assert_close(param.detach(), other.detach(), **EXACT, msg=lambda m, name=name: f"{name}: {m}")
+        state, other_state = ours.optimizers[name].state[param], theirs.optimizers[name].state[other]
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            torch.testing.assert_close(state[key], other_state[key], msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"absgrad": True, "grow_grad2d": 0.0042},
+        {"revised_opacity": True},
+        {"pause_refine_after_reset": 5},
+        {"prune_scale3d": 0.02, "grow_scale3d": 0.005},
+    ],
+    ids=lambda options: next(iter(options), "defaults"),
+)
+def test_every_step_does_what_gsplats_strategy_does(options: dict[str, Any]) -> None:
+    settings = {"grow_grad2d": 0.0022, **SETTINGS, **options}
+    ours, theirs = random_state(40), random_state(40)
+    strategy, reference = SplatDefaultDensification(**settings), DefaultStrategy(**settings)
+    set_up(strategy, ours, Splat3DGSRenderer())
+    state = reference.initialize_state(scene_scale=1.3)
+    numbers: set[int] = set()
+    for step in range(1, 38):
+        cameras = 1 + step % 2
+        optimize(ours, step)
+        optimize(theirs, step)
+        seen = random_payload(len(ours), seed=step, cameras=cameras)
+        torch.manual_seed(step)
+        strategy.densify(step, ours, seen, scene_scale=1.3)
+        torch.manual_seed(step)
+        reference.step_post_backward(theirs.params, theirs.optimizers, state, step, seen.info)
+        if step % settings["reset_every"] == 0 and step < settings["refine_stop_iter"]:
+            # gsplat 1.5.3 forgets this; twice is the same as once
+            reset_opa(theirs.params, theirs.optimizers, {}, 2 * strategy.prune_opa)
+        assert len(ours) == len(theirs), f"step {step}"
+        assert_same(ours, theirs)
+        numbers.add(len(ours))
+    assert len(numbers) >= 4, "the test must make the strategies work"
+    assert max(numbers) > 50
+
+
+def test_sizes_on_the_screen_count_as_in_gsplat() -> None:
+    """Which Gaussians go and stay is the same; where halves land is not, as fewer random numbers are drawn."""
+    settings = {**SETTINGS, "refine_scale2d_stop_iter": 40, "grow_scale2d": 0.2, "prune_scale2d": 0.35}
+    ours, theirs = random_state(40), random_state(40)
+    strategy, reference = SplatDefaultDensification(**settings), DefaultStrategy(**settings)
+    set_up(strategy, ours)
+    state = reference.initialize_state(scene_scale=1.0)
+    numbers: set[int] = set()
+    for step in range(1, 34):
+        optimize(ours, step)
+        optimize(theirs, step)
+        seen = random_payload(len(ours), seed=step)
+        strategy.densify(step, ours, seen, scene_scale=1.0)
+        reference.step_post_backward(theirs.params, theirs.optimizers, state, step, seen.info)
+        if step % settings["reset_every"] == 0:
+            reset_opa(theirs.params, theirs.optimizers, {}, 2 * strategy.prune_opa)
+        assert len(ours) == len(theirs), f"step {step}"
+        assert_same(ours, theirs, skip=("means",))
+        numbers.add(len(ours))
+    assert len(numbers) > 3
+
+
+def test_opacities_are_reset_at_multiples_only_and_never_before_or_after() -> None:
+    state = random_state(20)
+    strategy = SplatDefaultDensification(refine_start_iter=1000, reset_every=7, refine_stop_iter=22)
+    set_up(strategy, state)
+    reset_at: list[int] = []
+    for step in range(1, 40):
+        with torch.no_grad():
+            state.params["opacities"].fill_(2.0)
+        strategy.densify(step, state, random_payload(20, seed=step), scene_scale=1.0)
+        if bool((state.params["opacities"] < 2.0).any()):
+            reset_at.append(step)
+            torch.testing.assert_close(state.opacities.detach(), torch.full((20,), 2 * strategy.prune_opa))
+    assert reset_at == [7, 14, 21]
+
+
+def test_a_reset_forgets_the_moments_of_opacities_alone() -> None:
+    state = random_state(20)
+    strategy = SplatDefaultDensification(reset_every=3)
+    set_up(strategy, state)
+    strategy.densify(3, state, random_payload(20, seed=0), scene_scale=1.0)
+    moments = {name: state.optimizers[name].state[param] for name, param in state.params.items()}
+    assert float(moments["opacities"]["exp_avg"].abs().max()) == 0
+    assert float(moments["opacities"]["exp_avg_sq"].abs().max()) == 0
+    assert float(moments["opacities"]["step"]) == 1
+    assert float(moments["means"]["exp_avg"].abs().min()) > 0
+
+
+def test_the_cap_holds_and_the_highest_gradients_grow_first() -> None:
+    state = random_state(40, max_scale=0.005)  # small enough to be cloned
+    with torch.no_grad():
+        state.params["opacities"].fill_(1.0)
+    marker = torch.arange(40.0)
+    with torch.no_grad():
+        state.params["sh0"][:, 0, 0] = marker
+    strategy = SplatDefaultDensification(refine_start_iter=0, refine_every=1, max_gaussians=45)
+    set_up(strategy, state)
+    gradients = torch.zeros(1, 40, 2)
+    gradients[0, :, 0] = torch.linspace(1, 2, 40)
+    strategy.densify(1, state, payload(gradients, torch.ones(1, 40, dtype=torch.int32)), scene_scale=1.0)
+    assert len(state) == 45
+    assert state.params["sh0"][40:, 0, 0].tolist() == [35.0, 36.0, 37.0, 38.0, 39.0]
+    for step in range(2, 6):
+        everyone = payload(torch.ones(1, 45, 2), torch.ones(1, 45, dtype=torch.int32))
+        strategy.densify(step, state, everyone, scene_scale=1.0)
+        assert len(state) == 45
+
+
+def test_a_run_that_starts_above_the_cap_is_thinned_and_never_grows_past_it() -> None:
+    state = random_state(50)
+    strategy = SplatDefaultDensification(max_gaussians=30, refine_start_iter=0, refine_every=1)
+    set_up(strategy, state)
+    assert len(state) == 30
+    for step in range(1, 10):
+        strategy.densify(step, state, random_payload(len(state), seed=step, size=1.0), scene_scale=1.0)
+        assert 0 < len(state) <= 30
+
+
+def test_statistics_follow_rows_that_others_change() -> None:
+    state = random_state(10)
+    strategy = SplatDefaultDensification(refine_start_iter=1000, refine_scale2d_stop_iter=100)
+    set_up(strategy, state)
+    gradients = torch.zeros(1, 10, 2)
+    gradients[0, :, 1] = torch.arange(10.0)
+    radii = torch.ones(1, 10, dtype=torch.int32)
+    strategy.densify(1, state, payload(gradients, radii), scene_scale=1.0)
+    before = strategy.statistics["grad2d"].clone()
+    assert before.tolist() == [i * 24.0 for i in range(10)]  # half the height of 48
+    removed = torch.zeros(10, dtype=torch.bool)
+    removed[[0, 4]] = True
+    state.remove(removed)
+    state.duplicate(torch.tensor([True] + [False] * 7))
+    kept = [1, 2, 3, 5, 6, 7, 8, 9]
+    assert strategy.statistics["grad2d"].tolist() == [*before[kept].tolist(), 0.0]
+    assert strategy.statistics["count"].tolist() == [1.0] * 8 + [0.0]
+    strategy.densify(2, state, random_payload(9, seed=0), scene_scale=1.0)
+
+
+def test_statistics_survive_a_checkpoint() -> None:
+    state = random_state(10)
+    strategy = SplatDefaultDensification()
+    set_up(strategy, state)
+    strategy.densify(1, state, random_payload(10, seed=3), scene_scale=1.0)
+    resumed = SplatDefaultDensification()
+    resumed.load_state_dict({name: value.clone() for name, value in strategy.state_dict().items()})
+    set_up(resumed, state)
+    for name, value in strategy.statistics.items():
+        assert torch.equal(resumed.statistics[name], value)
+    assert float(resumed.statistics["count"].sum()) > 0
+
+
+def test_statistics_of_another_number_of_gaussians_start_anew() -> None:
+    state = random_state(10)
+    strategy = SplatDefaultDensification()
+    strategy.load_state_dict({name: torch.ones(7) for name in ("grad2d", "count", "radii")})
+    set_up(strategy, state)
+    assert strategy.statistics["count"].tolist() == [0.0] * 10
+
+
+def test_unseen_gaussians_have_no_statistics() -> None:
+    state = random_state(4)
+    strategy = SplatDefaultDensification()
+    set_up(strategy, state)
+    radii = torch.tensor([[3, 0, 5, 0]], dtype=torch.int32)
+    strategy.densify(1, state, payload(torch.ones(1, 4, 2), radii), scene_scale=1.0)
+    assert strategy.statistics["count"].tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert (strategy.statistics["grad2d"] > 0).tolist() == [True, False, True, False]
+
+
+def test_absgrad_is_asked_of_the_renderer() -> None:
+    renderer = Splat3DGSRenderer()
+    set_up(SplatDefaultDensification(absgrad=True), random_state(4), renderer)
+    assert renderer.absgrad
+
+
+def test_a_renderer_without_absgrad_is_refused() -> None:
+    class Plain:
+        pass
+
+    with pytest.raises(ModuleError, match=r"SplatDefaultDensification needs absolute gradients.*Plain does not offer"):
+        set_up(SplatDefaultDensification(absgrad=True), random_state(4), Plain())
+
+
+def test_row_changes_are_carried_without_being_set_up() -> None:
+    """A checkpoint may be loaded, and rows change, before `on_setup`."""
+    strategy = SplatDefaultDensification()
+    strategy.load_state_dict({name: torch.arange(3.0) for name in ("grad2d", "count", "radii")})
+    strategy.on_gaussians_changed(RowChange(torch.tensor([2, 0, -1]), 3))
+    assert strategy.statistics["count"].tolist() == [2.0, 0.0, 0.0]

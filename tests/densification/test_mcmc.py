@@ -1,0 +1,214 @@
+"""`SplatMCMCDensification` against the equations of arXiv:2404.09591, evaluated in other ways."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, getcontext
+
+import pytest
+import torch
+
+from splatkit_ns.densification import SplatMCMCDensification
+from splatkit_ns.densification.mcmc import MAX_RATIO, add_position_noise, relocated, sample
+from splatkit_ns.rasterize import rasterization
+from splatkit_ns.splat import RowChange, SplatTrainingState
+from splatkit_ns.splat.splitting import rotation_matrices
+from tests.densification.helpers import random_state, set_up
+
+
+def equation_9(opacity: float, ratio: int) -> tuple[Decimal, Decimal]:
+    """New opacity, and new scale relative to the old one, with 80 digits and the paper's double sum."""
+    getcontext().prec = 80
+    old = Decimal(opacity)
+    new = 1 - (1 - old) ** (Decimal(1) / ratio)
+    total = Decimal(0)
+    for i in range(1, ratio + 1):
+        for k in range(i):
+            total += math.comb(i - 1, k) * Decimal(-1) ** k / Decimal(k + 1).sqrt() * new ** (k + 1)
+    return new, old / total
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 7, 20, 51])
+@pytest.mark.parametrize("opacity", [0.01, 0.3, 0.7, 0.95])
+def test_relocation_is_equation_9(opacity: float, ratio: int) -> None:
+    expected_opacity, expected_scale = equation_9(opacity, ratio)
+    opacities, scales = relocated(torch.tensor([opacity]), torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([ratio]))
+    assert float(opacities) == pytest.approx(float(expected_opacity), rel=1e-6)
+    assert scales[0].tolist() == pytest.approx([float(expected_scale) * s for s in (1.0, 2.0, 0.5)], rel=1e-5)
+
+
+def test_relocation_of_a_very_opaque_gaussian_onto_many_stays_finite_and_positive() -> None:
+    opacities = torch.tensor([0.999, 0.9999, 1 - 1e-6])
+    new, scales = relocated(opacities, torch.ones(3, 3), torch.tensor([51, 51, 80]))
+    assert bool(torch.isfinite(scales).all())
+    assert bool((scales > 0).all())
+    assert bool(((new > 0) & (new < 1)).all())
+
+
+@pytest.mark.parametrize("ratio", [2, 5, 12])
+def test_coincident_gaussians_cover_a_line_as_much_as_the_one_they_replace(ratio: int) -> None:
+    """What equation 9 is made for: the integral of 1 - (1 - o g)^n along a line through the centre is kept."""
+    opacity, scale = torch.tensor([0.8]), torch.tensor([[1.0, 1.0, 1.0]])
+    new_opacity, new_scale = relocated(opacity, scale, torch.tensor([ratio]))
+    x = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    width = float(new_scale[0, 0])
+    many = 1 - (1 - float(new_opacity) * torch.exp(-(x**2) / (2 * width**2))) ** ratio
+    one = 0.8 * torch.exp(-(x**2) / 2)
+    assert float(many.sum()) == pytest.approx(float(one.sum()), rel=1e-5)
+    assert float(many.max()) == pytest.approx(0.8, rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [2, 5])
+def test_coincident_gaussians_render_like_the_one_they_replace(ratio: int) -> None:
+    opacity, scale = torch.tensor([0.8]), torch.tensor([[0.3, 0.3, 0.3]])
+    one = central_row(opacity, scale)
+    new_opacity, new_scale = relocated(opacity, scale, torch.tensor([ratio]))
+    many = central_row(new_opacity.repeat(ratio), new_scale.repeat(ratio, 1))
+    assert float(many.max()) == pytest.approx(float(one.max()), abs=2e-3)
+    assert float(many.sum()) == pytest.approx(float(one.sum()), rel=0.02)  # alphas below 1/255 are not drawn
+    naive = central_row(opacity.repeat(ratio), scale.repeat(ratio, 1))
+    assert abs(float(naive.sum() / one.sum()) - 1) > 0.2
+
+
+def central_row(opacities: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """(64,) the middle row of a white picture of Gaussians at one place."""
+    num = len(opacities)
+    K = torch.tensor([[[100.0, 0, 32], [0, 100, 32.5], [0, 0, 1]]])
+    viewmat = torch.eye(4)[None].clone()
+    viewmat[0, 2, 3] = 4.0
+    quats = torch.tensor([[1.0, 0, 0, 0]]).repeat(num, 1)
+    image, _, _ = rasterization(
+        torch.zeros(num, 3), quats, scales, opacities, torch.ones(num, 3), viewmat, K, 64, 65, eps2d=0.0
+    )
+    return image[0, 32, :, 0]
+
+
+def test_dead_gaussians_move_to_live_ones_and_the_number_stays() -> None:
+    state = random_state(100)
+    with torch.no_grad():
+        state.params["opacities"][:30] = -10.0
+    positions = state.means.detach().clone()
+    strategy = SplatMCMCDensification(refine_start_iter=0, refine_every=1, max_gaussians=100, noise_lr=0.0)
+    set_up(strategy, state)
+    strategy.densify(1, state)
+    assert len(state) == 100
+    assert bool((state.opacities >= strategy.min_opacity - 1e-7).all())
+    distances = (state.means.detach()[:30, None] - positions[None, 30:]).norm(dim=-1)
+    assert float(distances.min(dim=1).values.max()) == pytest.approx(0.0, abs=1e-6), "they sit where live ones are"
+
+
+def test_relocated_rows_are_told_to_listeners_and_lose_their_moments() -> None:
+    state = random_state(50)
+    with torch.no_grad():
+        state.params["opacities"][:5] = -10.0
+    changes: list[RowChange] = []
+    state.subscribe(changes.append)
+    strategy = SplatMCMCDensification(refine_start_iter=0, refine_every=1, max_gaussians=50, noise_lr=0.0)
+    set_up(strategy, state)
+    strategy.densify(1, state)
+    (change,) = changes
+    new = change.source < 0
+    assert bool(new[:5].all())
+    assert int(new.sum()) > 5, "those they were put on count as new, too"
+    moments = state.optimizers["means"].state[state.params["means"]]["exp_avg"]
+    assert float(moments[new].abs().max()) == 0
+    assert float(moments[~new].abs().min(dim=1).values.max()) > 0
+
+
+def test_it_grows_by_five_per_cent_up_to_the_cap() -> None:
+    state = random_state(100)
+    with torch.no_grad():
+        state.params["opacities"].fill_(0.5)
+    strategy = SplatMCMCDensification(refine_start_iter=10, refine_every=5, refine_stop_iter=36, max_gaussians=114)
+    set_up(strategy, state)
+    numbers = {}
+    for step in range(1, 50):
+        strategy.densify(step, state)
+        numbers[step] = len(state)
+    assert [numbers[step] for step in (1, 10, 14, 15, 20, 25, 30, 49)] == [100, 100, 100, 105, 110, 114, 114, 114]
+
+
+def test_a_run_that_starts_above_the_cap_is_thinned() -> None:
+    state = random_state(50)
+    strategy = SplatMCMCDensification(max_gaussians=20, refine_start_iter=0, refine_every=1)
+    set_up(strategy, state)
+    assert len(state) == 20
+    strategy.densify(1, state)
+    assert len(state) == 20
+
+
+def test_all_dead_or_none_dead_changes_nothing_but_the_positions() -> None:
+    for logit in (-10.0, 3.0):
+        state = random_state(20)
+        with torch.no_grad():
+            state.params["opacities"].fill_(logit)
+        before = state.scales.detach().clone()
+        strategy = SplatMCMCDensification(refine_start_iter=0, refine_every=1, max_gaussians=20)
+        set_up(strategy, state)
+        strategy.densify(1, state)
+        assert torch.equal(state.scales.detach(), before)
+
+
+def noisy_state(opacity: float, num: int = 40_000) -> SplatTrainingState:
+    """The same Gaussian many times, long and turned."""
+    return SplatTrainingState.from_tensors(
+        {
+            "means": torch.zeros(num, 3),
+            "scales": torch.tensor([0.5, 0.1, 0.02]).log().repeat(num, 1),
+            "quats": torch.tensor([0.8, 0.3, -0.4, 0.33]).repeat(num, 1),
+            "opacities": torch.full((num,), opacity).logit(),
+            "sh0": torch.zeros(num, 1, 3),
+            "shN": torch.zeros(num, 0, 3),
+        }
+    )
+
+
+def test_noise_has_the_covariance_of_equation_8() -> None:
+    """Noise is Sigma times a normal vector, so its covariance is Sigma², times the gate and the strength squared."""
+    torch.manual_seed(0)
+    opacity, strength = 0.004, 3.0
+    state = noisy_state(opacity)
+    add_position_noise(state, strength)
+    noise = state.means.detach().double()
+    rotation = rotation_matrices(state.quats[:1])[0].double()
+    covariance = rotation @ torch.diag(torch.tensor([0.5, 0.1, 0.02]).double() ** 2) @ rotation.T
+    gate = 1 / (1 + math.exp(-100 * (1 - opacity - 0.995)))
+    expected = covariance @ covariance * (gate * strength) ** 2
+    found = noise.T @ noise / len(noise)
+    assert float((found - expected).norm() / expected.norm()) < 0.03
+    assert float(noise.mean(0).norm()) < 0.02
+
+
+def test_opaque_gaussians_do_not_shake() -> None:
+    state = noisy_state(0.9, num=100)
+    add_position_noise(state, 1.0)
+    assert float(state.means.detach().abs().max()) < 1e-12
+
+
+def test_noise_goes_on_after_refinement_and_follows_the_learning_rate() -> None:
+    spread = []
+    for rate in (1e-4, 2e-4):
+        torch.manual_seed(0)
+        state = noisy_state(0.004, num=1000)
+        state.optimizers["means"].param_groups[0]["lr"] = rate
+        strategy = SplatMCMCDensification(refine_stop_iter=10)
+        set_up(strategy, state)
+        strategy.densify(500, state)
+        spread.append(float(state.means.detach().norm()))
+    assert spread[1] == pytest.approx(2 * spread[0], rel=1e-5)
+    assert spread[0] > 0
+
+
+def test_sampling_is_in_proportion_to_the_weights() -> None:
+    torch.manual_seed(0)
+    counts = torch.bincount(sample(torch.tensor([0.0, 1.0, 3.0, 0.0]), 40_000), minlength=4)
+    assert counts[0] == 0
+    assert counts[3] == 0
+    assert float(counts[2] / counts[1]) == pytest.approx(3.0, rel=0.05)
+
+
+def test_more_than_the_largest_ratio_counts_as_that() -> None:
+    arguments = torch.tensor([0.5]), torch.ones(1, 3)
+    capped = relocated(*arguments, torch.tensor([MAX_RATIO]))
+    for mine, other in zip(relocated(*arguments, torch.tensor([500])), capped, strict=True):
+        assert torch.equal(mine, other)

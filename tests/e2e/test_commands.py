@@ -1,0 +1,168 @@
+"""nerfstudio's own commands on a tiny run; in this process, as their import alone takes seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.scripts import train
+from nerfstudio.scripts.eval import ComputePSNR
+from nerfstudio.scripts.exporter import ExportGaussianSplat
+from nerfstudio.scripts.render import RenderInterpolated
+from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
+
+from splatkit_ns.plugin.cameras import pinhole_view
+from splatkit_ns.plugin.model import SplatkitModel
+from splatkit_ns.splat import SplatModel
+from tests.plugin.helpers import run_config
+from tests.tiny_scene import write_tiny_blender, write_tiny_colmap
+
+
+def evaluate(config: Path, output: Path) -> dict[str, Any]:
+    ComputePSNR(load_config=config, output_path=output).main()
+    return json.loads(output.read_text())
+
+
+def test_ns_eval_reports_metrics_of_the_held_out_images(trained: Path, tmp_path: Path) -> None:
+    renders = tmp_path / "renders"
+    ComputePSNR(load_config=trained, output_path=tmp_path / "eval.json", render_output_path=renders).main()
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert report["method_name"] == "splatkit-3dgs"
+    assert report["checkpoint"].endswith("step-000000029.ckpt")
+    results = report["results"]
+    assert {"psnr", "psnr_std", "ssim", "ssim_std"} <= set(results)
+    assert 5 < results["psnr"] < 60
+    assert 0 < results["ssim"] < 1
+    assert len(list(renders.glob("*img*"))) == 2
+
+
+@torch.no_grad()
+def test_the_exported_ply_renders_the_same_image_as_the_checkpoint(trained: Path, tmp_path: Path) -> None:
+    ExportGaussianSplat(load_config=trained, output_dir=tmp_path).main()
+    exported = SplatModel.load_ply(tmp_path / "splat.ply").to_training_state()
+    _, pipeline, _, _ = eval_setup(trained)
+    model = pipeline.model
+    assert isinstance(model, SplatkitModel)
+    camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    outputs = model.get_outputs_for_camera(camera)
+    view = pinhole_view(camera)
+    payload = model.renderer.render(
+        exported, view.cam_to_worlds, view.Ks, view.width, view.height,
+        sh_degree=2, backgrounds=outputs["background"][0, 0][None],
+    )  # fmt: skip
+    difference = (payload.renders[0].clamp(0, 1) - outputs["rgb"]).abs()
+    assert float(difference.max()) < 1e-4
+    assert float(outputs["rgb"].std()) > 0.05, "there is something to see"
+
+
+def test_ns_export_in_plain_colours(trained: Path, tmp_path: Path) -> None:
+    ExportGaussianSplat(load_config=trained, output_dir=tmp_path, ply_color_mode="rgb").main()
+    assert b"property uchar red" in (tmp_path / "splat.ply").read_bytes()[:2000]
+
+
+def test_ns_render_interpolates_between_held_out_views(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("ffmpeg") is None:  # nerfstudio asks for it, and then does not use it for images
+        stub = tmp_path / "bin" / "ffmpeg"
+        stub.parent.mkdir()
+        stub.write_text("#!/bin/sh\nexit 1\n")
+        stub.chmod(0o755)
+        monkeypatch.setenv("PATH", str(stub.parent), prepend=":")
+    RenderInterpolated(
+        load_config=trained,
+        output_path=tmp_path / "path.mp4",
+        interpolation_steps=3,
+        output_format="images",
+        image_format="png",
+        rendered_output_names=["rgb", "depth"],
+    ).main()
+    pictures = sorted((tmp_path / "path").glob("*.png"))
+    assert len(pictures) >= 3
+    pixels = [np.asarray(Image.open(path)) for path in pictures]
+    assert pixels[0].shape == (24, 64, 3), "colour and depth side by side"
+    assert float(pixels[0][:, :32].std()) > 5
+    assert not np.array_equal(pixels[0], pixels[-1])
+
+
+@pytest.mark.parametrize("mcmc", [False, True], ids=["3dgs", "3dgs-mcmc"])
+def test_the_colmap_layout_trains_and_evaluates(tmp_path: Path, mcmc: bool) -> None:
+    data = write_tiny_colmap(tmp_path / "data")
+    parser = ColmapDataParserConfig(colmap_path=Path("sparse/0"), load_3D_points=True)
+    config = run_config(data, tmp_path / "out", steps=8, dataparser=parser, mcmc=mcmc)
+    train.main(config)
+    results = evaluate(config.get_base_dir() / "config.yml", tmp_path / "eval.json")["results"]
+    assert results["psnr"] > 5
+    _, pipeline, _, _ = eval_setup(config.get_base_dir() / "config.yml")
+    assert pipeline.model.num_points == 48, "the points of the model are its seeds"
+
+
+def test_the_blender_layout_trains_from_random_points(tmp_path: Path) -> None:
+    config = run_config(
+        write_tiny_blender(tmp_path / "data"), tmp_path / "out", steps=8, dataparser=BlenderDataParserConfig()
+    )
+    config.pipeline.model.num_random = 300
+    train.main(config)
+    results = evaluate(config.get_base_dir() / "config.yml", tmp_path / "eval.json")["results"]
+    assert results["psnr"] > 5
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_maximum(tiny_scene: Path, trained: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_scene, tmp_path, steps=34)
+    config.load_dir = trained.parent / "nerfstudio_models"
+    train.main(config)
+    names = [path.name for path in config.get_checkpoint_dir().glob("*.ckpt")]
+    assert names == ["step-000000033.ckpt"]
+    loaded = torch.load(config.get_checkpoint_dir() / names[0], weights_only=True)
+    state = next(iter(loaded["optimizers"]["means"]["state"].values()))
+    assert int(state["step"]) == 34
+
+
+def test_the_command_line_lists_the_options_with_their_help() -> None:
+    """The one real process: entry point, plugin, tyro."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "nerfstudio.scripts.train", "splatkit-3dgs", "--help"],
+        capture_output=True, text=True, check=False, env=plain_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    for flag in (
+        "--pipeline.model.sh-degree", "--pipeline.model.renderer.absgrad", "--pipeline.model.loss-fn.ssim-lambda",
+        "--pipeline.model.densification.max-gaussians", "--max-num-iterations",
+    ):  # fmt: skip
+        assert flag in done.stdout, flag
+    text = " ".join(done.stdout.replace("│", " ").split())
+    assert "Weight of 1 - SSIM; L1 gets the rest." in text
+    assert "There are never more Gaussians than this" in text
+    assert "pipeline.model.densification options" in text
+
+
+def plain_environment() -> dict[str, str]:
+    """Wide and without colours."""
+    import os
+
+    return {**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_mistake_ends_the_command_with_one_message_and_status_1(tmp_path: Path) -> None:
+    """The one real process for this; the messages themselves are tested in tests/plugin/test_bad_input.py."""
+    (tmp_path / "data").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "nerfstudio.scripts.train", "splatkit-3dgs", "--vis", "tensorboard",
+         "--machine.device-type", "cpu", "--output-dir", "out", "--data", "data"],
+        capture_output=True, text=True, check=False, env=plain_environment(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    (message,) = [line for line in done.stdout.splitlines() if line.startswith("Error:")]
+    assert message.startswith("Error: The data folder data is empty. Photographs are turned into a data set by:")
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -1,0 +1,100 @@
+"""Hooks and writers are chosen by name: in Python, on the command line and in YAML."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import tyro
+import yaml
+
+from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
+from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY, Hook, LogHook, parse_hooks
+from splatkit_ns.methods import splatkit_3dgs
+from splatkit_ns.plugin.options import check_options
+from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+
+
+def test_names_and_import_paths() -> None:
+    hooks = parse_hooks(["LogHook", "splatkit_ns.hooks.checkpoint:CheckPointHook", LogHook(every=3)])
+    assert [type(hook).__name__ for hook in hooks] == ["LogHook", "CheckPointHook", "LogHook"]
+    assert {"LogHook", "CheckPointHook"} <= set(HOOK_REGISTRY.names())
+    assert {"JsonLinesWriter", "TensorboardWriter", "WandbWriter"} <= set(WRITER_REGISTRY.names())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("LogHok", r"There is no hook named 'LogHok'\. Did you mean LogHook\? Known: CheckPointHook, LogHook"),
+        ("checkpointhook", "Did you mean CheckPointHook"),
+        ("no_such_package.hooks:Mine", "'no_such_package.hooks:Mine' cannot be imported: No module named"),
+        ("splatkit_ns.hooks.log:LogHoook", r"has no 'LogHoook'\. Did you mean LogHook"),
+        ("pathlib:Path", "pathlib:Path is not a hook: expected a subclass of Hook"),
+    ],
+)
+def test_unknown_hooks_are_refused_with_the_nearest_names(name: str, message: str) -> None:
+    with pytest.raises(SplatkitError, match=message):
+        parse_hooks([name])
+
+
+def test_unknown_writers_are_refused_with_the_nearest_names() -> None:
+    with pytest.raises(SplatkitError, match=r"no writer named 'TensorBoard'\. Did you mean TensorboardWriter\?"):
+        WRITER_REGISTRY.get("TensorBoard")
+
+
+def test_a_class_instead_of_an_instance_is_refused() -> None:
+    with pytest.raises(ModuleError, match="holds the class LogHook itself"):
+        parse_hooks([LogHook])
+
+
+def test_what_is_registered_must_be_a_hook() -> None:
+    with pytest.raises(SplatkitError, match="is not a hook"):
+        HOOK_REGISTRY.register()(int)  # type: ignore[type-var]
+    assert "int" not in HOOK_REGISTRY.names()
+
+
+@pytest.mark.parametrize("name", ["LogHook", "CheckPointHook"])
+def test_steps_between_entries_must_be_positive(name: str) -> None:
+    with pytest.raises(OptionsError, match="every is 0, expected at least 1"):
+        HOOK_REGISTRY.build(name, every=0)
+
+
+def cli(*arguments: str) -> SplatkitTrainerConfig:
+    config = tyro.cli(SplatkitTrainerConfig, default=deepcopy(splatkit_3dgs.config), args=list(arguments))
+    assert isinstance(config, SplatkitTrainerConfig)
+    return config
+
+
+def test_on_the_command_line_and_through_yaml() -> None:
+    config = cli("--hooks", "LogHook", "my.hooks:Mine", "--writers", "JsonLinesWriter", "--max-num-iterations", "7")
+    assert config.hooks == ("LogHook", "my.hooks:Mine")
+    assert config.writers == ("JsonLinesWriter",)
+    loaded = yaml.load(yaml.dump(config), Loader=yaml.Loader)
+    assert loaded.hooks == config.hooks
+    assert loaded.writers == config.writers
+
+
+def test_configs_written_before_there_were_hooks_still_load() -> None:
+    lines = yaml.dump(cli()).splitlines()
+    text = "\n".join(line for line in lines if not line.startswith(("hooks:", "writers:")))
+    loaded = yaml.load(text, Loader=yaml.Loader)
+    assert (loaded.hooks, loaded.writers) == ((), ())
+
+
+def test_all_mistakes_are_told_at_once_before_data_is_loaded(tmp_path: Path) -> None:
+    config = cli("--hooks", "LogHok", "--max-num-iterations", "0", "--output-dir", str(tmp_path))
+    with pytest.raises(OptionsError) as caught:
+        check_options(config)
+    assert len(caught.value.problems) == 2
+    assert "LogHook" in str(caught.value)
+
+
+def test_the_last_one_registered_under_a_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HOOK_REGISTRY, "_classes", dict(HOOK_REGISTRY._classes))  # type: ignore[attr-defined]
+
+    @HOOK_REGISTRY.register("LogHook")
+    class Mine(Hook):
+        pass
+
+    assert HOOK_REGISTRY.get("LogHook") is Mine

@@ -1,0 +1,323 @@
+"""Broken data sets: each is told in one message that says what, where, and what to do; nothing is written to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plyfile
+import pytest
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from PIL import Image
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data_checks import check_point_cloud
+from tests.plugin.helpers import make_trainer, run_config
+from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
+
+Change = Callable[[Path], Any]
+IMAGE = "images/frame_00001.png"
+XYZ = "property float x\nproperty float y\nproperty float z\n"
+EVALUATED = "images/frame_00004.png"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("scenes")
+    return {
+        "nerfstudio": write_tiny_scene(root / "nerfstudio", masks=True),
+        "colmap": write_tiny_colmap(root / "colmap"),
+        "blender": write_tiny_blender(root / "blender"),
+        "small": write_tiny_scene(root / "small", width=9, height=8),
+    }
+
+
+def in_json(change: Callable[[dict[str, Any]], Any]) -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / "transforms.json"
+        meta = json.loads(path.read_text())
+        change(meta)
+        path.write_text(json.dumps(meta))
+
+    return apply
+
+
+def in_points(change: Callable[[bytes], bytes]) -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / "sparse_pc.ply"
+        path.write_bytes(change(path.read_bytes()))
+
+    return apply
+
+
+def write(name: str, content: str | bytes) -> Change:
+    return lambda folder: (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cut(name: str, size: int) -> Change:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def delete(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
+
+
+def picture(name: str, mode: str, size: tuple[int, int]) -> Change:
+    return lambda folder: Image.new(mode, size).save(folder / name)
+
+
+def point_with_nan(folder: Path) -> None:
+    path = str(folder / "sparse_pc.ply")
+    cloud = plyfile.PlyData.read(path, mmap=False)
+    cloud["vertex"].data["y"][3] = np.nan
+    cloud.write(path)
+
+
+def same_pose(meta: dict[str, Any]) -> None:
+    for frame in meta["frames"]:
+        frame["transform_matrix"] = meta["frames"][0]["transform_matrix"]
+
+
+BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "no such folder": (shutil.rmtree, ("data folder", "does not exist", "--data")),
+    "empty folder": (
+        lambda folder: (shutil.rmtree(folder), folder.mkdir()),
+        ("is empty", "ns-process-data images --data PHOTOS"),
+    ),
+    "unknown format": (
+        lambda folder: (shutil.rmtree(folder), folder.mkdir(), (folder / "notes.txt").touch()),
+        ("transforms.json does not exist", "no format that is known here", "ns-process-data"),
+    ),
+    "not JSON": (write("transforms.json", '{"frames": ['), ("transforms.json is not JSON", "line 1 column 13")),
+    "binary": (write("transforms.json", b"\xff\xfe\x00"), ("transforms.json is not JSON", "utf-8")),
+    "a list": (write("transforms.json", "[1, 2]"), ("transforms.json has no list of 'frames'",)),
+    "no frames": (in_json(lambda meta: meta["frames"].clear()), ("no list of 'frames', or an empty one",)),
+    "no path": (in_json(lambda meta: meta["frames"][2].pop("file_path")), ("frame 2 has no 'file_path'",)),
+    "no intrinsics": (
+        in_json(lambda meta: (meta.pop("fl_x"), meta.pop("cx"))),
+        ("frame 0 (images/frame_00000.png) lacks intrinsics: fl_x, cx", "in pixels"),
+    ),
+    "a word": (in_json(lambda meta: meta.update(w="wide")), ("frame 0", "'w' is 'wide', expected a number of pixels")),
+    "focal length 0": (in_json(lambda meta: meta.update(fl_x=0)), ("has fl_x = 0.0", "Correct the intrinsics")),
+    "focal length NaN": (
+        in_json(lambda meta: meta.update(fl_y=float("nan"))),
+        ("has fl_y = nan, expected",),
+    ),
+    "unknown camera": (
+        in_json(lambda meta: meta.update(camera_model="WEIRD")),
+        ("'camera_model' is 'WEIRD', expected one of SIMPLE_PINHOLE",),
+    ),
+    "panorama": (
+        in_json(lambda meta: meta.update(camera_model="EQUIRECTANGULAR")),
+        ("frame_00001.png is of type equirectangular, expected perspective", "ns-process-data images --camera-type"),
+    ),
+    "pose NaN": (
+        in_json(lambda meta: meta["frames"][2]["transform_matrix"][0].__setitem__(3, float("nan"))),
+        ("frame 2 (images/frame_00002.png)", "holds NaN or infinity", "Remove the frame"),
+    ),
+    "pose 2×2": (
+        in_json(lambda meta: meta["frames"][2].update(transform_matrix=[[1, 0], [0, 1]])),
+        ("frame 2", "must be a 4×4 matrix of numbers, found [[1, 0], [0, 1]]"),
+    ),
+    "pose of zeros": (
+        in_json(lambda meta: meta["frames"][1].update(transform_matrix=[[0.0] * 4] * 4)),
+        ("The pose of", "frame_00001.png is no rigid motion", "Compute it again"),
+    ),
+    "one place": (in_json(same_pose), ("all cameras are at one place", "--auto-scale-poses False")),
+    "one image": (in_json(lambda meta: meta.update(frames=meta["frames"][:1])), ("Add photographs from other places",)),
+    "image missing": (delete(IMAGE), (f"{IMAGE} does not exist, which the data set names",)),
+    "first image missing": (delete("images/frame_00000.png"), ("frame_00000.png does not exist", "Restore it")),
+    "image truncated": (cut(IMAGE, 300), (f"{IMAGE} cannot be decoded: image file is truncated", "Restore it")),
+    "held-out image truncated": (cut(EVALUATED, 300), (f"{EVALUATED} cannot be decoded",)),
+    "image without a header": (cut(IMAGE, 20), (f"{IMAGE} cannot be read", "Restore it")),
+    "image empty": (cut("images/frame_00000.png", 0), ("cannot identify image file", "frame_00000.png")),
+    "image of other size": (
+        picture(IMAGE, "RGB", (10, 11)),
+        (f"{IMAGE} is 10×11 pixels, its camera says 32×24", "Correct w and h"),
+    ),
+    "image of 16 bits": (
+        lambda folder: Image.fromarray(np.zeros((24, 32), np.uint16)).save(folder / IMAGE),
+        (f"{IMAGE} has more than 8 bits a channel: convert it",),
+    ),
+    "mask missing": (delete("masks/frame_00001.png"), ("mask", "masks/frame_00001.png", "No such file")),
+    "mask of other size": (picture("masks/frame_00001.png", "L", (10, 10)), ("masks/frame_00001.png", "[10, 10]")),
+    "some masks": (
+        in_json(lambda meta: meta["frames"][2].pop("mask_path")),
+        ("cannot read", "mask_path is specified for every frame (or zero frames)"),
+    ),
+    "points missing": (delete("sparse_pc.ply"), ("sparse_pc.ply does not exist", "--load-3D-points False")),
+    "points truncated": (
+        in_points(lambda data: data[:-100]),
+        ("sparse_pc.ply declares 48 vertices and holds 41", "Restore it"),
+    ),
+    "points without x": (
+        in_points(lambda data: data.replace(b"property float x", b"property float q")),
+        ("sparse_pc.ply has no vertex property x",),
+    ),
+    "no PLY": (write("sparse_pc.ply", "hello"), ("sparse_pc.ply is not a PLY file", "--load-3D-points False")),
+    "points NaN": (point_with_nan, ("1 of 48 seed points hold NaN", "the first is row 3")),
+}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def run(data: Path, output: Path, dataparser: Any = None, **parser_options: Any) -> str:
+    """Train two steps; the message of the error that this must end in."""
+    before = digest(data)
+    config = run_config(data, output, steps=2, dataparser=dataparser)
+    for name, value in parser_options.items():
+        setattr(config.pipeline.datamanager.dataparser, name, value)
+    with pytest.raises(SplatkitError) as caught:
+        make_trainer(config).train()
+    assert digest(data) == before
+    assert not list(output.rglob("*.ckpt"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_data_set_is_told_in_one_message(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    change, fragments = BROKEN[name]
+    data = tmp_path / "data"
+    shutil.copytree(scenes["nerfstudio"], data)
+    change(data)
+    message = run(data, tmp_path / "out")
+    for fragment in fragments:
+        assert fragment in message
+    assert str(data) in message or "seed points" in message, "the message says where"
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"eval_mode": "interval", "eval_interval": 1}, "No image is left for training. --eval-mode of the dataparser"),
+        ({"eval_mode": "fraction", "train_split_fraction": 1.0}, "No image is left for evaluation. --eval-mode"),
+        ({"eval_mode": "fraction", "train_split_fraction": 0.0}, "No image is left for training"),
+        ({"eval_mode": "filename"}, "frame should contain train/eval in its name"),
+        ({"downscale_factor": 4}, "does not exist, which the data set names. --downscale-factor 1 of the dataparser"),
+    ],
+)
+def test_options_that_leave_no_image(
+    scenes: dict[str, Path], tmp_path: Path, options: dict[str, Any], fragment: str
+) -> None:
+    assert fragment in run(scenes["nerfstudio"], tmp_path, **options)
+
+
+def colmap() -> ColmapDataParserConfig:
+    return ColmapDataParserConfig(colmap_path=Path("sparse/0"))
+
+
+COLMAP: dict[str, tuple[Change, str]] = {
+    "images.txt cut": (cut("sparse/0/images.txt", 200), "ColmapDataParser cannot read"),
+    "a word": (write("sparse/0/cameras.txt", "1 PINHOLE 32 x 24"), "invalid literal for int()"),
+    "no images.txt": (delete("sparse/0/images.txt"), "sparse/0/images.txt does not exist. Restore it"),
+    "no points": (delete("sparse/0/points3D.txt"), "Could not find points3D.txt or points3D.bin"),
+    "image missing": (delete(IMAGE), f"{IMAGE} does not exist, which the data set names"),
+}
+
+
+@pytest.mark.parametrize("name", COLMAP)
+def test_a_broken_colmap_model(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    change, fragment = COLMAP[name]
+    data = tmp_path / "data"
+    shutil.copytree(scenes["colmap"], data)
+    change(data)
+    assert fragment in run(data, tmp_path / "out", colmap())
+
+
+BLENDER: dict[str, tuple[Change, str]] = {
+    "no JSON": (write("transforms_train.json", "{"), "transforms_train.json is not JSON"),
+    "no validation": (delete("transforms_val.json"), "transforms_val.json does not exist"),
+    "image missing": (delete("train/r_2.png"), "train/r_2.png does not exist, which the data set names"),
+    "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist. Restore it"),
+}
+
+
+@pytest.mark.parametrize("name", BLENDER)
+def test_a_broken_blender_scene(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    change, fragment = BLENDER[name]
+    data = tmp_path / "data"
+    shutil.copytree(scenes["blender"], data)
+    change(data)
+    assert fragment in run(data, tmp_path / "out", BlenderDataParserConfig())
+
+
+def test_another_format_than_the_dataparsers_is_recognised(scenes: dict[str, Path], tmp_path: Path) -> None:
+    for scene, parser, advice in (
+        ("blender", None, "end the command with: blender-data --data"),
+        ("colmap", None, "--colmap-path sparse/0"),
+        ("nerfstudio", colmap(), "end the command with: nerfstudio-data --data"),
+        ("nerfstudio", BlenderDataParserConfig(), "end the command with: nerfstudio-data --data"),
+        ("colmap", ColmapDataParserConfig(), "There is no COLMAP model in"),
+    ):
+        assert advice in run(scenes[scene], tmp_path, parser)
+
+
+def test_a_picture_instead_of_a_folder(scenes: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(scenes["nerfstudio"] / IMAGE, tmp_path)
+    with pytest.raises(SplatkitError, match=r"--data names the file .*png, expected the folder of a data set"):
+        make_trainer(config)
+
+
+def test_images_smaller_than_the_window_of_ssim(scenes: dict[str, Path], tmp_path: Path) -> None:
+    message = run(scenes["small"], tmp_path)
+    assert "windows of 11 x 11 pixels; images of 8 x 9" in message
+    assert "--pipeline.model.loss-fn.ssim-lambda 0" in message
+
+
+def test_images_smaller_than_the_window_train_and_evaluate_without_ssim(
+    scenes: dict[str, Path], tmp_path: Path
+) -> None:
+    config = run_config(scenes["small"], tmp_path, steps=2)
+    loss: Any = config.pipeline.model.loss_fn
+    loss.ssim_lambda = 0.0
+    trainer = make_trainer(config)
+    trainer.train()
+    assert set(trainer.pipeline.eval().get_average_eval_image_metrics(0)) >= {"psnr"}
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
+def test_pictures_of_all_modes_have_their_own_colours(scenes: dict[str, Path], tmp_path: Path, mode: str) -> None:
+    """A palette's indices are not colours, and CMYK's black is no alpha."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes["nerfstudio"], data)
+    red = Image.new("RGB", (32, 24), (255, 0, 0)).convert(mode)
+    with (data / IMAGE).open("wb") as file:
+        red.save(file, format="TIFF" if mode == "CMYK" else "PNG")
+    pipeline = run_config(data).pipeline.setup(device="cpu", test_mode="val")
+    dataset = pipeline.datamanager.train_dataset
+    index = [path.name for path in dataset.image_filenames].index("frame_00001.png")
+    expected = np.asarray(red.convert("RGBA" if mode == "LA" else "RGB"))
+    assert np.array_equal(dataset.get_numpy_image(index), expected)
+
+
+@pytest.mark.parametrize("lines", [3, 5])
+def test_points_as_text_are_counted(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "points.ply"
+    header = (
+        "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    )
+    path.write_text(header + "1 2 3\n" * lines)
+    if lines < 4:
+        with pytest.raises(SplatkitError, match=r"declares 4 vertices and holds 3"):
+            check_point_cloud(path)
+    else:
+        check_point_cloud(path)
+
+
+def test_points_without_a_vertex(tmp_path: Path) -> None:
+    path = tmp_path / "points.ply"
+    path.write_text(f"ply\nformat ascii 1.0\nelement vertex 0\n{XYZ}end_header\n")
+    with pytest.raises(SplatkitError, match=r"points.ply holds no vertex. Restore it, or start from random points"):
+        check_point_cloud(path)

@@ -1,0 +1,67 @@
+"""The registered methods, as pyproject.toml names them."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.plugins.types import MethodSpecification
+
+from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.plugin.model import SplatkitModel
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+ENTRY_POINTS: dict[str, str] = tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][
+    "nerfstudio.method_configs"
+]
+
+
+def method(name: str) -> MethodSpecification:
+    module, attribute = ENTRY_POINTS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_there_are_two_methods() -> None:
+    assert set(ENTRY_POINTS) == {"splatkit-3dgs", "splatkit-3dgs-mcmc"}
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_each_is_a_specification_of_its_name(name: str) -> None:
+    specification = method(name)
+    assert isinstance(specification, MethodSpecification)
+    assert specification.config.method_name == name
+    assert specification.description
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert specification.config.machine.device_type == expected
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_configs_survive_yaml_and_pickle(name: str) -> None:
+    """nerfstudio stores the first, and its workers use the second."""
+    config: Any = method(name).config
+    for copy in (yaml.load(yaml.dump(config), Loader=yaml.Loader), pickle.loads(pickle.dumps(config))):
+        assert copy == config
+
+
+def test_each_has_its_densification() -> None:
+    def densification(name: str) -> Any:
+        config: Any = method(name).config
+        return config.pipeline.model.densification
+
+    assert type(densification("splatkit-3dgs")) is SplatDefaultDensification
+    assert type(densification("splatkit-3dgs-mcmc")) is SplatMCMCDensification
+
+
+def test_viewer_and_exporter_take_the_model_for_their_own() -> None:
+    assert issubclass(SplatkitModel, SplatfactoModel)

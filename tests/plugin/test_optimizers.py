@@ -1,0 +1,73 @@
+"""Learning rates: Python floats, and the schedule's values by its formula."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+
+from splatkit_ns.methods import gaussian_optimizers
+from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, run_optimizers
+from splatkit_ns.splat import LEARNING_RATES
+
+
+def schedule(rate: float, config: ExponentialDecayConfig, steps: int) -> tuple[torch.optim.Optimizer, list[float]]:
+    optimizer = FusedAdamConfig(lr=rate).setup([torch.nn.Parameter(torch.zeros(2))])
+    scheduler = config.setup().get_scheduler(optimizer, rate)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return optimizer, rates
+
+
+def test_the_rate_falls_exponentially_and_then_stays() -> None:
+    _, rates = schedule(1e-2, ExponentialDecayConfig(lr_final=1e-4, max_steps=10), 14)
+    expected = [1e-2 * (1e-4 / 1e-2) ** (min(step, 10) / 10) for step in range(14)]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_warm_up_rises_like_a_quarter_of_a_sine() -> None:
+    _, rates = schedule(1.0, ExponentialDecayConfig(lr_final=0.01, max_steps=14, warmup_steps=4), 15)
+    assert rates[:4] == pytest.approx([math.sin(math.pi / 2 * step / 4) for step in range(4)], abs=1e-12)
+    assert rates[4:] == pytest.approx([0.01 ** (step / 10) for step in range(11)])
+
+
+def test_rates_are_python_floats_so_that_checkpoints_load_safely() -> None:
+    optimizer, rates = schedule(1e-2, ExponentialDecayConfig(lr_final=1e-4, max_steps=10), 5)
+    assert {type(rate) for rate in rates} == {float}
+    assert type(optimizer.param_groups[0]["lr"]) is float
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    assert torch.load(file, weights_only=True)["param_groups"][0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_a_schedule_without_an_end_says_so() -> None:
+    with pytest.raises(ValueError, match="max_steps is not set"):
+        schedule(1e-2, ExponentialDecayConfig(), 1)
+
+
+def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> None:
+    configs = gaussian_optimizers()
+    made = run_optimizers(configs, ["means", "quats"], 700, {"means": 2.5})
+    assert set(made) == {"means", "quats"}
+    assert made["means"]["optimizer"].lr == pytest.approx(2.5 * LEARNING_RATES["means"])
+    assert made["means"]["scheduler"].lr_final == pytest.approx(2.5 * LEARNING_RATES["means"] / 100)
+    assert made["means"]["scheduler"].max_steps == 700
+    assert made["quats"]["optimizer"].lr == LEARNING_RATES["quats"]
+    assert configs["means"]["scheduler"].max_steps is None
+    assert configs["means"]["optimizer"].lr == LEARNING_RATES["means"]
+
+
+def test_an_end_that_is_given_stays() -> None:
+    configs = gaussian_optimizers()
+    configs["means"]["scheduler"].max_steps = 50
+    assert run_optimizers(configs, ["means"], 700, {})["means"]["scheduler"].max_steps == 50
+
+
+def test_the_methods_have_an_optimizer_for_every_parameter_and_the_cameras() -> None:
+    assert set(gaussian_optimizers()) == {*LEARNING_RATES, "camera_opt"}

@@ -1,0 +1,61 @@
+"""The Triton tile lists, run by Triton's interpreter: every Gaussian is in the list of every tile it can be seen on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+IN_THE_INTERPRETER = """
+import math
+import torch
+from splatkit_ns.rasterize._tile_lists_triton import tile_lists
+
+torch.manual_seed(0)
+C, N, W, H, T = 2, 60, 90, 70, 16
+tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
+means = torch.rand(C, N, 2) * torch.tensor([W + 40, H + 40]) - 20
+angle, long, short = torch.rand(C, N) * math.pi, torch.rand(C, N) * 15 + 0.5, torch.rand(C, N) * 4 + 0.5
+cos, sin = angle.cos(), angle.sin()
+xx, yy = (cos * long) ** 2 + (sin * short) ** 2, (sin * long) ** 2 + (cos * short) ** 2
+xy = cos * sin * (long**2 - short**2)
+conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy**2)[..., None]
+opacities, seen, depths = torch.rand(C, N) ** 3, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
+offsets, ids = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+assert offsets.shape == (C, tiles_y, tiles_x)
+ends = [*offsets.flatten().tolist(), len(ids)]
+pixel_y, pixel_x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
+needed = 0
+for tile in range(C * tiles_y * tiles_x):
+    camera, rest = divmod(tile, tiles_y * tiles_x)
+    row, column = divmod(rest, tiles_x)
+    part = (slice(row * T, row * T + T), slice(column * T, column * T + T))
+    listed = ids[ends[tile] : ends[tile + 1]].tolist()
+    in_order = depths.flatten()[listed]
+    assert (in_order.diff() >= 0).all(), "front to back"
+    assert len(set(listed)) == len(listed)
+    assert all(i // N == camera for i in listed)
+    for g in range(N):
+        dx, dy = pixel_x[part] - means[camera, g, 0], pixel_y[part] - means[camera, g, 1]
+        a, b, c = conics[camera, g]
+        alpha = opacities[camera, g] * torch.exp(-0.5 * (a * dx * dx + 2 * b * dx * dy + c * dy * dy))
+        if seen[camera, g] and (alpha >= 1 / 255).any():
+            needed += 1
+            assert camera * N + g in listed, (tile, g)
+assert needed > 200
+assert len(ids) < 1.15 * needed, "hardly any tile is listed in vain"
+none, empty = tile_lists(means, conics, opacities, seen & False, depths, tiles_x, tiles_y, T)
+assert len(empty) == 0 and (none == 0).all()
+print("complete")
+"""
+
+
+def test_lists_in_the_interpreter() -> None:
+    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
+    # a process of its own: Triton decides when it is imported whether it interprets
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", IN_THE_INTERPRETER]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.stdout == "complete\n", result.stderr

@@ -1,0 +1,322 @@
+"""Losses, densification and modules as the documents' readers write them: plain classes, every documented signature."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gsplat.strategy import DefaultStrategy
+from torch import Tensor
+
+from splatkit_ns.densification.base import SplatDensification
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.loss_fn.base import SplatLossFn
+from splatkit_ns.loss_fn.ssim import ssim
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.splat.training_state import SplatTrainingState
+from tests.trainer.helpers import train
+
+
+class SavesCheckpoints(SplatBaseModule[SplatRenderPayload]):
+    """The custom module of the documents."""
+
+    def __init__(self, output_dir: str, save_every: int = 1000) -> None:
+        self.output_dir = Path(output_dir)
+        self.save_every = save_every
+
+    def on_setup(
+        self, logger, renderer, data_provider, loss_fn, densification, modules, max_steps, **kwargs
+    ) -> None:  # fmt: skip
+        super().on_setup(logger, renderer, data_provider, loss_fn, densification, modules, max_steps, **kwargs)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        assert renderer in modules
+        assert densification in modules
+        logger.info("to %s", self.output_dir)
+
+    def post_step(self, logger, step, max_steps, loss, training_state, rend_out, target_frames, **kwargs) -> None:
+        assert loss.ndim == 0
+        assert rend_out["renders"].shape == target_frames.shape == kwargs["rendered_frames"].shape
+        if step % self.save_every == 0 or step == max_steps:
+            training_state.save_ckpt(str(self.output_dir / f"step_{step:06d}.pth"))
+
+
+class Combined(SplatLossFn[SplatRenderPayload]):
+    """L1, SSIM and depth, as a plain tensor."""
+
+    def __init__(self, ssim_weight: float = 0.2, depth_weight: float = 0.0) -> None:
+        self.ssim_weight = ssim_weight
+        self.depth_weight = depth_weight
+
+    def compute_loss(
+        self,
+        rendered_frames: Tensor,
+        target_frames: Tensor,
+        training_state: SplatTrainingState,
+        rend_out: SplatRenderPayload,
+        masks: Tensor | None = None,
+        step: int = 0,
+        max_steps: int = 30000,
+    ) -> Tensor:
+        difference = (rendered_frames - target_frames).abs()
+        if masks is not None:
+            difference = difference * masks.unsqueeze(-1)
+        loss = difference.mean()
+        similarity = ssim(rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2))
+        loss = loss + self.ssim_weight * (1 - similarity)
+        if self.depth_weight > 0:
+            assert rend_out.depths is not None
+            loss = loss + self.depth_weight * rend_out.depths.mean()
+        return loss
+
+
+class Scheduled(SplatLossFn[SplatRenderPayload]):
+    """Named terms, one of which grows with the steps."""
+
+    def compute_loss(self, rendered_frames, target_frames, training_state, step=0, max_steps=30000):
+        weight = min(step / max_steps, 1.0)
+        return {
+            "image": (rendered_frames - target_frames).abs().mean(),
+            "thin": weight * training_state.scales.mean(),
+        }
+
+
+class Simple(SplatDensification[SplatRenderPayload]):
+    """Clones by gradient and prunes by opacity, with masks of (C, N) and (N,)."""
+
+    def __init__(self, every: int = 2) -> None:
+        self.every = every
+
+    def densify(
+        self,
+        step: int,
+        max_steps: int,
+        rendered_frames: Tensor,
+        target_frames: Tensor,
+        training_state: SplatTrainingState,
+        rend_out: SplatRenderPayload,
+        masks: Tensor | None = None,
+        world_rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        assert (world_rank, world_size) == (0, 1)
+        if step % self.every != 0:
+            return
+        grads = rend_out.means2d.grad
+        assert grads is not None
+        norms = grads.norm(dim=-1)
+        training_state.duplicate(norms > norms.median())
+        least = training_state.opacities.kthvalue(3).values
+        training_state.remove(training_state.opacities < least)
+
+
+class GsplatStrategy(SplatDensification[SplatRenderPayload]):
+    """gsplat's own strategy on our parameters; with the documents' defect if `defect`."""
+
+    def __init__(self, defect: bool) -> None:
+        self.defect = defect
+        self.strategy = DefaultStrategy(grow_grad2d=1e-6, refine_start_iter=0, refine_every=2, reset_every=10_000)
+        self.state: dict[str, Any] = {}
+
+    def on_setup(
+        self, logger, renderer, data_provider, loss_fn, densification, modules, max_steps, **kwargs
+    ) -> None:  # fmt: skip
+        super().on_setup(logger, renderer, data_provider, loss_fn, densification, modules, max_steps, **kwargs)
+        if self.defect:
+            len(training_state.params["means"])  # type: ignore[name-defined]  # noqa: F821
+        assert len(kwargs["training_state"].params["means"]) > 0
+        self.state = self.strategy.initialize_state(scene_scale=1.0)
+
+    def densify(
+        self, step, max_steps, rendered_frames, target_frames, training_state, rend_out, masks=None, **kwargs
+    ) -> None:  # fmt: skip
+        self.strategy.step_post_backward(
+            params=training_state.params,
+            optimizers=training_state.optimizers,
+            state=self.state,
+            step=step,
+            info=rend_out.info,
+        )
+
+
+class MultiCriterion(SplatDensification[SplatRenderPayload]):
+    """Splits, clones and prunes in turn; each mask is made when the operation before it is done."""
+
+    def __init__(self, stale_masks: bool = False) -> None:
+        self.stale_masks = stale_masks
+
+    def densify(self, step, training_state, rend_out, **kwargs) -> None:
+        norms = rend_out.means2d.grad.norm(dim=-1)[0]
+        high = norms > norms.median()
+        large = rend_out.radii[0] > rend_out.radii[0].median()
+        splits, clones = high & large, high & ~large
+        if self.stale_masks:
+            assert splits.any()
+            training_state.split(splits)
+            training_state.duplicate(clones)
+            return
+        grown = training_state.scales.amax(-1)
+        training_state.duplicate(clones)
+        num_new = len(training_state) - len(splits)
+        training_state.split(torch.nn.functional.pad(splits, (0, num_new)))
+        assert grown.numel() < len(training_state)
+        training_state.remove(training_state.opacities < 0.005)
+
+
+class LeaderDecides(SplatDensification[SplatRenderPayload]):
+    """The distributed example's signature."""
+
+    def densify(
+        self, step, max_steps, rendered_frames, target_frames, training_state, rend_out, masks=None,
+        world_rank=0, world_size=1,
+    ) -> None:  # fmt: skip
+        if world_rank == 0:
+            training_state.duplicate(torch.arange(len(training_state)) < 2)
+
+
+class CountsRows(SplatBaseModule[SplatRenderPayload]):
+    """Keeps a number for each Gaussian."""
+
+    def on_setup(self, training_state: SplatTrainingState) -> None:
+        self.ids = torch.arange(len(training_state))
+
+    def on_gaussians_changed(self, row_change) -> None:
+        self.ids = row_change.apply(self.ids, fill=-1)
+
+    def post_step(self, training_state: SplatTrainingState) -> None:
+        assert len(self.ids) == len(training_state)
+        for name, param in training_state.params.items():
+            state = training_state.optimizers[name].state.get(param, {})
+            assert state or name == "shN", "which has no gradient while the SH degree in use is 0"
+            assert all(entry.shape == param.shape for key, entry in state.items() if key != "step")
+
+
+def test_checkpoint_module(tiny_scene: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    train(tiny_scene, tmp_path, 5, modules=[SavesCheckpoints(str(folder), save_every=2)])
+    assert sorted(path.name for path in folder.iterdir()) == [f"step_{step:06d}.pth" for step in (2, 4, 5)]
+    resumed = train(tiny_scene, tmp_path, 5, ckpt_path=folder / "step_000004.pth")
+    assert resumed.step == 5
+
+
+def test_combined_loss(tiny_scene: Path, tmp_path: Path) -> None:
+    result = train(tiny_scene, tmp_path, 2, loss_fn=Combined(depth_weight=0.1), config={"render_depth": True})
+    assert result.metrics["loss"] == result.metrics["loss/loss"] > 0
+
+
+def test_scheduled_loss_is_summed_and_reported_by_term(tiny_scene: Path, tmp_path: Path) -> None:
+    class Sizes(SplatBaseModule[SplatRenderPayload]):
+        def pre_step(self, training_state: SplatTrainingState) -> None:
+            self.mean = float(training_state.scales.mean())
+
+    result = train(tiny_scene, tmp_path, 4, loss_fn=Scheduled(), modules=[Sizes()])
+    metrics = result.metrics
+    sizes = result.modules[-1]
+    assert isinstance(sizes, Sizes)
+    assert metrics["loss/thin"] == pytest.approx(sizes.mean), "the weight is 1 at the last step"
+    assert metrics["loss"] == pytest.approx(metrics["loss/image"] + metrics["loss/thin"])
+
+
+@pytest.mark.parametrize("densification", [Simple(), GsplatStrategy(defect=False), MultiCriterion(), LeaderDecides()])
+def test_densification(tiny_scene: Path, tmp_path: Path, densification: Any) -> None:
+    result = train(tiny_scene, tmp_path, 5, densification=densification, modules=[CountsRows()])
+    rows = result.modules[-1]
+    assert isinstance(rows, CountsRows)
+    assert len(result.training_state) != 48, "it did something"
+    kept = rows.ids[rows.ids >= 0]
+    assert len(kept.unique()) == len(kept)
+    assert all(torch.isfinite(param).all() for param in result.training_state.params.values())
+
+
+def test_the_documents_gsplat_example_fails_with_module_and_hook(tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(HookFailedError, match=r"GsplatStrategy\.on_setup failed .* NameError") as caught:
+        train(tiny_scene, tmp_path, 1, densification=GsplatStrategy(defect=True))
+    assert isinstance(caught.value.__cause__, NameError)
+    assert caught.value.__cause__.__traceback__ is not None
+
+
+def test_a_mask_made_before_another_operation_says_how_to_do_it(tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(HookFailedError, match=r"duplicate: the mask must be bool of shape .*make each mask after"):
+        train(tiny_scene, tmp_path, 1, densification=MultiCriterion(stale_masks=True))
+
+
+def test_a_hook_argument_that_does_not_exist_is_found_before_training(tiny_scene: Path, tmp_path: Path) -> None:
+    class Asks(SplatBaseModule[SplatRenderPayload]):
+        def post_step(self, gaussians: Any) -> None: ...
+
+    with pytest.raises(ModuleError, match=r"Asks\.post_step asks for 'gaussians'.*\n.*may ask for: logger"):
+        train(tiny_scene, tmp_path, 1, modules=[Asks()])
+
+
+def test_a_loss_without_a_gradient(tiny_scene: Path, tmp_path: Path) -> None:
+    class Detached(SplatLossFn[SplatRenderPayload]):
+        def compute_loss(self, rendered_frames, target_frames):
+            return (rendered_frames.detach() - target_frames).abs().mean()
+
+    with pytest.raises(ModuleError, match=r"Detached\.compute_loss at step 1 on image frame_\d+\.png: no term"):
+        train(tiny_scene, tmp_path, 1, loss_fn=Detached())
+
+
+def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:
+    class Breaks(SplatLossFn[SplatRenderPayload]):
+        def compute_loss(self, rendered_frames, target_frames, step):
+            l1 = (rendered_frames - target_frames).abs().mean()
+            return {"l1": l1, "bad": l1 * (float("nan") if step == 2 else 1.0)}
+
+    with pytest.raises(SplatkitError, match=r"at step 2 on image frame_\d+\.png: .*bad = nan"):
+        train(tiny_scene, tmp_path, 3, loss_fn=Breaks())
+
+
+def test_clean_up_runs_after_a_failure(tiny_scene: Path, tmp_path: Path) -> None:
+    cleaned: list[int] = []
+
+    class Fails(SplatBaseModule[SplatRenderPayload]):
+        def post_step(self, step: int) -> None:
+            raise RuntimeError("full")
+
+        def on_cleanup(self, step: int) -> None:
+            cleaned.append(step)
+
+    with pytest.raises(HookFailedError, match=r"Fails\.post_step failed at step 1: RuntimeError: full"):
+        train(tiny_scene, tmp_path, 2, modules=[Fails()])
+    assert cleaned == [1]
+
+
+def test_a_module_whose_set_up_fails_is_not_cleaned_up_but_those_before_it_are(
+    tiny_scene: Path, tmp_path: Path
+) -> None:
+    cleaned: list[str] = []
+
+    class Opens(SplatBaseModule[SplatRenderPayload]):
+        def on_setup(self) -> None:
+            self.file = "open"
+
+        def on_cleanup(self) -> None:
+            cleaned.append(self.file)
+
+    class Fails(Opens):
+        def on_setup(self) -> None:
+            raise RuntimeError("no room")
+
+    with pytest.raises(HookFailedError, match=r"Fails\.on_setup failed at step 0: RuntimeError: no room"):
+        train(tiny_scene, tmp_path, 2, modules=[Opens(), Fails(), Opens()])
+    assert cleaned == ["open"]
+
+
+def test_modules_log_to_the_packages_logger(tiny_scene: Path, tmp_path: Path) -> None:
+    class Names(SplatBaseModule[SplatRenderPayload]):
+        def on_setup(self, logger: logging.Logger, data_provider: Any) -> None:
+            self.logger_name = logger.name
+            self.names = [path.name for path in data_provider.train_image_paths]
+            self.shape = tuple(data_provider.train_image(0).shape)
+            self.numbers = (data_provider.num_train_images, data_provider.num_eval_images)
+
+    names = train(tiny_scene, tmp_path, 1, modules=[Names()]).modules[-1]
+    assert isinstance(names, Names)
+    assert names.logger_name == "splatkit_ns"
+    assert names.numbers == (7, 1)
+    assert len(names.names) == 7
+    assert names.shape == (24, 32, 3)
