@@ -25,14 +25,14 @@ KILLS ?= 200
 INPUTS ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint faults docs demo lock clean
+.PHONY: help test lint docs faults demo lock clean
 
 help:
 	@echo "make demo   train on a small scene, evaluate and export it; results in demo/"
 	@echo "make test   style, types, import contract and tests; needs no GPU"
 	@echo "make lint   the first three of these"
-	@echo "make faults the long form of the fault tests: 200 kills, 5,000 inputs a fuzz test (docs/reliability.md)"
 	@echo "make docs   the documentation as a site, in site/index.html"
+	@echo "make faults the long form of the fault tests: 200 kills, 5,000 inputs a fuzz test (docs/reliability.md)"
 	@echo "make lock   refresh $(LOCK) from pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make clean  remove caches, build products and demo/ (the environment stays: rm -r $(VENV))"
 
@@ -45,15 +45,15 @@ lint: $(STAMP)
 	$(CHECK_LIMIT) $(BIN)/pyright --pythonpath $(PY)
 	$(CHECK_LIMIT) $(BIN)/lint-imports --no-cache
 
+docs: $(STAMP)
+	$(CHECK_LIMIT) $(PY) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
+	@echo "The documentation is in site/index.html"
+
 # The last line breaks each promise once and sees that a test notices.
 faults: $(STAMP)
 	SPLATKIT_FAULT_KILLS=$(KILLS) SPLATKIT_FUZZ_INPUTS=$(INPUTS) \
 	    $(PY) -m pytest tests/faults tests/splat -o timeout=7200 -m "not gpu and not browser"
 	$(PY) -m tests.faults.broken_promises
-
-docs: $(STAMP)
-	$(CHECK_LIMIT) $(PY) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
-	@echo "The documentation is in site/index.html"
 
 demo: $(STAMP)
 	$(PY) examples/run_demo.py

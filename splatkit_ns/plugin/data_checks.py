@@ -177,6 +177,11 @@ def _explain(error: Exception, parser: Any) -> DataError:
         )
     if "No data found in dataset" in str(error):
         return no_image_left("train")
+    if "2**h should be" in str(error):  # fpsample's assertion
+        return DataError(
+            f"{parser.data} has too few training images for "
+            "--pipeline.datamanager.train-cameras-sampling-strategy fps, which needs 8: use random."
+        )
     reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
     return DataError(
         f"{where}: {type(error).__name__}: {reason}. Its files may be incomplete or damaged: make the data set anew."

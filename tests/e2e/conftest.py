@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nerfstudio.scripts import train
 
-from tests.plugin.helpers import run_config
+from tests.plugin.helpers import forget_writers, run_config
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,10 @@ def trained(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.pipeline.model.sh_degree_interval = 10
     train.main(config)
     return config.get_base_dir() / "config.yml"
+
+
+@pytest.fixture(autouse=True)
+def _no_writers_left() -> Iterator[None]:
+    """nerfstudio keeps the writers of a run in a global, and the next run would write to them, too."""
+    yield
+    forget_writers()

@@ -56,3 +56,11 @@ def make_trainer(config: SplatkitTrainerConfig) -> SplatkitTrainer:
     assert isinstance(trainer, SplatkitTrainer)
     trainer.setup()
     return trainer
+
+
+def forget_writers() -> None:
+    """Empty the globals in which nerfstudio keeps writers and what they have still to write."""
+    from nerfstudio.utils import profiler, writer
+
+    for kept in (writer.EVENT_WRITERS, writer.EVENT_STORAGE, writer.GLOBAL_BUFFER, profiler.PROFILER):
+        kept.clear()

@@ -2,74 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plyfile
 import pytest
-from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data_checks import check_point_cloud
+from tests.plugin.broken_data import EVALUATED, IMAGE, Change, cut, delete, in_json, in_points, picture, run, write
 from tests.plugin.helpers import make_trainer, run_config
-from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
-
-Change = Callable[[Path], Any]
-IMAGE = "images/frame_00001.png"
-XYZ = "property float x\nproperty float y\nproperty float z\n"
-EVALUATED = "images/frame_00004.png"
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("scenes")
-    return {
-        "nerfstudio": write_tiny_scene(root / "nerfstudio", masks=True),
-        "colmap": write_tiny_colmap(root / "colmap"),
-        "blender": write_tiny_blender(root / "blender"),
-        "small": write_tiny_scene(root / "small", width=9, height=8),
-    }
-
-
-def in_json(change: Callable[[dict[str, Any]], Any]) -> Change:
-    def apply(folder: Path) -> None:
-        path = folder / "transforms.json"
-        meta = json.loads(path.read_text())
-        change(meta)
-        path.write_text(json.dumps(meta))
-
-    return apply
-
-
-def in_points(change: Callable[[bytes], bytes]) -> Change:
-    def apply(folder: Path) -> None:
-        path = folder / "sparse_pc.ply"
-        path.write_bytes(change(path.read_bytes()))
-
-    return apply
-
-
-def write(name: str, content: str | bytes) -> Change:
-    return lambda folder: (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def cut(name: str, size: int) -> Change:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
-
-
-def delete(name: str) -> Change:
-    return lambda folder: (folder / name).unlink()
-
-
-def picture(name: str, mode: str, size: tuple[int, int]) -> Change:
-    return lambda folder: Image.new(mode, size).save(folder / name)
 
 
 def point_with_nan(folder: Path) -> None:
@@ -165,27 +109,6 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
 }
 
 
-def digest(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def run(data: Path, output: Path, dataparser: Any = None, **parser_options: Any) -> str:
-    """Train two steps; the message of the error that this must end in."""
-    before = digest(data)
-    config = run_config(data, output, steps=2, dataparser=dataparser)
-    for name, value in parser_options.items():
-        setattr(config.pipeline.datamanager.dataparser, name, value)
-    with pytest.raises(SplatkitError) as caught:
-        make_trainer(config).train()
-    assert digest(data) == before
-    assert not list(output.rglob("*.ckpt"))
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_data_set_is_told_in_one_message(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
     change, fragments = BROKEN[name]
@@ -214,54 +137,11 @@ def test_options_that_leave_no_image(
     assert fragment in run(scenes["nerfstudio"], tmp_path, **options)
 
 
-def colmap() -> ColmapDataParserConfig:
-    return ColmapDataParserConfig(colmap_path=Path("sparse/0"))
-
-
-COLMAP: dict[str, tuple[Change, str]] = {
-    "images.txt cut": (cut("sparse/0/images.txt", 200), "ColmapDataParser cannot read"),
-    "a word": (write("sparse/0/cameras.txt", "1 PINHOLE 32 x 24"), "invalid literal for int()"),
-    "no images.txt": (delete("sparse/0/images.txt"), "sparse/0/images.txt does not exist. Restore it"),
-    "no points": (delete("sparse/0/points3D.txt"), "Could not find points3D.txt or points3D.bin"),
-    "image missing": (delete(IMAGE), f"{IMAGE} does not exist, which the data set names"),
-}
-
-
-@pytest.mark.parametrize("name", COLMAP)
-def test_a_broken_colmap_model(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
-    change, fragment = COLMAP[name]
-    data = tmp_path / "data"
-    shutil.copytree(scenes["colmap"], data)
-    change(data)
-    assert fragment in run(data, tmp_path / "out", colmap())
-
-
-BLENDER: dict[str, tuple[Change, str]] = {
-    "no JSON": (write("transforms_train.json", "{"), "transforms_train.json is not JSON"),
-    "no validation": (delete("transforms_val.json"), "transforms_val.json does not exist"),
-    "image missing": (delete("train/r_2.png"), "train/r_2.png does not exist, which the data set names"),
-    "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist. Restore it"),
-}
-
-
-@pytest.mark.parametrize("name", BLENDER)
-def test_a_broken_blender_scene(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
-    change, fragment = BLENDER[name]
-    data = tmp_path / "data"
-    shutil.copytree(scenes["blender"], data)
-    change(data)
-    assert fragment in run(data, tmp_path / "out", BlenderDataParserConfig())
-
-
-def test_another_format_than_the_dataparsers_is_recognised(scenes: dict[str, Path], tmp_path: Path) -> None:
-    for scene, parser, advice in (
-        ("blender", None, "end the command with: blender-data --data"),
-        ("colmap", None, "--colmap-path sparse/0"),
-        ("nerfstudio", colmap(), "end the command with: nerfstudio-data --data"),
-        ("nerfstudio", BlenderDataParserConfig(), "end the command with: nerfstudio-data --data"),
-        ("colmap", ColmapDataParserConfig(), "There is no COLMAP model in"),
-    ):
-        assert advice in run(scenes[scene], tmp_path, parser)
+def test_too_few_images_for_farthest_point_sampling(scenes: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(scenes["nerfstudio"], tmp_path)
+    config.pipeline.datamanager.train_cameras_sampling_strategy = "fps"
+    with pytest.raises(SplatkitError, match=r"too few training images for .*sampling-strategy fps, which needs 8"):
+        make_trainer(config)
 
 
 def test_a_picture_instead_of_a_folder(scenes: dict[str, Path], tmp_path: Path) -> None:
@@ -285,39 +165,3 @@ def test_images_smaller_than_the_window_train_and_evaluate_without_ssim(
     trainer = make_trainer(config)
     trainer.train()
     assert set(trainer.pipeline.eval().get_average_eval_image_metrics(0)) >= {"psnr"}
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
-def test_pictures_of_all_modes_have_their_own_colours(scenes: dict[str, Path], tmp_path: Path, mode: str) -> None:
-    """A palette's indices are not colours, and CMYK's black is no alpha."""
-    data = tmp_path / "data"
-    shutil.copytree(scenes["nerfstudio"], data)
-    red = Image.new("RGB", (32, 24), (255, 0, 0)).convert(mode)
-    with (data / IMAGE).open("wb") as file:
-        red.save(file, format="TIFF" if mode == "CMYK" else "PNG")
-    pipeline = run_config(data).pipeline.setup(device="cpu", test_mode="val")
-    dataset = pipeline.datamanager.train_dataset
-    index = [path.name for path in dataset.image_filenames].index("frame_00001.png")
-    expected = np.asarray(red.convert("RGBA" if mode == "LA" else "RGB"))
-    assert np.array_equal(dataset.get_numpy_image(index), expected)
-
-
-@pytest.mark.parametrize("lines", [3, 5])
-def test_points_as_text_are_counted(tmp_path: Path, lines: int) -> None:
-    path = tmp_path / "points.ply"
-    header = (
-        "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
-    )
-    path.write_text(header + "1 2 3\n" * lines)
-    if lines < 4:
-        with pytest.raises(SplatkitError, match=r"declares 4 vertices and holds 3"):
-            check_point_cloud(path)
-    else:
-        check_point_cloud(path)
-
-
-def test_points_without_a_vertex(tmp_path: Path) -> None:
-    path = tmp_path / "points.ply"
-    path.write_text(f"ply\nformat ascii 1.0\nelement vertex 0\n{XYZ}end_header\n")
-    with pytest.raises(SplatkitError, match=r"points.ply holds no vertex. Restore it, or start from random points"):
-        check_point_cloud(path)

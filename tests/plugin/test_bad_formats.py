@@ -1,0 +1,103 @@
+"""Broken data sets in other formats, odd pictures, and point clouds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from PIL import Image
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data_checks import check_point_cloud
+from tests.plugin.broken_data import IMAGE, XYZ, Change, cut, delete, run, write
+from tests.plugin.helpers import run_config
+
+
+def colmap() -> ColmapDataParserConfig:
+    return ColmapDataParserConfig(colmap_path=Path("sparse/0"))
+
+
+COLMAP: dict[str, tuple[Change, str]] = {
+    "images.txt cut": (cut("sparse/0/images.txt", 200), "ColmapDataParser cannot read"),
+    "a word": (write("sparse/0/cameras.txt", "1 PINHOLE 32 x 24"), "invalid literal for int()"),
+    "no images.txt": (delete("sparse/0/images.txt"), "sparse/0/images.txt does not exist. Restore it"),
+    "no points": (delete("sparse/0/points3D.txt"), "Could not find points3D.txt or points3D.bin"),
+    "image missing": (delete(IMAGE), f"{IMAGE} does not exist, which the data set names"),
+}
+
+
+@pytest.mark.parametrize("name", COLMAP)
+def test_a_broken_colmap_model(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    change, fragment = COLMAP[name]
+    data = tmp_path / "data"
+    shutil.copytree(scenes["colmap"], data)
+    change(data)
+    assert fragment in run(data, tmp_path / "out", colmap())
+
+
+BLENDER: dict[str, tuple[Change, str]] = {
+    "no JSON": (write("transforms_train.json", "{"), "transforms_train.json is not JSON"),
+    "no validation": (delete("transforms_val.json"), "transforms_val.json does not exist"),
+    "image missing": (delete("train/r_2.png"), "train/r_2.png does not exist, which the data set names"),
+    "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist. Restore it"),
+}
+
+
+@pytest.mark.parametrize("name", BLENDER)
+def test_a_broken_blender_scene(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    change, fragment = BLENDER[name]
+    data = tmp_path / "data"
+    shutil.copytree(scenes["blender"], data)
+    change(data)
+    assert fragment in run(data, tmp_path / "out", BlenderDataParserConfig())
+
+
+def test_another_format_than_the_dataparsers_is_recognised(scenes: dict[str, Path], tmp_path: Path) -> None:
+    for scene, parser, advice in (
+        ("blender", None, "end the command with: blender-data --data"),
+        ("colmap", None, "--colmap-path sparse/0"),
+        ("nerfstudio", colmap(), "end the command with: nerfstudio-data --data"),
+        ("nerfstudio", BlenderDataParserConfig(), "end the command with: nerfstudio-data --data"),
+        ("colmap", ColmapDataParserConfig(), "There is no COLMAP model in"),
+    ):
+        assert advice in run(scenes[scene], tmp_path, parser)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
+def test_pictures_of_all_modes_have_their_own_colours(scenes: dict[str, Path], tmp_path: Path, mode: str) -> None:
+    """A palette's indices are not colours, and CMYK's black is no alpha."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes["nerfstudio"], data)
+    red = Image.new("RGB", (32, 24), (255, 0, 0)).convert(mode)
+    with (data / IMAGE).open("wb") as file:
+        red.save(file, format="TIFF" if mode == "CMYK" else "PNG")
+    pipeline = run_config(data).pipeline.setup(device="cpu", test_mode="val")
+    dataset = pipeline.datamanager.train_dataset
+    index = [path.name for path in dataset.image_filenames].index("frame_00001.png")
+    expected = np.asarray(red.convert("RGBA" if mode == "LA" else "RGB"))
+    assert np.array_equal(dataset.get_numpy_image(index), expected)
+
+
+@pytest.mark.parametrize("lines", [3, 5])
+def test_points_as_text_are_counted(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "points.ply"
+    header = (
+        "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    )
+    path.write_text(header + "1 2 3\n" * lines)
+    if lines < 4:
+        with pytest.raises(SplatkitError, match=r"declares 4 vertices and holds 3"):
+            check_point_cloud(path)
+    else:
+        check_point_cloud(path)
+
+
+def test_points_without_a_vertex(tmp_path: Path) -> None:
+    path = tmp_path / "points.ply"
+    path.write_text(f"ply\nformat ascii 1.0\nelement vertex 0\n{XYZ}end_header\n")
+    with pytest.raises(SplatkitError, match=r"points.ply holds no vertex. Restore it, or start from random points"):
+        check_point_cloud(path)
