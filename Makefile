@@ -22,7 +22,7 @@ export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
 KILLS ?= 200
-INPUTS ?= 20000
+INPUTS ?= 5000
 
 .DEFAULT_GOAL := help
 .PHONY: help test lint docs faults demo lock clean
@@ -32,7 +32,7 @@ help:
 	@echo "make test   style, types, import contract and tests; needs no GPU"
 	@echo "make lint   the first three of these"
 	@echo "make docs   the documentation as a site, in site/index.html"
-	@echo "make faults the long form of the fault tests: 200 kills, 20,000 inputs a fuzz test (docs/reliability.md)"
+	@echo "make faults the long form of the fault tests: 200 kills, 5,000 inputs a fuzz test (docs/reliability.md)"
 	@echo "make lock   refresh $(LOCK) from pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make clean  remove caches, build products and demo/ (the environment stays: rm -r $(VENV))"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.plugin import run_folder
 from splatkit_ns.plugin.run_hooks import check_names
 from splatkit_ns.rasterize import check_cuda_backend
 
@@ -93,6 +94,7 @@ def check_options(config: SplatkitTrainerConfig) -> None:
     if config.load_dir is not None and not Path(config.load_dir).is_dir():
         problems.append(f"--load-dir: there is no folder {config.load_dir}")
     resumes = config.load_checkpoint is not None or config.load_dir is not None
+    resumes = resumes or run_folder.continues(config.get_base_dir())
     if model.init_ply is not None and not resumes and not Path(model.init_ply).is_file():
         problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
     try:

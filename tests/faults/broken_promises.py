@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import torch
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.plugin import checkpoints, finite, model, options, out_of_memory, run_folder, signals, trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
+from splatkit_ns.plugin.run_hooks import RunHooks
 from splatkit_ns.plugin.saving import Saver
-from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import checkpoint, files, ply
 from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
 
@@ -93,7 +93,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("leftovers stay", files, "delete_leftovers", nothing, "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
     ("leftovers are hidden files", files, "TEMPORARY_PREFIX", ".tmp-", "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
     ("signals are not handled", trainer, "stop_requests", deaf, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
-    ("clean-up is left out", SplatkitTrainer, "_cleaned_up", lambda self: nullcontext(), "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
+    ("clean-up is left out", RunHooks, "_end", nothing, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
     ("nothing is saved at the end", Saver, "save_last", nothing, "test_signals.py::test_a_paused_run_stops_too"),
     ("a full disk ends training", Saver, "try_to_save", lambda self, step: self._trainer.save_checkpoint(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
     ("a last save may fail", Saver, "save_last", lambda self, *_, **__: self.try_to_save(35), "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),

@@ -89,9 +89,8 @@ def make_trainer(config: SplatkitTrainerConfig, *modules: SplatBaseModule[Any], 
     torch.manual_seed(seed)
     trainer = config.setup()
     assert isinstance(trainer, SplatkitTrainer)
+    trainer.modules.extend(modules)
     trainer.setup()
-    if modules:
-        trainer.pipeline.model.use_modules(list(modules))
     return trainer
 
 

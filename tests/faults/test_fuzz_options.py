@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import OptionsError
-from splatkit_ns.plugin.options import NOT_NEGATIVE, POSITIVE, check_options
+from splatkit_ns.plugin.options import NOT_NEGATIVE, OPACITIES, POSITIVE, check_options
 from tests.faults.runs import make_config
 from tests.faults.test_hostile_checkpoints import FUZZ
 
@@ -37,6 +37,8 @@ def is_fine(owner: Any, name: str, value: float) -> bool:
         return 0 < value < math.inf
     if name in NOT_NEGATIVE:
         return 0 <= value < math.inf
+    if name in OPACITIES:
+        return 0 < value < OPACITIES[name]
     return 0 <= value <= 1
 
 

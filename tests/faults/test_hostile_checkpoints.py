@@ -25,7 +25,7 @@ from tests.faults.children import Child
 from tests.faults.runs import CHEAP, differences, make_config, make_trainer, run_command, train
 
 INPUTS = int(os.environ.get("SPLATKIT_FUZZ_INPUTS", "150"))
-"""How many inputs each fuzz test tries; `make faults` asks for 20,000."""
+"""How many inputs each fuzz test tries; `make faults` asks for 5,000."""
 FUZZ = settings(
     max_examples=INPUTS,
     deadline=None,
