@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +76,9 @@ def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str 
         raise CheckpointError(f"checkpoint {file} {reason}. Give the path of a .ckpt file.")
     record_sizes = _check_archive(file)
     try:
-        loaded: Any = torch.load(file, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of odd pickles; what is refused is said once, below
+            loaded: Any = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint {file} was refused, and nothing in it was run: it holds something other than tensors, numbers "
