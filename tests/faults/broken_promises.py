@@ -112,7 +112,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("tensors may be of any size", checkpoint, "Counter", lambda _: 0, "test_hostile_checkpoints.py::test_sizes_are_checked_also_where_torch_does_not"),
     ("any shape is taken", model.SplatkitModel, "_check_weights", nothing, "test_hostile_checkpoints.py::test_content_that_does_not_fit"),
     ("rows are not counted", ply, "_check_room", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
-    ("NaN is read", ply, "_check_finite", nothing, "test_hostile_ply.py::test_fuzz_bodies"),
+    ("NaN is read", ply, "_check_finite", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
     ("options are not checked", options, "_check_numbers", nothing, "test_fuzz_options.py::test_fuzz_options"),
 ]  # fmt: skip
 """What is broken, where, the name that is replaced, by what, and the test that has to fail."""
@@ -132,17 +132,19 @@ def fails(owner: Any, name: str, replacement: Any, test: str, scratch: Path) -> 
 
 
 def main() -> int:
-    """Break one after the other; those that no test notices are named."""
+    """Break one after the other, or those named on the command line; those that no test notices are named."""
     unnoticed: list[str] = []
     scratch = Path(os.environ.get("TMPDIR", "/tmp")) / f"broken-promises-{os.getpid()}.log"
     for what, owner, name, replacement, test in BREAKS:
+        if sys.argv[1:] and what not in sys.argv[1:]:
+            continue
         noticed = fails(owner, name, replacement, test, scratch)
         sys.stdout.write(f"{'noticed' if noticed else 'UNNOTICED'}: {what} ({test})\n")
         sys.stdout.flush()
         if not noticed:
             unnoticed.append(what)
     scratch.unlink(missing_ok=True)
-    sys.stdout.write(f"{len(BREAKS) - len(unnoticed)} of {len(BREAKS)} broken promises were noticed\n")
+    sys.stdout.write(f"{len(unnoticed)} broken promises were not noticed\n")
     return bool(unnoticed)
 
 
