@@ -30,11 +30,10 @@ from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import images
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.held import release
+from splatkit_ns.plugin.initial import initial_gaussians
 from splatkit_ns.plugin.metrics import ImageMetrics
-from splatkit_ns.plugin.reporting import report_once
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
-from splatkit_ns.splat import SplatTrainingState, random_points
-from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
+from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.schema import KEYS, check_shapes
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
@@ -98,7 +97,10 @@ class SplatkitModel(SplatfactoModel):
         """Make the Gaussians, and run-time copies of renderer, loss and densification."""
         config = self.config
         self.gauss_params = nn.ParameterDict(
-            {name: nn.Parameter(value) for name, value in self._initial_gaussians().items()}
+            {
+                name: nn.Parameter(value)
+                for name, value in initial_gaussians(config, self.seed_points, self.scene_box).items()
+            }
         )
         self.training_state = SplatTrainingState(self.gauss_params, {})
         self.renderer: SplatRenderer[Any] = release(config.renderer)
@@ -128,30 +130,6 @@ class SplatkitModel(SplatfactoModel):
         """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
         self._views: dict[tuple[int, int], PinholeView] = {}
         self._backgrounds: dict[str, Tensor] = {}
-
-    def _initial_gaussians(self) -> dict[str, Tensor]:
-        config = self.config
-        if config.init_ply is not None:
-            if Path(config.init_ply).is_file():
-                return gaussians_from_ply(config.init_ply, config.sh_degree)
-            # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
-            report_once(f"The PLY file {config.init_ply} that this run started from is not there any more.")
-        if self.seed_points is not None and not config.random_init and len(self.seed_points[0]) > 0:
-            points, colors = self.seed_points[0], self.seed_points[1].float() / 255
-        else:
-            points, colors = self._random_points(), None
-        return gaussians_from_points(
-            points.float(),
-            colors,
-            sh_degree=config.sh_degree,
-            init_opacity=config.init_opacity,
-            init_scale=config.init_scale,
-        )
-
-    def _random_points(self) -> Tensor:
-        lower, upper = self.scene_box.aabb.float()
-        extent = float((upper - lower).max()) / 2 * self.config.random_scale
-        return random_points(self.config.num_random, extent) + (lower + upper) / 2
 
     # ------------------------------------------------------------------ modules
 

@@ -1,0 +1,56 @@
+"""Where a run's Gaussians come from: a trained PLY file, the data's seed points, or chance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nerfstudio.data.scene_box import SceneBox
+from torch import Tensor
+
+from splatkit_ns.plugin.reporting import report_once
+from splatkit_ns.splat import random_points
+from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.model import SplatkitModelConfig
+
+
+def initial_gaussians(
+    config: SplatkitModelConfig, seed_points: tuple[Tensor, Tensor] | None, scene_box: SceneBox
+) -> dict[str, Tensor]:
+    """Raw parameters of the Gaussians that a run starts with.
+
+    Args:
+        config: says which of the three it is.
+        seed_points: the data's points (M, 3) in world units and their colours (M, 3) in 0…255, if it has some.
+        scene_box: random points fill it, enlarged by ``config.random_scale``.
+
+    Returns:
+        The six parameters, float32 on the CPU.
+
+    Raises:
+        SplatkitError: the PLY file cannot be used.
+    """
+    if config.init_ply is not None:
+        if Path(config.init_ply).is_file():
+            return gaussians_from_ply(config.init_ply, config.sh_degree)
+        # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
+        report_once(f"The PLY file {config.init_ply} that this run started from is not there any more.")
+    if seed_points is not None and not config.random_init and len(seed_points[0]) > 0:
+        points, colors = seed_points[0], seed_points[1].float() / 255
+    else:
+        points, colors = _random_points(config, scene_box), None
+    return gaussians_from_points(
+        points.float(),
+        colors,
+        sh_degree=config.sh_degree,
+        init_opacity=config.init_opacity,
+        init_scale=config.init_scale,
+    )
+
+
+def _random_points(config: SplatkitModelConfig, scene_box: SceneBox) -> Tensor:
+    lower, upper = scene_box.aabb.float()
+    extent = float((upper - lower).max()) / 2 * config.random_scale
+    return random_points(config.num_random, extent) + (lower + upper) / 2
