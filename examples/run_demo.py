@@ -21,7 +21,7 @@ from pathlib import Path
 from contact_sheet import make_contact_sheet
 from tqdm import tqdm
 
-STEPS = 1500
+STEPS = 1200
 EVAL_INTERVAL = 8  # every eighth view is held out
 SCENE_SCRIPT = Path(__file__).with_name("make_demo_scene.py")
 STEP_ROW = re.compile(r"^(?:\x1b\[[0-9;]*m)*(\d+) \(\d+\.\d+%\)")  # of nerfstudio's table: 120 (8.00%)  35 ms …
