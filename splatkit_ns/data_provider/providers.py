@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
@@ -42,12 +42,10 @@ class DataProvider(SplatDataProvider):
         return self.dataparser
 
 
-@dataclass
-class NerfstudioDataProvider(SplatDataProvider):
-    """A folder with a ``transforms.json``, as ``ns-process-data`` makes it."""
+@dataclass(kw_only=True)
+class Placement:
+    """How images are split, and how the scene is placed: the same for every format that photographs come in."""
 
-    data: str | Path
-    """The folder, or the JSON file."""
     downscale_factor: int = 1
     """Sides of the images are divided by this; images in a folder ``images_2`` are used for 2, and so on."""
     eval_mode: EvalMode = "interval"
@@ -65,23 +63,28 @@ class NerfstudioDataProvider(SplatDataProvider):
     auto_scale_poses: bool = True
     """Scale camera positions into a cube from -1 to 1."""
 
+    def placement_settings(self) -> dict[str, Any]:
+        """The same, as a dataparser's config names them; seed points are always loaded."""
+        settings = {field.name: getattr(self, field.name) for field in fields(Placement)}
+        return {**settings, "load_3D_points": True}
+
+
+@dataclass
+class NerfstudioDataProvider(Placement, SplatDataProvider):
+    """A folder with a ``transforms.json``, as ``ns-process-data`` makes it."""
+
+    data: str | Path
+    """The folder, or the JSON file."""
+
     def dataparser_config(self) -> NerfstudioDataParserConfig:
         return NerfstudioDataParserConfig(
             data=Path(self.data),
-            downscale_factor=self.downscale_factor,
-            eval_mode=self.eval_mode,
-            eval_interval=self.eval_interval,
-            train_split_fraction=self.train_split_fraction,
-            scale_factor=self.scale_factor,
-            orientation_method=self.orientation_method,
-            center_method=self.center_method,
-            auto_scale_poses=self.auto_scale_poses,
-            load_3D_points=True,
+            **self.placement_settings(),
         )
 
 
 @dataclass
-class ColmapDataProvider(SplatDataProvider):
+class ColmapDataProvider(Placement, SplatDataProvider):
     """A folder with images and a COLMAP model, such as a scene of Mip-NeRF 360."""
 
     data: str | Path
@@ -92,22 +95,6 @@ class ColmapDataProvider(SplatDataProvider):
     """The images, relative to data."""
     masks_path: str | Path | None = None
     """The masks, relative to data; None for no masks."""
-    downscale_factor: int = 1
-    """Sides of the images are divided by this; images in a folder ``images_2`` are used for 2, and so on."""
-    eval_mode: EvalMode = "interval"
-    """How images are split."""
-    eval_interval: int = 8
-    """Every how manieth image is for evaluation, where eval_mode is interval."""
-    train_split_fraction: float = 0.9
-    """Share of images for training, where eval_mode is fraction."""
-    scale_factor: float = 1.0
-    """Camera positions are multiplied by this."""
-    orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
-    """How the scene is turned upright."""
-    center_method: Literal["poses", "focus", "none"] = "poses"
-    """Where the origin is put."""
-    auto_scale_poses: bool = True
-    """Scale camera positions into a cube from -1 to 1."""
 
     def dataparser_config(self) -> ColmapDataParserConfig:
         return ColmapDataParserConfig(
@@ -115,15 +102,7 @@ class ColmapDataProvider(SplatDataProvider):
             colmap_path=Path(self.colmap_path),
             images_path=Path(self.images_path),
             masks_path=None if self.masks_path is None else Path(self.masks_path),
-            downscale_factor=self.downscale_factor,
-            eval_mode=self.eval_mode,
-            eval_interval=self.eval_interval,
-            train_split_fraction=self.train_split_fraction,
-            scale_factor=self.scale_factor,
-            orientation_method=self.orientation_method,
-            center_method=self.center_method,
-            auto_scale_poses=self.auto_scale_poses,
-            load_3D_points=True,
+            **self.placement_settings(),
         )
 
 

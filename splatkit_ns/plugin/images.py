@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-SH_C0 = 0.28209479177387814
-"""The constant spherical harmonic, 1 / (2 sqrt(pi))."""
+from splatkit_ns.splat.initialization import SH_C0
 
 
 def sh_to_rgb(sh0: Tensor) -> Tensor:
