@@ -36,8 +36,9 @@ from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook, report_once
 from splatkit_ns.plugin.run_hooks import RunHooks
+from splatkit_ns.plugin.run_log import RunLog
 from splatkit_ns.plugin.run_modules import draws_progress, run_modules
-from splatkit_ns.plugin.saving import Saver, describe
+from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.splat import atomic_write_text
@@ -136,6 +137,7 @@ class SplatkitTrainer(Trainer):
         self._stop_request = StopRequest()
         self._loaded: LoadedCheckpoint | None = None
         self._saver = Saver(self)
+        self._log = RunLog(self)
 
     # ------------------------------------------------------------------ set-up
 
@@ -151,7 +153,7 @@ class SplatkitTrainer(Trainer):
         model.context.step = self._start_step
         model.context.world_rank = self.local_rank
         model.training_state.checkpoint_source = self.make_checkpoint
-        self.pipeline.wants_metrics = self._logs_at
+        self.pipeline.wants_metrics = self._log.is_due
         self._saver.steps_whole = self._start_step
         every_step = self.device == "cpu" or self.config.on_nan == "skip"
         self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
@@ -220,7 +222,7 @@ class SplatkitTrainer(Trainer):
         _ = self.pipeline.datamanager.cached_train  # loads the images
         if self._loaded is not None:
             checkpoints.restore_rng(self._loaded.rng, self._loaded.path)
-        writer.GLOBAL_BUFFER["step"] = self._start_step  # the terminal's table reads it before the first logged step
+        self._log.begin()
         for step in steps:
             self._wait_while_paused()
             if self._stops():
@@ -242,16 +244,13 @@ class SplatkitTrainer(Trainer):
             loss, loss_dict, metrics_dict = self.train_iteration(step)
             self._run_callbacks(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
             self._saver.steps_whole = step + 1
-        if step == self._start_step:
-            self._last_log = (step, time.perf_counter())
-        elif self._logs_at(step):
-            self._log(step, loss, loss_dict, metrics_dict)
+        self._log.after_step(step, loss, loss_dict, metrics_dict)
         self._update_viewer_state(step)
         with self.train_lock:
             self.eval_iteration(step)
         if step_check(step, self.config.steps_per_save):
             self._saver.try_to_save(step)
-        self._write_logs()
+        self._log.flush()
 
     @profiler.time_function
     def train_iteration(self, step: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -329,34 +328,10 @@ class SplatkitTrainer(Trainer):
     def _stops(self) -> bool:
         return self.stop_training or bool(self._stop_request)
 
-    # ------------------------------------------------------------------ logging
-
-    def _logs_at(self, step: int) -> bool:
-        """Not at the first step, whose time is that of loading images and compiling kernels."""
-        return step > self._start_step and step_check(step, self.config.logging.steps_per_log)
-
-    def _log(self, step: int, loss: Tensor, loss_dict: dict[str, Tensor], metrics_dict: dict[str, Tensor]) -> None:
-        last_step, last_time = self._last_log
-        now = time.perf_counter()
-        seconds = (now - last_time) / (step - last_step)
-        writer.put_time(EventName.ITER_TRAIN_TIME, seconds, step, avg_over_steps=True, update_eta=True)
-        rays = self.pipeline.datamanager.get_train_rays_per_batch()
-        writer.put_time(EventName.TRAIN_RAYS_PER_SEC, rays / seconds, step, avg_over_steps=True)
-        self._last_log = (step, now)
-        writer.put_scalar(name="Train Loss", scalar=loss.detach(), step=step)
-        terms = {name: term.detach() for name, term in loss_dict.items()}
-        writer.put_dict(name="Train Loss Dict", scalar_dict=terms, step=step)
-        writer.put_dict(name="Train Metrics Dict", scalar_dict=metrics_dict, step=step)
-        for name, scheduler in self.optimizers.schedulers.items():
-            writer.put_scalar(name=f"learning_rate/{name}", scalar=scheduler.get_last_lr()[0], step=step)
-        if self.device != "cpu":
-            megabytes = torch.cuda.max_memory_allocated() / 1024**2
-            writer.put_scalar(name="GPU Memory (MB)", scalar=megabytes, step=step)
-
     def _after_train(self) -> None:
         """Tell where the results are; stay for the viewer's sake if that was asked for."""
         self.training_state = "completed"
-        self._write_logs()
+        self._log.flush()
         table = Table(title=None, show_header=False, box=box.MINIMAL)
         table.add_row("Config File", str(self.base_dir / "config.yml"))
         table.add_row("Checkpoint Directory", str(self.checkpoint_dir))
@@ -365,13 +340,6 @@ class SplatkitTrainer(Trainer):
         if not self.config.viewer.quit_on_train_completion:
             with suppress(KeyboardInterrupt):  # how one leaves the viewer, with nothing left to save
                 self._train_complete_viewer()
-
-    def _write_logs(self) -> None:
-        """Write logged values; a full disk costs those, not the run."""
-        try:
-            writer.write_out_storage()
-        except OSError as error:
-            report_once(f"The log cannot be written: {describe(error)}. Training goes on.")
 
     # ------------------------------------------------------------------ checkpoints
 
