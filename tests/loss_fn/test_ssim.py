@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +14,7 @@ from torch import Tensor
 
 from splatkit_ns.loss_fn import ssim as ssim_module
 from splatkit_ns.loss_fn.ssim import C1, C2, ssim, ssim_map, ssim_map_by_convolution
+from tests.triton_interpreter import assert_prints
 
 WEIGHTS = torch.tensor([math.exp(-(x**2) / (2 * 1.5**2)) for x in range(-5, 6)], dtype=torch.float64)
 WINDOW = WEIGHTS / WEIGHTS.sum()
@@ -237,12 +235,7 @@ print("alike")
 
 
 def test_triton_kernels_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
-    # a process of its own: Triton decides when it is imported whether it interprets
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", IN_THE_INTERPRETER]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.stdout == "alike\n", result.stderr
+    assert_prints(IN_THE_INTERPRETER, "alike\n")
 
 
 @pytest.mark.gpu

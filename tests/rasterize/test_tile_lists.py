@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-import pytest
+from tests.triton_interpreter import assert_prints
 
 IN_THE_INTERPRETER = """
 import math
@@ -53,9 +49,4 @@ print("complete")
 
 
 def test_lists_in_the_interpreter() -> None:
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
-    # a process of its own: Triton decides when it is imported whether it interprets
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", IN_THE_INTERPRETER]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert result.stdout == "complete\n", result.stderr
+    assert_prints(IN_THE_INTERPRETER, "complete\n")
