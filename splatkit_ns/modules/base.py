@@ -100,7 +100,10 @@ class SplatBaseModule(Generic[PayloadT]):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` returned; called before `on_setup`."""
+        """Take back what `state_dict` returned; called before `on_setup`.
+
+        All tensors in it are on the training device, wherever they were when the checkpoint was written.
+        """
 
 
 def payload_type(module: SplatBaseModule[Any]) -> type[SplatRenderPayload]:

@@ -6,6 +6,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
 from splatkit_ns.modules.base import SplatBaseModule, payload_type
 from splatkit_ns.modules.context import (
@@ -152,11 +155,27 @@ class ModuleDispatcher:
         states = {name: module.state_dict() for name, module in self.modules.items()}
         return {name: state for name, state in states.items() if state}
 
-    def load_state_dict(self, states: dict[str, dict[str, Any]]) -> None:
-        """Hand every module its state; modules that are new since the checkpoint keep theirs."""
+    def load_state_dict(self, states: dict[str, dict[str, Any]], device: torch.device) -> None:
+        """Hand every module its state; modules that are new since the checkpoint keep theirs.
+
+        Args:
+            states: by the modules' names.
+            device: that of training, to which all tensors are moved.
+        """
         for name, module in self.modules.items():
             if name in states:
-                module.load_state_dict(states[name])
+                module.load_state_dict(_on_device(states[name], device))
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    """The same dicts, lists and tuples with all tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on_device(entry, device) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_device(entry, device) for entry in value)
+    return value
 
 
 def _overrides(module: SplatBaseModule[Any], hook: str) -> bool:

@@ -74,7 +74,7 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
         if trainer.config.load_scheduler:
             _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}))
         entry = checkpoint.get("splatkit", {})
-        pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}))
+        pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}), pipeline.model.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
             named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:

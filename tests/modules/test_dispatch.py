@@ -261,8 +261,23 @@ def test_two_instances_of_one_class_have_names_and_states_of_their_own() -> None
     saved = ModuleDispatcher([Counter(1), Counter(2)], context()).state_dict()
     assert saved == {"Counter": {"count": 1}, "Counter_2": {"count": 2}}
     first, second, third = Counter(0), Counter(0), Counter(7)
-    ModuleDispatcher([first, second, third], context()).load_state_dict(saved)
+    ModuleDispatcher([first, second, third], context()).load_state_dict(saved, torch.device("cpu"))
     assert [first.count, second.count, third.count] == [1, 2, 7]
+
+
+def test_restored_tensors_are_on_the_training_device() -> None:
+    class Statistics(SplatBaseModule):
+        state: Any = None
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.state = state
+
+    module = Statistics()
+    saved = {"Statistics": {"sums": torch.zeros(3), "nested": {"pair": (torch.zeros(2), "text")}, "list": [1.0]}}
+    ModuleDispatcher([module], context()).load_state_dict(saved, torch.device("meta"))
+    pair = module.state["nested"]["pair"]
+    assert module.state["sums"].is_meta and pair[0].is_meta
+    assert (pair[1], module.state["list"]) == ("text", [1.0])
 
 
 def test_a_hook_that_nobody_overrides_has_no_listener() -> None:
