@@ -6,7 +6,9 @@ kernels that have no CPU counterpart (relocation, covariances).
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -18,6 +20,8 @@ from splatkit_ns.densification.base import SplatDensification, limit_initial_num
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
+
+logger = logging.getLogger("splatkit_ns")
 
 MAX_RATIO = 51
 """A Gaussian is relocated onto at most this many times at once (as in the authors' code)."""
@@ -136,9 +140,28 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
     """Move every centre by noise shaped like its Gaussian, the more the more transparent it is (equation 8)."""
     params = training_state.params
     means = params["means"].data
+    kernel = _cuda_kernel() if means.is_cuda else None
+    if kernel is not None:
+        seed = int(torch.randint(2**31 - 1, ()))  # from the CPU's generator: nothing is read back from the GPU
+        kernel(means, params["quats"].data, params["scales"].data, params["opacities"].data, strength, seed)
+        return
     rotations = rotation_matrices(training_state.quats)
     variances = training_state.scales.square()
     gate = torch.sigmoid(100 * ((1 - training_state.opacities) - 0.995))
     noise = torch.randn_like(means) * (gate * strength)[:, None]
     along_axes = (rotations.transpose(1, 2) @ noise[:, :, None])[:, :, 0] * variances
     means.add_((rotations @ along_axes[:, :, None])[:, :, 0])
+
+
+@lru_cache(maxsize=1)
+def _cuda_kernel() -> Callable[..., None] | None:
+    """The noise in one kernel, or None where Triton cannot be used; then it takes a dozen of PyTorch's."""
+    try:
+        from splatkit_ns.densification._noise_triton import add_noise
+
+        one = torch.ones(1, 4, device="cuda")
+        add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), 0.0, 0)
+    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
+        logger.info("MCMC's noise runs without Triton (%s: %s).", type(error).__name__, error)
+        return None
+    return add_noise

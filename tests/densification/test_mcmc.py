@@ -14,6 +14,7 @@ from splatkit_ns.rasterize import rasterization
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
 from tests.densification.helpers import random_state, set_up
+from tests.triton_interpreter import assert_prints
 
 
 def equation_9(opacity: float, ratio: int) -> tuple[Decimal, Decimal]:
@@ -177,6 +178,48 @@ def test_noise_has_the_covariance_of_equation_8() -> None:
     found = noise.T @ noise / len(noise)
     assert float((found - expected).norm() / expected.norm()) < 0.03
     assert float(noise.mean(0).norm()) < 0.02
+
+
+KERNEL_CHECK = """
+import torch
+from splatkit_ns.densification._noise_triton import add_noise
+from splatkit_ns.splat.splitting import rotation_matrices
+
+def check(device, number):
+    generator = torch.Generator().manual_seed(0)
+    quats = torch.randn(number, 4, generator=generator)
+    log_scales = torch.randn(number, 3, generator=generator) * 0.3 - 1
+    logits = torch.full((number,), -5.0) + torch.rand(number, generator=generator)
+    before = torch.rand(number, 3, generator=generator)
+    rotations = rotation_matrices(quats).double()
+    covariances = rotations @ torch.diag_embed((2 * log_scales.double()).exp()) @ rotations.mT
+    gates = torch.sigmoid(100 * (1 - torch.sigmoid(logits.double()) - 0.995))[:, None]
+
+    def normals(seed):
+        means = before.clone().to(device)
+        add_noise(means, quats.to(device), log_scales.to(device), logits.to(device), 2.0, seed)
+        moved = (means.cpu() - before).double() / (2.0 * gates)
+        return torch.linalg.solve(covariances, moved[:, :, None])[:, :, 0]
+
+    drawn = normals(7)
+    assert torch.equal(drawn, normals(7))
+    assert not torch.isclose(drawn, normals(8)).any(dim=1).all()
+    bound = 4 / number**0.5
+    assert drawn.mean(0).abs().max() < bound, drawn.mean(0)
+    assert (torch.cov(drawn.T) - torch.eye(3)).abs().max() < 2 * bound, torch.cov(drawn.T)
+    assert torch.corrcoef(torch.cat([drawn[:-1], drawn[1:]], 1).T)[:3, 3:].abs().max() < bound
+    assert abs(float((drawn.abs() < 1).double().mean()) - 0.6827) < bound
+"""
+"""Undoes what the kernel does to its normal numbers, and looks whether they are normal and independent."""
+
+
+def test_noise_kernel_is_a_covariance_times_normal_numbers() -> None:
+    assert_prints(KERNEL_CHECK + "check('cpu', 1001)\nprint('as equation 8')", "as equation 8\n")
+
+
+@pytest.mark.gpu
+def test_noise_kernel_on_the_gpu() -> None:
+    exec(KERNEL_CHECK + "check('cuda', 200_001)", {})
 
 
 def test_opaque_gaussians_do_not_shake() -> None:
