@@ -44,6 +44,12 @@ class RunData:
         return len(self.datamanager.train_dataset)
 
     @property
+    def num_train_pixels(self) -> int:
+        """Pixels of all training images together, at full resolution."""
+        cameras = self.datamanager.train_dataset.cameras
+        return int((cameras.width.long() * cameras.height.long()).sum())
+
+    @property
     def num_eval_images(self) -> int:
         """Number of evaluation images."""
         return len(self.eval_image_paths)

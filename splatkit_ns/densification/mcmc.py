@@ -35,6 +35,10 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     max_gaussians: int = 1_000_000
     """Number of Gaussians to grow to (gsplat's cap_max)."""
+    max_per_seed: float = 0.0
+    """Grow to at most this many Gaussians for each one that the run started with; 0 = no such limit. The limit is at
+    least one Gaussian per 1,000 pixels of the training images, for scenes with few seed points, and at most one per
+    100, which is as many as they can tell apart."""
     noise_lr: float = 5e5
     """Strength of the noise on the positions, times their learning rate."""
     refine_start_iter: int = 500
@@ -48,8 +52,20 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     growth: float = 0.05
     """Share of new Gaussians at each refinement."""
 
-    def on_setup(self, logger: Any, training_state: SplatTrainingState) -> None:
+    def on_setup(self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None) -> None:
         limit_initial_number(training_state, self.max_gaussians, logger)
+        if not hasattr(self, "number_at_start"):
+            self.number_at_start = len(training_state)
+        self.limit = self.max_gaussians
+        if self.max_per_seed > 0:
+            pixels = getattr(data_provider, "num_train_pixels", None)
+            self.limit = min(self.limit, relative_limit(self.number_at_start, self.max_per_seed, pixels))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"number_at_start": self.number_at_start} if hasattr(self, "number_at_start") else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.number_at_start = int(state["number_at_start"])
 
     @torch.no_grad()
     def densify(self, step: int, training_state: SplatTrainingState) -> None:
@@ -76,7 +92,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     def _grow(self, training_state: SplatTrainingState) -> None:
         before = len(training_state)
-        target = min(self.max_gaussians, int((1 + self.growth) * before))
+        target = min(self.limit, int((1 + self.growth) * before))
         if target <= before:
             return
         sampled = sample(training_state.opacities, target - before)
@@ -95,6 +111,20 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         rows["opacities"] = torch.logit(opacities)
         rows["scales"] = scales.log()
         training_state.change_rows(change, rows)
+
+
+def relative_limit(number_at_start: int, per_seed: float, num_pixels: int | None) -> int:
+    """How many Gaussians a scene of this size gets.
+
+    Args:
+        number_at_start: Gaussians that the run started with.
+        per_seed: how many for each of them.
+        num_pixels: of all training images together; None if that is not known.
+    """
+    limit = per_seed * number_at_start
+    if num_pixels is not None:
+        limit = min(max(limit, num_pixels / 1000), num_pixels / 100)
+    return math.ceil(limit)
 
 
 def sample(weights: Tensor, num: int) -> Tensor:

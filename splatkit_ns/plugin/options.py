@@ -42,6 +42,7 @@ NOT_NEGATIVE = (
     "refine_stop_iter",
     "pause_refine_after_reset",
     "noise_lr",
+    "max_per_seed",
     "near_plane",
     "eps2d",
     "radius_clip",

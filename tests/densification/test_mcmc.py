@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, getcontext
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from splatkit_ns.densification.mcmc import MAX_RATIO, add_position_noise, reloca
 from splatkit_ns.rasterize import rasterization
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
-from tests.densification.helpers import random_state, set_up
+from tests.densification.helpers import LOGGER, random_state, set_up
 from tests.triton_interpreter import assert_prints
 
 
@@ -178,6 +179,51 @@ def test_noise_has_the_covariance_of_equation_8() -> None:
     found = noise.T @ noise / len(noise)
     assert float((found - expected).norm() / expected.norm()) < 0.03
     assert float(noise.mean(0).norm()) < 0.02
+
+
+class Data:
+    """Says how many pixels there are."""
+
+    def __init__(self, num_train_pixels: int) -> None:
+        self.num_train_pixels = num_train_pixels
+
+
+@pytest.mark.parametrize(
+    ("pixels", "per_seed", "most", "expected"),
+    [
+        (100_000, 0.0, 130, 130),  # no limit but the absolute one
+        (100_000, 1.2, 1000, 120),  # seeds decide
+        (100_000, 1.2, 110, 110),
+        (200_000, 1.2, 1000, 200),  # few seeds for so many pixels
+        (10_500, 1.2, 1000, 105),  # few pixels for so many seeds
+    ],
+)
+def test_growth_ends_at_the_limit_that_seeds_and_pixels_give(
+    pixels: int, per_seed: float, most: int, expected: int
+) -> None:
+    state = random_state(100)
+    strategy = SplatMCMCDensification(
+        refine_start_iter=0, refine_every=1, noise_lr=0.0, growth=0.5, max_gaussians=most, max_per_seed=per_seed
+    )
+    strategy.on_setup(LOGGER, state, Data(pixels))
+    for step in range(1, 20):
+        strategy.densify(step, state)
+    assert len(state) == expected
+
+
+def test_a_resumed_run_keeps_the_limit_of_its_start() -> None:
+    settings: Any = {"refine_start_iter": 0, "refine_every": 1, "noise_lr": 0.0, "growth": 0.1, "max_per_seed": 1.5}
+    state = random_state(100)
+    first = SplatMCMCDensification(**settings)
+    first.on_setup(LOGGER, state)
+    first.densify(1, state)
+    assert len(state) == 110
+    resumed = SplatMCMCDensification(**settings)
+    resumed.load_state_dict(first.state_dict())
+    resumed.on_setup(LOGGER, state)
+    for step in range(2, 20):
+        resumed.densify(step, state)
+    assert len(state) == 150
 
 
 KERNEL_CHECK = """
