@@ -41,7 +41,7 @@ from splatkit_ns.plugin.run_modules import draws_progress, run_modules
 from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.validation import evaluate
-from splatkit_ns.splat import atomic_write_text
+from splatkit_ns.splat import atomic_write_text, step_together
 
 Vis = Literal[
     "viewer",
@@ -263,9 +263,12 @@ class SplatkitTrainer(Trainer):
             The loss, its terms, and metrics where this step is logged.
         """
         accumulation = self.gradient_accumulation_steps
+        steps_now: dict[str, torch.optim.Optimizer] = {}
         for name, optimizer in self.optimizers.optimizers.items():
             if step % accumulation[name] == 0:
                 optimizer.zero_grad(set_to_none=True)
+            if step % accumulation[name] == accumulation[name] - 1:
+                steps_now[name] = optimizer
         _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
         model = self.pipeline.model
         loss = model.context.loss
@@ -274,10 +277,10 @@ class SplatkitTrainer(Trainer):
         model.dispatcher.run("on_phase", phase="backward")
         self._saver.steps_whole = None
         if self._is_finite():
-            for name, optimizer in self.optimizers.optimizers.items():
-                if step % accumulation[name] == accumulation[name] - 1:
-                    self._clip_gradients(name, optimizer)
-                    optimizer.step()
+            for name, optimizer in steps_now.items():
+                self._clip_gradients(name, optimizer)
+            step_together(steps_now.values())
+        model.training_state.accumulating = self.optimizers.optimizers.keys() - steps_now.keys()
         for scheduler in self.optimizers.schedulers.values():
             scheduler.step()
         return loss, loss_dict, metrics_dict

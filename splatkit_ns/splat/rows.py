@@ -6,7 +6,7 @@ from; whoever keeps a tensor with one entry a Gaussian carries it along with `Ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -104,7 +104,13 @@ class RowChange:
 
 
 @torch.no_grad()
-def change_rows(params: Params, optimizers: Optimizers, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
+def change_rows(
+    params: Params,
+    optimizers: Optimizers,
+    change: RowChange,
+    new_rows: Mapping[str, Tensor],
+    with_gradients: Collection[str] = (),
+) -> None:
     """Apply a change of rows to every parameter and to its optimizer's state, in place.
 
     Kept rows stay equal bit for bit, in the parameter and in the state; new rows take their values from `new_rows` and
@@ -117,6 +123,7 @@ def change_rows(params: Params, optimizers: Optimizers, change: RowChange, new_r
         change: where each new row comes from.
         new_rows: name -> (R, ...), the values of the R rows that `change` marks as rewritten, in their order. A name
             may be left out when R is 0.
+        with_gradients: names whose gradient is carried along, with zeros in new rows. The others have none afterwards.
 
     Raises:
         ValueError: an optimizer does not hold the parameter of its name, or shapes disagree. Nothing is changed then.
@@ -127,7 +134,9 @@ def change_rows(params: Params, optimizers: Optimizers, change: RowChange, new_r
     for name in list(params.keys()):
         old = params[name].detach()
         value = change.merge(old, new_rows[name].to(old.dtype)) if change.num_new else change.apply(old)
+        grad = params[name].grad if name in with_gradients else None
         replace_parameter(params, optimizers, name, value, change)
+        params[name].grad = None if grad is None else change.apply(grad)
 
 
 def replace_parameter(

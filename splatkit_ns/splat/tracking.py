@@ -7,6 +7,7 @@ row came from.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -28,12 +29,21 @@ class RowTracker:
     So a dead Gaussian that MCMC relocates counts as rewritten, unless it was an exact copy of its new value already.
     """
 
-    def __init__(self, params: Params, optimizers: Optimizers) -> None:
+    def __init__(self, params: Params, optimizers: Optimizers, with_gradients: Collection[str] = ()) -> None:
+        """Track these parameters.
+
+        Args:
+            params: name -> parameter (N, ...).
+            optimizers: name -> optimizer of that parameter alone.
+            with_gradients: names whose gradient `finish` carries along, with zeros in new rows.
+        """
         self._params = params
         self._optimizers = optimizers
         self._num_before = 0
         self._had_state = False
         self._identity: dict[str, Tensor] = {}
+        self._with_gradients = with_gradients
+        self._grads: dict[str, Tensor | None] = {}
         self._marked_param: Tensor | None = None
 
     @torch.no_grad()
@@ -47,6 +57,7 @@ class RowTracker:
         # gsplat appends float32 zeros, which would turn int64 marks into float32 ones, exact only to 2^24.
         states[param][MARKER] = torch.arange(1, self._num_before + 1, dtype=torch.float64, device=param.device)
         self._identity = {key: self._params[key].detach().clone() for key in _IDENTITY_KEYS if key in self._params}
+        self._grads = {name: param.grad for name, param in self._params.items() if name in self._with_gradients}
 
     @torch.no_grad()
     def finish(self) -> RowChange | None:
@@ -59,6 +70,7 @@ class RowTracker:
         marks = self._remove_marks()
         identity, self._identity = self._identity, {}
         if param is self._marked_param:
+            self._carry_gradients(None)
             return None
         if marks is None or marks.shape != (param.shape[0],):
             found = "none" if marks is None else str(tuple(marks.shape))
@@ -69,7 +81,15 @@ class RowTracker:
             )
         source = marks.round().to(torch.int64) - 1
         change = RowChange(source=self._without_overwritten(source, identity), num_before=self._num_before)
+        self._carry_gradients(change)
         return None if change.is_identity() else change
+
+    def _carry_gradients(self, change: RowChange | None) -> None:
+        """Give parameters that were replaced their gradients back; an opacity reset replaces one without a change."""
+        grads, self._grads = self._grads, {}
+        for name, grad in grads.items():
+            if grad is not None and self._params[name].grad is None:
+                self._params[name].grad = grad if change is None else change.apply(grad)
 
     def _remove_marks(self) -> Tensor | None:
         """Remove the marks wherever they are; return those of the parameter of now."""

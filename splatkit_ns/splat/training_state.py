@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Set
 from contextlib import contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
@@ -55,6 +55,9 @@ class SplatTrainingState:
         self.optimizers = optimizers
         self.checkpoint_source: Callable[[int | None], dict[str, Any]] | None = None
         """Set by a trainer: makes the full checkpoint of the training, of which this state is a part."""
+        self.accumulating: Set[str] = frozenset()
+        """Set by a trainer: names whose gradients are being summed up over several steps. These gradients follow row
+        changes, and start at zero in new rows; those of other parameters are None after a change."""
         self._listeners: list[RowListener] = []
         self._tracker: RowTracker | None = None
 
@@ -174,7 +177,7 @@ class SplatTrainingState:
         if tracker is not None:
             self._report(tracker)
         try:
-            change_rows(self.params, self.optimizers, change, new_rows)
+            change_rows(self.params, self.optimizers, change, new_rows, self.accumulating)
         finally:
             if tracker is not None:
                 tracker.start()
@@ -218,7 +221,7 @@ class SplatTrainingState:
         if self._tracker is not None:
             yield
             return
-        self._tracker = RowTracker(self.params, self.optimizers)
+        self._tracker = RowTracker(self.params, self.optimizers, self.accumulating)
         self._tracker.start()
         failed = True
         try:

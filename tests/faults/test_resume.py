@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "mcmc": {"densification": "mcmc"},
     "fps": {"data_train_cameras_sampling_strategy": "fps", "data_fps_reset_every": 8},
-    "black": {"model_background_color": "black", "gradient_accumulation_steps": {"means": 2}},
+    "black": {"model_background_color": "black", "gradient_accumulation_steps": {"means": 2, "shN": 8}},
 }
 
 

@@ -235,3 +235,38 @@ def expected_rows(operation: str, rows: list[int], chosen: list[bool]) -> list[i
         return rows
     kept = [row for row, m in zip(rows, chosen, strict=True) if operation in ("duplicate", "sample_add") or not m]
     return kept + [-1] * (sum(chosen) * {"duplicate": 1, "sample_add": 1, "split": 2, "remove": 0}[operation])
+
+
+@pytest.mark.parametrize("tracked", [False, True])
+def test_gradients_that_are_being_summed_up_follow(tracked: bool) -> None:
+    state = make_state(4)
+    state.accumulating = {"shN", "opacities"}
+    for param in state.params.values():
+        param.grad = torch.ones_like(param) * torch.arange(1.0, 5.0).view(4, *[1] * (param.dim() - 1))
+    with state.track_row_changes():
+        if tracked:
+            by_gsplat(state, "reset_opa", torch.ones(4, dtype=torch.bool))
+        state.duplicate(torch.tensor([False, True, False, False]))
+        mask = torch.tensor([True, False, False, True, False])
+        if tracked:
+            by_gsplat(state, "remove", mask)
+            by_gsplat(state, "reset_opa", torch.ones(3, dtype=torch.bool))
+        else:
+            state.remove(mask)
+    for name, param in state.params.items():
+        if name in state.accumulating:
+            assert param.grad is not None
+            assert param.grad.flatten(1 if param.dim() > 1 else 0).reshape(3, -1)[:, 0].tolist() == [2.0, 3.0, 0.0], (
+                name
+            )
+        else:
+            assert param.grad is None, name
+
+
+def test_gradients_survive_an_opacity_reset_alone() -> None:
+    state = make_state(4)
+    state.accumulating = {"opacities"}
+    state.params["opacities"].grad = torch.arange(4.0)
+    with state.track_row_changes():
+        by_gsplat(state, "reset_opa", torch.ones(4, dtype=torch.bool))
+    assert torch.equal(state.params["opacities"].grad, torch.arange(4.0))

@@ -1,0 +1,141 @@
+"""Adam's step of several parameters in one launch, as a Triton kernel.
+
+The arithmetic is that of PyTorch's fused Adam without weight decay and AMSGrad (https://arxiv.org/abs/1412.6980,
+algorithm 1). Learning rates and lengths are plain arguments on which Triton does not specialise, so neither a schedule
+nor a change of rows compiles anything anew; counts of steps are read on the device, where they are.
+"""
+
+# Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportPrivateImportUsage=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 1024
+SLOTS = 7
+"""Parameters in one launch: the six of Gaussians and the poses of the cameras."""
+MAX_NUMBERS = 2**31 - BLOCK
+"""Numbers in a parameter that the kernel's 32-bit indices reach."""
+
+
+class AdamTensors(NamedTuple):
+    """What one parameter's step reads and writes: tensors on one device, float32, contiguous and of one shape."""
+
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
+    """0-dimensional: steps taken so far."""
+    lr: float
+
+
+@triton.jit
+def _one_minus_power(log_beta, step):
+    """1 - beta^step; by a series where beta^step is so close to 1 that the difference would lose digits."""
+    x = log_beta * step
+    series = 1.0 + x / 6.0 * (1.0 + x / 7.0 * (1.0 + x / 8.0))
+    series = 1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * series)))
+    return tl.where(x > -0.5, -x * series, 1.0 - tl.exp(x))
+
+
+@triton.jit
+def _update(
+    p_ptr, g_ptr, m_ptr, v_ptr, step_size, root_correction, offsets, live, beta1, rest1, beta2, rest2, eps
+):  # fmt: skip
+    g = tl.load(g_ptr + offsets, mask=live, other=0.0)
+    m = tl.load(m_ptr + offsets, mask=live, other=0.0)
+    v = tl.load(v_ptr + offsets, mask=live, other=0.0)
+    p = tl.load(p_ptr + offsets, mask=live, other=0.0)
+    m = beta1 * m + rest1 * g
+    v = beta2 * v + rest2 * g * g
+    p -= step_size * m / (tl.sqrt(v) / root_correction + eps)
+    tl.store(m_ptr + offsets, m, mask=live)
+    tl.store(v_ptr + offsets, v, mask=live)
+    tl.store(p_ptr + offsets, p, mask=live)
+
+
+@triton.jit
+def _slot(
+    first, p_ptr, g_ptr, m_ptr, v_ptr, step_ptr, n, lr, beta1, rest1, log_beta1, beta2, rest2, log_beta2, eps,
+    B: tl.constexpr,
+):  # fmt: skip
+    """Update this program's block if it lies in this parameter, whose blocks begin with ``first``.
+
+    Returns:
+        The block with which the next parameter's begin.
+    """
+    start = (tl.program_id(0) - first) * B
+    if (start >= 0) & (start < n):
+        step = tl.load(step_ptr)
+        step_size = lr / _one_minus_power(log_beta1, step)
+        root_correction = tl.sqrt(_one_minus_power(log_beta2, step))
+        offsets = start + tl.arange(0, B)
+        if start + B <= n:  # without a mask, four numbers are loaded at once
+            everything = tl.full((B,), 1, tl.int1)
+            _update(
+                p_ptr, g_ptr, m_ptr, v_ptr, step_size, root_correction, offsets, everything,
+                beta1, rest1, beta2, rest2, eps,
+            )  # fmt: skip
+        else:
+            _update(
+                p_ptr, g_ptr, m_ptr, v_ptr, step_size, root_correction, offsets, offsets < n,
+                beta1, rest1, beta2, rest2, eps,
+            )  # fmt: skip
+    return first + tl.cdiv(n, B)
+
+
+@triton.jit(do_not_specialize=["n0", "n1", "n2", "n3", "n4", "n5", "n6"])
+def _adam(
+    p0, g0, m0, v0, t0, n0, lr0,
+    p1, g1, m1, v1, t1, n1, lr1,
+    p2, g2, m2, v2, t2, n2, lr2,
+    p3, g3, m3, v3, t3, n3, lr3,
+    p4, g4, m4, v4, t4, n4, lr4,
+    p5, g5, m5, v5, t5, n5, lr5,
+    p6, g6, m6, v6, t6, n6, lr6,
+    beta1, rest1, log1, beta2, rest2, log2, eps, B: tl.constexpr,
+):  # fmt: skip
+    """One program a block of B numbers; the blocks of all parameters one after the other."""
+    first = 0
+    first = _slot(first, p0, g0, m0, v0, t0, n0, lr0, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    first = _slot(first, p1, g1, m1, v1, t1, n1, lr1, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    first = _slot(first, p2, g2, m2, v2, t2, n2, lr2, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    first = _slot(first, p3, g3, m3, v3, t3, n3, lr3, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    first = _slot(first, p4, g4, m4, v4, t4, n4, lr4, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    first = _slot(first, p5, g5, m5, v5, t5, n5, lr5, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    first = _slot(first, p6, g6, m6, v6, t6, n6, lr6, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+
+
+@torch.no_grad()
+def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: float) -> None:
+    """Take one step, in place: parameters, both moments and the counts of steps.
+
+    Args:
+        entries: any number of parameters, each of less than `MAX_NUMBERS` numbers; none of them twice.
+        beta1: decay of the first moment, in (0, 1).
+        beta2: decay of the second, in (0, 1).
+        eps: added to the root of the second moment.
+    """
+    # As in PyTorch, a launch of its own: no program may count up what others have still to read.
+    torch._foreach_add_([entry.step for entry in entries], 1)
+    decays = (beta1, 1.0 - beta1, math.log(beta1), beta2, 1.0 - beta2, math.log(beta2))
+    for start in range(0, len(entries), SLOTS):
+        chosen = entries[start : start + SLOTS]
+        blocks = sum(triton.cdiv(entry.param.numel(), BLOCK) for entry in chosen)
+        if blocks == 0:
+            continue
+        arguments = [part for entry in chosen for part in (*entry[:5], entry.param.numel(), entry.lr)]
+        arguments += (*chosen[0][:5], 0, 0.0) * (SLOTS - len(chosen))
+        _adam[(blocks,)](*arguments, *decays, eps, BLOCK)
+    for entry in entries:
+        torch.autograd.graph.increment_version(entry.param)

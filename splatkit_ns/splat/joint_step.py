@@ -1,0 +1,129 @@
+"""One step of several optimizers together: on CUDA, all their Adams in one kernel.
+
+The optimizers stay `torch.optim.Adam` objects with PyTorch's own state, so checkpoints, schedules and row changes know
+nothing of it. Six small kernels one after the other are bound by latency, and six calls of `step` by Python.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,  # type: ignore[reportPrivateUsage]
+    _global_optimizer_pre_hooks,  # type: ignore[reportPrivateUsage]
+)
+
+if TYPE_CHECKING:
+    from splatkit_ns.splat._adam_triton import AdamTensors
+
+logger = logging.getLogger(__name__)
+
+_ALIGNMENT = 16
+"""Bytes; Triton compiles another kernel for pointers that are not multiples of it."""
+
+
+def step_together(optimizers: Iterable[Optimizer]) -> None:
+    """Step optimizers: fused Adams on the current GPU together, all others by their own `step`.
+
+    The result is that of calling `step` of each, up to rounding in those that step together. It is their own `step`
+    that runs where an Adam has no state yet, more than one parameter, AMSGrad, weight decay, hooks, a learning rate
+    that is a tensor, or where Triton cannot be used.
+
+    Args:
+        optimizers: no parameter may be in two of them.
+    """
+    together: dict[tuple[float, float, float], list[AdamTensors]] = {}
+    for optimizer in optimizers:
+        tensors = _adam_tensors(optimizer)
+        if tensors is None:
+            optimizer.step()
+        else:
+            group = optimizer.param_groups[0]
+            together.setdefault((*group["betas"], group["eps"]), []).append(tensors)
+    for (beta1, beta2, eps), entries in together.items():
+        kernel = _kernel()
+        assert kernel is not None, "or _adam_tensors had returned None"
+        kernel(entries, beta1, beta2, eps)
+
+
+def _adam_tensors(optimizer: Optimizer) -> AdamTensors | None:
+    """What the kernel needs of this optimizer, or None if it has to step by itself."""
+    if type(optimizer) is not torch.optim.Adam or _has_hooks(optimizer) or _schedule_waits(optimizer):
+        return None
+    groups = optimizer.param_groups
+    if len(groups) != 1 or len(groups[0]["params"]) != 1 or not _has_plain_settings(groups[0]):
+        return None
+    param: Tensor = groups[0]["params"][0]
+    grad, state = param.grad, optimizer.state.get(param)
+    if grad is None or not state or not _on_current_gpu(param) or _kernel() is None:
+        return None
+    from splatkit_ns.splat._adam_triton import MAX_NUMBERS, AdamTensors
+
+    tensors = AdamTensors(param, grad, state["exp_avg"], state["exp_avg_sq"], state["step"], float(groups[0]["lr"]))
+    fits = param.numel() < MAX_NUMBERS and all(_is_plain(tensor, param) for tensor in tensors[:4])
+    if not fits or tensors.step.device != param.device or tensors.step.dtype != torch.float32:
+        return None
+    return tensors
+
+
+def _has_hooks(optimizer: Optimizer) -> bool:
+    """Whether someone wants to hear of this optimizer's steps."""
+    own: Any = optimizer
+    return bool(
+        own._optimizer_step_pre_hooks
+        or own._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )
+
+
+def _schedule_waits(optimizer: Optimizer) -> bool:
+    """Whether a schedule, which warns unless the optimizer steps before it, has yet to see a first `step`."""
+    return hasattr(optimizer.step, "_wrapped_by_lr_sched") and not getattr(optimizer, "_opt_called", False)
+
+
+def _has_plain_settings(group: dict[str, Any]) -> bool:
+    unusual = ("amsgrad", "maximize", "differentiable", "weight_decay", "decoupled_weight_decay")
+    numbers = (group["lr"], *group["betas"])
+    return (
+        bool(group.get("fused"))
+        and not any(group.get(name) for name in unusual)
+        and not any(isinstance(number, Tensor) for number in numbers)
+        and min(group["betas"]) > 0.0
+    )
+
+
+def _on_current_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.device.index == torch.cuda.current_device()
+
+
+def _is_plain(tensor: Tensor, like: Tensor) -> bool:
+    return (
+        tensor.dtype == torch.float32
+        and tensor.layout == torch.strided
+        and tensor.device == like.device
+        and tensor.shape == like.shape
+        and tensor.is_contiguous()
+        and tensor.data_ptr() % _ALIGNMENT == 0
+    )
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable[[list[AdamTensors], float, float, float], None] | None:
+    """Our kernel, or None where Triton cannot be used."""
+    try:
+        from splatkit_ns.splat._adam_triton import AdamTensors, adam_step
+
+        param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device="cuda")
+        probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device="cuda"), lr=0.0)
+        adam_step([probe], 0.9, 0.999, 1e-15)
+    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
+        logger.info("Each Adam steps by itself (%s: %s).", type(error).__name__, error)
+        return None
+    return adam_step
