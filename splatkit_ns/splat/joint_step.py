@@ -27,13 +27,16 @@ logger = logging.getLogger(__name__)
 _ALIGNMENT = 16
 """Bytes; Triton compiles another kernel for pointers that are not multiples of it."""
 
+_SMALLEST_EPS = 1e-18
+"""GPUs take the quick root of a number below 1.2e-38 for 0, so only an eps above such roots makes up for it."""
+
 
 def step_together(optimizers: Iterable[Optimizer]) -> None:
     """Step optimizers: fused Adams on the current GPU together, all others by their own `step`.
 
     The result is that of calling `step` of each, up to rounding in those that step together. It is their own `step`
-    that runs where an Adam has no state yet, more than one parameter, AMSGrad, weight decay, hooks, a learning rate
-    that is a tensor, or where Triton cannot be used.
+    that runs where an Adam has no state yet, more than one parameter, AMSGrad, weight decay, hooks, no eps, a
+    learning rate that is a tensor, or where Triton cannot be used.
 
     Args:
         optimizers: no parameter may be in two of them.
@@ -96,6 +99,7 @@ def _has_plain_settings(group: dict[str, Any]) -> bool:
         and not any(group.get(name) for name in unusual)
         and not any(isinstance(number, Tensor) for number in numbers)
         and min(group["betas"]) > 0.0
+        and group["eps"] >= _SMALLEST_EPS
     )
 
 

@@ -165,7 +165,15 @@ def test_as_pytorchs_fused_adam_over_50_steps(launched: list[int]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "options", [{"fused": False}, {"amsgrad": True}, {"weight_decay": 0.1}, {"maximize": True}, {"betas": (0.0, 0.9)}]
+    "options",
+    [
+        {"fused": False},
+        {"amsgrad": True},
+        {"weight_decay": 0.1},
+        {"maximize": True},
+        {"betas": (0.0, 0.9)},
+        {"eps": 0.0},
+    ],
 )
 def test_unusual_adams_step_by_themselves(launched: list[int], options: dict[str, Any]) -> None:
     _, optimizer = prepared(**options)
