@@ -54,7 +54,8 @@ def assert_same_end(ours, theirs):
         if p.numel() == 0:
             continue
         moved = (q - start).abs().max()
-        assert (p - q).abs().max() <= 2e-5 * moved, (number, (p - q).abs().max(), moved)
+        rounding = 5e-7 * p.abs().max()  # every step rounds the parameter
+        assert (p - q).abs().max() <= 2e-5 * moved + rounding, (number, (p - q).abs().max(), moved)
         large = expected["exp_avg"].abs().max()
         assert (state["exp_avg"] - expected["exp_avg"]).abs().max() <= 2e-6 * large, number
         assert torch.allclose(state["exp_avg_sq"], expected["exp_avg_sq"], rtol=1e-5, atol=1e-38), number
