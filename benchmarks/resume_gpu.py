@@ -52,7 +52,7 @@ def train(scene: Path, steps: int, name: str, checkpoint: Path | None) -> dict[s
     from nerfstudio.scripts import train as script
     from nerfstudio.utils import writer
 
-    config = method_config(scene, f"splatkit-3dgs:{steps}")
+    config = method_config(scene, f"splatkit-3dgs-adc:{steps}")
     config.output_dir, config.experiment_name, config.method_name, config.timestamp = Path("."), "", "", name
     config.vis, config.steps_per_save, config.load_checkpoint = "none", steps // 2, checkpoint
     script._set_random_seed(42)

@@ -12,7 +12,7 @@ from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from splatkit_ns.densification import SplatDensification, SplatMCMCDensification
+from splatkit_ns.densification import SplatDefaultDensification, SplatDensification, SplatMCMCDensification
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.copying import holdable
@@ -22,7 +22,16 @@ from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.plugin.run_modules import check_parts
 from splatkit_ns.renderer import SplatRenderer
 
-__all__ = ["gaussian_optimizers", "make_method", "splatkit_3dgs", "splatkit_3dgs_mcmc", "trainer_config"]
+__all__ = [
+    "gaussian_optimizers",
+    "make_method",
+    "splatkit_3dgs",
+    "splatkit_3dgs_adc",
+    "splatkit_3dgs_big",
+    "splatkit_3dgs_fast",
+    "splatkit_3dgs_mcmc",
+    "trainer_config",
+]
 
 
 def make_method(
@@ -70,13 +79,51 @@ def make_method(
     return MethodSpecification(config=config, description=description)
 
 
-splatkit_3dgs = make_method("splatkit-3dgs", description="3D Gaussian Splatting of swappable parts (splatkit-ns).")
+_UNNEEDED_FADE = {"opacity_reg": 0.01, "scale_reg": 0.01}
+"""Regularisers of 3DGS-MCMC, which lives on Gaussians that nobody needs becoming transparent."""
+
+_MCMC_START = {"init_opacity": 0.5, "init_scale": 0.1}
+"""Gaussians at the start as in 3DGS-MCMC."""
+
+splatkit_3dgs = make_method(
+    "splatkit-3dgs",
+    densification=SplatMCMCDensification(
+        max_gaussians=5_000_000, max_per_seed=13, growth=0.1, refine_every=50, refine_stop_iter=12_500
+    ),
+    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
+    **_MCMC_START,
+    max_num_iterations=15_000,
+    description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",
+)
+
+splatkit_3dgs_fast = make_method(
+    "splatkit-3dgs-fast",
+    densification=SplatDefaultDensification(refine_stop_iter=3000, reset_every=0),
+    loss_fn=Splat3DGSLossFn(opacity_reg=0.01),
+    sh_degree_interval=500,
+    max_num_iterations=5000,
+    description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
+)
+
+splatkit_3dgs_big = make_method(
+    "splatkit-3dgs-big",
+    densification=SplatMCMCDensification(
+        max_gaussians=5_000_000, max_per_seed=26, growth=0.1, refine_every=50, refine_stop_iter=25_000
+    ),
+    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
+    **_MCMC_START,
+    description="3D Gaussian Splatting: the best quality, more Gaussians and steps (splatkit-ns).",
+)
+
+splatkit_3dgs_adc = make_method(
+    "splatkit-3dgs-adc",
+    description="3D Gaussian Splatting with the paper's adaptive density control (splatkit-ns).",
+)
 
 splatkit_3dgs_mcmc = make_method(
     "splatkit-3dgs-mcmc",
     densification=SplatMCMCDensification(),
-    loss_fn=Splat3DGSLossFn(opacity_reg=0.01, scale_reg=0.01),
-    init_opacity=0.5,
-    init_scale=0.1,
-    description="3D Gaussian Splatting as Markov Chain Monte Carlo (splatkit-ns).",
+    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
+    **_MCMC_START,
+    description="3D Gaussian Splatting as Markov Chain Monte Carlo, with the paper's settings (splatkit-ns).",
 )

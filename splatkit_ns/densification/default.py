@@ -46,7 +46,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     refine_stop_iter: int = 15_000
     """Refinement and opacity resets end before this step."""
     reset_every: int = 3000
-    """Opacities are reset to at most twice prune_opa every this many steps."""
+    """Opacities are reset to at most twice prune_opa every this many steps; 0 = never."""
     refine_every: int = 100
     """Steps between refinements."""
     pause_refine_after_reset: int = 0
@@ -93,15 +93,18 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         self._count(rend_out)
         if self._refines_at(step):
             self._refine(step, training_state, scene_scale)
-        if step % self.reset_every == 0:
+        if self.reset_every > 0 and step % self.reset_every == 0:
             training_state.limit_opacities(2 * self.prune_opa)
 
     def _refines_at(self, step: int) -> bool:
         return (
             step > self.refine_start_iter
             and step % self.refine_every == 0
-            and step % self.reset_every >= self.pause_refine_after_reset
+            and (self.reset_every == 0 or step % self.reset_every >= self.pause_refine_after_reset)
         )
+
+    def _was_reset(self, step: int) -> bool:
+        return 0 < self.reset_every < step
 
     @torch.no_grad()
     def _count(self, rend_out: SplatRenderPayload) -> None:
@@ -126,11 +129,11 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         # What is too large on the screen would be split now and both halves removed: remove it at once.
-        if self.reset_every < step < self.refine_scale2d_stop_iter:
+        if self._was_reset(step) and step < self.refine_scale2d_stop_iter:
             training_state.remove(self.statistics["radii"] > self.prune_scale2d)
         self._grow(step, training_state, scene_scale)
         prune = training_state.opacities < self.prune_opa
-        if step > self.reset_every:
+        if self._was_reset(step):
             prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
         training_state.remove(prune)
         for value in self.statistics.values():

@@ -25,7 +25,6 @@ POSITIVE = (
     "random_scale",
     "init_scale",
     "refine_every",
-    "reset_every",
     "max_gaussians",
     "far_plane",
     "lr",
@@ -38,6 +37,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "num_downscales",
     "steps_per_save",
+    "reset_every",
     "refine_start_iter",
     "refine_stop_iter",
     "pause_refine_after_reset",

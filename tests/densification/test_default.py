@@ -104,6 +104,18 @@ def test_opacities_are_reset_at_multiples_only_and_never_before_or_after() -> No
     assert reset_at == [7, 14, 21]
 
 
+def test_without_resets_opacities_and_large_gaussians_stay() -> None:
+    state = random_state(20, max_scale=3.0)
+    with torch.no_grad():
+        state.params["opacities"].fill_(2.0)
+    strategy = SplatDefaultDensification(refine_start_iter=0, refine_every=1, reset_every=0, grow_grad2d=1e9)
+    set_up(strategy, state)
+    for step in range(1, 10):
+        strategy.densify(step, state, random_payload(20, seed=step), scene_scale=1.0)
+    assert len(state) == 20
+    assert bool((state.params["opacities"] == 2.0).all())
+
+
 def test_a_reset_forgets_the_moments_of_opacities_alone() -> None:
     state = random_state(20)
     strategy = SplatDefaultDensification(reset_every=3)

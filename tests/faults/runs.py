@@ -16,7 +16,7 @@ import torch
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.loss_fn import SplatLossFn
-from splatkit_ns.methods import splatkit_3dgs
+from splatkit_ns.methods import splatkit_3dgs_adc
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.plugin import run_folder
@@ -54,7 +54,7 @@ def make_config(scene: Path, output: Path, densification: str = "default", **opt
         densification: one of `DENSIFICATIONS`.
         options: fields of the trainer's config, by name; `model_…` and `data_…` are those of model and datamanager.
     """
-    config = deepcopy(splatkit_3dgs.config)
+    config = deepcopy(splatkit_3dgs_adc.config)
     assert isinstance(config, SplatkitTrainerConfig)
     config.output_dir, config.experiment_name, config.timestamp = output, "runs", "run"
     config.machine.device_type = "cpu"

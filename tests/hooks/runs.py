@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splatkit_ns.hooks import Hook
-from splatkit_ns.methods import splatkit_3dgs
+from splatkit_ns.methods import splatkit_3dgs_adc
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 
 POINTS = [
@@ -39,7 +39,7 @@ for _point in POINTS:
 
 def run_config(scene: Path, output: Path, steps: int = 3, **settings: Any) -> SplatkitTrainerConfig:
     """A run of a few steps on the CPU, without viewer, without evaluations or checkpoints in between."""
-    config = deepcopy(splatkit_3dgs.config)
+    config = deepcopy(splatkit_3dgs_adc.config)
     assert isinstance(config, SplatkitTrainerConfig)
     config.data = config.pipeline.datamanager.data = scene
     config.output_dir, config.experiment_name, config.timestamp = output, "tiny", "run"

@@ -17,7 +17,7 @@ def run_config(
     data: Path, output_dir: Path = Path("outputs"), *, steps: int = 30, mcmc: bool = False, dataparser: Any = None
 ) -> SplatkitTrainerConfig:
     """The registered method with a few steps, on the CPU, without viewer and network."""
-    config: SplatkitTrainerConfig = deepcopy((methods.splatkit_3dgs_mcmc if mcmc else methods.splatkit_3dgs).config)
+    config: SplatkitTrainerConfig = deepcopy((methods.splatkit_3dgs_mcmc if mcmc else methods.splatkit_3dgs_adc).config)
     config.output_dir = output_dir
     config.experiment_name = "tiny"
     config.timestamp = "run"

@@ -32,10 +32,6 @@ def method(name: str) -> MethodSpecification:
     return getattr(importlib.import_module(module), attribute)
 
 
-def test_there_are_two_methods() -> None:
-    assert set(ENTRY_POINTS) == {"splatkit-3dgs", "splatkit-3dgs-mcmc"}
-
-
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_each_is_a_specification_of_its_name(name: str) -> None:
     specification = method(name)
@@ -54,13 +50,26 @@ def test_configs_survive_yaml_and_pickle(name: str) -> None:
         assert copy == config
 
 
-def test_each_has_its_densification() -> None:
-    def densification(name: str) -> Any:
-        config: Any = method(name).config
-        return config.pipeline.model.densification
+DENSIFICATIONS = {
+    "splatkit-3dgs": SplatMCMCDensification,
+    "splatkit-3dgs-fast": SplatDefaultDensification,
+    "splatkit-3dgs-big": SplatMCMCDensification,
+    "splatkit-3dgs-adc": SplatDefaultDensification,
+    "splatkit-3dgs-mcmc": SplatMCMCDensification,
+}
 
-    assert type(densification("splatkit-3dgs")) is SplatDefaultDensification
-    assert type(densification("splatkit-3dgs-mcmc")) is SplatMCMCDensification
+
+def test_each_has_its_densification() -> None:
+    configs: dict[str, Any] = {name: method(name).config for name in ENTRY_POINTS}
+    found = {name: type(config.pipeline.model.densification) for name, config in configs.items()}
+    assert found == DENSIFICATIONS
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_densification_ends_before_the_run_does(name: str) -> None:
+    """What was added or moved last has to be trained, too."""
+    config: Any = method(name).config
+    assert config.pipeline.model.densification.refine_stop_iter <= 5 / 6 * config.max_num_iterations
 
 
 def test_viewer_and_exporter_take_the_model_for_their_own() -> None:
