@@ -6,7 +6,6 @@ kernels that have no CPU counterpart (relocation, covariances).
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from splatkit_ns.densification.base import SplatDensification, limit_initial_num
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
-
-logger = logging.getLogger("splatkit_ns")
+from splatkit_ns.triton_kernels import working_kernel
 
 MAX_RATIO = 51
 """A Gaussian is relocated onto at most this many times at once (as in the authors' code)."""
@@ -185,13 +183,11 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
 
 @lru_cache(maxsize=1)
 def _cuda_kernel() -> Callable[..., None] | None:
-    """The noise in one kernel, or None where Triton cannot be used; then it takes a dozen of PyTorch's."""
-    try:
+    def load() -> Callable[..., None]:
         from splatkit_ns.densification._noise_triton import add_noise
 
         one = torch.ones(1, 4, device="cuda")
         add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), 0.0, 0)
-    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
-        logger.info("MCMC's noise runs without Triton (%s: %s).", type(error).__name__, error)
-        return None
-    return add_noise
+        return add_noise
+
+    return working_kernel(load, otherwise="MCMC's noise takes a dozen of PyTorch's kernels")

@@ -5,7 +5,6 @@ Wang et al., "Image quality assessment: from error visibility to structural simi
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,13 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.triton_kernels import working_kernel
 
 WINDOW_SIZE = 11
 SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
-
-logger = logging.getLogger(__name__)
 
 
 class ImageSizeError(SplatkitError, ValueError):
@@ -142,15 +140,15 @@ def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
 @lru_cache(maxsize=1)
 def _cuda_kernel() -> Callable[..., Tensor] | None:
     """The mean SSIM on CUDA in few kernels: ours in Triton, else the package fused_ssim, else None."""
-    try:
+
+    def load() -> Callable[..., Tensor]:
         from splatkit_ns.loss_fn._ssim_triton import mean_ssim
 
         probe = torch.zeros(1, 3, WINDOW_SIZE, WINDOW_SIZE, device="cuda")
         mean_ssim(probe, probe, _window(probe.dtype, probe.device), C1, C2)
-    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
-        logger.info("SSIM runs without Triton (%s: %s).", type(error).__name__, error)
-        return _fused_ssim()
-    return mean_ssim
+        return mean_ssim
+
+    return working_kernel(load, otherwise="SSIM runs without Triton") or _fused_ssim()
 
 
 def _fused_ssim() -> Callable[..., Tensor] | None:

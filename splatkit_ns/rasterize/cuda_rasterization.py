@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.triton_kernels import working_kernel
+
 from .checks import RenderMode
 from .cuda import check_cuda_backend
-
-logger = logging.getLogger(__name__)
 
 
 def rasterize_on_cuda(
@@ -118,13 +117,11 @@ def _by_gsplat(
 
 @lru_cache(maxsize=1)
 def _tile_lists() -> Callable[..., tuple[Tensor, Tensor]] | None:
-    """Our tile lists, or None where Triton cannot be used; then gsplat's own do."""
-    try:
+    def load() -> Callable[..., tuple[Tensor, Tensor]]:
         from ._tile_lists_triton import tile_lists
 
         one = torch.ones(1, 1, device="cuda")
         tile_lists(one.expand(1, 1, 2), one.expand(1, 1, 3) - 0.5, one, one > 0, one, 1, 1, 16)
-    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
-        logger.info("Tile lists are gsplat's (%s: %s).", type(error).__name__, error)
-        return None
-    return tile_lists
+        return tile_lists
+
+    return working_kernel(load, otherwise="Tile lists are gsplat's")

@@ -6,7 +6,6 @@ nothing of it. Six small kernels one after the other are bound by latency, and s
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,10 +18,11 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,  # type: ignore[reportPrivateUsage]
 )
 
+from splatkit_ns.triton_kernels import working_kernel
+
 if TYPE_CHECKING:
     from splatkit_ns.splat._adam_triton import AdamTensors
 
-logger = logging.getLogger(__name__)
 
 _ALIGNMENT = 16
 """Bytes; Triton compiles another kernel for pointers that are not multiples of it."""
@@ -120,14 +120,12 @@ def _is_plain(tensor: Tensor, like: Tensor) -> bool:
 
 @lru_cache(maxsize=1)
 def _kernel() -> Callable[[list[AdamTensors], float, float, float], None] | None:
-    """Our kernel, or None where Triton cannot be used."""
-    try:
+    def load() -> Callable[[list[AdamTensors], float, float, float], None]:
         from splatkit_ns.splat._adam_triton import AdamTensors, adam_step
 
         param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device="cuda")
         probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device="cuda"), lr=0.0)
         adam_step([probe], 0.9, 0.999, 1e-15)
-    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
-        logger.info("Each Adam steps by itself (%s: %s).", type(error).__name__, error)
-        return None
-    return adam_step
+        return adam_step
+
+    return working_kernel(load, otherwise="Each Adam steps by itself")
