@@ -82,6 +82,7 @@ def test_entry_points_name_the_methods(wheel: zipfile.ZipFile) -> None:
     entry_points = configparser.ConfigParser()
     entry_points.read_string(read(wheel, "entry_points.txt"))
     assert dict(entry_points["nerfstudio.method_configs"]) == {
+        "splatkit-2dgs": "splatkit_ns.methods:splatkit_2dgs",
         "splatkit-3dgs": "splatkit_ns.methods:splatkit_3dgs",
         "splatkit-3dgs-mcmc": "splatkit_ns.methods:splatkit_3dgs_mcmc",
     }

@@ -32,8 +32,8 @@ def method(name: str) -> MethodSpecification:
     return getattr(importlib.import_module(module), attribute)
 
 
-def test_there_are_two_methods() -> None:
-    assert set(ENTRY_POINTS) == {"splatkit-3dgs", "splatkit-3dgs-mcmc"}
+def test_there_are_three_methods() -> None:
+    assert set(ENTRY_POINTS) == {"splatkit-2dgs", "splatkit-3dgs", "splatkit-3dgs-mcmc"}
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
