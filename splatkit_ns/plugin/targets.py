@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.float32]
 
 OPTIONS: dict[TargetName, str] = {"target_depths": "depth_lambda", "target_normals": "normal_lambda"}
-KEYS: dict[TargetName, str] = {"target_depths": "depth_file_path", "target_normals": "normal_file_path"}
+SOURCES: dict[TargetName, str] = {
+    "target_depths": "Each frame of transforms.json names its depth image as 'depth_file_path'; for a COLMAP data set "
+    "--depths-path of the dataparser names their folder.",
+    "target_normals": "Each frame of transforms.json names its normal image as 'normal_file_path'; other formats than "
+    "nerfstudio-data have none.",
+}
 
 
 def target_files(datamanager: SplatkitDatamanager, wanted: Iterable[TargetName]) -> dict[TargetName, list[Path]]:
@@ -44,8 +49,7 @@ def target_files(datamanager: SplatkitDatamanager, wanted: Iterable[TargetName])
         if not found:
             raise DataError(
                 f"--pipeline.model.loss-fn.{OPTIONS[name].replace('_', '-')} is above 0, but {datamanager.config.data} "
-                f"has no {name.removeprefix('target_')}: in transforms.json each frame names its file as "
-                f"'{KEYS[name]}'. Set it to 0, or add these files."
+                f"has no {name.removeprefix('target_')}. {SOURCES[name]} Set the option to 0, or add these files."
             )
         missing = [path for path in found if not path.is_file()]
         if missing:

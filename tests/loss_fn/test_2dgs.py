@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
+from splatkit_ns.modules.context import StepContext
+from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize.surfaces import normals_of_depth
-from splatkit_ns.renderer import Splat2DGSRenderer
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.loss_fn.test_geometry import HEIGHT, TILTED, WIDTH
 from tests.loss_fn.test_geometry import Ks as DOUBLE_KS
@@ -127,6 +130,15 @@ def test_a_renderer_without_distortion_is_refused_at_set_up() -> None:
     with pytest.raises(ModuleError, match=r"distortion_lambda is 0.01, but Splat2DGSRenderer renders no distortion"):
         Splat2DGSLossFn().on_setup(Splat2DGSRenderer(distloss=False))
     Splat2DGSLossFn(distortion_lambda=0.0).on_setup(Splat2DGSRenderer(distloss=False))
+
+
+def test_it_is_refused_beside_a_renderer_that_draws_no_discs() -> None:
+    context = StepContext(logger=logging.getLogger("test"), max_steps=10, renderer=Splat3DGSRenderer())
+    with pytest.raises(ModuleError, match=r"Splat2DGSLossFn.*Splat2DGSPayload.*Splat3DGSRenderer"):
+        ModuleDispatcher([context.renderer, Splat2DGSLossFn()], context)
+    context.renderer = Splat2DGSRenderer()
+    ModuleDispatcher([context.renderer, Splat2DGSLossFn()], context)
+    ModuleDispatcher([context.renderer, Splat3DGSLossFn()], context)
 
 
 # ---------------------------------------------------------------------- what the data has
