@@ -17,24 +17,17 @@ OPTIONS = {"near_plane": 0.01, "far_plane": 1e10, "sh_degree": None, "background
 
 
 def depth_normals(depth: Tensor, K: Tensor) -> Tensor:
-    """Camera-space normals (H, W, 3) of a depth image (H, W), a pixel at a time: (below - above) x (right - left)."""
+    """Camera-space normals (H, W, 3) of a depth image (H, W): derivative of the points downwards x to the right."""
     height, width = depth.shape
-    inverse = torch.linalg.inv(K)
-
-    def point(row: int, column: int) -> Tensor:
-        return depth[row, column] * (inverse @ torch.tensor([column + 0.5, row + 0.5, 1.0], dtype=depth.dtype))
-
-    rows = []
-    for i in range(height):
-        row = []
-        for j in range(width):
-            normal = torch.zeros(3, dtype=depth.dtype)
-            if 0 < i < height - 1 and 0 < j < width - 1:
-                normal = torch.linalg.cross(point(i + 1, j) - point(i - 1, j), point(i, j + 1) - point(i, j - 1))
-                normal = normal / normal.norm().clamp(min=1e-12) if float(normal.detach().norm()) > 0 else normal * 0
-            row.append(normal)
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
+    normals = torch.zeros(height, width, 3, dtype=depth.dtype)
+    if height < 3 or width < 3:
+        return normals + 0 * depth[..., None]
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], -1).to(depth) @ torch.linalg.inv(K).T
+    down, right = torch.gradient(rays * depth[..., None], dim=(0, 1))
+    normals[1:-1, 1:-1] = torch.linalg.cross(down, right)[1:-1, 1:-1]
+    length = normals.norm(dim=-1, keepdim=True)
+    return torch.where(length > 0, normals / torch.where(length > 0, length, torch.ones_like(length)), normals)
 
 
 def _disc_to_screen(means, quats, scales, viewmat, K):
@@ -106,7 +99,7 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
         return outputs
     # every pair of Gaussians: weight * weight * difference of depths, each pair from both sides
     apart = (z[order][:, None] - z[order][None]).abs()
-    distortion = torch.einsum("ip,jp,ij->p", weights, weights, apart)
+    distortion = (weights * (apart @ weights)).sum(0)
     blends = (weights.detach() > 0) & (light[:-1].detach() > 0.5)
     places = torch.arange(len(order))[:, None].expand_as(blends)
     last = torch.where(blends, places, -1).max(0).values if len(order) else torch.full((width * height,), -1)

@@ -11,37 +11,26 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .compositing import (
-    FAST,
-    LAST,
-    LIGHT,
-    PLANE,
-    PX,
-    PY,
-    SIDE,
-    SUMS,
-    WEIGHT,
-    U,
-    add_colour,
-    all_finished,
-    fill_pixel_centres,
-)
+from . import compositing as shared
+from .compositing import FAST, PLANE, SIDE, U, add_colour, all_finished, fill_pixel_centres
 from .projection_2dgs import CENTRE_X, CENTRE_Y, LOG2_OPACITY, OFFSET_X, OFFSET_Y, SCREEN_PRECISION, A, B, C, D, E, F
 from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, LOG2_E, TRANSMITTANCE_MIN, exp2
 from .tiles import TILE
 
-# Planes behind those of the sums of values.
-FRONT, DISTORTION, MEDIAN, MEDIAN_PLACE, EXTRA = U(0), U(256), U(512), U(768), 1024
+# Planes of the buffer: these, and from HEAD on those of `compositing`, whose functions are given that part.
+FRONT, DEPTH_SUM, DISTORTION, MEDIAN, MEDIAN_PLACE, HEAD = U(0), U(256), U(512), U(768), U(1024), U(1280)
+PX, PY, LIGHT, LAST = HEAD + shared.PX, HEAD + shared.PY, HEAD + shared.LIGHT, HEAD + shared.LAST
+WEIGHT, SUMS = HEAD + shared.WEIGHT, HEAD + shared.SUMS
 NEARNESS_MIN = 1e-6
 """Least w (depth of the centre over depth of the ray's point): rays that pass the disc's plane behind the camera."""
 SCREEN_SCALE = 0.5 * SCREEN_PRECISION * LOG2_E
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _blend_weights(buffer, front, first, last, record, number):
+def _blend_weights(buffer, first, last, record, number):
     """Plane WEIGHT = alpha * light of one disc on pixels [first, last); updates LIGHT and LAST.
 
-    `front` gets the light before the disc. Light (transmittance) of a finished pixel is stored negated.
+    Plane FRONT gets the light before the disc. Light (transmittance) of a finished pixel is stored negated.
     """
     kind = buffer.dtype.type
     one, zero, w_min, screen = kind(1.0), kind(0.0), kind(NEARNESS_MIN), kind(SCREEN_SCALE)
@@ -63,15 +52,15 @@ def _blend_weights(buffer, front, first, last, record, number):
         hit = (log2_alpha >= log2_alpha_min) & (light > zero)
         blends = hit & (left > light_min)
         buffer[WEIGHT + p] = alpha * light if blends else zero
-        buffer[front + p] = light
+        buffer[FRONT + p] = light
         finished = -light if hit else light
         buffer[LIGHT + p] = left if blends else finished
         buffer[LAST + p] = number if blends else buffer[LAST + p]
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _add_depth(buffer, extra, depth_plane, first, last, depth, number):
-    """Distortion and median of the disc whose weights are in WEIGHT, before its depth joins plane `depth_plane`.
+def _add_depth(buffer, first, last, depth, number):
+    """Add to distortion and median those of the disc whose weights are in plane WEIGHT.
 
     Distortion: 2DGS, equation 13, with |z_i - z_j| for depths in world units. As discs come in order of depth, each one
     adds 2 weight * (depth * weights in front - weighted depths in front), which are running sums.
@@ -79,11 +68,12 @@ def _add_depth(buffer, extra, depth_plane, first, last, depth, number):
     kind = buffer.dtype.type
     one, zero, half, two = kind(1.0), kind(0.0), kind(0.5), kind(2.0)
     for p in range(first, last):
-        weight, light = buffer[WEIGHT + p], buffer[extra + FRONT + p]
-        buffer[extra + DISTORTION + p] += two * weight * (depth * (one - light) - buffer[depth_plane + p])
+        weight, light, depth_sum = buffer[WEIGHT + p], buffer[FRONT + p], buffer[DEPTH_SUM + p]
+        buffer[DISTORTION + p] += two * weight * (depth * (one - light) - depth_sum)
+        buffer[DEPTH_SUM + p] = depth_sum + weight * depth
         median = (weight > zero) & (light > half)
-        buffer[extra + MEDIAN + p] = depth if median else buffer[extra + MEDIAN + p]
-        buffer[extra + MEDIAN_PLACE + p] = number if median else buffer[extra + MEDIAN_PLACE + p]
+        buffer[MEDIAN + p] = depth if median else buffer[MEDIAN + p]
+        buffer[MEDIAN_PLACE + p] = number if median else buffer[MEDIAN_PLACE + p]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -93,10 +83,10 @@ def _composite_tile(
 ):  # fmt: skip
     height, width, channels = image.shape
     tile_x, tile_y = tile % tiles_x, tile // tiles_x
-    buffer = np.zeros(int(SUMS) + channels * TILE * TILE + EXTRA, records.dtype)
-    extra = SUMS + U(channels) * PLANE
+    buffer = np.zeros(int(SUMS) + channels * TILE * TILE, records.dtype)
+    tail = buffer[int(HEAD) :]
     kind = buffer.dtype.type
-    fill_pixel_centres(buffer, tile_x, tile_y)
+    fill_pixel_centres(tail, tile_x, tile_y)
     rows_used, columns_used = min(TILE, height - tile_y * TILE), min(TILE, width - tile_x * TILE)
     for row in range(rows_used):
         for column in range(columns_used):  # pixels outside the image keep light 0: finished
@@ -104,15 +94,14 @@ def _composite_tile(
     start = offsets[tile]
     for i in range(start, offsets[tile + 1]):
         number = i - start + 1
-        if number % 8 == 0 and all_finished(buffer):
+        if number % 8 == 0 and all_finished(tail):
             break
         g = gaussian_ids[i]
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
-        _blend_weights(buffer, extra + FRONT, first, end, records[g], kind(number))
+        _blend_weights(buffer, first, end, records[g], kind(number))
         if depth_channel >= 0:
-            depth_plane = SUMS + U(depth_channel) * PLANE
-            _add_depth(buffer, extra, depth_plane, first, end, values[g, depth_channel], kind(number))
-        add_colour(buffer, first, end, values[g])
+            _add_depth(buffer, first, end, values[g, depth_channel], kind(number))
+        add_colour(tail, first, end, values[g])
     for row in range(rows_used):
         y = tile_y * TILE + row
         for column in range(columns_used):
@@ -122,9 +111,9 @@ def _composite_tile(
             last[y, x] = np.int32(buffer[LAST + p])
             for k in range(channels):
                 image[y, x, k] = buffer[SUMS + U(k) * PLANE + p] + light * background[k]
-            distortion[y, x] = buffer[extra + DISTORTION + p]
-            median[y, x] = buffer[extra + MEDIAN + p]
-            median_place[y, x] = np.int32(buffer[extra + MEDIAN_PLACE + p])
+            distortion[y, x] = buffer[DISTORTION + p]
+            median[y, x] = buffer[MEDIAN + p]
+            median_place[y, x] = np.int32(buffer[MEDIAN_PLACE + p])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -13,19 +13,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .compositing import FAST, PLANE, PX, PY, SIDE, U
+from . import compositing_backward as shared
+from .compositing import FAST, SIDE, U
 from .compositing_2dgs import NEARNESS_MIN, SCREEN_SCALE
-from .compositing_backward import (
-    BEHIND,
-    DOT,
-    LAST,
-    LIGHT,
-    SUMS,
-    WEIGHT,
-    colour_gradient,
-    dot_with_colour,
-    load_tile,
-)
+from .compositing_backward import colour_gradient, dot_with_colour, load_tile
 from .projection_2dgs import (
     CENTRE_X,
     CENTRE_Y,
@@ -44,22 +35,18 @@ from .projection_2dgs import (
 from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, exp2
 from .tiles import TILE
 
-# Planes behind those of dL/dimage: of depth, then of the moments' p, q, r and the screen-space Gaussian's slope.
-TWICE_V_DISTORTION, ALPHA, DEPTH_SUM, DEPTH_LEFT, MEDIAN_PLACE, V_MEDIAN = (
-    U(0),
-    U(256),
-    U(512),
-    U(768),
-    U(1024),
-    U(1280),
-)
-P, Q, R, SCREEN, EXTRA = U(1536), U(1792), U(2048), U(2304), 2560
+# Planes of the buffer: of depth, of the moments' p, q, r and the screen-space Gaussian's slope; from HEAD on those of
+# `compositing_backward`, whose functions are given that part.
+TWICE_V_DISTORTION, ALPHA, DEPTH_SUM, DEPTH_LEFT = U(0), U(256), U(512), U(768)
+MEDIAN_PLACE, V_MEDIAN, P, Q, R, SCREEN, HEAD = U(1024), U(1280), U(1536), U(1792), U(2048), U(2304), U(2560)
+PX, PY, LIGHT, LAST = HEAD + shared.PX, HEAD + shared.PY, HEAD + shared.LIGHT, HEAD + shared.LAST
+BEHIND, DOT, WEIGHT, SUMS = HEAD + shared.BEHIND, HEAD + shared.DOT, HEAD + shared.WEIGHT, HEAD + shared.SUMS
 # Columns of an intersection's gradient row: nine moments, then these; values follow.
 V_MEAN_X, V_MEAN_Y, V_OPACITY, V_ABS_X, V_ABS_Y, V_VALUES = 9, 10, 11, 12, 13, 14
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _slopes(buffer, extra, first, last, record, depth, number):
+def _slopes(buffer, first, last, record, depth, number):
     """Planes WEIGHT, P, Q, R and SCREEN of one disc; steps LIGHT, BEHIND and DEPTH_LEFT to in front of it.
 
     Returns the sum of dL/dsigma, and of the gradients of its depth through distortion and median.
@@ -90,25 +77,25 @@ def _slopes(buffer, extra, first, last, record, depth, number):
         light_behind = buffer[LIGHT + p]
         light = light_behind * inverse
         weight = alpha * light if hit else zero
-        twice_v, coverage = buffer[extra + TWICE_V_DISTORTION + p], buffer[extra + ALPHA + p]
-        depth_in_front = buffer[extra + DEPTH_LEFT + p] - weight * depth
+        twice_v, coverage = buffer[TWICE_V_DISTORTION + p], buffer[ALPHA + p]
+        depth_in_front = buffer[DEPTH_LEFT + p] - weight * depth
         in_front = two * (one - light)
-        distorts = depth * (in_front - coverage) + buffer[extra + DEPTH_SUM + p] - two * depth_in_front
+        distorts = depth * (in_front - coverage) + buffer[DEPTH_SUM + p] - two * depth_in_front
         dot = buffer[DOT + p] + twice_v * distorts
         v_depth += twice_v * weight * (in_front + weight - coverage)
-        v_depth += buffer[extra + V_MEDIAN + p] if buffer[extra + MEDIAN_PLACE + p] == number else zero
+        v_depth += buffer[V_MEDIAN + p] if buffer[MEDIAN_PLACE + p] == number else zero
         behind = buffer[BEHIND + p]
         v_alpha = light * dot - behind * inverse
         slope = -unclamped * v_alpha if hit & (unclamped <= alpha_max) else zero
         buffer[LIGHT + p] = light if hit else light_behind
         buffer[BEHIND + p] = behind + weight * dot
-        buffer[extra + DEPTH_LEFT + p] = depth_in_front
+        buffer[DEPTH_LEFT + p] = depth_in_front
         buffer[WEIGHT + p] = weight
         on_disc_slope = slope * inverse_w if on_disc <= on_screen else zero
-        buffer[extra + P + p] = on_disc_slope * u
-        buffer[extra + Q + p] = on_disc_slope * v
-        buffer[extra + R + p] = on_disc_slope * on_disc if on_disc <= on_screen else zero
-        buffer[extra + SCREEN + p] = zero if on_disc <= on_screen else slope
+        buffer[P + p] = on_disc_slope * u
+        buffer[Q + p] = on_disc_slope * v
+        buffer[R + p] = on_disc_slope * on_disc if on_disc <= on_screen else zero
+        buffer[SCREEN + p] = zero if on_disc <= on_screen else slope
         total += slope
     return total, v_depth
 
@@ -142,19 +129,19 @@ def _screen_gradient(buffer, plane, first, last, mean_x, mean_y, out):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _load_depth(buffer, extra, tile_x, tile_y, light_left, depth_sum, median_place, v_distortion, v_median):
+def _load_depth(buffer, tile_x, tile_y, light_left, depth_sum, median_place, v_distortion, v_median):
     height, width = light_left.shape
     kind = buffer.dtype.type
     for row in range(min(TILE, height - tile_y * TILE)):
         y = tile_y * TILE + row
         for column in range(min(TILE, width - tile_x * TILE)):
             x, p = tile_x * TILE + column, U(row * TILE + column)
-            buffer[extra + TWICE_V_DISTORTION + p] = kind(2.0) * v_distortion[y, x]
-            buffer[extra + ALPHA + p] = kind(1.0) - light_left[y, x]
-            buffer[extra + DEPTH_SUM + p] = depth_sum[y, x]
-            buffer[extra + DEPTH_LEFT + p] = depth_sum[y, x]
-            buffer[extra + MEDIAN_PLACE + p] = median_place[y, x]
-            buffer[extra + V_MEDIAN + p] = v_median[y, x]
+            buffer[TWICE_V_DISTORTION + p] = kind(2.0) * v_distortion[y, x]
+            buffer[ALPHA + p] = kind(1.0) - light_left[y, x]
+            buffer[DEPTH_SUM + p] = depth_sum[y, x]
+            buffer[DEPTH_LEFT + p] = depth_sum[y, x]
+            buffer[MEDIAN_PLACE + p] = median_place[y, x]
+            buffer[V_MEDIAN + p] = v_median[y, x]
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -163,13 +150,13 @@ def _backward_tile(
     light_left, last, depth_sum, median_place, v_image, v_alpha, v_distortion, v_median, row_gradients,
 ):  # fmt: skip
     channels = values.shape[1]
-    extra = SUMS + U(channels) * PLANE
-    buffer = np.zeros(int(SUMS) + channels * TILE * TILE + EXTRA, records.dtype)
+    buffer = np.zeros(int(SUMS) + channels * TILE * TILE, records.dtype)
+    tail = buffer[int(HEAD) :]
     kind = buffer.dtype.type
     start, tile_x, tile_y = offsets[tile], tile % tiles_x, tile // tiles_x
-    deepest = load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_alpha)
+    deepest = load_tile(tail, tile_x, tile_y, background, light_left, last, v_image, v_alpha)
     if depth_channel >= 0:
-        _load_depth(buffer, extra, tile_x, tile_y, light_left, depth_sum, median_place, v_distortion, v_median)
+        _load_depth(buffer, tile_x, tile_y, light_left, depth_sum, median_place, v_distortion, v_median)
     for i in range(start + deepest, offsets[tile + 1]):  # behind every pixel's last: no gradient
         row_gradients[slots[i]] = kind(0.0)
     for back in range(deepest):
@@ -178,18 +165,18 @@ def _backward_tile(
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
         out, record = row_gradients[slots[i]], records[g]
         depth = values[g, depth_channel] if depth_channel >= 0 else kind(0.0)
-        dot_with_colour(buffer, first, end, values[g])
-        total, v_depth = _slopes(buffer, extra, first, end, record, depth, kind(deepest - back))
-        colour_gradient(buffer, first, end, channels, out[V_VALUES:])
+        dot_with_colour(tail, first, end, values[g])
+        total, v_depth = _slopes(buffer, first, end, record, depth, kind(deepest - back))
+        colour_gradient(tail, first, end, channels, out[V_VALUES:])
         if depth_channel >= 0:
             out[V_VALUES + depth_channel] += v_depth
         out[V_OPACITY] = -total / opacities[g]
         centre_x, centre_y = record[CENTRE_X], record[CENTRE_Y]
-        _moments(buffer, extra + P, first, end, centre_x, centre_y, out[0:3])
-        _moments(buffer, extra + Q, first, end, centre_x, centre_y, out[3:6])
-        _moments(buffer, extra + R, first, end, centre_x, centre_y, out[6:9])
+        _moments(buffer, P, first, end, centre_x, centre_y, out[0:3])
+        _moments(buffer, Q, first, end, centre_x, centre_y, out[3:6])
+        _moments(buffer, R, first, end, centre_x, centre_y, out[6:9])
         mean_x, mean_y = centre_x + record[OFFSET_X], centre_y + record[OFFSET_Y]
-        _screen_gradient(buffer, extra + SCREEN, first, end, mean_x, mean_y, out)
+        _screen_gradient(buffer, SCREEN, first, end, mean_x, mean_y, out)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
