@@ -47,11 +47,11 @@ def rasterize_2dgs_on_cuda(
     num_cameras = len(viewmats)
     if absgrad and num_cameras > 1:
         raise ValueError(f"absgrad: expected one camera with 2D Gaussians on CUDA, found {num_cameras}")
-    if len(means) == 0:  # gsplat 1.5 divides by their number
-        return _nothing(means, colors, viewmats, width, height, sh_degree, tile_size, backgrounds, render_mode)
     projected = _project(means, quats, scales, viewmats, Ks, width, height, near_plane, far_plane, radius_clip)
     radii, means2d, depths = projected.radii, projected.means2d, projected.depths
-    if sh_degree is not None:
+    if len(means) == 0:
+        colors = colors.reshape(0, colors.shape[-1]).expand(num_cameras, -1, -1)
+    elif sh_degree is not None:
         colors = sh_colors(sh_degree, means, colors, viewmats, _seen(radii))
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
@@ -92,6 +92,10 @@ def _project(
 ) -> _Projected:  # fmt: skip
     from gsplat import fully_fused_projection_2dgs
 
+    if len(means) == 0:  # gsplat 1.5 divides by their number
+        axes = (2,) if gsplat_version() >= (1, 5, 0) else ()
+        radii = torch.zeros(len(viewmats), 0, *axes, dtype=torch.int32, device=means.device)
+        return _Projected(radii, *project_in_torch(means, quats, scales, viewmats, Ks, _seen(radii)))
     # 0.3: eps2d, which these kernels do not use
     arguments = (means, quats, scales, viewmats, Ks, width, height, 0.3, near_plane, far_plane, radius_clip)
     if gsplat_version() >= (1, 5, 3):
@@ -154,6 +158,11 @@ def _composite(
     """Image, alpha, normals, distortion and median depth of one camera; all arguments have a first dimension of 1."""
     from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels_2dgs
 
+    if means2d.shape[1] == 0:
+        empty = (tensor.sum() for tensor in (means2d, ray_transforms, values, opacities, normals))
+        blank = (means2d.new_zeros(()) + sum(empty)).expand(1, size[1], size[0], 1)
+        image = blank + (values.new_zeros(values.shape[-1]) if background is None else background[0])
+        return image, blank, blank.expand(-1, -1, -1, 3), blank, blank
     _, keys, ids = isect_tiles(means2d, radii, depths, tile_size, *tiles)
     offsets = isect_offset_encode(keys, 1, *tiles)
     unused = torch.zeros_like(means2d)  # gsplat's own gradient for densification
@@ -173,27 +182,3 @@ def _info(
         "tile_width": math.ceil(width / tile_size), "tile_height": math.ceil(height / tile_size), "width": width,
         "height": height, "tile_size": tile_size, "n_cameras": len(means2d), "gradient_2dgs": probe,
     }  # fmt: skip
-
-
-def _nothing(
-    means: Tensor, colors: Tensor, viewmats: Tensor, width: int, height: int, sh_degree: int | None, tile_size: int,
-    backgrounds: Tensor | None, render_mode: RenderMode,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
-    """Images without a Gaussian: the background, and zeros that depend on the (empty) inputs."""
-    cameras = len(viewmats)
-    empty = colors.flatten()[:0].sum() + means.sum()
-    per_pixel = empty + means.new_zeros(cameras, height, width, 3)
-    depths = means.new_zeros(cameras, 0)
-    flat = colors.new_zeros(cameras, 0, colors.shape[-1])
-    values, backgrounds = composited_channels(flat, depths, backgrounds, render_mode)
-    renders = per_pixel[..., :1].expand(-1, -1, -1, values.shape[-1])
-    if backgrounds is not None:
-        renders = renders + backgrounds[:, None, None, :]
-    zero = per_pixel[..., :1]
-    means2d, three = means.new_zeros(cameras, 0, 2), means.new_zeros(cameras, 0, 3)
-    transforms, probe = densification_gradient(means.new_zeros(cameras, 0, 3, 3))
-    radii = torch.zeros(
-        cameras, 0, *([2] if gsplat_version() >= (1, 5, 0) else []), dtype=torch.int32, device=means.device
-    )
-    info = _info(radii, means2d, depths, transforms, depths, three, probe, width, height, tile_size)
-    return renders, zero, per_pixel, zero, zero, info

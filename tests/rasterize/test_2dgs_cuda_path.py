@@ -145,5 +145,7 @@ def test_no_discs(stand_in: StandIn) -> None:
         assert float(image.abs().max()) == 0.0
     assert info["means2d"].shape == info["gradient_2dgs"].shape == (2, 0, 2)
     assert stand_in.calls == []
+    info["means2d"].retain_grad()
     renders.sum().backward()
-    assert scene["means"].grad is not None
+    for gradient in (scene["means"].grad, info["means2d"].grad, info["gradient_2dgs"].grad):
+        assert gradient is not None

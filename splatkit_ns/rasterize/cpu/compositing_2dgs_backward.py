@@ -197,28 +197,26 @@ def composite_2dgs_backward(
         )  # fmt: skip
 
 
-@numba.njit(cache=True, error_model="numpy")
-def _transform_gradient(moments, record, depth, inverse, product, v_transform):
-    """Write the gradient of M: with N = M^-1 it is -N^T G N^T for the gradient G of N, at the disc's centre."""
+@numba.njit(cache=True, inline="always", error_model="numpy")
+def _transform_gradient(sums, record, depth, product, v_transform):
+    """Write the gradient of M: with N = M^-1 it is -N^T G N^T for the gradient G of N, at the disc's centre.
+
+    `sums` begins with the nine moments; `product` (3x3) is for use here.
+    """
     scale = 1.0 / PLANE_SCALE  # of u and v in the records and in the moments
-    for k in range(3):
-        moments[0, k] *= scale
-        moments[1, k] *= scale
-        moments[2, k] *= -scale * scale
-    inverse[0, 0], inverse[0, 1] = scale * record[A], scale * record[B]
-    inverse[1, 0], inverse[1, 1] = scale * record[C], scale * record[D]
-    inverse[2, 0], inverse[2, 1] = record[E], record[F]
-    inverse[0, 2], inverse[1, 2], inverse[2, 2] = 0.0, 0.0, 1.0  # N times the centre's depth
+    a, b, c, d = scale * record[A], scale * record[B], scale * record[C], scale * record[D]
+    e, f = float(record[E]), float(record[F])
+    for k in range(3):  # N is ((a, b, 0), (c, d, 0), (e, f, 1)) / depth, G is depth * (p, q, -r)
+        p, q, r = scale * sums[k], scale * sums[3 + k], scale * scale * sums[6 + k]
+        product[0, k] = (e * r - a * p - c * q) / depth
+        product[1, k] = (f * r - b * p - d * q) / depth
+        product[2, k] = r / depth
     for i in range(3):
-        for k in range(3):
-            product[i, k] = (
-                -(inverse[0, i] * moments[0, k] + inverse[1, i] * moments[1, k] + inverse[2, i] * moments[2, k]) / depth
-            )
+        x, y = product[i, 0], product[i, 1]
+        v_transform[i, 0] = a * x + b * y
+        v_transform[i, 1] = c * x + d * y
+        v_transform[i, 2] = e * x + f * y + product[i, 2]
     for k in range(3):
-        for i in range(3):
-            v_transform[i, k] = (
-                product[i, 0] * inverse[k, 0] + product[i, 1] * inverse[k, 1] + product[i, 2] * inverse[k, 2]
-            )
         v_transform[2, k] -= record[CENTRE_X] * v_transform[0, k] + record[CENTRE_Y] * v_transform[1, k]
 
 
@@ -231,23 +229,19 @@ def gather_by_disc(
 
     v_absolute gets sums over pixels of absolute gradients of means2d.
     """
-    moments, inverse, product, v_transform = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 3))
+    sums, product, v_transform = np.empty(V_VALUES), np.empty((3, 3)), np.empty((3, 3))
     for rank in range(first, last):
         g = depth_order[rank]
-        moments[:] = 0.0
+        sums[:] = 0.0
         for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
-            row = row_gradients[slot]
-            for i in range(3):
-                for k in range(3):
-                    moments[i, k] += row[3 * i + k]
-            v_means2d[g, 0] += row[V_MEAN_X]
-            v_means2d[g, 1] += row[V_MEAN_Y]
-            v_opacities[g] += row[V_OPACITY]
-            v_absolute[g, 0] += row[V_ABS_X]
-            v_absolute[g, 1] += row[V_ABS_Y]
+            for k in range(V_VALUES):
+                sums[k] += row_gradients[slot, k]
             for k in range(v_values.shape[1]):
-                v_values[g, k] += row[V_VALUES + k]
-        _transform_gradient(moments, records[g], depths[g], inverse, product, v_transform)
+                v_values[g, k] += row_gradients[slot, V_VALUES + k]
+        v_means2d[g, 0], v_means2d[g, 1] = sums[V_MEAN_X], sums[V_MEAN_Y]
+        v_opacities[g] = sums[V_OPACITY]
+        v_absolute[g, 0], v_absolute[g, 1] = sums[V_ABS_X], sums[V_ABS_Y]
+        _transform_gradient(sums, records[g], depths[g], product, v_transform)
         for i in range(3):
             for k in range(3):
                 v_transforms[g, i, k] = v_transform[i, k]
