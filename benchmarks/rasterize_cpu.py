@@ -2,7 +2,8 @@
 
 The peer is gsplat's own PyTorch code, as far as it runs without CUDA: covariances, projection and spherical harmonics
 from `gsplat.cuda._torch_impl`; its compositing calls a CUDA kernel, so a tiled PyTorch one stands in for it, on tile
-lists that our binning made (which favours the peer).
+lists that our binning made (which favours the peer). 2D Gaussians of the same scene are timed beside them, with all
+that 2DGS trains on: colour, depth, normals, distortion. They have no peer: gsplat's PyTorch code for them needs CUDA.
 
     python benchmarks/rasterize_cpu.py --scene path/to/scene --gaussians 16000 60000
 """
@@ -23,7 +24,7 @@ from plyfile import PlyData
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from splatkit_ns.rasterize import rasterization
+from splatkit_ns.rasterize import rasterization, rasterization_2dgs
 
 SH_C0 = 0.28209479177387814
 NAMES = ("means", "quats", "scales", "opacities", "colors")
@@ -80,6 +81,15 @@ def make_gaussians(positions: np.ndarray, colours: np.ndarray, count: int) -> di
 
 def render_ours(g: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, width: int, height: int) -> Tensor:
     return rasterization(**g, viewmats=viewmats, Ks=Ks, width=width, height=height, sh_degree=3)[0]
+
+
+def render_ours_2dgs(g: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, width: int, height: int) -> Tensor:
+    """(1, H, W, 8): colour, expected depth, normal, distortion."""
+    rendered = rasterization_2dgs(
+        **g, viewmats=viewmats, Ks=Ks, width=width, height=height, sh_degree=3, render_mode="RGB+ED", distloss=True
+    )
+    assert rendered.distortion is not None
+    return torch.cat([rendered.renders, rendered.normals, rendered.distortion], dim=-1)
 
 
 def render_torch(g: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, width: int, height: int) -> Tensor:
@@ -163,6 +173,9 @@ def main() -> None:
         ours, image = measure(render_ours, gaussians, camera, args.repeats, warm_up=2)
         row: dict[str, Any] = {"gaussians": count, "splatkit": ours}
         print(f"{count:>10} {'splatkit-ns':<14} {ours['forward']:9.1f} {ours['backward']:9.1f} {ours['total']:9.1f}")
+        discs, _ = measure(render_ours_2dgs, gaussians, camera, args.repeats, warm_up=2)
+        row["splatkit_2dgs"] = discs
+        print(f"{'':>10} {'ours, 2DGS':<14} {discs['forward']:9.1f} {discs['backward']:9.1f} {discs['total']:9.1f}")
         if not args.no_peer:
             peer, peer_image = measure(render_torch, gaussians, camera, repeats=2, warm_up=1)
             ratio = peer["total"] / ours["total"]

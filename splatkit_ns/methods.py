@@ -13,18 +13,19 @@ from typing import Any
 from nerfstudio.plugins.types import MethodSpecification
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification, SplatMCMCDensification
-from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
+from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.copying import holdable
 from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.plugin.run_modules import check_parts
-from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.renderer import Splat2DGSRenderer, SplatRenderer
 
 __all__ = [
     "gaussian_optimizers",
     "make_method",
+    "splatkit_2dgs",
     "splatkit_3dgs",
     "splatkit_3dgs_adc",
     "splatkit_3dgs_big",
@@ -126,4 +127,12 @@ splatkit_3dgs_mcmc = make_method(
     loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
     **_MCMC_START,
     description="3D Gaussian Splatting as Markov Chain Monte Carlo, with the paper's settings (splatkit-ns).",
+)
+
+splatkit_2dgs = make_method(
+    "splatkit-2dgs",
+    renderer=Splat2DGSRenderer(),
+    loss_fn=Splat2DGSLossFn(),
+    densification=SplatDefaultDensification(prune_opa=0.05),  # as the 2DGS authors' code and gsplat's example have it
+    description="2D Gaussian Splatting: flat discs, for surfaces with normals (splatkit-ns).",
 )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.base import SplatBaseModule, payload_type
 from splatkit_ns.modules.frame import PayloadT
 from splatkit_ns.splat import SplatTrainingState
 
@@ -25,9 +25,10 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         """Change the set of Gaussians, after the optimizers' step; called every step.
 
         Name the arguments that you need: ``step, max_steps, training_state, rend_out, rendered_frames, target_frames,
-        masks, world_rank, world_size``, and the others that hooks may ask for. ``rend_out.means2d.grad`` holds the
-        gradients of this step. Change the rows with ``training_state.duplicate``, ``split`` and ``remove``, or with a
-        strategy of gsplat's on ``training_state.params`` and ``training_state.optimizers``.
+        masks, world_rank, world_size``, and the others that hooks may ask for. ``rend_out.densification_gradient`` is
+        this step's gradient on the screen, of any renderer. Change the rows with ``training_state.duplicate``,
+        ``split`` and ``remove``, or with a strategy of gsplat's on ``training_state.params`` and
+        ``training_state.optimizers``.
         """
         raise NotImplementedError
 
@@ -42,6 +43,12 @@ def request_absgrad(renderer: Any, owner: str) -> None:
         raise ModuleError(
             f"{owner} needs absolute gradients (absgrad), which {type(renderer).__name__} does not offer: "
             f"it has no field 'absgrad'. Set absgrad to False on {owner}, or use Splat3DGSRenderer."
+        )
+    payload = payload_type(renderer)
+    if payload.key_for_gradient != "means2d":
+        raise ModuleError(
+            f"{owner} needs absolute gradients (absgrad) of means2d, but with {type(renderer).__name__} densification "
+            f"looks at the gradients of {payload.key_for_gradient}, which have none. Set absgrad to False on {owner}."
         )
     renderer.absgrad = True
 

@@ -109,8 +109,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     @torch.no_grad()
     def _count(self, rend_out: SplatRenderPayload) -> None:
         """Add this step's gradients to the running statistics, without a read-back from the device."""
-        means2d = rend_out.means2d
-        grads = getattr(means2d, "absgrad") if self.absgrad else means2d.grad  # noqa: B009
+        grads = getattr(rend_out.means2d, "absgrad") if self.absgrad else rend_out.densification_gradient  # noqa: B009
         if grads is None:
             return
         radii = rend_out.radii

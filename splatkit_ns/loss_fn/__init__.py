@@ -1,6 +1,7 @@
 """Losses: how far a render is from its photograph."""
 
+from splatkit_ns.loss_fn._2dgs import Splat2DGSLossFn
 from splatkit_ns.loss_fn._3dgs import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import SplatLossFn
 
-__all__ = ["Splat3DGSLossFn", "SplatLossFn"]
+__all__ = ["Splat2DGSLossFn", "Splat3DGSLossFn", "SplatLossFn"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,6 +12,9 @@ from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import StepContext, is_finite
 from splatkit_ns.modules.frame import PayloadT
+
+TargetName = Literal["target_depths", "target_normals"]
+"""What a data set may hold besides images."""
 
 
 class SplatLossFn(SplatBaseModule[PayloadT]):
@@ -21,13 +24,25 @@ class SplatLossFn(SplatBaseModule[PayloadT]):
     def compute_loss(self, **kwargs: Any) -> Tensor | Mapping[str, Tensor]:
         """The loss of one step.
 
-        Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, training_state, step,
-        max_steps``, and the others that hooks may ask for.
+        Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, cam_to_worlds, Ks,
+        target_depths, target_normals, training_state, step, max_steps``, and the others that hooks may ask for.
 
         Returns:
             A scalar, or a dict of named scalars, already weighted: they are summed, and logged by name.
         """
         raise NotImplementedError
+
+    def wants_depth(self, step: int) -> bool:
+        """Whether the loss of this step (counted from 1) reads ``rend_out.depths``, or what a renderer makes of depth.
+
+        Depth is rendered in the steps that want it, and costs nothing in the others.
+        """
+        return False
+
+    @property
+    def wanted_targets(self) -> frozenset[TargetName]:
+        """What the loss reads of the data besides images; it is loaded, and comes in the argument of that name."""
+        return frozenset()
 
 
 def named_terms(result: Any, owner: str, context: StepContext) -> dict[str, Tensor]:

@@ -29,10 +29,10 @@ RUN_ARGUMENTS = (
 )
 """Known during the whole run."""
 
-BATCH_ARGUMENTS = (*RUN_ARGUMENTS, "target_frames", "masks")
+BATCH_ARGUMENTS = (*RUN_ARGUMENTS, "target_frames", "masks", "target_depths", "target_normals")
 """Known once a training image has been drawn."""
 
-RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "rendered_frames", "rend_out")
+RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "cam_to_worlds", "Ks", "rendered_frames", "rend_out")
 """Known once the image has been rendered."""
 
 LOSS_ARGUMENTS = (*RENDER_ARGUMENTS, "loss", "loss_terms")
@@ -68,6 +68,14 @@ class StepContext:
     """Ground truth, (1, H, W, 3) in [0, 1]."""
     masks: Tensor | None = None
     """(1, H, W) bool, True = use this pixel, or None for all of them."""
+    target_depths: Tensor | None = None
+    """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss wants it."""
+    target_normals: Tensor | None = None
+    """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss wants them."""
+    cam_to_worlds: Tensor | None = None
+    """Pose of the training camera, (1, 4, 4), OpenCV axes."""
+    Ks: Tensor | None = None
+    """Its intrinsics in pixels of this step's images, (1, 3, 3)."""
     rendered_frames: Tensor | None = None
     """Render, (1, H, W, 3)."""
     rend_out: Any = None
@@ -82,7 +90,8 @@ class StepContext:
     def start_step(self, step: int) -> None:
         """Forget the last step's images and losses."""
         self.step = step
-        self.target_frames = self.masks = self.rendered_frames = self.rend_out = self.loss = None
+        self.target_frames = self.masks = self.target_depths = self.target_normals = None
+        self.cam_to_worlds = self.Ks = self.rendered_frames = self.rend_out = self.loss = None
         self.loss_terms = {}
         self.image_name = ""
 

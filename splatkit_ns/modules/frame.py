@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import ItemsView, KeysView
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from typing_extensions import TypeVar
@@ -17,6 +17,10 @@ class SplatRenderPayload:
     A renderer of your own returns a subclass with further fields; they reach the loss and every module through
     ``rend_out``. Fields can be read like attributes or like a dict's items.
     """
+
+    key_for_gradient: ClassVar[str] = "means2d"
+    """Name of the field whose gradient says how Gaussians want to move on the screen, which densification looks at; as
+    gsplat's strategies call it."""
 
     renders: Tensor
     """Colours, (C, H, W, 3), composited onto the background."""
@@ -47,6 +51,28 @@ class SplatRenderPayload:
         from splatkit_ns.rasterize import radii_in_pixels
 
         return radii_in_pixels(self.info)
+
+    @property
+    def densification_gradient(self) -> Tensor | None:
+        """How the loss changes with each Gaussian's position on the screen, (C, N, 2) a pixel; None before backward."""
+        return self[self.key_for_gradient].grad
+
+    def retain_gradients(self) -> None:
+        """Let backward keep the gradients that densification and modules read."""
+        for tensor in (self.means2d, self[self.key_for_gradient]):
+            if tensor.requires_grad:
+                tensor.retain_grad()
+
+    def extra_images(self, cam_to_worlds: Tensor) -> dict[str, Tensor]:
+        """What viewer and ``ns-render`` show besides colour and depth, by name; a payload of your own may add some.
+
+        Args:
+            cam_to_worlds: of the cameras, (C, 4, 4), OpenCV axes.
+
+        Returns:
+            (C, H, W, 3) colours in [0, 1], or (C, H, W, 1) of any range.
+        """
+        return {}
 
     def keys(self) -> KeysView[str]:
         """Names of the fields."""

@@ -3,7 +3,9 @@ anew at every step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +17,12 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data_checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data_contents import RESTORE, check_outputs
 from splatkit_ns.plugin.reporting import install_excepthook, report_once
+from splatkit_ns.plugin.targets import add_targets, target_files
 
 
 class SplatkitDataset(InputDataset):
@@ -112,6 +116,23 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if test_mode != "inference":
             check_outputs(self.eval_dataset.dataparser_outputs, "eval", check_images)
         self._train_views: list[Cameras] = []
+        self._target_files: dict[TargetName, list[Path]] = {}
+
+    def use_targets(self, wanted: Iterable[TargetName]) -> None:
+        """Load depth or normals beside the training images; to be called before those are loaded.
+
+        Raises:
+            DataError: the data set has none.
+        """
+        self._target_files = target_files(self, wanted)
+
+    def _load_images(
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> list[dict[str, torch.Tensor]]:
+        batches = super()._load_images(split, cache_images_device)
+        if split == "train":
+            add_targets(self, batches, self._target_files)
+        return batches
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """The next training image and its camera, drawn as nerfstudio draws it."""

@@ -46,6 +46,29 @@ def valid_pixels(mask: Tensor, downscale: int) -> Tensor:
     return F.max_pool2d(invalid, downscale)[0, 0] == 0
 
 
+def mean_depths(depths: Tensor, downscale: int) -> Tensor:
+    """Depths at the resolution of this step; unknown where one of those that are averaged is.
+
+    Args:
+        depths: (H, W, 1), NaN where unknown.
+        downscale: as for `ground_truth`.
+
+    Returns:
+        (H // downscale, W // downscale, 1), NaN where unknown.
+    """
+    return depths if downscale == 1 else ground_truth(depths, downscale)
+
+
+def mean_normals(normals: Tensor, downscale: int) -> Tensor:
+    """Unit normals at the resolution of this step; see `mean_depths`.
+
+    Args:
+        normals: (H, W, 3), NaN where unknown.
+        downscale: as for `ground_truth`.
+    """
+    return normals if downscale == 1 else F.normalize(ground_truth(normals, downscale), dim=-1)
+
+
 def composite(image: Tensor, background: Tensor) -> Tensor:
     """Lay an RGBA image onto a background; RGB stays as it is.
 

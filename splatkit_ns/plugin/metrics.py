@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.loss_fn._3dgs import l1
 from splatkit_ns.loss_fn.ssim import WINDOW_SIZE, ssim
+from splatkit_ns.loss_fn.supervised import l1
 from splatkit_ns.plugin.reporting import report_once
 
 

@@ -32,6 +32,7 @@ from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhol
 from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.initial import initial_gaussians
 from splatkit_ns.plugin.metrics import ImageMetrics
+from splatkit_ns.plugin.views import cropped, view_outputs
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.schema import KEYS, check_shapes
@@ -261,6 +262,10 @@ class SplatkitModel(SplatfactoModel):
         context.target_frames = images.composite(target, self._step_background)[None]
         if "mask" in batch:
             context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
+        if "target_depths" in batch:
+            context.target_depths = images.mean_depths(batch["target_depths"].to(self.device), downscale)[None]
+        if "target_normals" in batch:
+            context.target_normals = images.mean_normals(batch["target_normals"].to(self.device), downscale)[None]
         self.run_hooks("pre_step", after="data")
 
     def finish_step(self, step: int) -> None:
@@ -293,13 +298,18 @@ class SplatkitModel(SplatfactoModel):
 
         Returns:
             rgb (H, W, 3), accumulation (H, W, 1), background (3,) in training, (H, W, 3) otherwise, and depth
-            (H, W, 1), or None where training renders none.
+            (H, W, 1), or None where training renders none; outside training also what the payload's `extra_images`
+            has.
         """
-        return self._training_outputs(camera) if self.training else self._view_outputs(camera)
+        if self.training:
+            return self._training_outputs(camera)
+        state = cropped(self.training_state, self.crop_box)
+        return view_outputs(self.renderer, state, pinhole_view(camera), self._sh_degree(), self._background())
 
     def _training_outputs(self, camera: Cameras) -> dict[str, Any]:
         view = self._training_view(camera)
-        render_mode = "RGB+ED" if self.config.output_depth_during_training else "RGB"
+        context = self.context
+        with_depth = self.config.output_depth_during_training or self.loss_fn.wants_depth(context.step)
         payload = self.renderer.render(
             self.training_state,
             view.cam_to_worlds,
@@ -308,12 +318,12 @@ class SplatkitModel(SplatfactoModel):
             view.height,
             sh_degree=self._sh_degree(),
             backgrounds=self._step_background[None],
-            render_mode=render_mode,
+            render_mode="RGB+ED" if with_depth else "RGB",
         )
-        if payload.means2d.requires_grad:
-            payload.means2d.retain_grad()
-        self.context.rend_out = payload
-        self.context.rendered_frames = payload.renders
+        payload.retain_gradients()
+        context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
+        context.rend_out = payload
+        context.rendered_frames = payload.renders
         depth = payload.depths
         return {
             "rgb": payload.renders[0],
@@ -335,36 +345,6 @@ class SplatkitModel(SplatfactoModel):
             corrected = self.camera_optimizer.apply_to_camera(camera)
             view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))
         return view
-
-    @torch.no_grad()
-    def _view_outputs(self, camera: Cameras) -> dict[str, Any]:
-        view = pinhole_view(camera)
-        background = self._background()
-        state = self.training_state
-        if self.crop_box is not None:
-            inside = self.crop_box.within(self.means).squeeze(-1)
-            if not bool(inside.any()):
-                return self.get_empty_outputs(view.width, view.height, background)
-            state = SplatTrainingState({name: nn.Parameter(p[inside]) for name, p in self.gauss_params.items()}, {})
-        payload = self.renderer.render(
-            state,
-            view.cam_to_worlds,
-            view.Ks,
-            view.width,
-            view.height,
-            sh_degree=self._sh_degree(),
-            backgrounds=background[None],
-            render_mode="RGB+ED",
-        )
-        alphas, depth = payload.alphas[0], payload.depths
-        outputs: dict[str, Any] = {
-            "rgb": payload.renders[0].clamp(0, 1),
-            "accumulation": alphas,
-            "background": background.expand(view.height, view.width, 3),
-        }
-        if depth is not None:
-            outputs["depth"] = torch.where(alphas > 0, depth[0], depth.max())
-        return outputs
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None

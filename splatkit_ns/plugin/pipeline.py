@@ -46,6 +46,8 @@ class SplatkitPipeline(VanillaPipeline):
         alpha_color = self.datamanager.train_dataparser_outputs.alpha_color
         if alpha_color is not None:
             self.model.dataset_background = torch.as_tensor(alpha_color, dtype=torch.float32)
+        if self.test_mode == "val":  # that is, to train
+            self.datamanager.use_targets(self.model.loss_fn.wanted_targets)
         extent = camera_extent(self.datamanager.train_dataset.cameras)
         context.scene_scale = (extent if extent > 0 else 1.0) * config.model.global_scale
         self.wants_metrics: Callable[[int], bool] = lambda step: True

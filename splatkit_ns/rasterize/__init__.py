@@ -3,13 +3,16 @@
 Importing this package imports neither gsplat nor numba, and compiles nothing.
 """
 
-from .checks import RasterizeMode, RenderMode
+from .checks import DepthMode, RasterizeMode, RenderMode
 from .cuda import BackendUnavailableError, check_cuda_backend
 from .dispatch import rasterization
+from .dispatch_2dgs import Rasterization2DGS, rasterization_2dgs
 from .versions import gsplat_version, radii_have_axes, radii_in_pixels
 
 __all__ = [
     "BackendUnavailableError",
+    "DepthMode",
+    "Rasterization2DGS",
     "RasterizeMode",
     "RenderMode",
     "check_cuda_backend",
@@ -17,4 +20,5 @@ __all__ = [
     "radii_have_axes",
     "radii_in_pixels",
     "rasterization",
+    "rasterization_2dgs",
 ]

@@ -10,7 +10,9 @@ from torch import Tensor
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 RasterizeMode = Literal["classic", "antialiased"]
+DepthMode = Literal["expected", "median"]
 RENDER_MODES = get_args(RenderMode)
+DEPTH_MODES = get_args(DepthMode)
 RASTERIZE_MODES = get_args(RasterizeMode)
 
 
@@ -73,6 +75,17 @@ def check_shapes(
                 f"{name}: expected dtype torch.float32 or torch.float64, the same for all arguments, "
                 f"found {tensor.dtype} where means has {means.dtype}"
             )
+
+
+def check_settings_2dgs(render_mode: str, packed: bool, sparse_grad: bool, distloss: bool, depth_mode: str) -> None:
+    """Raise ValueError if what only 2DGS has, or lacks, does not fit together."""
+    if depth_mode not in DEPTH_MODES:
+        raise ValueError(f"depth_mode: expected one of {', '.join(DEPTH_MODES)}, found {depth_mode!r}")
+    if distloss and render_mode == "RGB":
+        raise ValueError("distloss: expected a render_mode with depth (D, ED, RGB+D, RGB+ED), found 'RGB'")
+    if packed or sparse_grad:
+        name = "packed" if packed else "sparse_grad"
+        raise ValueError(f"{name}: expected False for 2D Gaussians, found True")
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -48,10 +48,10 @@ def _with_own_lists(
     if rasterize_mode == "antialiased":
         opacities = opacities * compensations
     if sh_degree is not None:
-        colors = _sh_colors(sh_degree, means, colors, viewmats, seen)
+        colors = sh_colors(sh_degree, means, colors, viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
-    colors, backgrounds = _channels(colors, depths, backgrounds, render_mode)
+    colors, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
     offsets, ids = tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size)
     images, alphas = rasterize_to_pixels(
@@ -69,7 +69,7 @@ def _with_own_lists(
     return images, alphas, info
 
 
-def _sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
+def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
     """Colours (C, N, 3) of spherical harmonics seen from each camera."""
     from gsplat import spherical_harmonics
 
@@ -82,7 +82,7 @@ def _sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tenso
     return (spherical_harmonics(degree, directions, coefficients, masks=seen) + 0.5).clamp(min=0.0)
 
 
-def _channels(
+def composited_channels(
     colors: Tensor, depths: Tensor, backgrounds: Tensor | None, render_mode: RenderMode
 ) -> tuple[Tensor, Tensor | None]:
     """What is composited, (C, N, X), and the background of each channel (C, X); that of depth is 0."""

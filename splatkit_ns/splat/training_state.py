@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from splatkit_ns.splat import initialization, state_checkpoint
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from splatkit_ns.splat.discs import disc_log_scales, flatten
 from splatkit_ns.splat.optimizers import make_optimizers
 from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
 from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
@@ -60,6 +61,7 @@ class SplatTrainingState:
         changes, and start at zero in new rows; those of other parameters are None after a change."""
         self._listeners: list[RowListener] = []
         self._tracker: RowTracker | None = None
+        self._flat = False
 
     def __len__(self) -> int:
         return self.num_gaussians
@@ -92,7 +94,17 @@ class SplatTrainingState:
     @property
     def scales(self) -> Tensor:
         """(N, 3) standard deviations along the Gaussian's own axes in world units, > 0."""
-        return torch.exp(self.params["scales"])
+        log_scales = self.params["scales"]
+        return torch.exp(disc_log_scales(log_scales) if self._flat else log_scales)
+
+    def make_flat(self) -> None:
+        """Turn the Gaussians into discs, see `discs.flatten`; from now on nothing changes their thickness.
+
+        For renderers that draw discs. The third scale is then a constant, so that it neither decides about
+        densification nor gets lost in PLY files, where it makes the discs thin in viewers that draw 3D Gaussians.
+        """
+        flatten(self.params)
+        self._flat = True
 
     @property
     def opacities(self) -> Tensor:
@@ -176,6 +188,8 @@ class SplatTrainingState:
         tracker = self._tracker
         if tracker is not None:
             self._report(tracker)
+        if self._flat and "scales" in new_rows:
+            new_rows = {**new_rows, "scales": disc_log_scales(new_rows["scales"])}
         try:
             change_rows(self.params, self.optimizers, change, new_rows, self.accumulating)
         finally:

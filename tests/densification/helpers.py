@@ -10,6 +10,7 @@ from torch import Tensor
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize.versions import radii_have_axes
 from splatkit_ns.splat import SplatTrainingState
 
@@ -69,6 +70,15 @@ def payload(gradients: Tensor, radii: Tensor) -> SplatRenderPayload:
     return SplatRenderPayload(
         renders=image, alphas=image[..., :1], width=WIDTH, height=HEIGHT, n_cameras=cameras, info=info, means2d=means2d
     )
+
+
+def disc_payload(gradients: Tensor, radii: Tensor) -> Splat2DGSPayload:
+    """The same of a render of discs: `gradients` are those of ``gradient_2dgs``, and means2d has others."""
+    fields = dict(payload(gradients * 7, radii).items())
+    probe = torch.zeros_like(gradients, requires_grad=True)
+    probe.grad = gradients.clone()
+    fields["info"] = {**fields["info"], "gradient_2dgs": probe}
+    return Splat2DGSPayload(**fields, gradient_2dgs=probe, normals=fields["renders"])
 
 
 def random_payload(num: int, seed: int, cameras: int = 1, size: float = 4e-5) -> SplatRenderPayload:

@@ -11,9 +11,10 @@ from gsplat.strategy.ops import reset_opa
 
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import RowChange, SplatTrainingState
-from tests.densification.helpers import optimize, payload, random_payload, random_state, set_up
+from tests.densification.helpers import disc_payload, optimize, payload, random_payload, random_state, set_up
 
 SETTINGS = {"refine_start_iter": 4, "refine_every": 4, "reset_every": 12, "refine_stop_iter": 34}
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
@@ -65,6 +66,27 @@ def test_every_step_does_what_gsplats_strategy_does(options: dict[str, Any]) -> 
         numbers.add(len(ours))
     assert len(numbers) >= 4, "the test must make the strategies work"
     assert max(numbers) > 50
+
+
+def test_with_discs_it_looks_at_their_gradient_as_gsplats_strategy_does() -> None:
+    settings = {"grow_grad2d": 0.0022, **SETTINGS}
+    ours, theirs = random_state(40), random_state(40)
+    strategy = SplatDefaultDensification(**settings)
+    reference = DefaultStrategy(**settings, key_for_gradient=Splat2DGSPayload.key_for_gradient)  # type: ignore[arg-type]
+    set_up(strategy, ours, Splat2DGSRenderer())
+    state = reference.initialize_state(scene_scale=1.3)
+    for step in range(1, 9):
+        optimize(ours, step)
+        optimize(theirs, step)
+        plain = random_payload(len(ours), seed=step)
+        assert plain.means2d.grad is not None
+        seen = disc_payload(plain.means2d.grad, plain.radii)
+        torch.manual_seed(step)
+        strategy.densify(step, ours, seen, scene_scale=1.3)
+        torch.manual_seed(step)
+        reference.step_post_backward(theirs.params, theirs.optimizers, state, step, seen.info)
+        assert_same(ours, theirs)
+    assert len(ours) > 40, "some must have grown"
 
 
 def test_sizes_on_the_screen_count_as_in_gsplat() -> None:

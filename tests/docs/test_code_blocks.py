@@ -56,6 +56,7 @@ def test_thousandths() -> None:
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_tiny_scene(folder / "my_scene")
+    write_tiny_scene(folder / "my_scene_with_depth", depth=True)
     write_tiny_colmap(folder / "my_colmap_scene")
     write_tiny_blender(folder / "lego")
     return folder
@@ -90,12 +91,13 @@ def shell_commands(page: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
     """Options of the commands that the pages use, by command."""
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
     from nerfstudio.scripts import eval as ns_eval
     from nerfstudio.scripts.exporter import ExportGaussianSplat
     from nerfstudio.scripts.viewer.run_viewer import RunViewer
 
-    from splatkit_ns.methods import splatkit_3dgs
+    from splatkit_ns.methods import splatkit_2dgs, splatkit_3dgs
 
     def named(target: Any, **more: Any) -> set[str]:
         parser = tyro.extras.get_parser(target, **more)
@@ -103,7 +105,9 @@ def options() -> dict[str, set[str]]:
 
     return {
         "ns-train": named(type(splatkit_3dgs.config), default=splatkit_3dgs.config)
+        | named(type(splatkit_2dgs.config), default=splatkit_2dgs.config)
         | named(NerfstudioDataParserConfig)
+        | named(ColmapDataParserConfig)
         | {"--data", "--pipeline.model.loss-fn.delta", "--pipeline.model.loss-fn.polarise"},
         "ns-eval": named(ns_eval.ComputePSNR),
         "ns-viewer": named(RunViewer),

@@ -81,7 +81,10 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
         "step", "world_rank", "world_size", "scene_scale",
     }  # fmt: skip
     assert seen["on_setup"] == names
-    of_step = {"target_frames", "masks", "rendered_frames", "rend_out", "loss", "loss_terms"}
+    of_step = {
+        "target_frames", "masks", "target_depths", "target_normals", "cam_to_worlds", "Ks", "rendered_frames",
+        "rend_out", "loss", "loss_terms",
+    }  # fmt: skip
     assert seen["post_compute_loss"] == names | of_step
 
 
@@ -105,7 +108,8 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
     assert str(caught.value) == (
         "MyModule.pre_step asks for 'iteration', 'images', which does not exist there.\n"
         "  It may ask for: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
-        "training_state, step, world_rank, world_size, scene_scale, target_frames, masks\n"
+        "training_state, step, world_rank, world_size, scene_scale, target_frames, masks, target_depths, "
+        "target_normals\n"
         "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
     )
 

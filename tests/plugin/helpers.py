@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nerfstudio.plugins.types import MethodSpecification
 
 from splatkit_ns import methods
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
@@ -14,10 +15,18 @@ from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 
 
 def run_config(
-    data: Path, output_dir: Path = Path("outputs"), *, steps: int = 30, mcmc: bool = False, dataparser: Any = None
+    data: Path,
+    output_dir: Path = Path("outputs"),
+    *,
+    steps: int = 30,
+    mcmc: bool = False,
+    dataparser: Any = None,
+    method: MethodSpecification | None = None,
 ) -> SplatkitTrainerConfig:
     """The registered method with a few steps, on the CPU, without viewer and network."""
-    config: SplatkitTrainerConfig = deepcopy((methods.splatkit_3dgs_mcmc if mcmc else methods.splatkit_3dgs_adc).config)
+    if method is None:
+        method = methods.splatkit_3dgs_mcmc if mcmc else methods.splatkit_3dgs_adc
+    config: Any = deepcopy(method.config)
     config.output_dir = output_dir
     config.experiment_name = "tiny"
     config.timestamp = "run"
@@ -37,9 +46,11 @@ def run_config(
     return config
 
 
-def make_pipeline(data: Path, test_mode: Any = "val", **model_options: Any) -> SplatkitPipeline:
+def make_pipeline(
+    data: Path, test_mode: Any = "val", method: MethodSpecification | None = None, **model_options: Any
+) -> SplatkitPipeline:
     """Data and model as a run would make them, in training mode; options by field name of the model's config."""
-    config = run_config(data)
+    config = run_config(data, method=method)
     for name, value in model_options.items():
         assert hasattr(config.pipeline.model, name), name
         setattr(config.pipeline.model, name, value)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.methods import splatkit_2dgs
 from splatkit_ns.plugin.options import check_device, check_options
 from tests.plugin.helpers import run_config
 
@@ -31,6 +32,7 @@ def config(**options: Any) -> Any:
 def test_the_methods_own_options_are_fine() -> None:
     check_options(config())
     check_options(run_config(NOWHERE, mcmc=True))
+    check_options(run_config(NOWHERE, method=splatkit_2dgs))
 
 
 def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
@@ -70,6 +72,10 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"load_dir": Path("gone")}, "--load-dir: there is no folder gone"),
         ({"gradient_accumulation_steps": {"means": 0}}, "--gradient-accumulation-steps of means is 0"),
         ({"pipeline__datamanager__camera_res_scale_factor": 0.0}, "camera-res-scale-factor is 0.0, expected a number"),
+        (
+            {"pipeline__model__loss_fn__depth_lambda": -0.1},
+            "loss-fn.depth-lambda is -0.1, expected a number of at",
+        ),
         ({"pipeline__model__random_scale": float("inf")}, "random-scale is inf, expected a number above 0"),
     ],
 )

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from numba.core import config as numba_config
 
-_KERNEL_MODULES = ("projection", "projection_backward", "sh", "tiles", "compositing", "compositing_backward")
+_KERNEL_MODULES = (
+    "projection", "projection_backward", "sh", "tiles", "compositing", "compositing_backward",
+    "projection_2dgs", "projection_2dgs_backward", "compositing_2dgs", "compositing_2dgs_backward",
+)  # fmt: skip
 
 
 def _writable(folder: Path) -> bool:

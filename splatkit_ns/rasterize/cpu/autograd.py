@@ -23,16 +23,16 @@ from .tiles import TileLists, build_tile_lists
 Array = npt.NDArray[Any]
 
 
-def _array(tensor: Tensor) -> Array:
+def array_of(tensor: Tensor) -> Array:
     return tensor.detach().contiguous().numpy()
 
 
-def _zeros(like: Tensor) -> Tensor:
+def zeros_like(like: Tensor) -> Tensor:
     """Contiguous zeros, whatever the strides of `like`: the kernels are compiled for contiguous arrays only."""
     return torch.zeros(like.shape, dtype=like.dtype)
 
 
-def _blocks(n: int) -> int:
+def blocks_of(n: int) -> int:
     """Blocks that N Gaussians' sums are cut into: a function of N only, so that sums do not depend on threads."""
     return max(1, min(64, n // 64))
 
@@ -54,8 +54,8 @@ class Project(torch.autograd.Function):
         radii = torch.zeros(cameras, n, 2, dtype=torch.int32)
         for camera in range(cameras):
             run_parallel(
-                project, n, camera, _array(means), _array(quats), _array(scales), _array(opacities), _array(viewmats),
-                _array(Ks), width, height, near, far, radius_clip, eps2d, antialiased,
+                project, n, camera, array_of(means), array_of(quats), array_of(scales), array_of(opacities),
+                array_of(viewmats), array_of(Ks), width, height, near, far, radius_clip, eps2d, antialiased,
                 means2d.numpy(), depths.numpy(), conics.numpy(), compensations.numpy(), radii.numpy(),
             )  # fmt: skip
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
@@ -71,17 +71,17 @@ class Project(torch.autograd.Function):
         width, height, eps2d = ctx.size
         cameras, n = radii.shape[:2]
         v_means2d, v_depths, v_conics, v_compensations = (
-            _array(means.new_zeros(shape) if gradient is None else gradient)
+            array_of(means.new_zeros(shape) if gradient is None else gradient)
             for gradient, shape in zip(
                 gradients, ((cameras, n, 2), (cameras, n), (cameras, n, 3), (cameras, n)), strict=False
             )
         )
-        v_means, v_quats, v_scales = _zeros(means), _zeros(quats), _zeros(scales)
-        blocks = _blocks(n)
+        v_means, v_quats, v_scales = zeros_like(means), zeros_like(quats), zeros_like(scales)
+        blocks = blocks_of(n)
         v_view_partial = torch.zeros(blocks, cameras, 4, 4, dtype=torch.float64)
         run_parallel(
-            project_backward, blocks, blocks, _array(means), _array(quats), _array(scales), _array(viewmats),
-            _array(Ks), width, height, eps2d, _array(radii), v_means2d, v_depths, v_conics, v_compensations,
+            project_backward, blocks, blocks, array_of(means), array_of(quats), array_of(scales), array_of(viewmats),
+            array_of(Ks), width, height, eps2d, array_of(radii), v_means2d, v_depths, v_conics, v_compensations,
             v_means.numpy(), v_quats.numpy(), v_scales.numpy(), v_view_partial.numpy(),
         )  # fmt: skip
         return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 8)
@@ -95,8 +95,8 @@ class ShColours(torch.autograd.Function):
         colours = means.new_zeros(centres.shape[0], means.shape[0], 3)
         for camera in range(len(centres)):
             run_parallel(
-                sh_colours, len(means), camera, degree, _array(means), _array(centres), _array(coefficients),
-                _array(radii), colours.numpy(),
+                sh_colours, len(means), camera, degree, array_of(means), array_of(centres), array_of(coefficients),
+                array_of(radii), colours.numpy(),
             )  # fmt: skip
         ctx.save_for_backward(means, centres, coefficients, radii, colours)
         ctx.degree = degree
@@ -106,12 +106,13 @@ class ShColours(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_colours: Tensor) -> tuple[Tensor | None, ...]:
         means, centres, coefficients, radii, colours = ctx.saved_tensors
-        v_means, v_sh = _zeros(means), _zeros(coefficients)
-        blocks = _blocks(len(means))
+        v_means, v_sh = zeros_like(means), zeros_like(coefficients)
+        blocks = blocks_of(len(means))
         v_centre_partial = torch.zeros(blocks, len(centres), 3, dtype=torch.float64)
         run_parallel(
-            sh_colours_backward, blocks, blocks, ctx.degree, _array(means), _array(centres), _array(coefficients),
-            _array(radii), _array(colours), _array(v_colours), v_means.numpy(), v_sh.numpy(), v_centre_partial.numpy(),
+            sh_colours_backward, blocks, blocks, ctx.degree, array_of(means), array_of(centres), array_of(coefficients),
+            array_of(radii), array_of(colours), array_of(v_colours), v_means.numpy(), v_sh.numpy(),
+            v_centre_partial.numpy(),
         )  # fmt: skip
         return v_means, v_centre_partial.sum(0).to(centres), v_sh, None, None
 
@@ -137,13 +138,13 @@ class Composite(torch.autograd.Function):
         lists: list[TileLists] = []
         for camera in range(cameras):
             tiles = build_tile_lists(
-                _array(means2d[camera]), _array(conics[camera]), _array(opacities[camera]), _array(depths[camera]),
-                _array(radii[camera].amax(-1) > 0), width, height,
+                array_of(means2d[camera]), array_of(conics[camera]), array_of(opacities[camera]),
+                array_of(depths[camera]), array_of(radii[camera].amax(-1) > 0), width, height,
             )  # fmt: skip
             lists.append(tiles)
             run_parallel(
                 composite, len(tiles.schedule), tiles.schedule, tiles.tiles_x, tiles.offsets, tiles.gaussian_ids,
-                tiles.rows, tiles.records, _array(colours[camera]), _array(background[camera]),
+                tiles.rows, tiles.records, array_of(colours[camera]), array_of(background[camera]),
                 renders[camera].numpy(), light_left[camera].numpy(), last[camera].numpy(),
             )  # fmt: skip
         ctx.save_for_backward(means2d, conics, opacities, colours, background, light_left, last)
@@ -154,17 +155,17 @@ class Composite(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_renders: Tensor, v_alphas: Tensor) -> tuple[Tensor | None, ...]:
         means2d, conics, opacities, colours, background, light_left, last = ctx.saved_tensors
-        v_means2d, v_conics = _zeros(means2d), _zeros(conics)
-        v_opacities, v_colours = _zeros(opacities), _zeros(colours)
-        v_absolute = _zeros(means2d)
+        v_means2d, v_conics = zeros_like(means2d), zeros_like(conics)
+        v_opacities, v_colours = zeros_like(opacities), zeros_like(colours)
+        v_absolute = zeros_like(means2d)
         for camera, tiles in enumerate(ctx.lists):
-            row_gradients = _array(means2d.new_empty(len(tiles.gaussian_ids), V_COLOURS + colours.shape[-1]))
+            row_gradients = array_of(means2d.new_empty(len(tiles.gaussian_ids), V_COLOURS + colours.shape[-1]))
             run_parallel(
                 composite_backward, len(tiles.schedule), tiles.schedule, tiles.tiles_x, tiles.offsets,
-                tiles.gaussian_ids, tiles.rows, tiles.slots, tiles.records, _array(conics[camera]),
-                _array(opacities[camera]), _array(colours[camera]), _array(background[camera]),
-                light_left[camera].numpy(), last[camera].numpy(), _array(v_renders[camera]),
-                _array(v_alphas[camera, ..., 0]), ctx.absgrad, row_gradients,
+                tiles.gaussian_ids, tiles.rows, tiles.slots, tiles.records, array_of(conics[camera]),
+                array_of(opacities[camera]), array_of(colours[camera]), array_of(background[camera]),
+                light_left[camera].numpy(), last[camera].numpy(), array_of(v_renders[camera]),
+                array_of(v_alphas[camera, ..., 0]), ctx.absgrad, row_gradients,
             )  # fmt: skip
             run_parallel(
                 gather_by_gaussian, len(tiles.depth_order), tiles.depth_order, tiles.slot_offsets, row_gradients,

@@ -67,7 +67,7 @@ def _blend_weights(buffer, first, last, record, number):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _add_colour(buffer, first, last, colour):
+def add_colour(buffer, first, last, colour):
     channels = colour.shape[0]
     if channels == 3:
         c0, c1, c2 = colour[0], colour[1], colour[2]
@@ -85,7 +85,7 @@ def _add_colour(buffer, first, last, colour):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _all_finished(buffer):
+def all_finished(buffer):
     most = buffer[LIGHT]
     for p in range(ONE, PLANE):
         most = max(most, buffer[LIGHT + p])
@@ -106,12 +106,12 @@ def _composite_tile(tile, tiles_x, offsets, gaussian_ids, rows, records, colours
     start = offsets[tile]
     for i in range(start, offsets[tile + 1]):
         number = i - start + 1
-        if number % 8 == 0 and _all_finished(buffer):
+        if number % 8 == 0 and all_finished(buffer):
             break
         g = gaussian_ids[i]
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
         _blend_weights(buffer, first, end, records[g], kind(number))
-        _add_colour(buffer, first, end, colours[g])
+        add_colour(buffer, first, end, colours[g])
     for row in range(rows_used):
         y = tile_y * TILE + row
         for column in range(columns_used):

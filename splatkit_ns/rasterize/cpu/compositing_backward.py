@@ -27,7 +27,7 @@ V_MEAN_X, V_MEAN_Y, V_A, V_B, V_C, V_OPACITY, V_ABS_X, V_ABS_Y, V_COLOURS = 0, 1
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _dot_with_colour(buffer, first, last, colour):
+def dot_with_colour(buffer, first, last, colour):
     """Plane DOT = colour . dL/dimage."""
     channels = colour.shape[0]
     if channels == 3:
@@ -104,7 +104,7 @@ def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _colour_gradient(buffer, first, last, channels, out):
+def colour_gradient(buffer, first, last, channels, out):
     """out[k] = sum of WEIGHT * dL/dimage[k]."""
     zero = buffer.dtype.type(0.0)
     if channels == 3:
@@ -125,7 +125,7 @@ def _colour_gradient(buffer, first, last, channels, out):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_alpha):
+def load_tile(buffer, tile_x, tile_y, background, light_left, last, v_image, v_alpha):
     """Fill the buffer for one tile; returns the largest LAST in it."""
     height, width, channels = v_image.shape
     fill_pixel_centres(buffer, tile_x, tile_y)
@@ -156,7 +156,7 @@ def _backward_tile(
     kind = buffer.dtype.type
     moments = np.empty(6, records.dtype)
     start = offsets[tile]
-    deepest = _load_tile(buffer, tile % tiles_x, tile // tiles_x, background, light_left, last, v_image, v_alpha)
+    deepest = load_tile(buffer, tile % tiles_x, tile // tiles_x, background, light_left, last, v_image, v_alpha)
     for i in range(start + deepest, offsets[tile + 1]):  # behind every pixel's last: no gradient
         row_gradients[slots[i]] = kind(0.0)
     for back in range(deepest):
@@ -164,9 +164,9 @@ def _backward_tile(
         g = gaussian_ids[i]
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
         out = row_gradients[slots[i]]
-        _dot_with_colour(buffer, first, end, colours[g])
+        dot_with_colour(buffer, first, end, colours[g])
         _slopes(buffer, first, end, records[g], kind(deepest - back), moments)
-        _colour_gradient(buffer, first, end, channels, out[V_COLOURS:])
+        colour_gradient(buffer, first, end, channels, out[V_COLOURS:])
         a, b, c = conics[g, 0], conics[g, 1], conics[g, 2]
         out[V_MEAN_X] = -(a * moments[0] + b * moments[1])
         out[V_MEAN_Y] = -(b * moments[0] + c * moments[1])

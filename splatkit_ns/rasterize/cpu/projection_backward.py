@@ -18,7 +18,7 @@ from .projection import clamped_slope, image_factor, image_frame, rotation_of
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
-def _rotation_gradient(quat: Any, norm: float, v_rot: Any, v_quat: Any) -> None:
+def rotation_gradient(quat: Any, norm: float, v_rot: Any, v_quat: Any) -> None:
     """Add to v_quat (4,) the gradient that v_rot (3x3) sends through the normalised quaternion's rotation."""
     w, x, y, z = quat[0] / norm, quat[1] / norm, quat[2] / norm, quat[3] / norm
     vw = 2.0 * (x * (v_rot[2, 1] - v_rot[1, 2]) + y * (v_rot[0, 2] - v_rot[2, 0]) + z * (v_rot[1, 0] - v_rot[0, 1]))
@@ -134,7 +134,7 @@ def _backward_range(
                     + v_factor[row, 2] * rotation[i, 2]
                 )
         if norm > 0.0:
-            _rotation_gradient(quats[g], norm, v_rot, v_quats[g])
+            rotation_gradient(quats[g], norm, v_rot, v_quats[g])
         _point_gradient(
             view, K, width, height, frame, v_frame, v_means2d[camera, g], float(v_depths[camera, g]), v_point
         )

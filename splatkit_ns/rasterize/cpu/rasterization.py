@@ -28,12 +28,7 @@ def rasterize_on_cpu(
     """
     if packed:
         raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
-    for name, tensor in (
-        ("means", means), ("quats", quats), ("scales", scales), ("opacities", opacities), ("colors", colors),
-        ("viewmats", viewmats), ("Ks", Ks), ("backgrounds", backgrounds),
-    ):  # fmt: skip
-        if tensor is not None:
-            check_finite(name, tensor)
+    check_all_finite(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
     cameras = viewmats.shape[0]
     means2d, depths, conics, compensations, radii = cast(
         "tuple[Tensor, ...]",
@@ -45,7 +40,9 @@ def rasterize_on_cpu(
     view_opacities = opacities.expand(cameras, -1)
     if rasterize_mode == "antialiased":
         view_opacities = view_opacities * compensations
-    channels, backgrounds = _channels(means, colors, viewmats, depths, radii, sh_degree, backgrounds, render_mode)
+    channels, backgrounds = composited_channels(
+        means, colors, viewmats, depths, radii, sh_degree, backgrounds, render_mode
+    )
     renders, alphas = cast(
         "tuple[Tensor, Tensor]",
         Composite.apply(means2d, conics, view_opacities, channels, backgrounds, depths, radii, width, height, absgrad),
@@ -72,7 +69,20 @@ def rasterize_on_cpu(
     return renders, alphas, info
 
 
-def _channels(
+def check_all_finite(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
+    backgrounds: Tensor | None,
+) -> None:  # fmt: skip
+    """Raise ValueError naming the first argument with a NaN or infinity."""
+    for name, tensor in (
+        ("means", means), ("quats", quats), ("scales", scales), ("opacities", opacities), ("colors", colors),
+        ("viewmats", viewmats), ("Ks", Ks), ("backgrounds", backgrounds),
+    ):  # fmt: skip
+        if tensor is not None:
+            check_finite(name, tensor)
+
+
+def composited_channels(
     means: Tensor, colors: Tensor, viewmats: Tensor, depths: Tensor, radii: Tensor, sh_degree: int | None,
     backgrounds: Tensor | None, render_mode: str,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip

@@ -1,0 +1,94 @@
+"""Terms of losses that look at depth and normals.
+
+All of them are means over the pixels that count, so that neither the image's size nor a mask changes their weight.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+DepthKind = Literal["z", "ray"]
+"""Along the camera's viewing axis, as depth cameras and renderers have it, or along each pixel's ray, as lidars do."""
+NormalAxes = Literal["opencv", "opengl"]
+"""Axes of the camera in which normals are stored: x right, y down, z forward; or x right, y up, z backward."""
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of the values (C, H, W) where ``valid`` (C, H, W) bool; 0 if that is nowhere.
+
+    What lies elsewhere has no influence on it, also if it is NaN.
+    """
+    return torch.where(valid, values, values.new_zeros(())).sum() / valid.sum().clamp(min=1)
+
+
+def interior(valid: Tensor) -> Tensor:
+    """Pixels of a mask (C, H, W) whose four neighbours are in it, too; none at the image's border.
+
+    A normal made of depth differences at a pixel depends on these neighbours.
+    """
+    inner = torch.zeros_like(valid)
+    inner[:, 1:-1, 1:-1] = (
+        valid[:, 1:-1, 1:-1]
+        & valid[:, :-2, 1:-1]
+        & valid[:, 2:, 1:-1]
+        & valid[:, 1:-1, :-2]
+        & valid[:, 1:-1, 2:]
+    )  # fmt: skip
+    return inner
+
+
+def pixel_rays(Ks: Tensor, height: int, width: int) -> Tensor:
+    """Viewing rays through the pixels' centres in the camera's OpenCV axes, (C, H, W, 3), with z = 1.
+
+    Args:
+        Ks: (C, 3, 3) in pixels.
+        height: of the image.
+        width: of the image.
+    """
+    x = torch.arange(width, device=Ks.device) + 0.5
+    y = torch.arange(height, device=Ks.device) + 0.5
+    x = (x - Ks[:, 0, 2, None]) / Ks[:, 0, 0, None]
+    y = (y - Ks[:, 1, 2, None]) / Ks[:, 1, 1, None]
+    shape = (len(Ks), height, width)
+    return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape), x.new_ones(()).expand(shape)], dim=-1)
+
+
+def z_depths(depths: Tensor, kind: DepthKind, Ks: Tensor) -> Tensor:
+    """Depths (C, H, W, 1) of either kind as depths along the viewing axis."""
+    if kind == "z":
+        return depths
+    return depths / pixel_rays(Ks, depths.shape[1], depths.shape[2]).norm(dim=-1, keepdim=True)
+
+
+def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Tensor) -> Tensor:
+    """How far blended normals are from those of a reference: the mean of a (a - n · r) over the valid pixels.
+
+    For the normals n = sum of w_i n_i with blend weights w_i that sum up to a, this is a times equation 14 of the 2DGS
+    paper, the sum of w_i (1 - n_i · r): 0 where all agree, and 0 where nothing is. As in the authors' code, a has no
+    gradient, so that a surface cannot lower the error by becoming transparent.
+
+    Args:
+        normals: sum of the weighted unit normals, (C, H, W, 3).
+        references: unit normals in the same axes, (C, H, W, 3).
+        alphas: sum of the weights, (C, H, W, 1).
+        valid: pixels that count, (C, H, W) bool.
+    """
+    a = alphas.detach()[..., 0]
+    references = torch.where(valid[..., None], references, references.new_zeros(()))  # 0 * NaN would be NaN
+    return masked_mean(a * (a - (normals * references).sum(-1)), valid)
+
+
+def depth_error(depths: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute difference of depths (C, H, W, 1) over the valid pixels whose target is finite and above 0.
+
+    Args:
+        depths: rendered.
+        targets: of the data; NaN, infinity and values up to 0 mean unknown.
+        valid: (C, H, W) bool.
+    """
+    counts = valid & torch.isfinite(targets[..., 0]) & (targets[..., 0] > 0)
+    difference = torch.where(counts, (depths - targets)[..., 0], depths.new_zeros(()))
+    return difference.abs().sum() / counts.sum().clamp(min=1)

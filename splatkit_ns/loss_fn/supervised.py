@@ -1,0 +1,152 @@
+"""What the losses of 3DGS and 2DGS share: colours, regularisers, and depth and normals that the data has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.loss_fn.base import SplatLossFn, TargetName
+from splatkit_ns.loss_fn.geometry import (
+    DepthKind,
+    NormalAxes,
+    depth_error,
+    interior,
+    normal_error,
+    z_depths,
+)
+from splatkit_ns.loss_fn.ssim import ssim
+from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
+from splatkit_ns.rasterize.surfaces import normals_of_depth
+from splatkit_ns.splat import SplatTrainingState
+
+
+@dataclass
+class SupervisedLossFn(SplatLossFn[PayloadT]):
+    """(1 - lambda) L1 + lambda (1 - SSIM), with optional regularisers, depth and normals."""
+
+    ssim_lambda: float = 0.2
+    """Weight of 1 - SSIM; L1 gets the rest."""
+    opacity_reg: float = 0.0
+    """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that Gaussians which are not needed fade away."""
+    scale_reg: float = 0.0
+    """Weight of the mean standard deviation, in world units. 3DGS-MCMC uses 0.01."""
+    depth_lambda: float = 0.0
+    """Weight of the mean absolute error of depth, relative to the scene's scale; 0 is off. The data must have depth
+    images. 0.1 is a good value to begin with."""
+    depth_kind: DepthKind = "z"
+    """What the data's depth images hold: z, the depth along the camera's axis, as depth cameras write it; or ray, the
+    distance from the camera, as lidars measure it."""
+    normal_lambda: float = 0.0
+    """Weight of the mean of 1 - cos of the angle to the data's normals; 0 is off. The data must have normal images."""
+    normal_axes: NormalAxes = "opencv"
+    """The camera's axes in which the data's normals are: opencv (x right, y down, z forward), opengl (x right, y up,
+    z backward)."""
+
+    def wants_depth(self, step: int) -> bool:
+        return self.depth_lambda > 0 or self.normal_lambda > 0
+
+    @property
+    def wanted_targets(self) -> frozenset[TargetName]:
+        wanted: dict[TargetName, float] = {"target_depths": self.depth_lambda, "target_normals": self.normal_lambda}
+        return frozenset(name for name, weight in wanted.items() if weight > 0)
+
+    def color_terms(
+        self, rendered_frames: Tensor, target_frames: Tensor, training_state: SplatTrainingState, masks: Tensor | None
+    ) -> dict[str, Tensor]:
+        """L1, D-SSIM and the regularisers, each weighted; pixels outside the mask count in none of them.
+
+        Args:
+            rendered_frames: (1, H, W, 3).
+            target_frames: (1, H, W, 3) in [0, 1].
+            training_state: the Gaussians, for the regularisers.
+            masks: (1, H, W) bool, True = use this pixel.
+        """
+        terms = {"l1": (1 - self.ssim_lambda) * l1(rendered_frames, target_frames, masks)}
+        if self.ssim_lambda > 0:
+            similarity = ssim(rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2), mask=masks)
+            terms["dssim"] = self.ssim_lambda * (1 - similarity)
+        if self.opacity_reg > 0:
+            terms["opacity_reg"] = self.opacity_reg * training_state.opacities.mean()
+        if self.scale_reg > 0:
+            terms["scale_reg"] = self.scale_reg * training_state.scales.mean()
+        return terms
+
+    def geometry_terms(self, masks: Tensor | None, step: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The errors of depth and normals, each weighted; empty when both weights are 0.
+
+        Args:
+            masks: (1, H, W) bool, True = use this pixel.
+            step: the arguments of `compute_loss`, by name.
+
+        Raises:
+            ModuleError: one that a term needs is missing or None.
+        """
+        terms: dict[str, Tensor] = {}
+        if self.depth_lambda > 0:
+            rend_out, targets, Ks, scale = self._needed("depth", step, "rend_out", "target_depths", "Ks", "scene_scale")
+            depths = self._needed("depth", rend_out, "depths_expected")[0]
+            error = depth_error(depths, z_depths(targets, self.depth_kind, Ks), valid_pixels(masks, depths))
+            terms["depth"] = self.depth_lambda / scale * error
+        if self.normal_lambda > 0:
+            rend_out, targets, poses, Ks = self._needed(
+                "normal", step, "rend_out", "target_normals", "cam_to_worlds", "Ks"
+            )
+            normals, valid = self.camera_normals(rend_out, poses, Ks)
+            if masks is not None:
+                valid = valid & self.mask_for_normals(masks)
+            if self.normal_axes == "opengl":
+                targets = targets * targets.new_tensor([1.0, -1.0, -1.0])
+            valid = valid & torch.isfinite(targets).all(-1)
+            terms["normal"] = self.normal_lambda * normal_error(normals, targets, rend_out.alphas, valid)
+        return terms
+
+    def camera_normals(self, rend_out: Any, cam_to_worlds: Tensor, Ks: Tensor) -> tuple[Tensor, Tensor]:
+        """Normals of a render in the camera's OpenCV axes, times alpha, (1, H, W, 3), and where they can be trusted.
+
+        Here they are those of the depth image; a renderer that draws normals has better ones.
+        """
+        depths = self._needed("normal", rend_out, "depths_expected")[0]
+        normals = normals_of_depth(depths, Ks) * rend_out.alphas.detach()
+        return normals, interior(rend_out.alphas[..., 0] > 0)
+
+    def mask_for_normals(self, masks: Tensor) -> Tensor:
+        """The pixels of a mask whose normals depend on no pixel outside it."""
+        return interior(masks)
+
+    def _needed(self, term: str, values: Mapping[str, Any] | SplatRenderPayload, *names: str) -> list[Any]:
+        found = [values[name] if name in values else None for name in names]  # noqa: SIM401
+        for name, value in zip(names, found, strict=True):
+            if value is None:
+                raise ModuleError(
+                    f"{self.module_name}.{term}_lambda is above 0, which needs {name}, but there is none. A loss of "
+                    "your own that calls super().compute_loss must hand over all arguments: take **kwargs, pass them."
+                )
+        return found
+
+
+def valid_pixels(masks: Tensor | None, image: Tensor) -> Tensor:
+    """The mask, or one of everything, for an image (C, H, W, X)."""
+    return torch.ones(image.shape[:-1], dtype=torch.bool, device=image.device) if masks is None else masks
+
+
+def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Mean absolute difference over the pixels that the mask keeps.
+
+    Args:
+        rendered: (C, H, W, 3).
+        target: (C, H, W, 3).
+        masks: (C, H, W) bool, or None for all pixels.
+
+    Returns:
+        A scalar; 0 when the mask keeps nothing.
+    """
+    if masks is None:
+        return torch.nn.functional.l1_loss(rendered, target)
+    # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
+    difference = torch.where(masks.unsqueeze(-1), rendered - target, rendered.new_zeros(()))
+    return difference.abs().sum() / (masks.sum() * rendered.shape[-1]).clamp(min=1)

@@ -1,0 +1,72 @@
+"""`rasterization_2dgs` on the CPU: the kernels put together as gsplat puts its own together."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..surfaces import densification_gradient
+from ..versions import radii_have_axes
+from .autograd_2dgs import CompositeDiscs, ProjectDiscs
+from .rasterization import check_all_finite, composited_channels
+from .tiles import TILE
+
+
+def rasterize_2dgs_on_cpu(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
+    width: int, height: int, *, near_plane: float, far_plane: float, radius_clip: float, sh_degree: int | None,
+    tile_size: int, backgrounds: Tensor | None, render_mode: str, absgrad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
+
+    Returns images with depth accumulated, alphas, normals in camera space, distortion, median depth and the info dict.
+
+    One geometry whatever gsplat is installed: a disc covers exactly the pixels where its alpha is at least 1/255 in
+    front of the camera. gsplat lists discs in tiles by a box of about 3 standard deviations, which cuts the near side
+    of discs that stretch towards the camera and the rim of small ones; and it draws what lies behind the camera, too.
+    """
+    check_all_finite(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
+    cameras = viewmats.shape[0]
+    means2d, depths, transforms, normals, radii, footprints, records = cast(
+        "tuple[Tensor, ...]",
+        ProjectDiscs.apply(
+            means, quats, scales, opacities, viewmats, Ks, width, height, float(near_plane), float(far_plane),
+            float(radius_clip),
+        ),
+    )  # fmt: skip
+    transforms, probe = densification_gradient(transforms)
+    view_opacities = opacities.expand(cameras, -1)
+    channels, backgrounds = composited_channels(
+        means, colors, viewmats, depths, radii, sh_degree, backgrounds, render_mode
+    )
+    shown = channels.shape[-1]
+    if backgrounds is None:
+        backgrounds = means.new_zeros(cameras, shown)
+    images, alphas, distortion, median = cast(
+        "tuple[Tensor, ...]",
+        CompositeDiscs.apply(
+            means2d, transforms, view_opacities, torch.cat([channels, normals], dim=-1),
+            torch.nn.functional.pad(backgrounds, (0, 3)), depths, radii, footprints, records,
+            -1 if render_mode == "RGB" else shown - 1, width, height, absgrad,
+        ),
+    )  # fmt: skip
+    info = {
+        "camera_ids": None,
+        "gaussian_ids": None,
+        "radii": radii if radii_have_axes() else radii.amax(-1),
+        "means2d": means2d,
+        "depths": depths,
+        "ray_transforms": transforms,
+        "opacities": view_opacities,
+        "normals": normals,
+        "tile_width": -(-width // TILE),
+        "tile_height": -(-height // TILE),
+        "width": width,
+        "height": height,
+        "tile_size": TILE,
+        "n_cameras": cameras,
+        "gradient_2dgs": probe,
+    }
+    return images[..., :shown], alphas, images[..., shown:], distortion, median, info

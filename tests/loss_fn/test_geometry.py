@@ -1,0 +1,129 @@
+"""Terms of depth and normals: values by hand on planes, masks, unknown pixels, gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from splatkit_ns.loss_fn.geometry import depth_error, interior, masked_mean, normal_error, pixel_rays, z_depths
+from splatkit_ns.rasterize.surfaces import normals_of_depth
+
+HEIGHT, WIDTH = 12, 16
+Ks = torch.tensor([[[20.0, 0, 8.5], [0, 22.0, 5.5], [0, 0, 1]]], dtype=torch.float64)
+NAN = float("nan")
+
+
+def plane(normal: tuple[float, float, float], distance: float) -> tuple[Tensor, Tensor]:
+    """z-depth (1, H, W, 1) of the points with n · p = -distance, and the unit normal n, which faces the camera."""
+    n = torch.nn.functional.normalize(torch.tensor(normal, dtype=torch.float64), dim=0)
+    return -distance / (pixel_rays(Ks, HEIGHT, WIDTH) @ n)[..., None], n
+
+
+TILTED = plane((0.3, -0.4, -1.0), 2.0)
+
+
+def everywhere() -> Tensor:
+    return torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
+
+
+def test_rays_go_through_the_pixels_centres() -> None:
+    rays = pixel_rays(Ks, HEIGHT, WIDTH)
+    assert rays.shape == (1, HEIGHT, WIDTH, 3)
+    torch.testing.assert_close(rays[0, 2, 3] @ Ks[0].T, torch.tensor([3.5, 2.5, 1.0], dtype=torch.float64))
+
+
+def test_depth_along_rays_is_longer_than_along_the_axis_off_the_centre() -> None:
+    z, _ = TILTED
+    points = pixel_rays(Ks, HEIGHT, WIDTH) * z
+    along_rays = points.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(z_depths(along_rays, "ray", Ks), z)
+    assert z_depths(z, "z", Ks) is z
+    assert float((along_rays / z)[0, 0, 0, 0]) == pytest.approx(math.sqrt(1 + (8 / 20) ** 2 + (5 / 22) ** 2))
+    assert float(depth_error(z, along_rays, everywhere())) > 0.02
+    assert float(depth_error(z, z_depths(along_rays, "ray", Ks), everywhere())) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("unknown", [0.0, -1.0, NAN, float("inf")])
+def test_unknown_depth_is_left_out_of_value_and_gradient(unknown: float) -> None:
+    z, _ = TILTED
+    target = z + 0.25
+    target[0, 3:6, 2:9] = unknown
+    rendered = z.clone().requires_grad_()
+    error = depth_error(rendered, target, everywhere())
+    error.backward()
+    assert float(error) == pytest.approx(0.25)
+    assert rendered.grad is not None
+    known = torch.isfinite(target) & (target > 0)
+    assert bool((rendered.grad[~known] == 0).all())
+    torch.testing.assert_close(rendered.grad[known], torch.full_like(z[known], -1 / int(known.sum())))
+
+
+def test_without_any_known_depth_the_error_is_zero() -> None:
+    z = TILTED[0].clone().requires_grad_()
+    error = depth_error(z, torch.full_like(z, NAN), everywhere())
+    error.backward()
+    assert float(error) == 0
+    assert z.grad is not None
+    assert float(z.grad.abs().max()) == 0
+
+
+def test_a_tilted_plane_has_one_normal_and_no_error() -> None:
+    z, normal = TILTED
+    surface = normals_of_depth(z, Ks)
+    inner = interior(everywhere())
+    torch.testing.assert_close(surface[inner], normal.expand(int(inner.sum()), 3))
+    for alpha in (1.0, 0.4, 0.0):
+        alphas = torch.full_like(z, alpha)
+        assert float(normal_error(alphas * normal, surface, alphas, inner)) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_turned_normals_cost_alpha_squared_times_one_minus_the_cosine() -> None:
+    z, normal = TILTED
+    across = torch.nn.functional.normalize(torch.linalg.cross(normal, torch.tensor([1.0, 0, 0], dtype=z.dtype)), dim=0)
+    turned = math.cos(0.6) * normal + math.sin(0.6) * across
+    alphas = torch.full_like(z, 0.8)
+    error = normal_error(alphas * turned, normals_of_depth(z, Ks), alphas, interior(everywhere()))
+    assert float(error) == pytest.approx(0.8**2 * (1 - math.cos(0.6)))
+
+
+def test_the_gradient_of_depth_through_normals_is_that_of_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = TILTED[0] + 0.05 * torch.rand(TILTED[0].shape, generator=generator, dtype=torch.float64)
+    normals = torch.nn.functional.normalize(torch.randn(1, HEIGHT, WIDTH, 3, generator=generator).double(), dim=-1)
+    inner = interior(everywhere())
+    alphas = torch.rand(1, HEIGHT, WIDTH, 1, generator=generator, dtype=torch.float64)
+
+    def error(depth: Tensor, blended: Tensor) -> Tensor:
+        return normal_error(blended, normals_of_depth(depth, Ks), alphas, inner)
+
+    inputs = (z.requires_grad_(), (normals * alphas).requires_grad_())
+    assert torch.autograd.gradcheck(error, inputs, eps=1e-6, atol=1e-6)
+
+
+def test_a_surface_cannot_lower_the_error_by_becoming_transparent() -> None:
+    alphas = torch.full((1, HEIGHT, WIDTH, 1), 0.5, dtype=torch.float64, requires_grad=True)
+    away = -TILTED[1].expand(1, HEIGHT, WIDTH, 3)
+    error = normal_error(away.clone().requires_grad_(), TILTED[1].expand_as(away), alphas, everywhere())
+    error.backward()
+    assert float(error) > 0
+    assert alphas.grad is None
+
+
+def test_the_interior_leaves_out_what_has_a_neighbour_outside() -> None:
+    mask = torch.ones(1, 6, 7, dtype=torch.bool)
+    mask[0, 3, 3] = False
+    inner = interior(mask)[0]
+    expected = torch.zeros(6, 7, dtype=torch.bool)
+    expected[1:-1, 1:-1] = True
+    for y, x in ((3, 3), (2, 3), (4, 3), (3, 2), (3, 4)):
+        expected[y, x] = False
+    assert torch.equal(inner, expected)
+
+
+def test_values_outside_do_not_reach_a_mean() -> None:
+    values = torch.tensor([[[1.0, 3.0, NAN]]])
+    assert float(masked_mean(values, torch.tensor([[[True, True, False]]]))) == 2
+    assert float(masked_mean(values, torch.zeros(1, 1, 3, dtype=torch.bool))) == 0
