@@ -364,6 +364,8 @@ class SplatkitModel(SplatfactoModel):
         }
         if depth is not None:
             outputs["depth"] = torch.where(alphas > 0, depth[0], depth.max())
+        if payload.surface_depths is not None:
+            outputs["surface_depth"] = payload.surface_depths[0]
         return outputs
 
     def get_loss_dict(
