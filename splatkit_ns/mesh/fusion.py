@@ -16,7 +16,7 @@ import open3d as o3d
 from splatkit_ns.mesh.blocks import BLOCK_VOXELS, touched_blocks
 from splatkit_ns.mesh.refinement import refined
 from splatkit_ns.mesh.scale import FusionSizes
-from splatkit_ns.mesh.surface import Mesh
+from splatkit_ns.mesh.surface import Mesh, in_fixed_order
 from splatkit_ns.mesh.views import DepthView
 
 _ATTRIBUTES = ("tsdf", "weight", "color")
@@ -74,14 +74,17 @@ class Volume:
 
     def extract(self, min_weight: float = 0.5) -> Mesh:
         """The surface where the distance is 0, seen by at least this many views; normals and colours included."""
+        if self.num_blocks == 0:
+            return Mesh.empty()
         mesh: Any = self._grid.extract_triangle_mesh(weight_threshold=min_weight)
         if "positions" not in mesh.vertex or len(mesh.vertex.positions) == 0:
             return Mesh.empty()
-        vertices = mesh.vertex.positions.numpy().copy()
-        return Mesh(
-            vertices=vertices,
-            triangles=mesh.triangle.indices.numpy().astype(np.int64),
-            colors=np.clip(mesh.vertex.colors.numpy(), 0, 1),
+        return in_fixed_order(
+            Mesh(
+                vertices=mesh.vertex.positions.numpy(),
+                triangles=mesh.triangle.indices.numpy().astype(np.int64),
+                colors=np.clip(mesh.vertex.colors.numpy(), 0, 1),
+            )
         )
 
     def _make_room(self, number: int) -> None:

@@ -43,6 +43,17 @@ class Mesh:
         return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-30)
 
 
+def in_fixed_order(mesh: Mesh) -> Mesh:
+    """The same mesh with vertices and triangles sorted, so that it does not depend on which thread was quicker."""
+    order = np.lexsort(mesh.vertices.T)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    triangles = place[mesh.triangles]
+    first = triangles.argmin(axis=1)[:, None]  # turned, not mirrored, to begin with the smallest
+    triangles = np.take_along_axis(triangles, (first + np.arange(3)) % 3, axis=1)
+    return Mesh(mesh.vertices[order], triangles[np.lexsort(triangles.T[::-1])], mesh.colors[order])
+
+
 def drop_small_components(mesh: Mesh, keep: int, min_share: float) -> tuple[Mesh, int]:
     """Keep the largest connected pieces.
 
