@@ -20,7 +20,10 @@ from splatkit_ns.mesh.surface import Mesh, in_fixed_order
 from splatkit_ns.mesh.views import DepthView
 
 _ATTRIBUTES = ("tsdf", "weight", "color")
-_GROWTH = 1.25
+_MARGIN = 1.25
+"""Room for this many times more blocks than were estimated: to grow, the volume must be in memory twice."""
+_BLOCKS_AT_ONCE = 512
+"""open3d makes room for all the blocks it is given, also for those that it has already."""
 
 
 class Volume:
@@ -42,7 +45,7 @@ class Volume:
             ((1), (1), (3)),
             voxel_size=voxel_size,
             block_resolution=BLOCK_VOXELS,
-            block_count=max(1, expected_blocks),
+            block_count=int(expected_blocks * _MARGIN) + _BLOCKS_AT_ONCE,
             device=core.Device("CPU:0"),
         )
 
@@ -58,19 +61,19 @@ class Volume:
             return
         tensor: Any = o3d.core.Tensor
         image: Any = o3d.t.geometry.Image
-        keys = tensor(blocks)
-        self._make_room(len(blocks))
-        self._grid.hashmap().activate(keys)
-        self._grid.integrate(
-            keys,
-            image(tensor(np.ascontiguousarray(view.depth, np.float32))),
-            image(tensor(np.ascontiguousarray(view.color, np.float32))),
-            tensor(view.K),
-            tensor(np.linalg.inv(view.cam_to_world)),
-            depth_scale=1.0,
-            depth_max=float(view.depth.max()) * 2,  # what is too far has no depth already
-            trunc_voxel_multiplier=float(self.truncation / self.voxel_size),
-        )
+        images = [image(tensor(np.ascontiguousarray(values, np.float32))) for values in (view.depth, view.color)]
+        camera = tensor(view.K), tensor(np.linalg.inv(view.cam_to_world))
+        for start in range(0, len(blocks), _BLOCKS_AT_ONCE):
+            some = blocks[start : start + _BLOCKS_AT_ONCE]
+            self._make_room(len(some))
+            self._grid.integrate(
+                tensor(some),
+                *images,
+                *camera,
+                depth_scale=1.0,
+                depth_max=float(view.depth.max()) * 2,  # what is too far has no depth already
+                trunc_voxel_multiplier=float(self.truncation / self.voxel_size),
+            )
 
     def extract(self, min_weight: float = 0.5) -> Mesh:
         """The surface where the distance is 0, seen by at least this many views; normals and colours included."""
@@ -90,9 +93,9 @@ class Volume:
     def _make_room(self, number: int) -> None:
         """Let the volume have room for more blocks, by less than the doubling that open3d would choose."""
         hashmap = self._grid.hashmap()
-        needed = hashmap.size() + number
+        needed = int(hashmap.size()) + number
         if needed > hashmap.capacity():
-            hashmap.reserve(int(needed * _GROWTH))
+            hashmap.reserve(int(needed * _MARGIN))
 
 
 def fuse(views: Iterable[DepthView], sizes: FusionSizes) -> Mesh:

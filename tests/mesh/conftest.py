@@ -38,15 +38,15 @@ def seen(pictures: list[MadeView]) -> Array:
 def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the made scene, small; its own frame is not that of its files. Do not change it."""
     folder = tmp_path_factory.mktemp("made")
-    return write_made_scene(folder, num_views=16, width=96, height=72, num_points=6000, applied_transform=TO_SAVED)
+    return write_made_scene(folder, num_views=16, width=96, height=72, num_points=10_000, applied_transform=TO_SAVED)
 
 
 @pytest.fixture(scope="session")
 def made_run(made_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The config.yml of a short 3DGS run on it; do not change its folder."""
-    config = run_config(made_data, tmp_path_factory.mktemp("made_run"), steps=60)
+    config = run_config(made_data, tmp_path_factory.mktemp("made_run"), steps=120)
     config.pipeline.datamanager.dataparser.eval_mode = "all"
-    config.pipeline.model.init_opacity = 0.5
+    config.pipeline.model.init_opacity, config.pipeline.model.init_scale = 0.5, 0.5
     train.main(config)
     forget_writers()
     return config.get_base_dir() / "config.yml"
