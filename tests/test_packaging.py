@@ -87,6 +87,12 @@ def test_entry_points_name_the_methods(wheel: zipfile.ZipFile) -> None:
     }
 
 
+def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
+    entry_points = configparser.ConfigParser()
+    entry_points.read_string(read(wheel, "entry_points.txt"))
+    assert dict(entry_points["console_scripts"]) == {"splatkit": "splatkit_ns.cli:main"}
+
+
 def test_licence_is_named_and_included(wheel: zipfile.ZipFile, metadata: Message) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "Apache License" in read(wheel, "licenses/LICENSE")

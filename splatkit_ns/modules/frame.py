@@ -46,6 +46,15 @@ class SplatRenderPayload:
         return self.depths_accumulated if self.depths_expected is None else self.depths_expected
 
     @property
+    def surface_depths(self) -> Tensor | None:
+        """Depth of the surface that a mesh should follow, (C, H, W, 1) in world units; None means `depths`.
+
+        For renderers that know better than the average along the ray, such as the depth at which half of the light is
+        blocked.
+        """
+        return None
+
+    @property
     def radii(self) -> Tensor:
         """Radius of every Gaussian on the screen, (C, N) in pixels, 0 = not seen; on every gsplat version."""
         from splatkit_ns.rasterize import radii_in_pixels

@@ -36,6 +36,11 @@ class Splat2DGSPayload(SplatRenderPayload):
     depths_median: Tensor | None = None
     """Depth of the disc at which half of the light is gone, (C, H, W, 1) in world units."""
 
+    @property
+    def surface_depths(self) -> Tensor | None:
+        """The median depth: on a step in depth the average lies where there is nothing."""
+        return self.depths_median
+
     def extra_images(self, cam_to_worlds: Tensor) -> dict[str, Tensor]:
         """Normals of the discs and of the depth image, in world axes and in the camera's, and distortion.
 

@@ -18,6 +18,7 @@ from splatkit_ns.splat.rng import set_rng_state
 from splatkit_ns.splat.state_checkpoint import load_optimizers, splatkit_entry
 
 if TYPE_CHECKING:
+    from splatkit_ns.plugin.pipeline import SplatkitPipeline
     from splatkit_ns.plugin.trainer import SplatkitTrainer
 
 FILE_NAME = re.compile(r"step-(\d+)\.ckpt")
@@ -81,6 +82,16 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
             pipeline.datamanager.load_sampler_state(entry["sampler"])
         restore_rng(rng_entry(checkpoint), path)  # a broken one is found now, not after images have been loaded
     return int(checkpoint["step"]) + 1
+
+
+def restore_weights(pipeline: SplatkitPipeline, checkpoint: dict[str, Any], path: Path) -> None:
+    """Give a pipeline the Gaussians and camera corrections of a checkpoint, for looking at them.
+
+    Raises:
+        SplatkitError: the checkpoint holds no model that fits the pipeline.
+    """
+    with _explained(path):
+        pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
 
 
 def _parameters(trainer: SplatkitTrainer) -> dict[str, Parameter]:

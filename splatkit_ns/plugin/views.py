@@ -31,7 +31,7 @@ def view_outputs(
 
     Returns:
         rgb (H, W, 3), accumulation (H, W, 1), background (H, W, 3), depth (H, W, 1) where the renderer has it, farthest
-        where nothing is; and the payload's `extra_images`.
+        where nothing is; surface_depth (H, W, 1) where it has a better one; and the payload's `extra_images`.
     """
     payload = renderer.render(
         state,
@@ -51,6 +51,8 @@ def view_outputs(
     }
     if depth is not None:
         outputs["depth"] = torch.where(alphas > 0, depth[0], depth.max())
+    if payload.surface_depths is not None:
+        outputs["surface_depth"] = payload.surface_depths[0]
     for name, image in payload.extra_images(view.cam_to_worlds).items():
         outputs[name] = image[0]
     return outputs

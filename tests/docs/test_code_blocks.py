@@ -97,6 +97,7 @@ def options() -> dict[str, set[str]]:
     from nerfstudio.scripts.exporter import ExportGaussianSplat
     from nerfstudio.scripts.viewer.run_viewer import RunViewer
 
+    from splatkit_ns.mesh.options import MeshOptions
     from splatkit_ns.methods import splatkit_2dgs, splatkit_3dgs
 
     def named(target: Any, **more: Any) -> set[str]:
@@ -112,6 +113,7 @@ def options() -> dict[str, set[str]]:
         "ns-eval": named(ns_eval.ComputePSNR),
         "ns-viewer": named(RunViewer),
         "ns-export": named(ExportGaussianSplat),
+        "splatkit": named(MeshOptions),
         "ns-process-data": {"--data", "--output-dir"},
         "pip": {"-e"},
         "export": set(),

@@ -1,0 +1,1 @@
+"""Triangle meshes from trained Gaussians: rendered depth images, fused into one surface."""

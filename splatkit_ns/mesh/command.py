@@ -1,0 +1,103 @@
+"""``splatkit mesh``: from a run's config.yml to a mesh file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.mesh.frames import SceneFrame
+from splatkit_ns.mesh.fusion import fuse
+from splatkit_ns.mesh.memory import GIB, available_memory
+from splatkit_ns.mesh.options import MeshOptions, check_options, output_path
+from splatkit_ns.mesh.run_views import RunViews
+from splatkit_ns.mesh.scale import FusionSizes, choose_sizes
+from splatkit_ns.mesh.surface import Mesh, drop_small_components
+from splatkit_ns.mesh.writing import write_mesh
+from splatkit_ns.plugin.loading import load_run
+from splatkit_ns.splat import check_writable
+
+COARSE_SIDE = 200
+"""Pixels of the longest side of the pictures that sizes and memory are estimated from."""
+MEMORY_SHARE = 0.8
+
+T = TypeVar("T")
+
+
+def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
+    """Do what the options say.
+
+    Args:
+        options: see `MeshOptions`.
+        console: where progress and figures go; None means the terminal.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        SplatkitError: options, run or scene do not allow it; the message says what does.
+    """
+    console = console or Console()
+    check_options(options)
+    path = output_path(options)
+    check_writable(path.parent, "splatkit mesh")
+    run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
+    console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
+    views = RunViews(run.pipeline, options.min_accumulation)
+    unit = views.frame.scale if options.frame == "dataset" else 1.0
+    sizes = _sizes(options, views, unit, console)
+    if not views.has_surface_depth:
+        console.print(
+            "[bold yellow]Note:[/bold yellow] this renderer's depth is an average over the Gaussians along each ray, "
+            "which lies before or behind surfaces. Runs of splatkit-2dgs give better surfaces."
+        )
+    mesh = fuse(_shown(views.views(), "Fusing", len(views), console), sizes)
+    mesh = _finished(mesh, options, views.frame, console)
+    try:
+        write_mesh(path, mesh)
+    except OSError as error:
+        raise SplatkitError(f"--output: {error}") from error
+    console.print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.triangles):,} triangles", soft_wrap=True)
+    return path
+
+
+def _sizes(options: MeshOptions, views: RunViews, unit: float, console: Console) -> FusionSizes:
+    """Look at the scene at low resolution, and say what is going to happen."""
+    downscale = max(1.0, views.longest_side / COARSE_SIDE)
+    coarse = list(_shown(views.views(downscale), "Looking at the scene", len(views), console))
+    free = available_memory()
+    allowed = None if free is None else int(MEMORY_SHARE * free)
+    if options.max_memory is not None:
+        allowed = int(options.max_memory * GIB)
+    given = {
+        name: None if (value := getattr(options, name)) is None else value * unit
+        for name in ("voxel_size", "truncation", "depth_limit")
+    }
+    sizes = choose_sizes(coarse, downscale=downscale, seed_points=views.seed_points, memory=allowed, unit=unit, **given)
+    console.print(
+        f"Voxels of {sizes.voxel_size / unit:.4g}, truncation at {sizes.truncation / unit:.4g}, depth up to "
+        f"{sizes.depth_limit / unit:.4g}; about {sizes.num_blocks:,} blocks and {sizes.memory / GIB:.2g} GiB",
+        soft_wrap=True,
+    )
+    return sizes
+
+
+def _finished(mesh: Mesh, options: MeshOptions, frame: SceneFrame, console: Console) -> Mesh:
+    mesh, dropped = drop_small_components(mesh, options.keep_components, options.min_component_share)
+    if dropped:
+        console.print(f"Dropped {dropped:,} small piece(s), not connected to the others")
+    if len(mesh.triangles) == 0:
+        raise SplatkitError(
+            "Nothing is left of the mesh: its pieces are all smaller than --min-component-share, or the voxels are "
+            "larger than what is to be seen (--voxel-size)."
+        )
+    return frame.mesh_to_dataset(mesh) if options.frame == "dataset" else mesh
+
+
+def _shown(views: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:
+    """The same, with a progress bar in a terminal."""
+    yield from track(views, description, total=total, console=console, disable=not console.is_terminal)

@@ -1,0 +1,43 @@
+"""Between the frame that nerfstudio trains in and that of the data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from splatkit_ns.mesh.surface import Mesh
+from splatkit_ns.mesh.views import DoubleArray
+
+
+@dataclass(frozen=True)
+class SceneFrame:
+    """How a dataparser moved the scene: x_nerfstudio = scale (rotation x_dataset + shift)."""
+
+    rotation: DoubleArray
+    """(3, 3), orthogonal."""
+    shift: DoubleArray
+    """(3,), in the data set's units."""
+    scale: float = 1.0
+    """nerfstudio's units per unit of the data set."""
+
+    @classmethod
+    def identity(cls) -> SceneFrame:
+        """A scene that was not moved."""
+        return cls(np.eye(3), np.zeros(3))
+
+    @classmethod
+    def from_dataparser(cls, transform: DoubleArray, scale: float) -> SceneFrame:
+        """From a dataparser's ``dataparser_transform``, (3, 4), and ``dataparser_scale``."""
+        return cls(transform[:, :3], transform[:, 3], scale)
+
+    def to_dataset(self, points: DoubleArray) -> DoubleArray:
+        """Points (N, 3) of nerfstudio's frame in the data set's."""
+        return (points / self.scale - self.shift) @ np.linalg.inv(self.rotation).T
+
+    def mesh_to_dataset(self, mesh: Mesh) -> Mesh:
+        """The mesh in the data set's frame; its triangles still face outwards if that is a mirror image."""
+        vertices = self.to_dataset(mesh.vertices.astype(np.float64)).astype(np.float32)
+        mirrored = np.linalg.det(self.rotation) < 0
+        triangles = mesh.triangles[:, ::-1] if mirrored else mesh.triangles
+        return replace(mesh, vertices=vertices, triangles=triangles)

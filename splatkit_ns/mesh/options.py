@@ -1,0 +1,98 @@
+"""Options of ``splatkit mesh``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from splatkit_ns.errors import OptionsError
+
+SUFFIXES = (".ply", ".obj", ".glb")
+"""Formats of meshes, by the file's suffix."""
+
+
+@dataclass
+class MeshOptions:
+    """Make a triangle mesh from a trained run.
+
+    Depth is rendered from every training camera and fused into one coloured surface. Sizes are in the units of the
+    frame that --frame names; those that are not given follow from the cameras, the seed points and the images' size.
+    """
+
+    load_config: Path
+    """The run's config.yml."""
+    output: Path | None = None
+    """File to write: .ply, .obj or .glb; mesh.ply in the run's folder if not given."""
+    overwrite: bool = False
+    """Replace the file if there is one."""
+    frame: Literal["nerfstudio", "dataset"] = "nerfstudio"
+    """nerfstudio: where training had the scene, as ns-export writes it. dataset: where COLMAP, or whatever made the
+    poses, had it: the dataparser's rotation, shift and scale are undone."""
+    voxel_size: float | None = None
+    """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times what a
+    pixel covers on the surfaces."""
+    truncation: float | None = None
+    """How far from a surface distances to it are known; surfaces that are nearer to each other than this may merge. If
+    not given, 4 voxels."""
+    depth_limit: float | None = None
+    """What is farther from a camera than this is left out. If not given, the diameter of the ring of cameras, or where
+    nine tenths of the seed points are nearer, whichever is more."""
+    min_accumulation: float = 0.5
+    """Pixels that the Gaussians cover less than this show no surface; 0 to 1."""
+    keep_components: int = 50
+    """At most this many connected pieces are kept, the largest; 0 keeps any number."""
+    min_component_share: float = 0.001
+    """Pieces with a smaller share of all triangles are dropped; 0 to 1."""
+    max_memory: float | None = None
+    """GiB that may be used. If not given, 80 % of what is free."""
+    load_step: int | None = None
+    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
+    data: Path | None = None
+    """Folder of the data set, if it is no longer where the run found it."""
+    device: Literal["cuda", "cpu"] | None = None
+    """Where to render. If not given, what the machine has."""
+
+
+def check_options(options: MeshOptions) -> None:
+    """Check everything that can be checked before a run is opened.
+
+    Raises:
+        OptionsError: names all the options that cannot be used.
+    """
+    problems: list[str] = []
+    for name in ("voxel_size", "truncation", "depth_limit", "max_memory"):
+        value = getattr(options, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            problems.append(f"--{name.replace('_', '-')} is {value}, expected a number above 0")
+    for name in ("min_accumulation", "min_component_share"):
+        value = getattr(options, name)
+        if not 0 <= value <= 1:
+            problems.append(f"--{name.replace('_', '-')} is {value}, expected a number between 0 and 1")
+    if options.keep_components < 0:
+        problems.append(f"--keep-components is {options.keep_components}, expected a number of at least 0")
+    if options.voxel_size and options.truncation and options.truncation < options.voxel_size:
+        problems.append(
+            f"--truncation is {options.truncation}, expected at least one voxel, which --voxel-size makes "
+            f"{options.voxel_size}"
+        )
+    problems += _output_problems(options)
+    if problems:
+        raise OptionsError(problems)
+
+
+def output_path(options: MeshOptions) -> Path:
+    """Where the mesh goes."""
+    return options.load_config.parent / "mesh.ply" if options.output is None else options.output
+
+
+def _output_problems(options: MeshOptions) -> list[str]:
+    path = output_path(options)
+    if path.suffix.lower() not in SUFFIXES:
+        return [f"--output is {path}, expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"]
+    if path.is_dir():
+        return [f"--output is {path}, which is a folder; expected a file, such as {path / 'mesh.ply'}"]
+    if path.exists() and not options.overwrite:
+        return [f"--output: {path} exists; name another file, or add --overwrite"]
+    return []

@@ -1,0 +1,100 @@
+"""What the training cameras of a run see of its Gaussians."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.mesh.frames import SceneFrame
+from splatkit_ns.mesh.views import DepthView, DoubleArray
+from splatkit_ns.plugin.cameras import pinhole_view
+from splatkit_ns.plugin.pipeline import SplatkitPipeline
+
+
+class RunViews:
+    """Rendered views of all training cameras.
+
+    Args:
+        pipeline: set to evaluation.
+        min_accumulation: pixels that the Gaussians cover less than this show no surface.
+    """
+
+    def __init__(self, pipeline: SplatkitPipeline, min_accumulation: float) -> None:
+        self._model = pipeline.model
+        self._min_accumulation = min_accumulation
+        outputs = pipeline.datamanager.train_dataparser_outputs
+        self._masks = None if outputs.mask_filenames is None else _training_masks(pipeline.datamanager)
+        self._cameras: Any = pipeline.datamanager.train_dataset.cameras  # after the masks, which may undistort them
+        points = outputs.metadata.get("points3D_xyz")
+        self.seed_points: DoubleArray | None = None if points is None else points.double().cpu().numpy()
+        """(N, 3) in nerfstudio's frame, or None where the data set has none."""
+        self.frame = SceneFrame.from_dataparser(
+            outputs.dataparser_transform.double().cpu().numpy(), float(outputs.dataparser_scale)
+        )
+        """How the dataparser moved the scene."""
+        self.has_surface_depth = False
+        """Whether the renderer knows surfaces better than by the average along the ray; known after the first view."""
+
+    def __len__(self) -> int:
+        return len(self._cameras)
+
+    @property
+    def longest_side(self) -> int:
+        """Of all pictures, in pixels."""
+        return int(torch.maximum(self._cameras.width, self._cameras.height).max())
+
+    def views(self, downscale: float = 1.0) -> Iterator[DepthView]:
+        """Render one camera after the other.
+
+        Args:
+            downscale: sides of the pictures are divided by this.
+
+        Raises:
+            SplatkitError: the renderer makes no depth image.
+        """
+        return (self._view(index, downscale) for index in range(len(self)))
+
+    def _view(self, index: int, downscale: float) -> DepthView:
+        camera = deepcopy(self._cameras[index : index + 1])
+        if downscale > 1:
+            camera.rescale_output_resolution(1 / downscale)
+        outputs = self._model.get_outputs_for_camera(camera)
+        self.has_surface_depth = "surface_depth" in outputs
+        depth = outputs.get("surface_depth", outputs.get("depth"))
+        if depth is None:
+            raise SplatkitError(
+                f"The renderer {type(self._model.renderer).__name__} makes no depth image, which a mesh is made from: "
+                "its payload has neither depths_expected nor surface_depths."
+            )
+        depth, covered = depth[..., 0].cpu().numpy(), outputs["accumulation"][..., 0].cpu().numpy()
+        known = np.isfinite(depth) & (depth > 0) & (covered > 0) & (covered >= self._min_accumulation)
+        if self._masks is not None:
+            known &= _resampled(self._masks[index], known.shape)
+        view = pinhole_view(camera)
+        return DepthView(
+            depth=np.where(known, depth, 0).astype(np.float32),
+            color=outputs["rgb"].cpu().numpy().astype(np.float32),
+            K=view.Ks[0].double().cpu().numpy(),
+            cam_to_world=view.cam_to_worlds[0].double().cpu().numpy(),
+        )
+
+
+def _training_masks(datamanager: Any) -> list[NDArray[np.bool_]]:
+    """Masks of the training images, true where the pixel counts, undistorted as training has them."""
+    masks = [batch["mask"][..., 0].bool().cpu().numpy() for batch in datamanager.cached_train]
+    del datamanager.cached_train  # the images are not needed
+    return masks
+
+
+def _resampled(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask at another resolution: of each pixel, what lies in its middle."""
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(shape, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]
