@@ -80,10 +80,10 @@ def make_method(
     return MethodSpecification(config=config, description=description)
 
 
-_UNNEEDED_FADE = {"opacity_reg": 0.01, "scale_reg": 0.01}
+_UNNEEDED_FADE: dict[str, Any] = {"opacity_reg": 0.01, "scale_reg": 0.01}
 """Regularisers of 3DGS-MCMC, which lives on Gaussians that nobody needs becoming transparent."""
 
-_MCMC_START = {"init_opacity": 0.5, "init_scale": 0.1}
+_MCMC_START: dict[str, Any] = {"init_opacity": 0.5, "init_scale": 0.1}
 """Gaussians at the start as in 3DGS-MCMC."""
 
 splatkit_3dgs = make_method(
