@@ -29,8 +29,8 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
     normal_consistency_start_iter: int = 7000
     """Normals count after this step."""
     distortion_lambda: float = 0.01
-    """Weight of the distortion, which pulls the discs that a ray meets together, relative to the scene's scale. 0.1 and
-    more suit single objects."""
+    """Weight of the distortion, which pulls the discs that a ray meets together, relative to the scene's scale. The
+    paper weighs it ten times as much for single objects as for unbounded scenes."""
     distortion_start_iter: int = 3000
     """Distortion counts after this step."""
 

@@ -37,7 +37,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     """Weight of the mean standard deviation, in world units. 3DGS-MCMC uses 0.01."""
     depth_lambda: float = 0.0
     """Weight of the mean absolute error of depth, relative to the scene's scale; 0 is off. The data must have depth
-    images. 0.1 is a good value to begin with."""
+    images."""
     depth_kind: DepthKind = "z"
     """What the data's depth images hold: z, the depth along the camera's axis, as depth cameras write it; or ray, the
     distance from the camera, as lidars measure it."""
