@@ -102,6 +102,7 @@ def train(scene: Path, run: str, seed: int, device: str | None) -> tuple[list[De
     config.pipeline.datamanager.dataparser.eval_mode = "all"
     config.machine.seed = seed
     config.machine.device_type = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config.vis = "none"
     config.logging.local_writer.enable = False
     with tempfile.TemporaryDirectory() as folder:
         config.output_dir = Path(folder)

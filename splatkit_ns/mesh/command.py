@@ -44,8 +44,8 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     console = console or Console()
     check_options(options)
     path = output_path(options)
-    check_writable(path.parent, "splatkit mesh")
     run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
+    check_writable(path.parent, "splatkit mesh")  # makes the folder, which a config that is not there must not
     console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
     views = RunViews(run.pipeline, options.min_accumulation)
     unit = views.frame.scale if options.frame == "dataset" else 1.0

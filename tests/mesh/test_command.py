@@ -62,8 +62,9 @@ def test_from_a_trained_run_to_a_mesh(
     mesh = read(output)
     assert [path.name for path in output.parent.iterdir()] == ["mesh.ply"]
     quality = mesh_quality(mesh, seen)
-    assert quality.distance < 0.03
-    assert quality.completeness > 0.75
+    assert quality.distance < 0.05, "with what is inside solids, where nobody sees it"
+    assert quality.gap < 0.025
+    assert quality.completeness > 0.7
     assert quality.median_angle < 15
     assert mesh.colors.std() > 0.05
 
@@ -220,6 +221,13 @@ def test_what_is_no_config(
     status, text = run(capsys, "--load-config", path)
     assert status == 1
     assert message in text
+
+
+def test_a_path_with_a_slip_leaves_no_folder_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = run(capsys, "--load-config", tmp_path / "slip" / "config.yml")
+    assert status == 1
+    assert "does not exist" in text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_no_config(made_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
