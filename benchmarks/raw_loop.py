@@ -20,6 +20,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from train_gpu import method_config
 
+from splatkit_ns.splat import step_together
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,7 +73,7 @@ def bare_loop(trainer: Any, steps: int) -> None:
         model.step = step
         view = model._training_view(camera)
         target = (batch["image"].float() / 255)[None]
-        background = torch.rand(3, device=model.device)
+        background = model.evaluation_background()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         payload = model.renderer.render(
@@ -82,14 +84,16 @@ def bare_loop(trainer: Any, steps: int) -> None:
             view.height,
             sh_degree=min(step // model.config.sh_degree_interval, model.config.sh_degree),
             backgrounds=background[None],
+            render_mode="RGB+ED" if model.loss_fn.wants_depth(step + 1) else "RGB",
         )
-        payload.means2d.retain_grad()
-        sum(model.loss_fn.compute_loss(payload.renders, target, state).values()).backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        payload.retain_gradients()
+        context.step, context.rend_out = step + 1, payload
+        context.rendered_frames, context.target_frames = payload.renders, target
+        context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
+        sum(model._compute_loss(context).values()).backward()
+        step_together(optimizers)
         for scheduler in schedulers:
             scheduler.step()
-        context.step, context.rend_out = step + 1, payload
         model._densify(context)
 
 

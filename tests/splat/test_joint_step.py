@@ -58,7 +58,7 @@ def assert_same_end(ours, theirs):
         assert (p - q).abs().max() <= 2e-5 * moved + rounding, (number, (p - q).abs().max(), moved)
         large = expected["exp_avg"].abs().max()
         assert (state["exp_avg"] - expected["exp_avg"]).abs().max() <= 2e-6 * large, number
-        assert torch.allclose(state["exp_avg_sq"], expected["exp_avg_sq"], rtol=1e-5, atol=1e-38), number
+        assert torch.allclose(state["exp_avg_sq"], expected["exp_avg_sq"], rtol=4e-5, atol=1e-38), number
 
 def each(adams):
     for adam in adams:
