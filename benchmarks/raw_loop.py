@@ -20,7 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from train_gpu import method_config
 
-from splatkit_ns.splat import step_together
+from splatkit_ns.splat import clear_gradients, step_together
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def bare_loop(trainer: Any, steps: int) -> None:
         target = (batch["image"].float() / 255)[None]
         background = model.evaluation_background()
         for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            clear_gradients(optimizer)
         payload = model.renderer.render(
             state,
             view.cam_to_worlds,

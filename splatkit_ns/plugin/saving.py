@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin import checkpoints, out_of_memory
 from splatkit_ns.plugin.finite import NotFiniteError, stop_message
+from splatkit_ns.splat import clear_gradients
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainer
@@ -89,7 +90,7 @@ class Saver:
         step = context.step
         context.start_step(step)  # lets go of the step's images and graph
         for optimizer in self._trainer.optimizers.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
+            clear_gradients(optimizer)
         if self.steps_whole is not None and self.steps_whole > start_step:
             self.try_to_save(self.steps_whole - 1)
         raise out_of_memory.OutOfMemory(

@@ -41,7 +41,7 @@ from splatkit_ns.plugin.run_modules import draws_progress, run_modules
 from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.validation import evaluate
-from splatkit_ns.splat import atomic_write_text, step_together
+from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
 
 Vis = Literal[
     "viewer",
@@ -266,7 +266,7 @@ class SplatkitTrainer(Trainer):
         steps_now: dict[str, torch.optim.Optimizer] = {}
         for name, optimizer in self.optimizers.optimizers.items():
             if step % accumulation[name] == 0:
-                optimizer.zero_grad(set_to_none=True)
+                clear_gradients(optimizer)
             if step % accumulation[name] == accumulation[name] - 1:
                 steps_now[name] = optimizer
         _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
@@ -299,7 +299,7 @@ class SplatkitTrainer(Trainer):
                 raise
             self.watch.skip(error)
             for optimizer in self.optimizers.optimizers.values():
-                optimizer.zero_grad(set_to_none=True)  # gradients that are accumulated over steps are spoilt, too
+                clear_gradients(optimizer)  # gradients that are accumulated over steps are spoilt, too
             model.skips_step = True
             return False
         model.skips_step = False

@@ -3,7 +3,7 @@
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.files import atomic_write, atomic_write_text, check_writable
 from splatkit_ns.splat.initialization import random_points
-from splatkit_ns.splat.joint_step import step_together
+from splatkit_ns.splat.joint_step import clear_gradients, step_together
 from splatkit_ns.splat.model import SplatModel
 from splatkit_ns.splat.optimizers import LEARNING_RATES, make_optimizers
 from splatkit_ns.splat.ply import PlyError
@@ -20,6 +20,7 @@ __all__ = [
     "atomic_write",
     "atomic_write_text",
     "check_writable",
+    "clear_gradients",
     "make_optimizers",
     "random_points",
     "read_checkpoint",

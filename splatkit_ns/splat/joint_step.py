@@ -31,6 +31,13 @@ _SMALLEST_EPS = 1e-18
 """GPUs take the quick root of a number below 1.2e-38 for 0, so only an eps above such roots makes up for it."""
 
 
+def clear_gradients(optimizer: Optimizer) -> None:
+    """What ``zero_grad(set_to_none=True)`` does, without its profiling, which takes longer than the work."""
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            param.grad = None
+
+
 def step_together(optimizers: Iterable[Optimizer]) -> None:
     """Step optimizers: fused Adams on the current GPU together, all others by their own `step`.
 
