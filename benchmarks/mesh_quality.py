@@ -119,8 +119,24 @@ def train(scene: Path, run: str, seed: int, device: str | None) -> tuple[list[De
         "train_s": seconds,
         "gaussians": int(trainer.pipeline.model.num_points),
         "surface_depth": rendered.has_surface_depth,
+        "distortion": mean_distortion(trainer.pipeline, rendered.frame.scale),
     }
     return views, figures
+
+
+def mean_distortion(pipeline: Any, scale: float) -> float | None:
+    """How far the discs along a ray lie apart, over all training cameras, in the scene's units; None for 3DGS."""
+    import torch
+
+    cameras = pipeline.datamanager.train_dataset.cameras.to(pipeline.device)
+    means: list[float] = []
+    for index in range(len(cameras)):
+        with torch.no_grad():
+            outputs = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])
+        if "distortion" not in outputs:
+            return None
+        means.append(float(outputs["distortion"].mean()) / scale)
+    return sum(means) / len(means)
 
 
 def in_scene(view: DepthView, frame: Any) -> DepthView:
@@ -188,13 +204,15 @@ def print_table(rows: list[dict[str, Any]], voxel: float) -> None:
     """All runs; distances and gaps in thousandths."""
     print(f"voxel {1e3 * voxel:.1f}")
     print(
-        f"{'run':<60} {'seed':>4} {'distance':>8} {'gap':>6} {'complete':>8} {'angle':>6} {'median':>6} {'train s':>7} "
-        f"{'N':>7}"
+        f"{'run':<60} {'seed':>4} {'distance':>8} {'gap':>6} {'complete':>8} {'angle':>6} {'median':>6} "
+        f"{'distort':>7} {'train s':>7} {'N':>7}"
     )
     for row in rows:
+        distortion = row.get("distortion")
         print(
             f"{row['run']:<60} {row['seed']:4d} {1e3 * row['distance']:8.2f} {1e3 * row['gap']:6.2f} "
-            f"{100 * row['completeness']:7.1f}% {row['angle']:6.2f} {row['median_angle']:6.2f} {row['train_s']:7.1f} "
+            f"{100 * row['completeness']:7.1f}% {row['angle']:6.2f} {row['median_angle']:6.2f} "
+            f"{'' if distortion is None else format(1e3 * distortion, '7.2f'):>7} {row['train_s']:7.1f} "
             f"{row['gaussians']:7d}"
         )
 
