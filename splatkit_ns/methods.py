@@ -99,8 +99,11 @@ splatkit_3dgs = make_method(
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    densification=SplatDefaultDensification(refine_stop_iter=3000, reset_every=0),
-    loss_fn=Splat3DGSLossFn(opacity_reg=0.01),
+    densification=SplatMCMCDensification(
+        max_gaussians=5_000_000, max_per_seed=9, growth=0.1, refine_every=50, refine_stop_iter=4000
+    ),
+    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
+    **_MCMC_START,
     sh_degree_interval=500,
     max_num_iterations=5000,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",

@@ -53,7 +53,7 @@ def test_configs_survive_yaml_and_pickle(name: str) -> None:
 DENSIFICATIONS = {
     "splatkit-2dgs": SplatDefaultDensification,
     "splatkit-3dgs": SplatMCMCDensification,
-    "splatkit-3dgs-fast": SplatDefaultDensification,
+    "splatkit-3dgs-fast": SplatMCMCDensification,
     "splatkit-3dgs-big": SplatMCMCDensification,
     "splatkit-3dgs-adc": SplatDefaultDensification,
     "splatkit-3dgs-mcmc": SplatMCMCDensification,
