@@ -1,6 +1,6 @@
 """What `make demo` runs: makes a scene, trains on it, measures the result, exports it and shows it in one picture.
 
-    python examples/run_demo.py [--out demo] [--steps 1500] [--method splatkit-3dgs]
+    python examples/run_demo.py [--out demo] [--steps 1500] [--method splatkit-3dgs-adc]
 
 Only nerfstudio's own commands are called, those of the environment that this script runs in.
 """
@@ -127,7 +127,7 @@ def main(words: list[str] | None = None, programs: Path | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything: demo if not given")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps: {STEPS} if not given")
-    parser.add_argument("--method", default="splatkit-3dgs", help="splatkit-3dgs if not given")
+    parser.add_argument("--method", default="splatkit-3dgs-adc", help="splatkit-3dgs-adc if not given")
     arguments = parser.parse_args(words)
     try:
         demo(programs or Path(sys.executable).parent, arguments.out, arguments.method, arguments.steps)

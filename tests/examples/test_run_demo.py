@@ -67,8 +67,8 @@ def test_summary_names_psnr_ply_and_picture(
     assert "PSNR of 3 held-out views: 27.25 dB" in said
     assert str(out / "export" / "splat.ply") in said
     assert str(out / "demo.png") in said
-    words = (out / "outputs" / "scene" / "splatkit-3dgs" / "demo" / "config.yml").read_text()
-    assert words.startswith("splatkit-3dgs --data")
+    words = (out / "outputs" / "scene" / "splatkit-3dgs-adc" / "demo" / "config.yml").read_text()
+    assert words.startswith("splatkit-3dgs-adc --data")
     assert "--max-num-iterations 20 " in words
     assert " nerfstudio-data --eval-mode interval --eval-interval 8 --downscale-factor 1" in words
     sheet = Image.open(out / "demo.png").convert("RGB")
