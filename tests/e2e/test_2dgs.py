@@ -24,7 +24,7 @@ from splatkit_ns.splat.discs import LOG_THICKNESS
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
 
 STEPS = 120
-IMAGES = {"normals", "normals_camera", "normals_of_surface", "distortion"}
+IMAGES = {"normals", "normals_camera", "normals_of_surface", "distortion", "surface_depth"}
 
 
 def short(data: Path, output: Path, steps: int = STEPS, **model: Any) -> Any:
@@ -108,7 +108,7 @@ def test_outputs_to_look_at(trained_2dgs: Path) -> None:
     outputs = model.get_outputs_for_camera(camera)
     assert set(outputs) == {"rgb", "depth", "accumulation", "background"} | IMAGES
     for name in IMAGES:
-        channels = 1 if name == "distortion" else 3
+        channels = 1 if name in ("distortion", "surface_depth") else 3
         assert outputs[name].shape == (24, 32, channels)
         assert not outputs[name].requires_grad
     towards_viewer = outputs["normals_camera"][..., 2][outputs["accumulation"][..., 0] > 0.9]
@@ -138,8 +138,8 @@ def test_ns_render_shows_normals(trained_2dgs: Path, tmp_path: Path, monkeypatch
     from PIL import Image
 
     pixels = np.asarray(Image.open(min((tmp_path / "path").glob("*.png"))))
-    assert pixels.shape == (24, 6 * 32, 3)
-    assert all(float(pixels[:, i * 32 : (i + 1) * 32].std()) > 5 for i in range(6))
+    assert pixels.shape == (24, 7 * 32, 3)
+    assert all(float(pixels[:, i * 32 : (i + 1) * 32].std()) > 5 for i in range(7))
 
 
 def test_mcmc_trains_discs(tiny_scene: Path, tmp_path: Path) -> None:

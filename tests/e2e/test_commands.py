@@ -37,7 +37,7 @@ def test_ns_eval_reports_metrics_of_the_held_out_images(trained: Path, tmp_path:
     renders = tmp_path / "renders"
     ComputePSNR(load_config=trained, output_path=tmp_path / "eval.json", render_output_path=renders).main()
     report = json.loads((tmp_path / "eval.json").read_text())
-    assert report["method_name"] == "splatkit-3dgs"
+    assert report["method_name"] == "splatkit-3dgs-adc"
     assert report["checkpoint"].endswith("step-000000029.ckpt")
     results = report["results"]
     assert {"psnr", "psnr_std", "ssim", "ssim_std"} <= set(results)
@@ -142,7 +142,7 @@ def test_the_command_line_lists_the_options_with_their_help() -> None:
         assert flag in done.stdout, flag
     text = " ".join(done.stdout.replace("│", " ").split())
     assert "Weight of 1 - SSIM; L1 gets the rest." in text
-    assert "There are never more Gaussians than this" in text
+    assert "Number of Gaussians to grow to" in text
     assert "pipeline.model.densification options" in text
 
 

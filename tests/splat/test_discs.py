@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -83,6 +85,7 @@ def test_mcmc_leaves_the_thickness_alone_and_moves_discs_in_their_plane() -> Non
         state.params["scales"] -= 2
     state.make_flat()
     strategy = SplatMCMCDensification(refine_start_iter=0, refine_every=1, growth=0.2, noise_lr=0.0)
+    strategy.on_setup(logging.getLogger("splatkit_ns.tests"), state)
     strategy.densify(1, state)
     assert len(state) == 36
     assert float(state.opacities.min()) > 0.004
