@@ -9,6 +9,7 @@ PY := $(BIN)/python
 UV := $(BIN)/uv
 STAMP := $(VENV)/.splatkit-ns-installed
 LOCK := requirements.lock
+FUZZ_LOCK := requirements-fuzz.lock
 
 # Nothing runs for ever: the limits are many times what two cores need.
 CHECK_LIMIT := timeout --kill-after=30s 5m
@@ -32,8 +33,8 @@ help:
 	@echo "make test   style, types, import contract and tests; needs no GPU"
 	@echo "make lint   the first three of these"
 	@echo "make docs   the documentation as a site, in site/index.html"
-	@echo "make faults the long form of the fault tests: 200 kills, 5,000 inputs a fuzz test (docs/reliability.md)"
-	@echo "make lock   refresh $(LOCK) from pyproject.toml (UPGRADE=1: with the newest versions)"
+	@echo "make faults the long form of the fault tests: 200 kills, thousands of inputs a fuzz test (docs/reliability.md)"
+	@echo "make lock   refresh requirements*.lock from pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make clean  remove caches, build products and demo/ (the environment stays: rm -r $(VENV))"
 
 test: lint
@@ -49,22 +50,27 @@ docs: $(STAMP)
 	$(CHECK_LIMIT) $(PY) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs site
 	@echo "The documentation is in site/index.html"
 
-# The last line breaks each promise once and sees that a test notices.
+# The last line breaks each promise once and sees that a test notices. atheris may be missing where it has no wheel.
 faults: $(STAMP)
+	$(UV) pip install --python $(PY) --only-binary :all: --require-hashes -r $(FUZZ_LOCK) \
+	    || echo "make: atheris does not install here; the fuzz tests that need it are left out"
 	SPLATKIT_FAULT_KILLS=$(KILLS) SPLATKIT_FUZZ_INPUTS=$(INPUTS) \
 	    $(PY) -m pytest tests/faults tests/splat -o timeout=7200 -m "not gpu and not browser"
+	$(PY) -m tests.faults.atheris_readers $$((10 * $(INPUTS)))
 	$(PY) -m tests.faults.broken_promises
 
 demo: $(STAMP)
 	$(PY) examples/run_demo.py
 
 lock: $(UV)
-	$(UV) pip compile pyproject.toml --group dev --universal --python-version 3.10 --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-	    $(if $(UPGRADE),--upgrade) --quiet --output-file $(LOCK)
+	$(compile) pyproject.toml --group dev --output-file $(LOCK)
+	$(compile) --group fuzz --output-file $(FUZZ_LOCK)
+
+compile = $(UV) pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --quiet
 
 clean:
-	rm -rf build dist site demo outputs *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site demo outputs atheris-* *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find splatkit_ns tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment. The stamp is newer than what it was made from, so a second run does nothing.

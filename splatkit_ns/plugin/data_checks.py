@@ -203,20 +203,19 @@ def check_point_cloud(path: Path) -> None:
             found = _rows_in(file.read(), header)
     except PlyError as error:
         raise DataError(f"{error} {instead}") from error
-    declared = [element.count for element in header.elements if element.name == "vertex"]
-    names = [name for element in header.elements if element.name == "vertex" for name, _ in element.properties]
-    missing = [name for name in ("x", "y", "z") if name not in names]
-    if not declared or missing:
+    vertex = header.elements.get("vertex")
+    missing = [name for name in ("x", "y", "z") if vertex is None or name not in vertex.properties]
+    if vertex is None or missing:
         raise DataError(f"The point cloud {path} has no vertex property {', '.join(missing)}. {instead}")
-    if declared[0] == 0:
+    if vertex.count == 0:
         raise DataError(f"The point cloud {path} holds no vertex. {instead}")
-    if found is not None and found < declared[0]:
-        raise DataError(f"The point cloud {path} declares {declared[0]} vertices and holds {found}. {instead}")
+    if found is not None and found < vertex.count:
+        raise DataError(f"The point cloud {path} declares {vertex.count} vertices and holds {found}. {instead}")
 
 
 def _rows_in(data: bytes, header: PlyHeader) -> int | None:
     """How many vertices the data have room for; None where they do not come first or are of no fixed size."""
-    first = header.elements[0] if header.elements else None
+    first = next(iter(header.elements.values()), None)
     if first is None or first.name != "vertex" or first.lists:
         return None
     if header.format == "ascii":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.splat.files import atomic_write
+from splatkit_ns.splat.pickle_scan import check_tuples
 
 SCHEMA_VERSION = 1
 """Version of the "splatkit" entry; raise it when a reader of the version before would misread the new one."""
@@ -25,6 +26,7 @@ NERFSTUDIO_KEYS = ("step", "pipeline", "optimizers")
 _CHUNK_BYTES = 1 << 20
 _MAX_PICKLE_BYTES = 64 << 20
 _FOLDER_ATTRIBUTE = 0x10
+_ARCHIVE_START = b"PK\x03\x04"
 _MAX_STEP = 10**9 - 1  # file names have nine digits
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
 
@@ -93,16 +95,19 @@ def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str 
 
 
 def _check_archive(file: Path) -> list[int]:
-    """Check the zip archive that torch.save writes: sizes, no compression, and the checksum of each entry.
+    """Check the zip archive that torch.save writes: sizes, no compression, the checksum of each entry, the pickle.
 
     Returns:
         bytes of each entry.
     """
     file_size = file.stat().st_size
     try:
+        with file.open("rb") as stream:
+            if stream.read(4) != _ARCHIVE_START:  # zipfile would look further, where torch takes it for no archive
+                raise _damaged(file, "it does not begin as an archive does")
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            names = {entry.filename for entry in entries}
+            names = {entry.filename.lower() for entry in entries}  # torch ignores case when it looks for one
             if len(names) != len(entries):
                 raise _damaged(file, "an entry of its archive is there twice")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -113,12 +118,17 @@ def _check_archive(file: Path) -> list[int]:
             if declared > file_size:
                 raise _damaged(file, f"its archive declares {declared} bytes, but the file has {file_size}")
             for entry in entries:
-                if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES:
+                name = entry.filename.lower()
+                if name.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES:
                     raise CheckpointError(
                         f"checkpoint {file} was refused: {entry.file_size} bytes of structure besides tensors, where "
                         f"{_MAX_PICKLE_BYTES} are the most."
                     )
+                if name.endswith("/constants.pkl"):  # as of PyTorch before 2.6, torch.load would run it
+                    raise CheckpointError(f"checkpoint {file} was refused: it is a TorchScript program.")
                 with archive.open(entry) as stream:  # reading to the end verifies the entry's CRC-32
+                    if name.endswith("data.pkl"):
+                        check_tuples(stream.read())
                     while stream.read(_CHUNK_BYTES):
                         pass
             return [entry.file_size for entry in entries]
@@ -135,12 +145,14 @@ def _check_content(file: Path, loaded: Any) -> None:
         raise CheckpointError(f"{file} is no checkpoint: it holds a {type(loaded).__name__}, expected a dict.")
     missing = [key for key in NERFSTUDIO_KEYS if key not in loaded]
     if missing:
-        found = sorted(str(key) for key in cast(dict[Any, Any], loaded))[:10]
+        found = sorted(key for key in cast(dict[Any, Any], loaded) if isinstance(key, str))[:10]
         raise CheckpointError(f"{file} is no checkpoint of splatkit or nerfstudio: {missing} missing; found {found}.")
     splatkit: Any = loaded.get("splatkit", {"schema_version": SCHEMA_VERSION})
     version: Any = splatkit.get("schema_version") if isinstance(splatkit, dict) else None
     if not isinstance(version, int) or version < 1:
-        raise CheckpointError(f"{file} is no checkpoint: its splatkit schema_version is {version!r}, expected 1 or up.")
+        raise CheckpointError(
+            f"{file} is no checkpoint: its splatkit schema_version is {_shown(version)}, expected 1 or up."
+        )
     if version > SCHEMA_VERSION:
         raise CheckpointError(
             f"checkpoint {file} has schema version {version}, and this splatkit-ns reads up to {SCHEMA_VERSION}: "
@@ -148,7 +160,7 @@ def _check_content(file: Path, loaded: Any) -> None:
         )
     step: Any = loaded["step"]
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= _MAX_STEP:
-        raise CheckpointError(f"{file} is no checkpoint: its step is {step!r:.40}, expected a number from 0 up.")
+        raise CheckpointError(f"{file} is no checkpoint: its step is {_shown(step)}, expected a number from 0 up.")
     for key in ("pipeline", "optimizers", "schedulers", "splatkit"):
         if not isinstance(loaded.get(key, {}), Mapping):
             found = type(loaded[key]).__name__
@@ -212,6 +224,11 @@ def _damaged(file: Path, detail: str) -> CheckpointError:
     return CheckpointError(
         f"checkpoint {file} is truncated or damaged ({detail}). Resume from an earlier checkpoint, or copy it again."
     )
+
+
+def _shown(value: Any) -> str:
+    """A number or string; of other values the type, as what is nested can be too long or too deep to show."""
+    return f"{value!r:.40}" if value is None or isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -158,11 +158,11 @@ def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
 
 def _seek_vertices(file: BinaryIO, header: PlyHeader, path: Path) -> PlyElement:
     """Move to the first vertex and check that all the rows can be there, before anything is allocated for them."""
-    names = [element.name for element in header.elements]
+    names = list(header.elements)
     if "vertex" not in names:
-        raise PlyError(f"{path}: expected an element 'vertex' with the Gaussians, found {names or 'no elements'}.")
-    index = names.index("vertex")
-    before, vertex = header.elements[:index], header.elements[index]
+        raise PlyError(f"{path}: expected an element 'vertex' with the Gaussians, found {names[:9] or 'no elements'}.")
+    before = [header.elements[name] for name in names[: names.index("vertex")]]
+    vertex = header.elements["vertex"]
     if vertex.count == 0:
         raise PlyError(f"{path}: the element 'vertex' has no rows: there are no Gaussians in the file.")
     for element in (*before, vertex):
@@ -197,7 +197,7 @@ def _check_room(path: Path, start: int, count: int, row_bytes: int, slack: int =
 
 def _check_properties(vertex: PlyElement, path: Path) -> int:
     """Number of f_rest properties, after checking that nothing that Gaussians need is missing."""
-    present = {name for name, _ in vertex.properties}
+    present = set(vertex.properties)
     rest = {name for name in present if name.startswith("f_rest_")}
     if len(rest) not in NUM_REST or rest != {f"f_rest_{i}" for i in range(len(rest))}:
         raise PlyError(
@@ -215,9 +215,9 @@ def _check_properties(vertex: PlyElement, path: Path) -> int:
 
 def _read_binary(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: list[str], path: Path) -> FloatArray:
     order = _BYTE_ORDER[header.format]
-    dtype = np.dtype([(name, order + code) for name, code in vertex.properties])
-    uniform = all(code == "f4" for _, code in vertex.properties)
-    position = {name: i for i, (name, _) in enumerate(vertex.properties)}
+    dtype = np.dtype([(name, order + code) for name, code in vertex.properties.items()])
+    uniform = all(code == "f4" for code in vertex.properties.values())
+    position = {name: i for i, name in enumerate(vertex.properties)}
     columns = [position[name] for name in names]
     values = np.empty((vertex.count, len(names)), dtype=np.float32)
     for start in range(0, vertex.count, _CHUNK_ROWS):
@@ -236,7 +236,7 @@ def _read_binary(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: l
 
 
 def _read_ascii(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: list[str], path: Path) -> FloatArray:
-    position = {name: i for i, (name, _) in enumerate(vertex.properties)}
+    position = {name: i for i, name in enumerate(vertex.properties)}
     columns = [position[name] for name in names]
     num_columns = len(vertex.properties)
     longest_line = _MAX_NUMBER_BYTES * (num_columns + 1)  # so that a line without an end is not read whole

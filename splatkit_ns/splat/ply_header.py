@@ -30,15 +30,15 @@ class PlyElement:
 
     name: str
     count: int
-    properties: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """(name, numpy type code), in the order of the file."""
+    properties: dict[str, str] = field(default_factory=dict[str, str])
+    """Name -> numpy type code, in the order of the file."""
     lists: list[str] = field(default_factory=list[str])
     """Names of the list properties, which have no fixed size."""
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a binary row, lists left out."""
-        return sum(int(code[1]) for _, code in self.properties)
+        return sum(int(code[1]) for code in self.properties.values())
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class PlyHeader:
     """A parsed header."""
 
     format: PlyFormat
-    elements: list[PlyElement]
+    elements: dict[str, PlyElement]
+    """By name, in the order of the file."""
     num_bytes: int
     """Size of the header: where the data starts."""
 
@@ -60,7 +61,8 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
     if file.readline(8).rstrip(b"\r\n") != b"ply":
         raise PlyError(f"{path} is not a PLY file: it does not start with the line 'ply'.")
     format_found: PlyFormat | None = None
-    elements: list[PlyElement] = []
+    elements: dict[str, PlyElement] = {}
+    element: PlyElement | None = None  # to which the properties belong
     line_number = 1
     while True:
         raw = file.readline(MAX_HEADER_BYTES)
@@ -79,9 +81,10 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
         if words[0] == "format":
             format_found = _parse_format(words, where)
         elif words[0] == "element":
-            elements.append(_parse_element(words, elements, where))
+            element = _parse_element(words, elements, where)
+            elements[element.name] = element
         elif words[0] == "property":
-            _parse_property(words, elements, where)
+            _parse_property(words, element, where)
         else:
             raise PlyError(f"{where}: a PLY header has no line {_shown(words)}.")
     if format_found is None:
@@ -98,26 +101,25 @@ def _parse_format(words: list[str], where: str) -> PlyFormat:
     )
 
 
-def _parse_element(words: list[str], elements: list[PlyElement], where: str) -> PlyElement:
+def _parse_element(words: list[str], elements: dict[str, PlyElement], where: str) -> PlyElement:
     if len(words) != 3 or not (words[2].isascii() and words[2].isdigit()) or len(words[2]) > 18:
         raise PlyError(f"{where}: expected 'element NAME COUNT', found {_shown(words)}.")
-    if any(element.name == words[1] for element in elements):
+    if words[1] in elements:
         raise PlyError(f"{where}: the element {words[1]!r} is declared twice.")
     return PlyElement(words[1], int(words[2]))
 
 
-def _parse_property(words: list[str], elements: list[PlyElement], where: str) -> None:
-    if not elements:
+def _parse_property(words: list[str], element: PlyElement | None, where: str) -> None:
+    if element is None:
         raise PlyError(f"{where}: a property before any element.")
-    element = elements[-1]
     if len(words) == 5 and words[1] == "list":
         element.lists.append(words[4])
         return
     if len(words) != 3 or words[1] not in SCALAR_TYPES:
         raise PlyError(f"{where}: expected 'property TYPE NAME' with a scalar type of PLY, found {_shown(words)}.")
-    if any(name == words[2] for name, _ in element.properties):
+    if words[2] in element.properties:
         raise PlyError(f"{where}: the property {words[2]!r} of {element.name!r} is declared twice.")
-    element.properties.append((words[2], SCALAR_TYPES[words[1]]))
+    element.properties[words[2]] = SCALAR_TYPES[words[1]]
 
 
 def _shown(words: list[str]) -> str:

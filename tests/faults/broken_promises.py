@@ -109,6 +109,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("pickles are trusted", torch, "load", trusting_load(), "test_hostile_checkpoints.py::test_a_malicious_checkpoint_runs_nothing"),
     ("entries may be folders", checkpoint, "_FOLDER_ATTRIBUTE", 0, "test_hostile_checkpoints.py::test_an_entry_marked_as_a_folder"),
     ("checksums are not checked", checkpoint, "_check_archive", lambda file: [0] * 99, "test_hostile_checkpoints.py::test_fuzz_flipped_bytes"),
+    ("tuples may be endless", checkpoint, "check_tuples", nothing, "test_hostile_checkpoints.py::test_names_in_capitals"),
     ("tensors may be of any size", checkpoint, "Counter", lambda _: 0, "test_hostile_checkpoints.py::test_sizes_are_checked_also_where_torch_does_not"),
     ("any shape is taken", model.SplatkitModel, "_check_weights", nothing, "test_hostile_checkpoints.py::test_content_that_does_not_fit"),
     ("rows are not counted", ply, "_check_room", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),

@@ -50,6 +50,11 @@ def is_fine(owner: Any, name: str, value: float) -> bool:
     ),
 )
 def test_fuzz_options(densification: str, choice: dict[tuple[str, str], Any]) -> None:
+    check_choice(densification, choice)
+
+
+def check_choice(densification: str, choice: dict[tuple[str, str], Any]) -> None:
+    """Set options, given by place and name: if some are wrong, all of these are named, else the run is accepted."""
     config = make_config(Path(), Path(), densification)
     wrong: set[str] = set()
     for (place, name), value in choice.items():

@@ -204,6 +204,70 @@ def test_a_deeply_nested_pickle(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+EMPTY_TUPLE, TUPLE1, TUPLE2, NONE, SETITEM = b")", b"\x85", b"\x86", b"N", b"s"
+SHARED_TUPLES = EMPTY_TUPLE + b"".join(b"q%ch%c" % (i, i) + TUPLE2 for i in range(60))
+NESTED_LISTS = b"]" * 5000 + b"a" * 4999
+STEP = b"}(X\x04\0\0\0step%sX\x08\0\0\0pipeline}X\x0a\0\0\0optimizers}u"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "message"),
+    [
+        (b"}" + EMPTY_TUPLE + TUPLE1 * 10**6 + NONE + SETITEM, "more than 100 tuples in one another"),
+        (b"}" + SHARED_TUPLES + NONE + SETITEM, "tuples that refer to one another too often"),
+        (STEP % SHARED_TUPLES, "tuples that refer to one another too often"),
+        (STEP % NESTED_LISTS, "its step is a list"),
+    ],
+    ids=["nested keys", "shared keys", "shared step", "nested step"],
+)
+def test_structures_without_end(tmp_path: Path, pickled: bytes, message: str) -> None:
+    """Hashing the first ended the process; the next two took years to hash or show; showing the last raised."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"step": 1, "pipeline": {}, "optimizers": {}}, path)
+    forge(path, records={"data.pkl": b"\x80\x02" + pickled + b"."})
+    child = Child(read_limited, tmp_path / "log", read=read_checkpoint, path=path, extra=1 << 30)
+    assert child.wait() == 1
+    assert message in child.text()
+
+
+def test_tuples_as_people_write_them(tmp_path: Path) -> None:
+    betas, deep = (0.9, 0.999), ()
+    for _ in range(90):
+        deep = (deep,)
+    groups = [{"betas": betas, "lr": 0.1} for _ in range(20_000)]
+    content = {("a", (1, 2)): deep, "long": tuple(range(100_000)), "groups": groups}
+    path = tmp_path / "a.ckpt"
+    torch.save({"step": 1, "pipeline": content, "optimizers": {}}, path)
+    assert read_checkpoint(path)["pipeline"] == content
+
+
+def test_what_torch_would_not_read_as_an_archive(tmp_path: Path) -> None:
+    """zipfile finds an archive behind other bytes; torch reads these bytes, as its old format."""
+    path = tmp_path / "a.ckpt"
+    torch.save({"step": 1, "pipeline": {}, "optimizers": {}}, path)
+    path.write_bytes(b"\x80\x02N." + path.read_bytes())
+    with pytest.raises(CheckpointError, match="does not begin as an archive"):
+        read_checkpoint(path)
+
+
+def test_a_program_of_torchscript(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.jit.save(torch.jit.script(torch.nn.Identity()), str(path))
+    forge(path)  # without its compression, which is refused, too
+    with pytest.raises(CheckpointError, match="TorchScript program"):
+        read_checkpoint(path)
+
+
+def test_names_in_capitals(tmp_path: Path) -> None:
+    """torch finds the pickle under this name, too, and so it is looked at."""
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/DATA.PKL", b"\x80\x02}" + EMPTY_TUPLE + TUPLE1 * 150 + NONE + SETITEM + b".")
+        archive.writestr("archive/version", b"3\n")
+    with pytest.raises(CheckpointError, match="more than 100 tuples"):
+        read_checkpoint(path)
+
+
 def read_limited(read: Any, path: Path, extra: int) -> None:
     """Read a file while the process may grow by `extra` bytes only."""
     with open("/proc/self/status") as status:
@@ -263,11 +327,8 @@ def test_the_command_refuses_without_a_traceback(scene: Path, tmp_path: Path, sa
 # ---------------------------------------------------------------------------------------------------------- fuzzing
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A checkpoint of a few kilobytes, its content, and a place for what is made of it."""
-    folder = tmp_path_factory.mktemp("fuzz")
-    path = folder / "small.ckpt"
+def write_small(path: Path) -> None:
+    """A checkpoint of a few kilobytes."""
     content = {
         "step": 3,
         "pipeline": {"_model.gauss_params.means": torch.arange(12.0).reshape(4, 3)},
@@ -275,6 +336,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "splatkit": {"schema_version": 1, "rng": {"python": (3, (1, 2, 3), None)}},
     }
     write_checkpoint(path, content)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Bytes of a small checkpoint, its content, and a place for what is made of it."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = folder / "small.ckpt"
+    write_small(path)
     return path.read_bytes(), read_checkpoint(path), folder / "input.ckpt"
 
 

@@ -62,6 +62,17 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes, message: str) 
         SplatModel.load_ply(path)
 
 
+@pytest.mark.timeout(20)  # each took more than a minute when names were compared one by one
+@pytest.mark.parametrize("line", ["element {} 0", "property char {}"])
+def test_a_header_of_very_many_names(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.ply"
+    names = "\n".join(line.format(i) for i in range(48_000))
+    path.write_text(f"ply\nformat ascii 1.0\nelement points 1\n{names}\nend_header\n")
+    with pytest.raises(PlyError, match="expected an element 'vertex' with the Gaussians, found \\['points'") as caught:
+        SplatModel.load_ply(path)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("kind", SCALAR_TYPES)
 def test_any_scalar_type_is_read(tmp_path: Path, kind: str) -> None:
     dtype = np.dtype("<" + SCALAR_TYPES[kind])
@@ -82,16 +93,21 @@ def test_refusing_takes_little_memory(tmp_path: Path, format: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- fuzzing
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Bytes of a small file of each format, and a place for what is made of it."""
-    folder = tmp_path_factory.mktemp("fuzz")
+def small_files(folder: Path) -> list[bytes]:
+    """Bytes of a small file of each format."""
     model = SplatModel(**make_tensors(3))
     contents: list[bytes] = []
     for format in ("binary_little_endian", "binary_big_endian", "ascii"):
         model.save_ply(folder / "small.ply", format=format)
         contents.append((folder / "small.ply").read_bytes())
-    return contents, folder / "input.ply"
+    return contents
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Small files, and a place for what is made of them."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    return small_files(folder), folder / "input.ply"
 
 
 def read_or_refused(data: bytes, path: Path) -> None:
@@ -117,14 +133,17 @@ def test_fuzz_cut_and_inserted(small: Any, which: int, start: int, length: int, 
     read_or_refused(data[:start] + insert + data[start + length :], path)
 
 
-words = st.sampled_from(
+WORDS = (
     ["ply", "format", "ascii", "binary_little_endian", "1.0", "element", "vertex", "face", "property", "list", "float",
      "uchar", "double", "comment", "obj_info", "end_header", "0", "1", "3", "-1", "999999999999", *NAMES, "f_rest_0"]
 )  # fmt: skip
 
 
 @FUZZ
-@given(lines=st.lists(st.lists(words, max_size=5).map(" ".join), max_size=30), body=st.binary(max_size=300))
+@given(
+    lines=st.lists(st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join), max_size=30),
+    body=st.binary(max_size=300),
+)
 def test_fuzz_headers(small: Any, lines: list[str], body: bytes) -> None:
     _, path = small
     read_or_refused("\n".join(["ply", *lines, ""]).encode() + body, path)
