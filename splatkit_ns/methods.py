@@ -80,30 +80,35 @@ def make_method(
     return MethodSpecification(config=config, description=description)
 
 
-_UNNEEDED_FADE: dict[str, Any] = {"opacity_reg": 0.01, "scale_reg": 0.01}
-"""Regularisers of 3DGS-MCMC, which lives on Gaussians that nobody needs becoming transparent."""
+def _mcmc(densification: SplatMCMCDensification) -> dict[str, Any]:
+    """The start and the regularisers of 3DGS-MCMC, which lives on Gaussians that nobody needs becoming transparent."""
+    loss_fn = Splat3DGSLossFn(opacity_reg=0.01, scale_reg=0.01)
+    return {"densification": densification, "loss_fn": loss_fn, "init_opacity": 0.5, "init_scale": 0.1}
 
-_MCMC_START: dict[str, Any] = {"init_opacity": 0.5, "init_scale": 0.1}
-"""Gaussians at the start as in 3DGS-MCMC."""
+
+def _quick_mcmc(max_per_seed: float, refine_stop_iter: int) -> dict[str, Any]:
+    """3DGS-MCMC that grows to a number which follows the scene, and is there within 2,000 steps."""
+    return _mcmc(
+        SplatMCMCDensification(
+            max_gaussians=5_000_000,
+            max_per_seed=max_per_seed,
+            growth=0.1,
+            refine_every=50,
+            refine_stop_iter=refine_stop_iter,
+        )
+    )
+
 
 splatkit_3dgs = make_method(
     "splatkit-3dgs",
-    densification=SplatMCMCDensification(
-        max_gaussians=5_000_000, max_per_seed=13, growth=0.1, refine_every=50, refine_stop_iter=12_500
-    ),
-    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
-    **_MCMC_START,
+    **_quick_mcmc(max_per_seed=13, refine_stop_iter=12_500),
     max_num_iterations=15_000,
     description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",
 )
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    densification=SplatMCMCDensification(
-        max_gaussians=5_000_000, max_per_seed=9, growth=0.1, refine_every=50, refine_stop_iter=4000
-    ),
-    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
-    **_MCMC_START,
+    **_quick_mcmc(max_per_seed=9, refine_stop_iter=4000),
     sh_degree_interval=500,
     max_num_iterations=5000,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
@@ -111,12 +116,8 @@ splatkit_3dgs_fast = make_method(
 
 splatkit_3dgs_big = make_method(
     "splatkit-3dgs-big",
-    densification=SplatMCMCDensification(
-        max_gaussians=5_000_000, max_per_seed=26, growth=0.1, refine_every=50, refine_stop_iter=25_000
-    ),
-    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
-    **_MCMC_START,
-    description="3D Gaussian Splatting: the best quality, more Gaussians and steps (splatkit-ns).",
+    **_quick_mcmc(max_per_seed=26, refine_stop_iter=25_000),
+    description="3D Gaussian Splatting: more Gaussians and steps, for large scenes (splatkit-ns).",
 )
 
 splatkit_3dgs_adc = make_method(
@@ -126,9 +127,7 @@ splatkit_3dgs_adc = make_method(
 
 splatkit_3dgs_mcmc = make_method(
     "splatkit-3dgs-mcmc",
-    densification=SplatMCMCDensification(),
-    loss_fn=Splat3DGSLossFn(**_UNNEEDED_FADE),
-    **_MCMC_START,
+    **_mcmc(SplatMCMCDensification()),
     description="3D Gaussian Splatting as Markov Chain Monte Carlo, with the paper's settings (splatkit-ns).",
 )
 

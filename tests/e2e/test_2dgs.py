@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +119,8 @@ def test_outputs_to_look_at(trained_2dgs: Path) -> None:
     assert float(nothing["accumulation"].max()) == float(nothing["normals"].max()) == 0
 
 
-def test_ns_render_shows_normals(trained_2dgs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("ffmpeg") is None:  # nerfstudio asks for it, and then does not use it for images
-        stub = tmp_path / "bin" / "ffmpeg"
-        stub.parent.mkdir()
-        stub.write_text("#!/bin/sh\nexit 1\n")
-        stub.chmod(0o755)
-        monkeypatch.setenv("PATH", str(stub.parent), prepend=":")
+@pytest.mark.usefixtures("some_ffmpeg")
+def test_ns_render_shows_normals(trained_2dgs: Path, tmp_path: Path) -> None:
     RenderInterpolated(
         load_config=trained_2dgs,
         output_path=tmp_path / "path.mp4",

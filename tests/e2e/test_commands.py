@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,15 +69,8 @@ def test_ns_export_in_plain_colours(trained: Path, tmp_path: Path) -> None:
     assert b"property uchar red" in (tmp_path / "splat.ply").read_bytes()[:2000]
 
 
-def test_ns_render_interpolates_between_held_out_views(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if shutil.which("ffmpeg") is None:  # nerfstudio asks for it, and then does not use it for images
-        stub = tmp_path / "bin" / "ffmpeg"
-        stub.parent.mkdir()
-        stub.write_text("#!/bin/sh\nexit 1\n")
-        stub.chmod(0o755)
-        monkeypatch.setenv("PATH", str(stub.parent), prepend=":")
+@pytest.mark.usefixtures("some_ffmpeg")
+def test_ns_render_interpolates_between_held_out_views(trained: Path, tmp_path: Path) -> None:
     RenderInterpolated(
         load_config=trained,
         output_path=tmp_path / "path.mp4",
