@@ -11,9 +11,9 @@ import yaml
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.options import check_device
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
-from splatkit_ns.rasterize import check_cuda_backend
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,7 @@ def load_run(
         SplatkitError: no config or checkpoint of a splatkit method, or its data set is not there.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise SplatkitError(f"--device is cuda, but PyTorch {torch.__version__} finds no CUDA device: use cpu.")
-        check_cuda_backend()
+    check_device(device, option="--device")
     config = _read_config(config_path)
     folder = config_path.parent / config.relative_model_dir
     if not checkpoints.checkpoint_paths(folder):

@@ -144,20 +144,24 @@ def _expectation(name: str, number: float) -> str | None:
     return None
 
 
-def check_device(device_type: str) -> None:
+def check_device(device_type: str, option: str = "--machine.device-type") -> None:
     """Check that this machine has the device, and that gsplat's CUDA code can be used on it.
+
+    Args:
+        device_type: "cuda", "cpu" or "mps".
+        option: the command line's name for it, for messages.
 
     Raises:
         SplatkitError: it does not, or cannot; says what was found.
     """
     if device_type == "mps":
-        raise SplatkitError("--machine.device-type mps is not supported: use cpu.")
+        raise SplatkitError(f"{option} mps is not supported: use cpu.")
     if device_type != "cuda":
         return
     if not torch.cuda.is_available():
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         raise SplatkitError(
-            f"--machine.device-type is cuda, but PyTorch {torch.__version__} ({built}) finds no CUDA device. "
-            "Check nvidia-smi and the driver, or train on the CPU: --machine.device-type cpu"
+            f"{option} is cuda, but PyTorch {torch.__version__} ({built}) finds no CUDA device. "
+            f"Check nvidia-smi and the driver, or use the CPU: {option} cpu"
         )
     check_cuda_backend()

@@ -97,6 +97,8 @@ def test_cuda_without_a_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
         SplatkitError, match=r"--machine.device-type is cuda, but PyTorch .* finds no CUDA device.*cpu$"
     ):
         check_device("cuda")
+    with pytest.raises(SplatkitError, match=r"^--device is cuda, but PyTorch .*: --device cpu$"):
+        check_device("cuda", option="--device")
     check_device("cpu")
 
 
