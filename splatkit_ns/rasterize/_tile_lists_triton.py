@@ -14,12 +14,17 @@ The same bound as on the CPU (`splatkit_ns.rasterize.cpu.tiles`); SnugBox and Ac
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 BLOCK = 32
+"""Gaussians that are counted together."""
+FILL_BLOCK, FILL_WIDTH = 8, 16
+"""Gaussians that are listed together, and tiles of a row that are written at once."""
 MAX_SHORT = 2**15 - 1
 COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
 """Both kernels must round alike, so that as many tiles are filled in as were counted: no fused multiply-adds."""
@@ -84,7 +89,7 @@ def _count(
 @triton.jit
 def _fill(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, ends_ptr, counts_ptr, tiles_ptr, ids_ptr,
-    num, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr,
+    num, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """Tile and Gaussian of each pair, Gaussians in order of depth."""
     rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
@@ -93,24 +98,46 @@ def _fill(
     known = rank < num
     place = tl.load(ends_ptr + rank, mask=known, other=0) - tl.load(counts_ptr + rank, mask=known, other=0)
     camera = (g // per_camera).to(tl.int32)
+    column = tl.arange(0, W)[None, :]
+    ids = g.to(tl.int32)[:, None] + tl.zeros((B, W), tl.int32)
     for i in range(tl.max(rows)):
         row = top + i
         first, width = _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T)
         width = tl.where(i < rows, width, 0)
         tile = (camera * tiles_y + row.to(tl.int32)) * tiles_x + first
-        for k in range(tl.max(width)):
-            inside = k < width
-            tl.store(tiles_ptr + place + k, (tile + k).to(tiles_ptr.dtype.element_ty), mask=inside)
-            tl.store(ids_ptr + place + k, g.to(tl.int32), mask=inside)
+        for k in range(0, tl.max(width), W):
+            inside = k + column < width[:, None]
+            where = place[:, None] + k + column
+            tl.store(tiles_ptr + where, (tile[:, None] + k + column).to(tiles_ptr.dtype.element_ty), mask=inside)
+            tl.store(ids_ptr + where, ids, mask=inside)
         place += width
+
+
+class TileLists(NamedTuple):
+    """Which Gaussians lie on which tile. Gaussians are indices into C * N."""
+
+    offsets: Tensor
+    """Where each tile's list begins, (C, tiles_y, tiles_x) int32."""
+    bounds: Tensor
+    """The same and, as the last, where the last one ends, (C * tiles_y * tiles_x + 1,) int32."""
+    ids: Tensor
+    """The lists, each front to back, (L,) int32."""
+    places: Tensor
+    """Where each of these L entries would be if the entries of every Gaussian were together, (L,) int32."""
+    order: Tensor
+    """Gaussians in the order in which they would be, (C * N,) int64."""
+    ends: Tensor
+    """Where their entries would end, (C * N,) int64."""
+    counts: Tensor
+    """How many entries they have, (C * N,) int32."""
 
 
 @torch.no_grad()
 def tile_lists(
     means2d: Tensor, conics: Tensor, opacities: Tensor, seen: Tensor, depths: Tensor, tiles_x: int, tiles_y: int,
     tile_size: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Lists of Gaussians for gsplat's compositing; reads their total length back from the device.
+) -> TileLists:  # fmt: skip
+    """Lists of the Gaussians on each tile; reads their total length back from the device.
 
     Args:
         means2d: (C, N, 2) pixels.
@@ -121,9 +148,6 @@ def tile_lists(
         tiles_x: tiles in a row.
         tiles_y: rows of tiles.
         tile_size: pixels.
-
-    Returns:
-        Offset of each tile's list, (C, tiles_y, tiles_x) int32, and the lists, (L,) int32, of indices into C * N.
     """
     device = means2d.device
     cameras, per_camera = depths.shape
@@ -138,10 +162,12 @@ def tile_lists(
     tiles = torch.empty(total, dtype=torch.int16 if num_tiles <= MAX_SHORT else torch.int32, device=device)
     ids = torch.empty(total, dtype=torch.int32, device=device)
     if total:
-        _fill[grid](
-            *gaussians, ends, counts, tiles, ids, num, per_camera, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE
-        )
+        _fill[(triton.cdiv(num, FILL_BLOCK),)](
+            *gaussians, ends, counts, tiles, ids, num, per_camera, tiles_x, tiles_y, tile_size, FILL_BLOCK, FILL_WIDTH,
+            **COMPILE,
+        )  # fmt: skip
     tiles, by_tile = tiles.sort(stable=True)
-    first = torch.arange(num_tiles, dtype=tiles.dtype, device=device)
-    offsets = torch.searchsorted(tiles, first, out_int32=True)
-    return offsets.view(cameras, tiles_y, tiles_x), ids[by_tile]
+    first = torch.arange(num_tiles + 1, dtype=tiles.dtype, device=device)
+    bounds = torch.searchsorted(tiles, first, out_int32=True)
+    offsets = bounds[:-1].view(cameras, tiles_y, tiles_x)
+    return TileLists(offsets, bounds, ids[by_tile], by_tile.to(torch.int32), order, ends, counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,14 +23,24 @@ def rasterize_on_cuda(
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
     check_cuda_backend()
     arguments = (means, quats, scales, opacities, colors, viewmats, Ks, width, height)
-    tile_lists = None if packed or len(means) == 0 else _tile_lists()
-    if tile_lists is None:
+    kernels = None if packed or len(means) == 0 else _kernels()
+    if kernels is None:
         return _by_gsplat(*arguments, packed=packed, **settings)
-    return _with_own_lists(tile_lists, *arguments, **settings)
+    return _with_own_kernels(kernels, *arguments, **settings)
 
 
-def _with_own_lists(
-    tile_lists: Callable[..., tuple[Tensor, Tensor]],
+class Kernels(NamedTuple):
+    """What of rasterisation is our own."""
+
+    tile_lists: Callable[..., Any]
+    composite: Callable[..., tuple[Tensor, Tensor]]
+    max_channels: int
+    """Up to so many does `composite` blend."""
+    sh_colors: Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def _with_own_kernels(
+    kernels: Kernels,
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
     width: int, height: int, *, sh_degree: int | None, tile_size: int, backgrounds: Tensor | None,
     render_mode: RenderMode, absgrad: bool, rasterize_mode: str, **projection: Any,
@@ -48,22 +58,28 @@ def _with_own_lists(
     if rasterize_mode == "antialiased":
         opacities = opacities * compensations
     if sh_degree is not None:
-        colors = sh_colors(sh_degree, means, colors, viewmats, seen)
+        function = sh_colors if viewmats.requires_grad else kernels.sh_colors
+        colors = function(sh_degree, means, colors, viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
-    offsets, ids = tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size)
-    images, alphas = rasterize_to_pixels(
-        means2d, conics, colors, opacities, width, height, tile_size, offsets, ids,
-        backgrounds=backgrounds, absgrad=absgrad,
-    )  # fmt: skip
+    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size)
+    if colors.shape[-1] <= kernels.max_channels:
+        images, alphas = kernels.composite(
+            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, absgrad
+        )
+    else:
+        images, alphas = rasterize_to_pixels(
+            means2d, conics, colors, opacities, width, height, tile_size, lists.offsets, lists.ids,
+            backgrounds=backgrounds, absgrad=absgrad,
+        )  # fmt: skip
     if "ED" in render_mode:
         images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "camera_ids": None, "gaussian_ids": None, "radii": radii, "means2d": means2d, "depths": depths,
         "conics": conics, "opacities": opacities, "tile_width": tiles_x, "tile_height": tiles_y,
-        "isect_offsets": offsets, "flatten_ids": ids, "width": width, "height": height, "tile_size": tile_size,
+        "isect_offsets": lists.offsets, "flatten_ids": lists.ids, "width": width, "height": height, "tile_size": tile_size,
         "n_cameras": num_cameras,
     }  # fmt: skip
     return images, alphas, info
@@ -73,13 +89,16 @@ def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor
     """Colours (C, N, 3) of spherical harmonics seen from each camera."""
     from gsplat import spherical_harmonics
 
-    if viewmats.requires_grad:  # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform
-        centres = torch.linalg.inv(viewmats)[:, :3, 3]
-    else:
-        centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:]).squeeze(-1)
+    # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform
+    centres = torch.linalg.inv(viewmats)[:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
     directions = means[None] - centres[:, None]
     coefficients = coefficients[None].expand(len(viewmats), -1, -1, -1)
     return (spherical_harmonics(degree, directions, coefficients, masks=seen) + 0.5).clamp(min=0.0)
+
+
+def camera_centres(viewmats: Tensor) -> Tensor:
+    """Positions (C, 3) of cameras."""
+    return -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:]).squeeze(-1)
 
 
 def composited_channels(
@@ -116,12 +135,19 @@ def _by_gsplat(
 
 
 @lru_cache(maxsize=1)
-def _tile_lists() -> Callable[..., tuple[Tensor, Tensor]] | None:
-    def load() -> Callable[..., tuple[Tensor, Tensor]]:
+def _kernels() -> Kernels | None:
+    def load() -> Kernels:
+        from ._compositing_triton import MAX_CHANNELS, composite
+        from ._sh_triton import spherical_harmonics
         from ._tile_lists_triton import tile_lists
 
-        one = torch.ones(1, 1, device="cuda")
-        tile_lists(one.expand(1, 1, 2), one.expand(1, 1, 3) - 0.5, one, one > 0, one, 1, 1, 16)
-        return tile_lists
+        def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
+            return spherical_harmonics(means, coefficients, camera_centres(viewmats), seen, degree)
 
-    return working_kernel(load, otherwise="Tile lists are gsplat's")
+        one = torch.ones(1, 1, device="cuda")
+        means, conics, colors = one.expand(1, 1, 2), one.expand(1, 1, 3) - 0.5, one.expand(1, 1, 3)
+        lists = tile_lists(means, conics, one, one > 0, one, 1, 1, 16)
+        composite(means, conics, colors, one, None, 16, 16, 16, lists, False)
+        return Kernels(tile_lists, composite, MAX_CHANNELS, sh_colors)
+
+    return working_kernel(load, otherwise="Tile lists and compositing are gsplat's")

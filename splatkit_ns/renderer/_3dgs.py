@@ -74,10 +74,8 @@ class Splat3DGSRenderer(SplatRenderer[SplatRenderPayload]):
 
 
 def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:
-    """Coefficients up to ``degree``, (N, (degree + 1)², 3)."""
-    if degree == 0:
-        return sh0
-    return torch.cat([sh0, shN[:, : (degree + 1) ** 2 - 1]], dim=1)
+    """Coefficients up to at least ``degree``, (N, K, 3)."""
+    return sh0 if degree == 0 else torch.cat([sh0, shN], dim=1)
 
 
 def world_to_cams(cam_to_worlds: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ xx, yy = (cos * long) ** 2 + (sin * short) ** 2, (sin * long) ** 2 + (cos * shor
 xy = cos * sin * (long**2 - short**2)
 conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy**2)[..., None]
 opacities, seen, depths = torch.rand(C, N) ** 3, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
-offsets, ids = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+offsets, ids = lists.offsets, lists.ids
 assert offsets.shape == (C, tiles_y, tiles_x)
 ends = [*offsets.flatten().tolist(), len(ids)]
 pixel_y, pixel_x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
@@ -41,9 +42,15 @@ for tile in range(C * tiles_y * tiles_x):
             needed += 1
             assert camera * N + g in listed, (tile, g)
 assert needed > 200
+assert lists.bounds.tolist() == ends
+by_gaussian = torch.empty_like(ids)
+by_gaussian[lists.places.long()] = ids
+for g, end, count in zip(lists.order.tolist(), lists.ends.tolist(), lists.counts.tolist(), strict=True):
+    assert (by_gaussian[end - count : end] == g).all()
+assert lists.counts.sum() == len(ids)
 assert len(ids) < 1.15 * needed, "hardly any tile is listed in vain"
-none, empty = tile_lists(means, conics, opacities, seen & False, depths, tiles_x, tiles_y, T)
-assert len(empty) == 0 and (none == 0).all()
+none = tile_lists(means, conics, opacities, seen & False, depths, tiles_x, tiles_y, T)
+assert len(none.ids) == 0 and (none.bounds == 0).all()
 print("complete")
 """
 

