@@ -136,3 +136,10 @@ def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: f
         _adam[(blocks,)](*arguments, *decays, eps, BLOCK)
     for entry in entries:
         torch.autograd.graph.increment_version(entry.param)
+
+
+def first_launch(device: str) -> None:
+    """A step of next to nothing, of the kinds of arguments that training has: Triton compiles at the first launch."""
+    param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device=device)
+    probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device=device), lr=0.0)
+    adam_step([probe], 0.9, 0.999, 1e-15)

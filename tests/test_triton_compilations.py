@@ -1,0 +1,61 @@
+"""Training compiles no kernel that its first launch has not compiled, whatever the sizes."""
+
+from __future__ import annotations
+
+from tests.triton_compilations import assert_prints
+
+SSIM = """
+from splatkit_ns.loss_fn._ssim_triton import first_launches, mean_ssim
+from splatkit_ns.loss_fn.ssim import C1, C2, _window
+
+window = _window(torch.float32, torch.device("cpu"))
+for launch in first_launches(window, C1, C2):
+    launch()
+compiled = set(variants)
+assert len(compiled) == 4, compiled
+for batch, height, width in ((1, 11, 11), (1, 480, 640), (1, 546, 979), (2, 26, 26), (1, 900, 1600)):
+    image = torch.rand(batch, height, width, 3, requires_grad=True)
+    target = torch.rand(batch, height, width, 3).permute(0, 3, 1, 2)
+    (0.2 * (1 - mean_ssim(image.permute(0, 3, 1, 2), target, window, C1, C2))).backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+ADAM = """
+from splatkit_ns.splat._adam_triton import AdamTensors, adam_step, first_launch
+
+first_launch("cpu")
+compiled = set(variants)
+assert len(compiled) == 1, compiled
+for number in (1, 16, 99, 1024):
+    for parameters in (1, 6, 7, 9):
+        tensors = [[torch.zeros(number, 3) for _ in range(4)] for _ in range(parameters)]
+        adam_step([AdamTensors(*four, torch.zeros(()), 1e-3) for four in tensors], 0.9, 0.999, 1e-15)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+NOISE = """
+from splatkit_ns.densification._noise_triton import add_noise, first_launch
+
+first_launch("cpu")
+compiled = set(variants)
+assert len(compiled) == 1, compiled
+for number in (1, 16, 99, 1024):
+    means, quats, scales, logits = (torch.zeros(number, k) for k in (3, 4, 3, 1))
+    add_noise(means, quats, scales, logits[:, 0], 0.5 * number, 2**31 - number)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+
+def test_ssim() -> None:
+    assert_prints(SSIM, "once\n")
+
+
+def test_adam() -> None:
+    assert_prints(ADAM, "once\n")
+
+
+def test_noise() -> None:
+    assert_prints(NOISE, "once\n")
