@@ -21,6 +21,22 @@ assert variants == compiled, variants - compiled
 print("once")
 """
 
+TILE_LISTS = """
+from splatkit_ns.rasterize import _tile_lists_triton as lists
+
+for launch in lists.first_launches("cpu"):
+    launch()
+compiled = set(variants)
+assert len(compiled) == 2, compiled
+cumsum = torch.Tensor.cumsum
+torch.Tensor.cumsum = lambda counts, dim: torch.arange(1, len(counts) + 1)  # counts that no kernel has written
+for number, tiles_x, tiles_y in ((1, 1, 1), (16, 4, 16), (99, 61, 35), (1000, 16, 1), (4096, 100, 57)):
+    means, conics, one = torch.zeros(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
+    lists.tile_lists(means, conics, one, one > 0, one, tiles_x, tiles_y, 16)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
 ADAM = """
 from splatkit_ns.splat._adam_triton import AdamTensors, adam_step, first_launch
 
@@ -51,6 +67,10 @@ print("once")
 
 def test_ssim() -> None:
     assert_prints(SSIM, "once\n")
+
+
+def test_tile_lists() -> None:
+    assert_prints(TILE_LISTS, "once\n")
 
 
 def test_adam() -> None:

@@ -14,6 +14,9 @@ The same bound as on the CPU (`splatkit_ns.rasterize.cpu.tiles`); SnugBox and Ac
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -65,7 +68,7 @@ def _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T: tl.conste
     return first.to(tl.int32), tl.maximum(last - first + 1.0, 0.0).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num", "tiles_x", "tiles_y"])
 def _count(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, counts_ptr, num, tiles_x, tiles_y,
     T: tl.constexpr, B: tl.constexpr,
@@ -81,7 +84,7 @@ def _count(
     tl.store(counts_ptr + rank, count, mask=rank < num)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num", "per_camera", "tiles_x", "tiles_y"])
 def _fill(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, ends_ptr, counts_ptr, tiles_ptr, ids_ptr,
     num, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr,
@@ -145,3 +148,16 @@ def tile_lists(
     first = torch.arange(num_tiles, dtype=tiles.dtype, device=device)
     offsets = torch.searchsorted(tiles, first, out_int32=True)
     return offsets.view(cameras, tiles_y, tiles_x), ids[by_tile]
+
+
+def first_launches(device: str) -> list[Callable[[], object]]:
+    """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
+
+    It is about one Gaussian on the only tile of an image.
+    """
+    one = torch.ones(1, device=device)
+    conic = torch.tensor([1.0, 0.0, 1.0], device=device)
+    gaussians = (one.long() - 1, one.expand(2).contiguous(), conic, one, one.to(torch.uint8))
+    count = (*gaussians, one.int(), 1, 1, 1, 16, BLOCK)
+    fill = (*gaussians, one.long(), one.int(), one.short(), one.int(), 1, 1, 1, 1, 16, BLOCK)
+    return [partial(_count[(1,)], *count, **COMPILE), partial(_fill[(1,)], *fill, **COMPILE)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .checks import RenderMode
 from .cuda import check_cuda_backend
@@ -23,7 +22,7 @@ def rasterize_on_cuda(
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
     check_cuda_backend()
     arguments = (means, quats, scales, opacities, colors, viewmats, Ks, width, height)
-    tile_lists = None if packed or len(means) == 0 else _tile_lists()
+    tile_lists = None if packed or len(means) == 0 else tile_lists_kernel()
     if tile_lists is None:
         return _by_gsplat(*arguments, packed=packed, **settings)
     return _with_own_lists(tile_lists, *arguments, **settings)
@@ -115,13 +114,10 @@ def _by_gsplat(
     return renders, alphas, info
 
 
-@lru_cache(maxsize=1)
-def _tile_lists() -> Callable[..., tuple[Tensor, Tensor]] | None:
-    def load() -> Callable[..., tuple[Tensor, Tensor]]:
-        from ._tile_lists_triton import tile_lists
+@lazy_kernel(otherwise="Tile lists are gsplat's")
+def tile_lists_kernel() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Tile lists in Triton, or None where that cannot be used."""
+    from ._tile_lists_triton import first_launches, tile_lists
 
-        one = torch.ones(1, 1, device="cuda")
-        tile_lists(one.expand(1, 1, 2), one.expand(1, 1, 3) - 0.5, one, one > 0, one, 1, 1, 16)
-        return tile_lists
-
-    return working_kernel(load, otherwise="Tile lists are gsplat's")
+    run_together(first_launches("cuda"))
+    return tile_lists

@@ -13,6 +13,8 @@ from splatkit_ns.loss_fn.ssim import triton_kernel as ssim_kernel
 from splatkit_ns.methods import make_method, splatkit_3dgs_adc, splatkit_3dgs_fast
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.run_modules import gpu_kernels
+from splatkit_ns.rasterize.cuda_rasterization import tile_lists_kernel
+from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel
 
@@ -35,12 +37,16 @@ class NoDataclass(SplatMCMCDensification):
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        (splatkit_3dgs_fast, {ssim_kernel, joint_kernel, noise_kernel}),
-        (splatkit_3dgs_adc, {ssim_kernel, joint_kernel}),
-        (make_method("no-ssim", loss_fn=Splat3DGSLossFn(ssim_lambda=0.0)), {joint_kernel}),
-        (make_method("held", densification=NoDataclass(100)), {ssim_kernel, joint_kernel, noise_kernel}),
+        (splatkit_3dgs_fast, {tile_lists_kernel, ssim_kernel, joint_kernel, noise_kernel}),
+        (splatkit_3dgs_adc, {tile_lists_kernel, ssim_kernel, joint_kernel}),
+        (make_method("no-ssim", loss_fn=Splat3DGSLossFn(ssim_lambda=0.0)), {tile_lists_kernel, joint_kernel}),
+        (make_method("packed", renderer=Splat3DGSRenderer(packed=True)), {ssim_kernel, joint_kernel}),
+        (
+            make_method("held", densification=NoDataclass(100)),
+            {tile_lists_kernel, ssim_kernel, joint_kernel, noise_kernel},
+        ),
     ],
-    ids=["fast", "adc", "no ssim", "held"],
+    ids=["fast", "adc", "no ssim", "packed", "held"],
 )
 def test_those_of_its_parts(method: Any, expected: set[LazyKernel[Any]]) -> None:
     assert set(gpu_kernels(method.config, [])) == expected
@@ -49,4 +55,4 @@ def test_those_of_its_parts(method: Any, expected: set[LazyKernel[Any]]) -> None
 def test_those_of_its_modules_each_once() -> None:
     kernels = gpu_kernels(splatkit_3dgs_fast.config, [WithKernels(), WithKernels()])
     assert len(kernels) == len(set(kernels))
-    assert set(kernels) == {OWN, ssim_kernel, joint_kernel, noise_kernel}
+    assert set(kernels) == {OWN, tile_lists_kernel, ssim_kernel, joint_kernel, noise_kernel}
