@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.splat import SplatTrainingState, step_together
-from splatkit_ns.splat.joint_step import _kernel
+from splatkit_ns.splat.joint_step import joint_kernel
 
 ROUNDS, STEPS = 15, 10
 BALLAST_CYCLES = 20_000_000
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--gaussians", type=int, nargs="+", default=[50_000, 160_000, 500_000, 1_000_000])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    if _kernel() is None:
+    if joint_kernel() is None:
         raise SystemExit("Triton does not work here: nothing to compare.")
     rows = [compare(num) for num in args.gaussians]
     print("Gaussians  GPU us: ours  PyTorch  ratio   host us: ours  PyTorch  ratio   differ by")

@@ -61,3 +61,9 @@ def add_noise(means: Tensor, quats: Tensor, log_scales: Tensor, logits: Tensor, 
     grid = (triton.cdiv(number, BLOCK),)
     with torch.cuda.device_of(means):  # does nothing for tensors of the CPU, which the interpreter takes
         _add_noise[grid](means, quats, log_scales, logits, number, strength, seed, B=BLOCK)
+
+
+def first_launch(device: str) -> None:
+    """Noise of strength 0, of the kinds of arguments that training has: Triton compiles at the first launch."""
+    one = torch.ones(1, 4, device=device)
+    add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), 0.0, 0)

@@ -19,7 +19,7 @@ from splatkit_ns.densification.base import SplatDensification, limit_initial_num
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 MAX_RATIO = 51
 """A Gaussian is relocated onto at most this many times at once (as in the authors' code)."""
@@ -58,6 +58,10 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         if self.max_per_seed > 0:
             pixels = getattr(data_provider, "num_train_pixels", None)
             self.limit = min(self.limit, relative_limit(self.number_at_start, self.max_per_seed, pixels))
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        return (_cuda_kernel,)
 
     def state_dict(self) -> dict[str, Any]:
         return {"number_at_start": self.number_at_start} if hasattr(self, "number_at_start") else {}
@@ -181,13 +185,9 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
     means.add_((rotations @ along_axes[:, :, None])[:, :, 0])
 
 
-@lru_cache(maxsize=1)
-def _cuda_kernel() -> Callable[..., None] | None:
-    def load() -> Callable[..., None]:
-        from splatkit_ns.densification._noise_triton import add_noise
+@lazy_kernel(otherwise="MCMC's noise takes a dozen of PyTorch's kernels")
+def _cuda_kernel() -> Callable[..., None]:
+    from splatkit_ns.densification._noise_triton import add_noise, first_launch
 
-        one = torch.ones(1, 4, device="cuda")
-        add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), 0.0, 0)
-        return add_noise
-
-    return working_kernel(load, otherwise="MCMC's noise takes a dozen of PyTorch's kernels")
+    first_launch("cuda")
+    return add_noise

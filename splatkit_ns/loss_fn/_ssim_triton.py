@@ -3,6 +3,8 @@
 PyTorch's CUDA builds ship Triton, so this needs no package and no CUDA compiler. Images whose channels lie together
 (H, W, 3), as rasterisers make them, are used as they are: a row of W pixels with C channels is a row of W * C numbers
 in which the neighbour of a pixel is C numbers away.
+
+Triton does not specialise on sizes: images of all sizes share what is compiled before the first of them is read.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -10,6 +12,7 @@ in which the neighbour of a pixel is C numbers away.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +26,7 @@ MAX_PIXELS = 2**31 // 5 // 4
 """Numbers in a batch of images that the kernels' 32-bit indices reach."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "length", "out_length"])
 def _blur_rows(
     a_ptr, b_ptr, out_ptr, window_ptr, rows, length, out_length, C: tl.constexpr, R: tl.constexpr, X: tl.constexpr
 ):
@@ -57,7 +60,7 @@ def _blur_rows(
     tl.store(out + 4 * plane, e_ab, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "out_height", "length", "planes"])
 def _ssim_of_columns(
     maps_ptr, window_ptr, sums_ptr, grads_ptr, height, out_height, length, planes,
     c1, c2, GRADS: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
@@ -104,7 +107,7 @@ def _ssim_of_columns(
         tl.store(out + 2 * plane, by_ab, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "out_height", "length", "planes"])
 def _spread_columns(
     grads_ptr, out_ptr, window_ptr, height, out_height, length, planes, R: tl.constexpr, X: tl.constexpr
 ):
@@ -133,7 +136,7 @@ def _spread_columns(
     tl.store(out + 2 * plane_out, ab, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["upstream_ptr", "rows", "length", "out_length"])
 def _spread_rows(
     spread_ptr, a_ptr, b_ptr, grad_ptr, upstream_ptr, window_ptr, scale, rows, length, out_length,
     C: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
@@ -162,6 +165,72 @@ def _spread_rows(
     tl.store(grad_ptr + offset, upstream * (mu + 2.0 * a * aa + b * ab), mask=live)
 
 
+def blur_rows(a: Tensor, b: Tensor, window: Tensor, channels: int) -> Tensor:
+    """Maps of a, b, aa, bb and ab: (P, H, L) -> (5, P, H, L - 10 channels)."""
+    planes, height, length = a.shape
+    rows, out_length = planes * height, length - (len(window) - 1) * channels
+    maps = torch.empty(5, planes, height, out_length, device=a.device)
+    grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(rows, TILE_ROWS))
+    _blur_rows[grid](a, b, maps, window, rows, length, out_length, channels, TILE_ROWS, TILE_COLS)
+    return maps
+
+
+def ssim_of_columns(maps: Tensor, window: Tensor, c1: float, c2: float, needs_grad: bool) -> tuple[Tensor, Tensor]:
+    """Sums of SSIM, one a program, and its derivatives (3, P, H - 10, L) if they are needed."""
+    _, planes, height, length = maps.shape
+    out_height = height - (len(window) - 1)
+    grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(out_height, TILE_ROWS), planes)
+    sums = torch.empty(grid[0] * grid[1] * grid[2], device=maps.device)
+    grads = torch.empty(3, planes, out_height, length, device=maps.device) if needs_grad else sums
+    _ssim_of_columns[grid](
+        maps, window, sums, grads, height, out_height, length, planes, c1, c2, needs_grad, TILE_ROWS, TILE_COLS
+    )
+    return sums, grads
+
+
+def spread_columns(grads: Tensor, window: Tensor) -> Tensor:
+    """Transpose of the blur along columns: (3, P, H - 10, L) -> (3, P, H, L)."""
+    _, planes, out_height, length = grads.shape
+    height = out_height + len(window) - 1
+    spread = torch.empty(3, planes, height, length, device=grads.device)
+    grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(height, TILE_ROWS), planes)
+    _spread_columns[grid](grads, spread, window, height, out_height, length, planes, TILE_ROWS, TILE_COLS)
+    return spread
+
+
+def spread_rows(spread: Tensor, a: Tensor, b: Tensor, upstream: Tensor, window: Tensor, scale: float) -> Tensor:
+    """The gradient of a (P, H, L), ``upstream`` (one number) times ``scale``."""
+    planes, height, length = a.shape
+    rows, out_length = planes * height, spread.shape[-1]
+    channels = (length - out_length) // (len(window) - 1)
+    grad = torch.empty_like(a)
+    grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(rows, TILE_ROWS))
+    _spread_rows[grid](
+        spread, a, b, grad, upstream, window, scale, rows, length, out_length, channels, TILE_ROWS, TILE_COLS
+    )
+    return grad
+
+
+def first_launches(window: Tensor, c1: float, c2: float) -> list[Callable[[], object]]:
+    """A launch of each kernel, as training with images (B, H, W, 3) does it: Triton compiles a kernel at its first.
+
+    Args:
+        window: (11,), on the device on which to launch.
+        c1: stabiliser of the luminance.
+        c2: stabiliser of the structure.
+    """
+    channels, size = 3, len(window)
+    image = torch.zeros(1, size, channels * size, device=window.device)
+    maps = torch.zeros(5, 1, size, channels, device=window.device)
+    spread, grads = torch.zeros_like(maps[:3]), torch.zeros(3, 1, 1, channels, device=window.device)
+    return [
+        lambda: ssim_of_columns(maps, window, c1, c2, needs_grad=True),
+        lambda: spread_columns(grads, window),
+        lambda: spread_rows(spread, image, image, image[0, 0, 0], window, 1.0),
+        lambda: blur_rows(image, image, window, channels),
+    ]
+
+
 class MeanSSIM(torch.autograd.Function):
     """(a, b, window, c1, c2) -> mean SSIM; the gradient goes to a alone.
 
@@ -172,19 +241,9 @@ class MeanSSIM(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, channels: int) -> Tensor:
         planes, height, length = a.shape
         taps = len(window) - 1
-        out_height, out_length = height - taps, length - taps * channels
-        maps = torch.empty(5, planes, height, out_length, device=a.device)
-        rows = planes * height
-        grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(rows, TILE_ROWS))
-        _blur_rows[grid](a, b, maps, window, rows, length, out_length, channels, TILE_ROWS, TILE_COLS)
-        grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(out_height, TILE_ROWS), planes)
-        sums = torch.empty(grid[0] * grid[1] * grid[2], device=a.device)
         needs_grad = ctx.needs_input_grad[0]
-        grads = torch.empty(3, planes, out_height, out_length, device=a.device) if needs_grad else sums
-        _ssim_of_columns[grid](
-            maps, window, sums, grads, height, out_height, out_length, planes, c1, c2, needs_grad, TILE_ROWS, TILE_COLS
-        )
-        ctx.channels, ctx.count = channels, planes * out_height * out_length
+        sums, grads = ssim_of_columns(blur_rows(a, b, window, channels), window, c1, c2, needs_grad)
+        ctx.count = planes * (height - taps) * (length - taps * channels)
         if needs_grad:
             ctx.save_for_backward(a, b, window, grads)
         return sums.sum() / ctx.count
@@ -192,18 +251,7 @@ class MeanSSIM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         a, b, window, grads = ctx.saved_tensors
-        planes, height, length = a.shape
-        out_height, out_length = grads.shape[2:]
-        spread = torch.empty(3, planes, height, out_length, device=a.device)
-        grid = (triton.cdiv(out_length, TILE_COLS), triton.cdiv(height, TILE_ROWS), planes)
-        _spread_columns[grid](grads, spread, window, height, out_height, out_length, planes, TILE_ROWS, TILE_COLS)
-        grad = torch.empty_like(a)
-        rows = planes * height
-        grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(rows, TILE_ROWS))
-        _spread_rows[grid](
-            spread, a, b, grad, upstream.contiguous(), window, 1.0 / ctx.count, rows, length, out_length,
-            ctx.channels, TILE_ROWS, TILE_COLS,
-        )  # fmt: skip
+        grad = spread_rows(spread_columns(grads, window), a, b, upstream.contiguous(), window, 1.0 / ctx.count)
         return grad, None, None, None, None, None
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 WINDOW_SIZE = 11
 SIGMA = 1.5
@@ -137,20 +137,22 @@ def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor([weight / total for weight in weights], dtype=dtype, device=device)
 
 
-@lru_cache(maxsize=1)
+@lazy_kernel(otherwise="SSIM runs without Triton")
+def triton_kernel() -> Callable[..., Tensor]:
+    """The mean SSIM in Triton, or None where that cannot be used."""
+    from splatkit_ns.loss_fn._ssim_triton import first_launches, mean_ssim
+
+    window = _window(torch.float32, torch.device("cuda", torch.cuda.current_device()))
+    run_together(first_launches(window, C1, C2))
+    return mean_ssim
+
+
 def _cuda_kernel() -> Callable[..., Tensor] | None:
     """The mean SSIM on CUDA in few kernels: ours in Triton, else the package fused_ssim, else None."""
-
-    def load() -> Callable[..., Tensor]:
-        from splatkit_ns.loss_fn._ssim_triton import mean_ssim
-
-        probe = torch.zeros(1, 3, WINDOW_SIZE, WINDOW_SIZE, device="cuda")
-        mean_ssim(probe, probe, _window(probe.dtype, probe.device), C1, C2)
-        return mean_ssim
-
-    return working_kernel(load, otherwise="SSIM runs without Triton") or _fused_ssim()
+    return triton_kernel() or _fused_ssim()
 
 
+@lru_cache(maxsize=1)
 def _fused_ssim() -> Callable[..., Tensor] | None:
     try:
         from fused_ssim import fused_ssim  # type: ignore[reportMissingImports]

@@ -19,10 +19,11 @@ from splatkit_ns.loss_fn.geometry import (
     normal_error,
     z_depths,
 )
-from splatkit_ns.loss_fn.ssim import ssim
+from splatkit_ns.loss_fn.ssim import ssim, triton_kernel
 from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
@@ -54,6 +55,10 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     def wanted_targets(self) -> frozenset[TargetName]:
         wanted: dict[TargetName, float] = {"target_depths": self.depth_lambda, "target_normals": self.normal_lambda}
         return frozenset(name for name, weight in wanted.items() if weight > 0)
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        return (triton_kernel,) if self.ssim_lambda > 0 else ()
 
     def color_terms(
         self, rendered_frames: Tensor, target_frames: Tensor, training_state: SplatTrainingState, masks: Tensor | None

@@ -6,6 +6,7 @@ import typing
 from typing import Any, Generic
 
 from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
+from splatkit_ns.triton_kernels import LazyKernel
 
 
 class SplatBaseModule(Generic[PayloadT]):
@@ -30,6 +31,11 @@ class SplatBaseModule(Generic[PayloadT]):
     def is_idle(self) -> bool:
         """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
         return False
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        """Kernels that its steps use on a GPU, to be compiled while the data is read."""
+        return ()
 
     def on_setup(
         self,

@@ -84,6 +84,11 @@ def held(part: Any) -> Any:
 
 def release(part: Any) -> Any:
     """A run-time copy of what `held` returned."""
+    return running_copy(part_itself(part))
+
+
+def part_itself(part: Any) -> Any:
+    """What was given to `held`."""
     if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification)):
-        return running_copy(part.module)
-    return running_copy(part)
+        part = part.module
+    return part.module if isinstance(part, Uncopied) else part

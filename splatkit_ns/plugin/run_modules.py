@@ -16,7 +16,10 @@ from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.checks import check_instance, check_method, check_modules
 from splatkit_ns.modules.copying import running_copy
 from splatkit_ns.modules.progress import SplatProgressTracker
+from splatkit_ns.plugin.held import part_itself
 from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.splat.joint_step import joint_kernel
+from splatkit_ns.triton_kernels import LazyKernel
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
@@ -39,6 +42,14 @@ def run_modules(config: SplatkitTrainerConfig, folder: Path) -> list[SplatBaseMo
         *(import_module(path) for path in builtin.own),
         *builtin.active(folder),
     ]
+
+
+def gpu_kernels(config: SplatkitTrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
+    """Kernels that a run with these modules uses on a GPU, each once."""
+    model = config.pipeline.model
+    parts = [part_itself(part) for part in (model.renderer, model.loss_fn, model.densification)]
+    kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
+    return list(dict.fromkeys([*kernels, joint_kernel]))
 
 
 def draws_progress(modules: Sequence[Any]) -> bool:

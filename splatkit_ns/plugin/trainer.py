@@ -37,11 +37,12 @@ from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting import connect_logging, install_excepthook, report_once
 from splatkit_ns.plugin.run_hooks import RunHooks
 from splatkit_ns.plugin.run_log import RunLog
-from splatkit_ns.plugin.run_modules import draws_progress, run_modules
+from splatkit_ns.plugin.run_modules import draws_progress, gpu_kernels, run_modules
 from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
+from splatkit_ns.triton_kernels import load_ahead
 
 Vis = Literal[
     "viewer",
@@ -138,6 +139,7 @@ class SplatkitTrainer(Trainer):
         self._loaded: LoadedCheckpoint | None = None
         self._saver = Saver(self)
         self._log = RunLog(self)
+        load_ahead(gpu_kernels(config, self.modules), self.device)
 
     # ------------------------------------------------------------------ set-up
 

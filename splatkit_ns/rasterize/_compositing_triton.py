@@ -1,10 +1,10 @@
 """Blends Gaussians front to back along each pixel's ray on CUDA, with gradients that are the same in every run.
 
 The formulas are those of 3D Gaussian Splatting (https://arxiv.org/abs/2308.04079, equation 3 and appendix C) and of
-gsplat, whose compositing this replaces in training: the backward pass of gsplat's adds up gradients within each warp of
-32 pixels and then, by atomic additions in whatever order, over all warps of all tiles. Here one warp has a whole tile, so
-that a thread adds up eight pixels before it talks to others; each list entry's sum is stored in a place of its own, and
-a second kernel adds up the places of each Gaussian in a fixed order.
+gsplat, whose compositing this replaces: its backward pass adds up gradients within each warp of 32 pixels, and then, by
+atomic additions in whatever order, over all warps of all tiles. Here one warp has a whole tile, so that a thread adds up
+several pixels before it talks to others; each list entry's sum is stored in a place of its own, and a second kernel adds
+up the places of each Gaussian in a fixed order.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -12,6 +12,8 @@ a second kernel adds up the places of each Gaussian in a fixed order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,21 +23,23 @@ from torch import Tensor
 
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
+TILE_WIDTH, TILE_HEIGHT = 16, 8
+"""Pixels that one warp blends."""
 MAX_CHANNELS = 4
-WARPS = 1
-"""Of each tile."""
-ENTRIES = 16
+ENTRIES = 32
 """List entries of one Gaussian that are added up at once."""
+SIZES = ["width", "height", "tiles_x", "tiles_y"]
+"""What Triton shall not compile kernels anew for."""
 
 
 @triton.jit
-def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
+def _pixels(width, height, tiles_x, tiles_y, TX: tl.constexpr, TY: tl.constexpr):
     """Centres of this program's pixels, where they are in the image and whether they are."""
     tile = tl.program_id(0)
     camera = tile // (tiles_x * tiles_y)
-    lane = tl.arange(0, T * T)
-    x = (tile % tiles_x) * T + lane % T
-    y = (tile // tiles_x) % tiles_y * T + lane // T
+    lane = tl.arange(0, TX * TY)
+    x = (tile % tiles_x) * TX + lane % TX
+    y = (tile // tiles_x) % tiles_y * TY + lane // TX
     place = (camera.to(tl.int64) * height + y) * width + x
     return tile, camera, x.to(tl.float32) + 0.5, y.to(tl.float32) + 0.5, place, (x < width) & (y < height)
 
@@ -64,22 +68,22 @@ def _alpha(px, py, mx, my, a, b, c, opacity):
     return dx, dy, alpha, (sigma >= 0.0) & (alpha * 255.0 >= 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _forward(
     means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,
     images_ptr, alphas_ptr, lights_ptr, lasts_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, TX: tl.constexpr, TY: tl.constexpr,
 ):  # fmt: skip
     """Colours, alpha, remaining light, and how many entries of its tile's list each pixel has looked at."""
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, TX, TY)
     start = tl.load(offsets_ptr + tile)
     end = tl.load(offsets_ptr + tile + 1)
-    light = tl.full((T * T,), 1.0, tl.float32)
-    i0 = tl.zeros((T * T,), tl.float32)
-    i1 = tl.zeros((T * T,), tl.float32)
-    i2 = tl.zeros((T * T,), tl.float32)
-    i3 = tl.zeros((T * T,), tl.float32)
-    last = tl.zeros((T * T,), tl.int32)
+    light = tl.full((TX * TY,), 1.0, tl.float32)
+    i0 = tl.zeros((TX * TY,), tl.float32)
+    i1 = tl.zeros((TX * TY,), tl.float32)
+    i2 = tl.zeros((TX * TY,), tl.float32)
+    i3 = tl.zeros((TX * TY,), tl.float32)
+    last = tl.zeros((TX * TY,), tl.int32)
     open_ = inside
     i = start
     g = tl.load(ids_ptr + i, mask=i < end, other=0)
@@ -128,17 +132,17 @@ def _forward(
     tl.store(lasts_ptr + place, last, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _backward(
     means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, places_ptr,
     lights_ptr, lasts_ptr, v_images_ptr, v_alphas_ptr, sums_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, TX: tl.constexpr, TY: tl.constexpr,
 ):  # fmt: skip
     """Gradients of each entry of the tile's list, added up over its pixels.
 
     In the order means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
     """
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, TX, TY)
     start = tl.load(offsets_ptr + tile)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)
@@ -245,21 +249,20 @@ class Composite(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
-        width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
+        width: int, height: int, lists: TileLists, absgrad: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         cameras, tiles_y, tiles_x = lists.offsets.shape
         channels, device = colors.shape[-1], colors.device
         images = torch.empty(cameras, height, width, channels, device=device)
-        alphas, lights = torch.empty(2, cameras, height, width, 1, device=device)
-        lasts = torch.empty(cameras, height, width, dtype=torch.int32, device=device)
+        alphas = torch.empty(cameras, height, width, 1, device=device)
+        lights, lasts = torch.empty_like(alphas), torch.empty_like(alphas, dtype=torch.int32)
         behind = colors if backgrounds is None else backgrounds
         _forward[(cameras * tiles_y * tiles_x,)](
             means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, images, alphas, lights, lasts,
-            width, height, tiles_x, tiles_y, channels, backgrounds is not None, tile_size, num_warps=WARPS,
+            width, height, tiles_x, tiles_y, channels, backgrounds is not None, TILE_WIDTH, TILE_HEIGHT, num_warps=1,
         )  # fmt: skip
         ctx.save_for_backward(means2d, conics, colors, opacities, behind, lights, lasts)
-        ctx.lists, ctx.tile_size, ctx.absgrad = lists, tile_size, absgrad
-        ctx.background = backgrounds is not None
+        ctx.lists, ctx.absgrad, ctx.background = lists, absgrad, backgrounds is not None
         return images, alphas
 
     @staticmethod
@@ -267,14 +270,13 @@ class Composite(torch.autograd.Function):
         means2d, conics, colors, opacities, behind, lights, lasts = ctx.saved_tensors
         lists, absgrad, background = ctx.lists, ctx.absgrad, ctx.background
         cameras, tiles_y, tiles_x = lists.offsets.shape
-        height, width = lasts.shape[1:]
-        channels, device = colors.shape[-1], colors.device
+        height, width, channels = *lasts.shape[1:3], colors.shape[-1]
         v_images = v_images.contiguous()
-        sums = torch.zeros(len(lists.ids), 6 + channels + 2 * absgrad, device=device)
+        sums = torch.zeros(len(lists.ids), 6 + channels + 2 * absgrad, device=colors.device)
         _backward[(cameras * tiles_y * tiles_x,)](
             means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, lights, lasts,
             v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, channels, background, absgrad,
-            ctx.tile_size, num_warps=WARPS,
+            TILE_WIDTH, TILE_HEIGHT, num_warps=1,
         )  # fmt: skip
         v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
@@ -286,12 +288,12 @@ class Composite(torch.autograd.Function):
         if absgrad:
             means2d.absgrad = v_abs
         v_background = (lights * v_images).sum((1, 2)) if background and ctx.needs_input_grad[4] else None
-        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None
+        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None
 
 
 def composite(
     means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
-    width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
+    width: int, height: int, lists: TileLists, absgrad: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Blend Gaussians front to back. Differentiable in all tensors; the gradients are the same in every run.
 
@@ -303,15 +305,34 @@ def composite(
         backgrounds: (C, X), or None for black.
         width: pixels.
         height: pixels.
-        tile_size: pixels, a power of two.
-        lists: which Gaussians are on which tile.
+        lists: which Gaussians are on which tile of `TILE_WIDTH` x `TILE_HEIGHT`.
         absgrad: also add up absolute gradients of the means (AbsGS).
 
     Returns:
         Images (C, H, W, X) and alphas (C, H, W, 1).
     """
-    means2d = means2d.contiguous()
     return Composite.apply(  # type: ignore[return-value]
-        means2d, conics.contiguous(), colors.contiguous(), opacities.contiguous(),
-        None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,
+        means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
+        None if backgrounds is None else backgrounds.contiguous(), width, height, lists, absgrad,
     )  # fmt: skip
+
+
+def first_launches(device: str) -> list[Callable[[], object]]:
+    """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
+
+    It is about one Gaussian on the only tile of an image.
+    """
+    one, bounds = torch.ones(1, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device)
+    nine, images, first = torch.ones(9, device=device), torch.zeros(3, device=device), one.int() - 1
+    gaussian = (nine[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, nine[:3].clone(), images)
+    shape = (1, 1, 1, 1, 3, True)
+    tile = (TILE_WIDTH, TILE_HEIGHT)
+    forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, *tile)
+    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, nine, *shape, False, *tile)
+    gradients = (torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine))
+    gather = (one.long() - 1, one.long(), one.int(), nine, *gradients, gradients[0], 3, False, ENTRIES)
+    return [
+        partial(_backward[(1,)], *backward, num_warps=1),
+        partial(_forward[(1,)], *forward, num_warps=1),
+        partial(_gather[(1,)], *gather, num_warps=1),
+    ]

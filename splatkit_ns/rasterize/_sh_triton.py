@@ -1,8 +1,8 @@
 """Colours of spherical harmonics on CUDA, seen from each camera: one kernel for the colours, one for their gradients.
 
-The basis is that of 3D Gaussian Splatting and gsplat: real spherical harmonics with the Condon-Shortley phase. Against
-gsplat's function this leaves out the directions, their normalisation, 0.5 and the cut-off at 0 as steps of PyTorch's, and
-the gradients of the centres are added up in the same order in every run.
+The basis is that of 3D Gaussian Splatting and gsplat: real spherical harmonics with the Condon-Shortley phase. Unlike
+gsplat's function this also makes the directions, adds 0.5 and cuts off at 0, and the gradients of the centres are added
+up in the same order in every run.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -11,6 +11,8 @@ the gradients of the centres are added up in the same order in every run.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -197,9 +199,7 @@ class SphericalHarmonics(torch.autograd.Function):
     """(means, coefficients, centres, seen, degree) -> colours. All contiguous, float32, on CUDA."""
 
     @staticmethod
-    def forward(
-        ctx: Any, means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int
-    ) -> Tensor:
+    def forward(ctx: Any, means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int) -> Tensor:
         (num, stored, _), cameras, bands = coefficients.shape, len(centres), (degree + 1) ** 2
         colors = torch.empty(cameras, num, 3, device=means.device)
         seen = seen.view(torch.uint8)
@@ -237,3 +237,20 @@ def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, se
     return SphericalHarmonics.apply(  # type: ignore[return-value]
         means.contiguous(), coefficients.contiguous(), centres.contiguous(), seen.contiguous(), degree
     )
+
+
+def first_launches(device: str, stored: int) -> list[Callable[[], object]]:
+    """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
+
+    Args:
+        device: where to.
+        stored: coefficients of one Gaussian.
+    """
+    three, coefficients = torch.ones(3, device=device), torch.zeros(stored * 3, device=device)
+    seen = torch.ones(1, dtype=torch.uint8, device=device)
+    colors = (three, three.clone(), coefficients, seen, three.clone(), 1, 1, stored, BLOCK)
+    gradients = (
+        three, three.clone(), coefficients, seen, three, three, three.clone(), coefficients.clone(), 1, 1, 1, stored,
+        BLOCK,
+    )  # fmt: skip
+    return [partial(_gradients[(1,)], *gradients, num_warps=2), partial(_colors[(1, 1)], *colors, num_warps=2)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .checks import RenderMode
 from .cuda import check_cuda_backend
@@ -23,24 +22,26 @@ def rasterize_on_cuda(
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
     check_cuda_backend()
     arguments = (means, quats, scales, opacities, colors, viewmats, Ks, width, height)
-    kernels = None if packed or len(means) == 0 else _kernels()
+    kernels = None if packed or len(means) == 0 else own_kernels()
     if kernels is None:
         return _by_gsplat(*arguments, packed=packed, **settings)
     return _with_own_kernels(kernels, *arguments, **settings)
 
 
-class Kernels(NamedTuple):
+class OwnKernels(NamedTuple):
     """What of rasterisation is our own."""
 
     tile_lists: Callable[..., Any]
     composite: Callable[..., tuple[Tensor, Tensor]]
+    tile: tuple[int, int]
+    """Width and height of `composite`'s tiles in pixels."""
     max_channels: int
     """Up to so many does `composite` blend."""
     sh_colors: Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _with_own_kernels(
-    kernels: Kernels,
+    kernels: OwnKernels,
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
     width: int, height: int, *, sh_degree: int | None, tile_size: int, backgrounds: Tensor | None,
     render_mode: RenderMode, absgrad: bool, rasterize_mode: str, **projection: Any,
@@ -63,11 +64,13 @@ def _with_own_kernels(
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
-    tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
-    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size)
-    if colors.shape[-1] <= kernels.max_channels:
+    owns = colors.shape[-1] <= kernels.max_channels
+    tile = kernels.tile if owns else (tile_size, tile_size)
+    tiles = math.ceil(width / tile[0]), math.ceil(height / tile[1])
+    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, *tiles, *tile)
+    if owns:
         images, alphas = kernels.composite(
-            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, absgrad
+            means2d, conics, colors, opacities, backgrounds, width, height, lists, absgrad
         )
     else:
         images, alphas = rasterize_to_pixels(
@@ -78,8 +81,8 @@ def _with_own_kernels(
         images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "camera_ids": None, "gaussian_ids": None, "radii": radii, "means2d": means2d, "depths": depths,
-        "conics": conics, "opacities": opacities, "tile_width": tiles_x, "tile_height": tiles_y,
-        "isect_offsets": lists.offsets, "flatten_ids": lists.ids, "width": width, "height": height, "tile_size": tile_size,
+        "conics": conics, "opacities": opacities, "tile_width": math.ceil(width / tile_size),
+        "tile_height": math.ceil(height / tile_size), "width": width, "height": height, "tile_size": tile_size,
         "n_cameras": num_cameras,
     }  # fmt: skip
     return images, alphas, info
@@ -134,20 +137,22 @@ def _by_gsplat(
     return renders, alphas, info
 
 
-@lru_cache(maxsize=1)
-def _kernels() -> Kernels | None:
-    def load() -> Kernels:
-        from ._compositing_triton import MAX_CHANNELS, composite
-        from ._sh_triton import spherical_harmonics
-        from ._tile_lists_triton import tile_lists
+@lazy_kernel(otherwise="Tile lists, compositing and spherical harmonics are gsplat's")
+def own_kernels() -> OwnKernels:
+    """Our kernels in Triton, or None where they cannot be used."""
+    from . import _compositing_triton as compositing
+    from . import _sh_triton as sh
+    from . import _tile_lists_triton as lists
 
-        def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
-            return spherical_harmonics(means, coefficients, camera_centres(viewmats), seen, degree)
+    def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
+        return sh.spherical_harmonics(means, coefficients, camera_centres(viewmats), seen, degree)
 
-        one = torch.ones(1, 1, device="cuda")
-        means, conics, colors = one.expand(1, 1, 2), one.expand(1, 1, 3) - 0.5, one.expand(1, 1, 3)
-        lists = tile_lists(means, conics, one, one > 0, one, 1, 1, 16)
-        composite(means, conics, colors, one, None, 16, 16, 16, lists, False)
-        return Kernels(tile_lists, composite, MAX_CHANNELS, sh_colors)
-
-    return working_kernel(load, otherwise="Tile lists and compositing are gsplat's")
+    tile = compositing.TILE_WIDTH, compositing.TILE_HEIGHT
+    run_together(
+        [
+            *sh.first_launches("cuda", stored=16),
+            *compositing.first_launches("cuda"),
+            *lists.first_launches("cuda", *tile),
+        ]
+    )
+    return OwnKernels(lists.tile_lists, compositing.composite, tile, compositing.MAX_CHANNELS, sh_colors)

@@ -12,6 +12,7 @@ from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.rasterize import rasterization
 from splatkit_ns.renderer.base import RenderMode, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
@@ -33,6 +34,12 @@ class Splat3DGSRenderer(SplatRenderer[SplatRenderPayload]):
     """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""
     packed: bool = False
     """Keep only visible Gaussians in memory: slower, except for very large scenes."""
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        from splatkit_ns.rasterize.cuda_rasterization import own_kernels
+
+        return () if self.packed else (own_kernels,)
 
     def render(
         self,

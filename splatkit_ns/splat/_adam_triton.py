@@ -66,35 +66,20 @@ def _update(
 
 @triton.jit
 def _slot(
-    first, p_ptr, g_ptr, m_ptr, v_ptr, step_ptr, n, lr, beta1, rest1, log_beta1, beta2, rest2, log_beta2, eps,
-    B: tl.constexpr,
+    first, end, n, p, g, m, v, t, lr, next_n, next_p, next_g, next_m, next_v, next_t, next_lr, B: tl.constexpr,
 ):  # fmt: skip
-    """Update this program's block if it lies in this parameter, whose blocks begin with ``first``.
+    """This parameter, or the next if this program's block lies behind it.
 
     Returns:
-        The block with which the next parameter's begin.
+        The parameter's first block, the block behind its last, its length, pointers and learning rate.
     """
-    start = (tl.program_id(0) - first) * B
-    if (start >= 0) & (start < n):
-        step = tl.load(step_ptr)
-        step_size = lr / _one_minus_power(log_beta1, step)
-        root_correction = tl.sqrt(_one_minus_power(log_beta2, step))
-        offsets = start + tl.arange(0, B)
-        if start + B <= n:  # without a mask, four numbers are loaded at once
-            everything = tl.full((B,), 1, tl.int1)
-            _update(
-                p_ptr, g_ptr, m_ptr, v_ptr, step_size, root_correction, offsets, everything,
-                beta1, rest1, beta2, rest2, eps,
-            )  # fmt: skip
-        else:
-            _update(
-                p_ptr, g_ptr, m_ptr, v_ptr, step_size, root_correction, offsets, offsets < n,
-                beta1, rest1, beta2, rest2, eps,
-            )  # fmt: skip
-    return first + tl.cdiv(n, B)
+    if tl.program_id(0) >= end:
+        first, end = end, end + tl.cdiv(next_n, B)
+        n, p, g, m, v, t, lr = next_n, next_p, next_g, next_m, next_v, next_t, next_lr
+    return first, end, n, p, g, m, v, t, lr
 
 
-@triton.jit(do_not_specialize=["n0", "n1", "n2", "n3", "n4", "n5", "n6"])
+@triton.jit(do_not_specialize=["n0", "n1", "n2", "n3", "n4", "n5", "n6", "t0", "t1", "t2", "t3", "t4", "t5", "t6"])
 def _adam(
     p0, g0, m0, v0, t0, n0, lr0,
     p1, g1, m1, v1, t1, n1, lr1,
@@ -103,17 +88,29 @@ def _adam(
     p4, g4, m4, v4, t4, n4, lr4,
     p5, g5, m5, v5, t5, n5, lr5,
     p6, g6, m6, v6, t6, n6, lr6,
-    beta1, rest1, log1, beta2, rest2, log2, eps, B: tl.constexpr,
+    beta1, rest1, log_beta1, beta2, rest2, log_beta2, eps, B: tl.constexpr,
 ):  # fmt: skip
-    """One program a block of B numbers; the blocks of all parameters one after the other."""
-    first = 0
-    first = _slot(first, p0, g0, m0, v0, t0, n0, lr0, beta1, rest1, log1, beta2, rest2, log2, eps, B)
-    first = _slot(first, p1, g1, m1, v1, t1, n1, lr1, beta1, rest1, log1, beta2, rest2, log2, eps, B)
-    first = _slot(first, p2, g2, m2, v2, t2, n2, lr2, beta1, rest1, log1, beta2, rest2, log2, eps, B)
-    first = _slot(first, p3, g3, m3, v3, t3, n3, lr3, beta1, rest1, log1, beta2, rest2, log2, eps, B)
-    first = _slot(first, p4, g4, m4, v4, t4, n4, lr4, beta1, rest1, log1, beta2, rest2, log2, eps, B)
-    first = _slot(first, p5, g5, m5, v5, t5, n5, lr5, beta1, rest1, log1, beta2, rest2, log2, eps, B)
-    first = _slot(first, p6, g6, m6, v6, t6, n6, lr6, beta1, rest1, log1, beta2, rest2, log2, eps, B)
+    """One program a block of B numbers; the blocks of all parameters one after the other.
+
+    Each program picks its parameter first, so that the update is there once: seven of it take seconds to compile.
+    """
+    first, end, n, p, g, m, v, t, lr = 0, tl.cdiv(n0, B), n0, p0, g0, m0, v0, t0, lr0
+    first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n1, p1, g1, m1, v1, t1, lr1, B)
+    first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n2, p2, g2, m2, v2, t2, lr2, B)
+    first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n3, p3, g3, m3, v3, t3, lr3, B)
+    first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n4, p4, g4, m4, v4, t4, lr4, B)
+    first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n5, p5, g5, m5, v5, t5, lr5, B)
+    first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n6, p6, g6, m6, v6, t6, lr6, B)
+    start = (tl.program_id(0) - first) * B
+    step = tl.load(t)
+    step_size = lr / _one_minus_power(log_beta1, step)
+    root_correction = tl.sqrt(_one_minus_power(log_beta2, step))
+    offsets = start + tl.arange(0, B)
+    if start + B <= n:  # without a mask, four numbers are loaded at once
+        everything = tl.full((B,), 1, tl.int1)
+        _update(p, g, m, v, step_size, root_correction, offsets, everything, beta1, rest1, beta2, rest2, eps)
+    else:
+        _update(p, g, m, v, step_size, root_correction, offsets, offsets < n, beta1, rest1, beta2, rest2, eps)
 
 
 @torch.no_grad()
@@ -139,3 +136,10 @@ def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: f
         _adam[(blocks,)](*arguments, *decays, eps, BLOCK)
     for entry in entries:
         torch.autograd.graph.increment_version(entry.param)
+
+
+def first_launch(device: str) -> None:
+    """A step of next to nothing, of the kinds of arguments that training has: Triton compiles at the first launch."""
+    param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device=device)
+    probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device=device), lr=0.0)
+    adam_step([probe], 0.9, 0.999, 1e-15)

@@ -7,7 +7,6 @@ nothing of it. Six small kernels one after the other are bound by latency, and s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,  # type: ignore[reportPrivateUsage]
 )
 
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel
 
 if TYPE_CHECKING:
     from splatkit_ns.splat._adam_triton import AdamTensors
@@ -57,7 +56,7 @@ def step_together(optimizers: Iterable[Optimizer]) -> None:
             group = optimizer.param_groups[0]
             together.setdefault((*group["betas"], group["eps"]), []).append(tensors)
     for (beta1, beta2, eps), entries in together.items():
-        kernel = _kernel()
+        kernel = joint_kernel()
         assert kernel is not None, "or _adam_tensors had returned None"
         kernel(entries, beta1, beta2, eps)
 
@@ -71,7 +70,7 @@ def _adam_tensors(optimizer: Optimizer) -> AdamTensors | None:
         return None
     param: Tensor = groups[0]["params"][0]
     grad, state = param.grad, optimizer.state.get(param)
-    if grad is None or not state or not _on_current_gpu(param) or _kernel() is None:
+    if grad is None or not state or not _on_current_gpu(param) or joint_kernel() is None:
         return None
     from splatkit_ns.splat._adam_triton import MAX_NUMBERS, AdamTensors
 
@@ -125,14 +124,10 @@ def _is_plain(tensor: Tensor, like: Tensor) -> bool:
     )
 
 
-@lru_cache(maxsize=1)
-def _kernel() -> Callable[[list[AdamTensors], float, float, float], None] | None:
-    def load() -> Callable[[list[AdamTensors], float, float, float], None]:
-        from splatkit_ns.splat._adam_triton import AdamTensors, adam_step
+@lazy_kernel(otherwise="Each Adam steps by itself")
+def joint_kernel() -> Callable[[list[AdamTensors], float, float, float], None]:
+    """The joint step in Triton, or None where that cannot be used."""
+    from splatkit_ns.splat._adam_triton import adam_step, first_launch
 
-        param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device="cuda")
-        probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device="cuda"), lr=0.0)
-        adam_step([probe], 0.9, 0.999, 1e-15)
-        return adam_step
-
-    return working_kernel(load, otherwise="Each Adam steps by itself")
+    first_launch("cuda")
+    return adam_step

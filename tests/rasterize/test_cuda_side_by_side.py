@@ -85,7 +85,7 @@ def test_own_tile_lists_change_nothing(rasterize_mode: str, monkeypatch: pytest.
     scene = random_scene(n=400, width=100, height=75, sh_bands=16, seed=45)
     options = {"rasterize_mode": rasterize_mode, "render_mode": "RGB+ED", "absgrad": True, "sh_degree": 3}
     ours = run(scene, "cuda", **options)
-    monkeypatch.setattr(cuda_rasterization, "_kernels", lambda: None)
+    monkeypatch.setattr(cuda_rasterization, "own_kernels", lambda: None)
     theirs = run(scene, "cuda", **options)
     # gsplat 1.4 cuts Gaussians off at 3 standard deviations, where an opaque one still has an alpha of 0.011
     assert float((ours["renders"] - theirs["renders"]).abs().mean()) < 2e-4
@@ -108,14 +108,13 @@ def test_every_place_in_the_tile_lists_is_filled() -> None:
     order = torch.randperm(num, device="cuda")
     seen = torch.ones(1, num, dtype=torch.uint8, device="cuda")
     gaussians = (order, means, conics, opacities, seen)
-    grid, tiles = (-(-num // lists.BLOCK),), (57, 100)
+    grid, tiles, tile = (-(-num // lists.BLOCK),), (57, 200), (16, 8)
     counts = torch.empty(num, dtype=torch.int32, device="cuda")
-    lists._count[grid](*gaussians, counts, num, *tiles, 16, lists.BLOCK, **lists.COMPILE)
+    lists._count[grid](*gaussians, counts, num, *tiles, *tile, lists.BLOCK, **lists.COMPILE)
     ends = counts.cumsum(0)
     filled = torch.full((int(ends[-1]),), -1, dtype=torch.int16, device="cuda")
     ids = torch.full((int(ends[-1]),), -1, dtype=torch.int32, device="cuda")
-    lists._fill[(-(-num // lists.FILL_BLOCK),)](
-        *gaussians, ends, counts, filled, ids, num, num, *tiles, 16, lists.FILL_BLOCK, lists.FILL_WIDTH, **lists.COMPILE
-    )
+    arguments = (*gaussians, ends, counts, filled, ids, num, num, *tiles, *tile, lists.FILL_BLOCK, lists.FILL_WIDTH)
+    lists._fill[(-(-num // lists.FILL_BLOCK),)](*arguments, **lists.COMPILE)
     assert int((filled < 0).sum()) == 0
     assert torch.equal(torch.bincount(ids, minlength=num)[order], counts.long())

@@ -79,7 +79,7 @@ def kernel(entries, *settings):
     launched.append(len(entries))
     adam_step(entries, *settings)
 
-joint_step._kernel = lambda: kernel
+joint_step.joint_kernel = lambda: kernel
 joint_step._on_current_gpu = lambda tensor: True
 assert_same_end(train("cpu", 9, joint_step.step_together), train("cpu", 9, each))
 assert launched == [6, 7, 7, 7, 7, 7, 6, 8], "all but those that pause, once they have a state; 8 take two launches"
@@ -143,7 +143,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many parameters each call of the kernel got."""
     from splatkit_ns.splat import joint_step
 
-    kernel = joint_step._kernel()
+    kernel = joint_step.joint_kernel()
     assert kernel is not None, "Triton works where there are GPU tests"
     calls: list[int] = []
 
@@ -151,7 +151,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(len(entries))
         kernel(entries, *settings)
 
-    monkeypatch.setattr(joint_step, "_kernel", lambda: counted)
+    monkeypatch.setattr(joint_step, "joint_kernel", lambda: counted)
     return calls
 
 

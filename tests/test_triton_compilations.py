@@ -1,0 +1,112 @@
+"""Training compiles no kernel that its first launch has not compiled, whatever the sizes."""
+
+from __future__ import annotations
+
+from tests.triton_compilations import assert_prints
+
+SSIM = """
+from splatkit_ns.loss_fn._ssim_triton import first_launches, mean_ssim
+from splatkit_ns.loss_fn.ssim import C1, C2, _window
+
+window = _window(torch.float32, torch.device("cpu"))
+for launch in first_launches(window, C1, C2):
+    launch()
+compiled = set(variants)
+assert len(compiled) == 4, compiled
+for batch, height, width in ((1, 11, 11), (1, 480, 640), (1, 546, 979), (2, 26, 26), (1, 900, 1600)):
+    image = torch.rand(batch, height, width, 3, requires_grad=True)
+    target = torch.rand(batch, height, width, 3).permute(0, 3, 1, 2)
+    (0.2 * (1 - mean_ssim(image.permute(0, 3, 1, 2), target, window, C1, C2))).backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+TILE_LISTS = """
+from splatkit_ns.rasterize import _tile_lists_triton as lists
+
+for launch in lists.first_launches("cpu", 16, 8):
+    launch()
+compiled = set(variants)
+assert len(compiled) == 2, compiled
+cumsum = torch.Tensor.cumsum
+torch.Tensor.cumsum = lambda counts, dim: torch.arange(1, len(counts) + 1)  # counts that no kernel has written
+for number, tiles_x, tiles_y in ((1, 1, 1), (16, 4, 16), (99, 61, 35), (1000, 16, 1), (4096, 100, 57)):
+    means, conics, one = torch.zeros(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
+    lists.tile_lists(means, conics, one, one > 0, one, tiles_x, tiles_y, 16, 8)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+COMPOSITING = """
+from splatkit_ns.rasterize import _compositing_triton as compositing, _sh_triton as sh
+from splatkit_ns.rasterize._tile_lists_triton import TileLists
+
+for launch in [*compositing.first_launches("cpu"), *sh.first_launches("cpu", 16)]:
+    launch()
+compiled = set(variants)
+assert len(compiled) == 5, compiled
+for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 4096, 900, 1600)):
+    centres, coefficients = torch.ones(1, 3), torch.ones(number, 16, 3, requires_grad=True)
+    means, seen = torch.ones(number, 3, requires_grad=True), torch.ones(1, number) > 0
+    means2d, conics, opacities = torch.ones(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
+    tiles_x, tiles_y = -(-width // compositing.TILE_WIDTH), -(-height // compositing.TILE_HEIGHT)
+    bounds, ids = torch.zeros(tiles_x * tiles_y + 1, dtype=torch.int32), torch.zeros(entries, dtype=torch.int32)
+    order, offsets = torch.arange(number), bounds[:-1].view(1, tiles_y, tiles_x)
+    lists = TileLists(offsets, bounds, ids, ids.clone(), order, order.clone(), order.int())
+    for degree in (1, 2, 3):
+        colors = sh.spherical_harmonics(means, coefficients, centres, seen, degree)
+        background = torch.zeros(1, 3)
+        images, alphas = compositing.composite(
+            means2d, conics, colors, opacities, background, width, height, lists, False
+        )
+        (images.sum() + alphas.sum()).backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+ADAM = """
+from splatkit_ns.splat._adam_triton import AdamTensors, adam_step, first_launch
+
+first_launch("cpu")
+compiled = set(variants)
+assert len(compiled) == 1, compiled
+for number in (1, 16, 99, 1024):
+    for parameters in (1, 6, 7, 9):
+        tensors = [[torch.zeros(number, 3) for _ in range(4)] for _ in range(parameters)]
+        adam_step([AdamTensors(*four, torch.zeros(()), 1e-3) for four in tensors], 0.9, 0.999, 1e-15)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+NOISE = """
+from splatkit_ns.densification._noise_triton import add_noise, first_launch
+
+first_launch("cpu")
+compiled = set(variants)
+assert len(compiled) == 1, compiled
+for number in (1, 16, 99, 1024):
+    means, quats, scales, logits = (torch.zeros(number, k) for k in (3, 4, 3, 1))
+    add_noise(means, quats, scales, logits[:, 0], 0.5 * number, 2**31 - number)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+
+def test_ssim() -> None:
+    assert_prints(SSIM, "once\n")
+
+
+def test_tile_lists() -> None:
+    assert_prints(TILE_LISTS, "once\n")
+
+
+def test_compositing_and_spherical_harmonics() -> None:
+    assert_prints(COMPOSITING, "once\n")
+
+
+def test_adam() -> None:
+    assert_prints(ADAM, "once\n")
+
+
+def test_noise() -> None:
+    assert_prints(NOISE, "once\n")
