@@ -28,7 +28,10 @@ def leaves(scene, dtype):
     return {name: scene[name].detach().to(dtype).requires_grad_() for name in NAMES}
 
 def weighted(projected, weights):
-    return sum((image * weight.to(image.dtype)).sum() for image, weight in zip(projected, weights, strict=True))
+    means2d, depths, *rest = projected
+    values = torch.cat([torch.zeros(*depths.shape, 3), depths[..., None]], dim=-1)  # colours and depth
+    images = means2d, values, *rest
+    return sum((image * weight.to(image.dtype)).sum() for image, weight in zip(images, weights, strict=True))
 
 for cameras, n in ((1, 300), (2, 129), (3, 17)):
     scene = random_scene(n=n, cameras=cameras, seed=cameras)
@@ -93,8 +96,7 @@ for cameras, n in ((1, 300), (2, 129), (3, 17)):
     clipped, *_ = project_in_kernels(*ours.values(), scene["viewmats"], scene["Ks"], *limits[:4], 3.0)
     assert torch.equal(clipped, torch.where(radii > 3, radii, 0))
     torch.manual_seed(5)
-    weights = [torch.randn(value.shape) for value in found[1:]]
-    weights[1] = torch.randn(cameras, n, 4)[..., 3]  # a channel of the colours' gradients
+    weights = [torch.randn(cameras, n, *shape) for shape in ((2,), (4,), (3, 3), (3,))]
     for projected in (found[1:], *expected):
         weighted(projected, weights).backward()
     for name in NAMES:
