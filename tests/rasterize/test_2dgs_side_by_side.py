@@ -4,7 +4,7 @@ In an image of one tile they agree to rounding. In others the bounds are on mean
 gsplat lists discs in tiles by a box of 3 (1.4) or 3.33 (1.5) standard deviations, so that where a tile ends it cuts off
 what the CPU draws. The same dense reference with those boxes differs from that without by half of the bounds.
 
-All run twice: where the cameras need no gradients, kernels of our own project and make normals.
+All run twice: where the cameras need no gradients, Triton kernels project (with gsplat 1.4) and make normals.
 """
 
 from __future__ import annotations
