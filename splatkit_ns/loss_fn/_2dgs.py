@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error
-from splatkit_ns.loss_fn.supervised import SupervisedLossFn, valid_pixels
+from splatkit_ns.loss_fn.supervised import SupervisedLossFn
 from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
 from splatkit_ns.splat import SplatTrainingState
 
@@ -69,7 +69,7 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
         terms = self.color_terms(rendered_frames, target_frames, training_state, masks)
         if self._wants_distortion(step):
             (distortion,) = self._needed("distortion", rend_out, "render_distort")
-            mean = masked_mean(distortion[..., 0], valid_pixels(masks, distortion))
+            mean = masked_mean(distortion[..., 0], masks)
             terms["distortion"] = self.distortion_lambda / scene_scale * mean
         if self._wants_consistency(step):
             (surface,) = self._needed("normal_consistency", rend_out, "normals_from_depth")

@@ -5,10 +5,14 @@ All of them are means over the pixels that count, so that neither the image's si
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from splatkit_ns.triton_kernels import working_kernel
 
 DepthKind = Literal["z", "ray"]
 """Along the camera's viewing axis, as depth cameras and renderers have it, or along each pixel's ray, as lidars do."""
@@ -16,11 +20,13 @@ NormalAxes = Literal["opencv", "opengl"]
 """Axes of the camera in which normals are stored: x right, y down, z forward; or x right, y up, z backward."""
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of the values (C, H, W) where ``valid`` (C, H, W) bool; 0 if that is nowhere.
+def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean of the values (C, H, W) where ``valid`` (C, H, W) bool, None for everywhere; 0 if that is nowhere.
 
     What lies elsewhere has no influence on it, also if it is NaN.
     """
+    if valid is None:
+        return values.mean()
     return torch.where(valid, values, values.new_zeros(())).sum() / valid.sum().clamp(min=1)
 
 
@@ -76,9 +82,30 @@ def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Ten
         alphas: sum of the weights, (C, H, W, 1).
         valid: pixels that count, (C, H, W) bool.
     """
+    if _kernel_fits(normals, references, alphas) and (kernel := _kernel()) is not None:
+        return kernel(normals, references, alphas.detach(), valid)
     a = alphas.detach()[..., 0]
     references = torch.where(valid[..., None], references, references.new_zeros(()))  # 0 * NaN would be NaN
     return masked_mean(a * (a - (normals * references).sum(-1)), valid)
+
+
+def _kernel_fits(*images: Tensor) -> bool:
+    return all(image.is_cuda and image.dtype == torch.float32 and image.numel() < 2**30 for image in images)
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable[..., Tensor] | None:
+    """`normal_error` in one kernel a direction, or None."""
+
+    def load() -> Callable[..., Tensor]:
+        from splatkit_ns.loss_fn._normal_error_triton import NormalError
+
+        normals = torch.ones(1, 1, 1, 3, device="cuda", requires_grad=True)
+        alphas = torch.ones(1, 1, 1, 1, device="cuda")
+        NormalError.apply(normals, normals, alphas, alphas[..., 0] > 0).backward()
+        return NormalError.apply
+
+    return working_kernel(load, otherwise="The error of normals runs without Triton")
 
 
 def depth_error(depths: Tensor, targets: Tensor, valid: Tensor) -> Tensor:

@@ -119,12 +119,13 @@ def rasterization_2dgs(
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, sh_degree=sh_degree, tile_size=tile_size,
         backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
     )  # fmt: skip
+    depth = renders[..., -1:]
     if render_mode.endswith("ED"):
-        renders = torch.cat([renders[..., :-1], renders[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+        depth = depth / alphas.clamp(min=1e-10)
+        renders = torch.cat([renders[..., :-1], depth], dim=-1)
     normals = to_world(normals, viewmats)
     if render_mode == "RGB":
         return Rasterization2DGS(renders, alphas, normals, None, None, None, info)
-    depth = median if depth_mode == "median" else renders[..., -1:]
     info["render_distort"] = distortion
-    from_depth = to_world(normals_of_depth(depth, Ks), viewmats)
+    from_depth = normals_of_depth(median if depth_mode == "median" else depth, Ks, viewmats)
     return Rasterization2DGS(renders, alphas, normals, from_depth, distortion, median, info)

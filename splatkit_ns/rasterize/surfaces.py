@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from types import ModuleType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from splatkit_ns.triton_kernels import working_kernel
 
 
 class _Probe(torch.autograd.Function):
@@ -44,25 +48,63 @@ def densification_gradient(ray_transforms: Tensor) -> tuple[Tensor, Tensor]:
 
 def to_world(normals: Tensor, viewmats: Tensor) -> Tensor:
     """Turn camera-space vectors (C, H, W, 3) into world space."""
+    if _kernels_fit(normals, viewmats) and (kernels := _kernels()) is not None:
+        return cast("Tensor", kernels.Turn.apply(normals, viewmats.contiguous(), True))
     return (normals.flatten(1, 2) @ viewmats[:, :3, :3]).view_as(normals)
 
 
-def normals_of_depth(depths: Tensor, Ks: Tensor) -> Tensor:
-    """Camera-space unit normals (C, H, W, 3) of depth images (C, H, W, 1), facing the camera.
+def normals_of_depth(depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None) -> Tensor:
+    """Unit normals (C, H, W, 3) of depth images (C, H, W, 1), facing the camera.
 
     Central differences of the unprojected depth: 2DGS (arXiv 2403.17888), equation 15. Zero on the image's border and
     where the neighbours' depths are all 0.
+
+    Args:
+        depths: along the camera's viewing axis.
+        Ks: (C, 3, 3) in pixels.
+        viewmats: (C, 4, 4), world to camera: the normals are then in the world's axes, else in the camera's.
     """
+    matrices = (Ks,) if viewmats is None else (Ks, viewmats)
+    if _kernels_fit(depths, *matrices) and (kernels := _kernels()) is not None:
+        return cast("Tensor", kernels.NormalsOfDepth.apply(depths, *(m.contiguous() for m in matrices)))
+    if viewmats is not None:
+        return to_world(normals_of_depth(depths, Ks), viewmats)
+    return _normals_in_torch(depths, Ks)
+
+
+def _normals_in_torch(depths: Tensor, Ks: Tensor) -> Tensor:
+    """With r(x, y) = (x, y, 1) along a pixel's ray, and the depths of the four neighbours, (right r(x + dx, y) - left
+    r(x - dx, y)) x (below r(x, y + dy) - above r(x, y - dy)) is what `normal` says, up to the sign."""
     height, width = depths.shape[1:3]
     if height < 3 or width < 3:
         return depths.new_zeros(*depths.shape[:3], 3) + 0.0 * depths
-    x = torch.arange(width, dtype=depths.dtype, device=depths.device) + 0.5
-    y = torch.arange(height, dtype=depths.dtype, device=depths.device) + 0.5
-    slope_x = (x - Ks[:, 0, 2, None]) / Ks[:, 0, 0, None]
-    slope_y = (y - Ks[:, 1, 2, None]) / Ks[:, 1, 1, None]
+    x = torch.arange(1, width - 1, dtype=depths.dtype, device=depths.device) + 0.5
+    y = torch.arange(1, height - 1, dtype=depths.dtype, device=depths.device) + 0.5
+    fx, fy, cx, cy = (Ks[:, i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     z = depths[..., 0]
-    points = torch.stack([slope_x[:, None, :] * z, slope_y[:, :, None] * z, z], dim=-1)
-    right = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
-    down = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
-    normals = torch.nn.functional.normalize(torch.linalg.cross(down, right), dim=-1)
+    right, left, below, above = z[:, 1:-1, 2:], z[:, 1:-1, :-2], z[:, 2:, 1:-1], z[:, :-2, 1:-1]
+    wide, high = (right + left) / fx, (below + above) / fy
+    normal_x, normal_y = (right - left) * high, (below - above) * wide
+    normal_z = -(wide * high + (x - cx) / fx * normal_x + (y[:, None] - cy) / fy * normal_y)
+    normals = torch.nn.functional.normalize(torch.stack([normal_x, normal_y, normal_z], dim=-1), dim=-1)
     return torch.nn.functional.pad(normals, (0, 0, 1, 1, 1, 1))
+
+
+def _kernels_fit(image: Tensor, *matrices: Tensor) -> bool:
+    """Whether kernels without gradients for the matrices do for this image on CUDA, up to 2^31 numbers of normals."""
+    on_cuda = image.is_cuda and image.dtype == torch.float32 and not any(m.requires_grad for m in matrices)
+    return on_cuda and 0 < image[..., 0].numel() < 2**29
+
+
+@lru_cache(maxsize=1)
+def _kernels() -> ModuleType | None:
+    def load() -> ModuleType:
+        from . import _surfaces_triton as kernels
+
+        depths = torch.ones(1, 3, 3, 1, device="cuda", requires_grad=True)
+        eye = torch.eye(4, device="cuda")[None]
+        normals = kernels.NormalsOfDepth.apply(depths, eye[:, :3, :3].contiguous(), eye)
+        kernels.Turn.apply(normals, eye, True).sum().backward()
+        return kernels
+
+    return working_kernel(load, otherwise="Normals of depth images are made without Triton")

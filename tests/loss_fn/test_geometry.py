@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.loss_fn import geometry
 from splatkit_ns.loss_fn.geometry import depth_error, interior, masked_mean, normal_error, pixel_rays, z_depths
 from splatkit_ns.rasterize.surfaces import normals_of_depth
+from tests.triton_interpreter import assert_prints
 
 HEIGHT, WIDTH = 12, 16
 Ks = torch.tensor([[[20.0, 0, 8.5], [0, 22.0, 5.5], [0, 0, 1]]], dtype=torch.float64)
@@ -127,3 +130,60 @@ def test_values_outside_do_not_reach_a_mean() -> None:
     values = torch.tensor([[[1.0, 3.0, NAN]]])
     assert float(masked_mean(values, torch.tensor([[[True, True, False]]]))) == 2
     assert float(masked_mean(values, torch.zeros(1, 1, 3, dtype=torch.bool))) == 0
+    assert float(masked_mean(values[..., :2], None)) == 2
+
+
+# The functions of this block also run in the interpreter's process.
+RUN = """
+import torch
+from splatkit_ns.loss_fn.geometry import normal_error
+
+def derived(device, dtype, share, size):
+    generator = torch.Generator().manual_seed(2)
+    normals, references, alphas = (torch.randn(1, *size, k, generator=generator) for k in (3, 3, 1))
+    valid = torch.rand(1, *size, generator=generator) < share
+    references[~valid] = float("nan")
+    normals, references = (x.to(device, dtype).requires_grad_() for x in (normals, references))
+    alphas = alphas.to(device, dtype).requires_grad_()
+    error = normal_error(normals, references, alphas, valid.to(device))
+    (3 * error).backward()
+    assert alphas.grad is None
+    return [x.detach().cpu() for x in (error, normals.grad, references.grad)]
+
+def assert_alike(found, expected):
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.isfinite(mine).all()
+        assert (mine - theirs).abs().max() <= 2e-6 * theirs.abs().max(), (mine, theirs)
+
+CASES = [(0.8, (37, 61)), (1.0, (1, 3)), (0.0, (40, 30))]
+"""
+
+IN_THE_INTERPRETER = (
+    RUN
+    + """
+from splatkit_ns.loss_fn import geometry
+from splatkit_ns.loss_fn._normal_error_triton import NormalError
+
+geometry._kernel = lambda: NormalError.apply
+for case in CASES:
+    geometry._kernel_fits = lambda *images: True
+    found = derived("cpu", torch.float32, *case)
+    geometry._kernel_fits = lambda *images: False
+    assert_alike(found, derived("cpu", torch.float64, *case))
+print("alike")
+"""
+)
+
+
+def test_the_error_of_normals_in_the_interpreter() -> None:
+    assert_prints(IN_THE_INTERPRETER, "alike\n")
+
+
+@pytest.mark.gpu
+def test_the_error_of_normals_on_the_gpu() -> None:
+    assert geometry._kernel() is not None, "Triton works where there are GPU tests"
+    functions: dict[str, Any] = {}
+    exec(RUN, functions)
+    for case in (*functions["CASES"], (0.5, (900, 1600))):
+        found = functions["derived"]("cuda", torch.float32, *case)
+        functions["assert_alike"](found, functions["derived"]("cpu", torch.float64, *case))

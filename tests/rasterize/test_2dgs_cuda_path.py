@@ -11,8 +11,9 @@ import torch
 from raster_scenes import random_scene
 from torch import Tensor
 
-from splatkit_ns.rasterize import cuda_rasterization_2dgs, rasterization_2dgs
-from splatkit_ns.rasterize.cuda_rasterization_2dgs import CHANNELS, project_in_torch, rasterize_2dgs_on_cuda
+from splatkit_ns.rasterize import cuda_rasterization_2dgs, projection_2dgs, rasterization_2dgs
+from splatkit_ns.rasterize.cuda_rasterization_2dgs import CHANNELS, rasterize_2dgs_on_cuda
+from splatkit_ns.rasterize.projection_2dgs import Projected, project_in_torch
 
 NAMES = ("means", "quats", "scales", "viewmats")
 VERSIONS = [(1, 4, 0), (1, 5, 3)]
@@ -88,7 +89,8 @@ class StandIn:
 def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn(request.param)
     monkeypatch.setattr(cuda_rasterization_2dgs, "check_cuda_backend", lambda: None)
-    monkeypatch.setattr(cuda_rasterization_2dgs, "gsplat_version", lambda: request.param)
+    monkeypatch.setattr(projection_2dgs, "gsplat_version", lambda: request.param)
+    monkeypatch.setattr(projection_2dgs, "_kernel", lambda: None)
     for name in (
         "fully_fused_projection_2dgs", "isect_tiles", "isect_offset_encode", "spherical_harmonics",
         "rasterize_to_pixels_2dgs",
@@ -149,3 +151,27 @@ def test_no_discs(stand_in: StandIn) -> None:
     renders.sum().backward()
     for gradient in (scene["means"].grad, info["means2d"].grad, info["gradient_2dgs"].grad):
         assert gradient is not None
+
+
+@pytest.mark.parametrize("stand_in", VERSIONS[:1], indirect=True)
+def test_the_kernel_projects_unless_the_cameras_need_gradients(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def kernel(means, quats, scales, viewmats, Ks, *limits: float) -> Projected:
+        calls.append(limits)
+        radii = torch.full((len(viewmats), len(means)), 4, dtype=torch.int32)
+        probe = torch.zeros(*radii.shape, 2, requires_grad=True)
+        return Projected(radii, *project_in_torch(means, quats, scales, viewmats, Ks, radii > 0), probe)
+
+    scene = random_scene(n=7, cameras=2)
+    expected = render(scene)
+    monkeypatch.setattr(projection_2dgs, "_kernel", lambda: kernel)
+    found = render(scene)
+    assert calls == [(scene["width"], scene["height"], 0.02, 90.0, 1.0)]
+    torch.testing.assert_close(found[0], expected[0])
+    scene["viewmats"].requires_grad_()
+    render(scene)[-1]["means2d"].sum().backward()
+    assert len(calls) == 1
+    assert float(scene["viewmats"].grad.norm()) > 0

@@ -3,10 +3,13 @@
 In an image of one tile they agree to rounding. In others the bounds are on means over pixels and on norms, and wide:
 gsplat lists discs in tiles by a box of 3 (1.4) or 3.33 (1.5) standard deviations, so that where a tile ends it cuts off
 what the CPU draws. The same dense reference with those boxes differs from that without by half of the bounds.
+
+All run twice: where the cameras need no gradients, Triton kernels project (with gsplat 1.4) and make normals.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -23,6 +26,13 @@ MEAN_DIFFERENCE = {
 }  # fmt: skip
 """Depths are about 4."""
 pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["free cameras", "fixed cameras"])
+def leaves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs gradients: with the cameras or without."""
+    if not request.param:
+        monkeypatch.setattr(sys.modules[__name__], "PARAMETERS", PARAMETERS[:-1])
 
 
 def run(scene: dict[str, Any], device: str, images: tuple[str, ...] = IMAGES, **options: Any) -> dict[str, Any]:

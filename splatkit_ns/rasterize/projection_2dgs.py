@@ -1,0 +1,138 @@
+"""Discs to the screen on CUDA: by gsplat where its gradients are right, else by our kernel or in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.triton_kernels import working_kernel
+
+from .surfaces import densification_gradient
+from .versions import gsplat_version
+
+_FiveTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+class Projected(NamedTuple):
+    """What is composited: C cameras, N discs."""
+
+    radii: Tensor
+    """int32, pixels, 0 where a disc is not seen: (C, N), or (C, N, 2), one an axis, as gsplat's version has it."""
+    means2d: Tensor
+    """(C, N, 2), pixels."""
+    depths: Tensor
+    """(C, N), world units."""
+    ray_transforms: Tensor
+    """(C, N, 3, 3): (u, v, 1) on the disc, in standard deviations, to (x z, y z, z) on the screen."""
+    normals: Tensor
+    """(C, N, 3), camera space."""
+    probe: Tensor
+    """(C, N, 2), a leaf: see `splatkit_ns.rasterize.surfaces.densification_gradient`."""
+
+    @property
+    def seen(self) -> Tensor:
+        """(C, N) bool."""
+        return _seen(self.radii)
+
+
+def project(
+    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int,
+    near_plane: float, far_plane: float, radius_clip: float,
+) -> Projected:  # fmt: skip
+    """Project N discs into C cameras; see `splatkit_ns.rasterize.rasterization_2dgs` for the arguments.
+
+    gsplat 1.4's backward has no gradient for the cameras, and a wrong one for means2d, so only its radii are used; and
+    not even these in our kernel, which leaves cameras that need gradients to PyTorch.
+    """
+    from gsplat import fully_fused_projection_2dgs
+
+    tensors = (means, quats, scales, viewmats, Ks)
+    if len(means) == 0:  # gsplat 1.5 divides by their number
+        axes = (2,) if gsplat_version() >= (1, 5, 0) else ()
+        radii = torch.zeros(len(viewmats), 0, *axes, dtype=torch.int32, device=means.device)
+        return _with_probe(radii, *project_in_torch(*tensors, _seen(radii)))
+    # 0.3: eps2d, which these kernels do not use
+    arguments = (*tensors, width, height, 0.3, near_plane, far_plane, radius_clip)
+    if gsplat_version() >= (1, 5, 3):
+        return _with_probe(*cast("_FiveTensors", fully_fused_projection_2dgs(*arguments)))
+    fixed = not (viewmats.requires_grad or Ks.requires_grad)
+    kernel = _kernel() if fixed and gsplat_version() < (1, 5, 0) else None
+    if kernel is not None:
+        return kernel(*tensors, width, height, near_plane, far_plane, radius_clip)
+    with torch.no_grad():
+        radii = fully_fused_projection_2dgs(*arguments)[0]
+    return _with_probe(radii, *project_in_torch(*tensors, _seen(radii)))
+
+
+def _with_probe(radii: Tensor, means2d: Tensor, depths: Tensor, ray_transforms: Tensor, normals: Tensor) -> Projected:
+    ray_transforms, probe = densification_gradient(ray_transforms)
+    return Projected(radii, means2d, depths, ray_transforms, normals, probe)
+
+
+def _seen(radii: Tensor) -> Tensor:
+    """(C, N) bool: gsplat 1.5 has radii for each axis."""
+    return (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
+
+
+def project_in_torch(
+    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(means2d, depths, ray_transforms, normals) of `Projected`, on any device; finite where `seen` (C, N) is not set.
+
+    means2d is the centre of the box around the projected disc of one standard deviation: 2DGS, appendix A.
+    """
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rotations = torch.stack(
+        [
+            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+        ], dim=-1,
+    ).view(-1, 3, 3)  # fmt: skip
+    turned = viewmats[:, None, :3, :3] @ rotations
+    centres = means @ viewmats[:, :3, :3].transpose(1, 2) + viewmats[:, None, :3, 3]
+    tangents = turned[..., :2] * scales[:, None, :2]
+    ray_transforms = Ks[:, None] @ torch.cat([tangents, centres[..., None]], dim=-1)
+    normals = turned[..., 2]
+    normals = torch.where((normals * centres).sum(-1, keepdim=True) < 0, normals, -normals)
+    signs = means.new_tensor([1.0, 1.0, -1.0])
+    box = ray_transforms[..., 2:, :] * signs  # (C, N, 1, 3)
+    scale = torch.where(seen[..., None], (box * ray_transforms[..., 2:, :]).sum(-1), -1.0)
+    means2d = (box * ray_transforms[..., :2, :]).sum(-1) / scale
+    return means2d, centres[..., 2], ray_transforms, normals
+
+
+@lru_cache(maxsize=1)
+def _kernel() -> Callable[..., Projected] | None:
+    """The projection in two kernels, or None."""
+
+    def load() -> Callable[..., Projected]:
+        probe = torch.ones(1, 4, device="cuda", requires_grad=True)
+        eye = torch.eye(4, device="cuda")[None]
+        projected = project_in_kernels(
+            probe[:, :3], probe, probe[:, :3], eye, eye[:, :3, :3], 8, 8, 0.01, 1e10, 0.0
+        )  # fmt: skip
+        projected.means2d.sum().backward()
+        return project_in_kernels
+
+    return working_kernel(load, otherwise="The projection of 2D Gaussians runs without Triton")
+
+
+def project_in_kernels(
+    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int,
+    near_plane: float, far_plane: float, radius_clip: float,
+) -> Projected:  # fmt: skip
+    """As `project`, for float32 on CUDA: N > 0, radii (C, N), no gradient for viewmats and Ks."""
+    from ._projection_2dgs_triton import ProjectDiscs
+
+    discs = (tensor.contiguous() for tensor in (means, quats, scales))
+    probe = means.new_zeros(len(viewmats), len(means), 2).requires_grad_()
+    projected = ProjectDiscs.apply(
+        *discs, probe, viewmats.contiguous(), Ks.contiguous(), width, height, float(near_plane), float(far_plane),
+        float(radius_clip),
+    )  # fmt: skip
+    return Projected(*cast("_FiveTensors", projected), probe)

@@ -1,0 +1,183 @@
+"""The projection of discs in Triton, run by Triton's interpreter, against the one in PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.rasterize import gsplat_version, projection_2dgs
+from splatkit_ns.rasterize.projection_2dgs import project_in_kernels, project_in_torch
+from tests.rasterize.raster_scenes import random_scene
+from tests.triton_interpreter import assert_prints
+
+IN_THE_INTERPRETER = """
+import torch
+from tests.rasterize.raster_scenes import random_scene
+from splatkit_ns.rasterize.projection_2dgs import project_in_kernels, project_in_torch
+from splatkit_ns.rasterize.surfaces import densification_gradient
+
+NAMES = ("means", "quats", "scales")
+
+def towards(view, x, y, z):
+    "The point in the world that this camera has at (x, y, z)."
+    return (torch.tensor([x, y, z]) - view[:3, 3]) @ view[:3, :3]
+
+def leaves(scene, dtype):
+    return {name: scene[name].detach().to(dtype).requires_grad_() for name in NAMES}
+
+def weighted(projected, weights):
+    means2d, depths, *rest = projected
+    values = torch.cat([torch.zeros(*depths.shape, 3), depths[..., None]], dim=-1)  # colours and depth
+    images = means2d, values, *rest
+    return sum((image * weight.to(image.dtype)).sum() for image, weight in zip(images, weights, strict=True))
+
+for cameras, n in ((1, 300), (2, 129), (3, 17)):
+    scene = random_scene(n=n, cameras=cameras, seed=cameras)
+    scene["quats"] *= torch.exp(torch.randn(n, 1))  # of any length
+    view = scene["viewmats"][0]
+    scene["means"][0] = towards(view, 0.1, 0.2, -1.0)  # behind the camera
+    scene["means"][1] = towards(view, 0.0, 0.1, 0.004)  # nearer than the near plane
+    scene["means"][2] = towards(view, 0.0, 0.1, 150.0)  # beyond the far plane
+    scene["means"][3] = towards(view, 40.0, 0.1, 4.0)  # off the screen to the right
+    scene["means"][4] = towards(view, 0.1, -40.0, 4.0)  # above it
+    scene["scales"][5:9] = torch.tensor([0.4, 0.3, 0.1])
+    for i in (5, 6):  # edge-on: the normal is the camera's x or y axis
+        scene["means"][i] = towards(view, 0.001, 0.001, 3.0)  # just off, so that it has a side
+        axis = view[i - 5, :3]
+        half = torch.nn.functional.normalize(axis + torch.tensor([0.0, 0.0, 1.0]), dim=0)
+        scene["quats"][i] = torch.stack([torch.zeros(()), *half])  # half a turn, from z to the axis
+    scene["means"][7] = towards(view, 0.1, 0.1, 0.3)  # through the camera's plane
+    scene["scales"][7] = 5.0
+    scene["quats"][8] = 0.0  # no rotation at all
+    scene["means"][9] = towards(view, -0.1, 0.1, 2.0)
+    scene["scales"][9] = 1e-4  # smaller than a pixel
+    ours, theirs, exact = leaves(scene, torch.float32), leaves(scene, torch.float32), leaves(scene, torch.float64)
+    limits = (scene["width"], scene["height"], 0.01, 100.0, 0.0)
+    *found, probe = project_in_kernels(*ours.values(), scene["viewmats"], scene["Ks"], *limits)
+    radii, seen = found[0], found[0] > 0
+    assert radii.dtype == torch.int32 and radii.shape == (cameras, n)
+    assert not seen[0, :5].any() and seen[0, [5, 6, 9]].all() and 0.3 < seen.float().mean() < 0.97, seen[0, :10]
+    rest = {dtype: [scene[name].to(dtype) for name in ("viewmats", "Ks")] for dtype in (torch.float32, torch.float64)}
+    expected = [project_in_torch(*theirs.values(), *rest[torch.float32], seen)]
+    expected += [project_in_torch(*exact.values(), *rest[torch.float64], seen)]
+    probes = []
+    for i in (0, 1):
+        means2d, depths, rays, normals = expected[i]
+        rays, leaf = densification_gradient(rays)
+        expected[i] = means2d, depths, rays, normals
+        probes.append(leaf)
+
+    def assert_near(mine, torchs, truth, what):
+        "As near to the truth as PyTorch in the same precision is, or to rounding."
+        for k in range(len(mine)):
+            size = truth[k].abs().max().item() + 1e-30
+            error, others = ((x[k] - truth[k]).abs().max().item() / size for x in (mine, torchs))
+            assert error <= max(4 * others, 2e-6), (what, k, error, others)
+
+    for name, *values in zip(("means2d", "depths", "ray_transforms", "normals"), found[1:], *expected, strict=True):
+        assert all(torch.isfinite(value).all() for value in values)
+        assert values[0].shape == values[1].shape
+        assert_near(*(value.detach().flatten(0, 1) for value in values), name)
+    # gsplat 1.4's square of three standard deviations, and what it leaves out
+    means2d, depths, rays, _ = (value.detach() for value in expected[1])
+    signs = torch.tensor([1.0, 1.0, -1.0])
+    scale = (rays[..., 2, :] ** 2 * signs).sum(-1)
+    centres = (rays[..., :2, :] * rays[..., 2:, :] * signs).sum(-1) / scale[..., None]
+    extents = centres**2 - (rays[..., :2, :] ** 2 * signs).sum(-1) / scale[..., None]
+    exact_radii = 3 * extents.amax(-1).clamp(min=1e-4).sqrt()
+    rounded = exact_radii.ceil()[..., None]
+    size = torch.tensor(limits[:2])
+    on_screen = ((centres + rounded > 0) & (centres - rounded < size)).all(-1)
+    assert torch.equal(seen, on_screen & (depths >= limits[2]) & (depths <= limits[3]))
+    clear = seen & ((exact_radii - exact_radii.round()).abs() > 1e-4 * exact_radii)
+    assert torch.equal(radii[clear].double(), rounded[..., 0][clear]) and clear.sum() > 0.9 * seen.sum()
+    clipped, *_ = project_in_kernels(*ours.values(), scene["viewmats"], scene["Ks"], *limits[:4], 3.0)
+    assert torch.equal(clipped, torch.where(radii > 3, radii, 0))
+    torch.manual_seed(5)
+    weights = [torch.randn(cameras, n, *shape) for shape in ((2,), (4,), (3, 3), (3,))]
+    for projected in (found[1:], *expected):
+        weighted(projected, weights).backward()
+    for name in NAMES:
+        assert torch.isfinite(ours[name].grad).all(), name
+        assert_near(ours[name].grad, theirs[name].grad, exact[name].grad, name)
+    assert_near(probe.grad.flatten(0, 1), probes[0].grad.flatten(0, 1), probes[1].grad.flatten(0, 1), "probe")
+print("alike")
+"""
+
+
+def test_the_projection_in_the_interpreter() -> None:
+    assert_prints(IN_THE_INTERPRETER, "alike\n")
+
+
+NAMES = ("means", "quats", "scales")
+
+
+def on_gpu(n: int, cameras: int) -> dict[str, Any]:
+    scene = random_scene(n=n, cameras=cameras, width=640, height=480, seed=8)
+    return {name: scene[name].cuda() for name in (*NAMES, "viewmats", "Ks")}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("n", "cameras"), [(100_000, 1), (3001, 3), (1, 1)])
+def test_on_the_gpu_as_in_pytorch(n: int, cameras: int) -> None:
+    assert projection_2dgs._kernel() is not None, "Triton works where there are GPU tests"
+    scene = on_gpu(n, cameras)
+    rest = (scene["viewmats"], scene["Ks"])
+    gradients: list[list[torch.Tensor]] = []
+    leaves = [scene[name].clone().requires_grad_() for name in NAMES]
+    found = project_in_kernels(*leaves, *rest, 640, 480, 0.01, 1e10, 0.0)
+    twins = [scene[name].double().requires_grad_() for name in NAMES]
+    expected = project_in_torch(*twins, *(tensor.double() for tensor in rest), found.seen)
+    # discs through the camera's plane have boxes and gradients of any size
+    calm = found.seen & (expected[1] > 1.0) & (found.radii < 300)
+    for images, inputs in ((found[1:5], leaves), (expected, twins)):
+        generator = torch.Generator("cuda").manual_seed(1)
+        total = torch.zeros((), device="cuda", dtype=torch.float64)
+        for image in images:
+            weight = torch.randn(image.shape, generator=generator, device="cuda")
+            total = total + (image[calm] * weight[calm]).sum()
+        total.backward()
+        gradients.append([leaf.grad for leaf in inputs if leaf.grad is not None])
+    for name, image, reference in zip(found._fields[1:5], found[1:5], expected, strict=True):
+        error = (image[calm] - reference[calm]).norm() / reference[calm].norm().clamp(min=1e-9)
+        assert float(error) < 1e-5, name
+    assert len(gradients[0]) == len(gradients[1]) == 3
+    for name, ours, theirs in zip(NAMES, *gradients, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm().clamp(min=1e-9)) < 1e-4, name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gsplat_version() >= (1, 5, 0), reason="radii of gsplat 1.5 have another meaning")
+def test_radii_on_the_gpu_are_gsplats() -> None:
+    from gsplat import fully_fused_projection_2dgs
+
+    arguments = (*on_gpu(100_000, 2).values(), 640, 480)
+    found = project_in_kernels(*arguments, 0.01, 5.0, 2.0).radii
+    radii = fully_fused_projection_2dgs(*arguments, 0.3, 0.01, 5.0, 2.0)[0]
+    assert float((found == radii).float().mean()) > 0.999  # a radius is rounded up
+    assert float(((found > 0) == (radii > 0)).float().mean()) > 0.9999
+
+
+@pytest.mark.gpu
+def test_nothing_is_read_back_and_nothing_compiled_anew() -> None:
+    from splatkit_ns.rasterize import _projection_2dgs_triton as kernels
+
+    def variants() -> int:
+        caches = [getattr(f, "device_caches", None) or f.cache for f in (kernels._forward, kernels._backward)]
+        return sum(len(c[0] if isinstance(c, tuple) else c) for cache in caches for c in cache.values())
+
+    compiled = None
+    for n, cameras in ((77, 1), (1, 1), (16, 2), (1024, 16), (4096, 1)):
+        scene = on_gpu(n, cameras)
+        for name in NAMES:
+            scene[name].requires_grad_()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            found = project_in_kernels(*scene.values(), 640 + n, 480, 0.01, 1e10, 0.0)
+            (found.means2d.sum() + found.depths.sum()).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        compiled = compiled or variants()
+    assert variants() == compiled
