@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error
+from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error, normal_error_kernel
 from splatkit_ns.loss_fn.supervised import SupervisedLossFn
 from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
@@ -33,6 +34,10 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
     paper weighs it ten times as much for single objects as for unbounded scenes."""
     distortion_start_iter: int = 3000
     """Distortion counts after this step."""
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        return (*super().gpu_kernels, normal_error_kernel)
 
     def on_setup(self, renderer: Any) -> None:
         if self.distortion_lambda > 0 and not getattr(renderer, "distloss", True):

@@ -6,13 +6,12 @@ All of them are means over the pixels that count, so that neither the image's si
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel
 
 DepthKind = Literal["z", "ray"]
 """Along the camera's viewing axis, as depth cameras and renderers have it, or along each pixel's ray, as lidars do."""
@@ -82,7 +81,7 @@ def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Ten
         alphas: sum of the weights, (C, H, W, 1).
         valid: pixels that count, (C, H, W) bool.
     """
-    if _kernel_fits(normals, references, alphas) and (kernel := _kernel()) is not None:
+    if _kernel_fits(normals, references, alphas) and (kernel := normal_error_kernel()) is not None:
         return kernel(normals, references, alphas.detach(), valid)
     a = alphas.detach()[..., 0]
     references = torch.where(valid[..., None], references, references.new_zeros(()))  # 0 * NaN would be NaN
@@ -93,19 +92,15 @@ def _kernel_fits(*images: Tensor) -> bool:
     return all(image.is_cuda and image.dtype == torch.float32 and image.numel() < 2**30 for image in images)
 
 
-@lru_cache(maxsize=1)
-def _kernel() -> Callable[..., Tensor] | None:
-    """`normal_error` in one kernel a direction, or None."""
+@lazy_kernel(otherwise="The error of normals runs without Triton")
+def normal_error_kernel() -> Callable[..., Tensor]:
+    """`normal_error` in one kernel a direction, or None where it cannot be used."""
+    from splatkit_ns.loss_fn._normal_error_triton import NormalError
 
-    def load() -> Callable[..., Tensor]:
-        from splatkit_ns.loss_fn._normal_error_triton import NormalError
-
-        normals = torch.ones(1, 1, 1, 3, device="cuda", requires_grad=True)
-        alphas = torch.ones(1, 1, 1, 1, device="cuda")
-        NormalError.apply(normals, normals, alphas, alphas[..., 0] > 0).backward()
-        return NormalError.apply
-
-    return working_kernel(load, otherwise="The error of normals runs without Triton")
+    normals = torch.ones(1, 1, 1, 3, device="cuda", requires_grad=True)
+    alphas = torch.ones(1, 1, 1, 1, device="cuda")
+    NormalError.apply(normals, normals, alphas, alphas[..., 0] > 0).backward()
+    return NormalError.apply
 
 
 def depth_error(depths: Tensor, targets: Tensor, valid: Tensor) -> Tensor:

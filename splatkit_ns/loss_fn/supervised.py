@@ -32,6 +32,8 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
 
     ssim_lambda: float = 0.2
     """Weight of 1 - SSIM; L1 gets the rest."""
+    mse_lambda: float = 0.0
+    """Weight of the mean squared error, which PSNR measures, beside L1 and SSIM; 0 is off."""
     opacity_reg: float = 0.0
     """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that Gaussians which are not needed fade away."""
     scale_reg: float = 0.0
@@ -75,6 +77,8 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         if self.ssim_lambda > 0:
             similarity = ssim(rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2), mask=masks)
             terms["dssim"] = self.ssim_lambda * (1 - similarity)
+        if self.mse_lambda > 0:
+            terms["mse"] = self.mse_lambda * mse(rendered_frames, target_frames, masks)
         if self.opacity_reg > 0:
             terms["opacity_reg"] = self.opacity_reg * training_state.opacities.mean()
         if self.scale_reg > 0:
@@ -152,6 +156,20 @@ def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
     """
     if masks is None:
         return torch.nn.functional.l1_loss(rendered, target)
+    return _masked_difference(rendered, target, masks).abs().sum() / _count(masks, rendered)
+
+
+def mse(rendered: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Mean squared difference over the pixels that the mask keeps; see `l1`."""
+    if masks is None:
+        return torch.nn.functional.mse_loss(rendered, target)
+    return _masked_difference(rendered, target, masks).square().sum() / _count(masks, rendered)
+
+
+def _masked_difference(rendered: Tensor, target: Tensor, masks: Tensor) -> Tensor:
     # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
-    difference = torch.where(masks.unsqueeze(-1), rendered - target, rendered.new_zeros(()))
-    return difference.abs().sum() / (masks.sum() * rendered.shape[-1]).clamp(min=1)
+    return torch.where(masks.unsqueeze(-1), rendered - target, rendered.new_zeros(()))
+
+
+def _count(masks: Tensor, images: Tensor) -> Tensor:
+    return (masks.sum() * images.shape[-1]).clamp(min=1)

@@ -46,6 +46,7 @@ NOT_NEGATIVE = (
     "near_plane",
     "eps2d",
     "radius_clip",
+    "mse_lambda",
     "opacity_reg",
     "scale_reg",
     "depth_lambda",
@@ -66,6 +67,9 @@ NOT_NEGATIVE = (
 
 FRACTIONS = ("ssim_lambda",)
 """Numbers between 0 and 1."""
+
+BELOW_ONE = ("dropout",)
+"""Numbers of at least 0 and below 1."""
 
 OPACITIES = {"init_opacity": 1.0, "min_opacity": 1.0, "prune_opa": 0.5}
 """Numbers between 0 and this, both excluded; opacities are reset to twice prune_opa."""
@@ -139,6 +143,8 @@ def _expectation(name: str, number: float) -> str | None:
         return "a number of at least 0"
     if name in FRACTIONS and not 0 <= number <= 1:
         return "a number between 0 and 1"
+    if name in BELOW_ONE and not 0 <= number < 1:
+        return "a number of at least 0 and below 1"
     if name in OPACITIES and not 0 < number < OPACITIES[name]:
         return f"a number between 0 and {OPACITIES[name]:g}, both excluded"
     return None

@@ -1,14 +1,15 @@
 """Blends Gaussians front to back along each pixel's ray on CUDA, with gradients that are the same in every run.
 
 The formulas are those of 3D Gaussian Splatting (https://arxiv.org/abs/2308.04079, equation 3 and appendix C) and of
-gsplat, whose compositing this replaces: its backward pass adds up gradients within each warp of 32 pixels, and then, by
-atomic additions in whatever order, over all warps of all tiles. Here one warp has a whole tile, so that a thread adds up
-several pixels before it talks to others; each list entry's sum is stored in a place of its own, and a second kernel adds
-up the places of each Gaussian in a fixed order.
+gsplat, whose compositing this replaces: its backward pass adds up gradients within each warp of 32 pixels, and then,
+by atomic additions in whatever order, over all warps of all tiles. Here one warp has a whole tile, so that a thread
+adds up several pixels before it talks to others; each list entry's sum is stored in a place of its own, and a second
+kernel adds up the places of each Gaussian in a fixed order.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
 # pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false
 
 from __future__ import annotations
 

@@ -37,7 +37,6 @@ class OwnKernels(NamedTuple):
     """Width and height of `composite`'s tiles in pixels."""
     max_channels: int
     """Up to so many does `composite` blend."""
-    sh_colors: Callable[[int, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _with_own_kernels(
@@ -59,8 +58,7 @@ def _with_own_kernels(
     if rasterize_mode == "antialiased":
         opacities = opacities * compensations
     if sh_degree is not None:
-        function = sh_colors if viewmats.requires_grad else kernels.sh_colors
-        colors = function(sh_degree, means, colors, viewmats, seen)
+        colors = sh_colors(sh_degree, means, colors, viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
@@ -90,6 +88,9 @@ def _with_own_kernels(
 
 def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
     """Colours (C, N, 3) of spherical harmonics seen from each camera."""
+    kernel = None if viewmats.requires_grad else sh_kernel()
+    if kernel is not None:
+        return kernel(means, coefficients, camera_centres(viewmats), seen, degree)
     from gsplat import spherical_harmonics
 
     # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform
@@ -137,22 +138,21 @@ def _by_gsplat(
     return renders, alphas, info
 
 
-@lazy_kernel(otherwise="Tile lists, compositing and spherical harmonics are gsplat's")
+@lazy_kernel(otherwise="Tile lists and compositing are gsplat's")
 def own_kernels() -> OwnKernels:
-    """Our kernels in Triton, or None where they cannot be used."""
+    """Tile lists and compositing in Triton, or None where they cannot be used."""
     from . import _compositing_triton as compositing
-    from . import _sh_triton as sh
     from . import _tile_lists_triton as lists
 
-    def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
-        return sh.spherical_harmonics(means, coefficients, camera_centres(viewmats), seen, degree)
-
     tile = compositing.TILE_WIDTH, compositing.TILE_HEIGHT
-    run_together(
-        [
-            *sh.first_launches("cuda", stored=16),
-            *compositing.first_launches("cuda"),
-            *lists.first_launches("cuda", *tile),
-        ]
-    )
-    return OwnKernels(lists.tile_lists, compositing.composite, tile, compositing.MAX_CHANNELS, sh_colors)
+    run_together([*compositing.first_launches("cuda"), *lists.first_launches("cuda", *tile)])
+    return OwnKernels(lists.tile_lists, compositing.composite, tile, compositing.MAX_CHANNELS)
+
+
+@lazy_kernel(otherwise="Spherical harmonics are gsplat's")
+def sh_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+    """Colours of spherical harmonics in Triton, or None where that cannot be used."""
+    from ._sh_triton import first_launches, spherical_harmonics
+
+    run_together(first_launches("cuda", stored=16))
+    return spherical_harmonics

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel
 
 from .surfaces import densification_gradient
 from .versions import gsplat_version
@@ -60,7 +59,7 @@ def project(
     if gsplat_version() >= (1, 5, 3):
         return _with_probe(*cast("_FiveTensors", fully_fused_projection_2dgs(*arguments)))
     fixed = not (viewmats.requires_grad or Ks.requires_grad)
-    kernel = _kernel() if fixed and gsplat_version() < (1, 5, 0) else None
+    kernel = projection_kernel() if fixed and gsplat_version() < (1, 5, 0) else None
     if kernel is not None:
         return kernel(*tensors, width, height, near_plane, far_plane, radius_clip)
     with torch.no_grad():
@@ -106,20 +105,16 @@ def project_in_torch(
     return means2d, centres[..., 2], ray_transforms, normals
 
 
-@lru_cache(maxsize=1)
-def _kernel() -> Callable[..., Projected] | None:
-    """The projection in two kernels, or None."""
-
-    def load() -> Callable[..., Projected]:
-        probe = torch.ones(1, 4, device="cuda", requires_grad=True)
-        eye = torch.eye(4, device="cuda")[None]
-        projected = project_in_kernels(
-            probe[:, :3], probe, probe[:, :3], eye, eye[:, :3, :3], 8, 8, 0.01, 1e10, 0.0
-        )  # fmt: skip
-        projected.means2d.sum().backward()
-        return project_in_kernels
-
-    return working_kernel(load, otherwise="The projection of 2D Gaussians runs without Triton")
+@lazy_kernel(otherwise="The projection of 2D Gaussians runs without Triton")
+def projection_kernel() -> Callable[..., Projected]:
+    """The projection in two kernels, or None where they cannot be used."""
+    probe = torch.ones(1, 4, device="cuda", requires_grad=True)
+    eye = torch.eye(4, device="cuda")[None]
+    projected = project_in_kernels(
+        probe[:, :3], probe, probe[:, :3], eye, eye[:, :3, :3], 8, 8, 0.01, 1e10, 0.0
+    )  # fmt: skip
+    projected.means2d.sum().backward()
+    return project_in_kernels
 
 
 def project_in_kernels(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from types import ModuleType
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.triton_kernels import working_kernel
+from splatkit_ns.triton_kernels import lazy_kernel
 
 
 class _Probe(torch.autograd.Function):
@@ -48,7 +47,7 @@ def densification_gradient(ray_transforms: Tensor) -> tuple[Tensor, Tensor]:
 
 def to_world(normals: Tensor, viewmats: Tensor) -> Tensor:
     """Turn camera-space vectors (C, H, W, 3) into world space."""
-    if _kernels_fit(normals, viewmats) and (kernels := _kernels()) is not None:
+    if _kernels_fit(normals, viewmats) and (kernels := surface_kernels()) is not None:
         return cast("Tensor", kernels.Turn.apply(normals, viewmats.contiguous(), True))
     return (normals.flatten(1, 2) @ viewmats[:, :3, :3]).view_as(normals)
 
@@ -65,7 +64,7 @@ def normals_of_depth(depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None)
         viewmats: (C, 4, 4), world to camera: the normals are then in the world's axes, else in the camera's.
     """
     matrices = (Ks,) if viewmats is None else (Ks, viewmats)
-    if _kernels_fit(depths, *matrices) and (kernels := _kernels()) is not None:
+    if _kernels_fit(depths, *matrices) and (kernels := surface_kernels()) is not None:
         return cast("Tensor", kernels.NormalsOfDepth.apply(depths, *(m.contiguous() for m in matrices)))
     if viewmats is not None:
         return to_world(normals_of_depth(depths, Ks), viewmats)
@@ -96,15 +95,13 @@ def _kernels_fit(image: Tensor, *matrices: Tensor) -> bool:
     return on_cuda and 0 < image[..., 0].numel() < 2**29
 
 
-@lru_cache(maxsize=1)
-def _kernels() -> ModuleType | None:
-    def load() -> ModuleType:
-        from . import _surfaces_triton as kernels
+@lazy_kernel(otherwise="Normals of depth images are made without Triton")
+def surface_kernels() -> ModuleType:
+    """Normals of depth images and their turning in kernels, or None where they cannot be used."""
+    from . import _surfaces_triton as kernels
 
-        depths = torch.ones(1, 3, 3, 1, device="cuda", requires_grad=True)
-        eye = torch.eye(4, device="cuda")[None]
-        normals = kernels.NormalsOfDepth.apply(depths, eye[:, :3, :3].contiguous(), eye)
-        kernels.Turn.apply(normals, eye, True).sum().backward()
-        return kernels
-
-    return working_kernel(load, otherwise="Normals of depth images are made without Triton")
+    depths = torch.ones(1, 3, 3, 1, device="cuda", requires_grad=True)
+    eye = torch.eye(4, device="cuda")[None]
+    normals = kernels.NormalsOfDepth.apply(depths, eye[:, :3, :3].contiguous(), eye)
+    kernels.Turn.apply(normals, eye, True).sum().backward()
+    return kernels

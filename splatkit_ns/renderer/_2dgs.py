@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize import rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients, world_to_cams
-from splatkit_ns.renderer.base import RenderMode, SplatRenderer
+from splatkit_ns.renderer.base import RenderMode
+from splatkit_ns.renderer.dropout import DropoutRenderer
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
-class Splat2DGSRenderer(SplatRenderer[Splat2DGSPayload]):
+class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     """Draws flat discs where viewing rays meet them, which makes surfaces with depth and normals.
 
     A disc is a Gaussian whose third scale is not used; in training it is kept at a constant, see
@@ -35,6 +37,14 @@ class Splat2DGSRenderer(SplatRenderer[Splat2DGSPayload]):
     depth_mode: Literal["expected", "median"] = "expected"
     """Which depth ``normals_from_depth`` comes from: the average along the ray, which suits unbounded scenes, or where
     half of the light is gone, which is sharper and suits single objects."""
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        from splatkit_ns.rasterize.cuda_rasterization import sh_kernel
+        from splatkit_ns.rasterize.projection_2dgs import projection_kernel
+        from splatkit_ns.rasterize.surfaces import surface_kernels
+
+        return (sh_kernel, projection_kernel, surface_kernels)
 
     def on_setup(self, training_state: SplatTrainingState) -> None:
         training_state.make_flat()
@@ -58,7 +68,7 @@ class Splat2DGSRenderer(SplatRenderer[Splat2DGSPayload]):
             params["means"],
             params["quats"],
             training_state.scales,
-            training_state.opacities,
+            self.remaining(training_state.opacities),
             sh_coefficients(params["sh0"], params["shN"], degree),
             world_to_cams(cam_to_worlds),
             Ks,

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.rasterize import rasterization
-from splatkit_ns.renderer.base import RenderMode, SplatRenderer
+from splatkit_ns.renderer.base import RenderMode
+from splatkit_ns.renderer.dropout import DropoutRenderer
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
-class Splat3DGSRenderer(SplatRenderer[SplatRenderPayload]):
+class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     """Projects every Gaussian to an ellipse on the screen (EWA splatting) and blends them front to back."""
 
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
@@ -37,9 +38,9 @@ class Splat3DGSRenderer(SplatRenderer[SplatRenderPayload]):
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
-        from splatkit_ns.rasterize.cuda_rasterization import own_kernels
+        from splatkit_ns.rasterize.cuda_rasterization import own_kernels, sh_kernel
 
-        return () if self.packed else (own_kernels,)
+        return () if self.packed else (own_kernels, sh_kernel)
 
     def render(
         self,
@@ -60,7 +61,7 @@ class Splat3DGSRenderer(SplatRenderer[SplatRenderPayload]):
             params["means"],
             params["quats"],
             training_state.scales,
-            training_state.opacities,
+            self.remaining(training_state.opacities),
             sh_coefficients(params["sh0"], params["shN"], degree),
             world_to_cams(cam_to_worlds),
             Ks,

@@ -31,6 +31,17 @@ def test_two_flat_images_give_the_values_by_hand() -> None:
     assert float(terms["dssim"]) == pytest.approx(0.2 * (1 - luminance), rel=1e-4)
 
 
+def test_squared_error() -> None:
+    rendered, target = torch.full((1, 16, 16, 3), 0.5), torch.full((1, 16, 16, 3), 0.25)
+    terms = Splat3DGSLossFn(mse_lambda=4.0).compute_loss(rendered, target, make_state(3))
+    assert float(terms["mse"]) == pytest.approx(4 * 0.25**2)
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, 2:14, 2:14] = True
+    rendered[~mask] = float("nan")
+    masked = Splat3DGSLossFn(mse_lambda=4.0, ssim_lambda=0.0).compute_loss(rendered, target, make_state(3), mask)
+    assert float(masked["mse"]) == pytest.approx(4 * 0.25**2)
+
+
 def test_lambda_weighs_l1_against_ssim() -> None:
     rendered, target = frames()
     l1 = (rendered - target).abs().mean()

@@ -13,7 +13,7 @@ from splatkit_ns.loss_fn.ssim import triton_kernel as ssim_kernel
 from splatkit_ns.methods import make_method, splatkit_3dgs_adc, splatkit_3dgs_fast
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.run_modules import gpu_kernels
-from splatkit_ns.rasterize.cuda_rasterization import own_kernels
+from splatkit_ns.rasterize.cuda_rasterization import own_kernels, sh_kernel
 from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel
@@ -37,13 +37,13 @@ class NoDataclass(SplatMCMCDensification):
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        (splatkit_3dgs_fast, {own_kernels, ssim_kernel, joint_kernel, noise_kernel}),
-        (splatkit_3dgs_adc, {own_kernels, ssim_kernel, joint_kernel}),
-        (make_method("no-ssim", loss_fn=Splat3DGSLossFn(ssim_lambda=0.0)), {own_kernels, joint_kernel}),
+        (splatkit_3dgs_fast, {own_kernels, sh_kernel, ssim_kernel, joint_kernel, noise_kernel}),
+        (splatkit_3dgs_adc, {own_kernels, sh_kernel, ssim_kernel, joint_kernel}),
+        (make_method("no-ssim", loss_fn=Splat3DGSLossFn(ssim_lambda=0.0)), {own_kernels, sh_kernel, joint_kernel}),
         (make_method("packed", renderer=Splat3DGSRenderer(packed=True)), {ssim_kernel, joint_kernel}),
         (
             make_method("held", densification=NoDataclass(100)),
-            {own_kernels, ssim_kernel, joint_kernel, noise_kernel},
+            {own_kernels, sh_kernel, ssim_kernel, joint_kernel, noise_kernel},
         ),
     ],
     ids=["fast", "adc", "no ssim", "packed", "held"],
@@ -55,4 +55,4 @@ def test_those_of_its_parts(method: Any, expected: set[LazyKernel[Any]]) -> None
 def test_those_of_its_modules_each_once() -> None:
     kernels = gpu_kernels(splatkit_3dgs_fast.config, [WithKernels(), WithKernels()])
     assert len(kernels) == len(set(kernels))
-    assert set(kernels) == {OWN, own_kernels, ssim_kernel, joint_kernel, noise_kernel}
+    assert set(kernels) == {OWN, own_kernels, sh_kernel, ssim_kernel, joint_kernel, noise_kernel}

@@ -67,7 +67,7 @@ def derived(dtype, kernels, world, size):
     ((turned * weights[0]).sum() + (normals * weights[1]).sum()).backward()
     return turned, normals, blended.grad, channels.grad
 
-surfaces._kernels = lambda: _surfaces_triton
+surfaces.surface_kernels = lambda: _surfaces_triton
 for size in ((20, 33), (3, 3), (2, 7)):
     for world in (True, False):
         found, alike, exact = (
@@ -91,7 +91,7 @@ def test_the_kernels_in_the_interpreter() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("world", [True, False])
 def test_the_kernels_on_the_gpu(world: bool) -> None:
-    assert surfaces._kernels() is not None, "Triton works where there are GPU tests"
+    assert surfaces.surface_kernels() is not None, "Triton works where there are GPU tests"
     found: list[tuple[Any, ...]] = []
     for device in ("cpu", "cuda"):
         depths, Ks, viewmats = (tensor.to(device) for tensor in views(2, 75, 100, dtype=torch.float32))

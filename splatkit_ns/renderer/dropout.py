@@ -1,0 +1,39 @@
+"""Leaving Gaussians out of training images at random, which keeps few images from being learnt by heart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.modules.frame import PayloadT
+from splatkit_ns.renderer.base import SplatRenderer
+
+MAX_OPACITY = 0.9999
+
+
+@dataclass
+class DropoutRenderer(SplatRenderer[PayloadT]):
+    """A renderer that can leave Gaussians out of training images (DropGaussian, https://arxiv.org/abs/2504.00773).
+
+    Between `pre_step` and `pre_compute_loss` only, so evaluation and viewer see all Gaussians.
+    """
+
+    dropout: float = 0.0
+    """Share of Gaussians that is left out of each training image, at the end of training; it grows from 0 in
+    proportion to the step. The opacities of the others are raised to make up for it."""
+
+    def pre_step(self, step: int, max_steps: int) -> None:
+        self._share = self.dropout * step / max_steps
+
+    def pre_compute_loss(self) -> None:
+        self._share = 0.0
+
+    def remaining(self, opacities: Tensor) -> Tensor:
+        """Opacities (N,) with which to render now: in training 0 for some, and more for the others."""
+        share = getattr(self, "_share", 0.0)
+        if share <= 0.0:
+            return opacities
+        kept = torch.rand_like(opacities) >= share
+        return torch.where(kept, opacities / (1.0 - share), 0.0).clamp(max=MAX_OPACITY)

@@ -1,0 +1,55 @@
+"""Gaussians left out of training images: how many, when, and that nobody else sees it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from splatkit_ns.methods import make_method
+from splatkit_ns.plugin.options import OptionsError, check_options
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
+from tests.renderer.test_3dgs import render, state
+
+
+@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(dropout=0.4), Splat2DGSRenderer(dropout=0.4)])
+def test_the_share_grows_with_the_step_and_the_others_make_up_for_it(
+    renderer: Splat3DGSRenderer | Splat2DGSRenderer,
+) -> None:
+    torch.manual_seed(0)
+    opacities = torch.full((20_000,), 0.3)
+    for step, share in ((25, 0.1), (50, 0.2), (100, 0.4)):
+        renderer.pre_step(step=step, max_steps=100)
+        left = renderer.remaining(opacities)
+        assert float((left == 0).float().mean()) == pytest.approx(share, abs=0.01)
+        assert torch.unique(left[left > 0]).tolist() == pytest.approx([0.3 / (1 - share)])
+        assert float(left.mean()) == pytest.approx(0.3, abs=0.01)
+
+
+def test_raised_opacities_stay_below_one() -> None:
+    renderer = Splat3DGSRenderer(dropout=0.9)
+    renderer.pre_step(step=1, max_steps=1)
+    assert 0 < float(renderer.remaining(torch.full((1000,), 0.5)).max()) < 1
+
+
+def test_only_the_training_image_of_a_step_lacks_any() -> None:
+    gaussians, renderer = state(num=30), Splat3DGSRenderer(dropout=0.9)
+    whole = render(gaussians).renders
+    assert torch.equal(render(gaussians, renderer=renderer).renders, whole), "before training"
+    renderer.pre_step(step=10, max_steps=10)
+    assert not torch.equal(render(gaussians, renderer=renderer).renders, whole)
+    renderer.pre_compute_loss()
+    assert torch.equal(render(gaussians, renderer=renderer).renders, whole), "evaluation between two steps"
+
+
+def test_without_it_nothing_is_drawn_from_the_random_generator() -> None:
+    renderer, before = Splat3DGSRenderer(), torch.get_rng_state()
+    renderer.pre_step(step=10, max_steps=10)
+    render(state(), renderer=renderer)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_out_of_range_is_one_message(dropout: float) -> None:
+    config = make_method("dropping", renderer=Splat3DGSRenderer(dropout=dropout)).config
+    with pytest.raises(OptionsError, match=r"renderer\.dropout is .*, expected a number of at least 0 and below 1"):
+        check_options(config)  # type: ignore[arg-type]
