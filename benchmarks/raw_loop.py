@@ -71,7 +71,7 @@ def bare_loop(trainer: Any, steps: int) -> None:
     for step in range(steps):
         camera, batch = data.next_train(step)
         model.step = step
-        view = model._training_view(camera)
+        view = model.training_view(camera)
         target = (batch["image"].float() / 255)[None]
         background = model.evaluation_background()
         for optimizer in optimizers:

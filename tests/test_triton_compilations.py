@@ -24,7 +24,7 @@ print("once")
 TILE_LISTS = """
 from splatkit_ns.rasterize import _tile_lists_triton as lists
 
-for launch in lists.first_launches("cpu", 16, 8):
+for launch in lists.first_launches("cpu", 16):
     launch()
 compiled = set(variants)
 assert len(compiled) == 2, compiled
@@ -32,7 +32,7 @@ cumsum = torch.Tensor.cumsum
 torch.Tensor.cumsum = lambda counts, dim: torch.arange(1, len(counts) + 1)  # counts that no kernel has written
 for number, tiles_x, tiles_y in ((1, 1, 1), (16, 4, 16), (99, 61, 35), (1000, 16, 1), (4096, 100, 57)):
     means, conics, one = torch.zeros(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
-    lists.tile_lists(means, conics, one, one > 0, one, tiles_x, tiles_y, 16, 8)
+    lists.tile_lists(means, conics, one, one > 0, one, tiles_x, tiles_y, 16)
 assert variants == compiled, variants - compiled
 print("once")
 """
@@ -41,7 +41,7 @@ COMPOSITING = """
 from splatkit_ns.rasterize import _compositing_triton as compositing, _sh_triton as sh
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
-for launch in [*compositing.first_launches("cpu"), *sh.first_launches("cpu", 16)]:
+for launch in [*compositing.first_launches("cpu", 16), *sh.first_launches("cpu", 16)]:
     launch()
 compiled = set(variants)
 assert len(compiled) == 5, compiled
@@ -49,7 +49,7 @@ for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 
     centres, coefficients = torch.ones(1, 3), torch.ones(number, 16, 3, requires_grad=True)
     means, seen = torch.ones(number, 3, requires_grad=True), torch.ones(1, number) > 0
     means2d, conics, opacities = torch.ones(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
-    tiles_x, tiles_y = -(-width // compositing.TILE_WIDTH), -(-height // compositing.TILE_HEIGHT)
+    tiles_x, tiles_y = -(-width // 16), -(-height // 16)
     bounds, ids = torch.zeros(tiles_x * tiles_y + 1, dtype=torch.int32), torch.zeros(entries, dtype=torch.int32)
     order, offsets = torch.arange(number), bounds[:-1].view(1, tiles_y, tiles_x)
     lists = TileLists(offsets, bounds, ids, ids.clone(), order, order.clone(), order.int())
@@ -57,7 +57,7 @@ for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 
         colors = sh.spherical_harmonics(means, coefficients, centres, seen, degree)
         background = torch.zeros(1, 3)
         images, alphas = compositing.composite(
-            means2d, conics, colors, opacities, background, width, height, lists, False
+            means2d, conics, colors, opacities, background, width, height, 16, lists, False
         )
         (images.sum() + alphas.sum()).backward()
 assert variants == compiled, variants - compiled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ class Splat3DGSLossFn(SupervisedLossFn[SplatRenderPayload]):
 
     Gaussians have no normals of their own here: those compared with the data's are those of the depth image.
     """
+
+    capturable: ClassVar[bool] = True
 
     def compute_loss(
         self,

@@ -1,7 +1,7 @@
 """`splatkit_ns.loss_fn.geometry.normal_error` on CUDA in one Triton kernel a direction."""
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
-# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
 from splatkit_ns.triton_kernels import LazyKernel
@@ -31,6 +31,11 @@ class SplatBaseModule(Generic[PayloadT]):
     def is_idle(self) -> bool:
         """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
         return False
+
+    capturable: ClassVar[bool] = False
+    """For renderers and losses: whether `render` or `compute_loss` may be captured in a CUDA graph. Then its kernels
+    must not depend on numbers that change from step to step, and nothing may be read back from the device. A class
+    says so for itself; its subclasses have to say it again."""
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

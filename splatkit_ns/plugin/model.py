@@ -32,6 +32,7 @@ from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhol
 from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.initial import initial_gaussians
 from splatkit_ns.plugin.metrics import ImageMetrics
+from splatkit_ns.plugin.step_graph import StepGraphs
 from splatkit_ns.plugin.views import cropped, view_outputs
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
@@ -125,6 +126,10 @@ class SplatkitModel(SplatfactoModel):
         """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
         self.skips_step = False
+        self.graphs: StepGraphs | None = None
+        """What may do a step's render, loss and backward pass together; the trainer sets it."""
+        self.has_gradients = False
+        """Whether it did so in this step."""
         self.crop_box: OrientedBox | None = None
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
         self.dataset_background = torch.zeros(3)
@@ -256,10 +261,10 @@ class SplatkitModel(SplatfactoModel):
         context = self.context
         context.start_step(step + 1)
         context.image_name = str(batch.get("image_name", batch.get("image_idx", "")))
-        self._step_background = self._background(has_alpha=batch["image"].shape[-1] == 4)
+        self.step_background = self._background(has_alpha=batch["image"].shape[-1] == 4)
         downscale = self._get_downscale_factor()
         target = images.ground_truth(batch["image"].to(self.device), downscale)
-        context.target_frames = images.composite(target, self._step_background)[None]
+        context.target_frames = images.composite(target, self.step_background)[None]
         if "mask" in batch:
             context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
         if "target_depths" in batch:
@@ -302,23 +307,27 @@ class SplatkitModel(SplatfactoModel):
             has.
         """
         if self.training:
-            return self._training_outputs(camera)
+            return self.render_for_training(self.training_view(camera), self.step_background)
         state = cropped(self.training_state, self.crop_box)
-        return view_outputs(self.renderer, state, pinhole_view(camera), self._sh_degree(), self._background())
+        return view_outputs(self.renderer, state, pinhole_view(camera), self.sh_degree_now(), self._background())
 
-    def _training_outputs(self, camera: Cameras) -> dict[str, Any]:
-        view = self._training_view(camera)
+    def render_for_training(self, view: PinholeView, background: Tensor) -> dict[str, Any]:
+        """Render a view, and fill the step's context with it.
+
+        Args:
+            view: of the training image.
+            background: (3,).
+        """
         context = self.context
-        with_depth = self.config.output_depth_during_training or self.loss_fn.wants_depth(context.step)
         payload = self.renderer.render(
             self.training_state,
             view.cam_to_worlds,
             view.Ks,
             view.width,
             view.height,
-            sh_degree=self._sh_degree(),
-            backgrounds=self._step_background[None],
-            render_mode="RGB+ED" if with_depth else "RGB",
+            sh_degree=self.sh_degree_now(),
+            backgrounds=background[None],
+            render_mode="RGB+ED" if self.wants_depth_now() else "RGB",
         )
         payload.retain_gradients()
         context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
@@ -329,10 +338,10 @@ class SplatkitModel(SplatfactoModel):
             "rgb": payload.renders[0],
             "depth": None if depth is None else depth[0],
             "accumulation": payload.alphas[0],
-            "background": self._step_background,
+            "background": background,
         }
 
-    def _training_view(self, camera: Cameras) -> PinholeView:
+    def training_view(self, camera: Cameras) -> PinholeView:
         """The view of a training camera, read from its device only once."""
         downscale = self._get_downscale_factor()
         index = (camera.metadata or {}).get("cam_idx")
@@ -406,7 +415,12 @@ class SplatkitModel(SplatfactoModel):
 
     # ------------------------------------------------------------------ schedules
 
-    def _sh_degree(self) -> int:
+    def wants_depth_now(self) -> bool:
+        """Whether this step of training renders depth."""
+        return self.config.output_depth_during_training or self.loss_fn.wants_depth(self.context.step)
+
+    def sh_degree_now(self) -> int:
+        """Up to which degree this step evaluates spherical harmonics."""
         if self.config.init_ply is not None:  # trained before: its colours are used whole from the start
             return self.config.sh_degree
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)

@@ -60,9 +60,10 @@ class SplatkitPipeline(VanillaPipeline):
         model.run_hooks("pre_batch", after="other")
         camera, batch = self.datamanager.next_train(step)
         model.start_step(step, camera, batch)
-        outputs = self._model(camera)
+        model.has_gradients = model.graphs is not None and model.graphs.run(model.training_view(camera))
+        outputs = {} if model.has_gradients else self._model(camera)
         model.run_hooks("pre_compute_loss", after="render")
-        loss_dict = model.get_loss_dict(outputs, batch)
+        loss_dict = model.context.loss_terms if model.has_gradients else model.get_loss_dict(outputs, batch)
         model.run_hooks("post_compute_loss", after="loss")
         metrics = model.get_metrics_dict(outputs, batch) if self.wants_metrics(step) else {}
         return outputs, loss_dict, metrics

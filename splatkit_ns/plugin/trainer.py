@@ -40,6 +40,7 @@ from splatkit_ns.plugin.run_log import RunLog
 from splatkit_ns.plugin.run_modules import draws_progress, gpu_kernels, run_modules
 from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
+from splatkit_ns.plugin.step_graph import step_graphs
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
 from splatkit_ns.triton_kernels import load_ahead
@@ -83,6 +84,9 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
     """What else hooks into training."""
     attached: Opaque = ()
     """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
+    cuda_graphs: bool = True
+    """On a GPU, launch render, loss and backward pass of a step as one CUDA graph, where no module looks in between;
+    small scenes are several times as fast for it. The arithmetic is the same."""
     on_nan: Literal["stop", "skip"] = "stop"
     """What to do when the loss or a gradient is NaN or infinite: stop, or leave that step out and go on. On a GPU,
     skip makes every step wait for the device."""
@@ -158,6 +162,7 @@ class SplatkitTrainer(Trainer):
         self.pipeline.wants_metrics = self._log.is_due
         self._saver.steps_whole = self._start_step
         every_step = self.device == "cpu" or self.config.on_nan == "skip"
+        model.graphs = step_graphs(self)
         self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
 
     def setup_optimizers(self) -> Optimizers:
@@ -275,7 +280,8 @@ class SplatkitTrainer(Trainer):
         model = self.pipeline.model
         loss = model.context.loss
         assert loss is not None
-        loss.backward()
+        if not model.has_gradients:
+            loss.backward()
         model.dispatcher.run("on_phase", phase="backward")
         self._saver.steps_whole = None
         if self._is_finite():

@@ -24,8 +24,6 @@ from torch import Tensor
 
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
-TILE_WIDTH, TILE_HEIGHT = 16, 8
-"""Pixels that one warp blends."""
 MAX_CHANNELS = 4
 ENTRIES = 32
 """List entries of one Gaussian that are added up at once."""
@@ -34,13 +32,13 @@ SIZES = ["width", "height", "tiles_x", "tiles_y"]
 
 
 @triton.jit
-def _pixels(width, height, tiles_x, tiles_y, TX: tl.constexpr, TY: tl.constexpr):
+def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
     """Centres of this program's pixels, where they are in the image and whether they are."""
     tile = tl.program_id(0)
     camera = tile // (tiles_x * tiles_y)
-    lane = tl.arange(0, TX * TY)
-    x = (tile % tiles_x) * TX + lane % TX
-    y = (tile // tiles_x) % tiles_y * TY + lane // TX
+    lane = tl.arange(0, T * T)
+    x = (tile % tiles_x) * T + lane % T
+    y = (tile // tiles_x) % tiles_y * T + lane // T
     place = (camera.to(tl.int64) * height + y) * width + x
     return tile, camera, x.to(tl.float32) + 0.5, y.to(tl.float32) + 0.5, place, (x < width) & (y < height)
 
@@ -73,18 +71,18 @@ def _alpha(px, py, mx, my, a, b, c, opacity):
 def _forward(
     means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,
     images_ptr, alphas_ptr, lights_ptr, lasts_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, TX: tl.constexpr, TY: tl.constexpr,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Colours, alpha, remaining light, and how many entries of its tile's list each pixel has looked at."""
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, TX, TY)
+    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     end = tl.load(offsets_ptr + tile + 1)
-    light = tl.full((TX * TY,), 1.0, tl.float32)
-    i0 = tl.zeros((TX * TY,), tl.float32)
-    i1 = tl.zeros((TX * TY,), tl.float32)
-    i2 = tl.zeros((TX * TY,), tl.float32)
-    i3 = tl.zeros((TX * TY,), tl.float32)
-    last = tl.zeros((TX * TY,), tl.int32)
+    light = tl.full((T * T,), 1.0, tl.float32)
+    i0 = tl.zeros((T * T,), tl.float32)
+    i1 = tl.zeros((T * T,), tl.float32)
+    i2 = tl.zeros((T * T,), tl.float32)
+    i3 = tl.zeros((T * T,), tl.float32)
+    last = tl.zeros((T * T,), tl.int32)
     open_ = inside
     i = start
     g = tl.load(ids_ptr + i, mask=i < end, other=0)
@@ -137,13 +135,13 @@ def _forward(
 def _backward(
     means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, places_ptr,
     lights_ptr, lasts_ptr, v_images_ptr, v_alphas_ptr, sums_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, TX: tl.constexpr, TY: tl.constexpr,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Gradients of each entry of the tile's list, added up over its pixels.
 
     In the order means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
     """
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, TX, TY)
+    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)
@@ -217,10 +215,10 @@ def _backward(
         j -= 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _gather(
-    order_ptr, ends_ptr, counts_ptr, sums_ptr, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr, v_abs_ptr,
-    X: tl.constexpr, ABS: tl.constexpr, E: tl.constexpr,
+    order_ptr, ends_ptr, counts_ptr, sums_ptr, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
+    v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
     """Adds up the entries of each Gaussian."""
     rank = tl.program_id(0)
@@ -233,7 +231,7 @@ def _gather(
     total = tl.zeros((E, 16), tl.float32)
     for k in range(0, count, E):
         row = first + k + entry
-        live = (k + entry < count)[:, None] & (field < R)[None, :]
+        live = ((k + entry < count) & (row < capacity))[:, None] & (field < R)[None, :]
         total += tl.load(sums_ptr + row[:, None] * R + field[None, :], mask=live, other=0.0)
     out = tl.sum(total, axis=0)
     tl.store(v_means_ptr + 2 * g + field, out, mask=field < 2)
@@ -250,7 +248,7 @@ class Composite(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
-        width: int, height: int, lists: TileLists, absgrad: bool,
+        width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         cameras, tiles_y, tiles_x = lists.offsets.shape
         channels, device = colors.shape[-1], colors.device
@@ -260,10 +258,10 @@ class Composite(torch.autograd.Function):
         behind = colors if backgrounds is None else backgrounds
         _forward[(cameras * tiles_y * tiles_x,)](
             means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, images, alphas, lights, lasts,
-            width, height, tiles_x, tiles_y, channels, backgrounds is not None, TILE_WIDTH, TILE_HEIGHT, num_warps=1,
+            width, height, tiles_x, tiles_y, channels, backgrounds is not None, tile_size, num_warps=1,
         )  # fmt: skip
         ctx.save_for_backward(means2d, conics, colors, opacities, behind, lights, lasts)
-        ctx.lists, ctx.absgrad, ctx.background = lists, absgrad, backgrounds is not None
+        ctx.lists, ctx.tile_size, ctx.absgrad, ctx.background = lists, tile_size, absgrad, backgrounds is not None
         return images, alphas
 
     @staticmethod
@@ -277,24 +275,24 @@ class Composite(torch.autograd.Function):
         _backward[(cameras * tiles_y * tiles_x,)](
             means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, lights, lasts,
             v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, channels, background, absgrad,
-            TILE_WIDTH, TILE_HEIGHT, num_warps=1,
+            ctx.tile_size, num_warps=1,
         )  # fmt: skip
         v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
         v_abs = torch.empty_like(means2d) if absgrad else v_means
         _gather[(opacities.numel(),)](
-            lists.order, lists.ends, lists.counts, sums, v_means, v_conics, v_opacities, v_colors, v_abs,
+            lists.order, lists.ends, lists.counts, sums, len(sums), v_means, v_conics, v_opacities, v_colors, v_abs,
             channels, absgrad, ENTRIES, num_warps=1,
         )  # fmt: skip
         if absgrad:
             means2d.absgrad = v_abs
         v_background = (lights * v_images).sum((1, 2)) if background and ctx.needs_input_grad[4] else None
-        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None
+        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None
 
 
 def composite(
     means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
-    width: int, height: int, lists: TileLists, absgrad: bool,
+    width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Blend Gaussians front to back. Differentiable in all tensors; the gradients are the same in every run.
 
@@ -306,7 +304,8 @@ def composite(
         backgrounds: (C, X), or None for black.
         width: pixels.
         height: pixels.
-        lists: which Gaussians are on which tile of `TILE_WIDTH` x `TILE_HEIGHT`.
+        tile_size: pixels, a power of two.
+        lists: which Gaussians are on which tile.
         absgrad: also add up absolute gradients of the means (AbsGS).
 
     Returns:
@@ -314,11 +313,11 @@ def composite(
     """
     return Composite.apply(  # type: ignore[return-value]
         means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
-        None if backgrounds is None else backgrounds.contiguous(), width, height, lists, absgrad,
+        None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,
     )  # fmt: skip
 
 
-def first_launches(device: str) -> list[Callable[[], object]]:
+def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
 
     It is about one Gaussian on the only tile of an image.
@@ -327,11 +326,10 @@ def first_launches(device: str) -> list[Callable[[], object]]:
     nine, images, first = torch.ones(9, device=device), torch.zeros(3, device=device), one.int() - 1
     gaussian = (nine[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, nine[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
-    tile = (TILE_WIDTH, TILE_HEIGHT)
-    forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, *tile)
-    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, nine, *shape, False, *tile)
+    forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
+    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, nine, *shape, False, tile_size)
     gradients = (torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine))
-    gather = (one.long() - 1, one.long(), one.int(), nine, *gradients, gradients[0], 3, False, ENTRIES)
+    gather = (one.long() - 1, one.long(), one.int(), nine, 1, *gradients, gradients[0], 3, False, ENTRIES)
     return [
         partial(_backward[(1,)], *backward, num_warps=1),
         partial(_forward[(1,)], *forward, num_warps=1),

@@ -23,6 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from splatkit_ns.rasterize.tile_list_space import SPACE
+
 BLOCK = 32
 """Gaussians that are counted together."""
 FILL_BLOCK, FILL_WIDTH = 8, 16
@@ -33,9 +35,7 @@ COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
 
 
 @triton.jit
-def _ellipse(
-    order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, TY: tl.constexpr, tiles_y, B: tl.constexpr
-):
+def _ellipse(order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T: tl.constexpr, tiles_y, B: tl.constexpr):
     """Loads a block of Gaussians, and finds their ellipses' extents and rows of tiles."""
     rank = tl.program_id(0) * B + tl.arange(0, B)
     live = rank < num
@@ -54,50 +54,50 @@ def _ellipse(
     t = tl.where(live, 2.0 * tl.log(255.0 * opacity), 0.0) * 1.0001 + 1e-4
     half_x = tl.sqrt(t * c / det)
     half_y = tl.sqrt(t * a / det)
-    top = tl.maximum(tl.ceil((my - half_y - (TY - 0.5)) / TY), 0.0)
-    bottom = tl.minimum(tl.floor((my + half_y - 0.5) / TY), tiles_y - 1.0)
+    top = tl.maximum(tl.ceil((my - half_y - (T - 0.5)) / T), 0.0)
+    bottom = tl.minimum(tl.floor((my + half_y - 0.5) / T), tiles_y - 1.0)
     rows = tl.where(live, tl.maximum(bottom - top + 1.0, 0.0), 0.0).to(tl.int32)
     return rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows
 
 
 @triton.jit
-def _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, TX: tl.constexpr, TY: tl.constexpr):
+def _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T: tl.constexpr):
     """First and last tile of a row of tiles that the ellipse meets."""
-    low = tl.minimum(tl.maximum(row * TY + 0.5 - my, -half_y), half_y)
-    high = tl.minimum(tl.maximum(row * TY + (TY - 0.5) - my, -half_y), half_y)
+    low = tl.minimum(tl.maximum(row * T + 0.5 - my, -half_y), half_y)
+    high = tl.minimum(tl.maximum(row * T + (T - 0.5) - my, -half_y), half_y)
     y_right = tl.minimum(tl.maximum(-b * half_x / c, low), high)
     y_left = tl.minimum(tl.maximum(b * half_x / c, low), high)
     right = (-b * y_right + tl.sqrt(tl.maximum(a * t - det * y_right * y_right, 0.0))) / a
     left = (-b * y_left - tl.sqrt(tl.maximum(a * t - det * y_left * y_left, 0.0))) / a
-    first = tl.maximum(tl.ceil((mx + left - (TX - 0.5)) / TX), 0.0)
-    last = tl.minimum(tl.floor((mx + right - 0.5) / TX), tiles_x - 1.0)
+    first = tl.maximum(tl.ceil((mx + left - (T - 0.5)) / T), 0.0)
+    last = tl.minimum(tl.floor((mx + right - 0.5) / T), tiles_x - 1.0)
     return first.to(tl.int32), tl.maximum(last - first + 1.0, 0.0).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["num", "tiles_x", "tiles_y"])
 def _count(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, counts_ptr, num, tiles_x, tiles_y,
-    TX: tl.constexpr, TY: tl.constexpr, B: tl.constexpr,
+    T: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Number of tiles of each Gaussian, in order of depth."""
     rank, _g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
-        order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, TY, tiles_y, B
+        order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
     )
     count = tl.zeros((B,), tl.int32)
     for i in range(tl.max(rows)):
-        _first, width = _columns(top + i, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, TX, TY)
+        _first, width = _columns(top + i, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T)
         count += tl.where(i < rows, width, 0)
     tl.store(counts_ptr + rank, count, mask=rank < num)
 
 
-@triton.jit(do_not_specialize=["num", "per_camera", "tiles_x", "tiles_y"])
+@triton.jit(do_not_specialize=["num", "capacity", "per_camera", "tiles_x", "tiles_y"])
 def _fill(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, ends_ptr, counts_ptr, tiles_ptr, ids_ptr,
-    num, per_camera, tiles_x, tiles_y, TX: tl.constexpr, TY: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
+    num, capacity, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """Tile and Gaussian of each pair, Gaussians in order of depth."""
     rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
-        order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, TY, tiles_y, B
+        order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
     )
     known = rank < num
     place = tl.load(ends_ptr + rank, mask=known, other=0) - tl.load(counts_ptr + rank, mask=known, other=0)
@@ -106,12 +106,12 @@ def _fill(
     ids = g.to(tl.int32)[:, None] + tl.zeros((B, W), tl.int32)
     for i in range(tl.max(rows)):
         row = top + i
-        first, width = _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, TX, TY)
+        first, width = _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T)
         width = tl.where(i < rows, width, 0)
         tile = (camera * tiles_y + row.to(tl.int32)) * tiles_x + first
         for k in range(0, tl.max(width), W):
-            inside = k + column < width[:, None]
             where = place[:, None] + k + column
+            inside = (k + column < width[:, None]) & (where < capacity)
             tl.store(tiles_ptr + where, (tile[:, None] + k + column).to(tiles_ptr.dtype.element_ty), mask=inside)
             tl.store(ids_ptr + where, ids, mask=inside)
         place += width
@@ -139,9 +139,9 @@ class TileLists(NamedTuple):
 @torch.no_grad()
 def tile_lists(
     means2d: Tensor, conics: Tensor, opacities: Tensor, seen: Tensor, depths: Tensor, tiles_x: int, tiles_y: int,
-    tile_width: int, tile_height: int,
+    tile_size: int,
 ) -> TileLists:  # fmt: skip
-    """Lists of the Gaussians on each tile; reads their total length back from the device.
+    """Lists of the Gaussians on each tile; reads their total length back from the device; see `tile_list_space`.
 
     Args:
         means2d: (C, N, 2) pixels.
@@ -151,8 +151,7 @@ def tile_lists(
         depths: (C, N) world units.
         tiles_x: tiles in a row.
         tiles_y: rows of tiles.
-        tile_width: pixels.
-        tile_height: pixels.
+        tile_size: pixels.
     """
     device = means2d.device
     cameras, per_camera = depths.shape
@@ -161,14 +160,20 @@ def tile_lists(
     gaussians = (order, means2d.contiguous(), conics.contiguous(), opacities.contiguous(), seen.view(torch.uint8))
     grid = (triton.cdiv(num, BLOCK),)
     counts = torch.empty(num, dtype=torch.int32, device=device)
-    _count[grid](*gaussians, counts, num, tiles_x, tiles_y, tile_width, tile_height, BLOCK, **COMPILE)
+    _count[grid](*gaussians, counts, num, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE)
     ends = counts.cumsum(0)
-    total = int(ends[-1]) if num else 0
-    tiles = torch.empty(total, dtype=torch.int16 if num_tiles <= MAX_SHORT else torch.int32, device=device)
-    ids = torch.empty(total, dtype=torch.int32, device=device)
+    if SPACE.capacity is None:
+        total = int(ends[-1]) if num else 0
+        SPACE.longest = max(SPACE.longest, total)
+    else:
+        total, SPACE.needed = SPACE.capacity, ends[-1:]
+    # places that stay empty come after those of the last tile
+    dtype = torch.int16 if num_tiles <= MAX_SHORT else torch.int32
+    tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)
+    ids = torch.zeros(total, dtype=torch.int32, device=device)
     if total:
         _fill[(triton.cdiv(num, FILL_BLOCK),)](
-            *gaussians, ends, counts, tiles, ids, num, per_camera, tiles_x, tiles_y, tile_width, tile_height,
+            *gaussians, ends, counts, tiles, ids, num, total, per_camera, tiles_x, tiles_y, tile_size,
             FILL_BLOCK, FILL_WIDTH, **COMPILE,
         )  # fmt: skip
     tiles, by_tile = tiles.sort(stable=True)
@@ -178,7 +183,7 @@ def tile_lists(
     return TileLists(offsets, bounds, ids[by_tile], by_tile.to(torch.int32), order, ends, counts)
 
 
-def first_launches(device: str, tile_width: int, tile_height: int) -> list[Callable[[], object]]:
+def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
 
     It is about one Gaussian on the only tile of an image.
@@ -186,7 +191,6 @@ def first_launches(device: str, tile_width: int, tile_height: int) -> list[Calla
     one = torch.ones(1, device=device)
     conic = torch.tensor([1.0, 0.0, 1.0], device=device)
     gaussians = (one.long() - 1, one.expand(2).contiguous(), conic, one, one.to(torch.uint8))
-    tile = (tile_width, tile_height)
-    count = (*gaussians, one.int(), 1, 1, 1, *tile, BLOCK)
-    fill = (*gaussians, one.long(), one.int(), one.short(), one.int(), 1, 1, 1, 1, *tile, FILL_BLOCK, FILL_WIDTH)
+    count = (*gaussians, one.int(), 1, 1, 1, tile_size, BLOCK)
+    fill = (*gaussians, one.long(), one.int(), one.short(), one.int(), 1, 1, 1, 1, 1, tile_size, FILL_BLOCK, FILL_WIDTH)
     return [partial(_count[(1,)], *count, **COMPILE), partial(_fill[(1,)], *fill, **COMPILE)]

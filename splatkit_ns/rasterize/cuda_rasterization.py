@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -28,13 +29,16 @@ def rasterize_on_cuda(
     return _with_own_kernels(kernels, *arguments, **settings)
 
 
+LARGE_TILE, SMALL_TILE = 16, 8
+TILES_PER_MULTIPROCESSOR = 20
+"""At least so many large ones, or tiles are small. On an H200 (132) that is 0.7 megapixels."""
+
+
 class OwnKernels(NamedTuple):
     """What of rasterisation is our own."""
 
     tile_lists: Callable[..., Any]
     composite: Callable[..., tuple[Tensor, Tensor]]
-    tile: tuple[int, int]
-    """Width and height of `composite`'s tiles in pixels."""
     max_channels: int
     """Up to so many does `composite` blend."""
 
@@ -63,12 +67,13 @@ def _with_own_kernels(
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
     owns = colors.shape[-1] <= kernels.max_channels
-    tile = kernels.tile if owns else (tile_size, tile_size)
-    tiles = math.ceil(width / tile[0]), math.ceil(height / tile[1])
-    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, *tiles, *tile)
+    if owns:
+        tile_size = own_tile_size(num_cameras * width * height)
+    tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
+    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size)
     if owns:
         images, alphas = kernels.composite(
-            means2d, conics, colors, opacities, backgrounds, width, height, lists, absgrad
+            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, absgrad
         )
     else:
         images, alphas = rasterize_to_pixels(
@@ -79,9 +84,9 @@ def _with_own_kernels(
         images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "camera_ids": None, "gaussian_ids": None, "radii": radii, "means2d": means2d, "depths": depths,
-        "conics": conics, "opacities": opacities, "tile_width": math.ceil(width / tile_size),
-        "tile_height": math.ceil(height / tile_size), "width": width, "height": height, "tile_size": tile_size,
-        "n_cameras": num_cameras,
+        "conics": conics, "opacities": opacities, "tile_width": tiles_x, "tile_height": tiles_y,
+        "isect_offsets": lists.offsets, "flatten_ids": lists.ids, "width": width, "height": height,
+        "tile_size": tile_size, "n_cameras": num_cameras,
     }  # fmt: skip
     return images, alphas, info
 
@@ -144,9 +149,24 @@ def own_kernels() -> OwnKernels:
     from . import _compositing_triton as compositing
     from . import _tile_lists_triton as lists
 
-    tile = compositing.TILE_WIDTH, compositing.TILE_HEIGHT
-    run_together([*compositing.first_launches("cuda"), *lists.first_launches("cuda", *tile)])
-    return OwnKernels(lists.tile_lists, compositing.composite, tile, compositing.MAX_CHANNELS)
+    launches = [
+        launch
+        for tile_size in (LARGE_TILE, SMALL_TILE)
+        for launch in (*compositing.first_launches("cuda", tile_size), *lists.first_launches("cuda", tile_size))
+    ]
+    run_together(launches)
+    return OwnKernels(lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS)
+
+
+@lru_cache(maxsize=64)
+def own_tile_size(pixels: int) -> int:
+    """Side of a tile: one warp blends one, and every multiprocessor needs many of them to hide its latencies.
+
+    Args:
+        pixels: of all images together.
+    """
+    multiprocessors = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+    return LARGE_TILE if pixels >= LARGE_TILE**2 * TILES_PER_MULTIPROCESSOR * multiprocessors else SMALL_TILE
 
 
 @lazy_kernel(otherwise="Spherical harmonics are gsplat's")

@@ -54,7 +54,7 @@ def rasterization(
         eps2d: variance in pixels² that is added to each projected Gaussian.
         sh_degree: 0 to 3, or None when colors are values.
         packed: gsplat's memory-saving layout of intermediates; CUDA only.
-        tile_size: in pixels; CUDA only. The CPU kernels have tiles of 16, and their image does not depend on it.
+        tile_size: in pixels, of gsplat's kernels. Our own choose for themselves; the image does not depend on it.
         backgrounds: (C, D), composited behind; depth channels have none.
         render_mode: what the X channels are: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
         absgrad: leave `info["means2d"].absgrad` (C, N, 2), sums over pixels of absolute gradients, after backward.

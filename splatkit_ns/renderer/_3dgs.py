@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from splatkit_ns.triton_kernels import LazyKernel
 class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     """Projects every Gaussian to an ellipse on the screen (EWA splatting) and blends them front to back."""
 
+    capturable: ClassVar[bool] = True
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """antialiased scales opacities by the area that the 0.3 pixel blur adds (Mip-Splatting's 2D filter): better when
     zooming out, but most other viewers show its PLY files too thick."""

@@ -26,14 +26,19 @@ class DropoutRenderer(SplatRenderer[PayloadT]):
 
     def pre_step(self, step: int, max_steps: int) -> None:
         self._share = self.dropout * step / max_steps
+        if self._share > 0.0 and hasattr(self, "_share_there"):
+            self._share_there.fill_(self._share)
 
     def pre_compute_loss(self) -> None:
         self._share = 0.0
 
     def remaining(self, opacities: Tensor) -> Tensor:
         """Opacities (N,) with which to render now: in training 0 for some, and more for the others."""
-        share = getattr(self, "_share", 0.0)
-        if share <= 0.0:
+        if getattr(self, "_share", 0.0) <= 0.0:
             return opacities
+        if not hasattr(self, "_share_there"):
+            # a tensor, because the kernels of a CUDA graph would keep a number
+            self._share_there = torch.full((), self._share, device=opacities.device)
+        share = self._share_there
         kept = torch.rand_like(opacities) >= share
         return torch.where(kept, opacities / (1.0 - share), 0.0).clamp(max=MAX_OPACITY)

@@ -188,7 +188,7 @@ def test_a_run_starts_from_a_ply(
     assert torch.equal(params["shN"][:, :shared], model.shN[:, :shared])
     assert not params["shN"][:, shared:].any()
     assert ("SH coefficients of degree" in messages.text) == (stored != wanted)
-    assert trainer.pipeline.model._sh_degree() == wanted, "trained colours are used whole from the start"
+    assert trainer.pipeline.model.sh_degree_now() == wanted, "trained colours are used whole from the start"
     assert trainer._start_step == 0
     trainer.train()
 

@@ -9,13 +9,13 @@ from tests.triton_interpreter import assert_prints
 IN_THE_INTERPRETER = """
 import math
 import torch
-from splatkit_ns.rasterize._compositing_triton import TILE_HEIGHT, TILE_WIDTH, composite
+from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
 
 torch.manual_seed(0)
-C, N, W, H, X = 2, 40, 29, 37, {channels}
+C, N, W, H, T, X = 2, 40, 29, 37, {tile_size}, {channels}
 background, absgrad = {background}, {absgrad}
-tiles_x, tiles_y = math.ceil(W / TILE_WIDTH), math.ceil(H / TILE_HEIGHT)
+tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
 means = torch.rand(C, N, 2) * torch.tensor([W + 10, H + 10]) - 5
 angle, long, short = torch.rand(C, N) * math.pi, torch.rand(C, N) * 9 + 1, torch.rand(C, N) * 4 + 1
 cos, sin = angle.cos(), angle.sin()
@@ -58,8 +58,8 @@ def dense(means, conics, colors, opacities, backgrounds=None):
 
 
 ours = [tensor.clone().requires_grad_() for tensor in inputs]
-lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, TILE_WIDTH, TILE_HEIGHT)
-images, alphas = composite(*ours[:4], ours[4] if background else None, W, H, lists, absgrad)
+lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+images, alphas = composite(*ours[:4], ours[4] if background else None, W, H, T, lists, absgrad)
 truth = [tensor.double().requires_grad_() for tensor in inputs]
 true_images, true_alphas, per_pixel = dense(*truth)
 assert (images - true_images).abs().max() < 2e-5 and (alphas - true_alphas).abs().max() < 2e-5
@@ -80,11 +80,11 @@ print("equal")
 
 
 @pytest.mark.parametrize(
-    ("channels", "background", "absgrad"),
-    [(3, True, False), (4, True, True), (1, False, True), (2, False, False)],
+    ("tile_size", "channels", "background", "absgrad"),
+    [(16, 3, True, False), (8, 4, True, True), (8, 1, False, True), (16, 2, False, False)],
 )
-def test_in_the_interpreter(channels: int, background: bool, absgrad: bool) -> None:
-    settings = {"channels": channels, "background": background, "absgrad": absgrad}
+def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool) -> None:
+    settings = {"tile_size": tile_size, "channels": channels, "background": background, "absgrad": absgrad}
     code = IN_THE_INTERPRETER
     for name, value in settings.items():
         code = code.replace("{" + name + "}", str(value))

@@ -108,13 +108,26 @@ def test_every_place_in_the_tile_lists_is_filled() -> None:
     order = torch.randperm(num, device="cuda")
     seen = torch.ones(1, num, dtype=torch.uint8, device="cuda")
     gaussians = (order, means, conics, opacities, seen)
-    grid, tiles, tile = (-(-num // lists.BLOCK),), (57, 200), (16, 8)
+    grid, tiles = (-(-num // lists.BLOCK),), (57, 100)
     counts = torch.empty(num, dtype=torch.int32, device="cuda")
-    lists._count[grid](*gaussians, counts, num, *tiles, *tile, lists.BLOCK, **lists.COMPILE)
+    lists._count[grid](*gaussians, counts, num, *tiles, 16, lists.BLOCK, **lists.COMPILE)
     ends = counts.cumsum(0)
     filled = torch.full((int(ends[-1]),), -1, dtype=torch.int16, device="cuda")
     ids = torch.full((int(ends[-1]),), -1, dtype=torch.int32, device="cuda")
-    arguments = (*gaussians, ends, counts, filled, ids, num, num, *tiles, *tile, lists.FILL_BLOCK, lists.FILL_WIDTH)
+    arguments = (
+        *gaussians,
+        ends,
+        counts,
+        filled,
+        ids,
+        num,
+        len(ids),
+        num,
+        *tiles,
+        16,
+        lists.FILL_BLOCK,
+        lists.FILL_WIDTH,
+    )
     lists._fill[(-(-num // lists.FILL_BLOCK),)](*arguments, **lists.COMPILE)
     assert int((filled < 0).sum()) == 0
     assert torch.equal(torch.bincount(ids, minlength=num)[order], counts.long())

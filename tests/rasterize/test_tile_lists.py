@@ -8,10 +8,11 @@ IN_THE_INTERPRETER = """
 import math
 import torch
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
+from splatkit_ns.rasterize.tile_list_space import SPACE
 
 torch.manual_seed(0)
-C, N, W, H, TX, TY = 2, 60, 90, 70, 16, 8
-tiles_x, tiles_y = math.ceil(W / TX), math.ceil(H / TY)
+C, N, W, H, T = 2, 60, 90, 70, 16
+tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
 means = torch.rand(C, N, 2) * torch.tensor([W + 40, H + 40]) - 20
 angle, long, short = torch.rand(C, N) * math.pi, torch.rand(C, N) * 15 + 0.5, torch.rand(C, N) * 4 + 0.5
 cos, sin = angle.cos(), angle.sin()
@@ -19,7 +20,7 @@ xx, yy = (cos * long) ** 2 + (sin * short) ** 2, (sin * long) ** 2 + (cos * shor
 xy = cos * sin * (long**2 - short**2)
 conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy**2)[..., None]
 opacities, seen, depths = torch.rand(C, N) ** 3, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
-lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, TX, TY)
+lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
 offsets, ids = lists.offsets, lists.ids
 assert offsets.shape == (C, tiles_y, tiles_x)
 ends = [*offsets.flatten().tolist(), len(ids)]
@@ -28,7 +29,7 @@ needed = 0
 for tile in range(C * tiles_y * tiles_x):
     camera, rest = divmod(tile, tiles_y * tiles_x)
     row, column = divmod(rest, tiles_x)
-    part = (slice(row * TY, row * TY + TY), slice(column * TX, column * TX + TX))
+    part = (slice(row * T, row * T + T), slice(column * T, column * T + T))
     listed = ids[ends[tile] : ends[tile + 1]].tolist()
     in_order = depths.flatten()[listed]
     assert (in_order.diff() >= 0).all(), "front to back"
@@ -49,7 +50,18 @@ for g, end, count in zip(lists.order.tolist(), lists.ends.tolist(), lists.counts
     assert (by_gaussian[end - count : end] == g).all()
 assert lists.counts.sum() == len(ids)
 assert len(ids) < 1.15 * needed, "hardly any tile is listed in vain"
-none = tile_lists(means, conics, opacities, seen & False, depths, tiles_x, tiles_y, TX, TY)
+SPACE.capacity = len(ids) + 50
+roomy = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+assert int(SPACE.needed) == len(ids) and len(roomy.ids) == len(ids) + 50
+assert torch.equal(roomy.bounds, lists.bounds) and torch.equal(roomy.ids[: len(ids)], ids)
+SPACE.capacity = len(ids) // 2
+tight = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+assert int(SPACE.needed) == len(ids) and len(tight.ids) == len(ids) // 2
+kept = lists.order[lists.ends <= len(tight.ids)].tolist()
+inside = [g for g in ids.tolist() if g in kept]
+assert [g for g in tight.ids.tolist() if g in kept] == inside, "only the farthest are left out"
+SPACE.capacity = None
+none = tile_lists(means, conics, opacities, seen & False, depths, tiles_x, tiles_y, T)
 assert len(none.ids) == 0 and (none.bounds == 0).all()
 print("complete")
 """
