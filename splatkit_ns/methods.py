@@ -104,16 +104,16 @@ def _quick_mcmc(max_per_seed: float, refine_stop_iter: int, dropout: float) -> d
 
 splatkit_3dgs = make_method(
     "splatkit-3dgs",
-    **_quick_mcmc(max_per_seed=13, refine_stop_iter=6500, dropout=0.2),
-    max_num_iterations=8000,
+    **_quick_mcmc(max_per_seed=13, refine_stop_iter=8000, dropout=0.2),
+    max_num_iterations=10_000,
     description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",
 )
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    **_quick_mcmc(max_per_seed=9, refine_stop_iter=4000, dropout=0.1),
+    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1),
     sh_degree_interval=500,
-    max_num_iterations=5000,
+    max_num_iterations=4500,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
 )
 
