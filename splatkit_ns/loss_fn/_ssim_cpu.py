@@ -93,8 +93,8 @@ def _forward_rows(
     """Rows start to stop of the SSIM map, counted through all planes, and its derivatives where these have a size."""
     width, out_height, out_width = a.shape[2], values.shape[1], values.shape[2]
     c1, c2 = constants[0], constants[1]
-    columns = np.empty((4, width), dtype=a.dtype)
-    maps = np.empty((4, out_width), dtype=a.dtype)
+    columns = np.empty((5, width), dtype=a.dtype)
+    maps = np.empty((5, out_width), dtype=a.dtype)
     for row in range(start, stop):
         plane, y = row // out_height, row % out_height
         columns[:] = 0
@@ -105,14 +105,15 @@ def _forward_rows(
                 weighted_a, weighted_b = weight * value_a, weight * value_b
                 columns[0, x] += weighted_a
                 columns[1, x] += weighted_b
-                columns[2, x] += weighted_a * value_a + weighted_b * value_b
-                columns[3, x] += weighted_a * value_b
-        for i in range(4):
+                columns[2, x] += weighted_a * value_a
+                columns[3, x] += weighted_b * value_b
+                columns[4, x] += weighted_a * value_b
+        for i in range(5):
             _blur_along(maps[i], columns[i], window)
         for x in range(out_width):
             mean_a, mean_b = maps[0, x], maps[1, x]
             product, squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
-            covariance, variances = maps[3, x] - product, maps[2, x] - squares
+            covariance, variances = maps[4, x] - product, maps[2, x] + maps[3, x] - squares
             luminance, structure = product + product + c1, covariance + covariance + c2
             luminance_norm, structure_norm = squares + c1, variances + c2
             scale = constants.dtype.type(1) / (luminance_norm * structure_norm)
