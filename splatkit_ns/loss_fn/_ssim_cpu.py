@@ -1,16 +1,12 @@
 """SSIM on the CPU: compiled by numba, both directions, many times quicker than torch's convolutions.
 
 Rows are computed one by one from buffers that stay in the cache. Each is computed by one thread in a fixed order, so
-the result does not depend on the number of threads. A plain thread pool runs the rows, not numba's own threads: two of
-those at once (a viewer that renders during training) end the process where only numba's "workqueue" layer is installed.
+the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +14,9 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+
+from splatkit_ns.loss_fn.ssim import WINDOW_SIZE
+from splatkit_ns.rasterize.cpu.parallel import run_parallel
 
 Array = NDArray[Any]
 
@@ -67,29 +66,21 @@ def _planes(tensor: Tensor) -> Array:
 
 
 def _over_rows(kernel: Callable[..., None], output: Tensor, arguments: tuple[Array, ...]) -> None:
-    """Run the kernel over all rows of the output, in as many parts as torch has threads."""
-    num_rows = output.shape[0] * output.shape[1] * output.shape[2]
-    num_parts = max(1, min(torch.get_num_threads(), num_rows))
-    bounds = [num_rows * part // num_parts for part in range(num_parts + 1)]
-    others = [_pool(os.getpid()).submit(kernel, bounds[i], bounds[i + 1], *arguments) for i in range(1, num_parts)]
-    kernel(bounds[0], bounds[1], *arguments)
-    for other in others:
-        other.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(process_id: int) -> ThreadPoolExecutor:
-    """One pool a process: threads do not survive a fork."""
-    return ThreadPoolExecutor(max_workers=os.cpu_count() or 1, thread_name_prefix="ssim")
+    """Run the kernel over all rows of the output."""
+    run_parallel(kernel, output.shape[0] * output.shape[1] * output.shape[2], *arguments)
 
 
 _compiled = njit(nogil=True, cache=True, fastmath={"contract", "arcp"}, error_model="numpy")
 
 
 @_compiled
-def _add_scaled(out: Array, values: Array, weight: Any) -> None:
+def _blur_along(out: Array, values: Array, window: Array) -> None:
+    """out[x] = window-weighted sum over values[x] and those after it; the window is symmetric."""
     for x in range(out.shape[0]):
-        out[x] += weight * values[x]
+        total = out.dtype.type(0)
+        for t in range(WINDOW_SIZE):  # of known length: unrolled, so that the sum stays in a register
+            total += window[t] * values[x + t]
+        out[x] = total
 
 
 @_compiled
@@ -100,14 +91,14 @@ def _forward_rows(
     constants: Array,
 ) -> None:  # fmt: skip
     """Rows start to stop of the SSIM map, counted through all planes, and its derivatives where these have a size."""
-    size, width, out_height, out_width = window.shape[0], a.shape[2], values.shape[1], values.shape[2]
+    width, out_height, out_width = a.shape[2], values.shape[1], values.shape[2]
     c1, c2 = constants[0], constants[1]
     columns = np.empty((5, width), dtype=a.dtype)
     maps = np.empty((5, out_width), dtype=a.dtype)
     for row in range(start, stop):
         plane, y = row // out_height, row % out_height
         columns[:] = 0
-        for t in range(size):
+        for t in range(WINDOW_SIZE):
             weight, row_a, row_b = window[t], a[plane, y + t], b[plane, y + t]
             for x in range(width):
                 value_a, value_b = row_a[x], row_b[x]
@@ -117,10 +108,8 @@ def _forward_rows(
                 columns[2, x] += weighted_a * value_a
                 columns[3, x] += weighted_b * value_b
                 columns[4, x] += weighted_a * value_b
-        maps[:] = 0
         for i in range(5):
-            for t in range(size):
-                _add_scaled(maps[i], columns[i, t : t + out_width], window[t])
+            _blur_along(maps[i], columns[i], window)
         for x in range(out_width):
             mean_a, mean_b = maps[0, x], maps[1, x]
             product, squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
@@ -151,9 +140,9 @@ def _backward_rows(
     grad: Array,
 ) -> None:  # fmt: skip
     """Rows start to stop of the gradient by `own`: each pixel gathers from all the windows that it is in."""
-    size, height, width = window.shape[0], grad.shape[1], grad.shape[2]
+    height, width = grad.shape[1], grad.shape[2]
     out_height, out_width = upstream.shape[1], upstream.shape[2]
-    margin = size - 1
+    margin = WINDOW_SIZE - 1
     columns = np.zeros((3, out_width + 2 * margin), dtype=own.dtype)  # the margins stay zero
     sums = np.empty((3, width), dtype=own.dtype)
     for row in range(start, stop):
@@ -166,10 +155,8 @@ def _backward_rows(
                 columns[0, margin + x] += weighted * by_own[plane, out_y, x]
                 columns[1, margin + x] += weighted * by_square[plane, out_y, x]
                 columns[2, margin + x] += weighted * by_product[plane, out_y, x]
-        sums[:] = 0
         for i in range(3):
-            for t in range(size):
-                _add_scaled(sums[i], columns[i, margin - t : margin - t + width], window[t])
+            _blur_along(sums[i], columns[i], window)
         for x in range(width):
             twice = own[plane, y, x] + own[plane, y, x]
             grad[plane, y, x] = sums[0, x] + twice * sums[1, x] + other[plane, y, x] * sums[2, x]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -245,7 +245,7 @@ class SplatkitTrainer(Trainer):
 
     def _train_step(self, step: int) -> None:
         """One step, and what comes between it and the next: logs, evaluation, a checkpoint."""
-        with self.train_lock:
+        with self.train_lock, self._cores():
             self.pipeline.train()
             self._run_callbacks(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
             loss, loss_dict, metrics_dict = self.train_iteration(step)
@@ -258,6 +258,14 @@ class SplatkitTrainer(Trainer):
         if step_check(step, self.config.steps_per_save):
             self._saver.try_to_save(step)
         self._log.flush()
+
+    def _cores(self) -> AbstractContextManager[None]:
+        """How a step's threads are shared out."""
+        if self.device != "cpu":
+            return nullcontext()
+        from splatkit_ns.rasterize.cpu.parallel import cores_for_kernels  # imports numba
+
+        return cores_for_kernels()
 
     @profiler.time_function
     def train_iteration(self, step: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:

@@ -168,7 +168,7 @@ class Composite(torch.autograd.Function):
                 array_of(v_alphas[camera, ..., 0]), ctx.absgrad, row_gradients,
             )  # fmt: skip
             run_parallel(
-                gather_by_gaussian, len(tiles.depth_order), tiles.depth_order, tiles.slot_offsets, row_gradients,
+                gather_by_gaussian, len(tiles.slot_offsets) - 1, tiles.slot_offsets, row_gradients,
                 ctx.absgrad, v_means2d[camera].numpy(), v_conics[camera].numpy(), v_opacities[camera].numpy(),
                 v_colours[camera].numpy(), v_absolute[camera].numpy(),
             )  # fmt: skip

@@ -129,7 +129,7 @@ class CompositeDiscs(torch.autograd.Function):
                 row_gradients,
             )  # fmt: skip
             run_parallel(
-                gather_by_disc, len(tiles.depth_order), tiles.depth_order, tiles.slot_offsets, row_gradients,
+                gather_by_disc, len(tiles.slot_offsets) - 1, tiles.slot_offsets, row_gradients,
                 array_of(records[camera]), array_of(depths[camera]), v_means2d[camera].numpy(),
                 v_transforms[camera].numpy(), v_opacities[camera].numpy(), v_values[camera].numpy(),
                 v_absolute[camera].numpy(),

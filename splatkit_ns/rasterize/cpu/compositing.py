@@ -14,7 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, TRANSMITTANCE_MIN, exp2
+from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, TRANSMITTANCE_MIN, exp2, prefetch
 from .tiles import L11, L21, L22, LOG2_OPACITY, MEAN_X, MEAN_Y, TILE
 
 U = np.uint64
@@ -38,46 +38,70 @@ def fill_pixel_centres(buffer, tile_x, tile_y):
             buffer[PY + U(row * TILE + column)] = kind(tile_y * TILE + row) + half
 
 
-@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _blend_weights(buffer, first, last, record, number):
-    """Plane WEIGHT = alpha * light of one Gaussian on pixels [first, last); updates LIGHT and LAST.
+@numba.njit(cache=True, inline="always", error_model="numpy")
+def open_tile(buffer, tile_x, tile_y, height, width):
+    """Fill planes PX, PY and LIGHT of a zeroed buffer; returns how many rows and columns lie inside the image."""
+    fill_pixel_centres(buffer, tile_x, tile_y)
+    rows_used, columns_used = min(TILE, height - tile_y * TILE), min(TILE, width - tile_x * TILE)
+    for row in range(rows_used):
+        for column in range(columns_used):  # pixels outside the image keep light 0: finished
+            buffer[LIGHT + U(row * TILE + column)] = buffer.dtype.type(1.0)
+    return rows_used, columns_used
+
+
+@numba.njit(cache=True, fastmath=FAST, forceinline=True, error_model="numpy")
+def ellipse_of(record):
+    """The six numbers of a record that `_blend` and its gradient take."""
+    return record[MEAN_X], record[MEAN_Y], record[L11], record[L21], record[L22], record[LOG2_OPACITY]
+
+
+@numba.njit(cache=True, fastmath=FAST, forceinline=True, error_model="numpy")
+def _blend(buffer, p, ellipse, number):
+    """Return alpha * light of one Gaussian at pixel p; updates LIGHT and LAST.
 
     Light (transmittance) of a finished pixel is stored negated.
     """
     kind = buffer.dtype.type
     one, zero = kind(1.0), kind(0.0)
     alpha_max, log2_alpha_min, light_min = kind(ALPHA_MAX), kind(LOG2_ALPHA_MIN), kind(TRANSMITTANCE_MIN)
-    mean_x, mean_y = record[MEAN_X], record[MEAN_Y]
-    l11, l21, l22, log2_opacity = record[L11], record[L21], record[L22], record[LOG2_OPACITY]
-    for p in range(first, last):
-        dx = buffer[PX + p] - mean_x
-        dy = buffer[PY + p] - mean_y
-        u = l11 * dx + l21 * dy
-        w = l22 * dy
-        log2_alpha = log2_opacity - (u * u + w * w)
-        alpha = min(exp2(log2_alpha), alpha_max)
-        light = buffer[LIGHT + p]
-        left = light * (one - alpha)
-        hit = (log2_alpha >= log2_alpha_min) & (light > zero)
-        blends = hit & (left > light_min)
-        buffer[WEIGHT + p] = alpha * light if blends else zero
-        finished = -light if hit else light
-        buffer[LIGHT + p] = left if blends else finished
-        buffer[LAST + p] = number if blends else buffer[LAST + p]
+    mean_x, mean_y, l11, l21, l22, log2_opacity = ellipse
+    dx = buffer[PX + p] - mean_x
+    dy = buffer[PY + p] - mean_y
+    u = l11 * dx + l21 * dy
+    w = l22 * dy
+    log2_alpha = log2_opacity - (u * u + w * w)
+    alpha = min(exp2(log2_alpha), alpha_max)
+    light = buffer[LIGHT + p]
+    left = light * (one - alpha)
+    hit = (log2_alpha >= log2_alpha_min) & (light > zero)
+    blends = hit & (left > light_min)
+    finished = -light if hit else light
+    buffer[LIGHT + p] = left if blends else finished
+    buffer[LAST + p] = number if blends else buffer[LAST + p]
+    return alpha * light if blends else zero
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def add_colour(buffer, first, last, colour):
-    channels = colour.shape[0]
-    if channels == 3:
+def _add_gaussian(buffer, first, last, record, colour, number):
+    """Blend one Gaussian into pixels [first, last); three channels in the same loop saves a fifth of the time."""
+    ellipse = ellipse_of(record)
+    if colour.shape[0] == 3:
         c0, c1, c2 = colour[0], colour[1], colour[2]
         for p in range(first, last):
-            weight = buffer[WEIGHT + p]
+            weight = _blend(buffer, p, ellipse, number)
             buffer[SUMS + p] += weight * c0
             buffer[SUMS + PLANE + p] += weight * c1
             buffer[SUMS + PLANE + PLANE + p] += weight * c2
         return
-    for k in range(channels):
+    for p in range(first, last):
+        buffer[WEIGHT + p] = _blend(buffer, p, ellipse, number)
+    add_colour(buffer, first, last, colour)
+
+
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
+def add_colour(buffer, first, last, colour):
+    """Add colour times plane WEIGHT to the sums of pixels [first, last)."""
+    for k in range(colour.shape[0]):
         plane = SUMS + U(k) * PLANE
         c = colour[k]
         for p in range(first, last):
@@ -86,10 +110,11 @@ def add_colour(buffer, first, last, colour):
 
 @numba.njit(cache=True, error_model="numpy")
 def all_finished(buffer):
-    most = buffer[LIGHT]
-    for p in range(ONE, PLANE):
-        most = max(most, buffer[LIGHT + p])
-    return most <= 0
+    """Whether no pixel of the tile lets light through. Counted: unlike a maximum of floats, that vectorises."""
+    unfinished = 0
+    for p in range(PLANE):
+        unfinished += buffer[LIGHT + U(p)] > 0
+    return unfinished == 0
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -98,20 +123,17 @@ def _composite_tile(tile, tiles_x, offsets, gaussian_ids, rows, records, colours
     tile_x, tile_y = tile % tiles_x, tile // tiles_x
     buffer = np.zeros(int(SUMS) + channels * TILE * TILE, records.dtype)
     kind = buffer.dtype.type
-    fill_pixel_centres(buffer, tile_x, tile_y)
-    rows_used, columns_used = min(TILE, height - tile_y * TILE), min(TILE, width - tile_x * TILE)
-    for row in range(rows_used):
-        for column in range(columns_used):  # pixels outside the image keep light 0: finished
-            buffer[LIGHT + U(row * TILE + column)] = kind(1.0)
-    start = offsets[tile]
-    for i in range(start, offsets[tile + 1]):
+    rows_used, columns_used = open_tile(buffer, tile_x, tile_y, height, width)
+    start, end = offsets[tile], offsets[tile + 1]
+    for i in range(start, end):
         number = i - start + 1
         if number % 8 == 0 and all_finished(buffer):
             break
+        ahead = gaussian_ids[min(i + PREFETCH, end - 1)]
+        prefetch(records, ahead)
+        prefetch(colours, ahead)
         g = gaussian_ids[i]
-        first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
-        _blend_weights(buffer, first, end, records[g], kind(number))
-        add_colour(buffer, first, end, colours[g])
+        _add_gaussian(buffer, U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE, records[g], colours[g], kind(number))
     for row in range(rows_used):
         y = tile_y * TILE + row
         for column in range(columns_used):

@@ -12,9 +12,9 @@ import numba
 import numpy as np
 
 from . import compositing as shared
-from .compositing import FAST, PLANE, SIDE, U, add_colour, all_finished, fill_pixel_centres
+from .compositing import FAST, PLANE, SIDE, U, add_colour, all_finished, open_tile
 from .projection_2dgs import CENTRE_X, CENTRE_Y, LOG2_OPACITY, OFFSET_X, OFFSET_Y, SCREEN_PRECISION, A, B, C, D, E, F
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, LOG2_E, TRANSMITTANCE_MIN, exp2
+from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, LOG2_E, PREFETCH, TRANSMITTANCE_MIN, exp2, prefetch
 from .tiles import TILE
 
 # Planes of the buffer: these, and from HEAD on those of `compositing`, whose functions are given that part.
@@ -86,16 +86,15 @@ def _composite_tile(
     buffer = np.zeros(int(SUMS) + channels * TILE * TILE, records.dtype)
     tail = buffer[int(HEAD) :]
     kind = buffer.dtype.type
-    fill_pixel_centres(tail, tile_x, tile_y)
-    rows_used, columns_used = min(TILE, height - tile_y * TILE), min(TILE, width - tile_x * TILE)
-    for row in range(rows_used):
-        for column in range(columns_used):  # pixels outside the image keep light 0: finished
-            buffer[LIGHT + U(row * TILE + column)] = kind(1.0)
-    start = offsets[tile]
-    for i in range(start, offsets[tile + 1]):
+    rows_used, columns_used = open_tile(tail, tile_x, tile_y, height, width)
+    start, stop = offsets[tile], offsets[tile + 1]
+    for i in range(start, stop):
         number = i - start + 1
         if number % 8 == 0 and all_finished(tail):
             break
+        ahead = gaussian_ids[min(i + PREFETCH, stop - 1)]
+        prefetch(records, ahead)
+        prefetch(values, ahead)
         g = gaussian_ids[i]
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
         _blend_weights(buffer, first, end, records[g], kind(number))

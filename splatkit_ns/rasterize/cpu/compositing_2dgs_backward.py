@@ -32,7 +32,7 @@ from .projection_2dgs import (
     E,
     F,
 )
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, exp2
+from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
 from .tiles import TILE
 
 # Planes of the buffer: of depth, of the moments' p, q, r and the screen-space Gaussian's slope; from HEAD on those of
@@ -161,6 +161,10 @@ def _backward_tile(
         row_gradients[slots[i]] = kind(0.0)
     for back in range(deepest):
         i = start + deepest - 1 - back
+        ahead = max(i - PREFETCH, start)
+        prefetch(records, gaussian_ids[ahead])
+        prefetch(values, gaussian_ids[ahead])
+        prefetch(row_gradients, slots[ahead])
         g = gaussian_ids[i]
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
         out, record = row_gradients[slots[i]], records[g]
@@ -222,18 +226,19 @@ def _transform_gradient(sums, record, depth, product, v_transform):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def gather_by_disc(
-    first, last, depth_order, slot_offsets, row_gradients, records, depths, v_means2d, v_transforms, v_opacities,
+    first, last, slot_offsets, row_gradients, records, depths, v_means2d, v_transforms, v_opacities,
     v_values, v_absolute,
 ):  # fmt: skip
-    """Add up the rows of discs depth_order[first:last] into (N, 2), (N, 3, 3), (N,), (N, D) and (N, 2).
+    """Add up the rows of discs first to last into (N, 2), (N, 3, 3), (N,), (N, D) and (N, 2).
 
     v_absolute gets sums over pixels of absolute gradients of means2d.
     """
     sums, product, v_transform = np.empty(V_VALUES), np.empty((3, 3)), np.empty((3, 3))
-    for rank in range(first, last):
-        g = depth_order[rank]
+    for g in range(first, last):
+        if slot_offsets[g] == slot_offsets[g + 1]:
+            continue
         sums[:] = 0.0
-        for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
+        for slot in range(slot_offsets[g], slot_offsets[g + 1]):
             for k in range(V_VALUES):
                 sums[k] += row_gradients[slot, k]
             for k in range(v_values.shape[1]):

@@ -16,9 +16,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .compositing import FAST, PLANE, PX, PY, SIDE, U, fill_pixel_centres
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, exp2
-from .tiles import L11, L21, L22, LOG2_OPACITY, MEAN_X, MEAN_Y, TILE
+from .compositing import FAST, PLANE, PX, PY, SIDE, U, ellipse_of, fill_pixel_centres
+from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
+from .tiles import MEAN_X, MEAN_Y, TILE
 
 # Planes of the backward buffer (PX and PY are the forward's); dL/dimage follows, one plane a channel.
 LIGHT, LAST, BEHIND, DOT, WEIGHT, SLOPE, SUMS = U(512), U(768), U(1024), U(1280), U(1536), U(1792), U(2048)
@@ -29,65 +29,86 @@ V_MEAN_X, V_MEAN_Y, V_A, V_B, V_C, V_OPACITY, V_ABS_X, V_ABS_Y, V_COLOURS = 0, 1
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def dot_with_colour(buffer, first, last, colour):
     """Plane DOT = colour . dL/dimage."""
-    channels = colour.shape[0]
-    if channels == 3:
-        c0, c1, c2 = colour[0], colour[1], colour[2]
-        for p in range(first, last):
-            buffer[DOT + p] = (
-                c0 * buffer[SUMS + p] + c1 * buffer[SUMS + PLANE + p] + c2 * buffer[SUMS + PLANE + PLANE + p]
-            )
-        return
     c = colour[0]
     for p in range(first, last):
         buffer[DOT + p] = c * buffer[SUMS + p]
-    for k in range(1, channels):
+    for k in range(1, colour.shape[0]):
         plane = SUMS + U(k) * PLANE
         c = colour[k]
         for p in range(first, last):
             buffer[DOT + p] += c * buffer[plane + p]
 
 
-@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _slopes(buffer, first, last, record, number, out):
-    """Planes SLOPE = dL/dsigma and WEIGHT of one Gaussian; steps LIGHT and BEHIND to in front of it.
+@numba.njit(cache=True, fastmath=FAST, forceinline=True, error_model="numpy")
+def _step_back(buffer, p, ellipse, number, dot):
+    """Return dx, dy, dL/dsigma and weight of one Gaussian at pixel p, where colour . dL/dimage is `dot`.
 
-    Writes the moments of SLOPE into out[0:6]: (dx, dy, dx²/2, dx dy, dy²/2, 1).
+    Steps LIGHT and BEHIND to in front of it.
     """
     kind = buffer.dtype.type
-    one, zero, half = kind(1.0), kind(0.0), kind(0.5)
+    one, zero = kind(1.0), kind(0.0)
     alpha_max, log2_alpha_min = kind(ALPHA_MAX), kind(LOG2_ALPHA_MIN)
-    mean_x, mean_y = record[MEAN_X], record[MEAN_Y]
-    l11, l21, l22, log2_opacity = record[L11], record[L21], record[L22], record[LOG2_OPACITY]
-    m_x = m_y = m_xx = m_xy = m_yy = m_1 = zero
-    for p in range(first, last):
-        dx = buffer[PX + p] - mean_x
-        dy = buffer[PY + p] - mean_y
-        u = l11 * dx + l21 * dy
-        w = l22 * dy
-        log2_alpha = log2_opacity - (u * u + w * w)
-        unclamped = exp2(log2_alpha)
-        alpha = min(unclamped, alpha_max)
-        hit = (log2_alpha >= log2_alpha_min) & (number <= buffer[LAST + p])
-        inverse = one / (one - alpha)
-        light_behind = buffer[LIGHT + p]
-        light = light_behind * inverse
-        weight = alpha * light if hit else zero
-        dot = buffer[DOT + p]
-        behind = buffer[BEHIND + p]
-        v_alpha = light * dot - behind * inverse
-        slope = -unclamped * v_alpha if hit & (unclamped <= alpha_max) else zero
-        buffer[LIGHT + p] = light if hit else light_behind
-        buffer[BEHIND + p] = behind + weight * dot
-        buffer[WEIGHT + p] = weight
-        buffer[SLOPE + p] = slope
-        s_x, s_y = slope * dx, slope * dy
-        m_1 += slope
-        m_x += s_x
-        m_y += s_y
-        m_xx += s_x * dx
-        m_xy += s_x * dy
-        m_yy += s_y * dy
-    out[0], out[1], out[2], out[3], out[4], out[5] = m_x, m_y, half * m_xx, m_xy, half * m_yy, m_1
+    mean_x, mean_y, l11, l21, l22, log2_opacity = ellipse
+    dx = buffer[PX + p] - mean_x
+    dy = buffer[PY + p] - mean_y
+    u = l11 * dx + l21 * dy
+    w = l22 * dy
+    log2_alpha = log2_opacity - (u * u + w * w)
+    unclamped = exp2(log2_alpha)
+    alpha = min(unclamped, alpha_max)
+    hit = (log2_alpha >= log2_alpha_min) & (number <= buffer[LAST + p])
+    inverse = one / (one - alpha)
+    light_behind = buffer[LIGHT + p]
+    light = light_behind * inverse
+    weight = alpha * light if hit else zero
+    behind = buffer[BEHIND + p]
+    v_alpha = light * dot - behind * inverse
+    slope = -unclamped * v_alpha if hit & (unclamped <= alpha_max) else zero
+    buffer[LIGHT + p] = light if hit else light_behind
+    buffer[BEHIND + p] = behind + weight * dot
+    return dx, dy, slope, weight
+
+
+@numba.njit(cache=True, fastmath=FAST, forceinline=True, error_model="numpy")
+def _add_moments(sums, dx, dy, slope):
+    x, y, xx, xy, yy, one = sums
+    s_x, s_y = slope * dx, slope * dy
+    return x + s_x, y + s_y, xx + s_x * dx, xy + s_x * dy, yy + s_y * dy, one + slope
+
+
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
+def _slopes(buffer, first, last, record, colour, number, moments, v_colour):
+    """Plane SLOPE = dL/dsigma of one Gaussian; steps LIGHT and BEHIND to in front of it.
+
+    Writes the moments of SLOPE into moments[0:6]: (dx, dy, dx²/2, dx dy, dy²/2, 1), and the gradient of the colour.
+    Three channels are summed in the same loop.
+    """
+    kind = buffer.dtype.type
+    zero, half = kind(0.0), kind(0.5)
+    ellipse, channels = ellipse_of(record), colour.shape[0]
+    sums = (zero, zero, zero, zero, zero, zero)
+    if channels == 3:
+        c0, c1, c2 = colour[0], colour[1], colour[2]
+        v0 = v1 = v2 = zero
+        for p in range(first, last):
+            r, g, b = buffer[SUMS + p], buffer[SUMS + PLANE + p], buffer[SUMS + PLANE + PLANE + p]
+            dx, dy, slope, weight = _step_back(buffer, p, ellipse, number, c0 * r + c1 * g + c2 * b)
+            buffer[SLOPE + p] = slope
+            v0 += weight * r
+            v1 += weight * g
+            v2 += weight * b
+            sums = _add_moments(sums, dx, dy, slope)
+        v_colour[0], v_colour[1], v_colour[2] = v0, v1, v2
+    else:
+        dot_with_colour(buffer, first, last, colour)
+        for p in range(first, last):
+            dx, dy, slope, weight = _step_back(buffer, p, ellipse, number, buffer[DOT + p])
+            buffer[SLOPE + p] = slope
+            buffer[WEIGHT + p] = weight
+            sums = _add_moments(sums, dx, dy, slope)
+        colour_gradient(buffer, first, last, channels, v_colour)
+    moments[0], moments[1], moments[2] = sums[0], sums[1], half * sums[2]
+    moments[3], moments[4], moments[5] = sums[3], half * sums[4], sums[5]
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -106,22 +127,12 @@ def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def colour_gradient(buffer, first, last, channels, out):
     """out[k] = sum of WEIGHT * dL/dimage[k]."""
-    zero = buffer.dtype.type(0.0)
-    if channels == 3:
-        v0 = v1 = v2 = zero
-        for p in range(first, last):
-            weight = buffer[WEIGHT + p]
-            v0 += weight * buffer[SUMS + p]
-            v1 += weight * buffer[SUMS + PLANE + p]
-            v2 += weight * buffer[SUMS + PLANE + PLANE + p]
-        out[0], out[1], out[2] = v0, v1, v2
-        return
     for k in range(channels):
         plane = SUMS + U(k) * PLANE
-        v0 = zero
+        total = buffer.dtype.type(0.0)
         for p in range(first, last):
-            v0 += buffer[WEIGHT + p] * buffer[plane + p]
-        out[k] = v0
+            total += buffer[WEIGHT + p] * buffer[plane + p]
+        out[k] = total
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -161,12 +172,14 @@ def _backward_tile(
         row_gradients[slots[i]] = kind(0.0)
     for back in range(deepest):
         i = start + deepest - 1 - back
+        ahead = max(i - PREFETCH, start)
+        for rows_of in (records, colours, conics):
+            prefetch(rows_of, gaussian_ids[ahead])
+        prefetch(row_gradients, slots[ahead])
         g = gaussian_ids[i]
         first, end = U(rows[i, 0]) * SIDE, U(rows[i, 1]) * SIDE
         out = row_gradients[slots[i]]
-        dot_with_colour(buffer, first, end, colours[g])
-        _slopes(buffer, first, end, records[g], kind(deepest - back), moments)
-        colour_gradient(buffer, first, end, channels, out[V_COLOURS:])
+        _slopes(buffer, first, end, records[g], colours[g], kind(deepest - back), moments, out[V_COLOURS:])
         a, b, c = conics[g, 0], conics[g, 1], conics[g, 2]
         out[V_MEAN_X] = -(a * moments[0] + b * moments[1])
         out[V_MEAN_Y] = -(b * moments[0] + c * moments[1])
@@ -197,16 +210,15 @@ def composite_backward(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def gather_by_gaussian(
-    first, last, depth_order, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
+    first, last, slot_offsets, row_gradients, absgrad, v_means2d, v_conics, v_opacities, v_colours,
     v_absolute,
 ):  # fmt: skip
-    """Add up the rows of Gaussians depth_order[first:last] into (N, 2), (N, 3), (N,), (N, D) and (N, 2).
+    """Add up the rows of Gaussians first to last into (N, 2), (N, 3), (N,), (N, D) and (N, 2).
 
     v_absolute gets sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) when absgrad is set.
     """
-    for rank in range(first, last):
-        g = depth_order[rank]
-        for slot in range(slot_offsets[rank], slot_offsets[rank + 1]):
+    for g in range(first, last):
+        for slot in range(slot_offsets[g], slot_offsets[g + 1]):
             row = row_gradients[slot]
             v_means2d[g, 0] += row[V_MEAN_X]
             v_means2d[g, 1] += row[V_MEAN_Y]

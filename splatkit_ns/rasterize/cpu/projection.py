@@ -16,7 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from .scalar_math import ALPHA_MIN
+from .scalar_math import ALPHA_MIN, FUSED
 
 MAX_RADIUS = 1 << 24
 """Radii in pixels are cut here, so that they fit int32 whatever a diverging scale does."""
@@ -95,7 +95,7 @@ def in_depth_range(view: Any, mean: Any, near: float, far: float) -> bool:
     return z >= near and z <= far
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, fastmath=FUSED, error_model="numpy")
 def project(
     first, last, camera, means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip,
     eps2d, antialiased, means2d, depths, conics, compensations, radii,

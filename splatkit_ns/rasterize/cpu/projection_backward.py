@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from .projection import clamped_slope, image_factor, image_frame, rotation_of
+from .scalar_math import FUSED
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
@@ -103,7 +104,7 @@ def _point_gradient(
     v_point[0], v_point[1], v_point[2] = v_x, v_y, v_z
 
 
-@numba.njit(cache=True, error_model="numpy")
+@numba.njit(cache=True, fastmath=FUSED, error_model="numpy")
 def _backward_range(
     first, last, camera, means, quats, scales, viewmats, Ks, width, height, eps2d, radii,
     v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_view,
@@ -151,7 +152,7 @@ def _backward_range(
             v_view[k, 3] += v_point[k]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, fastmath=FUSED, error_model="numpy")
 def project_backward(
     first_block, last_block, blocks, means, quats, scales, viewmats, Ks, width, height, eps2d, radii,
     v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_view_partial,

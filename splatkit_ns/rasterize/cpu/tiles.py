@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .parallel import run_parallel
-from .scalar_math import LOG2_E
+from .scalar_math import LOG2_ALPHA_MIN, LOG2_E, PREFETCH, prefetch
 
 TILE = 16
 """Side of a tile in pixels: one AVX-512 register of float32 a row."""
@@ -52,10 +52,8 @@ class TileLists:
     """(M, 2): first row, and last row plus one, of the tile that the Gaussian reaches."""
     slots: npt.NDArray[np.int64]
     """(M,): the intersection's place when ordered by Gaussian, where backward writes its gradient."""
-    depth_order: npt.NDArray[np.int32]
-    """(V,): visible Gaussians, nearest first, equal depths by index."""
     slot_offsets: npt.NDArray[np.int64]
-    """(V + 1,): slots of depth_order[i] are slot_offsets[i] to slot_offsets[i + 1]."""
+    """(N + 1,): slots of Gaussian g are slot_offsets[g] to slot_offsets[g + 1]."""
     schedule: npt.NDArray[np.int32]
     """(tiles,): order to work in, heaviest first."""
 
@@ -90,9 +88,9 @@ def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
-def _ellipse(conic: Any, opacity: float) -> tuple[float, float, float, float]:
+def _ellipse(conic: Any, record: Any) -> tuple[float, float, float, float]:
     """(a, b, c, t) of the ellipse that holds every pixel with alpha >= 1/255, t widened for float32 rounding."""
-    t = 2.0 * math.log(max(opacity * 255.0, 1.0))
+    t = 2.0 / LOG2_E * max(0.0, float(record[LOG2_OPACITY]) - LOG2_ALPHA_MIN)
     return float(conic[0]), float(conic[1]), float(conic[2]), t * (1.0 + 1e-3) + 2e-3
 
 
@@ -117,9 +115,12 @@ def _count_chunk(
     first, last, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
 ):
     for rank in range(first, last):
+        ahead = order[min(rank + PREFETCH, last - 1)]
+        for rows_of in (means2d, conics, records):
+            prefetch(rows_of, ahead)
         g = order[rank]
         _write_record(records[g], means2d[g], conics[g], float(opacities[g]))
-        a, b, c, t = _ellipse(conics[g], float(opacities[g]))
+        a, b, c, t = _ellipse(conics[g], records[g])
         x, y = float(means2d[g, 0]), float(means2d[g, 1])
         det = a * c - b * b
         if not (det > 0.0 and a > 0.0 and c > 0.0):
@@ -136,20 +137,23 @@ def _count_chunk(
             for column in range(column_first, column_last):
                 tile_counts[row * tiles_x + column] += 1
             total += max(0, column_last - column_first)
-        counts[rank] = total
+        counts[g] = total
 
 
 @numba.njit(cache=True, error_model="numpy")
 def _fill_chunk(
-    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
+    first, last, order, means2d, conics, records, tiles_x, tiles_y, width, height, slot_offsets, cursors,
     gaussian_ids, rows, slots,
 ):  # fmt: skip
     for rank in range(first, last):
-        slot = slot_offsets[rank]
-        if slot == slot_offsets[rank + 1]:
-            continue
+        ahead = order[min(rank + PREFETCH, last - 1)]
+        for rows_of in (means2d, conics, records):
+            prefetch(rows_of, ahead)
         g = order[rank]
-        a, b, c, t = _ellipse(conics[g], float(opacities[g]))
+        slot = slot_offsets[g]
+        if slot == slot_offsets[g + 1]:
+            continue
+        a, b, c, t = _ellipse(conics[g], records[g])
         x, y = float(means2d[g, 0]), float(means2d[g, 1])
         reach = math.sqrt(t * a / (a * c - b * b))
         row_first, row_last = _tile_span(y - reach, y + reach, tiles_y)
@@ -185,13 +189,13 @@ def _count(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill(
-    first, last, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, cursors,
+    first, last, order, means2d, conics, records, tiles_x, tiles_y, width, height, slot_offsets, cursors,
     gaussian_ids, rows, slots,
 ):  # fmt: skip
     visible = order.shape[0]
     for chunk in range(first, last):
         _fill_chunk(
-            chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, opacities, tiles_x,
+            chunk * visible // CHUNKS, (chunk + 1) * visible // CHUNKS, order, means2d, conics, records, tiles_x,
             tiles_y, width, height, slot_offsets, cursors[chunk], gaussian_ids, rows, slots,
         )  # fmt: skip
 
@@ -241,23 +245,23 @@ def build_tile_lists(
     order = seen[nearest_first(depths[seen])].astype(np.int32)
     records = np.empty((means2d.shape[0], RECORD), means2d.dtype)
     tile_counts = np.zeros((CHUNKS, tiles_x * tiles_y), np.int64)
-    counts = np.zeros(len(order), np.int64)
+    counts = np.zeros(len(means2d), np.int64)
     run_parallel(
         _count, CHUNKS, order, means2d, conics, opacities, tiles_x, tiles_y, height, records, tile_counts, counts
     )
     offsets = np.empty(tiles_x * tiles_y + 1, np.int64)
     _counts_to_cursors(tile_counts, offsets)
-    slot_offsets = np.zeros(len(order) + 1, np.int64)
+    slot_offsets = np.zeros(len(means2d) + 1, np.int64)
     np.cumsum(counts, out=slot_offsets[1:])
     gaussian_ids = np.empty(offsets[-1], np.int32)
     rows = np.empty((offsets[-1], 2), np.uint8)
     slots = np.empty(offsets[-1], np.int64)
     run_parallel(
-        _fill, CHUNKS, order, means2d, conics, opacities, tiles_x, tiles_y, width, height, slot_offsets, tile_counts,
+        _fill, CHUNKS, order, means2d, conics, records, tiles_x, tiles_y, width, height, slot_offsets, tile_counts,
         gaussian_ids, rows, slots,
     )  # fmt: skip
     # Heaviest tiles first: whoever takes the last piece then does not keep the others waiting.
     schedule = np.argsort(-np.diff(offsets), kind="stable").astype(np.int32)
     return TileLists(
-        width, height, tiles_x, tiles_y, records, offsets, gaussian_ids, rows, slots, order, slot_offsets, schedule
+        width, height, tiles_x, tiles_y, records, offsets, gaussian_ids, rows, slots, slot_offsets, schedule
     )
