@@ -71,8 +71,12 @@ def compare(trainer: Any) -> list[dict[str, Any]]:
         images, alphas = blend()
         upstream = [torch.randn_like(images), torch.randn_like(alphas)]
 
-        def backward(images: Tensor = images, alphas: Tensor = alphas, upstream: list[Tensor] = upstream) -> Any:
-            return torch.autograd.grad([images, alphas], leaves, upstream, retain_graph=True)
+        outputs = [images, alphas]
+
+        def backward(
+            outputs: list[Tensor] = outputs, leaves: list[Tensor] = leaves, upstream: list[Tensor] = upstream
+        ) -> Any:
+            return torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
 
         bench = triton.testing.do_bench
         times = {"lists_ms": bench(lists), "forward_ms": bench(blend), "backward_ms": bench(backward)}

@@ -61,6 +61,7 @@ def timed(args: argparse.Namespace, loop: Any) -> tuple[float, float, Any]:
     torch.manual_seed(42)
     config = method_config(args.scene, f"{args.method}:{args.steps}")
     config.machine.device_type = args.device
+    config.cuda_graphs = False  # of which the bare loop makes none
     trainer = config.setup(local_rank=0, world_size=1)
     if args.phases and loop is engine_loop:
         trainer.modules.append(SplatTimer(every=args.phases))
