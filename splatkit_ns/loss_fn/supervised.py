@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
 
     ssim_lambda: float = 0.2
     """Weight of 1 - SSIM; L1 gets the rest."""
-    mse_lambda: float = 0.0
+    mse_lambda: float = field(default=0.0, kw_only=True)
     """Weight of the mean squared error, which PSNR measures, beside L1 and SSIM; 0 is off."""
     opacity_reg: float = 0.0
     """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that Gaussians which are not needed fade away."""

@@ -63,8 +63,8 @@ def _is_made_of_its_fields(part: Any) -> bool:
     """Whether this is a dataclass with the ``__init__`` of one; a subclass may have another."""
     if not dataclasses.is_dataclass(part):
         return False
-    names = [field.name for field in dataclasses.fields(part) if field.init]
-    return list(inspect.signature(type(part)).parameters) == names
+    names = {field.name for field in dataclasses.fields(part) if field.init}
+    return set(inspect.signature(type(part)).parameters) == names
 
 
 def held(part: Any) -> Any:

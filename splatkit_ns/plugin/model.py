@@ -249,6 +249,11 @@ class SplatkitModel(SplatfactoModel):
         """Densification and the hooks after the optimizers' step."""
         return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.finish_step)]
 
+    def close_graphs(self) -> None:
+        """Give back what steps as CUDA graphs hold; the last step's images stay."""
+        if self.graphs is not None:
+            self.graphs.close()
+
     def start_step(self, step: int, camera: Cameras, batch: dict[str, Any]) -> None:
         """Fill the step's context with the training image, and run `pre_step`.
 

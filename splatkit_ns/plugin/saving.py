@@ -85,6 +85,7 @@ class Saver:
         if cause is None:
             return
         in_use = out_of_memory.usage(self._trainer.device)
+        self._trainer.pipeline.model.close_graphs()
         out_of_memory.free(error)
         context = self._trainer.pipeline.model.context
         step = context.step

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.cameras import PinholeView
+from splatkit_ns.rasterize.tile_list_space import SPACE, fixed_space
+from splatkit_ns.renderer.dropout import DropoutRenderer
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.model import SplatkitModel
@@ -31,8 +34,11 @@ REMEMBERED = 300
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
-CONTEXT_FIELDS = ("cam_to_worlds", "Ks", "rend_out", "rendered_frames", "loss_terms", "loss")
-"""What a step leaves in the context."""
+CONTEXT_FIELDS = ("cam_to_worlds", "Ks", "rend_out", "rendered_frames")
+"""What a step leaves in the context, besides its losses."""
+TRIED = 20
+"""After so many captures a graph must have been replayed `WORTH_IT` times each, or there are no more."""
+WORTH_IT = 5
 
 
 class Inputs(NamedTuple):
@@ -51,6 +57,9 @@ class CapturedStep(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: Inputs
     results: dict[str, Any]
+    loss_names: list[str]
+    losses: Tensor
+    """The loss's terms, and as the last the loss."""
     gradients: dict[str, Tensor]
     capacity: int
     needed: Tensor
@@ -71,8 +80,9 @@ def step_graphs(trainer: SplatkitTrainer) -> StepGraphs | None:
     """
     model = trainer.pipeline.model
     renderer, loss_fn, dispatcher = model.renderer, model.loss_fn, model.dispatcher
-    listeners = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
-    watchers = [module for module in listeners if module is not renderer]
+    watchers = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
+    if getattr(type(renderer), "pre_compute_loss", None) is DropoutRenderer.pre_compute_loss:
+        watchers.remove(renderer)  # it can as well be told after the backward pass
     possible = (
         trainer.config.cuda_graphs
         and torch.device(trainer.device).type == "cuda"
@@ -88,6 +98,11 @@ def step_graphs(trainer: SplatkitTrainer) -> StepGraphs | None:
     return StepGraphs(model) if possible else None
 
 
+def settings_of(part: Any) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of a part that has any."""
+    return dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+
+
 class StepGraphs:
     """The graph of the present kind of step, captured when it is first needed.
 
@@ -98,23 +113,33 @@ class StepGraphs:
     def __init__(self, model: SplatkitModel) -> None:
         self._model = model
         self._stream = torch.cuda.Stream()
+        self._holder: torch.cuda.CUDAGraph | None = None
         self._step: CapturedStep | None = None
         self._key: Hashable = None
         self._warm: set[Hashable] = set()
         self._steps = 0
         self._lengths: deque[int] = deque(maxlen=REMEMBERED)
         self._length = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self._captures = self._replays = 0
         self._off = False
-        self._pool = self._hold_pool()
+        SPACE.longest = 0
 
-    def _hold_pool(self) -> Any:
+    def _pool(self) -> Any:
         """A memory pool that outlives the single graphs, so that each finds the memory of the one before."""
-        self._holder = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):
-            self._holder.capture_begin(capture_error_mode="thread_local")
-            self._held = torch.zeros(1, device="cuda")
-            self._holder.capture_end()
+        if self._holder is None:
+            holder = torch.cuda.CUDAGraph()
+            with torch.cuda.stream(self._stream):
+                holder.capture_begin(capture_error_mode="thread_local")
+                self._held = torch.zeros(1, device="cuda")
+                holder.capture_end()
+            self._holder = holder
         return self._holder.pool()
+
+    def close(self) -> None:
+        """Give the graph and its memory back; there is no other graph."""
+        self._off = True
+        self._forget()
+        self._holder = self._held = None
 
     # ------------------------------------------------------------------ one step
 
@@ -130,20 +155,28 @@ class StepGraphs:
         if self._off or kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
             self._run_without(kind)
             return False
-        key = (kind, *(param.data_ptr() for param in model.gauss_params.values()))
+        key = (kind, self._settings(), *(param.data_ptr() for param in model.gauss_params.values()))
         self._look_at_length()
         if self._step is None or key != self._key:
             self._forget()
+            if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
+                logger.info("Steps run without CUDA graphs: what they hold changes too often.")
+                self.close()
+                return False
             self._step = self._try_to_capture(view)
             self._key = key
+            self._captures += 1
         step = self._step
         if step is None:
             return False
+        self._replays += 1
         self._fill(step.inputs, view)
         step.graph.replay()
         self._length.copy_(step.needed, non_blocking=True)
         for name, value in step.results.items():
             setattr(context, name, value)
+        losses = step.losses.clone().unbind()  # whoever keeps them keeps this step's
+        context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
         for name, gradient in step.gradients.items():
             model.gauss_params[name].grad = gradient
         return True
@@ -160,10 +193,15 @@ class StepGraphs:
             len(model.training_state),
         )
 
+    def _settings(self) -> tuple[Any, ...]:
+        """Numbers and words that the kernels were chosen by, which a module may change during training."""
+        model = self._model
+        values = [getattr(part, f.name) for part in (model.renderer, model.loss_fn) for f in settings_of(part)]
+        plain = [value for value in values if isinstance(value, bool | int | float | str)]
+        return (*plain, *(param.requires_grad for param in model.gauss_params.values()))
+
     def _run_without(self, kind: Hashable) -> None:
         """Before a step that PyTorch does kernel by kernel."""
-        from splatkit_ns.rasterize.tile_list_space import SPACE
-
         self._forget()
         self._warm = {kind}
         if SPACE.longest:
@@ -179,8 +217,9 @@ class StepGraphs:
         if length == 0:
             return
         self._lengths.append(length)
-        if self._step is not None and length > self._step.capacity:
-            logger.debug("Tile lists of %d entries had space for %d.", length, self._step.capacity)
+        capacity = length if self._step is None else self._step.capacity
+        if length > capacity:
+            logger.info("A step lacked the farthest Gaussians: lists of %d had space for %d.", length, capacity)
             self._forget()
 
     def _forget(self) -> None:
@@ -189,18 +228,23 @@ class StepGraphs:
     # ------------------------------------------------------------------ capturing
 
     def _try_to_capture(self, view: PinholeView) -> CapturedStep | None:
+        """Capture, or go without from now on.
+
+        Raises:
+            SplatkitError: the capture has been broken, after which CUDA's random numbers cannot be drawn any more.
+        """
         try:
             return self._capture(view)
+        except SplatkitError:
+            raise
         except Exception as error:
             logger.info("Steps run without CUDA graphs (%s: %s).", type(error).__name__, error)
-            self._off = True
+            self.close()
             for param in self._model.gauss_params.values():
                 param.grad = None
             return None
 
     def _capture(self, view: PinholeView) -> CapturedStep:
-        from splatkit_ns.rasterize.tile_list_space import fixed_space
-
         model, context = self._model, self._model.context
         inputs = self._inputs(view)
         self._fill(inputs, view)
@@ -208,23 +252,42 @@ class StepGraphs:
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
+        pool = self._pool()
         with torch.cuda.stream(self._stream), fixed_space(capacity) as space:
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            failure: Exception | None = None
+            losses = inputs.background
             try:
-                still = dataclasses.replace(view, cam_to_worlds=inputs.cam_to_worlds, Ks=inputs.Ks)
-                context.target_frames, context.masks = inputs.target, inputs.mask
-                model.render_for_training(still, inputs.background)
-                model.get_loss_dict({}, {})
-                assert context.loss is not None
-                context.loss.backward()
-            finally:
+                losses = self._three(view, inputs)
+            except Exception as error:
+                failure = error
+            try:
                 graph.capture_end()
+            except RuntimeError as error:
+                raise SplatkitError(
+                    f"This step cannot be captured in a CUDA graph ({failure or error}). Start again with "
+                    "--cuda-graphs False, or do not say of the renderer or loss that it is capturable."
+                ) from (failure or error)
+            needed = space.needed
+        if failure is not None:
+            raise failure
         current.wait_stream(self._stream)
-        if space.needed is None:
+        if needed is None:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in model.gauss_params.items() if param.grad is not None}
-        return CapturedStep(graph, inputs, results, gradients, capacity, space.needed)
+        return CapturedStep(graph, inputs, results, list(context.loss_terms), losses, gradients, capacity, needed)
+
+    def _three(self, view: PinholeView, inputs: Inputs) -> Tensor:
+        """Render, loss and backward pass; returns the loss's terms and the loss, one after the other."""
+        model, context = self._model, self._model.context
+        model.render_for_training(
+            dataclasses.replace(view, cam_to_worlds=inputs.cam_to_worlds, Ks=inputs.Ks), inputs.background
+        )
+        model.get_loss_dict({}, {})
+        assert context.loss is not None
+        context.loss.backward()
+        return torch.stack([value.detach() for value in (*context.loss_terms.values(), context.loss)])
 
     def _inputs(self, view: PinholeView) -> Inputs:
         """Places for what differs from step to step."""

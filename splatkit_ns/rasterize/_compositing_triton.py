@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
@@ -265,6 +266,7 @@ class Composite(torch.autograd.Function):
         return images, alphas
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, v_images: Tensor, v_alphas: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         means2d, conics, colors, opacities, behind, lights, lasts = ctx.saved_tensors
         lists, absgrad, background = ctx.lists, ctx.absgrad, ctx.background

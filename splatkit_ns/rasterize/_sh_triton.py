@@ -20,6 +20,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK = 64
 C0 = tl.constexpr(math.sqrt(1 / math.pi) / 2)
@@ -211,6 +212,7 @@ class SphericalHarmonics(torch.autograd.Function):
         return colors
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         means, coefficients, centres, seen, colors = ctx.saved_tensors
         (num, stored, _), cameras = coefficients.shape, len(centres)

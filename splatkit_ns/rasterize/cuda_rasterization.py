@@ -1,4 +1,7 @@
-"""`rasterization` on CUDA: gsplat's kernels, with its versions' differences handled, and tile lists of our own."""
+"""`rasterization` on CUDA: gsplat's projection, its versions' differences handled, and kernels of our own after it.
+
+Without Triton, and for packed renders, it is gsplat from end to end.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,11 @@ def rasterize_on_cuda(
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
     check_cuda_backend()
     arguments = (means, quats, scales, opacities, colors, viewmats, Ks, width, height)
-    kernels = None if packed or len(means) == 0 else own_kernels()
-    if kernels is None:
-        return _by_gsplat(*arguments, packed=packed, **settings)
-    return _with_own_kernels(kernels, *arguments, **settings)
+    with torch.cuda.device_of(means):
+        kernels = None if packed or len(means) == 0 else own_kernels()
+        if kernels is None:
+            return _by_gsplat(*arguments, packed=packed, **settings)
+        return _with_own_kernels(kernels, *arguments, **settings)
 
 
 LARGE_TILE, SMALL_TILE = 16, 8
@@ -49,7 +53,7 @@ def _with_own_kernels(
     width: int, height: int, *, sh_degree: int | None, tile_size: int, backgrounds: Tensor | None,
     render_mode: RenderMode, absgrad: bool, rasterize_mode: str, **projection: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
-    """gsplat's projection, spherical harmonics and compositing, with shorter lists of Gaussians between them."""
+    """gsplat's projection, then our spherical harmonics, tile lists and, of up to four channels, compositing."""
     from gsplat import fully_fused_projection, rasterize_to_pixels
 
     radii, means2d, depths, conics, compensations = fully_fused_projection(

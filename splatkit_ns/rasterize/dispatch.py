@@ -34,8 +34,9 @@ def rasterization(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render N 3D Gaussians from C pinhole cameras (Kerbl et al. 2023, 3D Gaussian Splatting).
 
-    CUDA tensors go to `gsplat.rasterization` (1.4.0 and 1.5.3), CPU tensors to our own kernels, with the same
-    conventions and the same gradients: for means, quats, scales, opacities, colors, viewmats and backgrounds.
+    CUDA tensors are projected by gsplat (1.4.0 and 1.5.3) and blended by kernels of ours in Triton or, without it, by
+    gsplat. CPU tensors go to our own kernels, with the same conventions and the same gradients: for means, quats,
+    scales, opacities, colors, viewmats and backgrounds.
 
     Args:
         means: (N, 3), world units.

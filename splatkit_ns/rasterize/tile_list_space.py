@@ -32,4 +32,4 @@ def fixed_space(capacity: int) -> Generator[ListSpace]:
     try:
         yield SPACE
     finally:
-        SPACE.capacity = None
+        SPACE.capacity = SPACE.needed = None

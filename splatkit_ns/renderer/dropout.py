@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ MAX_OPACITY = 0.9999
 class DropoutRenderer(SplatRenderer[PayloadT]):
     """A renderer that can leave Gaussians out of training images (DropGaussian, https://arxiv.org/abs/2504.00773).
 
-    Between `pre_step` and `pre_compute_loss` only, so evaluation and viewer see all Gaussians.
+    Between `pre_step` and `pre_compute_loss` only, so evaluation and viewer see all Gaussians. A subclass with one of
+    these hooks of its own has to call `super`'s.
     """
 
-    dropout: float = 0.0
+    dropout: float = field(default=0.0, kw_only=True)
     """Share of Gaussians that is left out of each training image, at the end of training; it grows from 0 in
-    proportion to the step. The opacities of the others are raised to make up for it."""
+    proportion to the step. The opacities of the others are raised to make up for it, as far as they stay below 1."""
 
     def pre_step(self, step: int, max_steps: int) -> None:
         self._share = self.dropout * step / max_steps
