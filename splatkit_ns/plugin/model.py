@@ -20,14 +20,13 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
-from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.modules.old_configs import FillsInDefaults
-from splatkit_ns.plugin import images
+from splatkit_ns.plugin import images, weights
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.held import release
 from splatkit_ns.plugin.initial import initial_gaussians
@@ -36,7 +35,7 @@ from splatkit_ns.plugin.step_graph import StepGraphs
 from splatkit_ns.plugin.views import cropped, view_outputs
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
-from splatkit_ns.splat.schema import KEYS, check_shapes
+from splatkit_ns.splat.schema import KEYS
 
 VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
 """The viewer's own background colour, shown where a model trained on random backgrounds is transparent."""
@@ -208,34 +207,11 @@ class SplatkitModel(SplatfactoModel):
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same."""
-        self._check_weights(dict)
+        weights.check(dict, self.gauss_params)
         for name, param in self.gauss_params.items():
             stored = dict[f"gauss_params.{name}"]
             param.data = torch.empty(stored.shape, dtype=param.dtype, device=param.device)
         return nn.Module.load_state_dict(self, dict, **kwargs)
-
-    def _check_weights(self, weights: dict[str, Any]) -> None:
-        missing = [name for name in KEYS if f"gauss_params.{name}" not in weights]
-        if missing:
-            raise SplatkitError(
-                f"This checkpoint holds no splatkit model: {', '.join(missing)} missing, found "
-                f"{', '.join(sorted(weights)[:8])}. Was it written by another method?"
-            )
-        stored = {name: weights[f"gauss_params.{name}"] for name in KEYS}
-        for name, value in stored.items():
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise SplatkitError(f"{name} must be a floating-point tensor, found {value!r:.60}")
-            found, expected = tuple(value.shape), tuple(self.gauss_params[name].shape)
-            if found[1:] != expected[1:] or not found:
-                raise SplatkitError(
-                    f"This checkpoint's {name} has shape {found}, expected (N, {', '.join(map(str, expected[1:]))}). "
-                    f"sh_degree is {self.config.sh_degree} here: use the checkpoint's own config.yml, "
-                    "or set --pipeline.model.sh-degree to the checkpoint's."
-                )
-        try:
-            check_shapes(stored)
-        except ValueError as error:
-            raise SplatkitError(f"This checkpoint holds no whole model: {error}") from error
 
     def update_to_step(self, step: int) -> None:
         """Take over the step of a checkpoint, on which the SH degree depends."""

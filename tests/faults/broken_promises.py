@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from splatkit_ns.densification import SplatDefaultDensification
-from splatkit_ns.plugin import checkpoints, finite, model, options, out_of_memory, run_folder, signals, trainer
+from splatkit_ns.plugin import checkpoints, finite, model, options, out_of_memory, run_folder, signals, trainer, weights
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 from splatkit_ns.plugin.run_hooks import RunHooks
 from splatkit_ns.plugin.saving import Saver
@@ -111,7 +111,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("checksums are not checked", checkpoint, "_check_archive", lambda file: [0] * 99, "test_hostile_checkpoints.py::test_fuzz_flipped_bytes"),
     ("tuples may be endless", checkpoint, "check_tuples", nothing, "test_hostile_checkpoints.py::test_names_in_capitals"),
     ("tensors may be of any size", checkpoint, "Counter", lambda _: 0, "test_hostile_checkpoints.py::test_sizes_are_checked_also_where_torch_does_not"),
-    ("any shape is taken", model.SplatkitModel, "_check_weights", nothing, "test_hostile_checkpoints.py::test_content_that_does_not_fit"),
+    ("any shape is taken", weights, "check", nothing, "test_hostile_checkpoints.py::test_content_that_does_not_fit"),
     ("rows are not counted", ply, "_check_room", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
     ("NaN is read", ply, "_check_finite", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
     ("options are not checked", options, "_check_numbers", nothing, "test_fuzz_options.py::test_fuzz_options"),
