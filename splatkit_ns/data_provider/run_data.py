@@ -68,6 +68,10 @@ class RunData:
         """A training image as it is stored, (H, W, 3 or 4): uint8 in 0…255, or float in [0, 1]."""
         return self.datamanager.cached_train[index]["image"]
 
+    def use_downscale(self, downscale: int) -> None:
+        """Divide the sides of training images by this from the next one on; evaluation images stay whole."""
+        self._pipeline.model.downscale = downscale
+
     def evaluate(self) -> Iterator[ImageEvaluation]:
         """Render and measure the evaluation images one by one, with the Gaussians as they are now.
 

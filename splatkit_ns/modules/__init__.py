@@ -8,6 +8,7 @@ from splatkit_ns.modules.evaluator import SplatEvaluator
 from splatkit_ns.modules.exporter import SplatExporter
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.progress import SplatProgressTracker
+from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
 
@@ -21,6 +22,7 @@ __all__ = [
     "SplatExporter",
     "SplatProgressTracker",
     "SplatRenderPayload",
+    "SplatResolutionSchedule",
     "SplatTensorboard",
     "SplatTimer",
 ]

@@ -14,6 +14,7 @@ from splatkit_ns.modules.evaluator import SplatEvaluator
 from splatkit_ns.modules.exporter import SplatExporter
 from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.modules.progress import SplatProgressTracker
+from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
 
@@ -39,6 +40,8 @@ class BuiltinModules(FillsInDefaults):
         default_factory=lambda: SplatTensorboard(output_dir="tensorboard", scalars_every=0, images_every=0)
     )
     """Scalars and images for TensorBoard: set scalars-every or images-every."""
+    resolution: SplatResolutionSchedule = field(default_factory=lambda: SplatResolutionSchedule(max_downscale=1))
+    """Small images first: set max-downscale."""
     timer: SplatTimer = field(default_factory=lambda: SplatTimer(every=0))
     """Where the time of a step goes: set every."""
 

@@ -125,6 +125,8 @@ class SplatkitModel(SplatfactoModel):
         """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
         self.step = 0
         self.skips_step = False
+        self.downscale = 1
+        """What the sides of training images are divided by, if not by more; a module may change it."""
         self.graphs: StepGraphs | None = None
         """What may do a step's render, loss and backward pass together; the trainer sets it."""
         self.has_gradients = False
@@ -409,7 +411,8 @@ class SplatkitModel(SplatfactoModel):
     def _get_downscale_factor(self) -> int:
         if not self.training:
             return 1
-        return 2 ** max(self.config.num_downscales - self.step // self.config.resolution_schedule, 0)
+        halvings = max(self.config.num_downscales - self.step // self.config.resolution_schedule, 0)
+        return max(self.downscale, 2**halvings)
 
     def _background(self, has_alpha: bool = False) -> Tensor:
         """Colour behind the Gaussians, (3,).

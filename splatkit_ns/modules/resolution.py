@@ -1,0 +1,110 @@
+"""Training with small images first, for as long as they hold what is learnt then."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.frame import SplatRenderPayload
+
+SMALLEST_SHARE = 0.25
+"""The first images hold at least this share of the amplitudes of every photograph."""
+SMALLEST_SIDE = 32
+"""Pixels that the shorter side of an image keeps."""
+MAX_IMAGES = 50
+"""So many photographs, evenly drawn from all, stand for all."""
+
+
+@dataclass
+class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
+    """Divides the sides of training images by a number that falls to 1 as training goes on.
+
+    As in DashGaussian (https://arxiv.org/abs/2503.18402): an image divided by n holds the centre of the photographs'
+    spectrum, a share of their amplitudes, and the logarithm of the share that is wanted rises in proportion to the
+    step. Pictures with much fine detail soon need all pixels, smooth ones later.
+
+    Raises:
+        ModuleError: at set-up, if a setting is out of range, or there are no images to look at.
+    """
+
+    max_downscale: int = 4
+    """Training starts with sides divided by at most this; 1 is off."""
+    full_from: float = 0.9
+    """Share of the steps after which images are whole."""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.max_downscale == 1
+
+    def on_setup(self, logger: logging.Logger, data_provider: Any, max_steps: int) -> None:
+        if self.max_downscale < 1:
+            raise ModuleError(f"{self.module_name}.max_downscale is {self.max_downscale}, expected at least 1.")
+        if not 0 < self.full_from <= 1:
+            raise ModuleError(f"{self.module_name}.full_from is {self.full_from}, expected above 0, up to 1.")
+        if not hasattr(data_provider, "train_image"):
+            raise ModuleError(f"{self.module_name} needs training images, but the run's data offers none.")
+        number = data_provider.num_train_images
+        indices = torch.linspace(0, number - 1, min(number, MAX_IMAGES)).round().long().unique().tolist()
+        shares = [amplitude_shares(data_provider.train_image(index), self.max_downscale + 1) for index in indices]
+        self._ends = last_steps(shares, self.full_from * max_steps, self.max_downscale)
+        plan = ", ".join(f"1/{n} to step {end}" for n, end in sorted(self._ends.items(), reverse=True) if end > 0)
+        logger.info("Images of training: %s.", plan or "whole")
+
+    def pre_batch(self, step: int, data_provider: Any) -> None:
+        data_provider.use_downscale(self.downscale(step))
+
+    def downscale(self, step: int) -> int:
+        """What the sides are divided by in this step (from 1)."""
+        return max((n for n, end in self._ends.items() if step <= end), default=1)
+
+
+def amplitude_shares(image: Tensor, max_downscale: int) -> list[float]:
+    """How much of an image's spectrum smaller images hold.
+
+    Args:
+        image: (H, W, 3 or 4), uint8 or float.
+        max_downscale: at least 1.
+
+    Returns:
+        The share of the sum of amplitudes that lies within the frequencies of an image with sides divided by 1, 2, …,
+        as far as its shorter side keeps `SMALLEST_SIDE` pixels.
+    """
+    gray = image[..., :3].float().mean(-1)
+    height, width = gray.shape
+    amplitudes = torch.fft.fftshift(torch.fft.fft2(gray).abs())
+    shares = [1.0]
+    for n in range(2, max_downscale + 1):
+        rows, columns = height // n, width // n
+        if min(rows, columns) < SMALLEST_SIDE:
+            break
+        top, left = (height - rows) // 2, (width - columns) // 2
+        part = amplitudes[top : top + rows, left : left + columns]
+        shares.append(float(part.sum() / amplitudes.sum().clamp(min=1e-12)))
+    return shares
+
+
+def last_steps(shares: Sequence[Sequence[float]], last: float, max_downscale: int) -> dict[int, int]:
+    """Up to which step images are divided by each number.
+
+    At first the images are to hold `SMALLEST_SHARE` of the amplitudes or, if they may not be divided further, what
+    those divided by one more would hold; at the end all.
+
+    Args:
+        shares: of each image, as `amplitude_shares` gives them.
+        last: step up to which images are divided at all.
+        max_downscale: see `SplatResolutionSchedule`.
+    """
+    fitting = min(max(n for n, share in enumerate(image, start=1) if share >= SMALLEST_SHARE) for image in shares)
+    most = min(fitting, max_downscale)
+    means = [sum(image[n - 1] for image in shares) / len(shares) for n in range(1, most + 1)]
+    next_ones = [image[most] for image in shares if len(image) > most]
+    first = max(SMALLEST_SHARE, sum(next_ones) / len(next_ones)) if next_ones else SMALLEST_SHARE
+    return {n: math.floor(last * (1 - math.log(means[n - 1]) / math.log(first))) for n in range(2, most + 1)}

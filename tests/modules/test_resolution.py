@@ -1,0 +1,103 @@
+"""The resolution schedule: spectra of images that are known, and what training sees of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.methods import make_method
+from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
+from splatkit_ns.modules.resolution import amplitude_shares, last_steps
+from tests.plugin.helpers import forget_writers, make_trainer, run_config
+
+
+def wave(period: float, size: int = 96) -> torch.Tensor:
+    """Stripes of this many pixels, (size, size, 3) uint8."""
+    x = torch.arange(size, dtype=torch.float32)
+    row = (127.5 + 127.5 * torch.cos(2 * math.pi * x / period)).round()
+    return row[None, :, None].expand(size, size, 3).to(torch.uint8)
+
+
+def test_stripes_fit_into_images_that_can_hold_them() -> None:
+    shares = amplitude_shares(wave(period=8), 4)
+    assert shares[0] == 1
+    assert shares[1] == pytest.approx(1, abs=0.02), "at half the size they are 4 pixels wide"
+    fine = amplitude_shares(wave(period=3), 4)
+    assert fine[1] == pytest.approx(0.5, abs=0.05), "of these only the mean is left, which is half of the sum"
+
+
+def test_small_images_are_not_divided_further() -> None:
+    assert len(amplitude_shares(wave(8, size=70), 8)) == 2
+
+
+def test_the_wanted_share_rises_exponentially() -> None:
+    ends = last_steps([[1.0, 0.6, 0.4, 0.3, 0.27]], last=1000, max_downscale=4)
+    first = 0.27  # what images divided by five would hold
+    assert list(ends) == [2, 3, 4]
+    for n, share in ((2, 0.6), (3, 0.4), (4, 0.3)):
+        wanted = first * (1 / first) ** (ends[n] / 1000)
+        assert wanted == pytest.approx(share, rel=5e-3)
+    steps = sorted(ends.items())
+    assert all(end > later for (_, end), (_, later) in pairwise(steps))
+
+
+def test_every_image_keeps_a_quarter_of_its_amplitudes() -> None:
+    smooth, fine = [1.0, 0.9, 0.8, 0.7], [1.0, 0.4, 0.2, 0.1]
+    assert list(last_steps([smooth, fine], last=100, max_downscale=4)) == [2]
+
+
+def test_images_that_cannot_be_divided_stay_whole() -> None:
+    assert last_steps([[1.0]], last=100, max_downscale=4) == {}
+    assert last_steps([[1.0, 0.1]], last=100, max_downscale=4) == {}
+
+
+class Sizes(SplatBaseModule[Any]):
+    """Notes the height of each training image, and of the last evaluation image."""
+
+    def __init__(self) -> None:
+        self.heights: list[int] = []
+
+    def post_step(self, target_frames: torch.Tensor, rendered_frames: torch.Tensor, Ks: torch.Tensor) -> None:
+        assert target_frames.shape == rendered_frames.shape
+        assert float(Ks[0, 1, 2]) == pytest.approx(target_frames.shape[1] / 2, abs=1)
+        self.heights.append(target_frames.shape[1])
+
+
+def test_training_images_grow_and_evaluation_images_are_whole(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("splatkit_ns.modules.resolution.SMALLEST_SIDE", 11)
+    schedule = SplatResolutionSchedule(max_downscale=3, full_from=0.8)
+    method = make_method("small-first", modules=[schedule, Sizes()])
+    trainer = make_trainer(run_config(tiny_scene, tmp_path, steps=20, method=method))
+    trainer.train()
+    forget_writers()
+    model = trainer.pipeline.model
+    whole = model.context.target_frames.shape[1]
+    heights = next(module for module in trainer.modules if isinstance(module, Sizes)).heights
+    assert heights == sorted(heights)
+    assert heights[0] < whole == heights[-1]
+    assert heights[int(0.8 * 20) :] == [whole] * 4
+    assert "Images of training: 1/" in capsys.readouterr().out
+    camera, batch = trainer.pipeline.datamanager.next_eval(0)
+    model.downscale = 2
+    trainer.pipeline.eval()
+    assert model.get_outputs_for_camera(camera)["rgb"].shape[0] == batch["image"].shape[0]
+
+
+@pytest.mark.parametrize("settings", [{"max_downscale": 0}, {"full_from": 0.0}, {"full_from": 1.1}])
+def test_bad_settings_are_one_message(settings: dict[str, Any]) -> None:
+    with pytest.raises(ModuleError, match="SplatResolutionSchedule"):
+        SplatResolutionSchedule(**settings).on_setup(logging.getLogger(), None, 100)
+
+
+def test_without_images_to_look_at_it_says_so() -> None:
+    with pytest.raises(ModuleError, match="needs training images"):
+        SplatResolutionSchedule().on_setup(logging.getLogger(), None, 100)
