@@ -78,7 +78,7 @@ def test_viewer_and_exporter_take_the_model_for_their_own() -> None:
 
 
 def test_options_that_a_stored_config_lacks_get_their_defaults() -> None:
-    config: Any = method("splatkit-3dgs").config
+    config: Any = method("splatkit-3dgs-adc").config
     text = yaml.dump(config)
     lines = text.splitlines(keepends=True)
     start = next(i for i, line in enumerate(lines) if line.startswith("    renderer:"))

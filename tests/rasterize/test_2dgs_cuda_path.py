@@ -90,7 +90,7 @@ def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     made = StandIn(request.param)
     monkeypatch.setattr(cuda_rasterization_2dgs, "check_cuda_backend", lambda: None)
     monkeypatch.setattr(projection_2dgs, "gsplat_version", lambda: request.param)
-    monkeypatch.setattr(projection_2dgs, "_kernel", lambda: None)
+    monkeypatch.setattr(projection_2dgs, "projection_kernel", lambda: None)
     for name in (
         "fully_fused_projection_2dgs", "isect_tiles", "isect_offset_encode", "spherical_harmonics",
         "rasterize_to_pixels_2dgs",
@@ -167,7 +167,7 @@ def test_the_kernel_projects_unless_the_cameras_need_gradients(
 
     scene = random_scene(n=7, cameras=2)
     expected = render(scene)
-    monkeypatch.setattr(projection_2dgs, "_kernel", lambda: kernel)
+    monkeypatch.setattr(projection_2dgs, "projection_kernel", lambda: kernel)
     found = render(scene)
     assert calls == [(scene["width"], scene["height"], 0.02, 90.0, 1.0)]
     torch.testing.assert_close(found[0], expected[0])
