@@ -46,7 +46,8 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     refine_stop_iter: int = 15_000
     """Refinement and opacity resets end before this step."""
     reset_every: int = 3000
-    """Opacities are reset to at most twice prune_opa every this many steps; 0 = never."""
+    """Opacities are reset to at most twice prune_opa every this many steps, unless training ends within a sixth of
+    that; 0 = never."""
     refine_every: int = 100
     """Steps between refinements."""
     pause_refine_after_reset: int = 0
@@ -85,7 +86,12 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}
 
     def densify(
-        self, step: int, training_state: SplatTrainingState, rend_out: SplatRenderPayload, scene_scale: float
+        self,
+        step: int,
+        training_state: SplatTrainingState,
+        rend_out: SplatRenderPayload,
+        scene_scale: float,
+        max_steps: int | None = None,
     ) -> None:
         """Count gradients, and refine and reset opacities when it is time."""
         if step >= self.refine_stop_iter:
@@ -93,7 +99,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         self._count(rend_out)
         if self._refines_at(step):
             self._refine(step, training_state, scene_scale)
-        if self.reset_every > 0 and step % self.reset_every == 0:
+        if self._resets_at(step, max_steps):
             training_state.limit_opacities(2 * self.prune_opa)
 
     def _refines_at(self, step: int) -> bool:
@@ -102,6 +108,12 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
             and step % self.refine_every == 0
             and (self.reset_every == 0 or step % self.reset_every >= self.pause_refine_after_reset)
         )
+
+    def _resets_at(self, step: int, max_steps: int | None) -> bool:
+        """Not where a run ends before opacities have recovered."""
+        if self.reset_every == 0 or step % self.reset_every:
+            return False
+        return max_steps is None or max_steps - step >= max(1, self.reset_every // 6)
 
     def _was_reset(self, step: int) -> bool:
         return 0 < self.reset_every < step

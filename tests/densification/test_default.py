@@ -138,6 +138,17 @@ def test_without_resets_opacities_and_large_gaussians_stay() -> None:
     assert bool((state.params["opacities"] == 2.0).all())
 
 
+@pytest.mark.parametrize(("max_steps", "resets"), [(3000, False), (3499, False), (3500, True), (30_000, True)])
+def test_no_reset_shortly_before_training_ends(max_steps: int, resets: bool) -> None:
+    state = random_state(20)
+    with torch.no_grad():
+        state.params["opacities"].fill_(2.0)
+    strategy = SplatDefaultDensification(refine_stop_iter=40_000)
+    set_up(strategy, state)
+    strategy.densify(3000, state, random_payload(20, seed=0), scene_scale=1.0, max_steps=max_steps)
+    assert bool((state.params["opacities"] < 2.0).all()) == resets
+
+
 def test_a_reset_forgets_the_moments_of_opacities_alone() -> None:
     state = random_state(20)
     strategy = SplatDefaultDensification(reset_every=3)
