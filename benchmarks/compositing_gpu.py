@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import triton
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from train_gpu import machine, method_config
+from train_gpu import machine, trained
 
 from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import TileLists, tile_lists
@@ -35,12 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    config = method_config(args.scene.resolve(), f"splatkit-3dgs:{args.steps}")
-    with tempfile.TemporaryDirectory() as folder:
-        config.output_dir = Path(folder)
-        trainer = config.setup(local_rank=0, world_size=1)
-        trainer.setup()
-        trainer.train()
+    with trained(args.scene, f"splatkit-3dgs:{args.steps}") as trainer:
         rows = compare(trainer)
     if args.json:
         args.json.write_text(json.dumps({"scene": args.scene.name, "machine": machine(), "rows": rows}, indent=1))

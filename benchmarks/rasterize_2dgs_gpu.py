@@ -12,7 +12,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from train_gpu import machine, method_config
+from train_gpu import machine, trained
 
 WARM_UP, ROUNDS = 10, 60
 
@@ -32,12 +31,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    config = method_config(args.scene.resolve(), f"splatkit-2dgs:{args.steps}")
-    with tempfile.TemporaryDirectory() as folder:
-        config.output_dir = Path(folder)
-        trainer = config.setup(local_rank=0, world_size=1)
-        trainer.setup()
-        trainer.train()
+    with trained(args.scene, f"splatkit-2dgs:{args.steps}") as trainer:
         figures = compare(trainer)
     if args.json:
         args.json.write_text(json.dumps({"scene": args.scene.name, "machine": machine(), **figures}, indent=1))

@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,18 @@ def method_config(scene: Path, run: str) -> Any:
             raise SystemExit(f"{type(target).__name__} has no {name}")
         setattr(target, name, ast.literal_eval(value) if value[:1] in "-0123456789TFN([" else value)
     return config
+
+
+@contextmanager
+def trained(scene: Path, run: str) -> Generator[Any]:
+    """A trainer that has trained in this process, for benchmarks of parts; its folder is gone afterwards."""
+    config = method_config(scene.resolve(), run)
+    with tempfile.TemporaryDirectory() as folder:
+        config.output_dir = Path(folder)
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup()
+        trainer.train()
+        yield trainer
 
 
 def train(scene: Path, run: str, seed: int) -> dict[str, Any]:

@@ -149,10 +149,12 @@ class StepGraphs:
         Returns:
             Whether it was done; then context and gradients are as after the three, until the next step.
         """
+        if self._off:
+            return False
         model, context = self._model, self._model.context
         kind = self._kind(view)
         self._steps += 1
-        if self._off or kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
+        if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
             self._run_without(kind)
             return False
         key = (kind, self._settings(), *(param.data_ptr() for param in model.gauss_params.values()))
@@ -166,11 +168,12 @@ class StepGraphs:
             self._step = self._try_to_capture(view)
             self._key = key
             self._captures += 1
+        else:
+            self._fill(self._step.inputs, view)
         step = self._step
         if step is None:
             return False
         self._replays += 1
-        self._fill(step.inputs, view)
         step.graph.replay()
         self._length.copy_(step.needed, non_blocking=True)
         for name, value in step.results.items():
@@ -217,9 +220,9 @@ class StepGraphs:
         if length == 0:
             return
         self._lengths.append(length)
-        capacity = length if self._step is None else self._step.capacity
-        if length > capacity:
-            logger.info("A step lacked the farthest Gaussians: lists of %d had space for %d.", length, capacity)
+        step = self._step
+        if step is not None and length > step.capacity:
+            logger.info("A step lacked the farthest Gaussians: lists of %d had space for %d.", length, step.capacity)
             self._forget()
 
     def _forget(self) -> None:
@@ -256,7 +259,7 @@ class StepGraphs:
         with torch.cuda.stream(self._stream), fixed_space(capacity) as space:
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             failure: Exception | None = None
-            losses = inputs.background
+            losses: Tensor | None = None
             try:
                 losses = self._three(view, inputs)
             except Exception as error:
@@ -272,7 +275,7 @@ class StepGraphs:
         if failure is not None:
             raise failure
         current.wait_stream(self._stream)
-        if needed is None:
+        if losses is None or needed is None:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in model.gauss_params.items() if param.grad is not None}
@@ -308,8 +311,8 @@ class StepGraphs:
         inputs.cam_to_worlds.copy_(view.cam_to_worlds)
         inputs.Ks.copy_(view.Ks)
         inputs.background.copy_(self._model.step_background)
-        if context.target_frames is not inputs.target and context.target_frames is not None:
-            inputs.target.copy_(context.target_frames)
-        if inputs.mask is not None and context.masks is not inputs.mask and context.masks is not None:
+        assert context.target_frames is not None
+        inputs.target.copy_(context.target_frames)
+        if inputs.mask is not None and context.masks is not None:
             inputs.mask.copy_(context.masks)
         context.target_frames, context.masks = inputs.target, inputs.mask

@@ -8,7 +8,10 @@ from tests.triton_interpreter import assert_prints
 
 IN_THE_INTERPRETER = """
 import math
+import sys
+sys.path.insert(0, "tests/rasterize")
 import torch
+from random_ellipses import random_ellipses
 from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
 
@@ -16,12 +19,7 @@ torch.manual_seed(0)
 C, N, W, H, T, X = 2, 40, 29, 37, {tile_size}, {channels}
 background, absgrad = {background}, {absgrad}
 tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
-means = torch.rand(C, N, 2) * torch.tensor([W + 10, H + 10]) - 5
-angle, long, short = torch.rand(C, N) * math.pi, torch.rand(C, N) * 9 + 1, torch.rand(C, N) * 4 + 1
-cos, sin = angle.cos(), angle.sin()
-xx, yy = (cos * long) ** 2 + (sin * short) ** 2, (sin * long) ** 2 + (cos * short) ** 2
-xy = cos * sin * (long**2 - short**2)
-conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy**2)[..., None]
+means, conics = random_ellipses(C, N, (W, H), margin=10, long=(1, 9), short=(1, 4))
 opacities, seen, depths = torch.rand(C, N) * 1.001, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
 opacities[:, :4] = 0.9999  # alpha is cut off at 0.999 in the middle, and light ends behind a few of them
 colors, backgrounds = torch.rand(C, N, X), torch.rand(C, X) if background else None

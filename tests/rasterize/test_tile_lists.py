@@ -6,19 +6,17 @@ from tests.triton_interpreter import assert_prints
 
 IN_THE_INTERPRETER = """
 import math
+import sys
+sys.path.insert(0, "tests/rasterize")
 import torch
+from random_ellipses import random_ellipses
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
 from splatkit_ns.rasterize.tile_list_space import SPACE
 
 torch.manual_seed(0)
 C, N, W, H, T = 2, 60, 90, 70, 16
 tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
-means = torch.rand(C, N, 2) * torch.tensor([W + 40, H + 40]) - 20
-angle, long, short = torch.rand(C, N) * math.pi, torch.rand(C, N) * 15 + 0.5, torch.rand(C, N) * 4 + 0.5
-cos, sin = angle.cos(), angle.sin()
-xx, yy = (cos * long) ** 2 + (sin * short) ** 2, (sin * long) ** 2 + (cos * short) ** 2
-xy = cos * sin * (long**2 - short**2)
-conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy**2)[..., None]
+means, conics = random_ellipses(C, N, (W, H), margin=40, long=(0.5, 15), short=(0.5, 4))
 opacities, seen, depths = torch.rand(C, N) ** 3, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
 lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
 offsets, ids = lists.offsets, lists.ids
