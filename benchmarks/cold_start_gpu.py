@@ -68,7 +68,7 @@ def measure(method: str, way: str) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(sum(now[:4]) - sum(cpu[:4]), 3),
-        "kernels": [getattr(kernel, "__name__", "none") for kernel in found],
+        "kernels": [getattr(kernel, "__name__", type(kernel).__name__) for kernel in found],
     }
 
 

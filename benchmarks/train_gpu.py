@@ -169,10 +169,12 @@ def machine() -> dict[str, str]:
 
     import torch
 
+    from splatkit_ns.rasterize import gsplat_version
+
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         "torch": torch.__version__,
-        "gsplat": metadata.version("gsplat"),
+        "gsplat": ".".join(map(str, gsplat_version())),
         "nerfstudio": metadata.version("nerfstudio"),
     }
 

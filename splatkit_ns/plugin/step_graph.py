@@ -29,6 +29,8 @@ logger = logging.getLogger("splatkit_ns")
 
 MARGIN = 1.5
 """Space for tile lists, relative to the longest of the last steps."""
+MIN_SPACE = 100_000
+"""Space for tile lists at least: those of small scenes grow fast, and this much costs nothing."""
 REMEMBERED = 300
 """Steps whose tile lists' lengths are remembered."""
 STEPS_BEFORE = 20
@@ -251,7 +253,7 @@ class StepGraphs:
         model, context = self._model, self._model.context
         inputs = self._inputs(view)
         self._fill(inputs, view)
-        capacity = int(MARGIN * max(self._lengths)) + 1
+        capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths)))
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)

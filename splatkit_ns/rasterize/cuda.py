@@ -9,11 +9,12 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 
 import torch
 
 from splatkit_ns.errors import SplatkitError
+
+from .versions import gsplat_version
 
 
 class BackendUnavailableError(SplatkitError, RuntimeError):
@@ -74,8 +75,8 @@ def gather_facts(failure: str | None = None) -> CudaFacts:
     if nvcc is None and home and os.access(os.path.join(home, "bin", "nvcc"), os.X_OK):
         nvcc = os.path.join(home, "bin", "nvcc")
     try:
-        gsplat = metadata.version("gsplat")
-    except metadata.PackageNotFoundError:
+        gsplat = ".".join(map(str, gsplat_version()))
+    except ModuleNotFoundError:
         gsplat = None
     return CudaFacts(
         torch_version=torch.__version__,

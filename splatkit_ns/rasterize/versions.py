@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,15 +15,18 @@ from torch import Tensor
 
 @lru_cache(maxsize=1)
 def gsplat_version() -> tuple[int, int, int]:
-    """The installed gsplat's version as numbers, from its metadata: gsplat itself is not imported.
+    """The version of the gsplat that would be imported, as numbers; it is not imported for that.
+
+    From its ``version.py``, because several may be on the path, and the metadata may be those of another.
 
     Raises ModuleNotFoundError if gsplat is not installed.
     """
-    try:
-        text = metadata.version("gsplat")
-    except metadata.PackageNotFoundError:
-        raise ModuleNotFoundError("gsplat is not installed: `pip install gsplat==1.4.0`") from None
-    return parse_version(text)
+    spec = find_spec("gsplat")
+    if spec is None:
+        raise ModuleNotFoundError("gsplat is not installed: `pip install gsplat==1.4.0`")
+    file = Path(spec.origin or "gsplat/__init__.py").with_name("version.py")
+    found = re.search(r"__version__\s*=\s*[\"']([^\"']+)", file.read_text()) if file.is_file() else None
+    return parse_version(found[1] if found else metadata.version("gsplat"))
 
 
 def parse_version(text: str) -> tuple[int, int, int]:

@@ -155,6 +155,7 @@ def test_lists_that_outgrow_their_space_get_more(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_graph, "MARGIN", 0.9)
+    monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
     captured: list[int] = []
     capture = step_graph.StepGraphs._capture
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_importing_and_rendering_on_the_cpu_touches_no_gsplat() -> None:
         "assert not [m for m in sys.modules if m.split('.')[0] == 'gsplat']\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def test_the_version_is_that_of_the_gsplat_that_is_imported(tmp_path: Path) -> None:
+    folder = tmp_path / "gsplat"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise AssertionError('imported')")
+    (folder / "version.py").write_text('__version__ = "1.9.7"\n')
+    script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom splatkit_ns.rasterize import gsplat_version\n"
+    script += "assert gsplat_version() == (1, 9, 7), gsplat_version()"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
 
 
 def test_info_radii_have_the_installed_version_s_shape() -> None:
