@@ -119,9 +119,9 @@ splatkit_3dgs_fast = make_method(
 
 splatkit_3dgs_big = make_method(
     "splatkit-3dgs-big",
-    **_quick_mcmc(max_per_seed=20, refine_stop_iter=12_500, dropout=0.3),
-    max_num_iterations=15_000,
-    description="3D Gaussian Splatting: more Gaussians and steps, for large scenes (splatkit-ns).",
+    **_quick_mcmc(max_per_seed=20, refine_stop_iter=25_000, dropout=0.3),
+    max_num_iterations=30_000,
+    description="3D Gaussian Splatting: more Gaussians and steps, for the best quality (splatkit-ns).",
 )
 
 splatkit_3dgs_adc = make_method(
