@@ -36,7 +36,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     max_per_seed: float = 0.0
     """Grow to at most this many Gaussians for each one that the run started with; 0 = no such limit. The limit is at
     least one Gaussian per 1,000 pixels of the training images, for scenes with few seed points, and at most one per
-    100, which is as many as they can tell apart."""
+    pixels_per_gaussian."""
+    pixels_per_gaussian: float = 100.0
+    """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
     noise_lr: float = 5e5
     """Strength of the noise on the positions, times their learning rate."""
     refine_start_iter: int = 500
@@ -57,7 +59,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         self.limit = self.max_gaussians
         if self.max_per_seed > 0:
             pixels = getattr(data_provider, "num_train_pixels", None)
-            self.limit = min(self.limit, relative_limit(self.number_at_start, self.max_per_seed, pixels))
+            self.limit = min(
+                self.limit, relative_limit(self.number_at_start, self.max_per_seed, pixels, self.pixels_per_gaussian)
+            )
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -115,17 +119,18 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         training_state.change_rows(change, rows)
 
 
-def relative_limit(number_at_start: int, per_seed: float, num_pixels: int | None) -> int:
+def relative_limit(number_at_start: int, per_seed: float, num_pixels: int | None, pixels_each: float) -> int:
     """How many Gaussians a scene of this size gets.
 
     Args:
         number_at_start: Gaussians that the run started with.
         per_seed: how many for each of them.
         num_pixels: of all training images together; None if that is not known.
+        pixels_each: so many for each Gaussian at least.
     """
     limit = per_seed * number_at_start
     if num_pixels is not None:
-        limit = min(max(limit, num_pixels / 1000), num_pixels / 100)
+        limit = min(max(limit, num_pixels / 1000), num_pixels / pixels_each)
     return math.ceil(limit)
 
 

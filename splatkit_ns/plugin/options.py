@@ -31,6 +31,7 @@ POSITIVE = (
     "lr_final",
     "steps_per_log",
     "camera_res_scale_factor",
+    "pixels_per_gaussian",
 )
 """Numbers that must be above 0, wherever they stand."""
 
