@@ -37,7 +37,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Grow to at most this many Gaussians for each one that the run started with; 0 = no such limit. The limit is at
     least one Gaussian per 1,000 pixels of the training images, for scenes with few seed points, and at most one per
     pixels_per_gaussian."""
-    pixels_per_gaussian: float = 100.0
+    pixels_per_gaussian: float = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
     noise_lr: float = 5e5
     """Strength of the noise on the positions, times their learning rate."""

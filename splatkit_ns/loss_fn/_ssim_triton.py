@@ -40,7 +40,7 @@ def _blur_rows(
     e_aa = tl.zeros((R, X), tl.float32)
     e_bb = tl.zeros((R, X), tl.float32)
     e_ab = tl.zeros((R, X), tl.float32)
-    for k in tl.static_range(TAPS):
+    for k in range(TAPS):
         w = tl.load(window_ptr + k)
         a = tl.load(a_ptr + start + k * C, mask=live, other=0.0)
         b = tl.load(b_ptr + start + k * C, mask=live, other=0.0)
@@ -77,7 +77,7 @@ def _ssim_of_columns(
     e_aa = tl.zeros((R, X), tl.float32)
     e_bb = tl.zeros((R, X), tl.float32)
     e_ab = tl.zeros((R, X), tl.float32)
-    for k in tl.static_range(TAPS):
+    for k in range(TAPS):
         w = tl.load(window_ptr + k)
         row = start + k * length
         mu_a += w * tl.load(row, mask=live, other=0.0)
@@ -122,7 +122,7 @@ def _spread_columns(
     mu = tl.zeros((R, X), tl.float32)
     aa = tl.zeros((R, X), tl.float32)
     ab = tl.zeros((R, X), tl.float32)
-    for k in tl.static_range(TAPS):
+    for k in range(TAPS):
         w = tl.load(window_ptr + k)
         live = inside & (y >= k) & (y - k < out_height)
         row = start - k * length
@@ -150,7 +150,7 @@ def _spread_rows(
     mu = tl.zeros((R, X), tl.float32)
     aa = tl.zeros((R, X), tl.float32)
     ab = tl.zeros((R, X), tl.float32)
-    for k in tl.static_range(TAPS):
+    for k in range(TAPS):
         w = tl.load(window_ptr + k)
         live = inside & (x >= k * C) & (x - k * C < out_length)
         column = start - k * C

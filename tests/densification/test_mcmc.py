@@ -195,7 +195,7 @@ class Data:
         (100_000, 1.2, 1000, 120),  # seeds decide
         (100_000, 1.2, 110, 110),
         (200_000, 1.2, 1000, 200),  # few seeds for so many pixels
-        (10_500, 1.2, 1000, 105),  # few pixels for so many seeds
+        (5_250, 1.2, 1000, 105),  # few pixels for so many seeds
     ],
 )
 def test_growth_ends_at_the_limit_that_seeds_and_pixels_give(
@@ -209,6 +209,16 @@ def test_growth_ends_at_the_limit_that_seeds_and_pixels_give(
     for step in range(1, 20):
         strategy.densify(step, state)
     assert len(state) == expected
+
+
+def test_how_many_pixels_a_gaussian_needs_can_be_set() -> None:
+    state = random_state(100)
+    settings: Any = {"refine_start_iter": 0, "refine_every": 1, "noise_lr": 0.0, "growth": 0.5, "max_per_seed": 9.0}
+    strategy = SplatMCMCDensification(**settings, pixels_per_gaussian=10.0)
+    strategy.on_setup(LOGGER, state, Data(2000))
+    for step in range(1, 20):
+        strategy.densify(step, state)
+    assert len(state) == 200
 
 
 def test_a_resumed_run_keeps_the_limit_of_its_start() -> None:

@@ -143,7 +143,8 @@ def test_numbers_of_channels_that_gsplat_pads(channels: int) -> None:
     images = ("renders", "distortion", "median_depth")
     for render_mode in ("RGB", "RGB+D"):
         options = {"render_mode": render_mode}
-        assert_alike(run(scene, "cpu", images, **options), run(scene, "cuda", images, **options))
+        # rims that gsplat cuts at the border of tiles
+        assert_alike(run(scene, "cpu", images, **options), run(scene, "cuda", images, **options), bound=1e-1)
 
 
 def test_small_discs() -> None:
