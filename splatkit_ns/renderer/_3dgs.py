@@ -81,7 +81,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     ) -> Tensor:
         """How much of an image's pixels each Gaussian makes.
 
-        An image of one channel, whose values are the Gaussians' own, has the blend weights for its derivatives.
+        An image of values that are the Gaussians' own has the blend weights for its derivatives.
 
         Args:
             training_state: the Gaussians, N of them.
@@ -93,7 +93,8 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             Sum over pixels of what the pixel counts times alpha and transmittance of the Gaussian there, (N,).
         """
         height, width = pixel_weights.shape
-        values = torch.zeros(len(training_state), 1, device=training_state.device, requires_grad=True)
+        # three channels on a background, for which kernels have been compiled already; one would do
+        values = torch.zeros(len(training_state), 3, device=training_state.device, requires_grad=True)
         with torch.enable_grad():
             image, _, _ = rasterization(
                 training_state.means.detach(),
@@ -105,9 +106,11 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
                 Ks.detach(),
                 width,
                 height,
+                backgrounds=values.new_zeros(1, 3),
                 **self._settings(),
             )
-            (sums,) = torch.autograd.grad(image, values, pixel_weights[None, ..., None].to(image))
+            image_weights = pixel_weights.to(image)[None, ..., None].expand_as(image).contiguous()
+            (sums,) = torch.autograd.grad(image, values, image_weights)
         return sums[:, 0]
 
     def _settings(self) -> dict[str, Any]:
