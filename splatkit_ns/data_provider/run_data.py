@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.modules.evaluation import ImageEvaluation
+from splatkit_ns.modules.training_views import TrainingView
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
 
@@ -28,7 +29,7 @@ METRICS = {
 
 
 class RunData:
-    """The images of a run, and its evaluation. It offers what `EvaluationSource` does.
+    """The images of a run, and its evaluation. It offers what `EvaluationSource` and `TrainingViewSource` do.
 
     `datamanager` is the nerfstudio datamanager behind it, for whatever is not here.
     """
@@ -67,6 +68,27 @@ class RunData:
     def train_image(self, index: int) -> Tensor:
         """A training image as it is stored, (H, W, 3 or 4): uint8 in 0…255, or float in [0, 1]."""
         return self.datamanager.cached_train[index]["image"]
+
+    @torch.no_grad()
+    def training_view(self, index: int) -> TrainingView:
+        """A training image beside its render with the Gaussians as they are now, at this step's resolution.
+
+        From the beginning of a step (`pre_step`) to its end, on the step's background.
+        """
+        model = self._pipeline.model
+        camera, batch = self.datamanager.train_view(index)
+        view = model.training_view(camera)
+        target, mask = model.training_target(batch)
+        payload = model.renderer.render(
+            model.training_state,
+            view.cam_to_worlds,
+            view.Ks,
+            view.width,
+            view.height,
+            sh_degree=model.sh_degree_now(),
+            backgrounds=model.step_background[None],
+        )
+        return TrainingView(view.cam_to_worlds, view.Ks, target, payload.renders, mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this from the next one on; evaluation images stay whole."""

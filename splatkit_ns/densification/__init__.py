@@ -1,7 +1,13 @@
 """Densification: how Gaussians are added, split and removed while training."""
 
 from splatkit_ns.densification.base import SplatDensification
+from splatkit_ns.densification.budget import SplatBudgetDensification
 from splatkit_ns.densification.default import SplatDefaultDensification
 from splatkit_ns.densification.mcmc import SplatMCMCDensification
 
-__all__ = ["SplatDefaultDensification", "SplatDensification", "SplatMCMCDensification"]
+__all__ = [
+    "SplatBudgetDensification",
+    "SplatDefaultDensification",
+    "SplatDensification",
+    "SplatMCMCDensification",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -67,3 +68,18 @@ def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int,
     mask = torch.zeros(len(training_state), dtype=torch.bool, device=training_state.device)
     mask[torch.randperm(len(mask), device=mask.device)[:surplus]] = True
     training_state.remove(mask)
+
+
+def relative_limit(number_at_start: int, per_seed: float, num_pixels: int | None, pixels_each: float) -> int:
+    """How many Gaussians a scene of this size gets.
+
+    Args:
+        number_at_start: Gaussians that the run started with.
+        per_seed: how many for each of them.
+        num_pixels: of all training images together; None if that is not known.
+        pixels_each: so many for each Gaussian at least.
+    """
+    limit = per_seed * number_at_start
+    if num_pixels is not None:
+        limit = min(max(limit, num_pixels / 1000), num_pixels / pixels_each)
+    return math.ceil(limit)

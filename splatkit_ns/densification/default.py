@@ -140,28 +140,45 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         # What is too large on the screen would be split now and both halves removed: remove it at once.
-        if self._was_reset(step) and step < self.refine_scale2d_stop_iter:
+        if self._sizes_prune(step):
             training_state.remove(self.statistics["radii"] > self.prune_scale2d)
         self._grow(step, training_state, scene_scale)
+        self._prune(step, training_state, scene_scale)
+        for value in self.statistics.values():
+            value.zero_()
+
+    def _sizes_prune(self, step: int) -> bool:
+        """Whether sizes on the screen decide about who is removed."""
+        return self._was_reset(step) and step < self.refine_scale2d_stop_iter
+
+    def _prune(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         prune = training_state.opacities < self.prune_opa
         if self._was_reset(step):
             prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
         training_state.remove(prune)
-        for value in self.statistics.values():
-            value.zero_()
 
     def _grow(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
-        grads = self.statistics["grad2d"] / self.statistics["count"].clamp(min=1)
+        grads = self._mean_gradients()
+        clones, splits = self._candidates(step, grads, training_state, scene_scale)
+        allowed = highest(splits | clones, grads, self.max_gaussians - len(training_state))
+        self._clone_and_split(training_state, clones & allowed, splits & allowed)
+
+    def _mean_gradients(self) -> Tensor:
+        """Each Gaussian's gradient on the screen since the last refinement, (N,)."""
+        return self.statistics["grad2d"] / self.statistics["count"].clamp(min=1)
+
+    def _candidates(
+        self, step: int, grads: Tensor, training_state: SplatTrainingState, scene_scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Which Gaussians should be cloned and which split, if there is room: twice (N,) bool."""
         grows = grads > self.grow_grad2d
         large = training_state.scales.amax(-1) > self.grow_scale3d * scene_scale
         splits = grows & large
         if step < self.refine_scale2d_stop_iter:
             splits |= self.statistics["radii"] > self.grow_scale2d
-        clones = grows & ~large
-        room = self.max_gaussians - len(training_state)
-        allowed = highest(splits | clones, grads, room)
-        clones &= allowed
-        splits &= allowed
+        return grows & ~large, splits
+
+    def _clone_and_split(self, training_state: SplatTrainingState, clones: Tensor, splits: Tensor) -> None:
         training_state.duplicate(clones)
         num_clones = len(training_state) - len(splits)
         training_state.split(torch.nn.functional.pad(splits, (0, num_clones)), revised_opacity=self.revised_opacity)

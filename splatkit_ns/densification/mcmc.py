@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, limit_initial_number
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, relative_limit
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
@@ -117,21 +117,6 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         rows["opacities"] = torch.logit(opacities)
         rows["scales"] = scales.log()
         training_state.change_rows(change, rows)
-
-
-def relative_limit(number_at_start: int, per_seed: float, num_pixels: int | None, pixels_each: float) -> int:
-    """How many Gaussians a scene of this size gets.
-
-    Args:
-        number_at_start: Gaussians that the run started with.
-        per_seed: how many for each of them.
-        num_pixels: of all training images together; None if that is not known.
-        pixels_each: so many for each Gaussian at least.
-    """
-    limit = per_seed * number_at_start
-    if num_pixels is not None:
-        limit = min(max(limit, num_pixels / 1000), num_pixels / pixels_each)
-    return math.ceil(limit)
 
 
 def sample(weights: Tensor, num: int) -> Tensor:

@@ -139,6 +139,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         index = self.train_unseen_cameras.pop(0)
         if not self.train_unseen_cameras:
             self.train_unseen_cameras = self.sample_train_cameras()
+        return self.train_view(index)
+
+    def train_view(self, index: int) -> tuple[Cameras, dict[str, Any]]:
+        """A training image and its camera."""
         batch = self.cached_train[index].copy()
         if not self._train_views:
             cameras = self.train_cameras.to(self.device)

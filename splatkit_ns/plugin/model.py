@@ -245,16 +245,24 @@ class SplatkitModel(SplatfactoModel):
         context.start_step(step + 1)
         context.image_name = str(batch.get("image_name", batch.get("image_idx", "")))
         self.step_background = self._background(has_alpha=batch["image"].shape[-1] == 4)
+        context.target_frames, context.masks = self.training_target(batch)
         downscale = self._get_downscale_factor()
-        target = images.ground_truth(batch["image"].to(self.device), downscale)
-        context.target_frames = images.composite(target, self.step_background)[None]
-        if "mask" in batch:
-            context.masks = images.valid_pixels(batch["mask"].to(self.device), downscale)[None]
         if "target_depths" in batch:
             context.target_depths = images.mean_depths(batch["target_depths"].to(self.device), downscale)[None]
         if "target_normals" in batch:
             context.target_normals = images.mean_normals(batch["target_normals"].to(self.device), downscale)[None]
         self.run_hooks("pre_step", after="data")
+
+    def training_target(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """What this step compares renders of an image with.
+
+        Returns:
+            The image on the step's background, (1, H, W, 3), and where it is valid, (1, H, W) bool or None.
+        """
+        downscale = self._get_downscale_factor()
+        image = images.ground_truth(batch["image"].to(self.device), downscale)
+        mask = images.valid_pixels(batch["mask"].to(self.device), downscale)[None] if "mask" in batch else None
+        return images.composite(image, self.step_background)[None], mask
 
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step.

@@ -26,6 +26,7 @@ POSITIVE = (
     "init_scale",
     "refine_every",
     "max_gaussians",
+    "num_views",
     "far_plane",
     "lr",
     "lr_final",
@@ -66,10 +67,10 @@ NOT_NEGATIVE = (
 )
 """Numbers that must be at least 0."""
 
-FRACTIONS = ("ssim_lambda",)
+FRACTIONS = ("ssim_lambda", "error_threshold", "prune_quantile")
 """Numbers between 0 and 1."""
 
-BELOW_ONE = ("dropout",)
+BELOW_ONE = ("dropout", "prune_faint", "clamp_opacity")
 """Numbers of at least 0 and below 1."""
 
 OPACITIES = {"init_opacity": 1.0, "min_opacity": 1.0, "prune_opa": 0.5}

@@ -68,18 +68,60 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             Ks,
             width,
             height,
-            near_plane=self.near_plane,
-            far_plane=self.far_plane,
-            radius_clip=self.radius_clip,
-            eps2d=self.eps2d,
             sh_degree=degree,
-            packed=self.packed,
             backgrounds=backgrounds,
             render_mode=render_mode,
             absgrad=self.absgrad,
-            rasterize_mode=self.rasterize_mode,
+            **self._settings(),
         )
         return SplatRenderPayload(**image_fields(images, alphas, info, render_mode), means2d=info["means2d"])
+
+    def blend_weight_sums(
+        self, training_state: SplatTrainingState, cam_to_worlds: Tensor, Ks: Tensor, pixel_weights: Tensor
+    ) -> Tensor:
+        """How much of an image's pixels each Gaussian makes.
+
+        An image of values that are the Gaussians' own has the blend weights for its derivatives.
+
+        Args:
+            training_state: the Gaussians, N of them.
+            cam_to_worlds: as for `render`, of one camera: (1, 4, 4).
+            Ks: as for `render`, (1, 3, 3).
+            pixel_weights: what each pixel counts, (H, W).
+
+        Returns:
+            Sum over pixels of what the pixel counts times alpha and transmittance of the Gaussian there, (N,).
+        """
+        height, width = pixel_weights.shape
+        # three channels on a background, for which kernels have been compiled already; one would do
+        values = torch.zeros(len(training_state), 3, device=training_state.device, requires_grad=True)
+        with torch.enable_grad():
+            image, _, _ = rasterization(
+                training_state.means.detach(),
+                training_state.params["quats"].detach(),
+                training_state.scales.detach(),
+                training_state.opacities.detach(),
+                values,
+                world_to_cams(cam_to_worlds.detach()),
+                Ks.detach(),
+                width,
+                height,
+                backgrounds=values.new_zeros(1, 3),
+                **self._settings(),
+            )
+            image_weights = pixel_weights.to(image)[None, ..., None].expand_as(image).contiguous()
+            (sums,) = torch.autograd.grad(image, values, image_weights)
+        return sums[:, 0]
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "near_plane": self.near_plane,
+            "far_plane": self.far_plane,
+            "radius_clip": self.radius_clip,
+            "eps2d": self.eps2d,
+            "packed": self.packed,
+            "rasterize_mode": self.rasterize_mode,
+        }
 
 
 def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:

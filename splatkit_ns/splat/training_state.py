@@ -19,7 +19,7 @@ from splatkit_ns.splat.discs import disc_log_scales, flatten
 from splatkit_ns.splat.optimizers import make_optimizers
 from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
 from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
-from splatkit_ns.splat.splitting import NUM_SAMPLES, split_rows
+from splatkit_ns.splat.splitting import NUM_SAMPLES, long_axis_rows, split_rows
 from splatkit_ns.splat.tracking import RowTracker
 
 if TYPE_CHECKING:
@@ -153,6 +153,20 @@ class SplatTrainingState:
             return
         kept = self._others(selected)
         self._change(kept, NUM_SAMPLES * len(selected), split_rows(self.params, selected, revised_opacity))
+
+    def split_long_axis(self, mask: Tensor) -> None:
+        """Replace each masked Gaussian by two halves of its longest axis, appended; see `splitting.long_axis_rows`.
+
+        Args:
+            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+
+        Raises:
+            ValueError: wrong length or dtype.
+        """
+        selected = self._selected(mask, "split_long_axis")
+        if len(selected) == 0:
+            return
+        self._change(self._others(selected), NUM_SAMPLES * len(selected), long_axis_rows(self.params, selected))
 
     def remove(self, mask: Tensor) -> None:
         """Remove the masked Gaussians.

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.densification import (
+    SplatBudgetDensification,
+    SplatDefaultDensification,
+    SplatMCMCDensification,
+)
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.methods import splatkit_3dgs_adc
 from splatkit_ns.modules.base import SplatBaseModule
@@ -40,6 +44,19 @@ DENSIFICATIONS: dict[str, Any] = {
     ),
     "mcmc": SplatMCMCDensification(
         refine_start_iter=4, refine_every=REFINE_EVERY, refine_stop_iter=30, max_gaussians=120, min_opacity=0.05
+    ),
+    "budget": SplatBudgetDensification(
+        refine_start_iter=4,
+        refine_every=REFINE_EVERY,
+        refine_stop_iter=30,
+        reset_every=RESET_EVERY,
+        grow_grad2d=1e-5,
+        max_per_seed=0,
+        max_gaussians=400,
+        pause_refine_after_reset=6,  # halves of Gaussians that have not recovered would all be too faint to stay
+        view_scores=True,
+        num_views=3,
+        prune_faint=0.3,
     ),
 }
 """Refinement and opacity resets within a few dozen steps."""

@@ -32,6 +32,7 @@ CUTS = (1, REFINE_EVERY - 2, REFINE_EVERY - 1, REFINE_EVERY, RESET_EVERY - 2, RE
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "mcmc": {"densification": "mcmc"},
+    "budget": {"densification": "budget"},
     "fps": {"data_train_cameras_sampling_strategy": "fps", "data_fps_reset_every": 8},
     "black": {"model_background_color": "black", "gradient_accumulation_steps": {"means": 2, "shN": 8}},
 }
@@ -64,6 +65,14 @@ def test_the_runs_do_what_resuming_could_get_wrong(uninterrupted: Any) -> None:
     assert min(opacities) < 0.02 < max(opacities)
     assert loaded[-1]["splatkit"]["modules"]["SplatDefaultDensification"]["count"].any()
     assert loaded[10]["splatkit"]["sampler"] != loaded[11]["splatkit"]["sampler"]
+
+
+def test_so_does_the_one_that_draws_views_and_gaussians(uninterrupted: Any) -> None:
+    paths = checkpoints.checkpoint_paths(uninterrupted("budget"))[1:]
+    loaded = [read_checkpoint(path) for path in paths]
+    counts = [len(each["pipeline"]["_model.gauss_params.means"]) for each in loaded]
+    assert len(set(counts)) > 2
+    assert max(counts) > loaded[-1]["splatkit"]["modules"]["SplatBudgetDensification"]["number_at_start"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

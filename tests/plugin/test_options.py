@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from splatkit_ns.densification import SplatBudgetDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.methods import splatkit_2dgs
 from splatkit_ns.plugin.options import check_device, check_options
@@ -75,6 +76,22 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         (
             {"pipeline__model__loss_fn__depth_lambda": -0.1},
             "loss-fn.depth-lambda is -0.1, expected a number of at",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(num_views=0)},
+            "densification.num-views is 0, expected a number above 0",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(num_views=2.5)},  # type: ignore[arg-type]
+            "densification.num-views is 2.5, expected a whole number",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(error_threshold=-0.1)},
+            "densification.error-threshold is -0.1, expected a number between 0 and 1",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(clamp_opacity=1.0)},
+            "densification.clamp-opacity is 1.0, expected a number of at least 0 and below 1",
         ),
         ({"pipeline__model__random_scale": float("inf")}, "random-scale is inf, expected a number above 0"),
     ],

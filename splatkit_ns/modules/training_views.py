@@ -1,0 +1,38 @@
+"""What a module can ask of a run's training views, whoever provides them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingView:
+    """A training image beside its render, as this step would see them."""
+
+    cam_to_worlds: Tensor
+    """(1, 4, 4), OpenCV axes."""
+    Ks: Tensor
+    """(1, 3, 3), in pixels of the images here."""
+    target_frames: Tensor
+    """The photograph, (1, H, W, 3) in [0, 1]."""
+    rendered_frames: Tensor
+    """The render, (1, H, W, 3), without gradients."""
+    masks: Tensor | None
+    """(1, H, W) bool, True = use this pixel, or None for all of them."""
+
+
+@runtime_checkable
+class TrainingViewSource(Protocol):
+    """A ``data_provider`` that renders training images with the Gaussians as they are now."""
+
+    @property
+    def num_train_images(self) -> int:
+        """Number of training images."""
+        ...
+
+    def training_view(self, index: int) -> TrainingView:
+        """A training image, from 0, beside its render."""
+        ...
