@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,36 @@ def count_blocks(views: Iterable[DepthView], voxel_size: float, truncation: floa
         along = (1 + 2 * truncation / block) / (1 + 2 * truncation / (block * 2**level))
         count += len(keys) * 4**level * along
     return round(count)
+
+
+def within(blocks: NDArray[Any], low: NDArray[np.int32], high: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which blocks (N, 3) lie in a box, from low to before high, (3,) each."""
+    inside: NDArray[np.bool_] = ((blocks >= low) & (blocks < high)).all(axis=1)
+    return inside
+
+
+def boxes(blocks: NDArray[np.int32], most: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Boxes, each from low to before high, in which all blocks lie, each in one.
+
+    Args:
+        blocks: (N, 3), N at least 1.
+        most: blocks of a box and right beside it, at most; at least 27, which a box of one block can have.
+    """
+    pending = [(blocks.min(axis=0), blocks.max(axis=0) + 1)]
+    while pending:
+        low, high = pending.pop()
+        inside = blocks[within(blocks, low, high)]
+        if len(inside) == 0:
+            continue
+        if np.count_nonzero(within(blocks, low - 1, high + 1)) <= most:
+            yield low, high
+            continue
+        low, high = inside.min(axis=0), inside.max(axis=0) + 1
+        axis = int((high - low).argmax())
+        middle = int(np.clip(np.median(inside[:, axis]), low[axis] + 1, high[axis] - 1))
+        below, above = high.copy(), low.copy()
+        below[axis] = above[axis] = middle
+        pending += [(low, below), (above, high)]
 
 
 _BITS = 21

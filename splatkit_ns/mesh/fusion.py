@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import open3d as o3d
+from numpy.typing import NDArray
 
-from splatkit_ns.mesh.blocks import BLOCK_VOXELS, touched_blocks
+from splatkit_ns.mesh.blocks import BLOCK_VOXELS, boxes, touched_blocks, within
 from splatkit_ns.mesh.refinement import refined
 from splatkit_ns.mesh.scale import FusionSizes
-from splatkit_ns.mesh.surface import Mesh, in_fixed_order
+from splatkit_ns.mesh.surface import Mesh, in_fixed_order, joined, selected
 from splatkit_ns.mesh.views import DepthView
 
 _ATTRIBUTES = ("tsdf", "weight", "color")
@@ -24,6 +25,11 @@ _MARGIN = 1.25
 """Room for this many times more blocks than were estimated: to grow, the volume must be in memory twice."""
 _BLOCKS_AT_ONCE = 512
 """open3d makes room for all the blocks it is given, also for those that it has already."""
+BLOCKS_AT_ONCE_EXTRACTED = 2**31 // (BLOCK_VOXELS**3 * 16) - 1
+"""Blocks whose triangles open3d can make at once: with more its 32-bit offsets, of 16 bytes a voxel, overflow, and it
+writes anywhere."""
+BLOCKS_OF_A_PART = BLOCKS_AT_ONCE_EXTRACTED // 4
+"""Where there are more, so many at once: a part is a copy."""
 
 
 class Volume:
@@ -38,16 +44,7 @@ class Volume:
     def __init__(self, voxel_size: float, truncation: float, expected_blocks: int) -> None:
         self.voxel_size = voxel_size
         self.truncation = truncation
-        core: Any = o3d.core
-        self._grid: Any = o3d.t.geometry.VoxelBlockGrid(
-            _ATTRIBUTES,
-            (core.float32,) * 3,
-            ((1), (1), (3)),
-            voxel_size=voxel_size,
-            block_resolution=BLOCK_VOXELS,
-            block_count=int(expected_blocks * _MARGIN) + _BLOCKS_AT_ONCE,
-            device=core.Device("CPU:0"),
-        )
+        self._grid = _new_grid(voxel_size, int(expected_blocks * _MARGIN) + _BLOCKS_AT_ONCE)
 
     @property
     def num_blocks(self) -> int:
@@ -76,19 +73,28 @@ class Volume:
             )
 
     def extract(self, min_weight: float = 0.5) -> Mesh:
-        """The surface where the distance is 0, seen by at least this many views; normals and colours included."""
+        """The surface where the distance is 0, seen by at least this many views; colours included."""
         if self.num_blocks == 0:
             return Mesh.empty()
-        mesh: Any = self._grid.extract_triangle_mesh(weight_threshold=min_weight)
-        if "positions" not in mesh.vertex or len(mesh.vertex.positions) == 0:
-            return Mesh.empty()
-        return in_fixed_order(
-            Mesh(
-                vertices=mesh.vertex.positions.numpy(),
-                triangles=mesh.triangle.indices.numpy().astype(np.int64),
-                colors=np.clip(mesh.vertex.colors.numpy(), 0, 1),
-            )
-        )
+        if self.num_blocks <= BLOCKS_AT_ONCE_EXTRACTED:
+            return in_fixed_order(_triangles(self._grid, min_weight))
+        hashmap = self._grid.hashmap()
+        rows = hashmap.active_buf_indices().numpy().astype(np.int64)
+        blocks: NDArray[np.int32] = hashmap.key_tensor().numpy()[rows]
+        parts: list[Mesh] = []
+        for low, high in boxes(blocks, BLOCKS_OF_A_PART):
+            needed = rows[within(blocks, low - 1, high + 1)]  # the cells of the last voxels reach into the next block
+            mesh = _triangles(self._copy_of(needed), min_weight)
+            cells = np.floor(mesh.vertices[mesh.triangles].mean(axis=1) / self.voxel_size)
+            parts.append(selected(mesh, within(cells // BLOCK_VOXELS, low, high)))
+        return in_fixed_order(joined(parts))
+
+    def _copy_of(self, rows: NDArray[np.int64]) -> Any:
+        """A grid of some rows of the hash map."""
+        hashmap, chosen = self._grid.hashmap(), o3d.core.Tensor(rows)
+        grid = _new_grid(self.voxel_size, len(rows))
+        grid.hashmap().insert(hashmap.key_tensor()[chosen], [values[chosen] for values in hashmap.value_tensors()])
+        return grid
 
     def _make_room(self, number: int) -> None:
         """Let the volume have room for more blocks, by less than the doubling that open3d would choose."""
@@ -96,6 +102,30 @@ class Volume:
         needed = int(hashmap.size()) + number
         if needed > hashmap.capacity():
             hashmap.reserve(int(needed * _MARGIN))
+
+
+def _new_grid(voxel_size: float, block_count: int) -> Any:
+    core: Any = o3d.core
+    return o3d.t.geometry.VoxelBlockGrid(
+        _ATTRIBUTES,
+        (core.float32,) * 3,
+        ((1), (1), (3)),
+        voxel_size=voxel_size,
+        block_resolution=BLOCK_VOXELS,
+        block_count=block_count,
+        device=core.Device("CPU:0"),
+    )
+
+
+def _triangles(grid: Any, min_weight: float) -> Mesh:
+    mesh: Any = grid.extract_triangle_mesh(weight_threshold=min_weight)
+    if "positions" not in mesh.vertex or len(mesh.vertex.positions) == 0:
+        return Mesh.empty()
+    return Mesh(
+        vertices=mesh.vertex.positions.numpy(),
+        triangles=mesh.triangle.indices.numpy().astype(np.int64),
+        colors=np.clip(mesh.vertex.colors.numpy(), 0, 1),
+    )
 
 
 def fuse(views: Iterable[DepthView], sizes: FusionSizes) -> Mesh:

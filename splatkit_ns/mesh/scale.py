@@ -23,6 +23,10 @@ BYTES_PER_BLOCK = BLOCK_VOXELS**3 * (25 + 16 + 10)
 mesh. As measured: 2.5 GB for 12,500 blocks."""
 
 
+MAX_BLOCKS = 2**31 // (BLOCK_VOXELS**3 * 3) - 1
+"""What open3d's 32-bit indices of colours reach, however much memory there is."""
+
+
 @dataclass(frozen=True)
 class FusionSizes:
     """What a fusion needs to know before it starts; lengths in world units of the views."""
@@ -85,7 +89,7 @@ def choose_sizes(
         voxel_size: None means what `VOXELS_PER_PIXEL` says.
         truncation: None means `TRUNCATION_VOXELS`.
         depth_limit: None means that of `depth_limit_of`.
-        memory: bytes that may be used; None means any number.
+        memory: bytes that may be used; None means as many as `MAX_BLOCKS` take.
         unit: length that messages count in.
 
     Raises:
@@ -107,7 +111,8 @@ def choose_sizes(
         return FusionSizes(voxel, band, limit, count_blocks(near, voxel, band))
 
     chosen = sizes(voxel)
-    if memory is None or chosen.memory <= memory:
+    memory = min(math.inf if memory is None else memory, MAX_BLOCKS * BYTES_PER_BLOCK)
+    if chosen.memory <= memory:
         return chosen
     fitting = chosen
     while fitting.memory > memory and fitting.voxel_size < limit:
@@ -119,8 +124,9 @@ def choose_sizes(
     remedy = f"What would fit: --voxel-size {_rounded_up(fitting.voxel_size / unit)}" if fits else "No size would fit"
     raise SplatkitError(
         f"Voxels of {voxel / unit:.4g} would need about {chosen.memory / GIB:.2g} GiB ({chosen.num_blocks:,} blocks of "
-        f"{BLOCK_VOXELS}³), and {memory / GIB:.2g} GiB may be used (--max-memory). {remedy}. Leaving out what is far "
-        f"away takes less, too: --depth-limit, now {limit / unit:.4g}."
+        f"{BLOCK_VOXELS}³), and {memory / GIB:.2g} GiB may be used (--max-memory; never more than "
+        f"{MAX_BLOCKS:,} blocks). {remedy}. Leaving out what is far away takes less, too: --depth-limit, now "
+        f"{limit / unit:.4g}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +55,20 @@ def in_fixed_order(mesh: Mesh) -> Mesh:
     return Mesh(mesh.vertices[order], triangles[np.lexsort(triangles.T[::-1])], mesh.colors[order])
 
 
+def joined(meshes: Sequence[Mesh]) -> Mesh:
+    """One mesh of all triangles, in which vertices at the same place are one; at least one mesh."""
+    starts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
+    vertices = np.concatenate([mesh.vertices for mesh in meshes])
+    colors = np.concatenate([mesh.colors for mesh in meshes])
+    triangles = np.concatenate([mesh.triangles + start for mesh, start in zip(meshes, starts[:-1], strict=True)])
+    order = np.lexsort(vertices.T)
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = (np.diff(vertices[order], axis=0) != 0).any(axis=1)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.cumsum(is_new) - 1
+    return Mesh(vertices[order[is_new]], place[triangles], colors[order[is_new]])
+
+
 def drop_small_components(mesh: Mesh, keep: int, min_share: float) -> tuple[Mesh, int]:
     """Keep the largest connected pieces.
 
@@ -76,10 +91,10 @@ def drop_small_components(mesh: Mesh, keep: int, min_share: float) -> tuple[Mesh
     wanted = order[: keep or None]
     wanted = wanted[sizes[wanted] >= max(1, min_share * len(mesh.triangles))]
     stays = np.isin(piece, wanted)
-    return _select(mesh, stays), int(np.count_nonzero(sizes)) - len(wanted)
+    return selected(mesh, stays), int(np.count_nonzero(sizes)) - len(wanted)
 
 
-def _select(mesh: Mesh, triangles: NDArray[np.bool_]) -> Mesh:
+def selected(mesh: Mesh, triangles: NDArray[np.bool_]) -> Mesh:
     """These triangles, and the vertices that they need."""
     chosen = mesh.triangles[triangles]
     used = np.zeros(len(mesh.vertices), bool)

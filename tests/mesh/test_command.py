@@ -138,7 +138,7 @@ def test_too_much_memory_is_refused_before_it_is_used(
     arguments = ("--load-config", made_run, "--output", output, "--max-memory", "0.005")
     status, text = run(capsys, *arguments, "--voxel-size", "0.002")
     assert status == 1
-    assert "may be used (--max-memory)" in text
+    assert "may be used (--max-memory;" in text
     assert not output.exists()
     suggested = text.split("What would fit: --voxel-size ")[1].split(". ")[0]
     status, text = run(capsys, *arguments, "--voxel-size", suggested)

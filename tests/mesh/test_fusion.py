@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from splatkit_ns.mesh import fusion
+from splatkit_ns.mesh.blocks import boxes, within
 from splatkit_ns.mesh.fusion import Volume, fuse
 from splatkit_ns.mesh.refinement import refined
 from splatkit_ns.mesh.scale import choose_sizes
@@ -37,6 +39,30 @@ def test_the_same_views_give_the_same_mesh(true_views: list[DepthView], true_mes
     assert (again.vertices == true_mesh.vertices).all()
     assert (again.triangles == true_mesh.triangles).all()
     assert (again.colors == true_mesh.colors).all()
+
+
+def test_a_large_volume_is_extracted_in_parts_that_fit_together(
+    true_views: list[DepthView], true_mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open3d's own extraction writes outside its memory from 32,768 blocks on."""
+    assert fusion.BLOCKS_AT_ONCE_EXTRACTED == 32_767
+    sizes = choose_sizes(true_views, downscale=1)
+    monkeypatch.setattr(fusion, "BLOCKS_AT_ONCE_EXTRACTED", 1)
+    for most in (27, 60):
+        monkeypatch.setattr(fusion, "BLOCKS_OF_A_PART", most)
+        mesh = fuse(true_views, sizes)
+        assert (mesh.vertices == true_mesh.vertices).all()
+        assert (mesh.triangles == true_mesh.triangles).all()
+        assert (mesh.colors == true_mesh.colors).all()
+
+
+def test_boxes_hold_each_block_once_and_are_small_enough() -> None:
+    rng = np.random.default_rng(0)
+    blocks = np.unique(rng.normal(0, [30, 5, 2], (2000, 3)).astype(np.int32), axis=0)
+    found = list(boxes(blocks, 100))
+    assert len(found) > len(blocks) / 100
+    assert (np.sum([within(blocks, low, high) for low, high in found], axis=0) == 1).all()
+    assert max(int(within(blocks, low - 1, high + 1).sum()) for low, high in found) <= 100
 
 
 def test_depth_is_along_the_axis_not_along_the_ray(true_views: list[DepthView], seen: Array) -> None:

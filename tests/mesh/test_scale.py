@@ -12,7 +12,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.mesh import memory
 from splatkit_ns.mesh.blocks import count_blocks, pack, touched_blocks, unpack
 from splatkit_ns.mesh.fusion import Volume
-from splatkit_ns.mesh.scale import BYTES_PER_BLOCK, choose_sizes, depth_limit_of
+from splatkit_ns.mesh.scale import BYTES_PER_BLOCK, MAX_BLOCKS, choose_sizes, depth_limit_of
 from splatkit_ns.mesh.views import DepthView
 from tests.made_scene import Array
 from tests.mesh.helpers import coarser, wall
@@ -84,6 +84,12 @@ def test_voxels_that_nobody_asked_for_grow_until_they_fit(true_views: list[Depth
     tight = choose_sizes(true_views, downscale=1, memory=usual.memory // 3)
     assert tight.voxel_size > usual.voxel_size
     assert tight.memory <= usual.memory // 3
+
+
+def test_no_more_blocks_than_open3d_can_index_however_much_memory_there_is() -> None:
+    with pytest.raises(SplatkitError, match=r"never more than 174,761 blocks\). What would fit: --voxel-size"):
+        choose_sizes([wall(3.0)], downscale=1, voxel_size=1e-4)
+    assert choose_sizes([wall(3.0)], downscale=100).num_blocks <= MAX_BLOCKS
 
 
 def test_no_memory_at_all(true_views: list[DepthView]) -> None:
