@@ -111,20 +111,20 @@ def choose_sizes(
         return FusionSizes(voxel, band, limit, count_blocks(near, voxel, band))
 
     chosen = sizes(voxel)
-    memory = min(math.inf if memory is None else memory, MAX_BLOCKS * BYTES_PER_BLOCK)
-    if chosen.memory <= memory:
+    allowed = min(math.inf if memory is None else memory, MAX_BLOCKS * BYTES_PER_BLOCK)
+    if chosen.memory <= allowed:
         return chosen
     fitting = chosen
-    while fitting.memory > memory and fitting.voxel_size < limit:
+    while fitting.memory > allowed and fitting.voxel_size < limit:
         # blocks grow with the square of the fineness, or its cube in a thick band
-        fitting = sizes(fitting.voxel_size * max(1.05, math.sqrt(fitting.memory / memory)))
-    fits = fitting.memory <= memory
+        fitting = sizes(fitting.voxel_size * max(1.05, math.sqrt(fitting.memory / allowed)))
+    fits = fitting.memory <= allowed
     if fits and voxel_size is None:
         return fitting
     remedy = f"What would fit: --voxel-size {_rounded_up(fitting.voxel_size / unit)}" if fits else "No size would fit"
     raise SplatkitError(
         f"Voxels of {voxel / unit:.4g} would need about {chosen.memory / GIB:.2g} GiB ({chosen.num_blocks:,} blocks of "
-        f"{BLOCK_VOXELS}³), and {memory / GIB:.2g} GiB may be used (--max-memory; never more than "
+        f"{BLOCK_VOXELS}³), and {allowed / GIB:.2g} GiB may be used (--max-memory; never more than "
         f"{MAX_BLOCKS:,} blocks). {remedy}. Leaving out what is far away takes less, too: --depth-limit, now "
         f"{limit / unit:.4g}."
     )
