@@ -75,8 +75,7 @@ def count_blocks(views: Iterable[DepthView], voxel_size: float, truncation: floa
 
 def within(blocks: NDArray[Any], low: NDArray[np.int32], high: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which blocks (N, 3) lie in a box, from low to before high, (3,) each."""
-    inside: NDArray[np.bool_] = ((blocks >= low) & (blocks < high)).all(axis=1)
-    return inside
+    return np.logical_and.reduce((blocks >= low) & (blocks < high), axis=1)
 
 
 def boxes(blocks: NDArray[np.int32], most: int) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
