@@ -160,8 +160,12 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def _grow(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         grads = self._mean_gradients()
         clones, splits = self._candidates(step, grads, training_state, scene_scale)
-        allowed = highest(splits | clones, grads, self.max_gaussians - len(training_state))
-        self._clone_and_split(training_state, clones & allowed, splits & allowed)
+        room = self.max_gaussians - len(training_state)
+        allowed = highest(splits | clones, grads, room)
+        clones, splits = clones & allowed, splits & allowed
+        if int(clones.sum() + splits.sum()) > room:
+            clones &= ~splits  # of those that do both, as gsplat lets them, there are two more
+        self._clone_and_split(training_state, clones, splits)
 
     def _mean_gradients(self) -> Tensor:
         """Each Gaussian's gradient on the screen since the last refinement, (N,)."""

@@ -181,6 +181,24 @@ def test_the_cap_holds_and_the_highest_gradients_grow_first() -> None:
         assert len(state) == 45
 
 
+def test_the_cap_also_holds_for_gaussians_that_are_cloned_and_split() -> None:
+    """Small ones in the world that are large on the screen; gsplat lets them do both."""
+    state = random_state(40)
+    with torch.no_grad():
+        state.params["scales"].fill_(-9.0)
+        state.params["opacities"].fill_(2.0)
+    settings: Any = {"refine_start_iter": 0, "refine_every": 1, "refine_scale2d_stop_iter": 100}
+    everyone = payload(torch.ones(1, 40, 2), torch.full((1, 40), 1000, dtype=torch.int32))
+    for most, expected in ((200, 120), (100, 80), (50, 50)):
+        strategy = SplatDefaultDensification(max_gaussians=most, **settings)
+        own = random_state(40)
+        for name, param in own.params.items():
+            param.data = state.params[name].data.clone()
+        set_up(strategy, own)
+        strategy.densify(1, own, everyone, scene_scale=1.0)
+        assert len(own) == expected
+
+
 def test_a_run_that_starts_above_the_cap_is_thinned_and_never_grows_past_it() -> None:
     state = random_state(50)
     strategy = SplatDefaultDensification(max_gaussians=30, refine_start_iter=0, refine_every=1)
