@@ -70,16 +70,22 @@ def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int,
     training_state.remove(mask)
 
 
-def relative_limit(number_at_start: int, per_seed: float, num_pixels: int | None, pixels_each: float) -> int:
+def scene_limit(
+    max_gaussians: int, max_per_seed: float, pixels_per_gaussian: float, number_at_start: int, data_provider: Any
+) -> int:
     """How many Gaussians a scene of this size gets.
 
     Args:
+        max_gaussians: never more than this.
+        max_per_seed: how many for each one at the start, but at least one for 1,000 pixels; 0 = as many as may be.
+        pixels_per_gaussian: with max_per_seed, so many pixels for each Gaussian at least.
         number_at_start: Gaussians that the run started with.
-        per_seed: how many for each of them.
-        num_pixels: of all training images together; None if that is not known.
-        pixels_each: so many for each Gaussian at least.
+        data_provider: its ``num_train_pixels``, of all training images together, is used where it has that.
     """
-    limit = per_seed * number_at_start
+    if max_per_seed <= 0:
+        return max_gaussians
+    limit = max_per_seed * number_at_start
+    num_pixels = getattr(data_provider, "num_train_pixels", None)
     if num_pixels is not None:
-        limit = min(max(limit, num_pixels / 1000), num_pixels / pixels_each)
-    return math.ceil(limit)
+        limit = min(max(limit, num_pixels / 1000), num_pixels / pixels_per_gaussian)
+    return min(max_gaussians, math.ceil(limit))

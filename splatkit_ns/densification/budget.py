@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import relative_limit
+from splatkit_ns.densification.base import scene_limit
 from splatkit_ns.densification.default import SplatDefaultDensification, highest
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.training_views import TrainingView, TrainingViewSource
@@ -54,7 +54,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
     max_gaussians: int = 5_000_000
     """Number of Gaussians to grow to, at most."""
     max_per_seed: float = 13.0
-    """Grow to at most this many Gaussians for each one that the run started with; see `relative_limit`. 0 = no such
+    """Grow to at most this many Gaussians for each one that the run started with; see `scene_limit`. 0 = no such
     limit."""
     pixels_per_gaussian: float = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
@@ -73,11 +73,9 @@ class SplatBudgetDensification(SplatDefaultDensification):
         super().on_setup(logger, renderer, training_state)
         if not hasattr(self, "number_at_start"):
             self.number_at_start = len(training_state)
-        self.limit = self.max_gaussians
-        if self.max_per_seed > 0:
-            pixels = getattr(data_provider, "num_train_pixels", None)
-            most = relative_limit(self.number_at_start, self.max_per_seed, pixels, self.pixels_per_gaussian)
-            self.limit = min(self.limit, most)
+        self.limit = scene_limit(
+            self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
+        )
         if self._looks_at_views:
             self._check_sources(renderer, data_provider)
         self._renderer, self._views = renderer, data_provider

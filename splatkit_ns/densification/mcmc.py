@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, limit_initial_number, relative_limit
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, scene_limit
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
@@ -56,12 +56,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         limit_initial_number(training_state, self.max_gaussians, logger)
         if not hasattr(self, "number_at_start"):
             self.number_at_start = len(training_state)
-        self.limit = self.max_gaussians
-        if self.max_per_seed > 0:
-            pixels = getattr(data_provider, "num_train_pixels", None)
-            self.limit = min(
-                self.limit, relative_limit(self.number_at_start, self.max_per_seed, pixels, self.pixels_per_gaussian)
-            )
+        self.limit = scene_limit(
+            self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
+        )
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

@@ -148,11 +148,7 @@ class SplatTrainingState:
         Raises:
             ValueError: wrong length or dtype.
         """
-        selected = self._selected(mask, "split")
-        if len(selected) == 0:
-            return
-        kept = self._others(selected)
-        self._change(kept, NUM_SAMPLES * len(selected), split_rows(self.params, selected, revised_opacity))
+        self._replace(mask, "split", lambda selected: split_rows(self.params, selected, revised_opacity))
 
     def split_long_axis(self, mask: Tensor) -> None:
         """Replace each masked Gaussian by two halves of its longest axis, appended; see `splitting.long_axis_rows`.
@@ -163,10 +159,7 @@ class SplatTrainingState:
         Raises:
             ValueError: wrong length or dtype.
         """
-        selected = self._selected(mask, "split_long_axis")
-        if len(selected) == 0:
-            return
-        self._change(self._others(selected), NUM_SAMPLES * len(selected), long_axis_rows(self.params, selected))
+        self._replace(mask, "split_long_axis", lambda selected: long_axis_rows(self.params, selected))
 
     def remove(self, mask: Tensor) -> None:
         """Remove the masked Gaussians.
@@ -276,6 +269,12 @@ class SplatTrainingState:
     def _change(self, kept: Tensor, num_new: int, new_rows: dict[str, Tensor]) -> None:
         source = torch.cat([kept, kept.new_full((num_new,), REWRITTEN)])
         self.change_rows(RowChange(source=source, num_before=self.num_gaussians), new_rows)
+
+    def _replace(self, mask: Tensor, operation: str, new_rows: Callable[[Tensor], dict[str, Tensor]]) -> None:
+        """Put ``NUM_SAMPLES`` new rows, of indices (M,), in the place of each masked one."""
+        selected = self._selected(mask, operation)
+        if len(selected) > 0:
+            self._change(self._others(selected), NUM_SAMPLES * len(selected), new_rows(selected))
 
     def _others(self, selected: Tensor) -> Tensor:
         rest = torch.ones(self.num_gaussians, dtype=torch.bool, device=selected.device)
