@@ -12,7 +12,7 @@ from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from splatkit_ns.densification import SplatDefaultDensification, SplatDensification, SplatMCMCDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatDensification, SplatMCMCDensification
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.copying import holdable
@@ -86,7 +86,9 @@ def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dic
     return {"densification": densification, "loss_fn": loss_fn, "init_opacity": 0.5, "init_scale": 0.1}
 
 
-def _quick_mcmc(max_per_seed: float, refine_stop_iter: int, dropout: float) -> dict[str, Any]:
+def _quick_mcmc(
+    max_per_seed: float, refine_stop_iter: int, dropout: float, pixels_per_gaussian: float = 50
+) -> dict[str, Any]:
     """3DGS-MCMC that grows to a number which follows the scene within 2,000 steps, and learns few images less by heart.
 
     What each setting gives is in docs/benchmarks.md.
@@ -94,6 +96,7 @@ def _quick_mcmc(max_per_seed: float, refine_stop_iter: int, dropout: float) -> d
     densification = SplatMCMCDensification(
         max_gaussians=5_000_000,
         max_per_seed=max_per_seed,
+        pixels_per_gaussian=pixels_per_gaussian,
         noise_lr=1e6,
         growth=0.1,
         refine_every=50,
@@ -111,7 +114,7 @@ splatkit_3dgs = make_method(
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1),
+    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70),
     sh_degree_interval=500,
     max_num_iterations=4500,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
@@ -138,7 +141,12 @@ splatkit_3dgs_mcmc = make_method(
 splatkit_2dgs = make_method(
     "splatkit-2dgs",
     renderer=Splat2DGSRenderer(),
-    loss_fn=Splat2DGSLossFn(),
-    densification=SplatDefaultDensification(prune_opa=0.05),  # as the 2DGS authors' code and gsplat's example have it
+    loss_fn=Splat2DGSLossFn(mse_lambda=4.0, opacity_reg=0.001, scale_reg=0.01),
+    densification=SplatBudgetDensification(
+        absgrad=False,
+        grow_grad2d=0.0002,
+        prune_opa=0.05,  # as the 2DGS authors' code and gsplat's example have it
+        pixels_per_gaussian=15,
+    ),
     description="2D Gaussian Splatting: flat discs, for surfaces with normals (splatkit-ns).",
 )

@@ -28,7 +28,8 @@ from splatkit_ns.splat import SplatTrainingState
 class SplatBudgetDensification(SplatDefaultDensification):
     """Halves Gaussians that want to move on the screen, up to a number that rises with the steps.
 
-    Each part can be switched off; what is left then is `SplatDefaultDensification`, whose settings mean the same. With
+    Each part can be switched off; what is left then is `SplatDefaultDensification`, whose settings mean the same. Where
+    room is short, those with the highest sums of gradients grow, not, as there, those with the highest means. With
     scores of views it can ask who makes the wrong pixels of several training images; that needs 3D Gaussians and a
     renderer that has ``blend_weight_sums``.
 
@@ -41,8 +42,8 @@ class SplatBudgetDensification(SplatDefaultDensification):
     grow_grad2d: float = 0.0003
     """Gaussians whose mean (absolute) positional gradient on the screen exceeds this may grow."""
     view_scores: bool = False
-    """Draw who grows in proportion to their part in the wrong pixels of training views. False: the highest gradients
-    grow first."""
+    """Draw who grows in proportion to their part in the wrong pixels of training views. False: those with the highest
+    gradients, summed up over all steps since the last refinement, grow first."""
     num_views: int = 10
     """Training views, drawn anew at each refinement, that scores are means of."""
     error_threshold: float = 0.1
@@ -118,7 +119,8 @@ class SplatBudgetDensification(SplatDefaultDensification):
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         grads = self._mean_gradients()
         clones, splits = self._candidates(step, grads, training_state, scene_scale)
-        growth, blame = self._scores(training_state) if self._looks_at_views else (grads, grads)
+        sums = self.statistics["grad2d"]  # of two that need it as much, the one that more cameras saw grows first
+        growth, blame = self._scores(training_state) if self._looks_at_views else (sums, sums)
         leaves = training_state.opacities < self.prune_opa
         if self._sizes_prune(step):
             leaves |= self.statistics["radii"] > self.prune_scale2d
@@ -126,7 +128,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
             leaves |= self._blamed(training_state.opacities, blame)
         room = self.allowed_number(step) - int((~leaves).sum())
         candidates = (clones | splits) & ~leaves
-        grows = drawn(candidates, growth, room) if self.view_scores else highest(candidates, grads, room)
+        grows = drawn(candidates, growth, room) if self.view_scores else highest(candidates, sums, room)
         splits, grows = splits[~leaves], grows[~leaves]
         training_state.remove(leaves)
         if self.long_axis_split:

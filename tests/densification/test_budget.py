@@ -193,6 +193,22 @@ def test_those_in_wrong_pixels_grow_and_without_scores_those_with_the_highest_gr
     assert grown(view_scores=False) == {3.0, 4.0, 5.0}
 
 
+def test_of_two_that_may_grow_the_one_that_more_cameras_saw_does() -> None:
+    state = row_of_gaussians()
+    strategy = SplatBudgetDensification(
+        refine_start_iter=0, refine_every=4, budget=False, max_per_seed=0, max_gaussians=7, long_axis_split=False
+    )
+    set_up_budget(strategy, state)
+    for step in range(1, 5):
+        seen = random_payload(6, seed=0)
+        gradients = torch.tensor([3.0, 1.0, 1.0, 2.0, 1.0, 1.0])
+        seen.means2d.absgrad = gradients[None, :, None].expand(1, 6, 2)  # type: ignore[attr-defined]
+        seen.info["radii"].fill_(3)
+        seen.info["radii"][:, 0] = 3 if step == 1 else 0  # pulled hardest, but in one image of four
+        strategy.densify(step, state, seen, scene_scale=100.0)
+    assert state.params["sh0"][6:, 0, 1].tolist() == [3.0]
+
+
 def row_of_gaussians() -> SplatTrainingState:
     """Six from left to right, told apart by their green."""
     sh0 = torch.ones(6, 1, 3)

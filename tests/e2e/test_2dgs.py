@@ -34,7 +34,7 @@ def short(data: Path, output: Path, steps: int = STEPS, **model: Any) -> Any:
     options.loss_fn.distortion_start_iter, options.loss_fn.normal_consistency_start_iter = 30, 60
     density = options.densification
     density.refine_start_iter, density.refine_every, density.reset_every = 20, 20, 1000
-    density.max_gaussians = 400
+    density.max_gaussians, density.refine_stop_iter = 400, steps
     for name, value in model.items():
         setattr(options, name, value)
     return config
@@ -72,7 +72,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tiny_scene: Path, trained_2dgs: P
     for name, param in trainer.pipeline.model.gauss_params.items():
         assert torch.equal(param, last[f"_model.gauss_params.{name}"]), name
     terms = trainer.pipeline.model.context.loss_terms
-    assert {"l1", "dssim", "distortion", "normal_consistency"} == set(terms)
+    regularisers = {"opacity_reg", "scale_reg"}
+    assert {"l1", "dssim", "mse", "distortion", "normal_consistency"} | regularisers == set(terms)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import yaml
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.plugins.types import MethodSpecification
 
-from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.plugin.model import SplatkitModel
 
 try:
@@ -51,7 +51,7 @@ def test_configs_survive_yaml_and_pickle(name: str) -> None:
 
 
 DENSIFICATIONS = {
-    "splatkit-2dgs": SplatDefaultDensification,
+    "splatkit-2dgs": SplatBudgetDensification,
     "splatkit-3dgs": SplatMCMCDensification,
     "splatkit-3dgs-fast": SplatMCMCDensification,
     "splatkit-3dgs-big": SplatMCMCDensification,
