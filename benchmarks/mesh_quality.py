@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import re
 import sys
@@ -62,6 +63,12 @@ def main() -> None:
 # ---------------------------------------------------------------------------------------------------------- rendering
 
 
+def file_name(run: str) -> str:
+    """A run's name as a file may have it; of a long one the start, and a digest of all."""
+    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", run)
+    return name if len(name) <= 200 else f"{name[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
 def render_runs(args: argparse.Namespace) -> None:
     """Make the scene, and train and save each run; runs that are there already are left out."""
     height = args.width * made_scene.HEIGHT // made_scene.WIDTH
@@ -82,7 +89,7 @@ def render_runs(args: argparse.Namespace) -> None:
         scene = made_scene.write_made_scene(Path(folder), num_views=args.views, width=args.width, height=height)
         for run in args.runs:
             for seed in args.seeds:
-                path = args.out / f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', run)}-{seed}.npz"
+                path = args.out / f"{file_name(run)}-{seed}.npz"
                 if path.exists():
                     print(f"{path} is there already")
                     continue
