@@ -22,8 +22,6 @@ from torch import Tensor
 
 TILE_ROWS, TILE_COLS = 16, 64
 TAPS = tl.constexpr(11)
-MAX_PIXELS = 2**31 // 5 // 4
-"""Numbers in a batch of images that the kernels' 32-bit indices reach."""
 
 
 @triton.jit(do_not_specialize=["rows", "length", "out_length"])

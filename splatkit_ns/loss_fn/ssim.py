@@ -21,6 +21,8 @@ WINDOW_SIZE = 11
 SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
+MAX_NUMBERS = 2**31 // 5
+"""Numbers in a batch of images that the kernels' 32-bit indices reach, for there are five maps of that size."""
 
 
 class ImageSizeError(SplatkitError, ValueError):
@@ -47,7 +49,7 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """
     _check_images(a, b)
     if mask is None:
-        kernel = _cuda_kernel() if a.is_cuda and a.dtype == torch.float32 and not b.requires_grad else None
+        kernel = _cuda_kernel() if _kernel_fits(a, b) else None
         if kernel is not None:
             return kernel(a, b, _window(a.dtype, a.device), C1, C2)
         return ssim_map(a, b).mean()
@@ -145,6 +147,10 @@ def triton_kernel() -> Callable[..., Tensor]:
     window = _window(torch.float32, torch.device("cuda", torch.cuda.current_device()))
     run_together(first_launches(window, C1, C2))
     return mean_ssim
+
+
+def _kernel_fits(a: Tensor, b: Tensor) -> bool:
+    return a.is_cuda and a.dtype == torch.float32 and not b.requires_grad and a.numel() <= MAX_NUMBERS
 
 
 def _cuda_kernel() -> Callable[..., Tensor] | None:

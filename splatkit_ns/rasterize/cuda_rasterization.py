@@ -17,6 +17,7 @@ from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .checks import RenderMode
 from .cuda import check_cuda_backend
+from .versions import radii_have_axes
 
 
 def rasterize_on_cuda(
@@ -27,7 +28,9 @@ def rasterize_on_cuda(
     check_cuda_backend()
     arguments = (means, quats, scales, opacities, colors, viewmats, Ks, width, height)
     with torch.cuda.device_of(means):
-        kernels = None if packed or len(means) == 0 else own_kernels()
+        if len(means) == 0:
+            return _without_gaussians(*arguments, packed=packed, **settings)
+        kernels = None if packed else own_kernels()
         if kernels is None:
             return _by_gsplat(*arguments, packed=packed, **settings)
         return _with_own_kernels(kernels, *arguments, **settings)
@@ -91,6 +94,37 @@ def _with_own_kernels(
         "conics": conics, "opacities": opacities, "tile_width": tiles_x, "tile_height": tiles_y,
         "isect_offsets": lists.offsets, "flatten_ids": lists.ids, "width": width, "height": height,
         "tile_size": tile_size, "n_cameras": num_cameras,
+    }  # fmt: skip
+    return images, alphas, info
+
+
+def _without_gaussians(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
+    width: int, height: int, *, packed: bool, tile_size: int, backgrounds: Tensor | None, render_mode: RenderMode,
+    absgrad: bool, **_: Any,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    """Nothing but backgrounds, in the graph: gsplat 1.5 divides by the number of Gaussians, which ends the process."""
+    num_cameras = len(viewmats)
+    depths = means[:, 2].expand(num_cameras, -1)
+    means2d: Any = means[:, :2].expand(num_cameras, -1, -1)
+    values = colors.reshape(0, colors.shape[-1]).expand(num_cameras, -1, -1)
+    values, backgrounds = composited_channels(values, depths, backgrounds, render_mode)
+    if packed:
+        means2d, depths = means2d.flatten(0, 1), depths.flatten()
+    if absgrad:
+        means2d.absgrad = torch.zeros_like(means2d)
+    nothing = sum(tensor.sum() for tensor in (means2d, depths, quats, scales, opacities, values))
+    alphas = means.new_zeros(num_cameras, height, width, 1) + nothing
+    images = alphas + (means.new_zeros(values.shape[-1]) if backgrounds is None else backgrounds[:, None, None])
+    radii = torch.zeros(means2d.shape if radii_have_axes() else depths.shape, dtype=torch.int32, device=means.device)
+    ids = radii.new_zeros(0, dtype=torch.int64) if packed else None
+    tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
+    info = {
+        "camera_ids": ids, "gaussian_ids": ids, "radii": radii, "means2d": means2d, "depths": depths,
+        "conics": means2d.new_zeros(*depths.shape, 3), "opacities": means2d.new_zeros(depths.shape),
+        "tile_width": tiles_x, "tile_height": tiles_y,
+        "isect_offsets": radii.new_zeros(num_cameras, tiles_y, tiles_x), "flatten_ids": radii.new_zeros(0),
+        "width": width, "height": height, "tile_size": tile_size, "n_cameras": num_cameras,
     }  # fmt: skip
     return images, alphas, info
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from splatkit_ns.loss_fn import ssim as ssim_module
 from splatkit_ns.loss_fn.ssim import C1, C2, ssim, ssim_map, ssim_map_by_convolution
@@ -236,6 +237,18 @@ print("alike")
 
 def test_triton_kernels_in_the_interpreter() -> None:
     assert_prints(IN_THE_INTERPRETER, "alike\n")
+
+
+def test_images_beyond_32_bit_indices_are_none_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[torch.Size] = []
+    monkeypatch.setattr(ssim_module, "_cuda_kernel", lambda: lambda a, *_: taken.append(a.shape) or a.mean())
+    # not the one that keeps its result
+    monkeypatch.setattr(ssim_module, "_window", lambda dtype, device: torch.ones(11, dtype=dtype, device=device))
+    with FakeTensorMode():  # shapes and devices without memory
+        for side in (11_000, 13_000):  # 5 maps of 3 channels: 1.8e9 and 2.5e9 numbers
+            a = torch.empty(1, 3, side, side, device="cuda")
+            ssim(a, torch.empty_like(a))
+    assert taken == [(1, 3, 11_000, 11_000)]
 
 
 @pytest.mark.gpu

@@ -1,8 +1,9 @@
 """2D Gaussians: CPU kernels and gsplat's CUDA kernels on the same scene. Needs a GPU; holds for gsplat 1.4.0 and 1.5.3.
 
 In an image of one tile they agree to rounding. In others the bounds are on means over pixels and on norms, and wide:
-gsplat lists discs in tiles by a box of 3 (1.4) or 3.33 (1.5) standard deviations, so that where a tile ends it cuts off
-what the CPU draws. The same dense reference with those boxes differs from that without by half of the bounds.
+gsplat lists discs in tiles by the box of one standard deviation times 3 (1.4: a square) or 3.33 (1.5: a rectangle), so
+that where a tile ends it cuts off what the CPU draws. Perspective makes the near side of a disc longer than that: a
+single disc can lose hundreds of pixels with an alpha of 0.02, more of them to the rectangle, which is the smaller.
 
 All run twice: where the cameras need no gradients, Triton kernels project (with gsplat 1.4) and make normals.
 """
@@ -79,6 +80,14 @@ def assert_alike(cpu: dict[str, torch.Tensor], cuda: dict[str, torch.Tensor], bo
             assert error < bound, (name, error)
 
 
+def from_afar(scene: dict[str, Any], times: float) -> dict[str, Any]:
+    """Cameras so many times as far from the origin, with lenses as much longer: less perspective."""
+    viewmats, Ks = scene["viewmats"].clone(), scene["Ks"].clone()
+    viewmats[:, 2, 3] *= times  # they look at the origin
+    Ks[:, :2, :2] *= times
+    return {**scene, "viewmats": viewmats, "Ks": Ks}
+
+
 def discs(seed: int, **settings: Any) -> dict[str, Any]:
     return random_scene(**{"n": 300, "width": 100, "height": 75, "size": 0.2, "seed": seed, **settings})
 
@@ -138,12 +147,16 @@ def test_backgrounds(render_mode: str) -> None:
 
 @pytest.mark.parametrize("channels", [1, 4, 5, 8])
 def test_numbers_of_channels_that_gsplat_pads(channels: int) -> None:
-    """gsplat pads with uninitialised memory, and 1.4 takes its end for the depth."""
-    scene = discs(44, channels=channels)
+    """gsplat pads with uninitialised memory, and 1.4 takes its end for the depth.
+
+    From afar: the boxes of 1.5.3 cut nothing then, and those of 1.4 what makes up 0.3 % of a gradient. The same discs
+    seen from nearby differ by up to 6 % with 1.5.3, nearly all of it from one disc in perspective.
+    """
+    scene = from_afar(discs(44, channels=channels), 4.0)
     images = ("renders", "distortion", "median_depth")
     for render_mode in ("RGB", "RGB+D"):
         options = {"render_mode": render_mode}
-        assert_alike(run(scene, "cpu", images, **options), run(scene, "cuda", images, **options))
+        assert_alike(run(scene, "cpu", images, **options), run(scene, "cuda", images, **options), bound=2e-2)
 
 
 def test_small_discs() -> None:

@@ -74,6 +74,15 @@ def test_many_channels() -> None:
     assert_alike(run(scene, "cpu"), run(scene, "cuda"))
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_gaussians(packed: bool) -> None:
+    """gsplat 1.5 would divide by their number."""
+    scene = random_scene(n=0, width=20, height=10, cameras=2)
+    options = {"backgrounds": torch.rand(2, 3), "render_mode": "RGB+ED"}
+    cuda = run(scene, "cuda", packed=packed, **options)
+    assert torch.equal(cuda["renders"], run(scene, "cpu", **options)["renders"])
+
+
 def test_what_is_seen_agrees() -> None:
     scene = random_scene(n=2000, width=100, height=75, seed=44)
     cpu, cuda = run(scene, "cpu")["radii"], run(scene, "cuda")["radii"]

@@ -1,0 +1,62 @@
+"""The CUDA path of `rasterization` around gsplat and the kernels, as far as it can be told without a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from raster_scenes import random_scene
+
+from splatkit_ns.rasterize import cuda_rasterization, radii_in_pixels, rasterization
+from splatkit_ns.rasterize.cuda_rasterization import rasterize_on_cuda
+
+SETTINGS = {
+    "near_plane": 0.01, "far_plane": 1e10, "radius_clip": 0.0, "eps2d": 0.3, "packed": False, "tile_size": 16,
+    "absgrad": True, "rasterize_mode": "classic",
+}  # fmt: skip
+LEAVES = ("means", "quats", "scales", "opacities", "colors")
+
+
+def leaves_of(scene: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.clone().requires_grad_() if name in LEAVES else value for name, value in scene.items()}
+
+
+@pytest.mark.parametrize("render_mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
+@pytest.mark.parametrize("sh_degree", [None, 1])
+@pytest.mark.parametrize("axes", [False, True], ids=["1.4.0", "1.5.3"])
+def test_without_gaussians_gsplat_is_not_called(
+    render_mode: str, sh_degree: int | None, axes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither version of it has code for the CPU, so that a call would fail; 1.5.3 on a GPU ends the process."""
+    monkeypatch.setattr(cuda_rasterization, "check_cuda_backend", lambda: None)
+    monkeypatch.setattr(cuda_rasterization, "radii_have_axes", lambda: axes)
+    scene = random_scene(n=0, cameras=2, width=21, height=13, sh_bands=None if sh_degree is None else 16)
+    options: dict[str, Any] = {"render_mode": render_mode, "sh_degree": sh_degree}
+    for backgrounds in (None, torch.rand(2, 3)):
+        if backgrounds is None or render_mode.startswith("RGB"):
+            options["backgrounds"] = backgrounds
+        leaves = leaves_of(scene)
+        images, alphas, info = rasterize_on_cuda(**leaves, **SETTINGS, **options)
+        expected, _, cpu_info = rasterization(**scene, **options)
+        assert torch.equal(images, expected)
+        assert alphas.shape == (2, 13, 21, 1)
+        assert float(alphas.abs().max()) == 0.0
+        assert info["means2d"].shape == cpu_info["means2d"].shape == (2, 0, 2)
+        assert info["radii"].shape == ((2, 0, 2) if axes else (2, 0))
+        assert radii_in_pixels(info).shape == (2, 0)
+        info["means2d"].retain_grad()
+        (images.sum() + alphas.sum()).backward()
+        trained = LEAVES if render_mode.startswith("RGB") else LEAVES[:-1]
+        assert all(leaves[name].grad.shape == leaves[name].shape for name in trained)
+        assert info["means2d"].grad.shape == info["means2d"].absgrad.shape == (2, 0, 2)
+
+
+def test_without_gaussians_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_rasterization, "check_cuda_backend", lambda: None)
+    scene, backgrounds = random_scene(n=0, cameras=2), torch.rand(2, 3)
+    settings = {**SETTINGS, "packed": True, "sh_degree": None, "render_mode": "RGB+ED"}
+    images, _, info = rasterize_on_cuda(**scene, **settings, backgrounds=backgrounds)
+    assert torch.equal(images[:, 4, 5], torch.nn.functional.pad(backgrounds, (0, 1)))
+    assert info["means2d"].shape == (0, 2)
+    assert len(info["gaussian_ids"]) == len(info["camera_ids"]) == len(radii_in_pixels(info)) == 0
