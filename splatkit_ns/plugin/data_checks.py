@@ -170,6 +170,12 @@ def _explain(error: Exception, parser: Any) -> DataError:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
     if isinstance(error, UnidentifiedImageError):
         return DataError(f"{where}: {error}. Restore the image, or take it out of the data set.")
+    if isinstance(error, EOFError):  # of the colmap dataparser's one question
+        return DataError(
+            f"{where}: its images are above 1600 pixels, or --downscale-factor asks for smaller ones, but there is no "
+            "folder of those (such as images_2), and nobody answered whether to make it. Use the images in full size: "
+            "--downscale-factor 1 of the dataparser; or answer in a terminal, with ffmpeg installed."
+        )
     if isinstance(error, ZeroDivisionError):
         return DataError(
             f"{where}: all cameras are at one place, so that poses have no scale. Add photographs from other places, "
