@@ -49,7 +49,7 @@ class LogHook(Hook):
 
     @property
     def ema_loss_for_log(self) -> float:
-        """0.4 times the last loss plus 0.6 times what this was before, from 0; reading it waits for the device."""
+        """0.4 times the last finite loss plus 0.6 times what this was before, from 0; reading it waits for the GPU."""
         return float(self._ema)
 
     # ------------------------------------------------------------------ training
@@ -66,7 +66,8 @@ class LogHook(Hook):
     def after_train_iter(self, trainer: TrainerView) -> None:
         """Follow the loss; write and show it where it is due."""
         losses = trainer.loss_dict
-        self._ema = 0.4 * losses["loss"] + 0.6 * self._ema
+        loss = losses["loss"]  # not finite in a step that was left out, which must not spoil all later means
+        self._ema = torch.where(torch.isfinite(loss), 0.4 * loss + 0.6 * self._ema, self._ema)
         step = trainer.global_step
         if step % self.every and step != trainer.cfg.max_steps:
             return

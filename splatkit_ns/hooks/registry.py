@@ -65,17 +65,42 @@ class Registry(Generic[ItemT]):
         )
 
     def build(self, name: str, **settings: Any) -> ItemT:
-        """Make an instance of the class of that name."""
-        return self.get(name)(**settings)
+        """Make an instance of the class of that name.
+
+        Raises:
+            SplatkitError: there is no such class, or these settings do not suffice to make one.
+        """
+        return self.make(name, self.get(name), **settings)
+
+    def make(self, name: str, make: Callable[..., ItemT], *arguments: Any, **settings: Any) -> ItemT:
+        """Call what makes an instance.
+
+        Args:
+            name: of the class, for messages.
+            make: the class, or a function in place of it.
+            arguments: handed over by position.
+            settings: handed over by name.
+
+        Raises:
+            SplatkitError: it does not take these arguments, or the class is abstract.
+        """
+        try:
+            return make(*arguments, **settings)
+        except TypeError as error:
+            raise SplatkitError(
+                f"The {self.kind} {name!r} cannot be made: {error}. A {self.kind} that is chosen by name needs "
+                f"defaults for its own arguments, and every method that {self.base.__name__} leaves open."
+            ) from error
 
     def _import(self, path: str) -> type[ItemT]:
         module_name, _, class_name = path.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
+        except Exception as error:  # user code: it may raise anything while it is imported
+            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
             raise SplatkitError(
-                f"The {self.kind} {path!r} cannot be imported: {error}. Expected package.module:Class, importable "
-                "from where the command runs (PYTHONPATH)."
+                f"The {self.kind} {path!r} cannot be imported: {kind}{error}. Expected package.module:Class, "
+                "importable from where the command runs (PYTHONPATH)."
             ) from error
         cls = getattr(module, class_name, None)
         if cls is None:

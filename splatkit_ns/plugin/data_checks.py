@@ -36,7 +36,9 @@ def check_folder(parser: Any) -> None:
     """
     data = Path(parser.data)
     if not data.exists():
-        raise DataError(f"The data folder {data} does not exist (--data, or --data of the dataparser).")
+        raise DataError(
+            f"The data folder {data} does not exist (--data, or --data of the dataparser).{_relative(data)}"
+        )
     if data.is_file() and data.suffix != ".json":
         raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one()}")
     if data.is_dir() and not any(data.iterdir()):
@@ -61,6 +63,16 @@ def check_folder(parser: Any) -> None:
             raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
         for split in ("train", "val", "test"):
             _frames_of(data / f"transforms_{split}.json")
+
+
+def _relative(data: Path) -> str:
+    """Say where a relative path was looked for: a run's config keeps the path as it was given to ``ns-train``."""
+    if data.is_absolute():
+        return ""
+    return (
+        f" It was looked for in {Path.cwd()}: to open a run whose data were given by a relative path, start the "
+        "command in the folder where ns-train was started."
+    )
 
 
 def _other_format(data: Path) -> str:
@@ -170,6 +182,12 @@ def _explain(error: Exception, parser: Any) -> DataError:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
     if isinstance(error, UnidentifiedImageError):
         return DataError(f"{where}: {error}. Restore the image, or take it out of the data set.")
+    if isinstance(error, EOFError):  # of the colmap dataparser's one question
+        return DataError(
+            f"{where}: its images are above 1600 pixels, or --downscale-factor asks for smaller ones, but there is no "
+            "folder of those (such as images_2), and nobody answered whether to make it. Use the images in full size: "
+            "--downscale-factor 1 of the dataparser; or answer in a terminal, with ffmpeg installed."
+        )
     if isinstance(error, ZeroDivisionError):
         return DataError(
             f"{where}: all cameras are at one place, so that poses have no scale. Add photographs from other places, "

@@ -106,8 +106,7 @@ def check_image(path: Path, width: int, height: int) -> None:
         DataError: it is not.
     """
     if not path.is_file():
-        smaller = re.fullmatch(r"images_\d+", path.parent.name)
-        hint = " --downscale-factor 1 of the dataparser uses the images in full size." if smaller else ""
+        hint = " --downscale-factor 1 of the dataparser uses the images in full size." if _is_smaller_copy(path) else ""
         raise DataError(f"The image {path} does not exist, which the data set names.{hint}")
     try:
         with Image.open(path) as image:
@@ -115,7 +114,15 @@ def check_image(path: Path, width: int, height: int) -> None:
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"The image {path} cannot be read: {error}. {RESTORE}") from error
     if size != (width, height):
-        raise DataError(
-            f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. "
-            "Correct w and h (and the intrinsics) in the data set, or restore the image."
-        )
+        advice = "Correct w and h (and the intrinsics) in the data set, or restore the image."
+        if _is_smaller_copy(path) and abs(size[0] - width) <= 1 and abs(size[1] - height) <= 1:
+            advice = (
+                "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
+                "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
+            )
+        raise DataError(f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. {advice}")
+
+
+def _is_smaller_copy(path: Path) -> bool:
+    """Whether an image lies in one of the folders that nerfstudio takes smaller copies from, such as images_2."""
+    return any(re.fullmatch(r"images_\d+", parent.name) for parent in path.parents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.splat.initialization import SH_C0
 
 
@@ -22,7 +23,15 @@ def ground_truth(image: Tensor, downscale: int) -> Tensor:
 
     Returns:
         (H // downscale, W // downscale, 3 or 4) float in [0, 1].
+
+    Raises:
+        SplatkitError: no pixel would be left.
     """
+    if min(image.shape[:2]) < downscale:
+        raise SplatkitError(
+            f"An image of {image.shape[1]}×{image.shape[0]} pixels cannot be made {downscale} times smaller, as "
+            "--pipeline.model.num-downscales or --modules.resolution.max-downscale asks for. Lower it."
+        )
     image = image.float() / 255 if not image.is_floating_point() else image
     if downscale == 1:
         return image

@@ -8,12 +8,30 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
+from torch import Tensor
 
 from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
-from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY, Hook, LogHook, parse_hooks
+from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY, Hook, LogHook, Writer, open_writers, parse_hooks
 from splatkit_ns.methods import splatkit_3dgs
 from splatkit_ns.plugin.options import check_options
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+
+
+class NeedsAnArgument(Hook):
+    """Cannot be made from its name alone."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+
+class OnlyScalars(Writer):
+    """Leaves images and the config out."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.log_dir = log_dir
+
+    def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
+        del name, scalar, step
 
 
 def test_names_and_import_paths() -> None:
@@ -31,6 +49,8 @@ def test_names_and_import_paths() -> None:
         ("no_such_package.hooks:Mine", "'no_such_package.hooks:Mine' cannot be imported: No module named"),
         ("splatkit_ns.hooks.log:LogHoook", r"has no 'LogHoook'\. Did you mean LogHook"),
         ("pathlib:Path", "pathlib:Path is not a hook: expected a subclass of Hook"),
+        (":Mine", "':Mine' cannot be imported: ValueError: Empty module name"),
+        (f"{__name__}:NeedsAnArgument", "cannot be made: .*missing 1 required positional argument: 'every'.*defaults"),
     ],
 )
 def test_unknown_hooks_are_refused_with_the_nearest_names(name: str, message: str) -> None:
@@ -41,6 +61,18 @@ def test_unknown_hooks_are_refused_with_the_nearest_names(name: str, message: st
 def test_unknown_writers_are_refused_with_the_nearest_names() -> None:
     with pytest.raises(SplatkitError, match=r"no writer named 'TensorBoard'\. Did you mean TensorboardWriter\?"):
         WRITER_REGISTRY.get("TensorBoard")
+
+
+def test_a_file_of_hooks_with_a_mistake_in_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hooks_with_a_mistake.py").write_text("def before_train(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SplatkitError, match=r"'hooks_with_a_mistake:Mine' cannot be imported: SyntaxError: .*line 1"):
+        HOOK_REGISTRY.get("hooks_with_a_mistake:Mine")
+
+
+def test_a_writer_that_lacks_methods_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SplatkitError, match=f"The writer '{__name__}:OnlyScalars' cannot be made: .*write_image"):
+        open_writers([f"{__name__}:OnlyScalars"], tmp_path, "experiment", "project")
 
 
 def test_a_class_instead_of_an_instance_is_refused() -> None:

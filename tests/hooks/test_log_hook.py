@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from splatkit_ns.hooks import HOOK_REGISTRY, Hook, LogHook, Writer
 from splatkit_ns.hooks.registry import Registry
+from splatkit_ns.loss_fn import SplatLossFn
+from splatkit_ns.modules import SplatRenderPayload
 from splatkit_ns.splat import read_checkpoint
 from tests.hooks.runs import make_trainer, run
 
@@ -168,6 +171,32 @@ def test_the_moving_average_survives_a_checkpoint(tiny_scene: Path, tmp_path: Pa
     second = make_trainer(tiny_scene, tmp_path / "second", resumed, steps=3, load_dir=first.checkpoint_dir)
     second.setup()
     assert resumed.ema_loss_for_log == pytest.approx(log.ema_loss_for_log, rel=1e-6)
+
+
+class NotFiniteOnce(SplatLossFn[SplatRenderPayload]):
+    """L1, but NaN in step 2."""
+
+    def compute_loss(self, rendered_frames: Tensor, target_frames: Tensor, step: int) -> Tensor:
+        return (rendered_frames - target_frames).abs().mean() * (math.nan if step == 2 else 1)
+
+
+def test_a_step_that_was_left_out_does_not_spoil_the_moving_average(tiny_scene: Path, tmp_path: Path) -> None:
+    log = LogHook()
+    trainer = make_trainer(tiny_scene, tmp_path, log, steps=3, on_nan="skip")
+    trainer.config.pipeline.model.loss_fn = NotFiniteOnce()
+    losses: list[float] = []
+    log.after_train_iter = _noting(losses, log.after_train_iter)
+    run(trainer)
+    assert math.isnan(losses[1])
+    assert log.ema_loss_for_log == pytest.approx(0.6 * 0.4 * losses[0] + 0.4 * losses[2], rel=1e-5)
+
+
+def _noting(losses: list[float], after_train_iter: Any) -> Any:
+    def note(trainer: Any) -> None:
+        losses.append(float(trainer.loss_dict["loss"]))
+        after_train_iter(trainer)
+
+    return note
 
 
 def test_checkpoint_hook_keeps_files_that_resume(tiny_scene: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def test_a_broken_colmap_model(scenes: dict[str, Path], tmp_path: Path, name: st
     shutil.copytree(scenes["colmap"], data)
     change(data)
     assert fragment in run(data, tmp_path / "out", colmap())
+
+
+def test_nobody_answers_whether_to_make_smaller_images(
+    scenes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    message = run(scenes["colmap"], tmp_path, colmap(), downscale_factor=2)
+    assert "no folder of those (such as images_2)" in message
+    assert "--downscale-factor 1 of the dataparser" in message
+
+
+def test_smaller_images_that_were_rounded_up(scenes: dict[str, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes["colmap"], data)
+    (data / "images_5").mkdir()
+    for path in (data / "images").iterdir():
+        Image.open(path).resize((7, 5)).save(data / "images_5" / path.name)
+    message = run(data, tmp_path / "out", colmap(), downscale_factor=5)
+    assert "is 7×5 pixels, its camera says 6×4" in message
+    assert "--downscale-rounding-mode round (or ceil)" in message
 
 
 BLENDER: dict[str, tuple[Change, str]] = {

@@ -150,6 +150,15 @@ def test_a_picture_instead_of_a_folder(scenes: dict[str, Path], tmp_path: Path) 
         make_trainer(config)
 
 
+def test_a_relative_folder_from_elsewhere(
+    scenes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scenes["nerfstudio"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SplatkitError, match=rf"looked for in {tmp_path}: to open a run .* where ns-train was started"):
+        run_config(Path(scene.name), tmp_path).pipeline.setup(device="cpu", test_mode="test")
+
+
 def test_images_smaller_than_the_window_of_ssim(scenes: dict[str, Path], tmp_path: Path) -> None:
     message = run(scenes["small"], tmp_path)
     assert "windows of 11 x 11 pixels; images of 8 x 9" in message

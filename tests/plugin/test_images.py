@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.images import composite, ground_truth, sh_to_rgb, valid_pixels
 
 
@@ -23,6 +24,11 @@ def test_downscaling_averages_squares_and_drops_the_rest() -> None:
     small = ground_truth(image, 2)
     assert small.shape == (2, 3, 3)
     torch.testing.assert_close(small[1, 2], image[2:4, 4:6].mean((0, 1)))
+
+
+def test_no_pixel_left_is_told() -> None:
+    with pytest.raises(SplatkitError, match="7×5 pixels cannot be made 8 times smaller"):
+        ground_truth(torch.zeros(5, 7, 3), 8)
 
 
 def test_a_small_pixel_is_valid_only_if_all_that_it_averages_are() -> None:

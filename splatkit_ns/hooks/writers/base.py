@@ -102,8 +102,8 @@ def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, proj
         One writer for all; None for no names.
 
     Raises:
-        SplatkitError: a name is unknown.
+        SplatkitError: a name is unknown, or its writer cannot be made.
     """
-    classes = [WRITER_REGISTRY.get(name) for name in names]
-    writers = [cls.for_run(log_dir, experiment_name, project_name) for cls in classes]
+    classes = [(name, WRITER_REGISTRY.get(name)) for name in names]
+    writers = [WRITER_REGISTRY.make(name, cls.for_run, log_dir, experiment_name, project_name) for name, cls in classes]
     return Writers(writers) if writers else None
