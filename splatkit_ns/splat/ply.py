@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from splatkit_ns.splat.discs import LOG_THICKNESS
 from splatkit_ns.splat.files import atomic_write
 from splatkit_ns.splat.ply_header import PlyElement, PlyError, PlyFormat, PlyHeader, read_header
 
@@ -26,6 +27,8 @@ FloatArray = NDArray[np.float32]
 
 NUM_REST = (0, 9, 24, 45)
 """Number of f_rest properties of SH degree 0, 1, 2, 3."""
+THICKNESS = "scale_2"
+"""The property that discs can do without."""
 _CHUNK_ROWS = 1 << 16  # 16 MB of Gaussians of degree 3 at a time: stays in cache, and memory stays flat
 _MAX_NUMBER_BYTES = 64
 _BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
@@ -133,7 +136,8 @@ def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
     """Read Gaussians from an ascii or binary PLY file.
 
     Properties may come in any order and as any scalar type of PLY; normals and unknown properties are skipped, as are
-    elements and bytes after the vertices. Memory stays within a small multiple of the file's size.
+    elements and bytes after the vertices. Discs, which 2DGS's authors write without ``scale_2``, get `LOG_THICKNESS` as
+    that. Memory stays within a small multiple of the file's size.
 
     Returns:
         the six arrays of `schema.KEYS`, float32.
@@ -148,8 +152,14 @@ def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
             vertex = _seek_vertices(file, header, file_path)
             num_rest = _check_properties(vertex, file_path)
             names = property_names(num_rest, normals=False)
+            thickness = names.index(THICKNESS)
+            flat = THICKNESS not in vertex.properties
+            if flat:
+                names.remove(THICKNESS)
             columns = _read_ascii if header.format == "ascii" else _read_binary
             values = columns(file, header, vertex, names, file_path)
+            if flat:
+                values = np.insert(values, thickness, np.float32(LOG_THICKNESS), axis=1)
     except OSError as error:
         raise PlyError(f"{file_path} cannot be read: {error.strerror or error}.") from error
     _check_finite(values, file_path)
@@ -204,7 +214,7 @@ def _check_properties(vertex: PlyElement, path: Path) -> int:
             f"{path}: expected the properties f_rest_0 to f_rest_(n-1) with n = 0, 9, 24 or 45 (SH degree 0 to 3), "
             f"found {len(rest)} of them."
         )
-    missing = [name for name in property_names(len(rest), normals=False) if name not in present]
+    missing = [name for name in property_names(len(rest), normals=False) if name not in present | {THICKNESS}]
     if missing:
         raise PlyError(
             f"{path}: the vertices lack the properties {', '.join(missing)}. Is this a point cloud or a mesh? A file "

@@ -14,9 +14,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.lib.recfunctions import repack_fields
 from plyfile import PlyData, PlyElement
 
 from splatkit_ns.splat import PlyError, SplatModel
+from splatkit_ns.splat.discs import LOG_THICKNESS
 from splatkit_ns.splat.ply import PlyFormat, property_names, read_ply, write_ply
 from tests.splat.helpers import make_tensors
 
@@ -90,6 +92,18 @@ def test_reads_what_plyfile_writes(tmp_path: Path, text: bool, byte_order: str, 
     elements = [other, PlyElement.describe(rows, "vertex"), PlyElement.describe(faces, "face")]
     PlyData(elements, text=text, byte_order=byte_order, comments=["made by another tool"]).write(tmp_path / "a.ply")
     assert_equal(SplatModel.load_ply(tmp_path / "a.ply"), model)
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_discs_have_two_scales(tmp_path: Path, text: bool) -> None:
+    """As the authors of 2DGS write them."""
+    model = make_model(4, sh_degree=1)
+    model.save_ply(tmp_path / "three.ply")
+    rows = PlyData.read(tmp_path / "three.ply")["vertex"].data
+    rows = repack_fields(rows[[name for name in rows.dtype.names if name != "scale_2"]])
+    PlyData([PlyElement.describe(rows, "vertex")], text=text).write(tmp_path / "two.ply")
+    model.scales[:, 2] = LOG_THICKNESS
+    assert_equal(SplatModel.load_ply(tmp_path / "two.ply"), model)
 
 
 @pytest.mark.skipif(find_spec("pymeshlab") is None, reason="nerfstudio installs pymeshlab on x86 only")
@@ -207,6 +221,10 @@ def vertices(count: int) -> list[str]:
         (header("element a 999999999999999999", *VERTEX, format="ascii 1.0") + ASCII_ROW, "room for 0 in"),
         (header("element vertex 999999999999999999"), "lack the properties x, y, z, f_dc_0"),
         (header("element vertex 1", *properties(NAMES[:-1])) + ONE_ROW, "lack the properties rot_3. Is"),
+        (
+            header("element vertex 1", *properties([n for n in NAMES if "scale_" not in n])) + ONE_ROW,
+            "scale_0, scale_1. Is",
+        ),
         (header(*VERTEX, *properties(["f_rest_0"])) + ONE_ROW + ONE_ROW, "n = 0, 9, 24 or 45.*found 1 of"),
         (
             header(*VERTEX, *properties([f"f_rest_{i}" for i in range(1, 10)])) + ONE_ROW * 2,
