@@ -11,7 +11,7 @@ from torch import Tensor
 from splatkit_ns.triton_kernels import lazy_kernel
 
 from .surfaces import densification_gradient
-from .versions import gsplat_version
+from .versions import gsplat_version, radii_have_axes
 
 _FiveTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -51,7 +51,7 @@ def project(
 
     tensors = (means, quats, scales, viewmats, Ks)
     if len(means) == 0:  # gsplat 1.5 divides by their number
-        axes = (2,) if gsplat_version() >= (1, 5, 0) else ()
+        axes = (2,) if radii_have_axes() else ()
         radii = torch.zeros(len(viewmats), 0, *axes, dtype=torch.int32, device=means.device)
         return _with_probe(radii, *project_in_torch(*tensors, _seen(radii)))
     # 0.3: eps2d, which these kernels do not use

@@ -214,7 +214,8 @@ def _check_properties(vertex: PlyElement, path: Path) -> int:
             f"{path}: expected the properties f_rest_0 to f_rest_(n-1) with n = 0, 9, 24 or 45 (SH degree 0 to 3), "
             f"found {len(rest)} of them."
         )
-    missing = [name for name in property_names(len(rest), normals=False) if name not in present | {THICKNESS}]
+    needed = [name for name in property_names(len(rest), normals=False) if name != THICKNESS]
+    missing = [name for name in needed if name not in present]
     if missing:
         raise PlyError(
             f"{path}: the vertices lack the properties {', '.join(missing)}. Is this a point cloud or a mesh? A file "

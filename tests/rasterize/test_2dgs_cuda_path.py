@@ -11,7 +11,7 @@ import torch
 from raster_scenes import random_scene
 from torch import Tensor
 
-from splatkit_ns.rasterize import cuda_rasterization_2dgs, projection_2dgs, rasterization_2dgs
+from splatkit_ns.rasterize import cuda_rasterization_2dgs, projection_2dgs, rasterization_2dgs, versions
 from splatkit_ns.rasterize.cuda_rasterization_2dgs import CHANNELS, rasterize_2dgs_on_cuda
 from splatkit_ns.rasterize.projection_2dgs import Projected, project_in_torch
 
@@ -89,7 +89,8 @@ class StandIn:
 def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn(request.param)
     monkeypatch.setattr(cuda_rasterization_2dgs, "check_cuda_backend", lambda: None)
-    monkeypatch.setattr(projection_2dgs, "gsplat_version", lambda: request.param)
+    for module in (projection_2dgs, versions):
+        monkeypatch.setattr(module, "gsplat_version", lambda: request.param)
     monkeypatch.setattr(projection_2dgs, "projection_kernel", lambda: None)
     for name in (
         "fully_fused_projection_2dgs", "isect_tiles", "isect_offset_encode", "spherical_harmonics",
