@@ -42,6 +42,7 @@ from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.step_graph import step_graphs
 from splatkit_ns.plugin.validation import evaluate
+from splatkit_ns.plugin.writers import explained_logins
 from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
 from splatkit_ns.triton_kernels import load_ahead
 
@@ -151,7 +152,7 @@ class SplatkitTrainer(Trainer):
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        with self.run_hooks.setting_up():
+        with self.run_hooks.setting_up(), explained_logins(self.config.vis):
             super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)

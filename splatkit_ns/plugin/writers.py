@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,29 @@ from typing_extensions import Self
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import WRITER_REGISTRY, Writer
+
+LOGIN = {
+    "wandb": "Log in with `wandb login`, or set WANDB_MODE=offline.",
+    "comet": "Set COMET_API_KEY, or log in with `comet login`.",
+}
+"""What helps where a service that ``--vis`` names cannot be reached."""
+
+
+@contextmanager
+def explained_logins(vis: str) -> Generator[None]:
+    """Around nerfstudio's set-up, which starts the writers of ``--vis``.
+
+    Raises:
+        SplatkitError: one of them cannot be started; no package, or no login.
+    """
+    try:
+        yield
+    except Exception as error:  # of the services' own classes
+        advice = LOGIN.get(vis.removeprefix("viewer+"))
+        at = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        if advice is None or "setup_event_writer" not in at:
+            raise
+        raise SplatkitError(f"--vis {vis} could not start a run: {_sentence(error)} {advice}") from error
 
 
 @WRITER_REGISTRY.register()
@@ -40,9 +65,7 @@ class WandbWriter(Writer):
         try:
             return cls(nerfstudio_writer.WandbWriter(log_dir, experiment_name, project_name))
         except Exception as error:  # of wandb's own classes
-            raise SplatkitError(
-                f"WandbWriter could not start a run: {error}. Log in with `wandb login`, or set WANDB_MODE=offline."
-            ) from error
+            raise SplatkitError(f"WandbWriter could not start a run: {_sentence(error)} {LOGIN['wandb']}") from error
 
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
         """Log a number."""
@@ -55,3 +78,7 @@ class WandbWriter(Writer):
     def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
         """Set the run's config."""
         self._writer.write_config(name, dict(config_dict), step)
+
+
+def _sentence(error: Exception) -> str:
+    return f"{error}".strip().rstrip(".") + "."

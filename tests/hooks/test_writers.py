@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import JsonLinesWriter, TensorboardWriter, Writer, open_writers
 from splatkit_ns.hooks.writers import WRITER_REGISTRY, Writers
 
@@ -74,9 +76,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 def test_wandb_joins_the_run_that_nerfstudio_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from nerfstudio.utils import writer as nerfstudio_writer
-
-    import splatkit_ns.plugin.run_hooks  # noqa: F401 - registers it
+    from splatkit_ns.plugin.writers import nerfstudio_writer  # alone, nerfstudio's module cannot be imported
 
     written: list[Any] = []
     theirs = object.__new__(nerfstudio_writer.WandbWriter)
@@ -85,6 +85,24 @@ def test_wandb_joins_the_run_that_nerfstudio_has(monkeypatch: pytest.MonkeyPatch
     ours = WRITER_REGISTRY.get("WandbWriter").for_run(tmp_path, "experiment", "project")
     ours.write_scalar("loss", torch.tensor(0.5), 10)
     assert written == [("loss", 0.5, 9)]  # nerfstudio counts from 0
+
+
+@pytest.mark.parametrize(("vis", "advice"), [("wandb", "wandb login"), ("viewer+comet", "COMET_API_KEY")])
+def test_no_login_is_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vis: str, advice: str) -> None:
+    from splatkit_ns.plugin.writers import explained_logins, nerfstudio_writer
+
+    def refuse(**kwargs: Any) -> None:
+        raise ValueError("requires a key ")  # as wandb and comet do without a login
+
+    monkeypatch.setattr(nerfstudio_writer, "WandbWriter", refuse)
+    monkeypatch.setattr(nerfstudio_writer, "CometWriter", refuse)
+    with (
+        pytest.raises(SplatkitError, match=rf"--vis {re.escape(vis)} .*: requires a key\. .*{advice}"),
+        explained_logins(vis),
+    ):
+        nerfstudio_writer.setup_event_writer("wandb" in vis, False, "comet" in vis, tmp_path, "experiment", "project")
+    with pytest.raises(ValueError, match="another"), explained_logins(vis):
+        raise ValueError("another")  # of other parts of the set-up: left as it is
 
 
 def test_several_writers_are_one(tmp_path: Path) -> None:
