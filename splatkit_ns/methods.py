@@ -87,9 +87,15 @@ def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dic
 
 
 def _quick_mcmc(
-    max_per_seed: float, refine_stop_iter: int, dropout: float, pixels_per_gaussian: float = 50
+    max_per_seed: float,
+    refine_stop_iter: int,
+    dropout: float,
+    dropout_full_from: float = 1.0,
+    pixels_per_gaussian: float = 50,
+    fall_from: float = 0.9,
 ) -> dict[str, Any]:
-    """3DGS-MCMC that grows to a number which follows the scene within 2,000 steps, and learns few images less by heart.
+    """3DGS-MCMC that grows to a number which follows the scene within 2,000 steps, learns few images less by heart, and
+    comes to rest at the end.
 
     What each setting gives is in docs/benchmarks.md.
     """
@@ -102,7 +108,11 @@ def _quick_mcmc(
         refine_every=50,
         refine_stop_iter=refine_stop_iter,
     )
-    return {**_mcmc(densification, mse_lambda=4.0), "renderer": Splat3DGSRenderer(dropout=dropout)}
+    return {
+        **_mcmc(densification, mse_lambda=4.0),
+        "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
+        "optimizers": gaussian_optimizers(late_fall=0.1, fall_from=fall_from),
+    }
 
 
 splatkit_3dgs = make_method(
@@ -114,7 +124,7 @@ splatkit_3dgs = make_method(
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70),
+    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70, fall_from=0.8),
     sh_degree_interval=500,
     max_num_iterations=4500,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
@@ -122,7 +132,7 @@ splatkit_3dgs_fast = make_method(
 
 splatkit_3dgs_big = make_method(
     "splatkit-3dgs-big",
-    **_quick_mcmc(max_per_seed=20, refine_stop_iter=25_000, dropout=0.3),
+    **_quick_mcmc(max_per_seed=20, refine_stop_iter=25_000, dropout=0.3, dropout_full_from=1 / 3),
     max_num_iterations=30_000,
     description="3D Gaussian Splatting: more Gaussians and steps, for the best quality (splatkit-ns).",
 )

@@ -73,7 +73,7 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
         named = _parameters(trainer)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if trainer.config.load_scheduler:
-            _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}))
+            _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         entry = checkpoint.get("splatkit", {})
         pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}), pipeline.model.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
@@ -138,12 +138,19 @@ def _explained(path: Path) -> Generator[None, None, None]:
         ) from error
 
 
-def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any]) -> None:
-    """Put each schedule to its step. Its rate is computed anew, for the run may have become longer."""
+def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps: int) -> None:
+    """Put each schedule to its step. Its rate is computed anew, for the run may have become longer.
+
+    Args:
+        schedules: by the name of their optimizers.
+        states: those of the checkpoint; a schedule that its run did not have goes on as if it had.
+        steps: done when the checkpoint was made.
+    """
     for name, schedule in schedules.items():
-        if name not in states:
-            continue
-        schedule.load_state_dict(states[name])
+        if name in states:
+            schedule.load_state_dict(states[name])
+        else:
+            schedule.last_epoch = steps
         if not isinstance(schedule, LambdaLR):
             continue
         rates = [

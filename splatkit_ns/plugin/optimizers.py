@@ -38,7 +38,7 @@ class FusedAdamConfig(OptimizerConfig):
 
 @dataclass
 class ExponentialDecayConfig(SchedulerConfig):
-    """Learning rate that falls exponentially to lr_final."""
+    """Learning rate that falls exponentially to lr_final, from the start or late."""
 
     _target: type = field(default_factory=lambda: ExponentialDecay)
     lr_final: float = 1e-6
@@ -47,6 +47,8 @@ class ExponentialDecayConfig(SchedulerConfig):
     """Step at which lr_final is reached; None means the run's last."""
     warmup_steps: int = 0
     """The rate first rises from 0, along a quarter of a sine, for this many steps."""
+    decay_from: float = 0.0
+    """Share of max_steps before which the rate does not fall."""
 
 
 class ExponentialDecay(Scheduler):
@@ -64,12 +66,14 @@ class ExponentialDecay(Scheduler):
         if self.config.max_steps is None:
             raise ValueError("ExponentialDecayConfig.max_steps is not set, and there is no run to take it from.")
         log_ratio = math.log(self.config.lr_final / lr_init)
-        warmup, span = self.config.warmup_steps, max(1, self.config.max_steps - self.config.warmup_steps)
+        warmup = self.config.warmup_steps
+        start = max(warmup, round(self.config.decay_from * self.config.max_steps))
+        span = max(1, self.config.max_steps - start)
 
         def factor(step: int) -> float:
             if step < warmup:
                 return math.sin(0.5 * math.pi * step / warmup)
-            return math.exp(log_ratio * min(1.0, (step - warmup) / span))
+            return math.exp(log_ratio * min(1.0, max(0, step - start) / span))
 
         return LambdaLR(optimizer, factor)
 

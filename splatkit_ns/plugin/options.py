@@ -67,7 +67,7 @@ NOT_NEGATIVE = (
 )
 """Numbers that must be at least 0."""
 
-FRACTIONS = ("ssim_lambda", "error_threshold", "prune_quantile")
+FRACTIONS = ("ssim_lambda", "error_threshold", "prune_quantile", "decay_from", "dropout_full_from")
 """Numbers between 0 and 1."""
 
 BELOW_ONE = ("dropout", "prune_faint", "clamp_opacity")

@@ -16,16 +16,23 @@ from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import LEARNING_RATES
 
 
-def gaussian_optimizers(learning_rates: dict[str, float] | None = None) -> dict[str, Any]:
+def gaussian_optimizers(
+    learning_rates: dict[str, float] | None = None, *, late_fall: float = 1.0, fall_from: float = 0.9
+) -> dict[str, Any]:
     """Optimizers and schedules of the Gaussians' parameters and the cameras' poses.
 
     Args:
         learning_rates: by parameter name; those left out are 3DGS's. That of means falls to a hundredth.
+        late_fall: the others fall to this share by the end of training; 1 means that they stay.
+        fall_from: share of the steps after which they begin to.
     """
     rates = {**LEARNING_RATES, **(learning_rates or {})}
     optimizers: dict[str, Any] = {
         name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": None} for name, rate in rates.items()
     }
+    if late_fall != 1.0:
+        for name, rate in rates.items():
+            optimizers[name]["scheduler"] = ExponentialDecayConfig(lr_final=rate * late_fall, decay_from=fall_from)
     optimizers["means"]["scheduler"] = ExponentialDecayConfig(lr_final=rates["means"] / 100)
     optimizers["camera_opt"] = {
         "optimizer": FusedAdamConfig(lr=1e-4),

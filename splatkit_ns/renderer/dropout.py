@@ -24,9 +24,11 @@ class DropoutRenderer(SplatRenderer[PayloadT]):
     dropout: float = field(default=0.0, kw_only=True)
     """Share of Gaussians that is left out of each training image, at the end of training; it grows from 0 in
     proportion to the step. The opacities of the others are raised to make up for it, as far as they stay below 1."""
+    dropout_full_from: float = field(default=1.0, kw_only=True)
+    """Share of the steps after which `dropout` has been reached, and stays."""
 
     def pre_step(self, step: int, max_steps: int) -> None:
-        self._share = self.dropout * step / max_steps
+        self._share = self.dropout * min(1.0, step / max(1.0, self.dropout_full_from * max_steps))
         if self._share > 0.0 and hasattr(self, "_share_there"):
             self._share_there.fill_(self._share)
 

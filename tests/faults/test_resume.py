@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.plugin import checkpoints
-from splatkit_ns.splat import read_checkpoint
+from splatkit_ns.splat import LEARNING_RATES, read_checkpoint
 from tests.faults.runs import (
     MAX_STEPS,
     REFINE_EVERY,
@@ -31,7 +32,7 @@ CUTS = (1, REFINE_EVERY - 2, REFINE_EVERY - 1, REFINE_EVERY, RESET_EVERY - 2, RE
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "mcmc": {"densification": "mcmc"},
+    "mcmc": {"densification": "mcmc", "optimizers": gaussian_optimizers(late_fall=0.1, fall_from=0.5)},
     "budget": {"densification": "budget"},
     "fps": {"data_train_cameras_sampling_strategy": "fps", "data_fps_reset_every": 8},
     "black": {"model_background_color": "black", "gradient_accumulation_steps": {"means": 2, "shN": 8}},
@@ -152,6 +153,18 @@ def test_more_steps_after_a_finished_run(scene: Path, tmp_path: Path, uninterrup
     assert trainer.step == longer - 1
     assert trainer.optimizers.optimizers["means"].param_groups[0]["lr"] == pytest.approx(final, rel=1e-9)
     assert checkpoints.path_of(trainer.checkpoint_dir, longer - 1).is_file()
+
+
+def test_a_schedule_that_the_checkpoint_does_not_know(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    """It goes on as if it had been there from the first step."""
+    optimizers = gaussian_optimizers(late_fall=0.01, fall_from=0.0)
+    trainer = make_trainer(
+        make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=19, optimizers=optimizers)
+    )
+    rates = LEARNING_RATES["quats"] * 0.01 ** (torch.arange(20, MAX_STEPS + 1) / MAX_STEPS)
+    assert trainer.optimizers.optimizers["quats"].param_groups[0]["lr"] == pytest.approx(float(rates[0]), rel=1e-6)
+    trainer.train()
+    assert trainer.optimizers.optimizers["quats"].param_groups[0]["lr"] == pytest.approx(float(rates[-1]), rel=1e-6)
 
 
 def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:

@@ -36,6 +36,14 @@ def test_a_warm_up_rises_like_a_quarter_of_a_sine() -> None:
     assert rates[4:] == pytest.approx([0.01 ** (step / 10) for step in range(11)])
 
 
+def test_a_late_fall_begins_late() -> None:
+    _, rates = schedule(1.0, ExponentialDecayConfig(lr_final=0.01, max_steps=20, decay_from=0.8), 22)
+    assert rates[:17] == [1.0] * 17
+    assert rates[17:] == pytest.approx([0.01**0.25, 0.01**0.5, 0.01**0.75, 0.01, 0.01])
+    _, rates = schedule(1.0, ExponentialDecayConfig(lr_final=0.1, max_steps=5, decay_from=1.0), 7)
+    assert rates == pytest.approx([1.0] * 6 + [0.1])
+
+
 def test_rates_are_python_floats_so_that_checkpoints_load_safely() -> None:
     optimizer, rates = schedule(1e-2, ExponentialDecayConfig(lr_final=1e-4, max_steps=10), 5)
     assert {type(rate) for rate in rates} == {float}
@@ -61,6 +69,14 @@ def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> No
     assert made["quats"]["optimizer"].lr == LEARNING_RATES["quats"]
     assert configs["means"]["scheduler"].max_steps is None
     assert configs["means"]["optimizer"].lr == LEARNING_RATES["means"]
+
+
+def test_all_rates_can_fall_late_and_those_of_means_fall_all_the_time() -> None:
+    made = run_optimizers(gaussian_optimizers(late_fall=0.1, fall_from=0.7), list(LEARNING_RATES), 700, {})
+    for name, rate in LEARNING_RATES.items():
+        end, begin = (rate / 100, 0.0) if name == "means" else (rate / 10, 0.7)
+        assert made[name]["scheduler"].lr_final == pytest.approx(end)
+        assert (made[name]["scheduler"].decay_from, made[name]["scheduler"].max_steps) == (begin, 700)
 
 
 def test_an_end_that_is_given_stays() -> None:

@@ -25,6 +25,17 @@ def test_the_share_grows_with_the_step_and_the_others_make_up_for_it(
         assert float(left.mean()) == pytest.approx(0.3, abs=0.01)
 
 
+def test_the_share_can_be_whole_before_the_end() -> None:
+    torch.manual_seed(0)
+    renderer, opacities = Splat3DGSRenderer(dropout=0.4, dropout_full_from=0.5), torch.full((20_000,), 0.3)
+    for step, share in ((25, 0.2), (50, 0.4), (75, 0.4), (100, 0.4)):
+        renderer.pre_step(step=step, max_steps=100)
+        assert float((renderer.remaining(opacities) == 0).float().mean()) == pytest.approx(share, abs=0.01)
+    at_once = Splat3DGSRenderer(dropout=0.4, dropout_full_from=0.0)
+    at_once.pre_step(step=1, max_steps=100)
+    assert float((at_once.remaining(opacities) == 0).float().mean()) == pytest.approx(0.4, abs=0.01)
+
+
 def test_raised_opacities_stay_below_one() -> None:
     renderer = Splat3DGSRenderer(dropout=0.9)
     renderer.pre_step(step=1, max_steps=1)
