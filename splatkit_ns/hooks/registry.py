@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.importing import import_object
 
 ItemT = TypeVar("ItemT")
 
@@ -53,7 +53,9 @@ class Registry(Generic[ItemT]):
             SplatkitError: there is none; names the nearest ones.
         """
         if ":" in name:
-            return self._import(name)
+            cls = import_object(name, f"The {self.kind} {name!r}")
+            self._check(cls, name)
+            return cls
         if name in self._classes:
             return self._classes[name]
         by_lower_case = {known.lower(): known for known in self._classes}
@@ -91,24 +93,6 @@ class Registry(Generic[ItemT]):
                 f"The {self.kind} {name!r} cannot be made: {error}. A {self.kind} that is chosen by name needs "
                 f"defaults for its own arguments, and every method that {self.base.__name__} leaves open."
             ) from error
-
-    def _import(self, path: str) -> type[ItemT]:
-        module_name, _, class_name = path.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:  # user code: it may raise anything while it is imported
-            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            raise SplatkitError(
-                f"The {self.kind} {path!r} cannot be imported: {kind}{error}. Expected package.module:Class, "
-                "importable from where the command runs (PYTHONPATH)."
-            ) from error
-        cls = getattr(module, class_name, None)
-        if cls is None:
-            near = difflib.get_close_matches(class_name, vars(module))
-            hint = f" Did you mean {' or '.join(near)}?" if near else ""
-            raise SplatkitError(f"The {self.kind} {path!r}: {module_name} has no {class_name!r}.{hint}")
-        self._check(cls, path)
-        return cls
 
     def _check(self, cls: object, name: str) -> None:
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):

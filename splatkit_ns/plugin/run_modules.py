@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.importing import import_object
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
@@ -64,18 +64,7 @@ def import_module(path: str) -> SplatBaseModule[Any]:
         ModuleError: names the path, and what is wrong with it.
     """
     where = f"--modules.own {path}"
-    source, separator, name = path.partition(":")
-    if not (source and separator and name):
-        raise ModuleError(f"{where}: expected package.module:Class or package.module:instance.")
-    try:
-        found: Any = importlib.import_module(source)
-    except Exception as error:  # user code: it may raise anything while it is imported
-        hint = " Is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
-        raise ModuleError(f"{where}: {source} cannot be imported: {type(error).__name__}: {error}.{hint}") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ModuleError(f"{where}: {source} has no {name}.")
-        found = getattr(found, part)
+    found, name = import_object(path, where, ModuleError), path.partition(":")[2]
     if inspect.isclass(found) and issubclass(found, SplatBaseModule):
         try:
             return found()

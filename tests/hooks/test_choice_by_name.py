@@ -46,10 +46,13 @@ def test_names_and_import_paths() -> None:
     [
         ("LogHok", r"There is no hook named 'LogHok'\. Did you mean LogHook\? Known: CheckPointHook, LogHook"),
         ("checkpointhook", "Did you mean CheckPointHook"),
-        ("no_such_package.hooks:Mine", "'no_such_package.hooks:Mine' cannot be imported: No module named"),
+        (
+            "no_such_package.hooks:Mine",
+            "'no_such_package.hooks:Mine': .* cannot be imported: ModuleNotFoundError: .*PYTHONPATH",
+        ),
         ("splatkit_ns.hooks.log:LogHoook", r"has no 'LogHoook'\. Did you mean LogHook"),
         ("pathlib:Path", "pathlib:Path is not a hook: expected a subclass of Hook"),
-        (":Mine", "':Mine' cannot be imported: ValueError: Empty module name"),
+        (":Mine", "The hook ':Mine': expected package.module:name"),
         (f"{__name__}:NeedsAnArgument", "cannot be made: .*missing 1 required positional argument: 'every'.*defaults"),
     ],
 )
@@ -66,7 +69,7 @@ def test_unknown_writers_are_refused_with_the_nearest_names() -> None:
 def test_a_file_of_hooks_with_a_mistake_in_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hooks_with_a_mistake.py").write_text("def before_train(:\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SplatkitError, match=r"'hooks_with_a_mistake:Mine' cannot be imported: SyntaxError: .*line 1"):
+    with pytest.raises(SplatkitError, match=r"'hooks_with_a_mistake:Mine': .* imported: SyntaxError: .*line 1"):
         HOOK_REGISTRY.get("hooks_with_a_mistake:Mine")
 
 

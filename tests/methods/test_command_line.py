@@ -121,8 +121,11 @@ def test_a_users_method_trains_with_an_own_module(tiny_scene: Path, tmp_path: Pa
     ("path", "message"),
     [
         ("no_such_package:Thing", "no_such_package cannot be imported: ModuleNotFoundError.*PYTHONPATH"),
-        ("tests.methods.user_parts", "expected package.module:Class or package.module:instance"),
-        ("tests.methods.user_parts:Missing", "tests.methods.user_parts has no Missing"),
+        ("tests.methods.user_parts", "expected package.module:name"),
+        ("tests.methods.user_parts:Missing", "tests.methods.user_parts has no 'Missing'"),
+        ("tests.methods.user_parts:Countr", r"has no 'Countr'\. Did you mean Counter\?"),
+        ("tests.methods.user_parts:Counter.nothing", "has no 'Counter.nothing'"),
+        ("tests.methods.user_parts:a_number.nothing", "has no 'a_number.nothing'"),
         ("tests.methods.user_parts:NeedsAnArgument", "cannot be made without arguments .*'number'"),
         ("tests.methods.user_parts:a_number", "is of type int, expected a subclass of SplatBaseModule"),
         ("tests.methods.user_parts:dataclass", "is of type function, expected a subclass of SplatBaseModule"),

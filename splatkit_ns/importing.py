@@ -1,0 +1,37 @@
+"""Finding what a user names by its import path."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from splatkit_ns.errors import SplatkitError
+
+
+def import_object(path: str, where: str, error_type: type[SplatkitError] = SplatkitError) -> Any:
+    """What lies behind an import path.
+
+    Args:
+        path: ``package.module:name``; the name may have dots.
+        where: where the path stands, which messages begin with.
+        error_type: of the error.
+
+    Raises:
+        SplatkitError: of that type; there is nothing, or the import fails.
+    """
+    source, _, name = path.partition(":")
+    if not (source and name):
+        raise error_type(f"{where}: expected package.module:name.")
+    try:
+        found: Any = importlib.import_module(source)
+    except Exception as error:  # user code: it may raise anything while it is imported
+        hint = " Is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
+        raise error_type(f"{where}: {source} cannot be imported: {type(error).__name__}: {error}.{hint}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found))
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise error_type(f"{where}: {source} has no {name!r}.{hint}")
+        found = getattr(found, part)
+    return found
