@@ -158,5 +158,6 @@ splatkit_2dgs = make_method(
         prune_opa=0.05,  # as the 2DGS authors' code and gsplat's example have it
         pixels_per_gaussian=15,
     ),
+    optimizers=gaussian_optimizers(late_fall=0.1),
     description="2D Gaussian Splatting: flat discs, for surfaces with normals (splatkit-ns).",
 )

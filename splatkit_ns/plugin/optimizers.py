@@ -38,7 +38,7 @@ class FusedAdamConfig(OptimizerConfig):
 
 @dataclass
 class ExponentialDecayConfig(SchedulerConfig):
-    """Learning rate that falls exponentially to lr_final, from the start or late."""
+    """Learning rate that falls exponentially to lr_final."""
 
     _target: type = field(default_factory=lambda: ExponentialDecay)
     lr_final: float = 1e-6
@@ -47,8 +47,6 @@ class ExponentialDecayConfig(SchedulerConfig):
     """Step at which lr_final is reached; None means the run's last."""
     warmup_steps: int = 0
     """The rate first rises from 0, along a quarter of a sine, for this many steps."""
-    decay_from: float = 0.0
-    """Share of max_steps before which the rate does not fall."""
 
 
 class ExponentialDecay(Scheduler):
@@ -63,19 +61,56 @@ class ExponentialDecay(Scheduler):
             optimizer: its learning rate is ``lr_init``.
             lr_init: learning rate at the start.
         """
-        if self.config.max_steps is None:
-            raise ValueError("ExponentialDecayConfig.max_steps is not set, and there is no run to take it from.")
+        max_steps = _known(self.config.max_steps, "ExponentialDecayConfig")
         log_ratio = math.log(self.config.lr_final / lr_init)
-        warmup = self.config.warmup_steps
-        start = max(warmup, round(self.config.decay_from * self.config.max_steps))
-        span = max(1, self.config.max_steps - start)
+        warmup, span = self.config.warmup_steps, max(1, max_steps - self.config.warmup_steps)
 
         def factor(step: int) -> float:
             if step < warmup:
                 return math.sin(0.5 * math.pi * step / warmup)
-            return math.exp(log_ratio * min(1.0, max(0, step - start) / span))
+            return math.exp(log_ratio * min(1.0, (step - warmup) / span))
 
         return LambdaLR(optimizer, factor)
+
+
+@dataclass
+class LateDecayConfig(SchedulerConfig):
+    """Learning rate that stays, and in the last part of the run falls exponentially."""
+
+    _target: type = field(default_factory=lambda: LateDecay)
+    lr_share: float = 0.1
+    """What is left of the learning rate at max_steps, as a share of it."""
+    decay_from: float = 0.9
+    """Share of max_steps after which it falls."""
+    max_steps: int | None = None
+    """Step at which lr_share is reached; None means the run's last."""
+
+
+class LateDecay(Scheduler):
+    """See `LateDecayConfig`."""
+
+    config: LateDecayConfig
+
+    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
+        """Make the schedule of this optimizer.
+
+        Args:
+            optimizer: its learning rate is ``lr_init``.
+            lr_init: learning rate at the start.
+        """
+        max_steps = _known(self.config.max_steps, "LateDecayConfig")
+        log_ratio, start = math.log(self.config.lr_share), self.config.decay_from * max_steps
+
+        def factor(step: int) -> float:
+            return math.exp(log_ratio * min(1.0, max(0.0, step - start) / max(1.0, max_steps - start)))
+
+        return LambdaLR(optimizer, factor)
+
+
+def _known(max_steps: int | None, owner: str) -> int:
+    if max_steps is None:
+        raise ValueError(f"{owner}.max_steps is not set, and there is no run to take it from.")
+    return max_steps
 
 
 def run_optimizers(
@@ -98,7 +133,7 @@ def run_optimizers(
         scheduler = entry["scheduler"]
         if isinstance(scheduler, ExponentialDecayConfig):
             scheduler.lr_final = float(scheduler.lr_final) * factor
-            if scheduler.max_steps is None:
-                scheduler.max_steps = max_steps
+        if isinstance(scheduler, ExponentialDecayConfig | LateDecayConfig) and scheduler.max_steps is None:
+            scheduler.max_steps = max_steps
         result[name] = entry
     return result

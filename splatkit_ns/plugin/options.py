@@ -30,6 +30,7 @@ POSITIVE = (
     "far_plane",
     "lr",
     "lr_final",
+    "lr_share",
     "steps_per_log",
     "camera_res_scale_factor",
     "pixels_per_gaussian",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig
+from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, LateDecayConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import LEARNING_RATES
@@ -27,12 +28,10 @@ def gaussian_optimizers(
         fall_from: share of the steps after which they begin to.
     """
     rates = {**LEARNING_RATES, **(learning_rates or {})}
+    late = LateDecayConfig(lr_share=late_fall, decay_from=fall_from) if late_fall != 1.0 else None
     optimizers: dict[str, Any] = {
-        name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": None} for name, rate in rates.items()
+        name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": deepcopy(late)} for name, rate in rates.items()
     }
-    if late_fall != 1.0:
-        for name, rate in rates.items():
-            optimizers[name]["scheduler"] = ExponentialDecayConfig(lr_final=rate * late_fall, decay_from=fall_from)
     optimizers["means"]["scheduler"] = ExponentialDecayConfig(lr_final=rates["means"] / 100)
     optimizers["camera_opt"] = {
         "optimizer": FusedAdamConfig(lr=1e-4),

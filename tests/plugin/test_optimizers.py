@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from splatkit_ns.methods import gaussian_optimizers
-from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, run_optimizers
+from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, LateDecayConfig, run_optimizers
 from splatkit_ns.splat import LEARNING_RATES
 
 
-def schedule(rate: float, config: ExponentialDecayConfig, steps: int) -> tuple[torch.optim.Optimizer, list[float]]:
+def schedule(
+    rate: float, config: ExponentialDecayConfig | LateDecayConfig, steps: int
+) -> tuple[torch.optim.Optimizer, list[float]]:
     optimizer = FusedAdamConfig(lr=rate).setup([torch.nn.Parameter(torch.zeros(2))])
     scheduler = config.setup().get_scheduler(optimizer, rate)
     rates = []
@@ -37,10 +39,10 @@ def test_a_warm_up_rises_like_a_quarter_of_a_sine() -> None:
 
 
 def test_a_late_fall_begins_late() -> None:
-    _, rates = schedule(1.0, ExponentialDecayConfig(lr_final=0.01, max_steps=20, decay_from=0.8), 22)
-    assert rates[:17] == [1.0] * 17
-    assert rates[17:] == pytest.approx([0.01**0.25, 0.01**0.5, 0.01**0.75, 0.01, 0.01])
-    _, rates = schedule(1.0, ExponentialDecayConfig(lr_final=0.1, max_steps=5, decay_from=1.0), 7)
+    _, rates = schedule(2.0, LateDecayConfig(lr_share=0.01, max_steps=20, decay_from=0.8), 22)
+    assert rates[:17] == [2.0] * 17
+    assert rates[17:] == pytest.approx([2 * 0.01**share for share in (0.25, 0.5, 0.75, 1, 1)])
+    _, rates = schedule(1.0, LateDecayConfig(max_steps=5, decay_from=1.0), 7)
     assert rates == pytest.approx([1.0] * 6 + [0.1])
 
 
@@ -55,8 +57,9 @@ def test_rates_are_python_floats_so_that_checkpoints_load_safely() -> None:
 
 
 def test_a_schedule_without_an_end_says_so() -> None:
-    with pytest.raises(ValueError, match="max_steps is not set"):
-        schedule(1e-2, ExponentialDecayConfig(), 1)
+    for config in (ExponentialDecayConfig(), LateDecayConfig()):
+        with pytest.raises(ValueError, match="max_steps is not set"):
+            schedule(1e-2, config, 1)
 
 
 def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> None:
@@ -73,10 +76,10 @@ def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> No
 
 def test_all_rates_can_fall_late_and_those_of_means_fall_all_the_time() -> None:
     made = run_optimizers(gaussian_optimizers(late_fall=0.1, fall_from=0.7), list(LEARNING_RATES), 700, {})
-    for name, rate in LEARNING_RATES.items():
-        end, begin = (rate / 100, 0.0) if name == "means" else (rate / 10, 0.7)
-        assert made[name]["scheduler"].lr_final == pytest.approx(end)
-        assert (made[name]["scheduler"].decay_from, made[name]["scheduler"].max_steps) == (begin, 700)
+    assert isinstance(made["means"]["scheduler"], ExponentialDecayConfig)
+    for name in LEARNING_RATES.keys() - {"means"}:
+        late = made[name]["scheduler"]
+        assert (late.lr_share, late.decay_from, late.max_steps) == (0.1, 0.7, 700)
 
 
 def test_an_end_that_is_given_stays() -> None:
