@@ -93,9 +93,13 @@ def method_config(scene: Path, run: str) -> Any:
         target = config
         for parent in parents:
             target = target[parent] if isinstance(target, dict) else getattr(target, parent)
-        if not hasattr(target, name):
+        wanted = ast.literal_eval(value) if value[:1] in "-0123456789TFN([" else value
+        if isinstance(target, dict):
+            target[name] = wanted
+        elif hasattr(target, name):
+            setattr(target, name, wanted)
+        else:
             raise SystemExit(f"{type(target).__name__} has no {name}")
-        setattr(target, name, ast.literal_eval(value) if value[:1] in "-0123456789TFN([" else value)
     return config
 
 
