@@ -94,7 +94,7 @@ def method_config(scene: Path, run: str) -> Any:
         for parent in parents:
             target = target[parent] if isinstance(target, dict) else getattr(target, parent)
         wanted = ast.literal_eval(value) if value[:1] in "-0123456789TFN([" else value
-        if isinstance(target, dict):
+        if isinstance(target, dict) and name in config.optimizers:  # by the names of parameters
             target[name] = wanted
         elif hasattr(target, name):
             setattr(target, name, wanted)

@@ -92,7 +92,7 @@ def _quick_mcmc(
     dropout: float,
     dropout_full_from: float = 1.0,
     pixels_per_gaussian: float = 50,
-    fall_from: float = 0.9,
+    decay_from: float = 0.9,
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows to a number which follows the scene within 2,000 steps, learns few images less by heart, and
     comes to rest at the end.
@@ -111,7 +111,7 @@ def _quick_mcmc(
     return {
         **_mcmc(densification, mse_lambda=4.0),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
-        "optimizers": gaussian_optimizers(late_fall=0.1, fall_from=fall_from),
+        "optimizers": gaussian_optimizers(lr_share=0.1, decay_from=decay_from),
     }
 
 
@@ -124,7 +124,7 @@ splatkit_3dgs = make_method(
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70, fall_from=0.8),
+    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70, decay_from=0.8),
     sh_degree_interval=500,
     max_num_iterations=4500,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
@@ -158,6 +158,6 @@ splatkit_2dgs = make_method(
         prune_opa=0.05,  # as the 2DGS authors' code and gsplat's example have it
         pixels_per_gaussian=15,
     ),
-    optimizers=gaussian_optimizers(late_fall=0.1),
+    optimizers=gaussian_optimizers(lr_share=0.1),
     description="2D Gaussian Splatting: flat discs, for surfaces with normals (splatkit-ns).",
 )

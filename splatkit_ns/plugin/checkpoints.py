@@ -74,6 +74,8 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if trainer.config.load_scheduler:
             _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
+        for schedule in optimizers.schedulers.values():
+            _apply_rate(schedule)
         entry = checkpoint.get("splatkit", {})
         pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}), pipeline.model.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
@@ -139,7 +141,7 @@ def _explained(path: Path) -> Generator[None, None, None]:
 
 
 def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps: int) -> None:
-    """Put each schedule to its step. Its rate is computed anew, for the run may have become longer.
+    """Put each schedule to its step.
 
     Args:
         schedules: by the name of their optimizers.
@@ -151,15 +153,20 @@ def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps:
             schedule.load_state_dict(states[name])
         else:
             schedule.last_epoch = steps
-        if not isinstance(schedule, LambdaLR):
-            continue
-        rates = [
-            base * factor(schedule.last_epoch)
-            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-        ]
-        for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # what get_last_lr() reports
+            schedule.base_lrs = [group.get("initial_lr", group["lr"]) for group in schedule.optimizer.param_groups]
+
+
+def _apply_rate(schedule: Any) -> None:
+    """Compute a schedule's rate anew: it is not the checkpoint's if the run has become longer, or the schedule began
+    anew."""
+    if not isinstance(schedule, LambdaLR):
+        return
+    rates = [
+        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # what get_last_lr() reports
 
 
 def read(path: Path) -> dict[str, Any]:

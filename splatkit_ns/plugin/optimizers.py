@@ -61,7 +61,7 @@ class ExponentialDecay(Scheduler):
             optimizer: its learning rate is ``lr_init``.
             lr_init: learning rate at the start.
         """
-        max_steps = _known(self.config.max_steps, "ExponentialDecayConfig")
+        max_steps = _max_steps(self.config)
         log_ratio = math.log(self.config.lr_final / lr_init)
         warmup, span = self.config.warmup_steps, max(1, max_steps - self.config.warmup_steps)
 
@@ -98,7 +98,7 @@ class LateDecay(Scheduler):
             optimizer: its learning rate is ``lr_init``.
             lr_init: learning rate at the start.
         """
-        max_steps = _known(self.config.max_steps, "LateDecayConfig")
+        max_steps = _max_steps(self.config)
         log_ratio, start = math.log(self.config.lr_share), self.config.decay_from * max_steps
 
         def factor(step: int) -> float:
@@ -107,10 +107,10 @@ class LateDecay(Scheduler):
         return LambdaLR(optimizer, factor)
 
 
-def _known(max_steps: int | None, owner: str) -> int:
-    if max_steps is None:
-        raise ValueError(f"{owner}.max_steps is not set, and there is no run to take it from.")
-    return max_steps
+def _max_steps(config: ExponentialDecayConfig | LateDecayConfig) -> int:
+    if config.max_steps is None:
+        raise ValueError(f"{type(config).__name__}.max_steps is not set, and there is no run to take it from.")
+    return config.max_steps
 
 
 def run_optimizers(

@@ -31,6 +31,7 @@ POSITIVE = (
     "lr",
     "lr_final",
     "lr_share",
+    "max_steps",
     "steps_per_log",
     "camera_res_scale_factor",
     "pixels_per_gaussian",

@@ -18,17 +18,17 @@ from splatkit_ns.splat import LEARNING_RATES
 
 
 def gaussian_optimizers(
-    learning_rates: dict[str, float] | None = None, *, late_fall: float = 1.0, fall_from: float = 0.9
+    learning_rates: dict[str, float] | None = None, *, lr_share: float = 1.0, decay_from: float = 0.9
 ) -> dict[str, Any]:
     """Optimizers and schedules of the Gaussians' parameters and the cameras' poses.
 
     Args:
         learning_rates: by parameter name; those left out are 3DGS's. That of means falls to a hundredth.
-        late_fall: the others fall to this share by the end of training; 1 means that they stay.
-        fall_from: share of the steps after which they begin to.
+        lr_share: the others fall to this share of themselves by the end of training; 1 means that they stay.
+        decay_from: share of the steps after which they begin to.
     """
     rates = {**LEARNING_RATES, **(learning_rates or {})}
-    late = LateDecayConfig(lr_share=late_fall, decay_from=fall_from) if late_fall != 1.0 else None
+    late = LateDecayConfig(lr_share=lr_share, decay_from=decay_from) if lr_share != 1.0 else None
     optimizers: dict[str, Any] = {
         name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": deepcopy(late)} for name, rate in rates.items()
     }

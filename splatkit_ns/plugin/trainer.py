@@ -175,7 +175,11 @@ class SplatkitTrainer(Trainer):
         groups = self.pipeline.get_param_groups()
         scales = {"means": self.pipeline.model.context.scene_scale}
         configs = run_optimizers(self.config.optimizers, list(groups), self.config.max_num_iterations, scales)
-        return Optimizers(configs, groups)
+        optimizers = Optimizers(configs, groups)
+        for schedule in optimizers.schedulers.values():
+            # torch warns of schedules that step before their optimizer, as where gradients are accumulated first
+            setattr(schedule.optimizer, "_opt_called", True)  # noqa: B010
+        return optimizers
 
     # ------------------------------------------------------------------ training
 

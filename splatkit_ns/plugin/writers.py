@@ -19,7 +19,7 @@ LOGIN = {
     "wandb": "Log in with `wandb login`, or set WANDB_MODE=offline.",
     "comet": "Set COMET_API_KEY, or log in with `comet login`.",
 }
-"""What helps where a service that ``--vis`` names cannot be reached."""
+"""What helps where a service that keeps logs cannot be reached."""
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def explained_logins(vis: str) -> Generator[None]:
     try:
         yield
     except Exception as error:  # of the services' own classes
-        advice = LOGIN.get(vis.removeprefix("viewer+"))
+        advice = _advice(vis.removeprefix("viewer+"), error)
         at = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
         if advice is None or "setup_event_writer" not in at:
             raise
@@ -65,7 +65,8 @@ class WandbWriter(Writer):
         try:
             return cls(nerfstudio_writer.WandbWriter(log_dir, experiment_name, project_name))
         except Exception as error:  # of wandb's own classes
-            raise SplatkitError(f"WandbWriter could not start a run: {_sentence(error)} {LOGIN['wandb']}") from error
+            what, advice = _sentence(error), _advice("wandb", error)
+            raise SplatkitError(f"WandbWriter could not start a run: {what} {advice}") from error
 
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
         """Log a number."""
@@ -78,6 +79,11 @@ class WandbWriter(Writer):
     def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
         """Set the run's config."""
         self._writer.write_config(name, dict(config_dict), step)
+
+
+def _advice(service: str, error: Exception) -> str | None:
+    """What helps, if this service can be the cause."""
+    return "Install it with pip." if service in LOGIN and isinstance(error, ImportError) else LOGIN.get(service)
 
 
 def _sentence(error: Exception) -> str:

@@ -32,7 +32,7 @@ CUTS = (1, REFINE_EVERY - 2, REFINE_EVERY - 1, REFINE_EVERY, RESET_EVERY - 2, RE
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "mcmc": {"densification": "mcmc", "optimizers": gaussian_optimizers(late_fall=0.1, fall_from=0.5)},
+    "mcmc": {"densification": "mcmc", "optimizers": gaussian_optimizers(lr_share=0.1, decay_from=0.5)},
     "budget": {"densification": "budget"},
     "fps": {"data_train_cameras_sampling_strategy": "fps", "data_fps_reset_every": 8},
     "black": {"model_background_color": "black", "gradient_accumulation_steps": {"means": 2, "shN": 8}},
@@ -156,8 +156,8 @@ def test_more_steps_after_a_finished_run(scene: Path, tmp_path: Path, uninterrup
 
 
 def test_a_schedule_that_the_checkpoint_does_not_know(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
-    """It goes on as if it had been there from the first step."""
-    optimizers = gaussian_optimizers(late_fall=0.01, fall_from=0.0)
+    """It goes on as if it had been there from the first step, with the checkpoint's rate."""
+    optimizers = gaussian_optimizers({"quats": 0.5}, lr_share=0.01, decay_from=0.0)
     trainer = make_trainer(
         make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=19, optimizers=optimizers)
     )
@@ -165,6 +165,13 @@ def test_a_schedule_that_the_checkpoint_does_not_know(scene: Path, tmp_path: Pat
     assert trainer.optimizers.optimizers["quats"].param_groups[0]["lr"] == pytest.approx(float(rates[0]), rel=1e-6)
     trainer.train()
     assert trainer.optimizers.optimizers["quats"].param_groups[0]["lr"] == pytest.approx(float(rates[-1]), rel=1e-6)
+
+
+def test_schedules_can_begin_anew(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    options = {"load_dir": uninterrupted("mcmc"), "load_scheduler": False, **VARIANTS["mcmc"]}
+    trainer = make_trainer(make_config(scene, tmp_path, **options))
+    for name, schedule in trainer.optimizers.schedulers.items():
+        assert trainer.optimizers.optimizers[name].param_groups[0]["lr"] == pytest.approx(schedule.base_lrs[0]), name
 
 
 def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:

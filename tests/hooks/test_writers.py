@@ -87,22 +87,35 @@ def test_wandb_joins_the_run_that_nerfstudio_has(monkeypatch: pytest.MonkeyPatch
     assert written == [("loss", 0.5, 9)]  # nerfstudio counts from 0
 
 
-@pytest.mark.parametrize(("vis", "advice"), [("wandb", "wandb login"), ("viewer+comet", "COMET_API_KEY")])
-def test_no_login_is_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vis: str, advice: str) -> None:
-    from splatkit_ns.plugin.writers import explained_logins, nerfstudio_writer
+@pytest.mark.parametrize(
+    ("vis", "error", "advice"),
+    [
+        ("wandb", ValueError("requires a key "), "requires a key. Log in with `wandb login`"),
+        ("comet", ValueError("requires a key "), "requires a key. Set COMET_API_KEY"),
+        ("wandb", ModuleNotFoundError("No module named 'wandb'"), "No module named 'wandb'. Install it with pip."),
+    ],
+)
+def test_a_service_that_cannot_be_reached_is_one_message(
+    tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vis: str, error: Exception, advice: str
+) -> None:
+    from splatkit_ns.plugin.writers import nerfstudio_writer
+    from tests.hooks.runs import make_trainer
 
     def refuse(**kwargs: Any) -> None:
-        raise ValueError("requires a key ")  # as wandb and comet do without a login
+        raise error  # as wandb and comet do without a login
 
     monkeypatch.setattr(nerfstudio_writer, "WandbWriter", refuse)
     monkeypatch.setattr(nerfstudio_writer, "CometWriter", refuse)
-    with (
-        pytest.raises(SplatkitError, match=rf"--vis {re.escape(vis)} .*: requires a key\. .*{advice}"),
-        explained_logins(vis),
-    ):
-        nerfstudio_writer.setup_event_writer("wandb" in vis, False, "comet" in vis, tmp_path, "experiment", "project")
-    with pytest.raises(ValueError, match="another"), explained_logins(vis):
-        raise ValueError("another")  # of other parts of the set-up: left as it is
+    run = make_trainer(tiny_scene, tmp_path, vis=vis)
+    with pytest.raises(SplatkitError, match=re.escape(f"--vis {vis} could not start a run: {advice}")):
+        run.setup()
+
+
+def test_other_faults_of_the_set_up_are_left_as_they_are() -> None:
+    from splatkit_ns.plugin.writers import explained_logins
+
+    with pytest.raises(ValueError, match="another"), explained_logins("wandb"):
+        raise ValueError("another")
 
 
 def test_several_writers_are_one(tmp_path: Path) -> None:

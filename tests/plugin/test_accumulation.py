@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from tests.faults.runs import MAX_STEPS, make_config, train
@@ -47,9 +48,12 @@ class Watch(SplatBaseModule[Any]):
 
 
 @pytest.mark.parametrize("densification", ["default", "mcmc"])
-def test_shn_every_eighth_step(tiny_scene: Path, tmp_path: Path, densification: str) -> None:
+def test_shn_every_eighth_step(
+    tiny_scene: Path, tmp_path: Path, densification: str, recwarn: pytest.WarningsRecorder
+) -> None:
     watch = Watch()
-    config = make_config(tiny_scene, tmp_path, densification, gradient_accumulation_steps={"shN": EVERY})
+    options = {"gradient_accumulation_steps": {"shN": EVERY}, "optimizers": gaussian_optimizers(lr_share=0.1)}
+    config = make_config(tiny_scene, tmp_path, densification, **options)
     parser: Any = config.pipeline.datamanager.dataparser
     parser.eval_mode, parser.eval_interval = "interval", 4
     trainer = train(config, watch)
@@ -58,3 +62,4 @@ def test_shn_every_eighth_step(tiny_scene: Path, tmp_path: Path, densification: 
     assert steps == {name: MAX_STEPS // EVERY if name == "shN" else MAX_STEPS for name in steps}
     assert watch.changed_at == [8, 16, 24, 32]
     assert watch.carried > 0
+    assert not [str(warning.message) for warning in recwarn if "lr_scheduler" in str(warning.message)]

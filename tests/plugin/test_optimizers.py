@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any
 
 import pytest
 import torch
+from nerfstudio.plugins.types import MethodSpecification
 
+from splatkit_ns import methods
 from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, LateDecayConfig, run_optimizers
 from splatkit_ns.splat import LEARNING_RATES
@@ -75,11 +78,38 @@ def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> No
 
 
 def test_all_rates_can_fall_late_and_those_of_means_fall_all_the_time() -> None:
-    made = run_optimizers(gaussian_optimizers(late_fall=0.1, fall_from=0.7), list(LEARNING_RATES), 700, {})
+    made = run_optimizers(gaussian_optimizers(lr_share=0.1, decay_from=0.7), list(LEARNING_RATES), 700, {})
     assert isinstance(made["means"]["scheduler"], ExponentialDecayConfig)
     for name in LEARNING_RATES.keys() - {"means"}:
         late = made[name]["scheduler"]
         assert (late.lr_share, late.decay_from, late.max_steps) == (0.1, 0.7, 700)
+
+
+def test_the_cameras_keep_their_schedule() -> None:
+    made = run_optimizers(gaussian_optimizers(lr_share=0.1), ["camera_opt"], 700, {})["camera_opt"]["scheduler"]
+    assert isinstance(made, ExponentialDecayConfig)
+    assert (made.lr_final, made.warmup_steps) == (5e-7, 1000)
+
+
+@pytest.mark.parametrize(
+    ("method", "decay_from", "dropout_full_from"),
+    [
+        (methods.splatkit_3dgs, 0.9, 1.0),
+        (methods.splatkit_3dgs_fast, 0.8, 1.0),
+        (methods.splatkit_3dgs_big, 0.9, 1 / 3),
+        (methods.splatkit_2dgs, 0.9, 1.0),
+        (methods.splatkit_3dgs_adc, None, 1.0),
+        (methods.splatkit_3dgs_mcmc, None, 1.0),
+    ],
+)
+def test_which_methods_come_to_rest(
+    method: MethodSpecification, decay_from: float | None, dropout_full_from: float
+) -> None:
+    config: Any = method.config
+    for name in LEARNING_RATES.keys() - {"means"}:
+        late = config.optimizers[name]["scheduler"]
+        assert (late and late.decay_from) == decay_from, name
+    assert config.pipeline.model.renderer.dropout_full_from == dropout_full_from
 
 
 def test_an_end_that_is_given_stays() -> None:

@@ -11,6 +11,7 @@ import torch
 from splatkit_ns.densification import SplatBudgetDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.methods import splatkit_2dgs
+from splatkit_ns.plugin.optimizers import LateDecayConfig
 from splatkit_ns.plugin.options import check_device, check_options
 from tests.plugin.helpers import run_config
 
@@ -28,6 +29,11 @@ def config(**options: Any) -> Any:
         assert hasattr(target, name), path
         setattr(target, name, value)
     return made
+
+
+def late(**settings: Any) -> dict[str, Any]:
+    """Options with a late decay of one group."""
+    return {"optimizers": {"sh0": {"scheduler": LateDecayConfig(**settings)}}}
 
 
 def test_the_methods_own_options_are_fine() -> None:
@@ -67,6 +73,13 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
+        (
+            {"pipeline__model__renderer__dropout_full_from": 1.5},
+            "dropout-full-from is 1.5, expected a number between 0",
+        ),
+        (late(lr_share=0.0), "--optimizers.sh0.scheduler.lr-share is 0.0, expected a number above 0"),
+        (late(decay_from=-1.0), "--optimizers.sh0.scheduler.decay-from is -1.0, expected a number between 0 and 1"),
+        (late(max_steps=0), "--optimizers.sh0.scheduler.max-steps is 0, expected a number above 0"),
         ({"mixed_precision": True}, "--mixed-precision and --use-grad-scaler must be False"),
         ({"machine__num_devices": 2}, "--machine.num-devices is 2, expected 1"),
         ({"load_checkpoint": Path("gone.ckpt")}, "--load-checkpoint: there is no file gone.ckpt"),
