@@ -8,6 +8,8 @@ fail on splatfacto's checkpoints.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +38,27 @@ class FusedAdamConfig(OptimizerConfig):
             return torch.optim.Adam(params, lr=float(self.lr), eps=self.eps)
 
 
+class FactorSchedule(Scheduler, ABC):
+    """Learning rate that is the first one, times a factor of the step."""
+
+    config: Any
+
+    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
+        """Make the schedule of this optimizer.
+
+        Args:
+            optimizer: its learning rate is ``lr_init``.
+            lr_init: learning rate at the start.
+        """
+        if self.config.max_steps is None:
+            raise ValueError(f"{type(self.config).__name__}.max_steps is not set, and there is no run to take it from.")
+        return LambdaLR(optimizer, self._factor(self.config.max_steps, lr_init))
+
+    @abstractmethod
+    def _factor(self, max_steps: int, lr_init: float) -> Callable[[int], float]:
+        """The factor of each step, 0-based; `max_steps` is the length of the schedule."""
+
+
 @dataclass
 class ExponentialDecayConfig(SchedulerConfig):
     """Learning rate that falls exponentially to lr_final."""
@@ -49,19 +72,12 @@ class ExponentialDecayConfig(SchedulerConfig):
     """The rate first rises from 0, along a quarter of a sine, for this many steps."""
 
 
-class ExponentialDecay(Scheduler):
+class ExponentialDecay(FactorSchedule):
     """See `ExponentialDecayConfig`."""
 
     config: ExponentialDecayConfig
 
-    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
-        """Make the schedule of this optimizer.
-
-        Args:
-            optimizer: its learning rate is ``lr_init``.
-            lr_init: learning rate at the start.
-        """
-        max_steps = _max_steps(self.config)
+    def _factor(self, max_steps: int, lr_init: float) -> Callable[[int], float]:
         log_ratio = math.log(self.config.lr_final / lr_init)
         warmup, span = self.config.warmup_steps, max(1, max_steps - self.config.warmup_steps)
 
@@ -70,7 +86,7 @@ class ExponentialDecay(Scheduler):
                 return math.sin(0.5 * math.pi * step / warmup)
             return math.exp(log_ratio * min(1.0, (step - warmup) / span))
 
-        return LambdaLR(optimizer, factor)
+        return factor
 
 
 @dataclass
@@ -86,31 +102,18 @@ class LateDecayConfig(SchedulerConfig):
     """Step at which lr_share is reached; None means the run's last."""
 
 
-class LateDecay(Scheduler):
+class LateDecay(FactorSchedule):
     """See `LateDecayConfig`."""
 
     config: LateDecayConfig
 
-    def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LambdaLR:
-        """Make the schedule of this optimizer.
-
-        Args:
-            optimizer: its learning rate is ``lr_init``.
-            lr_init: learning rate at the start.
-        """
-        max_steps = _max_steps(self.config)
+    def _factor(self, max_steps: int, lr_init: float) -> Callable[[int], float]:
         log_ratio, start = math.log(self.config.lr_share), self.config.decay_from * max_steps
 
         def factor(step: int) -> float:
             return math.exp(log_ratio * min(1.0, max(0.0, step - start) / max(1.0, max_steps - start)))
 
-        return LambdaLR(optimizer, factor)
-
-
-def _max_steps(config: ExponentialDecayConfig | LateDecayConfig) -> int:
-    if config.max_steps is None:
-        raise ValueError(f"{type(config).__name__}.max_steps is not set, and there is no run to take it from.")
-    return config.max_steps
+        return factor
 
 
 def run_optimizers(
