@@ -70,10 +70,9 @@ def run_process(scene: Path, run: str, seed: int) -> dict[str, Any]:
 def method_config(scene: Path, run: str) -> Any:
     """The config of a run on a scene, with evaluation, viewer and intermediate checkpoints off."""
     from nerfstudio.configs.dataparser_configs import all_dataparsers
-    from nerfstudio.configs.method_configs import all_methods
 
     method, steps, *overrides = run.split(":", 2)
-    config = deepcopy(all_methods[method])
+    config = registered(method)
     if (scene / "transforms.json").exists():
         dataparser = deepcopy(all_dataparsers["nerfstudio-data"])
         dataparser.downscale_factor, dataparser.eval_mode, dataparser.eval_interval = 1, "interval", 8
@@ -101,6 +100,20 @@ def method_config(scene: Path, run: str) -> Any:
         else:
             raise SystemExit(f"{type(target).__name__} has no {name}")
     return config
+
+
+def registered(method: str) -> Any:
+    """The config of a method that nerfstudio knows, or of one of ours, in a checkout that is not installed, too."""
+    from nerfstudio.configs.method_configs import all_methods
+    from nerfstudio.plugins.types import MethodSpecification
+
+    from splatkit_ns import methods
+
+    ours = [value.config for value in vars(methods).values() if isinstance(value, MethodSpecification)]
+    known = {config.method_name: config for config in ours} | all_methods
+    if method not in known:
+        raise SystemExit(f"There is no method {method}, only {', '.join(known)}.")
+    return deepcopy(known[method])
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from sphinx.ext.napoleon.docstring import GoogleDocstring
 
@@ -31,15 +30,3 @@ html_copy_source = False
 
 # An attribute's docstring is text: napoleon takes what stands before its first colon for a type.
 GoogleDocstring._consume_inline_attribute = lambda self: ("", self._dedent(self._consume_to_end()))  # type: ignore
-
-
-def setup(app: Any) -> None:
-    """Called by Sphinx."""
-    app.connect("source-read", list_reports)
-
-
-def list_reports(app: Any, name: str, source: list[str]) -> None:
-    """Put the pages that report measurements into the list of contents, those that there are."""
-    if name == "index":
-        reports = [page for page in ("benchmarks", "reliability") if (Path(app.srcdir) / f"{page}.md").is_file()]
-        source[0] = source[0].replace("REPORTS\n", "".join(f"{page}\n" for page in reports))

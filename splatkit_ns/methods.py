@@ -97,7 +97,7 @@ def _quick_mcmc(
     """3DGS-MCMC that grows to a number which follows the scene within 2,000 steps, learns few images less by heart, and
     comes to rest at the end.
 
-    What each setting gives is in docs/benchmarks.md.
+    What each setting gives is in docs/experiments.md.
     """
     densification = SplatMCMCDensification(
         max_gaussians=5_000_000,

@@ -1,0 +1,197 @@
+"""Make the tables of README.md and docs/ that compare methods, out of benchmarks/results/presets.json.
+
+    python benchmarks/tables.py            # rewrites them
+    python benchmarks/tables.py --check    # says whether they are what the file says
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The file's runs are those that train_gpu.py wrote,
+job by job: one host, one day. Those with ``settings`` had other settings than the method has now, which these name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/presets.json"
+PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/experiments.md")
+TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+SCENES = {"fox": "fox", "herzjesu_p25": "herzjesu", "banana": "banana", "sceaux": "sceaux", "lego": "lego"}
+"""In the order of the tables, with what these call them."""
+METHODS = ("splatfacto", "splatkit-3dgs-fast", "splatkit-3dgs", "splatkit-3dgs-big")
+SMALL_FIRST = ":modules.resolution.max_downscale=4"
+
+Run = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    runs = read_runs(RESULTS)
+    for page in PAGES:
+        text = page.read_text()
+        made = with_tables(text, runs)
+        if args.check and made != text:
+            raise SystemExit(f"{page} differs from {RESULTS}: run python benchmarks/tables.py.")
+        page.write_text(made)
+
+
+def read_runs(path: Path) -> list[Run]:
+    """All runs, each with its job's number and its GPU, and its method apart from steps and overrides."""
+    runs: list[Run] = []
+    for job in json.loads(path.read_text()):
+        for run in job["runs"]:
+            method, steps = run["run"].split(":")[:2]
+            gpu = job["machine"]["device"].removeprefix("NVIDIA ").split()[0]
+            runs.append({**run, "job": job["job"], "gpu": gpu, "method": method, "steps": int(steps)})
+    return runs
+
+
+def with_tables(text: str, runs: list[Run]) -> str:
+    """A page with its tables made anew."""
+    return TABLE.sub(lambda found: found[1] + TABLES[found[2]](runs) + found[3], text)
+
+
+def quality_table(runs: list[Run]) -> str:
+    """What the methods reach as they are now, averaged over the runs that differ."""
+    rows = []
+    for scene, name in SCENES.items():
+        cells = [quality(runs, scene, method) for method in METHODS]
+        rows.append([name, *("" if cell is None else "{:.2f}, {:.4f}{}".format(*cell) for cell in cells)])
+    return table(["scene", *METHODS], rows)
+
+
+def time_table(runs: list[Run]) -> str:
+    """Each job that timed splatfacto and others on a scene."""
+    rows = []
+    for scene, name in SCENES.items():
+        for run, ratio in timed(runs, scene):
+            peer = run["method"] == "splatfacto"
+            rows.append(
+                [
+                    f"{name}, {run['gpu']}" if peer else "",
+                    run["method"],
+                    f"{run['steps']:,}",
+                    f"{run['wall_s']:.1f}",
+                    ratio,
+                    f"{run['ms_per_step']:.2f}",
+                    f"{run['gaussians']:,}",
+                    f"{run['peak_mib']:.0f}",
+                    run.get("settings", "" if peer else "as now"),
+                ]
+            )
+    header = ["scene, GPU", "method", "steps", "wall s", "ratio", "ms/step", "Gaussians", "peak MiB", "settings"]
+    return table(header, rows)
+
+
+def small_first_table(runs: list[Run]) -> str:
+    """Whole images from the start against small images first, with the same seed."""
+    rows = []
+    for method in METHODS[1:]:
+        for scene, name in SCENES.items():
+            for seed in (42, 7):
+                whole = [run for run in as_now(runs, scene, method) if run["seed"] == seed]
+                small = [run for run in as_now(runs, scene, method, SMALL_FIRST) if run["seed"] == seed]
+                if not (whole and small):
+                    continue
+                same_job = {run["job"]: run for run in whole if "wall_s" in run}
+                times = [(same_job[run["job"]], run) for run in small if run["job"] in same_job and "wall_s" in run]
+                rows.append(
+                    [
+                        method,
+                        name,
+                        str(seed),
+                        f"{whole[-1]['psnr']:.2f}, {whole[-1]['ssim']:.4f}",
+                        f"{small[-1]['psnr']:.2f}, {small[-1]['ssim']:.4f}",
+                        f"{small[-1]['psnr'] - whole[-1]['psnr']:+.2f}",
+                        "".join(f"{one['train_s']:.1f}, {two['train_s']:.1f}" for one, two in times),
+                    ]
+                )
+    return table(["method", "scene", "seed", "whole", "small first", "dB", "training, s"], rows)
+
+
+def readme_table(runs: list[Run]) -> str:
+    """Times and qualities side by side, of scenes on which splatfacto and others have been timed in one job."""
+    rows = []
+    for scene, name in SCENES.items():
+        for method in METHODS:
+            times = [(run, ratio) for run, ratio in timed(runs, scene) if run["method"] == method]
+            now, peer = quality(runs, scene, method), quality(runs, scene, "splatfacto")
+            if not times or now is None or peer is None:
+                continue
+            run, ratio = times[0]
+            cells = [f"{run['wall_s']:.0f} s", f"{now[0]:.2f}"]
+            if method != "splatfacto":
+                cells = [f"{cells[0]} ({ratio}×)", f"{cells[1]} ({now[0] - peer[0]:+.1f})"]
+            rows.append([name, method, *cells, f"{now[1]:.3f}", f"{run['peak_mib']:.0f} MiB"])
+    return table(["scene", "method", "wall time", "PSNR", "SSIM", "peak memory"], rows)
+
+
+TABLES: dict[str, Callable[[list[Run]], str]] = {
+    "quality": quality_table,
+    "time": time_table,
+    "small_first": small_first_table,
+    "readme": readme_table,
+}
+
+
+def as_now(runs: Iterable[Run], scene: str, method: str, overrides: str = "") -> list[Run]:
+    """Runs of a method with the settings that it has now, but for these overrides."""
+    return [
+        run
+        for run in runs
+        if run["scene"] == scene
+        and run["run"] == f"{method}:{run['steps']}{overrides}"
+        and run["method"] == method
+        and "settings" not in run
+    ]
+
+
+def quality(runs: list[Run], scene: str, method: str) -> tuple[float, float, str] | None:
+    """Mean PSNR and SSIM, and how many runs it is of if there are several.
+
+    Two runs of ours with one seed are the same to the bit, so they count once; splatfacto's differ.
+    """
+    found = as_now(runs, scene, method)
+    different = found if method == "splatfacto" else list({run["seed"]: run for run in found}.values())
+    if not different:
+        return None
+    number = f" ({len(different)})" if len(different) > 1 else ""
+    return mean(run["psnr"] for run in different), mean(run["ssim"] for run in different), number
+
+
+def timed(runs: list[Run], scene: str) -> list[tuple[Run, str]]:
+    """Runs of jobs that timed splatfacto and others on a scene, with their wall times relative to splatfacto's."""
+    plain = [run for run in runs if run["scene"] == scene and "wall_s" in run and run["run"].count(":") == 1]
+    found: list[tuple[Run, str]] = []
+    for job in sorted({run["job"] for run in plain}):
+        together = sorted(
+            (run for run in plain if run["job"] == job and run["method"] in METHODS),
+            key=lambda run: METHODS.index(run["method"]),
+        )
+        peer = together[0]
+        if peer["method"] == "splatfacto" and len(together) > 1:
+            found += [(run, ratio(run["wall_s"] / peer["wall_s"])) for run in together]
+    return found
+
+
+def ratio(value: float) -> str:
+    """Two digits that count."""
+    return f"{value:.2f}" if value >= 0.0995 else f"{value:.3f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
