@@ -47,3 +47,8 @@ def hook_failure(where: str, step: int, error: Exception) -> HookFailedError:
     failure = kind(f"{where} failed at step {step}: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
+
+
+def describe_os_error(error: OSError) -> str:
+    """What went wrong, and with which file."""
+    return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)

@@ -32,7 +32,7 @@ def working_kernel(load: Callable[[], KernelT], otherwise: str) -> KernelT | Non
 class LazyKernel(Generic[KernelT]):
     """Calling it gives a kernel that has been seen to run, or None: the first call loads it, whichever thread's it is.
 
-    Others that call meanwhile wait. `lazy_kernel` makes one.
+    Others that call meanwhile wait. Loading has a thread of its own; see `run_apart`. `lazy_kernel` makes one.
     """
 
     def __init__(self, load: Callable[[], KernelT], otherwise: str) -> None:
@@ -43,10 +43,14 @@ class LazyKernel(Generic[KernelT]):
 
     def __call__(self) -> KernelT | None:
         if self._found is None:
-            with self._lock:
-                if self._found is None:
-                    self._found = (working_kernel(self._load, self._otherwise),)
+            run_apart(self._find)
+        assert self._found is not None
         return self._found[0]
+
+    def _find(self) -> None:
+        with self._lock:
+            if self._found is None:
+                self._found = (working_kernel(self._load, self._otherwise),)
 
 
 def lazy_kernel(otherwise: str) -> Callable[[Callable[[], KernelT]], LazyKernel[KernelT]]:
@@ -91,10 +95,22 @@ def run_together(calls: Sequence[Callable[[], object]]) -> None:
     Raises:
         Exception: what one of them raised, after all have ended.
     """
-    if not can_compile_in_threads():
+    if can_compile_in_threads():
+        run_apart(*calls)
+    else:
         for call in calls:
             call()
-        return
+
+
+def run_apart(*calls: Callable[[], object]) -> None:
+    """Call each in a thread of its own, on the current GPU, and wait for all.
+
+    nerfstudio's viewer interrupts a render by an exception at whatever line its thread is. What is loaded once for the
+    rest of the process must not be cut short by that, nor take it for a failure: here only the waiting is.
+
+    Raises:
+        Exception: what one of them raised, after all have ended.
+    """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # which stands for none
     errors: list[BaseException] = []
 

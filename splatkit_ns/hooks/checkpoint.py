@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
+from splatkit_ns.modules.files import training_goes_on
+
+logger = logging.getLogger("splatkit_ns")
 
 
 @HOOK_REGISTRY.register()
@@ -30,4 +35,5 @@ class CheckPointHook(Hook):
         """Write one where it is due."""
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.cfg.max_steps:
-            trainer.save_checkpoint(trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt")
+            with training_goes_on(logger, f"CheckPointHook's checkpoint of step {step}"):
+                trainer.save_checkpoint(trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt")

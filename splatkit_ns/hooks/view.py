@@ -168,6 +168,5 @@ class TrainerView:
     def save_checkpoint(self, path: str | Path) -> None:
         """Write a checkpoint of the current step to a file; a run can be resumed from it."""
         trainer, path = self.unwrapped, Path(path)
-        trainer.pipeline.model.dispatcher.run("pre_save_checkpoint")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(path, trainer.make_checkpoint())

@@ -9,6 +9,7 @@ from typing import Any
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.files import training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState, check_writable
 
@@ -48,9 +49,15 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
             return
         folder = Path(self.output_dir)
         path = folder / f"step_{step:06d}.ckpt"
+        before = [name for name in self._written if name != path.name]
         # Named before it is written, so that the checkpoint knows of itself when training resumes from it.
-        self._written = [*(name for name in self._written if name != path.name), path.name]
-        training_state.save_ckpt(path)
+        self._written = [*before, path.name]
+        with training_goes_on(logger, f"The checkpoint of step {step}"):
+            training_state.save_ckpt(path)
+            before = self._written
+        self._written = before
+        if path.name not in before:
+            return
         logger.info("Saved a checkpoint to %s", path)
         if self.keep > 0:
             for name in self._written[: -self.keep]:

@@ -19,6 +19,7 @@ from PIL import Image
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
+from splatkit_ns.modules.files import training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState, atomic_write, check_writable
@@ -73,6 +74,12 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         """Evaluate when it is time."""
         if step not in self._steps or world_rank != 0:
             return
+        with training_goes_on(logger, f"The evaluation of step {step}"):
+            self._evaluate(logger, step, data_provider, training_state)
+
+    def _evaluate(
+        self, logger: logging.Logger, step: int, data_provider: EvaluationSource, training_state: SplatTrainingState
+    ) -> None:
         began = time.perf_counter()
         images: list[dict[str, Any]] = []
         for number, result in enumerate(data_provider.evaluate()):

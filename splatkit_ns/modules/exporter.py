@@ -9,6 +9,7 @@ from pathlib import Path
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.files import training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState, check_writable
@@ -21,8 +22,8 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     """Writes ``splats/step_007000.ply`` and ``ckpts/step_007000.ckpt`` at chosen steps.
 
     The PLY files open in every viewer of Gaussian splats; training resumes from the checkpoints. Each file is written
-    whole or not at all, by the process of rank 0 alone. List it after modules that keep a state: a checkpoint holds the
-    states of modules as they are when it is written.
+    whole or not at all, by the process of rank 0 alone; where the disk is full, training goes on without it. List it
+    after modules that keep a state: a checkpoint holds the states of modules as they are when it is written.
 
     Raises:
         ModuleError: at set-up, if the format is unknown or a step is no whole number of at least 1.
@@ -59,11 +60,13 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         if step not in self._steps or world_rank != 0:
             return
         if self.save_splat:
-            training_state.to_splat_model().save_ply(self.splat_path(step))
-            logger.info("Saved %d Gaussians to %s", len(training_state), self.splat_path(step))
+            with training_goes_on(logger, f"The Gaussians of step {step}"):
+                training_state.to_splat_model().save_ply(self.splat_path(step))
+                logger.info("Saved %d Gaussians to %s", len(training_state), self.splat_path(step))
         if self.save_ckpt:
-            training_state.save_ckpt(self.ckpt_path(step))
-            logger.info("Saved a checkpoint to %s", self.ckpt_path(step))
+            with training_goes_on(logger, f"The checkpoint of step {step}"):
+                training_state.save_ckpt(self.ckpt_path(step))
+                logger.info("Saved a checkpoint to %s", self.ckpt_path(step))
 
     def splat_path(self, step: int) -> Path:
         """Where the Gaussians of a step (counted from 1) are saved."""

@@ -9,7 +9,8 @@ import torch
 
 from splatkit_ns.errors import SplatkitError
 
-_CPU_ALLOCATOR = ("DefaultCPUAllocator", "can't allocate memory")
+_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory")
+"""Of errors that have no class of their own: from the CPU's allocator, and from what allocates past torch's."""
 
 
 class OutOfMemory(SplatkitError):
@@ -23,7 +24,7 @@ def find(error: BaseException) -> BaseException | None:
     while seen is not None:
         if isinstance(seen, (kind, MemoryError)):
             return seen
-        if isinstance(seen, RuntimeError) and any(words in str(seen) for words in _CPU_ALLOCATOR):
+        if isinstance(seen, RuntimeError) and any(words in str(seen) for words in _WORDS):
             return seen
         seen = seen.__cause__
     return None

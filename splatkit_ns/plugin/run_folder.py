@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.checkpoints import checkpoint_paths
@@ -125,6 +126,16 @@ def _refuse_live_owner(descriptor: int, folder: Path) -> None:
     )
 
 
+def discard_if_empty(config: TrainerConfig) -> None:
+    """Take back the folder of a run that does not begin after all, and those around it up to ``output_dir``."""
+    folder = config.get_base_dir()
+    release(folder)
+    with contextlib.suppress(OSError):  # one that is not empty
+        while folder != config.output_dir and config.output_dir in folder.parents:
+            folder.rmdir()
+            folder = folder.parent
+
+
 def unwritable(folder: Path, error: OSError) -> SplatkitError:
     """What to say when a run's folder cannot be written."""
     return SplatkitError(
@@ -156,8 +167,19 @@ def set_unused_timestamp(config: TrainerConfig, timestamp: str) -> None:
             return  # likewise
 
 
+def recognise(config: TrainerConfig) -> None:
+    """Find out whether this is a run that is started again in its own folder, with the very same config."""
+    folder = config.get_base_dir()
+    _continued.discard(Path(os.path.realpath(folder)))
+    if checkpoint_paths(config.get_checkpoint_dir()) and _holds(folder / "config.yml", yaml.dump(config)):
+        _continued.add(Path(os.path.realpath(folder)))
+
+
 def save_config(config: TrainerConfig) -> None:
     """Claim the run's folder and write ``config.yml`` into it, atomically.
+
+    Args:
+        config: of a run that `recognise` has seen.
 
     Raises:
         SplatkitError: the folder cannot be written, belongs to a running run, or to one that ended and is not resumed.
@@ -166,16 +188,13 @@ def save_config(config: TrainerConfig) -> None:
     claim(folder)
     path, text = folder / "config.yml", yaml.dump(config)
     checkpoints = checkpoint_paths(config.get_checkpoint_dir())
-    _continued.discard(Path(os.path.realpath(folder)))
-    if checkpoints and _holds(path, text):
-        _continued.add(Path(os.path.realpath(folder)))
-    elif checkpoints and not _resumes_from(config, config.get_checkpoint_dir()):
+    if not continues(folder) and checkpoints and not _resumes_from(config, config.get_checkpoint_dir()):
         raise SplatkitError(
             f"{folder} holds another run, of {len(checkpoints)} checkpoint(s), which this one would overwrite. To go "
             f"on with it: --load-dir {config.get_checkpoint_dir()}, or --load-config {path}. To start anew: another "
             "--timestamp, or none."
         )
-    CONSOLE.log(f"Saving config to: {path}")
+    CONSOLE.log(f"Saving config to: {escape(str(path))}")
     try:
         atomic_write_text(path, text)
     except OSError as error:
@@ -183,7 +202,7 @@ def save_config(config: TrainerConfig) -> None:
 
 
 def continues(folder: Path) -> bool:
-    """Whether `save_config` found that a run is started again in its own folder, as ``--load-config`` does."""
+    """Whether `recognise` found that a run is started again in its own folder, as ``--load-config`` does."""
     return Path(os.path.realpath(folder)) in _continued
 
 

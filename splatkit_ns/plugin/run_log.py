@@ -11,8 +11,8 @@ from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName
 from torch import Tensor
 
+from splatkit_ns.errors import describe_os_error
 from splatkit_ns.plugin.reporting import report_once
-from splatkit_ns.plugin.saving import describe
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainer
@@ -77,4 +77,4 @@ class RunLog:
         try:
             writer.write_out_storage()
         except OSError as error:
-            report_once(f"The log cannot be written: {describe(error)}. Training goes on.")
+            report_once(f"The log cannot be written: {describe_os_error(error)}. Training goes on.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin import checkpoints, out_of_memory
 from splatkit_ns.plugin.finite import NotFiniteError, stop_message
 from splatkit_ns.splat import clear_gradients
@@ -33,12 +33,13 @@ class Saver:
 
     def try_to_save(self, step: int) -> bool:
         """Save; a full disk is no reason to stop: a warning, and the next time it is tried again."""
-        self._trainer.watch.check()
         try:
             self._trainer.save_checkpoint(step)
         except OSError as error:
             if not self._fails:
-                logger.warning("No checkpoint of step %d: %s. %s", step, describe(error), self.last_checkpoint())
+                logger.warning(
+                    "No checkpoint of step %d: %s. %s", step, describe_os_error(error), self.last_checkpoint()
+                )
             self._fails = True
             return False
         if self._fails:
@@ -58,13 +59,12 @@ class Saver:
         if self.saved_step == step or (not trained and (stopped or path.exists())):
             return
         try:
-            self._trainer.watch.check()
             self._trainer.save_checkpoint(step)
         except NotFiniteError as error:
             raise stop_message(error, self.last_checkpoint()) from error
         except OSError as error:
             raise SplatkitError(
-                f"The last checkpoint, of step {step}, could not be saved: {describe(error)}. "
+                f"The last checkpoint, of step {step}, could not be saved: {describe_os_error(error)}. "
                 f"{self.last_checkpoint()} Free some space, or check permissions, and resume."
             ) from error
 
@@ -104,8 +104,3 @@ class Saver:
                 self._trainer.config,
             )
         ) from error
-
-
-def describe(error: OSError) -> str:
-    """What went wrong, and with which file."""
-    return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)

@@ -154,12 +154,12 @@ class StepGraphs:
         if self._off:
             return False
         model, context = self._model, self._model.context
-        kind = self._kind(view)
+        kind = (self._kind(view), self._settings())
         self._steps += 1
         if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
             self._run_without(kind)
             return False
-        key = (kind, self._settings(), *(param.data_ptr() for param in model.gauss_params.values()))
+        key = (kind, *(param.data_ptr() for param in model.gauss_params.values()))
         self._look_at_length()
         if self._step is None or key != self._key:
             self._forget()

@@ -20,6 +20,7 @@ from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName
 from rich import box
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
@@ -100,23 +101,36 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
             run_folder.set_unused_timestamp(self, self.timestamp)
 
     def save_config(self) -> None:
-        """Claim the run's folder and write ``config.yml`` into it.
+        """Check the options, claim the run's folder, and write ``config.yml`` into it.
 
         A part that cannot be written costs the other ``ns-*`` commands, not the run.
 
         Raises:
-            SplatkitError: the folder cannot be written, or belongs to another run.
+            SplatkitError: options are out of range, the device cannot be used, or the folder cannot be written or
+                belongs to another run. No empty folder is left behind.
         """
         install_excepthook()
         try:
+            run_folder.recognise(self)
+            self.check()
             run_folder.save_config(self)
         except SplatkitError:
+            run_folder.discard_if_empty(self)
             raise
         except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
             report_once(
                 f"There is no config.yml in {self.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
                 f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
             )
+
+    def check(self) -> None:
+        """Check options and device, before a run begins.
+
+        Raises:
+            SplatkitError: options are out of range, or the device cannot be used.
+        """
+        check_options(self)
+        check_device(self.machine.device_type)
 
 
 class SplatkitTrainer(Trainer):
@@ -133,8 +147,7 @@ class SplatkitTrainer(Trainer):
     def __init__(self, config: SplatkitTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         install_excepthook()
         connect_logging()
-        check_options(config)
-        check_device(config.machine.device_type)
+        config.check()
         run_folder.claim(config.get_base_dir())
         super().__init__(config, local_rank, world_size)
         self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
@@ -159,12 +172,12 @@ class SplatkitTrainer(Trainer):
         model.context.max_steps = self.config.max_num_iterations
         model.context.step = self._start_step
         model.context.world_rank = self.local_rank
+        every_step = self.device == "cpu" or self.config.on_nan == "skip"
+        self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
         model.training_state.checkpoint_source = self.make_checkpoint
         self.pipeline.wants_metrics = self._log.is_due
         self._saver.steps_whole = self._start_step
-        every_step = self.device == "cpu" or self.config.on_nan == "skip"
         model.graphs = step_graphs(self)
-        self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers with this run's length and scene scale.
@@ -359,8 +372,8 @@ class SplatkitTrainer(Trainer):
         self.training_state = "completed"
         self._log.flush()
         table = Table(title=None, show_header=False, box=box.MINIMAL)
-        table.add_row("Config File", str(self.base_dir / "config.yml"))
-        table.add_row("Checkpoint Directory", str(self.checkpoint_dir))
+        table.add_row("Config File", escape(str(self.base_dir / "config.yml")))
+        table.add_row("Checkpoint Directory", escape(str(self.checkpoint_dir)))
         CONSOLE.print(Panel(table, title="[bold green]Training Finished[/bold green]", expand=False))
         self._run_callbacks(self.step, TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:
@@ -383,12 +396,18 @@ class SplatkitTrainer(Trainer):
             return
         self._start_step = checkpoints.restore(self, content, path)
         self._loaded = LoadedCheckpoint(path, checkpoints.rng_entry(content))
-        CONSOLE.print(f"Resuming after step {content['step']} from {path}")
+        CONSOLE.print(f"Resuming after step {content['step']} from {escape(str(path))}")
         self.pipeline.model.context.step = self._start_step
         self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
 
     def make_checkpoint(self, step: int | None = None) -> dict[str, Any]:
-        """Everything a run needs to go on after a step (0-based; None means the current one)."""
+        """Everything a run needs to go on after a step (0-based; None means the current one), whoever writes it.
+
+        Raises:
+            NotFiniteError: a step since the last look was not finite, so this would be spoilt.
+        """
+        self.watch.check()
+        self.pipeline.model.dispatcher.run("pre_save_checkpoint")
         return checkpoints.collect(self, self.step if step is None else step)
 
     @check_main_thread
@@ -397,7 +416,7 @@ class SplatkitTrainer(Trainer):
 
         Raises:
             OSError: it could not be written; those before are untouched.
+            NotFiniteError: see `make_checkpoint`.
         """
-        self.pipeline.model.dispatcher.run("pre_save_checkpoint")
         checkpoints.save(self.checkpoint_dir, self.make_checkpoint(step), self.config.save_only_latest_checkpoint)
         self._saver.saved_step = step

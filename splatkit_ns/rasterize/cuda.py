@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.triton_kernels import run_apart
 
 from .versions import gsplat_version
 
@@ -108,6 +109,10 @@ def check_cuda_backend() -> None:
     """
     if not torch.cuda.is_available():
         raise BackendUnavailableError(explain_unavailable(gather_facts()))
+    run_apart(_load)
+
+
+def _load() -> None:
     try:
         compiled = importlib.import_module("gsplat.cuda._backend")._C
     except Exception as error:  # a build can fail in any way: OSError, ImportError, RuntimeError, CalledProcessError

@@ -20,6 +20,7 @@ from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.modules.checks import check_instance
 from splatkit_ns.modules.copying import running_copy
+from splatkit_ns.modules.progress import psnr
 from splatkit_ns.plugin import run_folder
 from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
@@ -107,7 +108,7 @@ class SplatTrainer:
         Each call is a new run in a folder of its own. The seeds of all global random generators are set.
 
         Raises:
-                SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.
+            SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.
             StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
             HookFailedError: a module's hook raised.
         """
@@ -182,7 +183,8 @@ def _result(trainer: SplatkitTrainer) -> SplatTrainerResult:
     if context.loss is not None:
         metrics["loss"] = float(context.loss.detach())
         metrics |= {f"loss/{name}": float(term.detach()) for name, term in context.loss_terms.items()}
-        metrics["psnr"] = float(model.get_metrics_dict({}, {})["psnr"])
+        if context.rendered_frames is not None and context.target_frames is not None:
+            metrics["psnr"] = float(psnr(context.rendered_frames, context.target_frames, context.masks))
     metrics["num_gaussians"] = len(model.training_state)
     for module in context.modules:
         if isinstance(module, SplatEvaluator):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.modules import SplatCheckpointer
 from splatkit_ns.modules.context import StepContext
 from splatkit_ns.plugin import checkpoints, finite
 from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError
@@ -148,3 +149,17 @@ def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: p
         trainer.train()
     assert trainer.step == 12
     assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(trainer.checkpoint_dir)] == [6]
+
+
+def test_a_spoilt_state_is_saved_by_no_module_either(scene: Path, tmp_path: Path) -> None:
+    """A module's own checkpoints are looked at first, too, so the last good one is not deleted for a bad one."""
+    trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))
+    trainer.watch = FiniteWatch(trainer.watch.names, "cpu", every_step=False)
+    keeper = SplatCheckpointer(tmp_path / "kept", every=4, keep=1)
+    trainer.pipeline.model.use_modules([keeper])
+    with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):
+        trainer.train()
+    assert trainer.step == 11
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["step_000008.ckpt"]
+    saved = read_checkpoint(tmp_path / "kept/step_000008.ckpt")
+    assert all(value.isfinite().all() for value in saved["pipeline"].values())

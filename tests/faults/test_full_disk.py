@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.hooks import CheckPointHook
+from splatkit_ns.modules import SplatCheckpointer, SplatEvaluator, SplatExporter
 from splatkit_ns.plugin import checkpoints
 from splatkit_ns.splat import SplatModel, read_checkpoint, write_checkpoint
 from tests.faults.children import Child
@@ -82,6 +84,70 @@ def test_training_goes_on_when_a_save_fails(scene: Path, tmp_path: Path, message
     assert "No space left on device" in warnings[0]
     assert str(checkpoints.path_of(folder, 6)) in warnings[0]
     assert "can be written again: step 24" in warnings[1]
+
+
+def test_training_goes_on_when_a_module_cannot_write(scene: Path, tmp_path: Path, messages: Any) -> None:
+    """Exports, checkpoints and statistics of a few steps are missing; what was written before them is kept."""
+    real, full = os.fsync, False
+
+    def switch(on: bool) -> Any:
+        def action() -> None:
+            nonlocal full
+            full = on
+
+        return action
+
+    def fsync(descriptor: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    config = make_config(scene, tmp_path, steps_per_save=0, hooks=("tests.faults.test_full_disk:OftenSaved",), **CHEAP)
+    folder = config.get_base_dir() / "modules"
+    modules = [
+        SplatCheckpointer(folder, every=6, keep=1),
+        SplatExporter(folder, export_steps=[6, 12, 24]),
+        SplatEvaluator(folder, eval_steps=[6, 12, 24]),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        steps = [At(8, switch(True)), At(22, switch(False))]
+        train(config, *steps, *modules)
+    assert steps[0].steps == list(range(1, 37))
+    written = sorted(path.relative_to(config.get_base_dir()).as_posix() for path in folder.rglob("step_*"))
+    assert written == [
+        "modules/ckpts/step_000006.ckpt",
+        "modules/ckpts/step_000024.ckpt",
+        "modules/images/step_000006",
+        "modules/images/step_000012",
+        "modules/images/step_000024",
+        "modules/splats/step_000006.ply",
+        "modules/splats/step_000024.ply",
+        "modules/stats/step_000006.csv",
+        "modules/stats/step_000006.json",
+        "modules/stats/step_000024.csv",
+        "modules/stats/step_000024.json",
+        "modules/step_000036.ckpt",
+    ]
+    assert list((folder / "images/step_000012").iterdir()) == []
+    hooked = sorted(path.name for path in (config.get_base_dir() / "ckpts").iterdir())
+    assert hooked == ["step_000006.ckpt", "step_000024.ckpt", "step_000030.ckpt", "step_000036.ckpt"]
+    warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
+    assert all("No space left on device" in text and "Training goes on" in text for text in warnings)
+    assert [text.split(" could not")[0] for text in warnings if "step 12" in text] == [
+        "The checkpoint of step 12",
+        "The Gaussians of step 12",
+        "The checkpoint of step 12",
+        "The evaluation of step 12",
+        "CheckPointHook's checkpoint of step 12",
+    ]
+
+
+class OftenSaved(CheckPointHook):
+    """Saves every six steps."""
+
+    def __init__(self) -> None:
+        super().__init__(every=6)
 
 
 def test_a_last_save_that_fails_is_an_error(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

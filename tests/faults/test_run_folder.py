@@ -216,3 +216,35 @@ def test_a_run_writes_everything_atomically(scene: Path, tmp_path: Path, monkeyp
     written = {path.name for path in config.get_base_dir().rglob("*") if path.is_file()}
     assert {name for name in written if not name.startswith("events.out")} == set(renamed)
     assert set(renamed) == {"config.yml", "dataparser_transforms.json", "step-000000035.ckpt"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_num_iterations": -1}, {"machine__num_devices": 2}, {"load_dir": Path("gone")}]
+)
+def test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left(
+    scene: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Also before nerfstudio starts a process for each GPU, whose message would come with their tracebacks."""
+    config = make_config(scene, tmp_path / "out", **CHEAP)
+    for path, value in options.items():
+        *parents, name = path.split("__")
+        setattr(config.machine if parents else config, name, value)
+    (tmp_path / "out").mkdir()
+    config.timestamp = "{timestamp}"
+    config.set_timestamp()
+    assert config.get_base_dir().is_dir()
+    with pytest.raises(SplatkitError, match=r"option\(s\) cannot be used"):
+        config.save_config()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_folders_with_brackets_in_their_names(scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """rich takes what stands in them for styles."""
+    folder = tmp_path / "garden[old]"
+    config = make_config(scene, folder, max_num_iterations=2, **CHEAP)
+    run_command(config)
+    again = make_config(scene, folder, max_num_iterations=3, load_dir=config.get_checkpoint_dir(), **CHEAP)
+    run_command(again)
+    printed = "".join(capfd.readouterr().out.replace("│", "").split())
+    assert f"Resumingafterstep1from{folder}" in printed
+    assert printed.count(str(folder)) >= 3, "two configs were saved"

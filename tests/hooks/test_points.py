@@ -10,6 +10,7 @@ import pytest
 from splatkit_ns.errors import HookFailedError, HookTypeError, SplatkitError
 from splatkit_ns.hooks import Hook, LogHook
 from splatkit_ns.loss_fn import Splat3DGSLossFn
+from splatkit_ns.modules import SplatCheckpointer
 from tests.hooks.runs import POINTS, Recorder, make_trainer, run
 
 
@@ -202,3 +203,14 @@ def test_hooks_given_to_a_splat_trainer(tiny_scene: Path, tmp_path: Path) -> Non
     assert isinstance(log.hooks[0], LogHook)
     means = log.hooks[0].val_means
     assert means["psnr"] == pytest.approx(result.metrics["eval/psnr"], rel=1e-5)
+
+
+def test_checkpoints_of_modules_are_announced_too(tiny_scene: Path, tmp_path: Path) -> None:
+    """A hook can bring its state up to date before any checkpoint, whoever writes it."""
+    recorder = Recorder()
+    trainer = make_trainer(tiny_scene, tmp_path, recorder)
+    trainer.modules.append(SplatCheckpointer(tmp_path / "kept", every=2))
+    run(trainer)
+    assert [call for call in recorder.calls if call[0] == "before_save_checkpoint"] == [
+        ("before_save_checkpoint", step) for step in (2, 3, 3)
+    ]

@@ -200,3 +200,17 @@ def test_all_settings_out_of_range_are_named_at_once(tiny_scene: Path, tmp_path:
 def test_a_missing_data_folder(tmp_path: Path) -> None:
     with pytest.raises(SplatkitError, match="does not exist"):
         train(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_viewer_that_is_drawing_when_training_ends_costs_no_result(tiny_scene: Path, tmp_path: Path) -> None:
+    """nerfstudio's render thread sets the model to evaluation while it draws, also when training has just ended."""
+
+    class Drawing(SplatBaseModule[SplatRenderPayload]):
+        def on_setup(self, data_provider: Any) -> None:
+            self.model = data_provider._pipeline.model
+
+        def on_cleanup(self) -> None:
+            self.model.eval()
+
+    result = train(tiny_scene, tmp_path, 2, modules=[Drawing()])
+    assert result.metrics["psnr"] > 0
