@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
+from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
 from splatkit_ns.splat.state_checkpoint import load_optimizers, splatkit_entry
 
 if TYPE_CHECKING:
+    from splatkit_ns.modules.dispatch import ModuleDispatcher
     from splatkit_ns.plugin.pipeline import SplatkitPipeline
     from splatkit_ns.plugin.trainer import SplatkitTrainer
 
@@ -38,9 +40,10 @@ def collect(trainer: SplatkitTrainer, step: int) -> dict[str, Any]:
     pipeline = trainer.pipeline
     entry = splatkit_entry(pipeline.model.dispatcher.state_dict())
     entry["sampler"] = pipeline.datamanager.sampler_state()
+    entry["renderer"] = type(pipeline.model.renderer).__name__
     entry["gradients"] = {
         name: param.grad
-        for name, param in _parameters(trainer).items()
+        for name, param in parameters(trainer).items()
         if param.grad is not None and (step + 1) % trainer.gradient_accumulation_steps[name] != 0
     }
     return {
@@ -70,13 +73,14 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
     pipeline, optimizers = trainer.pipeline, trainer.optimizers
     with _explained(path):
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
-        named = _parameters(trainer)
+        named = parameters(trainer)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if trainer.config.load_scheduler:
             _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         for schedule in optimizers.schedulers.values():
             _apply_rate(schedule)
         entry = checkpoint.get("splatkit", {})
+        _compare_renderers(entry.get("renderer"), type(pipeline.model.renderer).__name__, path)
         pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}), pipeline.model.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
             named[name].grad = grad.to(named[name].device)
@@ -84,6 +88,18 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
             pipeline.datamanager.load_sampler_state(entry["sampler"])
         restore_rng(rng_entry(checkpoint), path)  # a broken one is found now, not after images have been loaded
     return int(checkpoint["step"]) + 1
+
+
+def _compare_renderers(theirs: Any, ours: str, path: Path) -> None:
+    """A note where Gaussians have been trained to be rendered otherwise; a renderer of one's own may be meant to."""
+    if theirs not in (None, ours):
+        logger.warning(
+            "The Gaussians of checkpoint %s were trained with %s, this run has %s. To begin with such Gaussians, "
+            "turned into what the renderer draws: export them, and --pipeline.model.init-ply.",
+            path,
+            theirs,
+            ours,
+        )
 
 
 def restore_weights(pipeline: SplatkitPipeline, checkpoint: dict[str, Any], path: Path) -> None:
@@ -96,9 +112,27 @@ def restore_weights(pipeline: SplatkitPipeline, checkpoint: dict[str, Any], path
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
 
 
-def _parameters(trainer: SplatkitTrainer) -> dict[str, Parameter]:
+def parameters(trainer: SplatkitTrainer) -> dict[str, Parameter]:
     """The one parameter of each group."""
     return {name: params[0] for name, params in trainer.pipeline.get_param_groups().items()}
+
+
+def check_modules(dispatcher: ModuleDispatcher) -> None:
+    """See before training that checkpoints can hold what modules want them to, not when the first is written.
+
+    Raises:
+        ModuleError: names the module, and what of its state cannot be saved.
+    """
+    for name, module in dispatcher.modules.items():
+        try:
+            state = module.state_dict()
+        except Exception:  # it may be complete only after a step
+            logger.debug("%s.state_dict() fails before the first step.", name, exc_info=True)
+            continue
+        try:
+            plain(state, f"{name}.state_dict()")
+        except ValueError as error:
+            raise ModuleError(str(error)) from error
 
 
 def restore_rng(state: Any, path: Path) -> None:

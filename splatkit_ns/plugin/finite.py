@@ -105,6 +105,27 @@ class FiniteWatch:
         self._in_a_row = 0
 
 
+def check_parameters(parameters: Mapping[str, Tensor], step: int) -> None:
+    """Look at the parameters themselves: an optimizer with impossible settings, or a module, can spoil them, too.
+
+    On a GPU this waits for the device.
+
+    Args:
+        parameters: by name.
+        step: that has been trained, 1-based.
+
+    Raises:
+        NotFiniteError: names those that are not finite.
+    """
+    found = torch.stack([(~param.detach().isfinite()).sum() for param in parameters.values()]).tolist()
+    bad = [f"{number:,} of the values of {name}" for name, number in zip(parameters, found, strict=True) if number]
+    if bad:
+        raise NotFiniteError(
+            f"Not finite after step {step}: {', '.join(bad)}, although the gradients were. Look at the optimizers' "
+            "settings, and at modules that change parameters."
+        )
+
+
 def _largest(grads: list[Tensor]) -> list[Tensor]:
     """The largest magnitude of each; NaN where there is one."""
     if grads[0].device.type != "cpu":

@@ -7,9 +7,11 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import yaml
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -17,6 +19,7 @@ from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.reporting import report_once
 from splatkit_ns.splat import atomic_write_text
 
 if TYPE_CHECKING:
@@ -195,6 +198,7 @@ def save_config(config: TrainerConfig) -> None:
             "--timestamp, or none."
         )
     CONSOLE.log(f"Saving config to: {escape(str(path))}")
+    _check_readable(path, text)
     try:
         atomic_write_text(path, text)
     except OSError as error:
@@ -213,8 +217,30 @@ def _resumes_from(config: TrainerConfig, checkpoint_dir: Path) -> bool:
 
 
 def _holds(path: Path, text: str) -> bool:
-    """Whether the file is there with this very text: the same run, started again with --load-config."""
+    """Whether the file is there with this very config: the same run, started again with --load-config.
+
+    As text, or when read and written again: people add comments, and older versions lack options.
+    """
     try:
-        return path.read_text("utf-8") == text
-    except (OSError, UnicodeError):
+        found = path.read_text("utf-8")
+        return found == text or yaml.dump(yaml.load(found, Loader=yaml.Loader)) == text
+    except Exception:  # what is no such file can fail to load in any way
         return False
+
+
+def say_if_new(config: TrainerConfig) -> None:
+    """A word where a folder was named and holds no run, as when --load-config is used in another working directory."""
+    if not checkpoint_paths(config.get_checkpoint_dir()):
+        folder = escape(str(config.get_base_dir().absolute()))
+        CONSOLE.print(f"There is no checkpoint in {folder} yet: training begins at its first step.")
+
+
+def _check_readable(path: Path, text: str) -> None:
+    """A note where ``ns-eval`` and the others will not be able to read a run's config back."""
+    names = sorted(set(re.findall(r"!!python/\w+:(__main__\.[\w.]+|\S*%3C\S*)", text)))
+    if names:
+        shown = ", ".join(unquote(name) for name in names)
+        report_once(
+            f"ns-eval, ns-export and ns-viewer cannot open {path}: it names {shown}, which only this program knows. "
+            "Put such classes and functions into a module of their own, outside of other functions, and import them."
+        )

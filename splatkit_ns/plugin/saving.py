@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin import checkpoints, out_of_memory
-from splatkit_ns.plugin.finite import NotFiniteError, stop_message
+from splatkit_ns.plugin.finite import NotFiniteError, check_parameters, stop_message
 from splatkit_ns.splat import clear_gradients
 
 if TYPE_CHECKING:
@@ -63,10 +65,48 @@ class Saver:
         except NotFiniteError as error:
             raise stop_message(error, self.last_checkpoint()) from error
         except OSError as error:
+            self._fails = True
             raise SplatkitError(
                 f"The last checkpoint, of step {step}, could not be saved: {describe_os_error(error)}. "
                 f"{self.last_checkpoint()} Free some space, or check permissions, and resume."
             ) from error
+
+    @contextmanager
+    def saving_before_errors(self, start_step: int) -> Generator[None]:
+        """Around the training: an error in someone's code does not cost the steps before it.
+
+        A step that was under way is not in what is saved. Where the state itself is at fault, or has been saved, or is
+        that of half a step, nothing is.
+        """
+        try:
+            yield
+        except (NotFiniteError, out_of_memory.OutOfMemory):
+            raise
+        except Exception:
+            step = -1 if self.steps_whole is None else self.steps_whole - 1
+            if step >= start_step and step != self.saved_step and not self._fails:
+                self._save_before_error(step)
+            raise
+
+    def _save_before_error(self, step: int) -> None:
+        try:
+            self._trainer.save_checkpoint(step, announce=False)
+        except Exception as error:
+            logger.error("Training ends by an error, and its state could not be saved: %s", error)
+        else:
+            logger.warning("Training ends by an error. %s", self.last_checkpoint())
+
+    def explain_spoilt_parameters(self, error: Exception) -> None:
+        """Raise what is behind an error in a step whose Gaussians are NaN or infinite.
+
+        Raises:
+            NotFiniteError: if they are.
+        """
+        step = self._trainer.step + 1 if self.steps_whole is None else self.steps_whole
+        try:
+            check_parameters(checkpoints.parameters(self._trainer), step)
+        except NotFiniteError as cause:
+            raise stop_message(cause, self.last_checkpoint()) from error
 
     def last_checkpoint(self) -> str:
         """Sentence that says which checkpoint there is."""

@@ -27,6 +27,20 @@ class StoppedBySignal(SystemExit):
         self.signum = signum
 
 
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Around what comes before training: Ctrl+C ends the process there with the status that it has in training.
+
+    Raises:
+        StoppedBySignal: Python raised `KeyboardInterrupt`.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        CONSOLE.print("SIGINT: stopped before training began.")
+        raise StoppedBySignal(signal.SIGINT) from None
+
+
 @dataclass
 class StopRequest:
     """Whether a signal has asked the training to stop."""

@@ -30,7 +30,7 @@ from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import checkpoints, run_folder
-from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, stop_message
+from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.held import Opaque
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
@@ -40,7 +40,7 @@ from splatkit_ns.plugin.run_hooks import RunHooks
 from splatkit_ns.plugin.run_log import RunLog
 from splatkit_ns.plugin.run_modules import draws_progress, gpu_kernels, run_modules
 from splatkit_ns.plugin.saving import Saver
-from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
+from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
 from splatkit_ns.plugin.step_graph import step_graphs
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.plugin.writers import explained_logins
@@ -99,6 +99,8 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
         super().set_timestamp()
         if self.timestamp != given:
             run_folder.set_unused_timestamp(self, self.timestamp)
+        elif self.load_dir is None and self.load_checkpoint is None:
+            run_folder.say_if_new(self)
 
     def save_config(self) -> None:
         """Check the options, claim the run's folder, and write ``config.yml`` into it.
@@ -147,7 +149,8 @@ class SplatkitTrainer(Trainer):
     def __init__(self, config: SplatkitTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         install_excepthook()
         connect_logging()
-        config.check()
+        with interruptible():
+            config.check()
         run_folder.claim(config.get_base_dir())
         super().__init__(config, local_rank, world_size)
         self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
@@ -165,7 +168,7 @@ class SplatkitTrainer(Trainer):
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        with self.run_hooks.setting_up(), explained_logins(self.config.vis):
+        with interruptible(), self.run_hooks.setting_up(), explained_logins(self.config.vis):
             super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)
@@ -209,8 +212,9 @@ class SplatkitTrainer(Trainer):
             with stop_requests() as self._stop_request:
                 self._write_transform()
                 self._init_viewer_state()
-                with self.run_hooks.running():
+                with self.run_hooks.running(), self._saver.saving_before_errors(self._start_step):
                     self.pipeline.model.dispatcher.setup()
+                    checkpoints.check_modules(self.pipeline.model.dispatcher)
                     self._train_steps()
                     self.pipeline.model.close_graphs()
                     if self._stop_request.signum is None:
@@ -244,7 +248,9 @@ class SplatkitTrainer(Trainer):
         if not steps:
             CONSOLE.print(
                 f"The checkpoint has {self._start_step} steps already, --max-num-iterations is "
-                f"{self.config.max_num_iterations}: nothing to train. Ask for more steps to go on."
+                f"{self.config.max_num_iterations}: nothing to train. To go on: --load-dir "
+                f"{escape(str(self.checkpoint_dir))} with a larger --max-num-iterations, or a larger "
+                "max_num_iterations in the config.yml that --load-config reads."
             )
         _ = self.pipeline.datamanager.cached_train  # loads the images
         if self._loaded is not None:
@@ -261,6 +267,7 @@ class SplatkitTrainer(Trainer):
                 raise stop_message(error, self._saver.last_checkpoint()) from error
             except Exception as error:
                 self._saver.explain_out_of_memory(error, self.start_step)
+                self._saver.explain_spoilt_parameters(error)
                 raise
 
     def _train_step(self, step: int) -> None:
@@ -400,23 +407,30 @@ class SplatkitTrainer(Trainer):
         self.pipeline.model.context.step = self._start_step
         self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
 
-    def make_checkpoint(self, step: int | None = None) -> dict[str, Any]:
-        """Everything a run needs to go on after a step (0-based; None means the current one), whoever writes it.
+    def make_checkpoint(self, step: int | None = None, announce: bool = True) -> dict[str, Any]:
+        """Everything a run needs to go on, whoever writes it.
+
+        Args:
+            step: the last that was trained, 0-based; None means the current one.
+            announce: tell modules and hooks before.
 
         Raises:
-            NotFiniteError: a step since the last look was not finite, so this would be spoilt.
+            NotFiniteError: a step since the last look was not finite, or a parameter is not.
         """
         self.watch.check()
-        self.pipeline.model.dispatcher.run("pre_save_checkpoint")
+        if announce:
+            self.pipeline.model.dispatcher.run("pre_save_checkpoint")
+        check_parameters(checkpoints.parameters(self), self.pipeline.model.context.step)
         return checkpoints.collect(self, self.step if step is None else step)
 
     @check_main_thread
-    def save_checkpoint(self, step: int) -> None:
+    def save_checkpoint(self, step: int, announce: bool = True) -> None:
         """Write the checkpoint of a step (0-based), and only then delete older ones if no more are wanted.
 
         Raises:
             OSError: it could not be written; those before are untouched.
             NotFiniteError: see `make_checkpoint`.
         """
-        checkpoints.save(self.checkpoint_dir, self.make_checkpoint(step), self.config.save_only_latest_checkpoint)
+        checkpoint = self.make_checkpoint(step, announce)
+        checkpoints.save(self.checkpoint_dir, checkpoint, self.config.save_only_latest_checkpoint)
         self._saver.saved_step = step

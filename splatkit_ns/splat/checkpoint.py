@@ -46,11 +46,11 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
         ValueError: a value of another type, naming where it is.
         OSError: the file cannot be written; an old file is then as it was.
     """
-    plain = _plain(checkpoint, "checkpoint")
+    content = plain(checkpoint, "checkpoint")
 
     def write(file: BinaryIO) -> None:
         try:
-            torch.save(plain, file)
+            torch.save(content, file)
         except RuntimeError as error:  # torch's own complaint, made while it was handling the real one
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
@@ -196,8 +196,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             pending.extend(item.values() if isinstance(item, Mapping) else item)
 
 
-def _plain(value: Any, where: str) -> Any:
-    """A copy of nested containers with numpy values converted, which weights_only accepts."""
+def plain(value: Any, where: str) -> Any:
+    """A copy of nested containers with numpy values converted, which weights_only accepts.
+
+    Args:
+        value: anything.
+        where: it stands, for messages.
+
+    Raises:
+        ValueError: something in it is neither a container nor a tensor, number or string.
+    """
     if isinstance(value, np.generic):  # before float: numpy.float64 is one, and is refused by weights_only
         return value.item()
     if isinstance(value, np.ndarray):
@@ -210,9 +218,9 @@ def _plain(value: Any, where: str) -> Any:
         return value
     if isinstance(value, Mapping):
         items = cast(Mapping[Any, Any], value).items()
-        return {_plain(key, f"key of {where}"): _plain(entry, f"{where}[{key!r}]") for key, entry in items}
+        return {plain(key, f"key of {where}"): plain(entry, f"{where}[{key!r}]") for key, entry in items}
     if isinstance(value, (list, tuple)):
-        entries = [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(cast(Sequence[Any], value))]
+        entries = [plain(entry, f"{where}[{i}]") for i, entry in enumerate(cast(Sequence[Any], value))]
         return tuple(entries) if isinstance(value, tuple) else entries
     raise ValueError(
         f"{where} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds only dicts, lists, "

@@ -163,3 +163,29 @@ def test_a_spoilt_state_is_saved_by_no_module_either(scene: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["step_000008.ckpt"]
     saved = read_checkpoint(tmp_path / "kept/step_000008.ckpt")
     assert all(value.isfinite().all() for value in saved["pipeline"].values())
+
+
+class Spoils(At):
+    """Writes NaN into the positions after one step."""
+
+    def __init__(self, when: int) -> None:
+        super().__init__(when, lambda: None)
+
+    def post_step(self, step: int, training_state: SplatTrainingState) -> None:
+        if step == self.when:
+            training_state.params["means"].data[2:4] = math.nan
+
+
+def test_spoilt_parameters_are_not_saved_though_gradients_are_fine(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, steps_per_save=6, **CHEAP)
+    with pytest.raises(NotFiniteError, match=r"Not finite after step 36: 6 of the values of means.*000000030.ckpt"):
+        train(config, Spoils(36))
+    kept = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    assert [checkpoints.step_of(path) for path in kept] == [24, 30]
+    assert all(value.isfinite().all() for path in kept for value in read_checkpoint(path)["pipeline"].values())
+
+
+def test_an_error_of_a_step_with_spoilt_parameters_says_so(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, steps_per_save=6)  # the real renderer refuses them
+    with pytest.raises(NotFiniteError, match=r"Not finite after step 8: 6 of the values of means.*modules"):
+        train(config, Spoils(8))

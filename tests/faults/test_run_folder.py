@@ -17,7 +17,7 @@ from nerfstudio.configs import experiment_config
 from nerfstudio.utils.eval_utils import eval_load_checkpoint
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin import checkpoints, run_folder
+from splatkit_ns.plugin import checkpoints, reporting, run_folder
 from splatkit_ns.splat.files import TEMPORARY_PREFIX, atomic_write
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
@@ -110,11 +110,13 @@ def test_a_folder_without_checkpoints_is_free(scene: Path, tmp_path: Path) -> No
     run_folder.release(make_config(scene, tmp_path).get_base_dir())
 
 
-def test_load_config_goes_on_where_the_run_was_stopped(scene: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("comment", ["", "# the long night's run\n"])
+def test_load_config_goes_on_where_the_run_was_stopped(scene: Path, tmp_path: Path, comment: str) -> None:
     config = make_config(scene, tmp_path, **CHEAP)
     with pytest.raises(SystemExit):
         run_command(config, [At(9, send(signal.SIGTERM))])
     path = config.get_base_dir() / "config.yml"
+    path.write_text(comment + path.read_text())
     again = yaml.load(path.read_text(), Loader=yaml.Loader)  # what --load-config does
     run_command(again, [steps := At(0, lambda: None)])
     assert steps.steps == list(range(10, MAX_STEPS + 1))
@@ -248,3 +250,28 @@ def test_folders_with_brackets_in_their_names(scene: Path, tmp_path: Path, capfd
     printed = "".join(capfd.readouterr().out.replace("│", "").split())
     assert f"Resumingafterstep1from{folder}" in printed
     assert printed.count(str(folder)) >= 3, "two configs were saved"
+
+
+def test_a_named_folder_without_a_run_is_told(scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As when --load-config is given in another working directory than the run had."""
+    config = make_config(scene, tmp_path, **CHEAP)
+    config.set_timestamp()
+    assert "trainingbeginsatitsfirststep" in "".join(capfd.readouterr().out.split())
+
+
+def unreadable(scene: Path, output: Path, function: Any) -> Any:
+    config = make_config(scene, output, **CHEAP)
+    config.pipeline.model.loss_fn.function = function
+    return config
+
+
+def test_a_config_that_no_other_program_can_read_is_told(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reporting, "_reported", set())
+    unreadable(scene, tmp_path / "fine", time.sleep).save_config()
+    assert "cannotopen" not in "".join(capfd.readouterr().out.split())
+    unreadable(scene, tmp_path / "lambda", lambda x: x).save_config()
+    printed = "".join(capfd.readouterr().out.split())
+    assert "cannotopen" in printed
+    assert "tests.faults.test_run_folder.<lambda>" in printed
