@@ -124,18 +124,27 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         grads = getattr(rend_out.means2d, "absgrad") if self.absgrad else rend_out.densification_gradient  # noqa: B009
         if grads is None:
             return
-        radii = rend_out.radii
+        radii, ids = rend_out.radii, rend_out.gaussian_ids
         visible = radii > 0
         # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.
         norms = torch.hypot(
             grads[..., 0] * (rend_out.width / 2 * rend_out.n_cameras),
             grads[..., 1] * (rend_out.height / 2 * rend_out.n_cameras),
         )
-        self.statistics["grad2d"] += (norms * visible).sum(0)
-        self.statistics["count"] += visible.sum(0)
+        norms = norms * visible
+        grad2d, count, largest = (self.statistics[name] for name in STATISTICS)
+        if ids is None:
+            grad2d += norms.sum(0)
+            count += visible.sum(0)
+        else:  # packed: a Gaussian has a row for each camera that sees it
+            grad2d.index_add_(0, ids, norms)
+            count.index_add_(0, ids, visible.to(count.dtype))
         if self.refine_scale2d_stop_iter > 0:
-            largest = radii.amax(0) / max(rend_out.width, rend_out.height)
-            torch.maximum(self.statistics["radii"], largest, out=self.statistics["radii"])
+            sizes = radii / max(rend_out.width, rend_out.height)
+            if ids is None:
+                torch.maximum(largest, sizes.amax(0), out=largest)
+            else:
+                largest.scatter_reduce_(0, ids, sizes, "amax")
 
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
