@@ -7,6 +7,7 @@ knows no cap.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 STATISTICS = ("grad2d", "count", "radii")
+
+logger = logging.getLogger("splatkit_ns")
 
 
 @dataclass
@@ -150,7 +153,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         # What is too large on the screen would be split now and both halves removed: remove it at once.
         if self._sizes_prune(step):
-            training_state.remove(self.statistics["radii"] > self.prune_scale2d)
+            training_state.remove(self._unless_all(self.statistics["radii"] > self.prune_scale2d, step))
         self._grow(step, training_state, scene_scale)
         self._prune(step, training_state, scene_scale)
         for value in self.statistics.values():
@@ -164,7 +167,25 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         prune = training_state.opacities < self.prune_opa
         if self._was_reset(step):
             prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
-        training_state.remove(prune)
+        training_state.remove(self._unless_all(prune, step))
+
+    def _unless_all(self, removed: Tensor, step: int) -> Tensor:
+        """Whom to remove, (N,) bool: as given, but nobody where that is everybody, with a warning the first time."""
+        if len(removed) == 0 or not bool(removed.all()):
+            return removed
+        if not getattr(self, "_warned", False):
+            self._warned = True
+            logger.warning(
+                "%s: at step %d all %d Gaussians are below prune_opa (%g) or too large; rather than all, none is "
+                "removed. Likely causes: training images that are background or outside their "
+                "masks everywhere (look at images and masks), a loss that holds opacities down too strongly (lower "
+                "opacity_reg), learning rates that are too high.",
+                self.module_name,
+                step,
+                len(removed),
+                self.prune_opa,
+            )
+        return torch.zeros_like(removed)
 
     def _grow(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         grads = self._mean_gradients()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -256,6 +257,27 @@ def test_a_run_that_starts_above_the_cap_is_thinned_and_never_grows_past_it() ->
     for step in range(1, 10):
         strategy.densify(step, state, random_payload(len(state), seed=step, size=1.0), scene_scale=1.0)
         assert 0 < len(state) <= 30
+
+
+@pytest.mark.parametrize("kind", [SplatDefaultDensification, SplatBudgetDensification])
+@pytest.mark.parametrize("cause", ["opacities", "sizes", "sizes on the screen"])
+def test_when_all_would_be_removed_none_is_and_one_warning_says_why(
+    kind: type[SplatDefaultDensification], cause: str, messages: pytest.LogCaptureFixture
+) -> None:
+    state = random_state(20)
+    with torch.no_grad():
+        state.params["opacities"].fill_(-9.0 if cause == "opacities" else 2.0)
+        state.params["scales"].fill_(3.0 if cause == "sizes" else -5.0)
+    strategy = kind(refine_start_iter=2, refine_every=1, reset_every=2, grow_grad2d=1e9, refine_scale2d_stop_iter=9)
+    strategy.grow_scale2d = math.inf
+    set_up(strategy, state, Splat3DGSRenderer())
+    radius = 1000 if cause == "sizes on the screen" else 1
+    for step in range(3, 6):
+        seen = payload(torch.ones(1, 20, 2), torch.full((1, 20), radius, dtype=torch.int32))
+        strategy.densify(step, state, seen, scene_scale=1.0)
+        assert len(state) == 20
+    assert messages.text.count("at step 3 all 20 Gaussians are below prune_opa (0.005) or too large") == 1
+    assert messages.text.count("Likely causes") == 1
 
 
 def test_statistics_follow_rows_that_others_change() -> None:
