@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import RasterizeMode, RenderMode, check_shapes
+from .checks import GsplatRenderMode, RasterizeMode, check_shapes
 
 
 def rasterization(
@@ -28,7 +28,7 @@ def rasterization(
     packed: bool = False,
     tile_size: int = 16,
     backgrounds: Tensor | None = None,
-    render_mode: RenderMode = "RGB",
+    render_mode: GsplatRenderMode = "RGB",
     absgrad: bool = False,
     rasterize_mode: RasterizeMode = "classic",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
