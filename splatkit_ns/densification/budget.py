@@ -126,6 +126,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
             leaves |= self.statistics["radii"] > self.prune_scale2d
         if self.prune_faint > 0 and not self._recovers(step):
             leaves |= self._blamed(training_state.opacities, blame)
+        leaves = self._unless_all(leaves, step)
         room = self.allowed_number(step) - int((~leaves).sum())
         candidates = (clones | splits) & ~leaves
         grows = drawn(candidates, growth, room) if self.view_scores else highest(candidates, sums, room)

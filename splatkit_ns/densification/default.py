@@ -7,6 +7,7 @@ knows no cap.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 STATISTICS = ("grad2d", "count", "radii")
+
+logger = logging.getLogger("splatkit_ns")
 
 
 @dataclass
@@ -124,24 +127,33 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         grads = getattr(rend_out.means2d, "absgrad") if self.absgrad else rend_out.densification_gradient  # noqa: B009
         if grads is None:
             return
-        radii = rend_out.radii
+        radii, ids = rend_out.radii, rend_out.gaussian_ids
         visible = radii > 0
         # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.
         norms = torch.hypot(
             grads[..., 0] * (rend_out.width / 2 * rend_out.n_cameras),
             grads[..., 1] * (rend_out.height / 2 * rend_out.n_cameras),
         )
-        self.statistics["grad2d"] += (norms * visible).sum(0)
-        self.statistics["count"] += visible.sum(0)
+        norms = norms * visible
+        grad2d, count, largest = (self.statistics[name] for name in STATISTICS)
+        if ids is None:
+            grad2d += norms.sum(0)
+            count += visible.sum(0)
+        else:  # packed: a Gaussian has a row for each camera that sees it
+            grad2d.index_add_(0, ids, norms)
+            count.index_add_(0, ids, visible.to(count.dtype))
         if self.refine_scale2d_stop_iter > 0:
-            largest = radii.amax(0) / max(rend_out.width, rend_out.height)
-            torch.maximum(self.statistics["radii"], largest, out=self.statistics["radii"])
+            sizes = radii / max(rend_out.width, rend_out.height)
+            if ids is None:
+                torch.maximum(largest, sizes.amax(0), out=largest)
+            else:
+                largest.scatter_reduce_(0, ids, sizes, "amax")
 
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         # What is too large on the screen would be split now and both halves removed: remove it at once.
         if self._sizes_prune(step):
-            training_state.remove(self.statistics["radii"] > self.prune_scale2d)
+            training_state.remove(self._unless_all(self.statistics["radii"] > self.prune_scale2d, step))
         self._grow(step, training_state, scene_scale)
         self._prune(step, training_state, scene_scale)
         for value in self.statistics.values():
@@ -155,7 +167,25 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         prune = training_state.opacities < self.prune_opa
         if self._was_reset(step):
             prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
-        training_state.remove(prune)
+        training_state.remove(self._unless_all(prune, step))
+
+    def _unless_all(self, removed: Tensor, step: int) -> Tensor:
+        """Whom to remove, (N,) bool: as given, but nobody where that is everybody, with a warning the first time."""
+        if len(removed) == 0 or not bool(removed.all()):
+            return removed
+        if not getattr(self, "_warned", False):
+            self._warned = True
+            logger.warning(
+                "%s: at step %d all %d Gaussians are below prune_opa (%g) or too large; rather than all, none is "
+                "removed. Likely causes: training images that are background or outside their "
+                "masks everywhere (look at images and masks), a loss that holds opacities down too strongly (lower "
+                "opacity_reg), learning rates that are too high.",
+                self.module_name,
+                step,
+                len(removed),
+                self.prune_opa,
+            )
+        return torch.zeros_like(removed)
 
     def _grow(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         grads = self._mean_gradients()

@@ -99,7 +99,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         if self.depth_lambda > 0:
             rend_out, targets, Ks, scale = self._needed("depth", step, "rend_out", "target_depths", "Ks", "scene_scale")
             depths = self._needed("depth", rend_out, "depths_expected")[0]
-            error = depth_error(depths, z_depths(targets, self.depth_kind, Ks), valid_pixels(masks, depths))
+            error = depth_error(depths, z_depths(targets, self.depth_kind, Ks), mask_or_all(masks, depths))
             terms["depth"] = self.depth_lambda / scale * error
         if self.normal_lambda > 0:
             rend_out, targets, poses, Ks = self._needed(
@@ -138,7 +138,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         return found
 
 
-def valid_pixels(masks: Tensor | None, image: Tensor) -> Tensor:
+def mask_or_all(masks: Tensor | None, image: Tensor) -> Tensor:
     """The mask, or one of everything, for an image (C, H, W, X)."""
     return torch.ones(image.shape[:-1], dtype=torch.bool, device=image.device) if masks is None else masks
 

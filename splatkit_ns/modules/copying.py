@@ -26,12 +26,21 @@ def holdable(module: Any) -> Any:
     try:
         deepcopy(module)
     except Exception as error:  # whatever the user's object raises: it is then used as it is
-        logger.debug("%s cannot be copied (%s: %s).", type(module).__name__, type(error).__name__, error)
+        _say_uncopied(module, error)
         return Uncopied(module)
     return module
 
 
 def running_copy(module: T | Uncopied) -> T:
     """A copy of a module for one run; the module itself where it cannot be copied."""
-    held = holdable(module)
-    return held.module if isinstance(held, Uncopied) else deepcopy(held)
+    if isinstance(module, Uncopied):
+        return module.module
+    try:
+        return deepcopy(module)
+    except Exception as error:  # as in `holdable`, which would make a second copy
+        _say_uncopied(module, error)
+        return module
+
+
+def _say_uncopied(module: Any, error: Exception) -> None:
+    logger.debug("%s cannot be copied (%s: %s).", type(module).__name__, type(error).__name__, error)

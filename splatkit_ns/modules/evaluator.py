@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,7 +22,7 @@ from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.modules.files import training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
-from splatkit_ns.splat import SplatTrainingState, atomic_write, check_writable
+from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text, check_writable
 
 
 @dataclass
@@ -118,27 +118,20 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         atomic_write(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
 
     def _save_stats(self, step: int, results: dict[str, Any]) -> None:
-        _write_text(self.stats_path(step), json.dumps(_for_json(results), indent=2) + "\n")
+        atomic_write_text(self.stats_path(step), json.dumps(_for_json(results), indent=2) + "\n")
         table = io.StringIO(newline="")
         names = ["name", *results["mean"]]
         rows = csv.DictWriter(table, names, lineterminator="\n")
         rows.writeheader()
         rows.writerows(results["images"])
         rows.writerow({"name": "mean", **results["mean"]})
-        _write_text(self.stats_path(step, ".csv"), table.getvalue())
+        atomic_write_text(self.stats_path(step, ".csv"), table.getvalue())
 
 
 def mean_metrics(images: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Mean over images of every metric that all of them have, computed in float32 as ``ns-eval`` does."""
     names = [name for name in images[0] if name != "name" and all(name in image for image in images)]
     return {name: float(torch.tensor([image[name] for image in images]).mean()) for name in names}
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    atomic_write(path, write)
 
 
 def _for_json(value: Any) -> Any:

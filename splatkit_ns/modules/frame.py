@@ -32,9 +32,11 @@ class SplatRenderPayload:
     info: dict[str, Any]
     """The rasteriser's own dict, what gsplat's strategies take; ``radii`` there has the gsplat version's own shape."""
     means2d: Tensor
-    """Projected centres in pixels, (C, N, 2); after backward with ``.grad``, and ``.absgrad`` if asked for."""
+    """Projected centres in pixels, (C, N, 2), or (nnz, 2) in a packed render; after backward with ``.grad``, and
+    ``.absgrad`` if asked for."""
     gaussian_ids: Tensor | None = None
-    """Rows of the Gaussians in a packed render, (nnz,); None when nothing is packed."""
+    """None, or of a packed render, (nnz,) int64: which Gaussian each row of ``means2d`` and ``radii`` is of. There is
+    one row for each camera and Gaussian that it sees, so that a Gaussian may have none, or several."""
     depths_expected: Tensor | None = None
     """Depth along the viewing axis, averaged with the blend weights, (C, H, W, 1) in world units."""
     depths_accumulated: Tensor | None = None
@@ -56,14 +58,20 @@ class SplatRenderPayload:
 
     @property
     def radii(self) -> Tensor:
-        """Radius of every Gaussian on the screen, (C, N) in pixels, 0 = not seen; on every gsplat version."""
+        """Radius of every Gaussian on the screen, (C, N) in pixels, 0 = not seen; on every gsplat version.
+
+        In a packed render (nnz,), see ``gaussian_ids``.
+        """
         from splatkit_ns.rasterize import radii_in_pixels
 
         return radii_in_pixels(self.info)
 
     @property
     def densification_gradient(self) -> Tensor | None:
-        """How the loss changes with each Gaussian's position on the screen, (C, N, 2) a pixel; None before backward."""
+        """How the loss changes with each Gaussian's position on the screen, (C, N, 2) a pixel; None before backward.
+
+        In a packed render (nnz, 2), see ``gaussian_ids``.
+        """
         return self[self.key_for_gradient].grad
 
     def retain_gradients(self) -> None:

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +15,7 @@ from torch import Tensor
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.modules.metrics import psnr
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -97,18 +97,3 @@ def _console(logger: logging.Logger) -> Console:
         if isinstance(handler, RichHandler):
             return handler.console
     return Console(stderr=True)
-
-
-def psnr(rendered: Tensor, target: Tensor, masks: Tensor | None) -> Tensor:
-    """Peak signal-to-noise ratio in dB over the pixels that the mask keeps, on the device.
-
-    Args:
-        rendered: (C, H, W, 3); clamped to [0, 1].
-        target: (C, H, W, 3) in [0, 1].
-        masks: (C, H, W) bool, or None for all pixels.
-    """
-    squared = (rendered.detach().clamp(0, 1) - target).square()
-    if masks is None:
-        return -10 * torch.log10(squared.mean())
-    kept = (masks.sum() * squared.shape[-1]).clamp(min=1)
-    return -10 * torch.log10((squared * masks.unsqueeze(-1)).sum() / kept)

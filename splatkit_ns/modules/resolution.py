@@ -19,6 +19,8 @@ SMALLEST_SHARE = 0.25
 """The first images hold at least this share of the amplitudes of every photograph."""
 SMALLEST_SIDE = 32
 """Pixels that the shorter side of an image keeps."""
+NEARLY_ALL = 1 - 1e-5
+"""A share of at least this is all of the amplitudes; what is missing is rounding."""
 MAX_IMAGES = 50
 """So many photographs, evenly drawn from all, stand for all."""
 
@@ -75,19 +77,20 @@ def amplitude_shares(image: Tensor, max_downscale: int) -> list[float]:
 
     Returns:
         The share of the sum of amplitudes that lies within the frequencies of an image with sides divided by 1, 2, …,
-        as far as its shorter side keeps `SMALLEST_SIDE` pixels.
+        as far as its shorter side keeps `SMALLEST_SIDE` pixels. All of a black image, which has nothing to lose.
     """
     gray = image[..., :3].float().mean(-1)
     height, width = gray.shape
     amplitudes = torch.fft.fftshift(torch.fft.fft2(gray).abs())
+    total = float(amplitudes.sum())
     shares = [1.0]
     for n in range(2, max_downscale + 1):
         rows, columns = height // n, width // n
         if min(rows, columns) < SMALLEST_SIDE:
             break
         top, left = (height - rows) // 2, (width - columns) // 2
-        part = amplitudes[top : top + rows, left : left + columns]
-        shares.append(float(part.sum() / amplitudes.sum().clamp(min=1e-12)))
+        part = float(amplitudes[top : top + rows, left : left + columns].sum())
+        shares.append(part / total if total > 0 else 1.0)
     return shares
 
 
@@ -95,7 +98,7 @@ def last_steps(shares: Sequence[Sequence[float]], last: float, max_downscale: in
     """Up to which step images are divided by each number.
 
     At first the images are to hold `SMALLEST_SHARE` of the amplitudes or, if they may not be divided further, what
-    those divided by one more would hold; at the end all.
+    those divided by one more would hold; at the end all. Images that lose nothing are divided to the last step.
 
     Args:
         shares: of each image, as `amplitude_shares` gives them.
@@ -107,4 +110,6 @@ def last_steps(shares: Sequence[Sequence[float]], last: float, max_downscale: in
     means = [sum(image[n - 1] for image in shares) / len(shares) for n in range(1, most + 1)]
     next_ones = [image[most] for image in shares if len(image) > most]
     first = max(SMALLEST_SHARE, sum(next_ones) / len(next_ones)) if next_ones else SMALLEST_SHARE
+    if first >= NEARLY_ALL:  # then any other share to begin with keeps what loses nothing to the last step
+        first = SMALLEST_SHARE
     return {n: math.floor(last * (1 - math.log(means[n - 1]) / math.log(first))) for n in range(2, most + 1)}

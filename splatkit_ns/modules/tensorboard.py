@@ -15,7 +15,7 @@ from torch import Tensor
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.progress import psnr
+from splatkit_ns.modules.metrics import psnr
 from splatkit_ns.splat import SplatTrainingState, check_writable
 
 

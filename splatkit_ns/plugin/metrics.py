@@ -9,6 +9,7 @@ from torch import Tensor
 
 from splatkit_ns.loss_fn.ssim import WINDOW_SIZE, ssim
 from splatkit_ns.loss_fn.supervised import l1
+from splatkit_ns.modules.metrics import psnr
 from splatkit_ns.plugin.reporting import report_once
 
 
@@ -31,12 +32,7 @@ class ImageMetrics:
     @staticmethod
     def psnr(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         """Peak signal-to-noise ratio of two images (H, W, 3) in [0, 1], in dB."""
-        squared = (rendered - target).square()
-        if mask is None:
-            mean = squared.mean()
-        else:
-            mean = (squared * mask[..., None]).sum() / (mask.sum() * squared.shape[-1]).clamp(min=1)
-        return -10 * torch.log10(mean)
+        return psnr(rendered, target, mask)
 
     def all(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
         """All metrics of one image; no SSIM where it is smaller than the window.

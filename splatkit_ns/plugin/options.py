@@ -13,6 +13,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin import run_folder
 from splatkit_ns.plugin.run_hooks import check_names
 from splatkit_ns.rasterize import check_cuda_backend
+from splatkit_ns.renderer import Splat3DGSRenderer
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
@@ -94,6 +95,8 @@ def check_options(config: SplatkitTrainerConfig) -> None:
     near, far = getattr(renderer, "near_plane", 0.0), getattr(renderer, "far_plane", math.inf)
     if near >= far:
         problems.append(f"--pipeline.model.renderer.near-plane is {near}, expected less than far-plane, which is {far}")
+    if isinstance(renderer, Splat3DGSRenderer) and renderer.packed and config.machine.device_type == "cpu":
+        problems.append("--pipeline.model.renderer.packed is True, expected False with --machine.device-type cpu")
     for name, steps in config.gradient_accumulation_steps.items():
         if steps < 1:
             problems.append(f"--gradient-accumulation-steps of {name} is {steps}, expected at least 1")

@@ -74,7 +74,7 @@ def message(error: BaseException, step: int, num_gaussians: int, in_use: str, ch
     options.append(f"--pipeline.model.num-downscales {model.num_downscales + 1} (now {model.num_downscales})")
     if data.cache_images != "cpu":
         options.append(f"--pipeline.datamanager.cache-images cpu (now {data.cache_images})")
-    if not getattr(model.renderer, "packed", True):
+    if config.machine.device_type == "cuda" and not getattr(model.renderer, "packed", True):
         options.append("--pipeline.model.renderer.packed True (now False)")
     if model.sh_degree > 0:
         options.append(f"--pipeline.model.sh-degree {model.sh_degree - 1} (now {model.sh_degree}; for a new run)")

@@ -3,7 +3,7 @@
 Importing this package imports neither gsplat nor numba, and compiles nothing.
 """
 
-from .checks import DepthMode, RasterizeMode, RenderMode
+from .checks import DepthMode, GsplatRenderMode, RasterizeMode
 from .cuda import BackendUnavailableError, check_cuda_backend
 from .dispatch import rasterization
 from .dispatch_2dgs import Rasterization2DGS, rasterization_2dgs
@@ -12,9 +12,9 @@ from .versions import gsplat_version, radii_have_axes, radii_in_pixels
 __all__ = [
     "BackendUnavailableError",
     "DepthMode",
+    "GsplatRenderMode",
     "Rasterization2DGS",
     "RasterizeMode",
-    "RenderMode",
     "check_cuda_backend",
     "gsplat_version",
     "radii_have_axes",

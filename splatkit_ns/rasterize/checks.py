@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+"""All that gsplat has; of those our renderers offer the ones with colours, `splatkit_ns.renderer.RenderMode`."""
 RasterizeMode = Literal["classic", "antialiased"]
 DepthMode = Literal["expected", "median"]
-RENDER_MODES = get_args(RenderMode)
+RENDER_MODES = get_args(GsplatRenderMode)
 DEPTH_MODES = get_args(DepthMode)
 RASTERIZE_MODES = get_args(RasterizeMode)
 

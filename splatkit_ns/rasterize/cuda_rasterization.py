@@ -15,7 +15,7 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .checks import RenderMode
+from .checks import GsplatRenderMode
 from .cuda import check_cuda_backend
 from .versions import radii_have_axes
 
@@ -54,7 +54,7 @@ def _with_own_kernels(
     kernels: OwnKernels,
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
     width: int, height: int, *, sh_degree: int | None, tile_size: int, backgrounds: Tensor | None,
-    render_mode: RenderMode, absgrad: bool, rasterize_mode: str, **projection: Any,
+    render_mode: GsplatRenderMode, absgrad: bool, rasterize_mode: str, **projection: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """gsplat's projection, then our spherical harmonics, tile lists and, of up to four channels, compositing."""
     from gsplat import fully_fused_projection, rasterize_to_pixels
@@ -100,7 +100,7 @@ def _with_own_kernels(
 
 def _without_gaussians(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, packed: bool, tile_size: int, backgrounds: Tensor | None, render_mode: RenderMode,
+    width: int, height: int, *, packed: bool, tile_size: int, backgrounds: Tensor | None, render_mode: GsplatRenderMode,
     absgrad: bool, **_: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """Nothing but backgrounds, in the graph: gsplat 1.5 divides by the number of Gaussians, which ends the process."""
@@ -149,7 +149,7 @@ def camera_centres(viewmats: Tensor) -> Tensor:
 
 
 def composited_channels(
-    colors: Tensor, depths: Tensor, backgrounds: Tensor | None, render_mode: RenderMode
+    colors: Tensor, depths: Tensor, backgrounds: Tensor | None, render_mode: GsplatRenderMode
 ) -> tuple[Tensor, Tensor | None]:
     """What is composited, (C, N, X), and the background of each channel (C, X); that of depth is 0."""
     if render_mode == "RGB":
@@ -163,7 +163,7 @@ def composited_channels(
 
 
 def _by_gsplat(
-    *arguments: Any, packed: bool, backgrounds: Tensor | None, render_mode: RenderMode, **settings: Any
+    *arguments: Any, packed: bool, backgrounds: Tensor | None, render_mode: GsplatRenderMode, **settings: Any
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """gsplat from end to end."""
     from gsplat import rasterization

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import RenderMode
+from .checks import GsplatRenderMode
 from .cuda import check_cuda_backend
 from .cuda_rasterization import composited_channels, sh_colors
 from .projection_2dgs import Projected, project
@@ -24,7 +24,7 @@ CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 def rasterize_2dgs_on_cuda(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
     width: int, height: int, *, near_plane: float, far_plane: float, radius_clip: float, sh_degree: int | None,
-    tile_size: int, backgrounds: Tensor | None, render_mode: RenderMode, absgrad: bool,
+    tile_size: int, backgrounds: Tensor | None, render_mode: GsplatRenderMode, absgrad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import RasterizeMode, RenderMode, check_shapes
+from .checks import GsplatRenderMode, RasterizeMode, check_shapes
 
 
 def rasterization(
@@ -28,7 +28,7 @@ def rasterization(
     packed: bool = False,
     tile_size: int = 16,
     backgrounds: Tensor | None = None,
-    render_mode: RenderMode = "RGB",
+    render_mode: GsplatRenderMode = "RGB",
     absgrad: bool = False,
     rasterize_mode: RasterizeMode = "classic",
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -54,7 +54,8 @@ def rasterization(
         radius_clip: Gaussians with no radius above this, in pixels, are left out.
         eps2d: variance in pixels² that is added to each projected Gaussian.
         sh_degree: 0 to 3, or None when colors are values.
-        packed: gsplat's memory-saving layout of intermediates; CUDA only.
+        packed: gsplat's memory-saving layout of intermediates, with a row for each camera and Gaussian that it sees;
+            CUDA only.
         tile_size: in pixels, of gsplat's kernels. Our own choose for themselves; the image does not depend on it.
         backgrounds: (C, D), composited behind; depth channels have none.
         render_mode: what the X channels are: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
@@ -64,7 +65,8 @@ def rasterization(
     Returns:
         renders (C, H, W, X), alphas (C, H, W, 1), and gsplat's info dict. `info["means2d"]` (C, N, 2) takes part in
         the graph: call its `.retain_grad()` before backward. `info["radii"]` has the shape that the installed gsplat
-        gives; `radii_in_pixels(info)` is the same everywhere.
+        gives; `radii_in_pixels(info)` is the same everywhere. With `packed` they, and absgrad, have (nnz) rows in the
+        place of (C, N), and `info["gaussian_ids"]` (nnz,) says which Gaussian each is of.
 
     Raises:
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import DepthMode, RenderMode, check_settings_2dgs, check_shapes
+from .checks import DepthMode, GsplatRenderMode, check_settings_2dgs, check_shapes
 from .surfaces import normals_of_depth, to_world
 
 
@@ -48,7 +48,7 @@ def rasterization_2dgs(
     packed: bool = False,
     tile_size: int = 16,
     backgrounds: Tensor | None = None,
-    render_mode: RenderMode = "RGB",
+    render_mode: GsplatRenderMode = "RGB",
     sparse_grad: bool = False,
     absgrad: bool = False,
     distloss: bool = False,

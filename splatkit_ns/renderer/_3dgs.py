@@ -35,7 +35,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     absgrad: bool = False
     """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""
     packed: bool = False
-    """Keep only visible Gaussians in memory: slower, except for very large scenes."""
+    """Keep only visible Gaussians in memory, on a GPU: slower, except for very large scenes."""
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

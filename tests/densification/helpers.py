@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -70,6 +71,18 @@ def payload(gradients: Tensor, radii: Tensor) -> SplatRenderPayload:
     return SplatRenderPayload(
         renders=image, alphas=image[..., :1], width=WIDTH, height=HEIGHT, n_cameras=cameras, info=info, means2d=means2d
     )
+
+
+def packed(unpacked: SplatRenderPayload) -> SplatRenderPayload:
+    """The same as gsplat packs it: a row for each camera and Gaussian that it sees, and which Gaussian that is."""
+    seen = unpacked.radii > 0
+    ids = seen.nonzero()[:, 1]
+    means2d = torch.zeros(len(ids), 2, requires_grad=True)
+    assert unpacked.means2d.grad is not None
+    means2d.grad = unpacked.means2d.grad[seen]
+    means2d.absgrad = unpacked.means2d.absgrad[seen]  # type: ignore[attr-defined]
+    rows = {"gaussian_ids": ids, "means2d": means2d, "radii": unpacked.info["radii"][seen]}
+    return dataclasses.replace(unpacked, info={**unpacked.info, **rows}, means2d=means2d, gaussian_ids=ids)
 
 
 def disc_payload(gradients: Tensor, radii: Tensor) -> Splat2DGSPayload:

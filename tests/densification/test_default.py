@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import reset_opa
+from torch import Tensor
 
-from splatkit_ns.densification import SplatDefaultDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import RowChange, SplatTrainingState
-from tests.densification.helpers import disc_payload, optimize, payload, random_payload, random_state, set_up
+from tests.densification.helpers import disc_payload, optimize, packed, payload, random_payload, random_state, set_up
 
 SETTINGS = {"refine_start_iter": 4, "refine_every": 4, "reset_every": 12, "refine_stop_iter": 34}
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
@@ -109,6 +111,54 @@ def test_sizes_on_the_screen_count_as_in_gsplat() -> None:
         assert_same(ours, theirs, skip=("means",))
         numbers.add(len(ours))
     assert len(numbers) > 3
+
+
+@pytest.mark.parametrize("kind", [SplatDefaultDensification, SplatBudgetDensification])
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_packed_renders_are_counted_as_gsplats_strategy_counts_them(
+    kind: type[SplatDefaultDensification], absgrad: bool
+) -> None:
+    settings: Any = {"absgrad": absgrad, "refine_start_iter": 100, "refine_scale2d_stop_iter": 100}
+    state = random_state(40)
+    strategy, unpacked, reference = kind(**settings), kind(**settings), DefaultStrategy(**settings)
+    for each in (strategy, unpacked):
+        set_up(each, state, Splat3DGSRenderer())
+    counted = reference.initialize_state(scene_scale=1.0)
+    for step in range(1, 5):
+        seen = random_payload(40, seed=step, cameras=2)
+        unpacked.densify(step, state, seen, scene_scale=1.0)
+        strategy.densify(step, state, packed(seen), scene_scale=1.0)
+        reference.step_post_backward(state.params, state.optimizers, counted, step, packed(seen).info, packed=True)
+    for name in ("grad2d", "count"):
+        torch.testing.assert_close(strategy.statistics[name], counted[name])
+    for name, value in unpacked.statistics.items():
+        torch.testing.assert_close(strategy.statistics[name], value)
+        assert len(value.unique()) > 2, "the test must tell Gaussians apart"
+
+
+@pytest.mark.gpu
+def test_packed_renders_of_a_gpu_are_counted_like_others() -> None:
+    cam_to_worlds = torch.eye(4, device="cuda").repeat(2, 1, 1)
+    cam_to_worlds[:, 2, 3] = torch.tensor([-2.0, -1.0])  # the second does not see all
+    Ks = torch.tensor([[40.0, 0.0, 32.0], [0.0, 40.0, 24.0], [0.0, 0.0, 1.0]], device="cuda").repeat(2, 1, 1)
+    counted: list[dict[str, Tensor]] = []
+    for packs in (False, True):
+        tensors = {name: param.detach() for name, param in random_state(400).params.items()}
+        state = SplatTrainingState.from_tensors(tensors, device="cuda")
+        renderer = Splat3DGSRenderer(packed=packs)
+        renderer.on_setup(state)
+        strategy = SplatDefaultDensification(absgrad=True, refine_scale2d_stop_iter=100)
+        set_up(strategy, state, renderer)
+        out = renderer.render(state, cam_to_worlds, Ks, 64, 48)
+        assert (out.gaussian_ids is not None) == packs
+        out.retain_gradients()
+        out.renders.square().mean().backward()
+        strategy.densify(1, state, out, scene_scale=1.0)
+        counted.append(strategy.statistics)
+    others, ours = counted
+    assert set(others["count"].tolist()) == {0.0, 1.0, 2.0}
+    for name, allowed in (("count", 0.02), ("radii", 0.02), ("grad2d", 0.05)):  # tiles are cut off elsewhere
+        assert float((ours[name] - others[name]).norm() / others[name].norm()) < allowed, name
 
 
 def test_opacities_are_reset_at_multiples_only_and_never_before_or_after() -> None:
@@ -207,6 +257,27 @@ def test_a_run_that_starts_above_the_cap_is_thinned_and_never_grows_past_it() ->
     for step in range(1, 10):
         strategy.densify(step, state, random_payload(len(state), seed=step, size=1.0), scene_scale=1.0)
         assert 0 < len(state) <= 30
+
+
+@pytest.mark.parametrize("kind", [SplatDefaultDensification, SplatBudgetDensification])
+@pytest.mark.parametrize("cause", ["opacities", "sizes", "sizes on the screen"])
+def test_when_all_would_be_removed_none_is_and_one_warning_says_why(
+    kind: type[SplatDefaultDensification], cause: str, messages: pytest.LogCaptureFixture
+) -> None:
+    state = random_state(20)
+    with torch.no_grad():
+        state.params["opacities"].fill_(-9.0 if cause == "opacities" else 2.0)
+        state.params["scales"].fill_(3.0 if cause == "sizes" else -5.0)
+    strategy = kind(refine_start_iter=2, refine_every=1, reset_every=2, grow_grad2d=1e9, refine_scale2d_stop_iter=9)
+    strategy.grow_scale2d = math.inf
+    set_up(strategy, state, Splat3DGSRenderer())
+    radius = 1000 if cause == "sizes on the screen" else 1
+    for step in range(3, 6):
+        seen = payload(torch.ones(1, 20, 2), torch.full((1, 20), radius, dtype=torch.int32))
+        strategy.densify(step, state, seen, scene_scale=1.0)
+        assert len(state) == 20
+    assert messages.text.count("at step 3 all 20 Gaussians are below prune_opa (0.005) or too large") == 1
+    assert messages.text.count("Likely causes") == 1
 
 
 def test_statistics_follow_rows_that_others_change() -> None:

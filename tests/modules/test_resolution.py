@@ -58,6 +58,27 @@ def test_images_that_cannot_be_divided_stay_whole() -> None:
     assert last_steps([[1.0, 0.1]], last=100, max_downscale=4) == {}
 
 
+def plain(value: int, height: int = 333, width: int = 501) -> torch.Tensor:
+    return torch.full((height, width, 3), value, dtype=torch.uint8)
+
+
+def test_a_black_image_does_not_keep_the_others_whole() -> None:
+    assert amplitude_shares(plain(0), 5) == [1.0] * 5
+    detailed = [1.0, 0.8, 0.6, 0.5, 0.4]
+    ends = last_steps([detailed, amplitude_shares(plain(0), 5)], last=1000, max_downscale=4)
+    assert list(ends) == [2, 3, 4]
+    assert all(0 < end < 1000 for end in ends.values())
+
+
+@pytest.mark.parametrize("values", [(0,), (137,), (0, 255)])
+def test_images_that_lose_nothing_are_small_to_the_last_step(values: tuple[int, ...]) -> None:
+    """Sums of their amplitudes differ in the seventh digit, whatever they are divided by."""
+    ends = last_steps([amplitude_shares(plain(value), 5) for value in values], last=1000, max_downscale=4)
+    assert list(ends) == [2, 3, 4]
+    assert list(ends.values()) == pytest.approx([1000] * 3, abs=1)
+    assert last_steps([[1.0] * 5], last=1000, max_downscale=4) == dict.fromkeys((2, 3, 4), 1000)
+
+
 class Sizes(SplatBaseModule[Any]):
     """Notes the height of each training image, and of the last evaluation image."""
 

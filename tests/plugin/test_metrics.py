@@ -9,6 +9,7 @@ import torch
 import torchmetrics.image.lpip
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from splatkit_ns.modules.metrics import psnr
 from splatkit_ns.plugin import reporting
 from splatkit_ns.plugin.metrics import ImageMetrics
 
@@ -21,6 +22,17 @@ def test_psnr_is_that_of_the_mean_squared_error() -> None:
     mask = torch.zeros(12, 14, dtype=torch.bool)
     mask[:6] = True
     assert float(ImageMetrics.psnr(rendered, target, mask)) == pytest.approx(20.0, rel=1e-5)
+
+
+def test_psnr_is_one_whoever_shows_it() -> None:
+    """The bar, TensorBoard and evaluation: of one image or a batch of it, with a mask or without."""
+    rendered, target = torch.rand(12, 14, 3) * 1.4 - 0.2, torch.rand(12, 14, 3)
+    for mask in (None, torch.rand(12, 14) < 0.5):
+        batched = psnr(rendered[None], target[None], None if mask is None else mask[None])
+        clamped = rendered.clamp(0, 1)
+        kept = (clamped - target) if mask is None else (clamped - target)[mask]
+        assert float(batched) == pytest.approx(-10 * math.log10(float(kept.square().mean())), rel=1e-5)
+        assert torch.equal(ImageMetrics.psnr(clamped, target, mask), batched)
 
 
 def test_all_metrics_of_equal_images() -> None:

@@ -13,6 +13,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.methods import splatkit_2dgs
 from splatkit_ns.plugin.optimizers import LateDecayConfig
 from splatkit_ns.plugin.options import check_device, check_options
+from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.plugin.helpers import run_config
 
 NOWHERE = Path("there is no such folder")
@@ -40,6 +41,13 @@ def test_the_methods_own_options_are_fine() -> None:
     check_options(config())
     check_options(run_config(NOWHERE, mcmc=True))
     check_options(run_config(NOWHERE, method=splatkit_2dgs))
+
+
+def test_only_a_gpu_packs() -> None:
+    packed = {"pipeline__model__renderer": Splat3DGSRenderer(packed=True)}
+    check_options(config(**packed, machine__device_type="cuda"))
+    with pytest.raises(OptionsError, match=r"renderer\.packed is True, expected False with --machine\.device-type cpu"):
+        check_options(config(**packed, machine__device_type="cpu"))
 
 
 def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.rasterize import GsplatRenderMode
 from splatkit_ns.rasterize.versions import radii_have_axes
 from splatkit_ns.renderer import RenderMode, Splat3DGSRenderer
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients, world_to_cams
@@ -199,3 +201,7 @@ def test_one_gaussian_lands_where_a_pinhole_puts_it() -> None:
     expected = (50 * 0.2 / 2.5 + 20, 50 * -0.1 / 2.5 + 15)
     assert render(gaussians).means2d[0, 0].tolist() == pytest.approx(expected, abs=1e-4)
     assert math.hypot(*expected) > 0
+
+
+def test_renderers_offer_gsplats_modes_that_have_colours() -> None:
+    assert get_args(RenderMode) == tuple(mode for mode in get_args(GsplatRenderMode) if mode.startswith("RGB"))

@@ -20,7 +20,6 @@ from .tiles import L11, L21, L22, LOG2_OPACITY, MEAN_X, MEAN_Y, TILE
 U = np.uint64
 SIDE = U(TILE)
 PLANE = U(TILE * TILE)
-ONE = U(1)
 # Planes of the forward buffer; colour sums follow.
 PX, PY, LIGHT, LAST, WEIGHT, SUMS = U(0), U(256), U(512), U(768), U(1024), U(1280)
 FAST = {"contract", "reassoc", "nsz", "arcp"}
