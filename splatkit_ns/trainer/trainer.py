@@ -20,7 +20,7 @@ from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.modules.checks import check_instance
 from splatkit_ns.modules.copying import running_copy
-from splatkit_ns.modules.progress import psnr
+from splatkit_ns.modules.metrics import psnr
 from splatkit_ns.plugin import run_folder
 from splatkit_ns.plugin.held import held
 from splatkit_ns.plugin.model import SplatkitModelConfig
