@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from splatkit_ns.errors import SplatkitError
+
+
+def why_not_called(make: Callable[..., Any], *arguments: Any, **settings: Any) -> str | None:
+    """Why a class or function cannot be called like this; None if it can, whatever happens in it then.
+
+    Args:
+        make: a class, a class method, or any function.
+        arguments: handed over by position.
+        settings: handed over by name.
+    """
+    cls = make if inspect.isclass(make) else getattr(make, "__self__", None)
+    if inspect.isclass(cls) and inspect.isabstract(cls):
+        return f"{cls.__name__} has no {', '.join(sorted(getattr(cls, '__abstractmethods__', ())))} of its own"
+    try:
+        inspect.signature(make).bind(*arguments, **settings)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # some that are written in C do not tell what they take
+        return None
+    return None
 
 
 def import_object(path: str, where: str, error_type: type[SplatkitError] = SplatkitError) -> Any:

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure
+from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure, load_failure
 from splatkit_ns.hooks.base import Hook, overrides, parse_hooks
 from splatkit_ns.hooks.view import TrainerView
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.modules.near_misses import near_misses
 
 EVENTS = {
     "on_checkpoint_loaded": "after_load_checkpoint",
@@ -30,6 +31,8 @@ EVENTS = {
 The others need a method: `HookModule.pre_validation`, `post_validation_image`, `on_exception` and `on_cleanup`.
 `before_run` comes before there is a dispatcher: see `HookModule.begin`.
 """
+
+POINTS = ("before_run", "exception", "after_run", "before_val", "after_val_iter", *EVENTS.values())
 
 VALIDATION_POINTS = ("before_val", "before_val_iter", "after_val_iter", "after_val")
 
@@ -103,8 +106,16 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         self.call_hook("after_val_iter")
 
     def begin(self, trainer: Any) -> None:
-        """The first point of a run; called by the trainer, because there is no dispatcher yet."""
+        """The first point of a run; called by the trainer, because there is no dispatcher yet.
+
+        Warns of methods that look like misspelt points.
+        """
         self._runs = True
+        for hook in self.hooks:
+            for method, near in near_misses(hook, POINTS):
+                logger.warning(
+                    "%s.%s is called by trainer.call_hook alone. Did you mean %s?", type(hook).__name__, method, near
+                )
         self.trainer.connect(trainer)
         self.call_hook("before_run")
 
@@ -142,10 +153,20 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Hand every hook its state."""
+        """Hand every hook its state.
+
+        Raises:
+            HookFailedError: a hook cannot take it; names the hook, and keeps the cause.
+        """
         for name, hook in self._named():
-            if name in state:
+            if name not in state:
+                continue
+            try:
                 hook.load_state_dict(state[name])
+            except (SplatkitError, HookFailedError):
+                raise
+            except Exception as error:
+                raise load_failure(name, error) from error
 
     def _named(self) -> list[tuple[str, Hook]]:
         """Hooks with names that tell two of one class apart: ``LogHook``, ``LogHook_2``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.hooks.registry import Registry
+from splatkit_ns.hooks.registry import Registry, check_is_list
 
 
 class Hook:
@@ -74,6 +74,7 @@ def parse_hooks(hooks: Sequence[Any]) -> list[Hook]:
     Raises:
         SplatkitError: a name is unknown, or an entry is no hook.
     """
+    check_is_list(hooks, "hooks")
     made: list[Hook] = []
     for hook in hooks:
         if isinstance(hook, str):

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from splatkit_ns.errors import SplatkitError
-from splatkit_ns.importing import import_object
+from splatkit_ns.errors import ModuleError, SplatkitError
+from splatkit_ns.importing import import_object, why_not_called
 
 ItemT = TypeVar("ItemT")
+
+
+def check_is_list(found: Any, setting: str) -> None:
+    """Check that what should hold several names does.
+
+    Raises:
+        ModuleError: it is one name alone, or nothing that can be gone through.
+    """
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        one = f'("{found}",), with the comma' if isinstance(found, str) else '("LogHook",)'
+        raise ModuleError(f"{setting} is {found!r}, expected a tuple or list of names: {one}.")
 
 
 class Registry(Generic[ItemT]):
@@ -86,13 +97,13 @@ class Registry(Generic[ItemT]):
         Raises:
             SplatkitError: it does not take these arguments, or the class is abstract.
         """
-        try:
-            return make(*arguments, **settings)
-        except TypeError as error:
+        problem = why_not_called(make, *arguments, **settings)
+        if problem is not None:
             raise SplatkitError(
-                f"The {self.kind} {name!r} cannot be made: {error}. A {self.kind} that is chosen by name needs "
+                f"The {self.kind} {name!r} cannot be made: {problem}. A {self.kind} that is chosen by name needs "
                 f"defaults for its own arguments, and every method that {self.base.__name__} leaves open."
-            ) from error
+            )
+        return make(*arguments, **settings)
 
     def _check(self, cls: object, name: str) -> None:
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):

@@ -9,9 +9,9 @@ from typing import Any
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import training_goes_on
+from splatkit_ns.modules.files import check_output_dir, training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.splat import SplatTrainingState, check_writable
+from splatkit_ns.splat import SplatTrainingState
 
 
 @dataclass
@@ -38,7 +38,7 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
         for name in ("every", "keep"):
             if getattr(self, name) < 0:
                 raise ModuleError(f"{self.module_name}.{name} is {getattr(self, name)}, expected 0 or more.")
-        check_writable(self.output_dir, self.module_name)
+        check_output_dir(self.output_dir, self.module_name)
         self._written: list[str] = getattr(self, "_written", [])
 
     def post_step(

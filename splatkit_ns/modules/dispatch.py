@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure, load_failure
 from splatkit_ns.modules.base import SplatBaseModule, payload_type
 from splatkit_ns.modules.context import (
     BATCH_ARGUMENTS,
@@ -19,6 +19,7 @@ from splatkit_ns.modules.context import (
     StepContext,
     bind_arguments,
 )
+from splatkit_ns.modules.near_misses import near_misses
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "on_checkpoint_loaded": RUN_ARGUMENTS,
@@ -101,7 +102,10 @@ class ModuleDispatcher:
         return bool(self._set_up)
 
     def setup(self) -> None:
-        """Run `on_setup` of all modules."""
+        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks."""
+        for name, module in self.modules.items():
+            for method, near in near_misses(module, HOOKS):
+                self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
         calls = dict(self._calls["on_setup"])
         for name in self.modules:
             if name in calls:
@@ -121,6 +125,8 @@ class ModuleDispatcher:
                 continue
             try:
                 call(self.context)
+            except HookFailedError as error:  # names the hook already
+                failures.append(error)
             except Exception as error:  # every module gets its clean-up; reported below
                 failures.append(hook_failure(f"{name}.on_cleanup", self.context.step, error))
         for failure in failures[1:]:
@@ -165,10 +171,19 @@ class ModuleDispatcher:
         Args:
             states: by the modules' names.
             device: that of training, to which all tensors are moved.
+
+        Raises:
+            HookFailedError: a module cannot take its state; names it, and keeps the cause.
         """
         for name, module in self.modules.items():
-            if name in states:
+            if name not in states:
+                continue
+            try:
                 module.load_state_dict(_on_device(states[name], device))
+            except (SplatkitError, HookFailedError):
+                raise
+            except Exception as error:
+                raise load_failure(name, error) from error
 
 
 def _on_device(value: Any, device: torch.device) -> Any:

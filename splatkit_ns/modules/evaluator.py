@@ -19,10 +19,10 @@ from PIL import Image
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
-from splatkit_ns.modules.files import training_goes_on
+from splatkit_ns.modules.files import check_output_dir, training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
-from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text, check_writable
+from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text
 
 
 @dataclass
@@ -61,7 +61,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
                 f"{type(data_provider).__name__}."
             )
         if world_rank == 0 and (self.save_images or self.save_stats):
-            check_writable(self.output_dir, self.module_name)
+            check_output_dir(self.output_dir, self.module_name)
 
     def post_step(
         self,

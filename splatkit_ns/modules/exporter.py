@@ -9,10 +9,10 @@ from pathlib import Path
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import training_goes_on
+from splatkit_ns.modules.files import check_output_dir, training_goes_on
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
-from splatkit_ns.splat import SplatTrainingState, check_writable
+from splatkit_ns.splat import SplatTrainingState
 
 SPLAT_FORMATS = ("ply",)
 
@@ -53,7 +53,7 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
             )
         self._steps = check_steps(self.module_name, "export_steps", self.export_steps, max_steps, logger)
         if world_rank == 0:
-            check_writable(self.output_dir, self.module_name)
+            check_output_dir(self.output_dir, self.module_name)
 
     def post_step(self, logger: logging.Logger, step: int, training_state: SplatTrainingState, world_rank: int) -> None:
         """Export when it is time."""

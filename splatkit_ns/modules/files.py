@@ -1,12 +1,29 @@
-"""What modules do when a file cannot be written in the middle of training."""
+"""What modules do when a file cannot be written, before and in the middle of training."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
+from os import PathLike
+from typing import Any
 
-from splatkit_ns.errors import describe_os_error
+from splatkit_ns.errors import ModuleError, describe_os_error
+from splatkit_ns.splat import check_writable
+
+
+def check_output_dir(folder: Any, owner: str) -> None:
+    """Check that a module can write into its output folder, and make it.
+
+    Raises:
+        ModuleError: it is no path.
+        SplatkitError: it cannot be made or written.
+    """
+    if not isinstance(folder, (str, PathLike)):
+        raise ModuleError(
+            f"{owner}.output_dir is {folder!r} of type {type(folder).__name__}, expected the path of a folder."
+        )
+    check_writable(folder, owner)
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from splatkit_ns.errors import ModuleError
 
 
-def check_steps(owner: str, name: str, steps: Sequence[Any], max_steps: int, logger: logging.Logger) -> frozenset[int]:
+def check_steps(owner: str, name: str, steps: Iterable[Any], max_steps: int, logger: logging.Logger) -> frozenset[int]:
     """The steps as a set, after checks.
 
     Args:
@@ -20,8 +20,13 @@ def check_steps(owner: str, name: str, steps: Sequence[Any], max_steps: int, log
         logger: where the warning goes.
 
     Raises:
-        ModuleError: something in it is no whole number of at least 1.
+        ModuleError: it is no list, or something in it is no whole number of at least 1.
     """
+    if isinstance(steps, str) or not isinstance(steps, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ModuleError(
+            f"{owner}.{name} is {steps!r}, expected a list of whole numbers from 1 to max_steps ({max_steps}), such as "
+            f"[{max_steps}]."
+        )
     wrong = [step for step in steps if isinstance(step, bool) or not isinstance(step, int) or step < 1]
     if wrong:
         raise ModuleError(

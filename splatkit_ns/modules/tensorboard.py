@@ -14,9 +14,10 @@ from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
+from splatkit_ns.modules.files import check_output_dir
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.metrics import psnr
-from splatkit_ns.splat import SplatTrainingState, check_writable
+from splatkit_ns.splat import SplatTrainingState
 
 
 @dataclass
@@ -46,7 +47,7 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
         self._writer: Any = None
         if world_rank != 0:
             return
-        check_writable(self.output_dir, self.module_name)
+        check_output_dir(self.output_dir, self.module_name)
         try:
             from torch.utils.tensorboard.writer import SummaryWriter  # takes a second, and tensorboard may be missing
         except ImportError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import Parameter
 from torch.optim.lr_scheduler import LambdaLR
 
-from splatkit_ns.errors import ModuleError, SplatkitError
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainer
 
 FILE_NAME = re.compile(r"step-(\d+)\.ckpt")
+MODEL_DIR = "nerfstudio_models"
+"""Where nerfstudio puts checkpoints in a run's folder."""
 KEPT = 2
 """How many checkpoints stay when only the latest is wanted: one more than it says, in case the newest is damaged."""
+
+_ADVICE = (
+    "Resume with the config.yml that lies beside it (--load-config), or start a new run from its Gaussians "
+    "(--pipeline.model.init-ply)."
+)
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -166,11 +173,12 @@ def _explained(path: Path) -> Generator[None, None, None]:
         raise
     except SplatkitError as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from error
+    except HookFailedError as error:  # of a module's load_state_dict
+        raise CheckpointError(f"checkpoint {path} does not fit this run: {error}. {_ADVICE}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:500]
         raise CheckpointError(
-            f"checkpoint {path} does not fit this run ({type(error).__name__}: {reason}). Resume with the config.yml "
-            "that lies beside it (--load-config), or start a new run from its Gaussians (--pipeline.model.init-ply)."
+            f"checkpoint {path} does not fit this run ({type(error).__name__}: {reason}). {_ADVICE}"
         ) from error
 
 
@@ -227,7 +235,8 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
         except CheckpointError as error:
             logger.warning("%s It is skipped.", error)
     which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-    raise SplatkitError(f"There is {which} that can be read in {folder} (files named step-000001999.ckpt).")
+    hint = f" Did you mean {folder / MODEL_DIR}?" if not paths and (folder / MODEL_DIR).is_dir() else ""
+    raise SplatkitError(f"There is {which} that can be read in {folder} (files named step-000001999.ckpt).{hint}")
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

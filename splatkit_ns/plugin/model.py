@@ -34,6 +34,7 @@ from splatkit_ns.plugin.metrics import ImageMetrics
 from splatkit_ns.plugin.step_graph import StepGraphs
 from splatkit_ns.plugin.views import cropped, view_outputs
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.schema import KEYS
 
@@ -149,6 +150,7 @@ class SplatkitModel(SplatfactoModel):
         everyone = [self.renderer, self.loss_fn, self.densification, *modules]
         self.dispatcher = ModuleDispatcher(everyone, self.context)
         self.context.modules = everyone
+        check_signature(self.renderer)
         self._compute_loss = bind_arguments(
             self.loss_fn.compute_loss, RENDER_ARGUMENTS, f"{self.loss_fn.module_name}.compute_loss"
         )
@@ -310,16 +312,21 @@ class SplatkitModel(SplatfactoModel):
             background: (3,).
         """
         context = self.context
-        payload = self.renderer.render(
-            self.training_state,
-            view.cam_to_worlds,
-            view.Ks,
-            view.width,
-            view.height,
-            sh_degree=self.sh_degree_now(),
-            backgrounds=background[None],
-            render_mode="RGB+ED" if self.wants_depth_now() else "RGB",
+        payload = self._guarded(
+            self.renderer,
+            "render",
+            lambda _: self.renderer.render(
+                self.training_state,
+                view.cam_to_worlds,
+                view.Ks,
+                view.width,
+                view.height,
+                sh_degree=self.sh_degree_now(),
+                backgrounds=background[None],
+                render_mode="RGB+ED" if self.wants_depth_now() else "RGB",
+            ),
         )
+        check_payload(payload, self.renderer, context, view.width, view.height)
         payload.retain_gradients()
         context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
         context.rend_out = payload

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
+from splatkit_ns.errors import HookFailedError
 from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
+from splatkit_ns.hooks.registry import check_is_list
 from splatkit_ns.modules.dispatch import VALIDATION_HOOKS, ModuleDispatcher
 from splatkit_ns.plugin.writers import WRITER_REGISTRY  # from there, so that those that need nerfstudio are known
 
@@ -30,6 +32,8 @@ def check_names(config: SplatkitTrainerConfig) -> None:
     Raises:
         SplatkitError: one cannot; says which names are near.
     """
+    check_is_list(config.hooks, "hooks")
+    check_is_list(config.writers, "writers")
     for name in config.hooks:
         if isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
             HOOK_REGISTRY.get(name)
@@ -134,21 +138,36 @@ def _logged_failures() -> Generator[None]:
         logger.error("Cleaning up failed, too: %s", error)
 
 
+@contextmanager
+def _disk_faults_as_such() -> Generator[None]:
+    """Around what nerfstudio logs: a full disk costs that, not the run, and `RunLog.flush` knows it by its class."""
+    try:
+        yield
+    except HookFailedError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+
+
 class _Bridge:
     """Hands what nerfstudio logs to our writers, with 1-based steps."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
 
+    @_disk_faults_as_such()
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
         self.writer.write_scalar(name, scalar, step + 1)
 
+    @_disk_faults_as_such()
     def write_scalar_dict(self, name: str, scalar_dict: Mapping[str, float | Tensor], step: int) -> None:
         for key, scalar in scalar_dict.items():
             self.writer.write_scalar(f"{name}/{key}", scalar, step + 1)
 
+    @_disk_faults_as_such()
     def write_image(self, name: str, image: Tensor, step: int) -> None:
         self.writer.write_image(name, image, step + 1)
 
+    @_disk_faults_as_such()
     def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
         self.writer.write_config(name, config_dict, step)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.importing import import_object
+from splatkit_ns.importing import import_object, why_not_called
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
@@ -66,13 +66,13 @@ def import_module(path: str) -> SplatBaseModule[Any]:
     where = f"--modules.own {path}"
     found, name = import_object(path, where, ModuleError), path.partition(":")[2]
     if inspect.isclass(found) and issubclass(found, SplatBaseModule):
-        try:
-            return found()
-        except TypeError as error:
+        problem = why_not_called(found)
+        if problem is not None:
             raise ModuleError(
-                f"{where}: {name}() cannot be made without arguments ({error}). Give its arguments defaults, or name "
+                f"{where}: {name}() cannot be made without arguments ({problem}). Give its arguments defaults, or name "
                 f"an instance, such as one made by: module = {name}(…)"
-            ) from error
+            )
+        return found()
     if not isinstance(found, SplatBaseModule):
         kind = f"the class {name}" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise ModuleError(f"{where} is {kind}, expected a subclass of SplatBaseModule, or an instance of one.")

@@ -403,7 +403,7 @@ class SplatkitTrainer(Trainer):
             return
         self._start_step = checkpoints.restore(self, content, path)
         self._loaded = LoadedCheckpoint(path, checkpoints.rng_entry(content))
-        CONSOLE.print(f"Resuming after step {content['step']} from {escape(str(path))}")
+        CONSOLE.print(f"Resuming after step {self._start_step} from {escape(str(path))}")
         self.pipeline.model.context.step = self._start_step
         self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
 

@@ -283,6 +283,13 @@ class SplatTrainingState:
 
     def _selected(self, mask: Tensor, operation: str) -> Tensor:
         num = self.num_gaussians
+        if not isinstance(mask, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - users' masks may be anything
+            kind = type(mask)
+            found = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+            raise ValueError(
+                f"{operation}: the mask must be a torch tensor, bool of shape ({num},) or (C, {num}), found an object "
+                f"of type {found}. torch.as_tensor(mask) makes a tensor of a NumPy array or a list."
+            )
         if mask.dtype != torch.bool or mask.dim() not in (1, 2) or mask.shape[-1] != num:
             raise ValueError(
                 f"{operation}: the mask must be bool of shape ({num},) or (C, {num}), found {mask.dtype} of shape "

@@ -78,6 +78,9 @@ class SplatTrainerConfig:
         _expect(problems, "init_opacity", self.init_opacity, "in (0, 1)", lambda x: _positive(x) and x < 1)
         colors = get_args(BackgroundColor)
         _expect(problems, "background_color", self.background_color, " or ".join(colors), lambda x: x in colors)
+        for name in ("hooks", "writers"):
+            names = 'a tuple or list of names, such as ("LogHook",) with the comma'
+            _expect(problems, name, getattr(self, name), names, lambda x: isinstance(x, (tuple, list)))
         known = ", ".join(LEARNING_RATES)
         for name, rate in self.learning_rates.items():
             if name not in LEARNING_RATES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from functools import cache
@@ -10,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.methods import gaussian_optimizers
+from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin import checkpoints
-from splatkit_ns.splat import LEARNING_RATES, read_checkpoint
+from splatkit_ns.splat import LEARNING_RATES, CheckpointError, read_checkpoint
 from tests.faults.runs import (
+    CHEAP,
     MAX_STEPS,
     REFINE_EVERY,
     RESET_EVERY,
@@ -175,10 +179,35 @@ def test_schedules_can_begin_anew(scene: Path, tmp_path: Path, uninterrupted: An
 
 
 def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
-    trainer = make_trainer(make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=9))
+    folder = uninterrupted("default")
+    with CONSOLE.capture() as capture:
+        trainer = make_trainer(make_config(scene, tmp_path, load_dir=folder, load_step=9))
     assert trainer._start_step == 10
+    assert "Resuming after step 10 from" in " ".join(capture.get().split()), "steps are counted from 1"
     with pytest.raises(SplatkitError, match="no checkpoint of step 1000"):
-        make_trainer(make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=1000))
+        make_trainer(make_config(scene, tmp_path, load_dir=folder, load_step=1000))
+    with pytest.raises(SplatkitError, match=rf"Did you mean {re.escape(str(folder))}\?$"):
+        make_trainer(make_config(scene, tmp_path, load_dir=folder.parent))
+
+
+def test_a_modules_state_that_it_cannot_take_is_told_with_module_and_line(scene: Path, tmp_path: Path) -> None:
+    class Forgetful(SplatBaseModule[Any]):
+        key = "best"
+
+        def state_dict(self) -> dict[str, Any]:
+            return {self.key: 1.0}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.best = state["b"]
+
+    first = make_config(scene, tmp_path / "first", **CHEAP)
+    make_trainer(first, Forgetful()).train()
+    second = make_config(scene, tmp_path / "second", load_dir=first.get_checkpoint_dir(), **CHEAP)
+    message = r"ckpt does not fit this run: Forgetful\.load_state_dict failed: KeyError: 'b', at .*test_resume\.py"
+    with pytest.raises(CheckpointError, match=message) as caught:
+        make_trainer(second, Forgetful())
+    assert isinstance(caught.value.__cause__, HookFailedError)
+    assert isinstance(caught.value.__cause__.__cause__, KeyError)
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(

@@ -248,7 +248,7 @@ def test_folders_with_brackets_in_their_names(scene: Path, tmp_path: Path, capfd
     again = make_config(scene, folder, max_num_iterations=3, load_dir=config.get_checkpoint_dir(), **CHEAP)
     run_command(again)
     printed = "".join(capfd.readouterr().out.replace("│", "").split())
-    assert f"Resumingafterstep1from{folder}" in printed
+    assert f"Resumingafterstep2from{folder}" in printed
     assert printed.count(str(folder)) >= 3, "two configs were saved"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -15,6 +16,7 @@ from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY, Hook, LogHook, Wri
 from splatkit_ns.methods import splatkit_3dgs
 from splatkit_ns.plugin.options import check_options
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+from splatkit_ns.trainer import SplatTrainerConfig
 
 
 class NeedsAnArgument(Hook):
@@ -53,7 +55,7 @@ def test_names_and_import_paths() -> None:
         ("splatkit_ns.hooks.log:LogHoook", r"has no 'LogHoook'\. Did you mean LogHook"),
         ("pathlib:Path", "pathlib:Path is not a hook: expected a subclass of Hook"),
         (":Mine", "The hook ':Mine': expected package.module:name"),
-        (f"{__name__}:NeedsAnArgument", "cannot be made: .*missing 1 required positional argument: 'every'.*defaults"),
+        (f"{__name__}:NeedsAnArgument", "cannot be made: .*missing a required argument: 'every'.*defaults"),
     ],
 )
 def test_unknown_hooks_are_refused_with_the_nearest_names(name: str, message: str) -> None:
@@ -133,3 +135,50 @@ def test_the_last_one_registered_under_a_name_counts(monkeypatch: pytest.MonkeyP
         pass
 
     assert HOOK_REGISTRY.get("LogHook") is Mine
+
+
+class HasABug(Hook):
+    """Can be made from its name alone, were it not for the mistake in it."""
+
+    def __init__(self) -> None:
+        self.every = "every " + 5  # type: ignore[operator]
+
+
+class NeedsMore(OnlyScalars):
+    """A writer with an argument of its own."""
+
+    def __init__(self, log_dir: Path, every: int) -> None:
+        super().__init__(log_dir)
+        self.every = every
+
+    def write_image(self, name: str, image: Tensor, step: int) -> None: ...
+
+    def write_config(self, name: str, config_dict: Any, step: int) -> None: ...
+
+
+def test_a_bug_where_a_hook_is_made_keeps_its_traceback() -> None:
+    with pytest.raises(TypeError, match="can only concatenate"):
+        parse_hooks([f"{__name__}:HasABug"])
+
+
+def test_a_writer_with_an_argument_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SplatkitError, match=r"NeedsMore' cannot be made: missing a required argument: 'every'\. A wr"):
+        open_writers([f"{__name__}:NeedsMore"], tmp_path, "experiment", "project")
+
+
+def test_one_name_in_place_of_several_is_told_of_the_comma(tmp_path: Path) -> None:
+    message = r"hooks is 'LogHook', expected a tuple or list of names: \(\"LogHook\",\), with the comma"
+    with pytest.raises(ModuleError, match=message):
+        parse_hooks("LogHook")
+    with pytest.raises(ModuleError, match="hooks is None, expected a tuple or list of names"):
+        parse_hooks(None)  # type: ignore[arg-type]
+    with pytest.raises(ModuleError, match="writers is 'JsonLinesWriter', expected a tuple or list"):
+        open_writers("JsonLinesWriter", tmp_path, "experiment", "project")
+    config = cli("--output-dir", str(tmp_path))
+    config.hooks = "LogHook"  # type: ignore[assignment]
+    with pytest.raises(OptionsError, match=message):
+        check_options(config)
+    settings = SplatTrainerConfig(max_steps=1, hooks="LogHook", writers="JsonLinesWriter")  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="hooks is 'LogHook', expected a tuple or list of names") as caught:
+        settings.check()
+    assert len(caught.value.problems) == 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from splatkit_ns.errors import HookFailedError, HookTypeError, SplatkitError
-from splatkit_ns.hooks import Hook, LogHook
+from splatkit_ns.hooks import Hook, HookModule, JsonLinesWriter, LogHook
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.modules import SplatCheckpointer
 from tests.hooks.runs import POINTS, Recorder, make_trainer, run
@@ -170,14 +171,13 @@ def test_a_failing_after_run_is_raised_when_nothing_else_went_wrong(tiny_scene: 
             raise ValueError("cannot say goodbye")
 
     recorder = Recorder()
-    with pytest.raises(HookFailedError, match="cannot say goodbye"):
+    with pytest.raises(HookFailedError, match=r"^Bad\.after_run failed at step 1: ValueError: cannot say goodbye$"):
         run(make_trainer(tiny_scene, tmp_path, Bad(), recorder, steps=1))
     assert recorder.names()[-1] == "after_run"
 
 
 def test_hooks_given_to_a_splat_trainer(tiny_scene: Path, tmp_path: Path) -> None:
     from splatkit_ns.data_provider import NerfstudioDataProvider
-    from splatkit_ns.hooks import HookModule
     from splatkit_ns.modules import SplatEvaluator
     from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 
@@ -214,3 +214,47 @@ def test_checkpoints_of_modules_are_announced_too(tiny_scene: Path, tmp_path: Pa
     assert [call for call in recorder.calls if call[0] == "before_save_checkpoint"] == [
         ("before_save_checkpoint", step) for step in (2, 3, 3)
     ]
+
+
+def test_a_misspelt_point_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Careless(Hook):
+        def after_train_itr(self, trainer: Any) -> None: ...
+        def my_own(self, trainer: Any) -> None: ...
+
+    logger = Mock()
+    monkeypatch.setattr("splatkit_ns.hooks.adapter.logger", logger)
+    HookModule([Careless(), LogHook()]).begin(None)
+    assert [call.args[0] % call.args[1:] for call in logger.warning.call_args_list] == [
+        "Careless.after_train_itr is called by trainer.call_hook alone. Did you mean after_train_iter?"
+    ]
+
+
+def test_a_hook_that_cannot_take_its_state_is_named() -> None:
+    class Forgetful(Hook):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.best = state["b"]
+
+    with pytest.raises(HookFailedError, match=r"^Forgetful\.load_state_dict failed: KeyError: 'b', at ") as caught:
+        HookModule([Forgetful()]).load_state_dict({"Forgetful": {"best": 1.0}})
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_writer_that_fails_is_named_rather_than_the_hook(tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        HookFailedError, match=r"^Unplugged\.write_scalar failed at step 1: OSError: no space"
+    ) as caught:
+        run(make_trainer(tiny_scene, tmp_path, LogHook(every=1), writers=(f"{__name__}:Unplugged",)))
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_writer_without_space_costs_nerfstudios_log_but_not_the_run(tiny_scene: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_scene, tmp_path, writers=(f"{__name__}:Unplugged",))
+    trainer.config.logging.steps_per_log = 1
+    assert run(trainer).step == 2
+
+
+class Unplugged(JsonLinesWriter):
+    """Has no room for numbers."""
+
+    def write_scalar(self, name: str, scalar: Any, step: int) -> None:
+        raise OSError("no space")

@@ -137,6 +137,11 @@ def test_import_paths_that_lead_nowhere(path: str, message: str) -> None:
     assert path in str(caught.value)
 
 
+def test_a_bug_where_a_module_is_made_keeps_its_traceback() -> None:
+    with pytest.raises(TypeError, match="can only concatenate"):
+        import_module("tests.methods.user_parts:HasABug")
+
+
 def test_make_method_refuses_wrong_parts() -> None:
     with pytest.raises(ModuleError, match="loss_fn is the class WeightedLoss itself"):
         make_method("wrong", loss_fn=user_parts.WeightedLoss)  # type: ignore[arg-type]

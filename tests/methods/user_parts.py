@@ -52,6 +52,13 @@ class NeedsAnArgument(SplatBaseModule[SplatRenderPayload]):
         self.number = number
 
 
+class HasABug(SplatBaseModule[SplatRenderPayload]):
+    """Can be made without arguments, were it not for the mistake in it."""
+
+    def __init__(self) -> None:
+        self.every = "every " + 5  # type: ignore[operator]
+
+
 needs_an_argument = NeedsAnArgument(7)
 a_number = 3
 

@@ -7,6 +7,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from splatkit_ns.modules import (
     SplatTensorboard,
     SplatTimer,
 )
+from splatkit_ns.modules.context import StepContext
+from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from tests.trainer.helpers import train
 
@@ -74,6 +77,7 @@ def test_export_steps_beyond_the_end_are_warned_of(tmp_path: Path, caplog: pytes
         (SplatExporter("OUT", [1], splat_format="obj"), "splat_format is 'obj', expected one of: ply"),
         (SplatExporter("OUT", [0, 1]), r"export_steps holds 0, expected whole numbers from 1 to max_steps \(1\)"),
         (SplatExporter("OUT", [1.5]), r"export_steps holds 1\.5"),  # type: ignore[list-item]
+        (SplatExporter("OUT", 4), r"export_steps is 4, expected a list of whole numbers"),  # type: ignore[arg-type]
         (SplatEvaluator("OUT", [-1]), "eval_steps holds -1"),
         (SplatCheckpointer("OUT", every=-1), "every is -1, expected 0 or more"),
         (SplatProgressTracker(-1), "update_every is -1"),
@@ -95,6 +99,15 @@ def test_an_output_folder_that_cannot_be_written(tiny_scene: Path, tmp_path: Pat
     module = kind(tmp_path / "file" / "out", **settings)
     with pytest.raises(SplatkitError, match=rf"{kind.__name__}: the output folder .*out cannot be written: Not a dir"):
         train(tiny_scene, tmp_path / "runs", 1, modules=[module])
+
+
+@pytest.mark.parametrize("kind", [SplatExporter, SplatEvaluator, SplatCheckpointer, SplatTensorboard])
+def test_an_output_folder_that_is_no_path(kind: Any) -> None:
+    settings = {"export_steps": [1]} if kind is SplatExporter else {"eval_steps": [1]} if kind is SplatEvaluator else {}
+    context = StepContext(logging.getLogger("set-up"), max_steps=1, data_provider=Mock())
+    dispatcher = ModuleDispatcher([kind(5, **settings)], context)
+    with pytest.raises(ModuleError, match=rf"{kind.__name__}\.output_dir is 5 of type int, expected the path of a fo"):
+        dispatcher.setup()
 
 
 def test_evaluation_gives_ns_evals_numbers(tiny_scene: Path, tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import logging
 import traceback
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
 from splatkit_ns.modules.base import payload_type
 from splatkit_ns.modules.context import StepContext
@@ -292,3 +294,50 @@ def test_a_hook_that_nobody_overrides_has_no_listener() -> None:
     dispatcher = ModuleDispatcher([OnlyPostStep()], context())
     assert dispatcher.listens_to("post_step")
     assert not dispatcher.listens_to("pre_step")
+
+
+def test_a_misspelt_hook_is_warned_of_once_and_other_methods_are_not() -> None:
+    class Helpers(SplatBaseModule):
+        def pre_batches(self) -> None: ...
+
+    class Careless(Helpers):
+        def post_stepp(self) -> None: ...
+        def onSetup(self) -> None: ...
+        def pre_batches(self) -> None: ...
+        def setup(self) -> None: ...
+        def count_gaussians(self) -> None: ...
+        def _post_step(self) -> None: ...
+        def post_step(self) -> None: ...
+
+    class Loss(SplatLossFn):
+        def compute_loss(self) -> Any: ...  # nearly pre_compute_loss, but called
+
+    dispatcher = ModuleDispatcher([Careless(), Loss()], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    assert sorted(call.args[0] % call.args[1:] for call in logger.warning.call_args_list) == [
+        "Careless.onSetup is never called. Did you mean on_setup?",
+        "Careless.post_stepp is never called. Did you mean post_step?",
+        "Careless.pre_batches is never called. Did you mean pre_batch?",
+    ]
+
+
+def test_a_clean_up_that_names_its_failure_is_not_named_again() -> None:
+    failure = HookFailedError("Mine.after_run failed at step 4: ValueError: no")
+    dispatcher = ModuleDispatcher([Failing("on_cleanup", failure)], context(step=4))
+    dispatcher.setup()
+    with pytest.raises(HookFailedError) as caught:
+        dispatcher.cleanup()
+    assert caught.value is failure
+
+
+def test_a_module_that_cannot_take_its_state_is_named_with_the_line() -> None:
+    class Forgetful(SplatBaseModule):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.best = state["b"]
+
+    dispatcher = ModuleDispatcher([Forgetful()], context())
+    message = r"^Forgetful\.load_state_dict failed: KeyError: 'b', at .*test_dispatch\.py, line \d+$"
+    with pytest.raises(HookFailedError, match=message) as caught:
+        dispatcher.load_state_dict({"Forgetful": {"best": 1.0}}, torch.device("cpu"))
+    assert isinstance(caught.value.__cause__, KeyError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -243,3 +244,13 @@ def test_learning_rates_are_python_floats_and_checked() -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"\['mean'\].*no parameters"):
         SplatTrainingState.from_tensors(make_tensors(2), learning_rates={"mean": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("mask", "found"), [(np.zeros(3, bool), "numpy.ndarray"), ([True, False, True], "list"), (None, "NoneType")]
+)
+@pytest.mark.parametrize("operation", ["duplicate", "split", "split_long_axis", "remove"])
+def test_a_mask_that_is_no_tensor(operation: str, mask: object, found: str) -> None:
+    message = rf"{operation}: the mask must be a torch tensor, bool of shape \(3,\) .*found an object of type {found}\."
+    with pytest.raises(ValueError, match=message):
+        getattr(make_state(3), operation)(mask)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from splatkit_ns.loss_fn.base import SplatLossFn
 from splatkit_ns.loss_fn.ssim import ssim
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.renderer import Splat2DGSPayload, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat.training_state import SplatTrainingState
 from tests.trainer.helpers import train
 
@@ -236,6 +239,79 @@ def test_the_documents_gsplat_example_fails_with_module_and_hook(tiny_scene: Pat
         train(tiny_scene, tmp_path, 1, densification=GsplatStrategy(defect=True))
     assert isinstance(caught.value.__cause__, NameError)
     assert caught.value.__cause__.__traceback__ is not None
+
+
+class Renders(Splat3DGSRenderer):
+    """A renderer that makes something else of the payload."""
+
+    def __init__(self, change: Callable[[SplatRenderPayload], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def render(self, *cameras: Any, **options: Any) -> Any:
+        return self.change(super().render(*cameras, **options))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda payload: None,
+            r"returned None, expected SplatRenderPayload\(renders=…, alphas=…, width=…, height=…, n_cameras=…, info=…, "
+            r"means2d=…\)\.$",
+        ),
+        (lambda payload: payload.renders, r"returned an object of type Tensor, expected SplatRenderPayload\(renders=…"),
+        (
+            lambda payload: replace(payload, renders=payload.renders[0]),
+            r"renders of its payload is torch\.float32 of shape \(24, 32, 3\), expected floats of shape "
+            r"\(1, 24, 32, 3\)",
+        ),
+        (
+            lambda payload: replace(payload, alphas=payload.alphas > 0),
+            r"alphas of its payload is torch\.bool of shape \(1, 24, 32, 1\), expected floats of shape",
+        ),
+        (lambda payload: replace(payload, means2d=None), r"means2d of its payload is NoneType, expected a tensor"),
+        (lambda payload: replace(payload, renders=[payload]), r"renders of its payload is list, expected a tensor"),
+    ],
+)
+def test_what_a_renderer_returns_is_checked(
+    tiny_scene: Path, tmp_path: Path, change: Callable[[SplatRenderPayload], Any], message: str
+) -> None:
+    with pytest.raises(ModuleError, match=rf"^Renders\.render at step 1 on image frame_\d+\.png:? {message}"):
+        train(tiny_scene, tmp_path, 1, renderer=Renders(change))
+
+
+def test_a_renderer_that_returns_another_payload_than_its_class_declares(tiny_scene: Path, tmp_path: Path) -> None:
+    class Promises(SplatRenderer[Splat2DGSPayload]):
+        def render(self, *cameras: Any, **options: Any) -> Any:
+            return Splat3DGSRenderer().render(*cameras, **options)
+
+    with pytest.raises(ModuleError, match="returned an object of type SplatRenderPayload, expected Splat2DGSPayload"):
+        train(tiny_scene, tmp_path, 1, renderer=Promises())
+
+
+def test_a_renderer_that_fails_is_named_with_the_step(tiny_scene: Path, tmp_path: Path) -> None:
+    def fail(payload: SplatRenderPayload) -> None:
+        raise RuntimeError("no light")
+
+    with pytest.raises(HookFailedError, match=r"^Renders\.render failed at step 1: RuntimeError: no light$") as caught:
+        train(tiny_scene, tmp_path, 1, renderer=Renders(fail))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_renderer_that_does_not_take_its_options_is_found_before_training(tiny_scene: Path, tmp_path: Path) -> None:
+    class NoOptions(SplatRenderer[SplatRenderPayload]):
+        def render(self, training_state, cam_to_worlds, Ks, width, height):
+            raise AssertionError("it is not called")
+
+    class OneMore(NoOptions):
+        def render(self, training_state, cam_to_worlds, Ks, width, height, gamma, **options):
+            raise AssertionError("it is not called")
+
+    with pytest.raises(ModuleError, match=r"^NoOptions\.render .*unexpected keyword argument 'sh_degree'\. Expected"):
+        train(tiny_scene, tmp_path, 1, renderer=NoOptions())
+    with pytest.raises(ModuleError, match=r"^OneMore\.render .*missing a required argument: 'gamma'"):
+        train(tiny_scene, tmp_path, 1, renderer=OneMore())
 
 
 def test_a_mask_made_before_another_operation_says_how_to_do_it(tiny_scene: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
-from splatkit_ns.hooks.registry import Registry
+from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure
+from splatkit_ns.hooks.registry import Registry, check_is_list
 
 
 class Writer(abc.ABC):
@@ -61,27 +62,35 @@ WRITER_REGISTRY: Registry[Writer] = Registry("writer", Writer)  # type: ignore[t
 
 
 class Writers(Writer):
-    """Several writers as one."""
+    """Several writers as one.
+
+    Raises:
+        HookFailedError: when one of them fails to write; names it, and keeps the cause.
+    """
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self.writers = list(writers)
 
+    def _call_all(self, method: str, name: str, value: Any, step: int) -> None:
+        for writer in self.writers:
+            try:
+                getattr(writer, method)(name, value, step)
+            except (SplatkitError, HookFailedError):
+                raise
+            except Exception as error:
+                raise hook_failure(f"{type(writer).__name__}.{method}", step, error) from error
+
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
         """Write a number to all; it is read from its device once."""
-        value = float(scalar)
-        for writer in self.writers:
-            writer.write_scalar(name, value, step)
+        self._call_all("write_scalar", name, float(scalar), step)
 
     def write_image(self, name: str, image: Tensor, step: int) -> None:
         """Write an image to all."""
-        image = image.detach().cpu()
-        for writer in self.writers:
-            writer.write_image(name, image, step)
+        self._call_all("write_image", name, image.detach().cpu(), step)
 
     def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
         """Write the settings to all."""
-        for writer in self.writers:
-            writer.write_config(name, config_dict, step)
+        self._call_all("write_config", name, config_dict, step)
 
     def close(self) -> None:
         """Close all."""
@@ -104,6 +113,13 @@ def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, proj
     Raises:
         SplatkitError: a name is unknown, or its writer cannot be made.
     """
+    check_is_list(names, "writers")
     classes = [(name, WRITER_REGISTRY.get(name)) for name in names]
-    writers = [WRITER_REGISTRY.make(name, cls.for_run, log_dir, experiment_name, project_name) for name, cls in classes]
+    writers = [_make(name, cls, log_dir, experiment_name, project_name) for name, cls in classes]
     return Writers(writers) if writers else None
+
+
+def _make(name: str, cls: type[Writer], log_dir: Path, experiment_name: str, project_name: str) -> Writer:
+    if getattr(cls.for_run, "__func__", None) is vars(Writer)["for_run"].__func__:
+        return WRITER_REGISTRY.make(name, cls, log_dir)  # what it does, but with a look at the class's own arguments
+    return WRITER_REGISTRY.make(name, cls.for_run, log_dir, experiment_name, project_name)

@@ -1,0 +1,35 @@
+"""Methods that are named nearly like one that would be called."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection, Iterator
+
+CUTOFF = 0.85
+"""How alike names must be, from 0 to 1: ``post_stepp`` is 0.95 like ``post_step``, a helper ``setup`` 0.77 like
+``on_setup``."""
+
+
+def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Public methods of a user's class that nobody calls, but something of nearly that name.
+
+    Args:
+        part: an instance; methods that classes of this package have, too, are called by somebody.
+        known: names of the methods that are called.
+
+    Returns:
+        Pairs of a method's name and the known one it resembles.
+    """
+    classes = type(part).__mro__
+    ours = {name for cls in classes if _is_ours(cls) for name in vars(cls)}
+    theirs = {name: value for cls in classes if not _is_ours(cls) for name, value in vars(cls).items()}
+    for name, value in theirs.items():
+        if name.startswith("_") or name in ours or name in known or not inspect.isroutine(value):
+            continue
+        for near in difflib.get_close_matches(name.lower(), known, n=1, cutoff=CUTOFF):
+            yield name, near
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "splatkit_ns"
