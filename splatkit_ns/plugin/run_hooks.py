@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
 from splatkit_ns.modules.dispatch import VALIDATION_HOOKS, ModuleDispatcher
 from splatkit_ns.plugin.writers import WRITER_REGISTRY  # from there, so that those that need nerfstudio are known
@@ -17,24 +18,25 @@ from splatkit_ns.plugin.writers import WRITER_REGISTRY  # from there, so that th
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 
-__all__ = ["RunHooks", "check_names"]
+__all__ = ["RunHooks", "name_problems"]
 
 logger = logging.getLogger("splatkit_ns")
 
 
-def check_names(config: SplatkitTrainerConfig) -> None:
-    """Check that every hook and writer that a config names can be had.
+def name_problems(config: SplatkitTrainerConfig) -> list[str]:
+    """What is wrong with the hooks and writers that a config names: those that cannot be had, and which names are near.
 
     In Python `config.hooks` may hold instances of `Hook`, too; they need no check.
-
-    Raises:
-        SplatkitError: one cannot; says which names are near.
     """
-    for name in config.hooks:
-        if isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
-            HOOK_REGISTRY.get(name)
-    for name in config.writers:
-        WRITER_REGISTRY.get(name)
+    problems: list[str] = []
+    for names, registry in ((config.hooks, HOOK_REGISTRY), (config.writers, WRITER_REGISTRY)):
+        for name in names:
+            if isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
+                try:
+                    registry.get(name)
+                except SplatkitError as error:
+                    problems.append(str(error))
+    return problems
 
 
 class RunHooks:
