@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,17 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.splat.ply_header import PlyError, PlyHeader, read_header
 
 INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+
+NOT_DAMAGED = {
+    "frame should contain train/eval in its name": (
+        "--eval-mode filename of the dataparser goes by the names of the images: rename them, or choose another mode, "
+        "such as --eval-mode interval."
+    ),
+    "Different number of image and": "Add the missing ones, or take out the others.",
+    "Some filenames for split": "Correct the data set's list of the images of that split.",
+    "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
+}
+"""What nerfstudio's dataparsers say, in part, of mistakes that no restored file would mend; and what to do."""
 
 
 class DataError(SplatkitError):
@@ -40,22 +52,29 @@ def check_folder(parser: Any) -> None:
             f"The data folder {data} does not exist (--data, or --data of the dataparser).{_relative(data)}"
         )
     if data.is_file() and data.suffix != ".json":
-        raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one()}")
+        raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one(data)}")
     if data.is_dir() and not any(data.iterdir()):
-        raise DataError(f"The data folder {data} is empty. {_how_to_make_one()}")
+        raise DataError(f"The data folder {data} is empty. {_how_to_make_one(data)}")
     if isinstance(parser, NerfstudioDataParserConfig):
         transforms = data if data.suffix == ".json" else data / "transforms.json"
         if not transforms.is_file():
             raise DataError(f"{transforms} does not exist, which nerfstudio-data reads. {_other_format(data)}")
         meta = check_transforms(transforms)
         if parser.load_3D_points and "ply_file_path" in meta:
-            check_point_cloud(transforms.parent / meta["ply_file_path"])
+            name = meta["ply_file_path"]
+            if not isinstance(name, str):
+                raise DataError(
+                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY file relative to "
+                    f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
+                    "dataparser."
+                )
+            check_point_cloud(transforms.parent / name)
     elif isinstance(parser, ColmapDataParserConfig):
         model = data / parser.colmap_path
         if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             raise DataError(
                 f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
-                f"--colmap-path says where it lies, relative to {data}. {_other_format(data)}"
+                f"--colmap-path says where it lies, relative to {data}. {_colmap_format(data) or _other_format(data)}"
             )
     elif isinstance(parser, BlenderDataParserConfig):
         train = data / "transforms_train.json"
@@ -81,17 +100,27 @@ def _other_format(data: Path) -> str:
         return f"The folder looks like nerfstudio's own format: end the command with: nerfstudio-data --data {data}"
     if (data / "transforms_train.json").is_file():
         return f"The folder looks like Blender's format: end the command with: blender-data --data {data}"
+    return _colmap_format(data) or f"The folder has no format that is known here. {_how_to_make_one(data)}"
+
+
+def _colmap_format(data: Path) -> str | None:
+    """Say where a folder has a COLMAP model; None where it has none."""
     for model in ("colmap/sparse/0", "sparse/0", "sparse"):
         if any((data / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             return (
                 "The folder looks like COLMAP's format: end the command with: "
                 f"colmap --data {data} --colmap-path {model}"
             )
-    return f"The folder has no format that is known here. {_how_to_make_one()}"
+    return None
 
 
-def _how_to_make_one() -> str:
-    return "Photographs are turned into a data set by: ns-process-data images --data PHOTOS --output-dir FOLDER"
+def _how_to_make_one(data: Path) -> str:
+    how = "Photographs are turned into a data set by: ns-process-data images --data PHOTOS --output-dir FOLDER"
+    if data != Path():
+        return how
+    return (
+        f"It is the current folder, {Path.cwd()}, as --data names no other: give a data set with --data FOLDER. {how}"
+    )
 
 
 def _frames_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -126,6 +155,9 @@ def check_transforms(path: Path) -> dict[str, Any]:
     model = meta.get("camera_model", "OPENCV")
     if model not in CAMERA_MODEL_TO_TYPE:
         raise DataError(f"{path}: 'camera_model' is {model!r}, expected one of {', '.join(CAMERA_MODEL_TO_TYPE)}.")
+    scale = meta.get("applied_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise DataError(f"{path}: 'applied_scale' is {scale!r}, expected a number above 0. Correct it, or take it out.")
     for number, frame in enumerate(frames):
         where = f"{path}, frame {number} ({frame['file_path']})"
         missing = [key for key in INTRINSICS if key not in meta and key not in frame]
@@ -191,7 +223,7 @@ def _explain(error: Exception, parser: Any) -> DataError:
     if isinstance(error, ZeroDivisionError):
         return DataError(
             f"{where}: all cameras are at one place, so that poses have no scale. Add photographs from other places, "
-            "or pass --auto-scale-poses False to the dataparser."
+            "or pass --auto-scale-poses False to the dataparser; for a single photograph, --eval-mode all, too."
         )
     if "No data found in dataset" in str(error):
         return no_image_left("train")
@@ -201,6 +233,9 @@ def _explain(error: Exception, parser: Any) -> DataError:
             "--pipeline.datamanager.train-cameras-sampling-strategy fps, which needs 8: use random."
         )
     reason = " ".join(str(error).split()).rstrip(".") or "no reason given"
+    for fragment, advice in NOT_DAMAGED.items():
+        if fragment in reason:
+            return DataError(f"{where}: {reason}. {advice}")
     return DataError(
         f"{where}: {type(error).__name__}: {reason}. Its files may be incomplete or damaged: make the data set anew."
     )

@@ -75,6 +75,13 @@ def _check_cameras(outputs: DataparserOutputs) -> None:
                 f"The camera of {names[bad[0]]} has {name} = {float(values.flatten()[bad[0]])}, expected a "
                 f"{'positive ' if positive else ''}finite number of pixels. Correct the intrinsics of the data set."
             )
+    distortion = cameras.distortion_params
+    bad = [] if distortion is None else (~torch.isfinite(distortion)).flatten(1).any(1).nonzero()[:, 0].tolist()
+    if distortion is not None and bad:
+        raise DataError(
+            f"The camera of {names[bad[0]]} has the distortion parameters {distortion[bad[0]].tolist()}, expected "
+            "finite numbers. Correct the intrinsics of the data set."
+        )
     for index, kind in enumerate(cameras.camera_type.flatten().tolist()):
         if CameraType(kind) not in PROJECTIONS:
             raise DataError(

@@ -48,6 +48,11 @@ class SplatkitDataset(InputDataset):
                 image: Image.Image = file if file.mode == mode else file.convert(mode)
                 if self.scale_factor != 1.0:
                     size = (int(image.width * self.scale_factor), int(image.height * self.scale_factor))
+                    if min(size) < 1:
+                        raise DataError(
+                            f"The image {path} of {image.width}×{image.height} pixels would have none left: "
+                            f"--pipeline.datamanager.camera-res-scale-factor is {self.scale_factor}. Raise it."
+                        )
                     image = image.resize(size, resample=Image.Resampling.BILINEAR)
                 return np.array(image, dtype=np.uint8)
         except DataError:

@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.opening_errors import checkpoint_error
 
 _reported: set[str] = set()
 
@@ -36,15 +37,16 @@ def install_excepthook() -> None:
     """Let a `SplatkitError` that nobody catches end the process with its message alone, and exit status 1.
 
     The ``ns-*`` commands are nerfstudio's own; this is the one place where a plugin can spare their users a traceback
-    for a mistake in their data. All other exceptions look as before.
+    for a mistake in their data, or a checkpoint that is gone or damaged. All other exceptions look as before.
     """
     previous = sys.excepthook
     if getattr(previous, "is_splatkit", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if isinstance(error, SplatkitError):
-            CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        told = error if isinstance(error, SplatkitError) else checkpoint_error(error, traceback)
+        if told is not None:
+            CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
         else:
             previous(kind, error, traceback)
 

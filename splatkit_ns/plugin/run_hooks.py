@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
-from splatkit_ns.errors import HookFailedError
+from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
 from splatkit_ns.hooks.registry import check_is_list
 from splatkit_ns.modules.dispatch import VALIDATION_HOOKS, ModuleDispatcher
@@ -19,26 +19,31 @@ from splatkit_ns.plugin.writers import WRITER_REGISTRY  # from there, so that th
 if TYPE_CHECKING:
     from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 
-__all__ = ["RunHooks", "check_names"]
+__all__ = ["RunHooks", "name_problems"]
 
 logger = logging.getLogger("splatkit_ns")
 
 
-def check_names(config: SplatkitTrainerConfig) -> None:
-    """Check that every hook and writer that a config names can be had.
+def name_problems(config: SplatkitTrainerConfig) -> list[str]:
+    """What is wrong with the hooks and writers that a config names: those that cannot be had, and which names are near.
 
     In Python `config.hooks` may hold instances of `Hook`, too; they need no check.
-
-    Raises:
-        SplatkitError: one cannot; says which names are near.
     """
-    check_is_list(config.hooks, "hooks")
-    check_is_list(config.writers, "writers")
-    for name in config.hooks:
-        if isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] - see above
-            HOOK_REGISTRY.get(name)
-    for name in config.writers:
-        WRITER_REGISTRY.get(name)
+    problems: list[str] = []
+    for setting, registry in (("hooks", HOOK_REGISTRY), ("writers", WRITER_REGISTRY)):
+        names = getattr(config, setting)
+        try:
+            check_is_list(names, setting)
+        except SplatkitError as error:
+            problems.append(str(error))
+            continue
+        for name in names:
+            if isinstance(name, str):
+                try:
+                    registry.get(name)
+                except SplatkitError as error:
+                    problems.append(str(error))
+    return problems
 
 
 class RunHooks:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.scripts import train
@@ -18,6 +21,7 @@ from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.exporter import ExportGaussianSplat
 from nerfstudio.scripts.render import RenderInterpolated
 from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
 from splatkit_ns.plugin.cameras import pinhole_view
@@ -136,6 +140,33 @@ def test_the_command_line_lists_the_options_with_their_help() -> None:
     assert "Weight of 1 - SSIM; L1 gets the rest." in text
     assert "Number of Gaussians to grow to" in text
     assert "pipeline.model.densification options" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "fragment"),
+    [
+        (Path.unlink, "There is no checkpoint that can be read in {folder} (files named step-"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "checkpoint {folder}/step-000000029.ckpt is "),
+    ],
+)
+def test_a_checkpoint_that_is_gone_or_cut_is_told_in_one_message(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], Any], fragment: str
+) -> None:
+    config = yaml.load(trained.read_text(), Loader=yaml.Loader)
+    config.output_dir = tmp_path
+    shutil.copytree(trained.parent, config.get_base_dir())
+    path = config.get_base_dir() / "config.yml"
+    path.write_text(yaml.dump(config))
+    damage(config.get_checkpoint_dir() / "step-000000029.ckpt")
+    others: list[Any] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *error: others.append(error))
+    with pytest.raises((IndexError, RuntimeError, OSError)) as caught:
+        ComputePSNR(load_config=path, output_path=tmp_path / "eval.json").main()
+    with CONSOLE.capture() as capture:
+        sys.excepthook(caught.type, caught.value, caught.tb)
+    assert capture.get().startswith("Error: " + fragment.format(folder=config.get_checkpoint_dir()))
+    assert capture.get().count("\n") == 1
+    assert not others
 
 
 def plain_environment() -> dict[str, str]:

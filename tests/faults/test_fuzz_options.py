@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import OptionsError
-from splatkit_ns.plugin.options import NOT_NEGATIVE, OPACITIES, POSITIVE, check_options
+from splatkit_ns.plugin.options import AT_MOST, NOT_NEGATIVE, OPACITIES, POSITIVE, check_options
 from tests.faults.runs import make_config
 from tests.faults.test_hostile_checkpoints import FUZZ
 
@@ -34,7 +34,7 @@ def is_fine(owner: Any, name: str, value: float) -> bool:
     if name == "sh_degree":
         return value in (0, 1, 2, 3)
     if name in POSITIVE:
-        return 0 < value < math.inf
+        return 0 < value < math.inf and value <= AT_MOST.get(name, math.inf)
     if name in NOT_NEGATIVE:
         return 0 <= value < math.inf
     if name in OPACITIES:

@@ -88,6 +88,15 @@ def test_another_format_than_the_dataparsers_is_recognised(scenes: dict[str, Pat
         assert advice in run(scenes[scene], tmp_path, parser)
 
 
+def test_a_colmap_model_beside_another_format(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Who asks for colmap is told where its model is, though there is a transforms.json, too."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes["colmap"], data)
+    shutil.copy(scenes["nerfstudio"] / "transforms.json", data)
+    message = run(data, tmp_path / "out", ColmapDataParserConfig())
+    assert message.endswith(f"end the command with: colmap --data {data} --colmap-path sparse/0")
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
 def test_pictures_of_all_modes_have_their_own_colours(scenes: dict[str, Path], tmp_path: Path, mode: str) -> None:
     """A palette's indices are not colours, and CMYK's black is no alpha."""

@@ -74,7 +74,26 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("The pose of", "frame_00001.png is no rigid motion", "Compute it again"),
     ),
     "one place": (in_json(same_pose), ("all cameras are at one place", "--auto-scale-poses False")),
-    "one image": (in_json(lambda meta: meta.update(frames=meta["frames"][:1])), ("Add photographs from other places",)),
+    "one image": (
+        in_json(lambda meta: meta.update(frames=meta["frames"][:1])),
+        ("Add photographs from other places", "--auto-scale-poses False", "--eval-mode all"),
+    ),
+    "distortion NaN": (
+        in_json(lambda meta: meta.update(k1=float("nan"))),
+        ("The camera of", "frame_00001.png has the distortion parameters [nan, 0.0", "Correct the intrinsics"),
+    ),
+    "path of points null": (
+        in_json(lambda meta: meta.update(ply_file_path=None)),
+        ("'ply_file_path' is None, expected the path of a PLY file", "--load-3D-points False"),
+    ),
+    "path of points a number": (
+        in_json(lambda meta: meta.update(ply_file_path=7)),
+        ("'ply_file_path' is 7, expected",),
+    ),
+    "applied scale a word": (
+        in_json(lambda meta: meta.update(applied_scale="x")),
+        ("transforms.json: 'applied_scale' is 'x', expected a number above 0",),
+    ),
     "image missing": (delete(IMAGE), (f"{IMAGE} does not exist, which the data set names",)),
     "first image missing": (delete("images/frame_00000.png"), ("frame_00000.png does not exist", "Restore it")),
     "image truncated": (cut(IMAGE, 300), (f"{IMAGE} cannot be decoded: image file is truncated", "Restore it")),
@@ -93,7 +112,23 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "mask of other size": (picture("masks/frame_00001.png", "L", (10, 10)), ("masks/frame_00001.png", "[10, 10]")),
     "some masks": (
         in_json(lambda meta: meta["frames"][2].pop("mask_path")),
-        ("cannot read", "mask_path is specified for every frame (or zero frames)"),
+        (
+            "cannot read",
+            "mask_path is specified for every frame (or zero frames)",
+            "json. Add the missing ones, or take",
+        ),
+    ),
+    "some depths": (
+        in_json(lambda meta: meta["frames"][2].update(depth_file_path="depths/frame_00002.png")),
+        ("depth_file_path is specified for every frame (or zero frames)", "json. Add the missing ones, or take"),
+    ),
+    "wrong training images": (
+        in_json(lambda meta: meta.update(train_filenames=["images/gone.png"])),
+        ("Some filenames for split train were not found", "gone.png", "Correct the data set's list"),
+    ),
+    "training images alone": (
+        in_json(lambda meta: meta.update(train_filenames=["images/frame_00001.png"])),
+        ("list of filenames for split val is missing. Add the list",),
     ),
     "points missing": (delete("sparse_pc.ply"), ("sparse_pc.ply does not exist", "--load-3D-points False")),
     "points truncated": (
@@ -118,6 +153,7 @@ def test_a_broken_data_set_is_told_in_one_message(scenes: dict[str, Path], tmp_p
     message = run(data, tmp_path / "out")
     for fragment in fragments:
         assert fragment in message
+    assert "incomplete or damaged" not in message, "what is wrong is known"
     assert str(data) in message or "seed points" in message, "the message says where"
 
 
@@ -127,7 +163,10 @@ def test_a_broken_data_set_is_told_in_one_message(scenes: dict[str, Path], tmp_p
         ({"eval_mode": "interval", "eval_interval": 1}, "No image is left for training. --eval-mode of the dataparser"),
         ({"eval_mode": "fraction", "train_split_fraction": 1.0}, "No image is left for evaluation. --eval-mode"),
         ({"eval_mode": "fraction", "train_split_fraction": 0.0}, "No image is left for training"),
-        ({"eval_mode": "filename"}, "frame should contain train/eval in its name"),
+        (
+            {"eval_mode": "filename"},
+            "eval mode. --eval-mode filename of the dataparser goes by the names of the images",
+        ),
         ({"downscale_factor": 4}, "does not exist, which the data set names. --downscale-factor 1 of the dataparser"),
     ],
 )
@@ -148,6 +187,29 @@ def test_a_picture_instead_of_a_folder(scenes: dict[str, Path], tmp_path: Path) 
     config = run_config(scenes["nerfstudio"] / IMAGE, tmp_path)
     with pytest.raises(SplatkitError, match=r"--data names the file .*png, expected the folder of a data set"):
         make_trainer(config)
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: bool) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    if not empty:
+        (here / "notes.txt").touch()
+    monkeypatch.chdir(here)
+    config = run_config(Path(), tmp_path)
+    config.pipeline.datamanager.data = None
+    with pytest.raises(SplatkitError, match=rf"the current folder, {here}, as --data names no other: give .* --data"):
+        make_trainer(config)
+
+
+def test_images_without_a_pixel(scenes: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(scenes["nerfstudio"], tmp_path)
+    config.pipeline.datamanager.camera_res_scale_factor = 0.001
+    expected = (
+        r"of 32×24 pixels would have none left: --pipeline.datamanager.camera-res-scale-factor is 0.001. Raise it"
+    )
+    with pytest.raises(SplatkitError, match=expected):
+        make_trainer(config).train()
 
 
 def test_a_relative_folder_from_elsewhere(

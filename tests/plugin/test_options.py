@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ import torch
 
 from splatkit_ns.densification import SplatBudgetDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import splatkit_2dgs
-from splatkit_ns.plugin.optimizers import LateDecayConfig
+from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.plugin.helpers import run_config
 
 NOWHERE = Path("there is no such folder")
+NAN = float("nan")
+PARSER = "pipeline__datamanager__dataparser"
 
 
 def config(**options: Any) -> Any:
@@ -115,6 +119,35 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
             "densification.clamp-opacity is 1.0, expected a number of at least 0 and below 1",
         ),
         ({"pipeline__model__random_scale": float("inf")}, "random-scale is inf, expected a number above 0"),
+        ({"pipeline__model__random_scale": 1e30}, "random-scale is 1e+30, expected at most 1000000"),
+        ({"pipeline__model__global_scale": 0.0}, "--pipeline.model.global-scale is 0.0, expected a number above 0"),
+        ({"pipeline__model__global_scale": NAN}, "--pipeline.model.global-scale is nan, expected a number above 0"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(eps=0.0)}}}, "--optimizers.sh0.optimizer.eps is 0.0"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(eps=NAN)}}}, "--optimizers.sh0.optimizer.eps is nan"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(max_norm=-1.0)}}}, "optimizer.max-norm is -1.0, expect"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(max_norm=NAN)}}}, "optimizer.max-norm is nan, expected"),
+        ({"logging__max_buffer_size": 0}, "--logging.max-buffer-size is 0, expected a number above 0"),
+        ({"machine__seed": -1}, "--machine.seed is -1, expected a number of at least 0"),
+        ({"machine__seed": 2**32}, "--machine.seed is 4294967296, expected at most 4294967295"),
+        ({"machine__num_devices": 0}, "--machine.num-devices is 0, expected 1"),
+        ({"machine__num_machines": 2}, "--machine.num-machines is 2, expected 1"),
+        ({"steps_per_eval_batch": -1}, "--steps-per-eval-batch is -1, expected a number of at least 0"),
+        ({"steps_per_eval_image": -1}, "--steps-per-eval-image is -1, expected a number of at least 0"),
+        ({"steps_per_eval_all_images": -1}, "--steps-per-eval-all-images is -1, expected a number of at least 0"),
+        ({"pipeline__model__camera_optimizer__trans_l2_penalty": NAN}, "trans-l2-penalty is nan, expected a number"),
+        ({"pipeline__model__camera_optimizer__rot_l2_penalty": NAN}, "rot-l2-penalty is nan, expected a number"),
+        ({"pipeline__datamanager__fps_reset_every": 0}, "--pipeline.datamanager.fps-reset-every is 0, expected"),
+        ({f"{PARSER}__scale_factor": 0.0}, "--scale-factor of the dataparser is 0.0, expected a number above 0"),
+        ({f"{PARSER}__depth_unit_scale_factor": -1.0}, "--depth-unit-scale-factor of the dataparser is -1.0"),
+        ({f"{PARSER}__eval_interval": -3}, "--eval-interval of the dataparser is -3, expected a number above 0"),
+        ({f"{PARSER}__train_split_fraction": 2.0}, "--train-split-fraction of the dataparser is 2.0, expected a"),
+        ({f"{PARSER}__eval_mode": "intervall"}, "--eval-mode of the dataparser is 'intervall', expected one of: frac"),
+        ({f"{PARSER}__orientation_method": "upp"}, "--orientation-method of the dataparser is 'upp', expected one of"),
+        ({"gradient_accumulation_steps": {"shX": 16}}, "names 'shX', expected groups among: means, scales, quats, op"),
+        ({"modules__resolution__full_from": NAN}, "--modules.resolution.full-from is nan, expected a number above 0"),
+        ({"modules__resolution__max_downscale": 0}, "--modules.resolution.max-downscale is 0, expected a number above"),
+        ({"modules__exporter__export_steps": [7, 0]}, "--modules.exporter.export-steps holds 0, expected whole numb"),
+        ({"modules__exporter__splat_format": "obj"}, "--modules.exporter.splat-format is 'obj', expected one of: ply"),
     ],
 )
 def test_single_mistakes(options: dict[str, Any], fragment: str) -> None:
@@ -122,6 +155,41 @@ def test_single_mistakes(options: dict[str, Any], fragment: str) -> None:
         check_options(config(**options))
     assert len(caught.value.problems) == 1
     assert fragment in caught.value.problems[0]
+
+
+def test_options_of_modules_hooks_and_writers_are_told_with_the_others() -> None:
+    """Modules checked their own one after the other at set-up, when the data had been loaded."""
+    bad = config(
+        modules__checkpointer__every=-1,
+        modules__checkpointer__keep=-1,
+        modules__timer__every=-1,
+        modules__progress__update_every=-1,
+        modules__tensorboard__scalars_every=-1,
+        modules__tensorboard__images_every=-1,
+        modules__evaluator__eval_steps=[-1],
+        hooks=("LogHok",),
+        writers=("JsonWriter",),
+    )
+    with pytest.raises(OptionsError) as caught:
+        check_options(bad)
+    numbers = ("checkpointer.every", "checkpointer.keep", "timer.every", "progress.update-every")
+    for name in (*numbers, "tensorboard.scalars-every", "tensorboard.images-every"):
+        assert f"--modules.{name} is -1, expected a number of at least 0" in caught.value.problems
+    assert "--modules.evaluator.eval-steps holds -1, expected whole numbers of at least 1" in caught.value.problems
+    hook, writer = caught.value.problems[-2:]
+    assert hook.startswith("There is no hook named 'LogHok'. Did you mean LogHook")
+    assert writer.startswith("There is no writer named 'JsonWriter'")
+
+
+def test_a_name_means_nothing_where_its_owner_is_another() -> None:
+    """A loss of one's own may well have an eps of 0."""
+
+    @dataclass
+    class OwnLoss(Splat3DGSLossFn):
+        eps: float = 0.0
+        every: int = -1
+
+    check_options(config(pipeline__model__loss_fn=OwnLoss()))
 
 
 def test_options_are_looked_at_before_the_data() -> None:
