@@ -248,9 +248,9 @@ class SplatkitModel(SplatfactoModel):
         context.target_frames, context.masks = self.training_target(batch)
         downscale = self._get_downscale_factor()
         if "target_depths" in batch:
-            context.target_depths = images.mean_depths(batch["target_depths"].to(self.device), downscale)[None]
+            context.target_depths = images.mean_depths(self._on_device(batch["target_depths"]), downscale)[None]
         if "target_normals" in batch:
-            context.target_normals = images.mean_normals(batch["target_normals"].to(self.device), downscale)[None]
+            context.target_normals = images.mean_normals(self._on_device(batch["target_normals"]), downscale)[None]
         self.run_hooks("pre_step", after="data")
 
     def training_target(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -260,9 +260,13 @@ class SplatkitModel(SplatfactoModel):
             The image on the step's background, (1, H, W, 3), and where it is valid, (1, H, W) bool or None.
         """
         downscale = self._get_downscale_factor()
-        image = images.ground_truth(batch["image"].to(self.device), downscale)
-        mask = images.valid_pixels(batch["mask"].to(self.device), downscale)[None] if "mask" in batch else None
+        image = images.ground_truth(self._on_device(batch["image"]), downscale)
+        mask = images.valid_pixels(self._on_device(batch["mask"]), downscale)[None] if "mask" in batch else None
         return images.composite(image, self.step_background)[None], mask
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        """Pixels of a training image; those in pinned memory are copied without waiting, as nobody writes there."""
+        return pixels.to(self.device, non_blocking=True)
 
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step.

@@ -55,6 +55,27 @@ def test_training_outputs_have_no_depth_unless_asked_for(tiny_scene: Path) -> No
     assert asked["depth"].requires_grad
 
 
+class _Watched:
+    """Stands for a tensor in a batch, and notes how it is copied."""
+
+    def __init__(self, tensor: torch.Tensor, copies: list[dict[str, Any]]) -> None:
+        self._tensor, self._copies, self.shape = tensor, copies, tensor.shape
+
+    def to(self, *_: Any, **how: Any) -> torch.Tensor:
+        self._copies.append(how)
+        return self._tensor
+
+
+def test_the_host_does_not_wait_for_copies_of_training_images(masked_scene: Path) -> None:
+    pipeline = make_pipeline(masked_scene)
+    camera, batch = pipeline.datamanager.next_train(0)
+    batch["target_depths"], batch["target_normals"] = torch.ones(24, 32, 1), torch.ones(24, 32, 3)
+    copies: list[dict[str, Any]] = []
+    watched = {name: _Watched(value, copies) if torch.is_tensor(value) else value for name, value in batch.items()}
+    pipeline.model.start_step(0, camera, watched)
+    assert copies == [{"non_blocking": True}] * 4, "image, mask, depth and normals"
+
+
 def test_evaluation_outputs_have_depth_and_no_gradient(tiny_scene: Path) -> None:
     outputs, _ = evaluate(make_pipeline(tiny_scene, init_scale=0.2))
     assert set(outputs) == {"rgb", "accumulation", "background", "depth"}
