@@ -135,7 +135,8 @@ class SplatkitModel(SplatfactoModel):
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
         self.dataset_background = torch.zeros(3)
         """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
-        self._views: dict[tuple[int, int], PinholeView] = {}
+        self._views: dict[int, PinholeView] = {}
+        """Of the training cameras, in full size, by index."""
         self._backgrounds: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------ modules
@@ -337,14 +338,14 @@ class SplatkitModel(SplatfactoModel):
         }
 
     def training_view(self, camera: Cameras) -> PinholeView:
-        """The view of a training camera, read from its device only once."""
-        downscale = self._get_downscale_factor()
+        """The view of a training camera, read from its device only once, whatever the resolution."""
         index = (camera.metadata or {}).get("cam_idx")
-        view = None if index is None else self._views.get((index, downscale))
+        view = None if index is None else self._views.get(index)
         if view is None:
-            view = pinhole_view(camera, downscale)
+            view = pinhole_view(camera)
             if index is not None:
-                self._views[(index, downscale)] = view
+                self._views[index] = view
+        view = view.smaller(self._get_downscale_factor())
         if self.config.camera_optimizer.mode != "off":
             corrected = self.camera_optimizer.apply_to_camera(camera)
             view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))
