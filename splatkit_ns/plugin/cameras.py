@@ -37,8 +37,10 @@ def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
     Returns:
         (C, 4, 4); differentiable.
     """
-    axes = camera_to_worlds.new_tensor([1.0, -1.0, -1.0, 1.0])
-    bottom = camera_to_worlds.new_tensor([[0.0, 0.0, 0.0, 1.0]]).expand(len(camera_to_worlds), 1, 4)
+    axes = camera_to_worlds.new_ones(4)  # filled on the device: copying a list there would wait for it
+    axes[1:3].fill_(-1)
+    bottom = camera_to_worlds.new_zeros(len(camera_to_worlds), 1, 4)
+    bottom[..., 3].fill_(1)
     return torch.cat([camera_to_worlds * axes, bottom], dim=1)
 
 
