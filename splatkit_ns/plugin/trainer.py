@@ -19,6 +19,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName
+from nerfstudio.viewer.viewer import Viewer as ViewerState
 from rich import box
 from rich.panel import Panel
 from rich.table import Table
@@ -41,6 +42,7 @@ from splatkit_ns.plugin.run_modules import draws_progress, gpu_kernels, run_modu
 from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, stop_requests
 from splatkit_ns.plugin.step_graph import step_graphs
+from splatkit_ns.plugin.thumbnails import Thumbnails
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.plugin.writers import explained_logins
 from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
@@ -195,7 +197,6 @@ class SplatkitTrainer(Trainer):
         try:
             with stop_requests() as self._stop_request:
                 self._write_transform()
-                self._init_viewer_state()
                 with self.run_hooks.running():
                     self.pipeline.model.dispatcher.setup()
                     self._train_steps()
@@ -219,6 +220,15 @@ class SplatkitTrainer(Trainer):
         except OSError as error:
             raise run_folder.unwritable(self.base_dir, error) from error
 
+    def _init_viewer_state(self) -> None:
+        """Show the training cameras in the viewer, with the images that have been loaded by now."""
+        if not isinstance(self.viewer_state, ViewerState):
+            super()._init_viewer_state()
+            return
+        datamanager = self.pipeline.datamanager
+        thumbnails: Any = Thumbnails(datamanager)
+        self.viewer_state.init_scene(thumbnails, self.training_state, datamanager.eval_dataset)
+
     @property
     def start_step(self) -> int:
         """The first step of this process, 0-based."""
@@ -234,6 +244,7 @@ class SplatkitTrainer(Trainer):
                 f"{self.config.max_num_iterations}: nothing to train. Ask for more steps to go on."
             )
         _ = self.pipeline.datamanager.cached_train  # loads the images
+        self._init_viewer_state()
         if self._loaded is not None:
             checkpoints.restore_rng(self._loaded.rng, self._loaded.path)
         self._log.begin()
