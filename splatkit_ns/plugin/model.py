@@ -20,6 +20,7 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.modules.base import SplatBaseModule
@@ -29,7 +30,7 @@ from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import images, weights
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.held import release
-from splatkit_ns.plugin.initial import initial_gaussians
+from splatkit_ns.plugin.initial import are_stand_ins, initial_gaussians
 from splatkit_ns.plugin.metrics import ImageMetrics
 from splatkit_ns.plugin.step_graph import StepGraphs
 from splatkit_ns.plugin.views import cropped, view_outputs
@@ -103,6 +104,8 @@ class SplatkitModel(SplatfactoModel):
                 for name, value in initial_gaussians(config, self.seed_points, self.scene_box).items()
             }
         )
+        self.awaits_weights = are_stand_ins()
+        """Whether the Gaussians only stand in for those of a checkpoint, until `load_state_dict`."""
         self.training_state = SplatTrainingState(self.gauss_params, {})
         self.renderer: SplatRenderer[Any] = release(config.renderer)
         self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
@@ -205,7 +208,13 @@ class SplatkitModel(SplatfactoModel):
         return groups
 
     def use_optimizers(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """Tell the training state which optimizers train its parameters."""
+        """Tell the training state which optimizers train its parameters.
+
+        Raises:
+            SplatkitError: the parameters should have been loaded, and were not.
+        """
+        if self.awaits_weights:
+            raise SplatkitError("This run was to go on from a checkpoint, and none was loaded: start it again.")
         self.training_state.optimizers = {name: optimizers[name] for name in KEYS}
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -214,6 +223,7 @@ class SplatkitModel(SplatfactoModel):
         for name, param in self.gauss_params.items():
             stored = dict[f"gauss_params.{name}"]
             param.data = torch.empty(stored.shape, dtype=param.dtype, device=param.device)
+        self.awaits_weights = False
         return nn.Module.load_state_dict(self, dict, **kwargs)
 
     def update_to_step(self, step: int) -> None:

@@ -32,6 +32,7 @@ from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import checkpoints, run_folder
 from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, stop_message
 from splatkit_ns.plugin.held import Opaque
+from splatkit_ns.plugin.initial import weights_follow
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
@@ -154,7 +155,10 @@ class SplatkitTrainer(Trainer):
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        with self.run_hooks.setting_up(), explained_logins(self.config.vis):
+        config = self.config
+        resumes = config.load_dir is not None or config.load_checkpoint is not None
+        resumes = resumes or run_folder.continues(self.base_dir)
+        with self.run_hooks.setting_up(), explained_logins(config.vis), weights_follow(resumes):
             super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)
