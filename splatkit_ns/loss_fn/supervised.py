@@ -109,7 +109,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             if masks is not None:
                 valid = valid & self.mask_for_normals(masks)
             if self.normal_axes == "opengl":
-                targets = targets * targets.new_tensor([1.0, -1.0, -1.0])
+                targets = torch.cat([targets[..., :1], -targets[..., 1:]], dim=-1)
             valid = valid & torch.isfinite(targets).all(-1)
             terms["normal"] = self.normal_lambda * normal_error(normals, targets, rend_out.alphas, valid)
         return terms

@@ -20,6 +20,13 @@ class PinholeView:
     width: int
     height: int
 
+    def smaller(self, downscale: int) -> PinholeView:
+        """The view with both sides of the image divided by this and rounded down; reads nothing back."""
+        if downscale == 1:
+            return self
+        Ks = torch.cat([self.Ks[:, :2] / downscale, self.Ks[:, 2:]], dim=1)
+        return PinholeView(self.cam_to_worlds, Ks, self.width // downscale, self.height // downscale)
+
 
 def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
     """Turn nerfstudio's camera-to-world matrices (OpenGL axes: y up, z backward) into OpenCV's (y down, z forward).
@@ -30,8 +37,10 @@ def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
     Returns:
         (C, 4, 4); differentiable.
     """
-    axes = camera_to_worlds.new_tensor([1.0, -1.0, -1.0, 1.0])
-    bottom = camera_to_worlds.new_tensor([[0.0, 0.0, 0.0, 1.0]]).expand(len(camera_to_worlds), 1, 4)
+    axes = camera_to_worlds.new_ones(4)  # filled on the device: copying a list there would wait for it
+    axes[1:3].fill_(-1)
+    bottom = camera_to_worlds.new_zeros(len(camera_to_worlds), 1, 4)
+    bottom[..., 3].fill_(1)
     return torch.cat([camera_to_worlds * axes, bottom], dim=1)
 
 
@@ -40,14 +49,12 @@ def pinhole_view(camera: Cameras, downscale: int = 1) -> PinholeView:
 
     Args:
         camera: one camera.
-        downscale: both sides of the image are divided by this and rounded down.
+        downscale: see `PinholeView.smaller`.
     """
     width, height = int(camera.width.item()), int(camera.height.item())
     Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
-    if downscale > 1:
-        width, height = width // downscale, height // downscale
-        Ks = torch.cat([Ks[:, :2] / downscale, Ks[:, 2:]], dim=1)
-    return PinholeView(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
+    full = PinholeView(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
+    return full.smaller(downscale)
 
 
 def camera_extent(cameras: Cameras) -> float:

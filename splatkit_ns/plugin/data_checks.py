@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE
@@ -253,7 +253,7 @@ def check_point_cloud(path: Path) -> None:
     try:
         with path.open("rb") as file:
             header = read_header(file, path)
-            found = _rows_in(file.read(), header)
+            found = _rows_in(file, path, header)
     except PlyError as error:
         raise DataError(f"{error} {instead}") from error
     vertex = header.elements.get("vertex")
@@ -266,11 +266,13 @@ def check_point_cloud(path: Path) -> None:
         raise DataError(f"The point cloud {path} declares {vertex.count} vertices and holds {found}. {instead}")
 
 
-def _rows_in(data: bytes, header: PlyHeader) -> int | None:
-    """How many vertices the data have room for; None where they do not come first or are of no fixed size."""
+def _rows_in(file: BinaryIO, path: Path, header: PlyHeader) -> int | None:
+    """How many vertices the file has room for after its header, which has been read; None where they do not come first
+    or are of no fixed size."""
     first = next(iter(header.elements.values()), None)
     if first is None or first.name != "vertex" or first.lists:
         return None
     if header.format == "ascii":
+        data = file.read()
         return data.count(b"\n") + (not data.endswith(b"\n"))
-    return len(data) // max(1, first.row_bytes)
+    return (path.stat().st_size - header.num_bytes) // max(1, first.row_bytes)

@@ -39,9 +39,9 @@ def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool) ->
     if points is not None:
         check_points(points)
     if check_images:
-        for index, path in enumerate(outputs.image_filenames):
-            camera = outputs.cameras[index]
-            check_image(Path(path), int(camera.width), int(camera.height))
+        widths, heights = outputs.cameras.width.flatten().tolist(), outputs.cameras.height.flatten().tolist()
+        for path, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
+            check_image(Path(path), width, height)
 
 
 def _check_cameras(outputs: DataparserOutputs) -> None:

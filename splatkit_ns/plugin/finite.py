@@ -41,6 +41,7 @@ class FiniteWatch:
         self.every_step = every_step
         self._capacity = 1 if every_step else STEPS_PER_CHECK
         self._values = torch.zeros(self._capacity, len(names) + 1, device=device)
+        self._zero = torch.zeros((), device=device)
         self._steps: list[tuple[int, str]] = []
         self._in_a_row = 0
 
@@ -57,12 +58,11 @@ class FiniteWatch:
         """
         loss = context.loss
         assert loss is not None
-        zero = torch.zeros((), device=self._values.device)
         grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
         present = [grad for grad in grads if grad is not None and grad.numel()]
         norms = iter(_largest(present) if present else [])
         row = [loss.detach().float().reshape(())]
-        row += [next(norms).float() if grad is not None and grad.numel() else zero for grad in grads]
+        row += [next(norms).float() if grad is not None and grad.numel() else self._zero for grad in grads]
         torch.stack(row, out=self._values[len(self._steps)])
         self._steps.append((context.step, context.image_name))
         if len(self._steps) == self._capacity:

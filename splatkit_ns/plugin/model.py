@@ -20,6 +20,7 @@ from nerfstudio.utils.colors import get_color
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.modules.base import SplatBaseModule
@@ -29,7 +30,7 @@ from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import images, weights
 from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.held import release
-from splatkit_ns.plugin.initial import initial_gaussians
+from splatkit_ns.plugin.initial import are_stand_ins, initial_gaussians
 from splatkit_ns.plugin.metrics import ImageMetrics
 from splatkit_ns.plugin.step_graph import StepGraphs
 from splatkit_ns.plugin.views import cropped, view_outputs
@@ -104,6 +105,8 @@ class SplatkitModel(SplatfactoModel):
                 for name, value in initial_gaussians(config, self.seed_points, self.scene_box).items()
             }
         )
+        self.awaits_weights = are_stand_ins()
+        """Whether the Gaussians only stand in for those of a checkpoint, until `load_state_dict`."""
         self.training_state = SplatTrainingState(self.gauss_params, {})
         self.renderer: SplatRenderer[Any] = release(config.renderer)
         self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
@@ -136,7 +139,8 @@ class SplatkitModel(SplatfactoModel):
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
         self.dataset_background = torch.zeros(3)
         """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
-        self._views: dict[tuple[int, int], PinholeView] = {}
+        self._views: dict[int, PinholeView] = {}
+        """Of the training cameras, in full size, by index."""
         self._backgrounds: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------------ modules
@@ -206,7 +210,13 @@ class SplatkitModel(SplatfactoModel):
         return groups
 
     def use_optimizers(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """Tell the training state which optimizers train its parameters."""
+        """Tell the training state which optimizers train its parameters.
+
+        Raises:
+            SplatkitError: the parameters should have been loaded, and were not.
+        """
+        if self.awaits_weights:
+            raise SplatkitError("This run was to go on from a checkpoint, and none was loaded: start it again.")
         self.training_state.optimizers = {name: optimizers[name] for name in KEYS}
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -215,6 +225,7 @@ class SplatkitModel(SplatfactoModel):
         for name, param in self.gauss_params.items():
             stored = dict[f"gauss_params.{name}"]
             param.data = torch.empty(stored.shape, dtype=param.dtype, device=param.device)
+        self.awaits_weights = False
         return nn.Module.load_state_dict(self, dict, **kwargs)
 
     def update_to_step(self, step: int) -> None:
@@ -250,9 +261,9 @@ class SplatkitModel(SplatfactoModel):
         context.target_frames, context.masks = self.training_target(batch)
         downscale = self._get_downscale_factor()
         if "target_depths" in batch:
-            context.target_depths = images.mean_depths(batch["target_depths"].to(self.device), downscale)[None]
+            context.target_depths = images.mean_depths(self._on_device(batch["target_depths"]), downscale)[None]
         if "target_normals" in batch:
-            context.target_normals = images.mean_normals(batch["target_normals"].to(self.device), downscale)[None]
+            context.target_normals = images.mean_normals(self._on_device(batch["target_normals"]), downscale)[None]
         self.run_hooks("pre_step", after="data")
 
     def training_target(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -262,9 +273,13 @@ class SplatkitModel(SplatfactoModel):
             The image on the step's background, (1, H, W, 3), and where it is valid, (1, H, W) bool or None.
         """
         downscale = self._get_downscale_factor()
-        image = images.ground_truth(batch["image"].to(self.device), downscale)
-        mask = images.valid_pixels(batch["mask"].to(self.device), downscale)[None] if "mask" in batch else None
+        image = images.ground_truth(self._on_device(batch["image"]), downscale)
+        mask = images.valid_pixels(self._on_device(batch["mask"]), downscale)[None] if "mask" in batch else None
         return images.composite(image, self.step_background)[None], mask
+
+    def _on_device(self, pixels: Tensor) -> Tensor:
+        """Pixels of a training image; those in pinned memory are copied without waiting, as nobody writes there."""
+        return pixels.to(self.device, non_blocking=True)
 
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step.
@@ -340,14 +355,14 @@ class SplatkitModel(SplatfactoModel):
         }
 
     def training_view(self, camera: Cameras) -> PinholeView:
-        """The view of a training camera, read from its device only once."""
-        downscale = self._get_downscale_factor()
+        """The view of a training camera, read from its device only once, whatever the resolution."""
         index = (camera.metadata or {}).get("cam_idx")
-        view = None if index is None else self._views.get((index, downscale))
+        view = None if index is None else self._views.get(index)
         if view is None:
-            view = pinhole_view(camera, downscale)
+            view = pinhole_view(camera)
             if index is not None:
-                self._views[(index, downscale)] = view
+                self._views[index] = view
+        view = view.smaller(self._get_downscale_factor())
         if self.config.camera_optimizer.mode != "off":
             corrected = self.camera_optimizer.apply_to_camera(camera)
             view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))

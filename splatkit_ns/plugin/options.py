@@ -153,9 +153,7 @@ def check_options(config: SplatkitTrainerConfig) -> None:
         problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
     if config.load_dir is not None and not Path(config.load_dir).is_dir():
         problems.append(f"--load-dir: there is no folder {config.load_dir}")
-    resumes = config.load_checkpoint is not None or config.load_dir is not None
-    resumes = resumes or run_folder.continues(config.get_base_dir())
-    if model.init_ply is not None and not resumes and not Path(model.init_ply).is_file():
+    if model.init_ply is not None and not run_folder.goes_on(config) and not Path(model.init_ply).is_file():
         problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
     problems += name_problems(config)
     if problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -16,6 +16,7 @@ from splatkit_ns.modules.dispatch import ModuleDispatcher
 from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin.cameras import camera_extent
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
+from splatkit_ns.plugin.initial import weights_follow
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
 from splatkit_ns.plugin.validation import AnnouncedImages
 
@@ -38,15 +39,23 @@ class SplatkitPipeline(VanillaPipeline):
     datamanager: SplatkitDatamanager
     model: SplatkitModel
 
-    def __init__(self, config: SplatkitPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(config, device, *args, **kwargs)
+    def __init__(
+        self,
+        config: SplatkitPipelineConfig,
+        device: str,
+        test_mode: Literal["test", "val", "inference"] = "val",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        with weights_follow(test_mode != "val"):  # to look at a run, that is; "val" is to train
+            super().__init__(config, device, test_mode, *args, **kwargs)
         context = self.model.context
         context.world_size = self.world_size
         context.data_provider = RunData(self)
         alpha_color = self.datamanager.train_dataparser_outputs.alpha_color
         if alpha_color is not None:
             self.model.dataset_background = torch.as_tensor(alpha_color, dtype=torch.float32)
-        if self.test_mode == "val":  # that is, to train
+        if self.test_mode == "val":
             self.datamanager.use_targets(self.model.loss_fn.wanted_targets)
         extent = camera_extent(self.datamanager.train_dataset.cameras)
         context.scene_scale = (extent if extent > 0 else 1.0) * config.model.global_scale

@@ -210,6 +210,12 @@ def continues(folder: Path) -> bool:
     return Path(os.path.realpath(folder)) in _continued
 
 
+def goes_on(config: TrainerConfig) -> bool:
+    """Whether a run goes on from a checkpoint, in whichever of the three ways it was told to."""
+    named = config.load_dir is not None or config.load_checkpoint is not None
+    return named or continues(config.get_base_dir())
+
+
 def _resumes_from(config: TrainerConfig, checkpoint_dir: Path) -> bool:
     sources = [config.load_dir, config.load_checkpoint and Path(config.load_checkpoint).parent]
     wanted = os.path.realpath(checkpoint_dir)

@@ -85,7 +85,8 @@ def add_targets(
     Args:
         datamanager: whose training images these are.
         batches: one an image, undistorted; gets entries ``target_depths`` (H, W, 1), in world units, and
-            ``target_normals`` (H, W, 3), in the camera's axes, both NaN where unknown.
+            ``target_normals`` (H, W, 3), in the camera's axes, both NaN where unknown. They lie where the images do, in
+            pinned memory if these are.
         files: see `target_files`.
 
     Raises:
@@ -101,7 +102,9 @@ def add_targets(
             if dataset.scale_factor != 1.0:
                 stored.rescale_output_resolution(dataset.scale_factor)
             pixels = as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)
-            batches[index][name] = torch.from_numpy(pixels).to(batches[index]["image"].device)
+            image = batches[index]["image"]
+            target = torch.from_numpy(pixels).to(image.device)
+            batches[index][name] = target.pin_memory() if image.is_pinned() else target
 
 
 def read_depths(path: Path, unit: float) -> Pixels:

@@ -19,6 +19,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName
+from nerfstudio.viewer.viewer import Viewer as ViewerState
 from rich import box
 from rich.markup import escape
 from rich.panel import Panel
@@ -32,6 +33,7 @@ from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin import checkpoints, run_folder
 from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.held import Opaque
+from splatkit_ns.plugin.initial import weights_follow
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
@@ -42,6 +44,7 @@ from splatkit_ns.plugin.run_modules import draws_progress, gpu_kernels, run_modu
 from splatkit_ns.plugin.saving import Saver
 from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
 from splatkit_ns.plugin.step_graph import step_graphs
+from splatkit_ns.plugin.thumbnails import Thumbnails
 from splatkit_ns.plugin.validation import evaluate
 from splatkit_ns.plugin.writers import explained_logins
 from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
@@ -168,7 +171,8 @@ class SplatkitTrainer(Trainer):
         """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        with interruptible(), self.run_hooks.setting_up(), explained_logins(self.config.vis):
+        resumes = weights_follow(run_folder.goes_on(self.config))
+        with interruptible(), self.run_hooks.setting_up(), explained_logins(self.config.vis), resumes:
             super().setup(test_mode)
         model = self.pipeline.model
         model.use_optimizers(self.optimizers.optimizers)
@@ -211,7 +215,6 @@ class SplatkitTrainer(Trainer):
         try:
             with stop_requests() as self._stop_request:
                 self._write_transform()
-                self._init_viewer_state()
                 with self.run_hooks.running(), self._saver.saving_before_errors(self._start_step):
                     self.pipeline.model.dispatcher.setup()
                     checkpoints.check_modules(self.pipeline.model.dispatcher)
@@ -236,6 +239,15 @@ class SplatkitTrainer(Trainer):
         except OSError as error:
             raise run_folder.unwritable(self.base_dir, error) from error
 
+    def _init_viewer_state(self) -> None:
+        """Show the training cameras in the viewer, with the images that have been loaded by now."""
+        if not isinstance(self.viewer_state, ViewerState):
+            super()._init_viewer_state()
+            return
+        datamanager = self.pipeline.datamanager
+        thumbnails: Any = Thumbnails(datamanager)
+        self.viewer_state.init_scene(thumbnails, self.training_state, datamanager.eval_dataset)
+
     @property
     def start_step(self) -> int:
         """The first step of this process, 0-based."""
@@ -253,6 +265,7 @@ class SplatkitTrainer(Trainer):
                 "max_num_iterations in the config.yml that --load-config reads."
             )
         _ = self.pipeline.datamanager.cached_train  # loads the images
+        self._init_viewer_state()
         if self._loaded is not None:
             checkpoints.restore_rng(self._loaded.rng, self._loaded.path)
         self._log.begin()

@@ -136,8 +136,8 @@ def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor
         return kernel(means, coefficients, camera_centres(viewmats), seen, degree)
     from gsplat import spherical_harmonics
 
-    # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform
-    centres = torch.linalg.inv(viewmats)[:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
+    # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform; inv would wait for its error flag
+    centres = torch.linalg.inv_ex(viewmats)[0][:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
     directions = means[None] - centres[:, None]
     coefficients = coefficients[None].expand(len(viewmats), -1, -1, -1)
     return (spherical_harmonics(degree, directions, coefficients, masks=seen) + 0.5).clamp(min=0.0)

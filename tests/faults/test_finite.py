@@ -141,6 +141,17 @@ def test_between_looks_nothing_is_read_back() -> None:
         watched(107, watch, math.inf, state)
 
 
+def test_a_group_without_gradient_counts_as_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the zero is there from the start, not made at every step."""
+    state = SplatTrainingState.from_tensors(make_tensors(5))
+    watch = FiniteWatch(list(state.optimizers), "cpu", every_step=True)
+    context = StepContext(logger=finite.logger, max_steps=10, step=1)
+    context.loss = torch.tensor(math.inf)
+    monkeypatch.setattr(torch, "zeros", None)
+    with pytest.raises(NotFiniteError, match=r"^Not finite at step 1 on image : the loss = inf\.$"):
+        watch.record(context, state.optimizers)
+
+
 def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the look comes late; before anything is saved there is one."""
     trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))

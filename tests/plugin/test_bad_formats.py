@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 import shutil
+import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data_checks import check_point_cloud
+from splatkit_ns.plugin.data_checks import DataError, check_point_cloud
+from splatkit_ns.plugin.data_contents import check_outputs
 from tests.plugin.broken_data import IMAGE, XYZ, Change, cut, delete, run, write
 from tests.plugin.helpers import run_config
 
@@ -131,3 +136,26 @@ def test_points_without_a_vertex(tmp_path: Path) -> None:
     path.write_text(f"ply\nformat ascii 1.0\nelement vertex 0\n{XYZ}end_header\n")
     with pytest.raises(SplatkitError, match=r"points.ply holds no vertex. Restore it, or start from random points"):
         check_point_cloud(path)
+
+
+def test_a_large_binary_point_cloud_is_not_read_to_be_checked(tmp_path: Path) -> None:
+    path = tmp_path / "points.ply"
+    for declared in (1_000_000, 1_000_001):
+        header = f"ply\nformat binary_little_endian 1.0\nelement vertex {declared}\n{XYZ}end_header\n"
+        path.write_bytes(header.encode() + bytes(1_000_000 * 12))
+        is_cut = declared > 1_000_000
+        tracemalloc.start()
+        with pytest.raises(DataError, match="1000001 vertices and holds 1000000") if is_cut else nullcontext():
+            check_point_cloud(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1_000_000
+
+
+def test_cameras_are_not_sliced_to_check_images(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes 0.1 ms each, at every start of every command."""
+    parser: Any = run_config(tiny_scene).pipeline.datamanager.dataparser
+    parser.data = tiny_scene
+    outputs = parser.setup().get_dataparser_outputs("train")
+    monkeypatch.setattr(Cameras, "__getitem__", None)
+    check_outputs(outputs, "train", check_images=True)

@@ -39,6 +39,19 @@ def test_axes_are_turned_from_opengl_to_opencv() -> None:
     assert (turned @ torch.tensor([0.0, 0.0, 1.0, 0.0])).tolist() == [0, 0, -1, 0], "and z forward"
 
 
+def test_turning_axes_uploads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With corrected poses this is done at every step, and a GPU would have to be waited for."""
+    poses = cameras().camera_to_worlds
+    expected = torch.cat([poses * torch.tensor([1.0, -1, -1, 1]), torch.tensor([[[0.0, 0, 0, 1]]] * 3)], dim=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made of Python numbers")
+
+    monkeypatch.setattr(torch.Tensor, "new_tensor", refuse)
+    monkeypatch.setattr(torch, "tensor", refuse)
+    assert torch.equal(opencv_cam_to_worlds(poses), expected)
+
+
 def test_the_pose_stays_differentiable() -> None:
     poses = cameras().camera_to_worlds.clone().requires_grad_()
     opencv_cam_to_worlds(poses).sum().backward()

@@ -11,6 +11,7 @@ from nerfstudio.data.scene_box import OrientedBox
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
+from splatkit_ns.plugin.cameras import pinhole_view
 from splatkit_ns.plugin.model import VIEWER_BACKGROUND
 from splatkit_ns.splat.schema import KEYS
 from tests.plugin.helpers import make_pipeline
@@ -53,6 +54,27 @@ def test_training_outputs_have_no_depth_unless_asked_for(tiny_scene: Path) -> No
     asked = train_step(make_pipeline(tiny_scene, output_depth_during_training=True))
     assert asked["depth"].shape == (24, 32, 1)
     assert asked["depth"].requires_grad
+
+
+class _Watched:
+    """Stands for a tensor in a batch, and notes how it is copied."""
+
+    def __init__(self, tensor: torch.Tensor, copies: list[dict[str, Any]]) -> None:
+        self._tensor, self._copies, self.shape = tensor, copies, tensor.shape
+
+    def to(self, *_: Any, **how: Any) -> torch.Tensor:
+        self._copies.append(how)
+        return self._tensor
+
+
+def test_the_host_does_not_wait_for_copies_of_training_images(masked_scene: Path) -> None:
+    pipeline = make_pipeline(masked_scene)
+    camera, batch = pipeline.datamanager.next_train(0)
+    batch["target_depths"], batch["target_normals"] = torch.ones(24, 32, 1), torch.ones(24, 32, 3)
+    copies: list[dict[str, Any]] = []
+    watched = {name: _Watched(value, copies) if torch.is_tensor(value) else value for name, value in batch.items()}
+    pipeline.model.start_step(0, camera, watched)
+    assert copies == [{"non_blocking": True}] * 4, "image, mask, depth and normals"
 
 
 def test_evaluation_outputs_have_depth_and_no_gradient(tiny_scene: Path) -> None:
@@ -113,6 +135,25 @@ def test_the_resolution_doubles_by_schedule(tiny_scene: Path) -> None:
     assert sizes == [(12, 16, 3), (12, 16, 3), (24, 32, 3)]
     pipeline.model.step = 0
     assert evaluate(pipeline)[0]["rgb"].shape == (24, 32, 3)
+
+
+def test_a_training_camera_is_read_from_its_device_once(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(tiny_scene)
+    read: list[Any] = []
+
+    def watched(*camera: Any) -> Any:
+        read.append(camera)
+        return pinhole_view(*camera)
+
+    monkeypatch.setattr("splatkit_ns.plugin.model.pinhole_view", watched)
+    camera, _ = pipeline.datamanager.train_view(2)
+    for downscale in (4, 2, 1):
+        pipeline.model.downscale = downscale
+        view, expected = pipeline.model.training_view(camera), pinhole_view(camera, downscale)
+        assert (view.width, view.height) == (expected.width, expected.height) == (32 // downscale, 24 // downscale)
+        assert torch.equal(view.Ks, expected.Ks)
+        assert torch.equal(view.cam_to_worlds, expected.cam_to_worlds)
+    assert len(read) == 1
 
 
 def test_a_crop_box_cuts_and_an_empty_one_shows_the_background(tiny_scene: Path) -> None:

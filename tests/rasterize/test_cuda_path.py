@@ -60,3 +60,21 @@ def test_without_gaussians_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(images[:, 4, 5], torch.nn.functional.pad(backgrounds, (0, 1)))
     assert info["means2d"].shape == (0, 2)
     assert len(info["gaussian_ids"]) == len(info["camera_ids"]) == len(radii_in_pixels(info)) == 0
+
+
+def test_centres_of_cameras_that_are_trained_are_inverted_without_looking_at_the_error_flag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU that look waits for it at every step. Values and gradients are those of `torch.linalg.inv`."""
+    import gsplat
+
+    scene = random_scene(n=7, cameras=2, sh_bands=4)
+    viewmats = scene["viewmats"].clone().requires_grad_()
+    expected = scene["means"][None] - torch.linalg.inv(viewmats)[:, None, :3, 3]
+    (expected_grad,) = torch.autograd.grad(expected.clamp(min=-0.5).square().sum(), viewmats)
+    monkeypatch.setattr(gsplat, "spherical_harmonics", lambda degree, directions, coefficients, masks: directions)
+    monkeypatch.setattr(torch.linalg, "inv", None)
+    colors = cuda_rasterization.sh_colors(1, scene["means"], scene["colors"], viewmats, torch.ones(2, 7).bool())
+    assert torch.equal(colors, (expected + 0.5).clamp(min=0.0))
+    (grad,) = torch.autograd.grad((colors - 0.5).square().sum(), viewmats)
+    torch.testing.assert_close(grad, expected_grad)

@@ -1,0 +1,64 @@
+"""The training images as the viewer shows them at their cameras, made of those that training has loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.datamanager import SplatkitDatamanager
+
+SHORTER_SIDE = 100
+"""Pixels; nerfstudio's viewer makes images this small, and leaves those alone that are."""
+
+
+class Thumbnails:
+    """What nerfstudio's viewer reads of a data set, in place of one that decodes every image anew, in full size.
+
+    Args:
+        datamanager: whose training images have been loaded.
+    """
+
+    def __init__(self, datamanager: SplatkitDatamanager) -> None:
+        self.cameras: Cameras = datamanager.train_dataset.cameras
+        self._batches = datamanager.cached_train
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The image (h, w, 3 or 4) in [0, 1], on the CPU."""
+        return {"image": thumbnail(self._batches[index]["image"]).cpu() / 255}
+
+
+def thumbnail(image: Tensor) -> Tensor:
+    """An image whose shorter side is 100 pixels, interpolated as the viewer would.
+
+    Reads only the four neighbours of each pixel: what a library does with the whole image takes as long as decoding it.
+
+    Args:
+        image: (H, W, 3 or 4), uint8 in 0…255 or float in [0, 1].
+
+    Returns:
+        (h, w, 3 or 4), whole numbers 0…255 as floats.
+    """
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    above, below, down = _neighbours(height, SHORTER_SIDE * height // shorter, image.device)
+    left, right, along = _neighbours(width, SHORTER_SIDE * width // shorter, image.device)
+    rows = torch.lerp(_levels(image[above]), _levels(image[below]), down[:, None, None])
+    return torch.lerp(rows[:, left], rows[:, right], along[:, None]).round()
+
+
+def _neighbours(size: int, smaller: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of the pixels: the indices of the two that it lies between, and how far it is from the first."""
+    places = ((torch.arange(smaller, device=device) + 0.5) * (size / smaller) - 0.5).clamp(0, size - 1)
+    before = places.long()
+    return before, (before + 1).clamp(max=size - 1), places - before
+
+
+def _levels(pixels: Tensor) -> Tensor:
+    return (pixels * 255).to(torch.uint8).float() if pixels.is_floating_point() else pixels.float()
