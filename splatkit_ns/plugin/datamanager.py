@@ -22,6 +22,7 @@ from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data_checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data_contents import RESTORE, check_outputs
 from splatkit_ns.plugin.reporting import install_excepthook, report_once
+from splatkit_ns.plugin.seed_points import quick_seed_points
 from splatkit_ns.plugin.targets import add_targets, target_files
 
 
@@ -112,7 +113,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if config.data is not None:
             parser.data = config.data
         check_folder(parser)
-        with explained(parser):
+        with explained(parser), quick_seed_points(parser):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         if on_cpu:
             config.cache_images = "gpu"  # means "on the device"; "cpu" would pin memory, which needs CUDA
