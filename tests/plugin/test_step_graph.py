@@ -50,7 +50,6 @@ class Onlooker(SplatBaseModule[Any]):
     [
         ({}, True),
         ({"renderer": Splat3DGSRenderer(dropout=0.2)}, True),
-        ({"renderer": Splat3DGSRenderer(packed=True)}, False),
         ({"renderer": OwnRenderer()}, False),
         ({"renderer": OwnCapturableRenderer()}, True),
         ({"renderer": Splat2DGSRenderer(), "loss_fn": Splat2DGSLossFn()}, False),
@@ -70,6 +69,17 @@ def test_only_steps_that_nobody_looks_into(
     monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
     trainer.device = "cuda:0"
     assert (step_graph.step_graphs(trainer) is not None) == expected
+
+
+def test_not_where_only_what_is_seen_is_kept(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is seen differs from image to image."""
+    trainer = make_trainer(run_config(tiny_scene, tmp_path))
+    forget_writers()
+    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
+    trainer.device = "cuda:0"
+    assert step_graph.step_graphs(trainer) is not None
+    trainer.pipeline.model.renderer.packed = True  # which the options refuse on the CPU
+    assert step_graph.step_graphs(trainer) is None
 
 
 def test_not_where_poses_are_corrected_or_gradients_summed_up(
