@@ -107,6 +107,8 @@ class Saver:
             check_parameters(checkpoints.parameters(self._trainer), step)
         except NotFiniteError as cause:
             raise stop_message(cause, self.last_checkpoint()) from error
+        except RuntimeError:  # a GPU that was lost answers nothing any more: the first error says why
+            return
 
     def last_checkpoint(self) -> str:
         """Sentence that says which checkpoint there is."""
