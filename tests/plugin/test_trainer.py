@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from splatkit_ns.errors import HookFailedError
+from splatkit_ns.methods import splatkit_2dgs, splatkit_3dgs_mcmc
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat.schema import KEYS
-from tests.plugin.helpers import make_trainer, run_config
+from tests.plugin.helpers import forget_writers, make_trainer, run_config
 
 
 class Recorder(SplatBaseModule):
@@ -190,3 +191,18 @@ def test_gaussians_are_densified_within_their_cap(tiny_scene: Path, tmp_path: Pa
             for name in KEYS
             for group in trainer.optimizers.optimizers[name].param_groups
         )
+
+
+def test_gaussians_of_another_renderer_are_told(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    """They can be meant to; but init-ply would turn 3D Gaussians into the discs that 2DGS draws."""
+    first = make_trainer(run_config(tiny_scene, tmp_path / "first", steps=2))
+    first.train()
+    for method, told in ((splatkit_3dgs_mcmc, False), (splatkit_2dgs, True)):
+        messages.clear()
+        forget_writers()
+        config = run_config(tiny_scene, tmp_path / method.config.method_name, steps=3, method=method)
+        config.load_dir = first.checkpoint_dir
+        make_trainer(config)
+        assert ("were trained with Splat3DGSRenderer, this run has Splat2DGSRenderer" in messages.text) == told
