@@ -49,8 +49,10 @@ def thumbnail(image: Tensor) -> Tensor:
     shorter = min(height, width)
     above, below, down = _neighbours(height, SHORTER_SIDE * height // shorter, image.device)
     left, right, along = _neighbours(width, SHORTER_SIDE * width // shorter, image.device)
-    rows = torch.lerp(_levels(image[above]), _levels(image[below]), down[:, None, None])
-    return torch.lerp(rows[:, left], rows[:, right], along[:, None]).round()
+    above, below = above[:, None], below[:, None]
+    upper = torch.lerp(_levels(image[above, left]), _levels(image[above, right]), along[:, None])
+    lower = torch.lerp(_levels(image[below, left]), _levels(image[below, right]), along[:, None])
+    return torch.lerp(upper, lower, down[:, None, None]).round()
 
 
 def _neighbours(size: int, smaller: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
