@@ -119,7 +119,7 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
             run_folder.recognise(self)
             self.check()
             run_folder.save_config(self)
-        except SplatkitError:
+        except (SplatkitError, StoppedBySignal):
             run_folder.discard_if_empty(self)
             raise
         except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
@@ -129,13 +129,15 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
             )
 
     def check(self) -> None:
-        """Check options and device, before a run begins.
+        """Check options and device, before a run begins; the first time on a GPU, gsplat is compiled meanwhile.
 
         Raises:
             SplatkitError: options are out of range, or the device cannot be used.
+            StoppedBySignal: Ctrl+C.
         """
-        check_options(self)
-        check_device(self.machine.device_type)
+        with interruptible():
+            check_options(self)
+            check_device(self.machine.device_type)
 
 
 class SplatkitTrainer(Trainer):
@@ -152,8 +154,7 @@ class SplatkitTrainer(Trainer):
     def __init__(self, config: SplatkitTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         install_excepthook()
         connect_logging()
-        with interruptible():
-            config.check()
+        config.check()
         run_folder.claim(config.get_base_dir())
         super().__init__(config, local_rank, world_size)
         self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from splatkit_ns.errors import HookFailedError, ModuleError
-from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin import checkpoints, trainer
 from splatkit_ns.plugin.signals import StoppedBySignal
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
@@ -108,3 +108,17 @@ def test_ctrl_c_in_set_up_from_python(scene: Path, tmp_path: Path, monkeypatch: 
     config.load_dir = tmp_path
     with pytest.raises(StoppedBySignal):
         make_trainer(config)
+
+
+def test_ctrl_c_while_gsplat_is_compiled(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes minutes, before a run has anything to save."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "check_device", interrupt)
+    config = make_config(scene, tmp_path / "out", **CHEAP)
+    with pytest.raises(StoppedBySignal) as caught:
+        config.save_config()
+    assert caught.value.code == 130
+    assert not config.get_base_dir().exists()
