@@ -7,7 +7,7 @@ import logging
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
-from splatkit_ns.modules.files import training_goes_on
+from splatkit_ns.modules.files import write_or_warn
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -35,5 +35,5 @@ class CheckPointHook(Hook):
         """Write one where it is due."""
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.cfg.max_steps:
-            with training_goes_on(logger, f"CheckPointHook's checkpoint of step {step}"):
-                trainer.save_checkpoint(trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt")
+            path = trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt"
+            write_or_warn(logger, f"CheckPointHook's checkpoint of step {step}", lambda: trainer.save_checkpoint(path))

@@ -9,7 +9,7 @@ from typing import Any
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import check_output_dir, training_goes_on
+from splatkit_ns.modules.files import check_output_dir, write_or_warn
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
@@ -52,11 +52,8 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
         before = [name for name in self._written if name != path.name]
         # Named before it is written, so that the checkpoint knows of itself when training resumes from it.
         self._written = [*before, path.name]
-        with training_goes_on(logger, f"The checkpoint of step {step}"):
-            training_state.save_ckpt(path)
-            before = self._written
-        self._written = before
-        if path.name not in before:
+        if not write_or_warn(logger, f"The checkpoint of step {step}", lambda: training_state.save_ckpt(path)):
+            self._written = before
             return
         logger.info("Saved a checkpoint to %s", path)
         if self.keep > 0:

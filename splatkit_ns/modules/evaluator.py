@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from PIL import Image
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
-from splatkit_ns.modules.files import check_output_dir, training_goes_on
+from splatkit_ns.modules.files import check_output_dir, write_or_warn
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text
@@ -74,25 +75,20 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         """Evaluate when it is time."""
         if step not in self._steps or world_rank != 0:
             return
-        with training_goes_on(logger, f"The evaluation of step {step}"):
-            self._evaluate(logger, step, data_provider, training_state)
-
-    def _evaluate(
-        self, logger: logging.Logger, step: int, data_provider: EvaluationSource, training_state: SplatTrainingState
-    ) -> None:
+        what, writes = f"The evaluation of step {step}", True  # the first file that cannot be written is the last tried
         began = time.perf_counter()
         images: list[dict[str, Any]] = []
         for number, result in enumerate(data_provider.evaluate()):
             images.append({"name": result.name, **result.metrics})
-            if self.save_images:
-                self._save_image(step, number, result)
+            if self.save_images and writes:
+                writes = write_or_warn(logger, what, partial(self._save_image, step, number, result))
         if not images:
             logger.warning("%s: there are no evaluation images.", self.module_name)
             return
         self.metrics = mean_metrics(images)
         text = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
         logger.info("Step %d, mean of %d evaluation images: %s", step, len(images), text)
-        if self.save_stats:
+        if self.save_stats and writes:
             results = {
                 "step": step,
                 "num_gaussians": len(training_state),
@@ -101,7 +97,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
                 "images": images,
                 "protocol": data_provider.evaluation_protocol(),
             }
-            self._save_stats(step, results)
+            write_or_warn(logger, what, lambda: self._save_stats(step, results))
 
     def stats_path(self, step: int, suffix: str = ".json") -> Path:
         """Where the metrics of a step (counted from 1) are saved."""

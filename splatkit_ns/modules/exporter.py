@@ -9,7 +9,7 @@ from pathlib import Path
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import check_output_dir, training_goes_on
+from splatkit_ns.modules.files import check_output_dir, write_or_warn
 from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState
@@ -59,14 +59,15 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         """Export when it is time."""
         if step not in self._steps or world_rank != 0:
             return
-        if self.save_splat:
-            with training_goes_on(logger, f"The Gaussians of step {step}"):
-                training_state.to_splat_model().save_ply(self.splat_path(step))
-                logger.info("Saved %d Gaussians to %s", len(training_state), self.splat_path(step))
-        if self.save_ckpt:
-            with training_goes_on(logger, f"The checkpoint of step {step}"):
-                training_state.save_ckpt(self.ckpt_path(step))
-                logger.info("Saved a checkpoint to %s", self.ckpt_path(step))
+        splat, ckpt = self.splat_path(step), self.ckpt_path(step)
+        if self.save_splat and write_or_warn(
+            logger, f"The Gaussians of step {step}", lambda: training_state.to_splat_model().save_ply(splat)
+        ):
+            logger.info("Saved %d Gaussians to %s", len(training_state), splat)
+        if self.save_ckpt and write_or_warn(
+            logger, f"The checkpoint of step {step}", lambda: training_state.save_ckpt(ckpt)
+        ):
+            logger.info("Saved a checkpoint to %s", ckpt)
 
     def splat_path(self, step: int) -> Path:
         """Where the Gaussians of a step (counted from 1) are saved."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
@@ -26,15 +25,20 @@ def check_output_dir(folder: Any, owner: str) -> None:
     check_writable(folder, owner)
 
 
-@contextmanager
-def training_goes_on(logger: logging.Logger, what: str) -> Generator[None]:
-    """A full disk is no reason to lose a night's training: a warning, and what the block would have written is missing.
+def write_or_warn(logger: logging.Logger, what: str, write: Callable[[], object]) -> bool:
+    """Write a file; a full disk is no reason to lose a night's training: a warning, and the file is missing.
 
     Args:
         logger: to warn with.
-        what: the block writes, for the warning.
+        what: is written, for the warning.
+        write: does it.
+
+    Returns:
+        Whether it was written.
     """
     try:
-        yield
+        write()
     except OSError as error:
         logger.warning("%s could not be written: %s. Training goes on without.", what, describe_os_error(error))
+        return False
+    return True

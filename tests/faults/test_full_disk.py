@@ -132,6 +132,7 @@ def test_training_goes_on_when_a_module_cannot_write(scene: Path, tmp_path: Path
     assert list((folder / "images/step_000012").iterdir()) == []
     hooked = sorted(path.name for path in (config.get_base_dir() / "ckpts").iterdir())
     assert hooked == ["step_000006.ckpt", "step_000024.ckpt", "step_000030.ckpt", "step_000036.ckpt"]
+    assert "Step 12, mean of" in messages.text, "what was measured is told all the same"
     warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
     assert all("No space left on device" in text and "Training goes on" in text for text in warnings)
     assert [text.split(" could not")[0] for text in warnings if "step 12" in text] == [
