@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-
 
 class SplatkitError(Exception):
     """A mistake in the input (data, options, a user's module) that its message explains.
@@ -49,15 +47,6 @@ def hook_failure(where: str, step: int, error: Exception) -> HookFailedError:
     failure = kind(f"{where} failed at step {step}: {type(error).__name__}: {error}")
     failure.__cause__ = error
     return failure
-
-
-def load_failure(owner: str, error: Exception) -> HookFailedError:
-    """The error to raise for one that ``owner.load_state_dict`` raised; says where in the code that was."""
-    reason = " ".join(str(error).split())[:500]
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return HookFailedError(
-        f"{owner}.load_state_dict failed: {type(error).__name__}: {reason}, at {frame.filename}, line {frame.lineno}"
-    )
 
 
 def describe_os_error(error: OSError) -> str:

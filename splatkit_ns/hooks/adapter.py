@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure, load_failure
+from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure
 from splatkit_ns.hooks.base import Hook, overrides, parse_hooks
 from splatkit_ns.hooks.view import TrainerView
 from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.modules.loading_states import load_states
 from splatkit_ns.modules.near_misses import near_misses
 
 EVENTS = {
@@ -32,7 +33,8 @@ The others need a method: `HookModule.pre_validation`, `post_validation_image`, 
 `before_run` comes before there is a dispatcher: see `HookModule.begin`.
 """
 
-POINTS = ("before_run", "exception", "after_run", "before_val", "after_val_iter", *EVENTS.values())
+POINTS = tuple(name for name in vars(Hook) if not name.startswith("_"))
+"""All that a run calls of a hook, its state included."""
 
 VALIDATION_POINTS = ("before_val", "before_val_iter", "after_val_iter", "after_val")
 
@@ -158,15 +160,7 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         Raises:
             HookFailedError: a hook cannot take it; names the hook, and keeps the cause.
         """
-        for name, hook in self._named():
-            if name not in state:
-                continue
-            try:
-                hook.load_state_dict(state[name])
-            except (SplatkitError, HookFailedError):
-                raise
-            except Exception as error:
-                raise load_failure(name, error) from error
+        load_states(self._named(), state)
 
     def _named(self) -> list[tuple[str, Hook]]:
         """Hooks with names that tell two of one class apart: ``LogHook``, ``LogHook_2``."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure, load_failure
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
 from splatkit_ns.modules.base import SplatBaseModule, payload_type
 from splatkit_ns.modules.context import (
     BATCH_ARGUMENTS,
@@ -19,6 +19,7 @@ from splatkit_ns.modules.context import (
     StepContext,
     bind_arguments,
 )
+from splatkit_ns.modules.loading_states import load_states
 from splatkit_ns.modules.near_misses import near_misses
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -175,15 +176,8 @@ class ModuleDispatcher:
         Raises:
             HookFailedError: a module cannot take its state; names it, and keeps the cause.
         """
-        for name, module in self.modules.items():
-            if name not in states:
-                continue
-            try:
-                module.load_state_dict(_on_device(states[name], device))
-            except (SplatkitError, HookFailedError):
-                raise
-            except Exception as error:
-                raise load_failure(name, error) from error
+        ours = {name: _on_device(state, device) for name, state in states.items() if name in self.modules}
+        load_states(self.modules.items(), ours)
 
 
 def _on_device(value: Any, device: torch.device) -> Any:
