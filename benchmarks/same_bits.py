@@ -76,7 +76,7 @@ def train(scene: Path, run: str, stop: int, folder: Path) -> None:
     from nerfstudio.scripts import train as script
     from train_gpu import method_config
 
-    from splatkit_ns.modules.base import SplatBaseModule
+    from splatkit_ns.parts.base import SplatBaseModule
 
     config = method_config(scene, run)
     config.output_dir = folder

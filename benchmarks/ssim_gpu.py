@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splatkit_ns.loss_fn.ssim import _window, ssim, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim import _window, ssim, ssim_map_by_convolution
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.triton_compilations import assert_prints
 
 SSIM = """
-from splatkit_ns.loss_fn._ssim_triton import first_launches, mean_ssim
-from splatkit_ns.loss_fn.ssim import C1, C2, _window
+from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim
+from splatkit_ns.image_metrics.ssim import C1, C2, _window
 
 window = _window(torch.float32, torch.device("cpu"))
 for launch in first_launches(window, C1, C2):

@@ -193,7 +193,7 @@ def test_threads_need_no_gpu_for_what_needs_none(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.gpu
 def test_the_runs_kernels_are_there_after_loading_ahead() -> None:
-    from splatkit_ns.loss_fn.ssim import triton_kernel
+    from splatkit_ns.image_metrics.ssim import triton_kernel
     from splatkit_ns.splat.joint_step import joint_kernel
 
     state = torch.cuda.get_rng_state(), torch.get_rng_state()

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule, payload_type
-from splatkit_ns.modules.frame import PayloadT
+from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.splat import SplatTrainingState
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from splatkit_ns.densification.base import scene_limit
 from splatkit_ns.densification.default import SplatDefaultDensification, highest
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.training_views import TrainingView, TrainingViewSource
+from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
 from splatkit_ns.splat import SplatTrainingState
 
 

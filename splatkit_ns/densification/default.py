@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 STATISTICS = ("grad2d", "count", "radii")

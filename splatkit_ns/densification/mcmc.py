@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, scene_limit
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
 from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel

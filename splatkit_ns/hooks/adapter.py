@@ -12,10 +12,10 @@ from torch import Tensor
 from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure
 from splatkit_ns.hooks.base import Hook, overrides, parse_hooks
 from splatkit_ns.hooks.view import TrainerView
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.loading_states import load_states
-from splatkit_ns.modules.near_misses import near_misses
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.loading_states import load_states
+from splatkit_ns.parts.near_misses import near_misses
+from splatkit_ns.parts.payload import SplatRenderPayload
 
 EVENTS = {
     "on_checkpoint_loaded": "after_load_checkpoint",

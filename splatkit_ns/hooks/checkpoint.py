@@ -7,7 +7,7 @@ import logging
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
-from splatkit_ns.modules.files import write_or_warn
+from splatkit_ns.parts.files import write_or_warn
 
 logger = logging.getLogger("splatkit_ns")
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from splatkit_ns.hooks.writers.base import Writer
-from splatkit_ns.modules.context import StepContext
+from splatkit_ns.parts.context import StepContext
 from splatkit_ns.splat import SplatTrainingState, write_checkpoint
 
 POINT_CLOUD_NAMES = {

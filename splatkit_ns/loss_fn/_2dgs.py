@@ -11,7 +11,7 @@ from torch import Tensor
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error, normal_error_kernel
 from splatkit_ns.loss_fn.supervised import SupervisedLossFn
-from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from splatkit_ns.loss_fn.supervised import SupervisedLossFn
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.context import StepContext, is_finite
-from splatkit_ns.modules.frame import PayloadT
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.context import StepContext, is_finite
+from splatkit_ns.parts.payload import PayloadT
 
 TargetName = Literal["target_depths", "target_normals"]
 """What a data set may hold besides images."""

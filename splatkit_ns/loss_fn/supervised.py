@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.image_metrics.pixel_errors import l1, mse
+from splatkit_ns.image_metrics.ssim import ssim, triton_kernel
 from splatkit_ns.loss_fn.base import SplatLossFn, TargetName
 from splatkit_ns.loss_fn.geometry import (
     DepthKind,
@@ -19,8 +21,7 @@ from splatkit_ns.loss_fn.geometry import (
     normal_error,
     z_depths,
 )
-from splatkit_ns.loss_fn.ssim import ssim, triton_kernel
-from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
+from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -141,35 +142,3 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
 def mask_or_all(masks: Tensor | None, image: Tensor) -> Tensor:
     """The mask, or one of everything, for an image (C, H, W, X)."""
     return torch.ones(image.shape[:-1], dtype=torch.bool, device=image.device) if masks is None else masks
-
-
-def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
-    """Mean absolute difference over the pixels that the mask keeps.
-
-    Args:
-        rendered: (C, H, W, 3).
-        target: (C, H, W, 3).
-        masks: (C, H, W) bool, or None for all pixels.
-
-    Returns:
-        A scalar; 0 when the mask keeps nothing.
-    """
-    if masks is None:
-        return torch.nn.functional.l1_loss(rendered, target)
-    return _masked_difference(rendered, target, masks).abs().sum() / _count(masks, rendered)
-
-
-def mse(rendered: Tensor, target: Tensor, masks: Tensor | None = None) -> Tensor:
-    """Mean squared difference over the pixels that the mask keeps; see `l1`."""
-    if masks is None:
-        return torch.nn.functional.mse_loss(rendered, target)
-    return _masked_difference(rendered, target, masks).square().sum() / _count(masks, rendered)
-
-
-def _masked_difference(rendered: Tensor, target: Tensor, masks: Tensor) -> Tensor:
-    # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
-    return torch.where(masks.unsqueeze(-1), rendered - target, rendered.new_zeros(()))
-
-
-def _count(masks: Tensor, images: Tensor) -> Tensor:
-    return (masks.sum() * images.shape[-1]).clamp(min=1)

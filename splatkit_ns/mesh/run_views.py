@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.mesh.frames import SceneFrame
 from splatkit_ns.mesh.views import DepthView, DoubleArray
-from splatkit_ns.plugin.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 
 

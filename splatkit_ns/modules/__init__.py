@@ -1,16 +1,16 @@
 """Modules: what hooks into training."""
 
-from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.checkpointer import SplatCheckpointer
-from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.modules.evaluator import SplatEvaluator
 from splatkit_ns.modules.exporter import SplatExporter
-from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
+from splatkit_ns.parts.payload import SplatRenderPayload
 
 __all__ = [
     "BuiltinModules",

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.checkpointer import SplatCheckpointer
-from splatkit_ns.modules.copying import running_copy
 from splatkit_ns.modules.evaluator import SplatEvaluator
 from splatkit_ns.modules.exporter import SplatExporter
-from splatkit_ns.modules.old_configs import FillsInDefaults
 from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.copying import running_copy
+from splatkit_ns.parts.old_configs import FillsInDefaults
 
 
 @dataclass

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import check_output_dir, write_or_warn
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.files import check_output_dir, write_or_warn
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
 

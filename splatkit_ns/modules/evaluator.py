@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.evaluation import EvaluationSource, ImageEvaluation
-from splatkit_ns.modules.files import check_output_dir, write_or_warn
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.steps import check_steps
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
+from splatkit_ns.parts.files import check_output_dir, write_or_warn
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text
 
 

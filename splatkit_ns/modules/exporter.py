@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import check_output_dir, write_or_warn
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.steps import check_steps
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.files import check_output_dir, write_or_warn
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState
 
 SPLAT_FORMATS = ("ply",)

@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.metrics import psnr
+from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.payload import SplatRenderPayload
 
 SMALLEST_SHARE = 0.25
 """The first images hold at least this share of the amplitudes of every photograph."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.files import check_output_dir
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.metrics import psnr
+from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.files import check_output_dir
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
 

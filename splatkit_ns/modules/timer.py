@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.context import PHASES
-from splatkit_ns.modules.frame import SplatRenderPayload
 from splatkit_ns.modules.tensorboard import peak_memory
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.context import PHASES
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
 STEPS_PER_READING = 100

@@ -18,12 +18,13 @@ from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import TargetName
-from splatkit_ns.modules.old_configs import FillsInDefaults
-from splatkit_ns.plugin.data_checks import DataError, check_folder, explained
-from splatkit_ns.plugin.data_contents import RESTORE, check_outputs
-from splatkit_ns.plugin.reporting import install_excepthook, report_once
-from splatkit_ns.plugin.seed_points import quick_seed_points
-from splatkit_ns.plugin.targets import add_targets, target_files
+from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.checks import DataError, check_folder, explained
+from splatkit_ns.plugin.data.contents import RESTORE, check_outputs
+from splatkit_ns.plugin.data.seed_points import quick_seed_points
+from splatkit_ns.plugin.data.targets import add_targets, target_files
+from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.plugin.run.excepthook import install_excepthook
 
 
 class SplatkitDataset(InputDataset):

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin import checkpoints
-from splatkit_ns.plugin.options import check_device
+from splatkit_ns.plugin.options.check import check_device
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
+from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
 

@@ -21,19 +21,20 @@ from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.image_metrics.metrics import ImageMetrics
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
-from splatkit_ns.modules.dispatch import ModuleDispatcher
-from splatkit_ns.modules.old_configs import FillsInDefaults
-from splatkit_ns.plugin import images, weights
-from splatkit_ns.plugin.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
-from splatkit_ns.plugin.held import release
-from splatkit_ns.plugin.initial import are_stand_ins, initial_gaussians
-from splatkit_ns.plugin.metrics import ImageMetrics
-from splatkit_ns.plugin.step_graph import StepGraphs
-from splatkit_ns.plugin.views import cropped, view_outputs
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data import images
+from splatkit_ns.plugin.data.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.data.initial import are_stand_ins, initial_gaussians
+from splatkit_ns.plugin.options.held import release
+from splatkit_ns.plugin.run import weights
+from splatkit_ns.plugin.step.graph import StepGraphs
+from splatkit_ns.plugin.viewer.views import cropped, view_outputs
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat import SplatTrainingState

@@ -11,14 +11,14 @@ import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
-from splatkit_ns.data_provider.run_data import RunData
-from splatkit_ns.modules.dispatch import ModuleDispatcher
-from splatkit_ns.modules.old_configs import FillsInDefaults
-from splatkit_ns.plugin.cameras import camera_extent
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.cameras import camera_extent
+from splatkit_ns.plugin.data.initial import weights_follow
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
-from splatkit_ns.plugin.initial import weights_follow
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
-from splatkit_ns.plugin.validation import AnnouncedImages
+from splatkit_ns.plugin.run.run_data import RunData
+from splatkit_ns.plugin.run.validation import AnnouncedImages
 
 
 @dataclass

@@ -27,26 +27,28 @@ from rich.table import Table
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.modules.base import SplatBaseModule
 from splatkit_ns.modules.builtin import BuiltinModules
-from splatkit_ns.modules.old_configs import FillsInDefaults
-from splatkit_ns.plugin import checkpoints, run_folder
-from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError, check_parameters, stop_message
-from splatkit_ns.plugin.held import Opaque
-from splatkit_ns.plugin.initial import weights_follow
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.initial import weights_follow
 from splatkit_ns.plugin.optimizers import run_optimizers
-from splatkit_ns.plugin.options import check_device, check_options
+from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.plugin.options.held import Opaque
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
-from splatkit_ns.plugin.reporting import connect_logging, install_excepthook, report_once
-from splatkit_ns.plugin.run_hooks import RunHooks
-from splatkit_ns.plugin.run_log import RunLog
-from splatkit_ns.plugin.run_modules import draws_progress, gpu_kernels, run_modules
-from splatkit_ns.plugin.saving import Saver
-from splatkit_ns.plugin.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
-from splatkit_ns.plugin.step_graph import step_graphs
-from splatkit_ns.plugin.thumbnails import Thumbnails
-from splatkit_ns.plugin.validation import evaluate
-from splatkit_ns.plugin.writers import explained_logins
+from splatkit_ns.plugin.reporting.console import connect_logging, report_once
+from splatkit_ns.plugin.reporting.writers import explained_logins
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.hooks import RunHooks
+from splatkit_ns.plugin.run.log import RunLog
+from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
+from splatkit_ns.plugin.run.saving import Saver
+from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
+from splatkit_ns.plugin.run.validation import evaluate
+from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError, check_parameters, stop_message
+from splatkit_ns.plugin.step.graph import step_graphs
+from splatkit_ns.plugin.viewer.thumbnails import Thumbnails
 from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
 from splatkit_ns.triton_kernels import load_ahead
 

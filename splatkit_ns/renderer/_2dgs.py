@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize import rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients, world_to_cams
 from splatkit_ns.renderer.base import RenderMode

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import rasterization
 from splatkit_ns.renderer.base import RenderMode
 from splatkit_ns.renderer.dropout import DropoutRenderer

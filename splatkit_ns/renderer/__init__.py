@@ -1,6 +1,6 @@
 """Renderers: Gaussians and cameras in, images out."""
 
-from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.renderer._2dgs import Splat2DGSRenderer
 from splatkit_ns.renderer._3dgs import Splat3DGSRenderer
 from splatkit_ns.renderer.base import RenderMode, SplatRenderer

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.base import SplatBaseModule, payload_type
-from splatkit_ns.modules.context import StepContext
-from splatkit_ns.modules.frame import PayloadT, SplatRenderPayload
+from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from splatkit_ns.modules.frame import PayloadT
+from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.renderer.base import SplatRenderer
 
 MAX_OPACITY = 0.9999

@@ -16,18 +16,18 @@ import torch
 from splatkit_ns.data_provider import SplatDataProvider
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
-from splatkit_ns.modules.checks import check_instance
-from splatkit_ns.modules.copying import running_copy
-from splatkit_ns.modules.metrics import psnr
-from splatkit_ns.plugin import run_folder
-from splatkit_ns.plugin.held import held
+from splatkit_ns.parts.checks import check_instance
+from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.model import SplatkitModelConfig
+from splatkit_ns.plugin.options.held import held
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
-from splatkit_ns.plugin.reporting import reset_writers
+from splatkit_ns.plugin.reporting.console import reset_writers
+from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.modules import check_parts, draws_progress
 from splatkit_ns.plugin.run_config import gaussian_optimizers, surroundings, trainer_config
-from splatkit_ns.plugin.run_modules import check_parts, draws_progress
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat import SplatTrainingState, check_writable

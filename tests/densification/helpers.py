@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize.versions import radii_have_axes
 from splatkit_ns.splat import SplatTrainingState
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
 from splatkit_ns.densification.budget import drawn, view_scores, wrong_pixels
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.training_views import TrainingView
+from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.densification.helpers import LOGGER, optimize, random_payload, random_state, set_up

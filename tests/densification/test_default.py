@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from tests.densification.helpers import disc_payload, optimize, packed, payload, random_payload, random_state, set_up

@@ -18,7 +18,7 @@ import pytest
 import tyro
 
 from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY
-from splatkit_ns.plugin.metrics import ImageMetrics
+from splatkit_ns.image_metrics.metrics import ImageMetrics
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
 
 DOCS = Path(__file__).parents[2] / "docs"

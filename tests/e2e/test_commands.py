@@ -24,7 +24,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
-from splatkit_ns.plugin.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.model import SplatkitModel
 from splatkit_ns.splat import SplatModel
 from tests.plugin.helpers import run_config
@@ -177,7 +177,7 @@ def plain_environment() -> dict[str, str]:
 
 
 def test_a_mistake_ends_the_command_with_one_message_and_status_1(tmp_path: Path) -> None:
-    """The one real process for this; the messages themselves are tested in tests/plugin/test_bad_input.py."""
+    """The one real process for this; the messages themselves are tested in tests/plugin/data/test_bad_input.py."""
     (tmp_path / "data").mkdir()
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "nerfstudio.scripts.train", "splatkit-3dgs", "--vis", "tensorboard",

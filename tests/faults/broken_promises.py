@@ -18,10 +18,14 @@ import torch
 
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.modules import checkpointer
-from splatkit_ns.plugin import checkpoints, finite, model, options, out_of_memory, run_folder, signals, trainer, weights
+from splatkit_ns.plugin import model, trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
-from splatkit_ns.plugin.run_hooks import RunHooks
-from splatkit_ns.plugin.saving import Saver
+from splatkit_ns.plugin.options import check as options
+from splatkit_ns.plugin.run import checkpoints, out_of_memory, signals, weights
+from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.hooks import RunHooks
+from splatkit_ns.plugin.run.saving import Saver
+from splatkit_ns.plugin.step import finite
 from splatkit_ns.splat import checkpoint, files, ply
 from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
 

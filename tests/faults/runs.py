@@ -21,9 +21,9 @@ from splatkit_ns.densification import (
 )
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.methods import splatkit_3dgs_adc
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.frame import SplatRenderPayload
-from splatkit_ns.plugin import run_folder
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.renderer.base import RenderMode, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from splatkit_ns.errors import HookFailedError, ModuleError
-from splatkit_ns.plugin import checkpoints, trainer
-from splatkit_ns.plugin.signals import StoppedBySignal
+from splatkit_ns.plugin import trainer
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, At, make_config, make_trainer, run_command, send, train

@@ -12,9 +12,10 @@ import torch
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatCheckpointer
-from splatkit_ns.modules.context import StepContext
-from splatkit_ns.plugin import checkpoints, finite
-from splatkit_ns.plugin.finite import FiniteWatch, NotFiniteError
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.step import finite
+from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError
 from splatkit_ns.splat import SplatTrainingState, read_checkpoint
 from tests.faults.runs import CHEAP, At, CheapLoss, make_config, make_trainer, train
 from tests.splat.helpers import make_tensors

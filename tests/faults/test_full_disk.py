@@ -16,7 +16,7 @@ import torch
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import CheckPointHook
 from splatkit_ns.modules import SplatCheckpointer, SplatEvaluator, SplatExporter
-from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import SplatModel, read_checkpoint, write_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, At, make_config, make_trainer, run_command, train

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import OptionsError
-from splatkit_ns.plugin.options import AT_MOST, NOT_NEGATIVE, OPACITIES, POSITIVE, check_options
+from splatkit_ns.plugin.options.check import AT_MOST, NOT_NEGATIVE, OPACITIES, POSITIVE, check_options
 from tests.faults.runs import make_config
 from tests.faults.test_hostile_checkpoints import FUZZ
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat import checkpoint as checkpoint_module
 from tests.faults.children import Child

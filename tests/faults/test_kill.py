@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import files
 from splatkit_ns.splat.files import TEMPORARY_PREFIX
 from tests.faults.children import Child

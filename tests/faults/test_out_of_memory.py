@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.plugin import checkpoints, out_of_memory
-from splatkit_ns.plugin.out_of_memory import OutOfMemory
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.plugin.run import checkpoints, out_of_memory
+from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, MAX_STEPS, CheapRenderer, make_config, make_trainer, run_command, train

@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.modules import SplatBaseModule
-from splatkit_ns.plugin import checkpoints
+from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import LEARNING_RATES, CheckpointError, read_checkpoint
 from tests.faults.runs import (
     CHEAP,

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from splatkit_ns.plugin import checkpoints
-from splatkit_ns.plugin.signals import STOPPING, StoppedBySignal, stop_requests
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.signals import STOPPING, StoppedBySignal, stop_requests
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child

@@ -14,7 +14,7 @@ from torch import Tensor
 from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
 from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY, Hook, LogHook, Writer, open_writers, parse_hooks
 from splatkit_ns.methods import splatkit_3dgs
-from splatkit_ns.plugin.options import check_options
+from splatkit_ns.plugin.options.check import check_options
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.trainer import SplatTrainerConfig
 

@@ -76,7 +76,7 @@ def test_tensorboard(tmp_path: Path) -> None:
 
 
 def test_wandb_joins_the_run_that_nerfstudio_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from splatkit_ns.plugin.writers import nerfstudio_writer  # alone, nerfstudio's module cannot be imported
+    from splatkit_ns.plugin.reporting.writers import nerfstudio_writer  # alone, nerfstudio's module cannot be imported
 
     written: list[Any] = []
     theirs = object.__new__(nerfstudio_writer.WandbWriter)
@@ -98,7 +98,7 @@ def test_wandb_joins_the_run_that_nerfstudio_has(monkeypatch: pytest.MonkeyPatch
 def test_a_service_that_cannot_be_reached_is_one_message(
     tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vis: str, error: Exception, advice: str
 ) -> None:
-    from splatkit_ns.plugin.writers import nerfstudio_writer
+    from splatkit_ns.plugin.reporting.writers import nerfstudio_writer
     from tests.hooks.runs import make_trainer
 
     def refuse(**kwargs: Any) -> None:
@@ -112,7 +112,7 @@ def test_a_service_that_cannot_be_reached_is_one_message(
 
 
 def test_other_faults_of_the_set_up_are_left_as_they_are() -> None:
-    from splatkit_ns.plugin.writers import explained_logins
+    from splatkit_ns.plugin.reporting.writers import explained_logins
 
     with pytest.raises(ValueError, match="another"), explained_logins("wandb"):
         raise ValueError("another")

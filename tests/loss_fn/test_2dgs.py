@@ -12,9 +12,9 @@ from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
-from splatkit_ns.modules.context import StepContext
-from splatkit_ns.modules.dispatch import ModuleDispatcher
-from splatkit_ns.modules.frame_2dgs import Splat2DGSPayload
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState

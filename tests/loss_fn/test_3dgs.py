@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.image_metrics.ssim import C1, C2, ssim
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
-from splatkit_ns.loss_fn.ssim import C1, C2, ssim
-from splatkit_ns.modules.context import StepContext
+from splatkit_ns.parts.context import StepContext
 from tests.splat.helpers import make_state
 
 

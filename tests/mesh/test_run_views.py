@@ -15,7 +15,7 @@ from torch import Tensor
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.mesh.frames import SceneFrame
 from splatkit_ns.mesh.run_views import RunViews
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.made_scene import Array, ball_pixels, made_views, write_made_scene

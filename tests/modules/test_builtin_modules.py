@@ -23,8 +23,8 @@ from splatkit_ns.modules import (
     SplatTensorboard,
     SplatTimer,
 )
-from splatkit_ns.modules.context import StepContext
-from splatkit_ns.modules.dispatch import ModuleDispatcher
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from tests.trainer.helpers import train
 

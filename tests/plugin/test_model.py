@@ -11,7 +11,7 @@ from nerfstudio.data.scene_box import OrientedBox
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
-from splatkit_ns.plugin.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.model import VIEWER_BACKGROUND
 from splatkit_ns.splat.schema import KEYS
 from tests.plugin.helpers import make_pipeline

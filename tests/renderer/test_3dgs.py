@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import GsplatRenderMode
 from splatkit_ns.rasterize.versions import radii_have_axes
 from splatkit_ns.renderer import RenderMode, Splat3DGSRenderer

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from splatkit_ns.methods import make_method
-from splatkit_ns.plugin.options import OptionsError, check_options
+from splatkit_ns.plugin.options.check import OptionsError, check_options
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.renderer.test_3dgs import render, state
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
-from splatkit_ns.modules.context import StepContext
-from splatkit_ns.modules.dispatch import ModuleDispatcher
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.tracking import MARKER

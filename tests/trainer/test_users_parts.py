@@ -15,10 +15,10 @@ from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.image_metrics.ssim import ssim
 from splatkit_ns.loss_fn.base import SplatLossFn
-from splatkit_ns.loss_fn.ssim import ssim
-from splatkit_ns.modules.base import SplatBaseModule
-from splatkit_ns.modules.frame import SplatRenderPayload
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.renderer import Splat2DGSPayload, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat.training_state import SplatTrainingState
 from tests.trainer.helpers import train

@@ -1,0 +1,1 @@
+"""Image similarity: PSNR, SSIM, LPIPS and mean pixel errors, for losses and for evaluation."""

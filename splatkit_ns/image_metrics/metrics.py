@@ -1,0 +1,75 @@
+"""Image metrics, over the pixels that a mask keeps."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.image_metrics.pixel_errors import l1
+from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.image_metrics.ssim import WINDOW_SIZE, ssim
+
+logger = logging.getLogger("splatkit_ns")
+
+
+class ImageMetrics:
+    """PSNR, SSIM (11×11 Gaussian window, valid padding) and LPIPS (AlexNet).
+
+    Args:
+        lpips: whether to try LPIPS; its weights are loaded, and if need be downloaded, at the first image.
+    """
+
+    def __init__(self, lpips: bool = True) -> None:
+        self._wants_lpips = lpips
+        self._lpips: Any = None
+
+    @staticmethod
+    def l1(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean absolute difference of two images (H, W, 3)."""
+        return l1(rendered[None], target[None], None if mask is None else mask[None])
+
+    @staticmethod
+    def psnr(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        """Peak signal-to-noise ratio of two images (H, W, 3) in [0, 1], in dB."""
+        return psnr(rendered, target, mask)
+
+    def all(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
+        """All metrics of one image; no SSIM where it is smaller than the window.
+
+        Args:
+            rendered: (H, W, 3) in [0, 1].
+            target: (H, W, 3) in [0, 1].
+            mask: (H, W) bool, or None. LPIPS sees pixels outside it black in both images.
+        """
+        a, b = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
+        values = {"psnr": float(self.psnr(rendered, target, mask))}
+        if min(rendered.shape[:2]) >= WINDOW_SIZE:
+            values["ssim"] = float(ssim(a, b, mask=None if mask is None else mask[None]))
+        network = self._network(rendered.device)
+        if network is not None:
+            kept = 1.0 if mask is None else mask[None, None].float()
+            values["lpips"] = float(network(a * kept, b * kept))
+        return values
+
+    def _network(self, device: torch.device) -> Any:
+        if not self._wants_lpips:
+            return None
+        if self._lpips is None:
+            try:
+                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+                with torch.random.fork_rng():  # the network is initialised at random before its weights are loaded
+                    self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+            except Exception as error:  # no network, no room, no torchvision: the metric is optional
+                self._wants_lpips = False
+                logger.warning(
+                    "LPIPS is left out of the metrics: the AlexNet weights are not on this machine and could not be "
+                    "downloaded (%s: %s).",
+                    type(error).__name__,
+                    error,
+                )
+                return None
+        return self._lpips.to(device)

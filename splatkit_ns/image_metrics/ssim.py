@@ -1,0 +1,181 @@
+"""Structural similarity (SSIM) of images, as 3DGS uses it: 11x11 Gaussian window, sigma 1.5, no padding.
+
+Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004, equation 13.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.triton_kernels import lazy_kernel, run_together
+
+WINDOW_SIZE = 11
+SIGMA = 1.5
+C1 = 0.01**2
+C2 = 0.03**2
+MAX_NUMBERS = 2**31 // 5
+"""Numbers in a batch of images that the kernels' 32-bit indices reach, for there are five maps of that size."""
+
+
+class ImageSizeError(SplatkitError, ValueError):
+    """Images are smaller than the window."""
+
+
+def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """Mean SSIM of two batches of images with values in 0..1; differentiable in both.
+
+    On CUDA without a mask this is a Triton kernel of ours, on the CPU a compiled one, elsewhere convolutions: the same
+    value to 1e-5.
+
+    Args:
+        a: (B, 3, H, W), H and W at least 11; the rendered images.
+        b: the same shape; the targets.
+        mask: (B, H, W) bool, True = use this pixel. Only windows whose 121 pixels are all used count, so no value
+            outside the mask has any influence.
+
+    Returns:
+        A scalar. If no window counts: 1, with a gradient of zero.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit, or an image is smaller than the window.
+    """
+    _check_images(a, b)
+    if mask is None:
+        kernel = _cuda_kernel() if _kernel_fits(a, b) else None
+        if kernel is not None:
+            return kernel(a, b, _window(a.dtype, a.device), C1, C2)
+        return ssim_map(a, b).mean()
+    valid = valid_windows(mask, a)
+    # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
+    use = mask[:, None]
+    zero = a.new_zeros(())
+    values = ssim_map(torch.where(use, a, zero), torch.where(use, b, zero))
+    count = valid.sum() * a.shape[1]
+    total = torch.where(valid[:, None], values, zero).sum()
+    return torch.where(count > 0, total / count.clamp(min=1), total + 1)
+
+
+def ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of each window.
+
+    Args:
+        a: (B, 3, H, W), H and W at least 11.
+        b: the same shape.
+
+    Returns:
+        (B, 3, H - 10, W - 10): the value at [y, x] is of the window whose centre is the pixel [y + 5, x + 5].
+
+    Raises:
+        ValueError: see `ssim`.
+    """
+    _check_images(a, b)
+    window = _window(a.dtype, a.device)
+    compiled = _compiled_ssim_map() if a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64) else None
+    if compiled is None:
+        return ssim_map_by_convolution(a, b, window)
+    return compiled(a.contiguous(), b.contiguous(), window, C1, C2)
+
+
+def ssim_map_by_convolution(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
+    """`ssim_map` on any device: the five maps that SSIM is made of, blurred by two 1-D convolutions."""
+    maps = torch.cat([a, b, a * a, b * b, a * b], dim=1)
+    groups = maps.shape[1]
+    rows = window[None, None, None, :].expand(groups, 1, 1, -1).contiguous()
+    blurred = F.conv2d(F.conv2d(maps, rows, groups=groups), rows.transpose(2, 3).contiguous(), groups=groups)
+    mean_a, mean_b, mean_aa, mean_bb, mean_ab = blurred.chunk(5, dim=1)
+    product, squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
+    covariance, variances = mean_ab - product, mean_aa + mean_bb - squares
+    return ((2 * product + C1) * (2 * covariance + C2)) / ((squares + C1) * (variances + C2))
+
+
+def valid_windows(mask: Tensor, images: Tensor) -> Tensor:
+    """(B, H - 10, W - 10) bool: windows of which every pixel is in the mask (B, H, W) bool of the images (B, 3, H, W).
+
+    Raises:
+        ValueError: the mask does not fit the images.
+    """
+    expected = (images.shape[0], *images.shape[2:])
+    if mask.dtype != torch.bool or tuple(mask.shape) != expected:
+        raise ValueError(
+            f"the mask must be bool of shape {expected}, True = use this pixel; found {mask.dtype} of shape "
+            f"{tuple(mask.shape)}."
+        )
+    unused = (~mask).to(torch.float32)[:, None]
+    for kernel in ((1, WINDOW_SIZE), (WINDOW_SIZE, 1)):  # the maximum over a square is that over rows, then columns
+        unused = F.max_pool2d(unused, kernel, stride=1)
+    return unused[:, 0] == 0
+
+
+def _check_images(a: Tensor, b: Tensor) -> None:
+    if a.dim() != 4 or a.shape != b.shape:
+        raise ValueError(
+            f"SSIM needs two images of the same shape (B, 3, H, W), found {tuple(a.shape)} and {tuple(b.shape)}. "
+            "Frames of shape (B, H, W, 3) become that by permute(0, 3, 1, 2)."
+        )
+    if not a.is_floating_point() or a.dtype != b.dtype:
+        raise ValueError(f"SSIM needs floating-point images of one dtype, found {a.dtype} and {b.dtype}.")
+    height, width = a.shape[2:]
+    if min(height, width) < WINDOW_SIZE:
+        raise ImageSizeError(
+            f"SSIM compares windows of {WINDOW_SIZE} x {WINDOW_SIZE} pixels; images of {height} x {width} (height x "
+            "width) hold none. Use larger images, or no SSIM in the loss: --pipeline.model.loss-fn.ssim-lambda 0"
+        )
+
+
+@lru_cache(maxsize=16)
+def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The window is the outer product of this vector (11,) of sum 1 with itself."""
+    half = WINDOW_SIZE // 2
+    weights = [math.exp(-(x * x) / (2 * SIGMA * SIGMA)) for x in range(-half, half + 1)]
+    total = math.fsum(weights)
+    return torch.tensor([weight / total for weight in weights], dtype=dtype, device=device)
+
+
+@lazy_kernel(otherwise="SSIM runs without Triton")
+def triton_kernel() -> Callable[..., Tensor]:
+    """The mean SSIM in Triton, or None where that cannot be used."""
+    from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim
+
+    window = _window(torch.float32, torch.device("cuda", torch.cuda.current_device()))
+    run_together(first_launches(window, C1, C2))
+    return mean_ssim
+
+
+def _kernel_fits(a: Tensor, b: Tensor) -> bool:
+    return a.is_cuda and a.dtype == torch.float32 and not b.requires_grad and a.numel() <= MAX_NUMBERS
+
+
+def _cuda_kernel() -> Callable[..., Tensor] | None:
+    """The mean SSIM on CUDA in few kernels: ours in Triton, else the package fused_ssim, else None."""
+    return triton_kernel() or _fused_ssim()
+
+
+@lru_cache(maxsize=1)
+def _fused_ssim() -> Callable[..., Tensor] | None:
+    try:
+        from fused_ssim import fused_ssim  # type: ignore[reportMissingImports]
+    except (ImportError, OSError):  # an extension built for another torch fails to load with OSError
+        return None
+
+    def mean_ssim(a: Tensor, b: Tensor, *_: Any) -> Tensor:
+        train = torch.is_grad_enabled() and a.requires_grad
+        return fused_ssim(a.contiguous(), b.contiguous(), padding="valid", train=train)
+
+    return mean_ssim
+
+
+@lru_cache(maxsize=1)
+def _compiled_ssim_map() -> Callable[..., Tensor] | None:
+    try:
+        from splatkit_ns.image_metrics._ssim_cpu import SsimMap
+    except (ImportError, RuntimeError):  # no numba, or no folder that it may cache compiled code in
+        return None
+    return SsimMap.apply

@@ -1,0 +1,127 @@
+"""The base of everything that hooks into training."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, ClassVar, Generic
+
+from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
+from splatkit_ns.triton_kernels import LazyKernel
+
+
+class SplatBaseModule(Generic[PayloadT]):
+    """Base of renderers, losses, densification strategies and every other module.
+
+    Override the hooks you need. A hook receives, by keyword, exactly the arguments that its signature names; it may
+    leave any of them out or take ``**kwargs``. A name that does not exist is an error before training starts.
+
+    Settings belong into the fields of a dataclass (or ``__init__``); what is needed at run time (files, writers,
+    tensors) is made in `on_setup`, so that a module can be copied, pickled and stored in a config.
+
+    The generic parameter says which payload the module reads: ``SplatBaseModule[MyPayload]`` is refused at set-up
+    beside a renderer that returns something else.
+    """
+
+    @property
+    def module_name(self) -> str:
+        """How messages and checkpoints call this module."""
+        return type(self).__name__
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
+        return False
+
+    capturable: ClassVar[bool] = False
+    """For renderers and losses: whether `render` or `compute_loss` may be captured in a CUDA graph. Then its kernels
+    must not depend on numbers that change from step to step, and nothing may be read back from the device. A class
+    says so for itself; its subclasses have to say it again."""
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        """Kernels that its steps use on a GPU, to be compiled while the data is read."""
+        return ()
+
+    def on_setup(
+        self,
+        logger: Any = None,
+        renderer: Any = None,
+        data_provider: Any = None,
+        loss_fn: Any = None,
+        densification: Any = None,
+        modules: Any = None,
+        max_steps: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Once, before the first step and after a checkpoint has been loaded."""
+
+    def on_checkpoint_loaded(self, **kwargs: Any) -> None:
+        """After a checkpoint has been loaded, before `on_setup`; not in a run that starts afresh."""
+
+    def pre_batch(self, **kwargs: Any) -> None:
+        """At the very beginning of a step, before the training image is drawn."""
+
+    def pre_step(self, **kwargs: Any) -> None:
+        """After the training image has been drawn, before rendering."""
+
+    def pre_compute_loss(self, **kwargs: Any) -> None:
+        """After rendering, before the loss."""
+
+    def post_compute_loss(self, **kwargs: Any) -> None:
+        """After the loss, before backward."""
+
+    def on_optimize(self, **kwargs: Any) -> None:
+        """After the optimizers' step, before densification; the gradients are still there."""
+
+    def post_step(self, **kwargs: Any) -> None:
+        """At the very end of a step, after densification."""
+
+    def on_gaussians_changed(self, **kwargs: Any) -> None:
+        """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
+
+    def pre_validation(self, **kwargs: Any) -> None:
+        """Before an evaluation during training, of ``num_images`` images; ``all_images`` says whether that is all."""
+
+    def pre_validation_image(self, **kwargs: Any) -> None:
+        """Before an evaluation image is rendered."""
+
+    def post_validation_image(self, **kwargs: Any) -> None:
+        """After an evaluation image: ``metrics``, ``image_name``, ``rendered_frames`` and ``target_frames``."""
+
+    def post_validation(self, **kwargs: Any) -> None:
+        """After the last image of an evaluation."""
+
+    def pre_save_checkpoint(self, **kwargs: Any) -> None:
+        """Before the run's state is collected for a checkpoint."""
+
+    def post_train(self, **kwargs: Any) -> None:
+        """After the last step, before the last checkpoint; not when training ends by an exception."""
+
+    def on_exception(self, **kwargs: Any) -> None:
+        """When training ends by an exception, before `on_cleanup`; ``exception`` is what was raised."""
+
+    def on_phase(self, **kwargs: Any) -> None:
+        """After each part of a step; ``phase`` names the part that ends: see `context.PHASES`."""
+
+    def on_cleanup(self, **kwargs: Any) -> None:
+        """Once, after the last step, also when training ends by an exception or a signal."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep of this module: tensors, numbers, strings, and lists or dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; called before `on_setup`.
+
+        All tensors in it are on the training device, wherever they were when the checkpoint was written.
+        """
+
+
+def payload_type(module: SplatBaseModule[Any]) -> type[SplatRenderPayload]:
+    """The payload that a module's class declares, `SplatRenderPayload` where it declares none."""
+    for cls in type(module).__mro__:
+        for base in getattr(cls, "__orig_bases__", ()):
+            for argument in typing.get_args(base):
+                if isinstance(argument, type) and issubclass(argument, SplatRenderPayload):
+                    return argument
+    return SplatRenderPayload

@@ -1,0 +1,55 @@
+"""Checks of what users hand over as parts of a run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.base import SplatBaseModule
+
+
+def check_instance(found: Any, expected: type, name: str) -> None:
+    """Check that something is an instance of a class.
+
+    Args:
+        found: what was handed over.
+        expected: the class.
+        name: of the argument, for messages.
+
+    Raises:
+        ModuleError: it is the class itself, another class, or an instance of something else.
+    """
+    if isinstance(found, expected):
+        return
+    if inspect.isclass(found):
+        raise ModuleError(
+            f"{name} is the class {found.__name__} itself, expected an instance of it: write {found.__name__}(…)."
+        )
+    raise ModuleError(
+        f"{name} is {found!r} of type {type(found).__name__}, expected an instance of {expected.__name__}."
+    )
+
+
+def check_method(part: Any, method: str, name: str) -> None:
+    """Check that a part has the method it is there for.
+
+    Raises:
+        ModuleError: it has none, or only the base's.
+    """
+    implementation = getattr(type(part), method, None)
+    if implementation is None or getattr(implementation, "__isabstractmethod__", False):
+        raise ModuleError(f"{name}: {type(part).__name__} has no {method}() of its own, which is what it is there for.")
+
+
+def check_modules(modules: Any) -> None:
+    """Check that something is a sequence of module instances.
+
+    Raises:
+        ModuleError: it is not.
+    """
+    if not isinstance(modules, Sequence) or isinstance(modules, str):
+        raise ModuleError(f"modules is {modules!r}, expected a list of module instances.")
+    for number, module in enumerate(modules):
+        check_instance(module, SplatBaseModule, f"modules[{number}]")

@@ -1,0 +1,230 @@
+"""Calls the modules' hooks, in order, with the arguments they name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
+from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.context import (
+    BATCH_ARGUMENTS,
+    LOSS_ARGUMENTS,
+    RENDER_ARGUMENTS,
+    RUN_ARGUMENTS,
+    StepContext,
+    bind_arguments,
+)
+from splatkit_ns.parts.loading_states import load_states
+from splatkit_ns.parts.near_misses import near_misses
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    "on_checkpoint_loaded": RUN_ARGUMENTS,
+    "on_setup": RUN_ARGUMENTS,
+    "pre_batch": RUN_ARGUMENTS,
+    "pre_step": BATCH_ARGUMENTS,
+    "pre_compute_loss": RENDER_ARGUMENTS,
+    "post_compute_loss": LOSS_ARGUMENTS,
+    "on_optimize": LOSS_ARGUMENTS,
+    "post_step": LOSS_ARGUMENTS,
+    "on_gaussians_changed": RUN_ARGUMENTS,
+    "pre_validation": RUN_ARGUMENTS,
+    "pre_validation_image": RUN_ARGUMENTS,
+    "post_validation_image": RUN_ARGUMENTS,
+    "post_validation": RUN_ARGUMENTS,
+    "pre_save_checkpoint": RUN_ARGUMENTS,
+    "post_train": RUN_ARGUMENTS,
+    "on_exception": RUN_ARGUMENTS,
+    "on_phase": RUN_ARGUMENTS,
+    "on_cleanup": RUN_ARGUMENTS,
+}
+"""Every hook with the arguments that exist when it runs."""
+
+VALIDATION_HOOKS = ("pre_validation", "pre_validation_image", "post_validation_image", "post_validation")
+"""The hooks around an evaluation during training."""
+
+EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "on_gaussians_changed": ("row_change",),
+    "on_phase": ("phase",),
+    "pre_validation": ("num_images", "all_images"),
+    "post_validation_image": ("metrics", "image_name", "rendered_frames", "target_frames"),
+    "on_exception": ("exception",),
+}
+"""Arguments that only one hook has."""
+
+
+class ModuleDispatcher:
+    """Runs one hook of all modules: renderer, loss, densification, then the others as listed.
+
+    A hook that a module does not override costs nothing, nor does a module that is idle.
+
+    Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
+
+    Raises:
+        ModuleError: on construction, when something that is no module instance is among the modules, a hook asks for
+            an argument that does not exist, or a module wants a payload that the renderer does not return.
+    """
+
+    def __init__(self, modules: Sequence[SplatBaseModule[Any]], context: StepContext) -> None:
+        for module in modules:
+            _check_is_module(module)
+        if context.renderer is not None:
+            _check_payloads(modules, context.renderer)
+        self.modules = dict(zip(_unique_names(modules), modules, strict=True))
+        self.context = context
+        self._set_up: set[str] = set()
+        self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
+            hook: [
+                (
+                    name,
+                    bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
+                )
+                for name, module in self.modules.items()
+                if _overrides(module, hook) and not module.is_idle
+            ]
+            for hook, available in HOOKS.items()
+        }
+
+    def listens_to(self, hook: str) -> bool:
+        """Whether any module overrides this hook."""
+        return bool(self._calls[hook])
+
+    def listeners(self, hook: str) -> list[SplatBaseModule[Any]]:
+        """The modules that override this hook."""
+        return [self.modules[name] for name, _ in self._calls[hook]]
+
+    @property
+    def is_training(self) -> bool:
+        """Whether `setup` has been run and `cleanup` has not."""
+        return bool(self._set_up)
+
+    def setup(self) -> None:
+        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks."""
+        for name, module in self.modules.items():
+            for method, near in near_misses(module, HOOKS):
+                self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
+        calls = dict(self._calls["on_setup"])
+        for name in self.modules:
+            if name in calls:
+                self.guarded(name, "on_setup", calls[name])
+            self._set_up.add(name)
+
+    def cleanup(self) -> None:
+        """Run `on_cleanup` once of every module that has been set up, also of those after one that fails.
+
+        Raises:
+            HookFailedError: the first failure.
+        """
+        ready, self._set_up = self._set_up, set()
+        failures: list[Exception] = []
+        for name, call in self._calls["on_cleanup"]:
+            if name not in ready:
+                continue
+            try:
+                call(self.context)
+            except HookFailedError as error:  # names the hook already
+                failures.append(error)
+            except Exception as error:  # every module gets its clean-up; reported below
+                failures.append(hook_failure(f"{name}.on_cleanup", self.context.step, error))
+        for failure in failures[1:]:
+            self.context.logger.error("%s: %r", failure, failure.__cause__)
+        if failures:
+            raise failures[0] from failures[0].__cause__
+
+    def report_exception(self, exception: BaseException) -> None:
+        """Run `on_exception` of all modules; what fails there is logged, so that it does not hide the exception."""
+        for name, call in self._calls["on_exception"]:
+            try:
+                call(self.context, exception=exception)
+            except Exception as error:
+                self.context.logger.error("%s", hook_failure(f"{name}.on_exception", self.context.step, error))
+
+    def run(self, hook: str, **extra: Any) -> None:
+        """Run one hook of all modules that override it.
+
+        Raises:
+            HookFailedError: a hook raised; names module, hook and step, and keeps the cause's traceback.
+        """
+        for name, call in self._calls[hook]:
+            self.guarded(name, hook, call, **extra)
+
+    def guarded(self, name: str, method: str, call: Callable[..., Any], **extra: Any) -> Any:
+        """Call a bound method of a module; see `run` for what happens to its exceptions."""
+        try:
+            return call(self.context, **extra)
+        except (SplatkitError, HookFailedError):
+            raise
+        except Exception as error:
+            raise hook_failure(f"{name}.{method}", self.context.step, error) from error
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """State of every module that has one, by module name."""
+        states = {name: module.state_dict() for name, module in self.modules.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def load_state_dict(self, states: dict[str, dict[str, Any]], device: torch.device) -> None:
+        """Hand every module its state; modules that are new since the checkpoint keep theirs.
+
+        Args:
+            states: by the modules' names.
+            device: that of training, to which all tensors are moved.
+
+        Raises:
+            HookFailedError: a module cannot take its state; names it, and keeps the cause.
+        """
+        ours = {name: _on_device(state, device) for name, state in states.items() if name in self.modules}
+        load_states(self.modules.items(), ours)
+
+
+def _on_device(value: Any, device: torch.device) -> Any:
+    """The same dicts, lists and tuples with all tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _on_device(entry, device) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_device(entry, device) for entry in value)
+    return value
+
+
+def _overrides(module: SplatBaseModule[Any], hook: str) -> bool:
+    """Whether a module's class, or the module itself, has a method of its own."""
+    return getattr(getattr(module, hook), "__func__", None) is not getattr(SplatBaseModule, hook)
+
+
+def _check_is_module(module: Any) -> None:
+    if isinstance(module, SplatBaseModule):
+        return
+    if inspect.isclass(module):
+        raise ModuleError(
+            f"modules holds the class {module.__name__} itself, expected an instance of it: write {module.__name__}(…)."
+        )
+    raise ModuleError(
+        f"modules holds {module!r} of type {type(module).__name__}, expected an instance of a SplatBaseModule."
+    )
+
+
+def _unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:
+    names: list[str] = []
+    for module in modules:
+        name, number = module.module_name, 1
+        while name in names:
+            number += 1
+            name = f"{module.module_name}_{number}"
+        names.append(name)
+    return names
+
+
+def _check_payloads(modules: Sequence[SplatBaseModule[Any]], renderer: SplatBaseModule[Any]) -> None:
+    given = payload_type(renderer)
+    for module in modules:
+        wanted = payload_type(module)
+        if not issubclass(given, wanted):
+            raise ModuleError(
+                f"{module.module_name} reads {wanted.__name__}, but {renderer.module_name} returns {given.__name__}. "
+                f"Use a renderer that returns {wanted.__name__}, or a module that is content with {given.__name__}."
+            )

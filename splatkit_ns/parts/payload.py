@@ -1,0 +1,112 @@
+"""What one render returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import ItemsView, KeysView
+from typing import Any, ClassVar
+
+from torch import Tensor
+from typing_extensions import TypeVar
+
+
+@dataclasses.dataclass(kw_only=True)
+class SplatRenderPayload:
+    """The images of one render and what densification needs to know of it.
+
+    A renderer of your own returns a subclass with further fields; they reach the loss and every module through
+    ``rend_out``. Fields can be read like attributes or like a dict's items.
+    """
+
+    key_for_gradient: ClassVar[str] = "means2d"
+    """Name of the field whose gradient says how Gaussians want to move on the screen, which densification looks at; as
+    gsplat's strategies call it."""
+
+    renders: Tensor
+    """Colours, (C, H, W, 3), composited onto the background."""
+    alphas: Tensor
+    """Accumulated opacity, (C, H, W, 1) in [0, 1]."""
+    width: int
+    height: int
+    n_cameras: int
+    info: dict[str, Any]
+    """The rasteriser's own dict, what gsplat's strategies take; ``radii`` there has the gsplat version's own shape."""
+    means2d: Tensor
+    """Projected centres in pixels, (C, N, 2), or (nnz, 2) in a packed render; after backward with ``.grad``, and
+    ``.absgrad`` if asked for."""
+    gaussian_ids: Tensor | None = None
+    """None, or of a packed render, (nnz,) int64: which Gaussian each row of ``means2d`` and ``radii`` is of. There is
+    one row for each camera and Gaussian that it sees, so that a Gaussian may have none, or several."""
+    depths_expected: Tensor | None = None
+    """Depth along the viewing axis, averaged with the blend weights, (C, H, W, 1) in world units."""
+    depths_accumulated: Tensor | None = None
+    """Depth along the viewing axis, summed with the blend weights, (C, H, W, 1) in world units."""
+
+    @property
+    def depths(self) -> Tensor | None:
+        """The depth image that was rendered, expected before accumulated; None when there is none."""
+        return self.depths_accumulated if self.depths_expected is None else self.depths_expected
+
+    @property
+    def surface_depths(self) -> Tensor | None:
+        """Depth of the surface that a mesh should follow, (C, H, W, 1) in world units; None means `depths`.
+
+        For renderers that know better than the average along the ray, such as the depth at which half of the light is
+        blocked.
+        """
+        return None
+
+    @property
+    def radii(self) -> Tensor:
+        """Radius of every Gaussian on the screen, (C, N) in pixels, 0 = not seen; on every gsplat version.
+
+        In a packed render (nnz,), see ``gaussian_ids``.
+        """
+        from splatkit_ns.rasterize import radii_in_pixels
+
+        return radii_in_pixels(self.info)
+
+    @property
+    def densification_gradient(self) -> Tensor | None:
+        """How the loss changes with each Gaussian's position on the screen, (C, N, 2) a pixel; None before backward.
+
+        In a packed render (nnz, 2), see ``gaussian_ids``.
+        """
+        return self[self.key_for_gradient].grad
+
+    def retain_gradients(self) -> None:
+        """Let backward keep the gradients that densification and modules read."""
+        for tensor in (self.means2d, self[self.key_for_gradient]):
+            if tensor.requires_grad:
+                tensor.retain_grad()
+
+    def extra_images(self, cam_to_worlds: Tensor) -> dict[str, Tensor]:
+        """What viewer and ``ns-render`` show besides colour and depth, by name; a payload of your own may add some.
+
+        Args:
+            cam_to_worlds: of the cameras, (C, 4, 4), OpenCV axes.
+
+        Returns:
+            (C, H, W, 3) colours in [0, 1], or (C, H, W, 1) of any range.
+        """
+        return {}
+
+    def keys(self) -> KeysView[str]:
+        """Names of the fields."""
+        return {field.name: None for field in dataclasses.fields(self)}.keys()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Names and values of the fields."""
+        return {name: self[name] for name in self.keys()}.items()
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(f"{type(self).__name__} has no {name!r}; it has: {', '.join(self.keys())}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and hasattr(self, name)
+
+
+PayloadT = TypeVar("PayloadT", bound=SplatRenderPayload, default=SplatRenderPayload)

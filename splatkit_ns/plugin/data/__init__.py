@@ -1,0 +1,1 @@
+"""Images, cameras and seed points as nerfstudio reads them, checked and brought into our shapes."""

@@ -1,0 +1,135 @@
+"""Mistakes in what a dataparser made of a data set: cameras, seed points and image files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from PIL import Image
+from torch import Tensor
+
+from splatkit_ns.plugin.data.checks import DataError, no_image_left
+
+PROJECTIONS = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)
+"""Cameras whose images nerfstudio turns into a pinhole's."""
+RESTORE = "Restore it, or take it out of the data set."
+ROTATION_TOLERANCE = 0.02
+"""How far R^T R may be from the identity: files round their numbers."""
+
+
+def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool) -> None:
+    """Check what a dataparser made of a data set.
+
+    Args:
+        outputs: of one split.
+        split: "train" or "eval", for messages.
+        check_images: also look at every image's file and size.
+
+    Raises:
+        DataError: no image, a pose or seed point that is not finite, an image that is missing, unreadable or of another
+            size than its camera.
+    """
+    if len(outputs.image_filenames) == 0:
+        raise no_image_left(split)
+    _check_cameras(outputs)
+    points = outputs.metadata.get("points3D_xyz")
+    if points is not None:
+        check_points(points)
+    if check_images:
+        widths, heights = outputs.cameras.width.flatten().tolist(), outputs.cameras.height.flatten().tolist()
+        for path, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
+            check_image(Path(path), width, height)
+
+
+def _check_cameras(outputs: DataparserOutputs) -> None:
+    cameras, names = outputs.cameras, outputs.image_filenames
+    poses = outputs.cameras.camera_to_worlds
+    bad = (~torch.isfinite(poses).flatten(1).all(1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise DataError(
+            f"{len(bad)} pose(s) of {len(poses)} hold NaN or infinity, the first is that of "
+            f"{outputs.image_filenames[bad[0]]}. Remove these frames, or compute their poses again."
+        )
+    rotations = poses[:, :3, :3].double()
+    error = (rotations.transpose(1, 2) @ rotations - torch.eye(3, dtype=torch.float64)).abs().flatten(1).amax(1)
+    if bool((error > ROTATION_TOLERANCE).any()):
+        worst = int(error.argmax())
+        raise DataError(
+            f"The pose of {names[worst]} is no rigid motion: the columns of its rotation are not of length 1 and at "
+            "right angles. Compute it again, or remove the frame."
+        )
+    for name, values, positive in (
+        ("fl_x", cameras.fx, True),
+        ("fl_y", cameras.fy, True),
+        ("cx", cameras.cx, False),
+        ("cy", cameras.cy, False),
+        ("w", cameras.width, True),
+        ("h", cameras.height, True),
+    ):
+        bad = (~torch.isfinite(values) | (positive & (values <= 0))).flatten().nonzero()[:, 0].tolist()
+        if bad:
+            raise DataError(
+                f"The camera of {names[bad[0]]} has {name} = {float(values.flatten()[bad[0]])}, expected a "
+                f"{'positive ' if positive else ''}finite number of pixels. Correct the intrinsics of the data set."
+            )
+    distortion = cameras.distortion_params
+    bad = [] if distortion is None else (~torch.isfinite(distortion)).flatten(1).any(1).nonzero()[:, 0].tolist()
+    if distortion is not None and bad:
+        raise DataError(
+            f"The camera of {names[bad[0]]} has the distortion parameters {distortion[bad[0]].tolist()}, expected "
+            "finite numbers. Correct the intrinsics of the data set."
+        )
+    for index, kind in enumerate(cameras.camera_type.flatten().tolist()):
+        if CameraType(kind) not in PROJECTIONS:
+            raise DataError(
+                f"The camera of {names[index]} is of type {CameraType(kind).name.lower()}, expected perspective or "
+                "fisheye: Gaussians are drawn for pinhole cameras. Cut pinhole images out of panoramas first, with: "
+                "ns-process-data images --camera-type equirectangular"
+            )
+
+
+def check_points(points: Tensor) -> None:
+    """Check that all seed points (M, 3) are finite.
+
+    Raises:
+        DataError: says how many are not, and which is the first.
+    """
+    bad = (~torch.isfinite(points).all(-1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(points)} seed points hold NaN or infinity, the first is row {bad[0]}: "
+            f"{points[bad[0]].tolist()}. Remove them from the point cloud, or start from random points: "
+            "--load-3D-points False of the dataparser."
+        )
+
+
+def check_image(path: Path, width: int, height: int) -> None:
+    """Check that an image is there, can be identified and has the size of its camera; does not decode it.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not path.is_file():
+        hint = " --downscale-factor 1 of the dataparser uses the images in full size." if _is_smaller_copy(path) else ""
+        raise DataError(f"The image {path} does not exist, which the data set names.{hint}")
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"The image {path} cannot be read: {error}. {RESTORE}") from error
+    if size != (width, height):
+        advice = "Correct w and h (and the intrinsics) in the data set, or restore the image."
+        if _is_smaller_copy(path) and abs(size[0] - width) <= 1 and abs(size[1] - height) <= 1:
+            advice = (
+                "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
+                "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
+            )
+        raise DataError(f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. {advice}")
+
+
+def _is_smaller_copy(path: Path) -> bool:
+    """Whether an image lies in one of the folders that nerfstudio takes smaller copies from, such as images_2."""
+    return any(re.fullmatch(r"images_\d+", parent.name) for parent in path.parents)

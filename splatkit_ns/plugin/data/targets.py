@@ -1,0 +1,223 @@
+"""Depth and normals that a data set has beside its images, as losses compare with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatkit_ns.loss_fn.base import TargetName
+from splatkit_ns.plugin.data.checks import DataError
+from splatkit_ns.plugin.data.contents import RESTORE
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.datamanager import SplatkitDatamanager
+
+Pixels = NDArray[np.float32]
+
+OPTIONS: dict[TargetName, str] = {"target_depths": "depth_lambda", "target_normals": "normal_lambda"}
+SOURCES: dict[TargetName, str] = {
+    "target_depths": "Each frame of transforms.json names its depth image as 'depth_file_path'; for a COLMAP data set "
+    "--depths-path of the dataparser names their folder.",
+    "target_normals": "Each frame of transforms.json names its normal image as 'normal_file_path'; other formats than "
+    "nerfstudio-data have none.",
+}
+
+
+def target_files(datamanager: SplatkitDatamanager, wanted: Iterable[TargetName]) -> dict[TargetName, list[Path]]:
+    """Files of the training images' depth and normals, in the images' order.
+
+    Raises:
+        DataError: the data set has none for one of those that the loss wants, or a file does not exist.
+    """
+    files: dict[TargetName, list[Path]] = {}
+    outputs = datamanager.train_dataparser_outputs
+    for name in sorted(wanted):
+        if name == "target_depths":
+            found = [Path(path) for path in outputs.metadata.get("depth_filenames") or []]
+        else:
+            found = _normal_files(datamanager)
+        if not found:
+            raise DataError(
+                f"--pipeline.model.loss-fn.{OPTIONS[name].replace('_', '-')} is above 0, but {datamanager.config.data} "
+                f"has no {name.removeprefix('target_')}. {SOURCES[name]} Set the option to 0, or add these files."
+            )
+        missing = [path for path in found if not path.is_file()]
+        if missing:
+            raise DataError(f"The file {missing[0]} does not exist, which the data set names. {RESTORE}")
+        files[name] = found
+    return files
+
+
+def _normal_files(datamanager: SplatkitDatamanager) -> list[Path]:
+    """What ``normal_file_path`` says in transforms.json, which nerfstudio's dataparser passes over."""
+    parser = datamanager.dataparser
+    if not isinstance(parser, Nerfstudio):
+        return []
+    data = Path(parser.config.data)
+    transforms = data if data.suffix == ".json" else data / "transforms.json"
+    files: dict[Path, Path] = {}
+    for frame in json.loads(transforms.read_text(encoding="utf-8"))["frames"]:
+        if "normal_file_path" in frame:
+            image = parser._get_fname(Path(frame["file_path"]), transforms.parent)  # type: ignore[reportPrivateUsage]
+            files[Path(image)] = transforms.parent / frame["normal_file_path"]
+    images = [Path(path) for path in datamanager.train_dataset.image_filenames]
+    missing = [image for image in images if image not in files]
+    if files and missing:
+        raise DataError(f"{transforms} has no 'normal_file_path' for {missing[0]}, but for other frames.")
+    return [files[image] for image in images] if files else []
+
+
+def add_targets(
+    datamanager: SplatkitDatamanager, batches: list[dict[str, Tensor]], files: dict[TargetName, list[Path]]
+) -> None:
+    """Read the files and put what they hold beside the training images, as pixels of the pinhole cameras.
+
+    Args:
+        datamanager: whose training images these are.
+        batches: one an image, undistorted; gets entries ``target_depths`` (H, W, 1), in world units, and
+            ``target_normals`` (H, W, 3), in the camera's axes, both NaN where unknown. They lie where the images do, in
+            pinned memory if these are.
+        files: see `target_files`.
+
+    Raises:
+        DataError: a file cannot be read or has another shape than it should, or a camera is of a kind whose depth and
+            normals cannot be turned into a pinhole's.
+    """
+    dataset, outputs = datamanager.train_dataset, datamanager.train_dataparser_outputs
+    unit = float(outputs.metadata.get("depth_unit_scale_factor", 1.0)) * float(outputs.dataparser_scale)
+    for name, paths in files.items():
+        for index, path in enumerate(paths):
+            pixels = read_depths(path, unit) if name == "target_depths" else read_normals(path)
+            stored = outputs.cameras[index].reshape(())
+            if dataset.scale_factor != 1.0:
+                stored.rescale_output_resolution(dataset.scale_factor)
+            pixels = as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)
+            image = batches[index]["image"]
+            target = torch.from_numpy(pixels).to(image.device)
+            batches[index][name] = target.pin_memory() if image.is_pinned() else target
+
+
+def read_depths(path: Path, unit: float) -> Pixels:
+    """A depth image, (H, W, 1) in world units, NaN where it holds 0, a negative value, NaN or infinity.
+
+    Args:
+        path: a PNG, TIFF or EXR with one channel, or a NumPy array (H, W).
+        unit: world units in one of the file's.
+
+    Raises:
+        DataError: the file cannot be read, or has another shape.
+    """
+    depths = _read(path, "depth")
+    if depths.ndim == 3 and depths.shape[2] == 1:
+        depths = depths[..., 0]
+    if depths.ndim != 2:
+        raise DataError(f"The depth image {path} has shape {depths.shape}, expected (height, width).")
+    depths = depths.astype(np.float32) * np.float32(unit)
+    depths[~(np.isfinite(depths) & (depths > 0))] = np.nan
+    return depths[..., None]
+
+
+def read_normals(path: Path) -> Pixels:
+    """Unit normals in the camera's axes, (H, W, 3), NaN where the file holds no direction.
+
+    Args:
+        path: an image in colours, whose 0 … 255 or 0 … 65535 stand for -1 … 1, or a NumPy array (H, W, 3) in -1 … 1.
+
+    Raises:
+        DataError: the file cannot be read, or has another shape.
+    """
+    stored = _read(path, "normal")
+    if stored.ndim != 3 or stored.shape[2] < 3:
+        raise DataError(f"The normal image {path} has shape {stored.shape}, expected (height, width, 3).")
+    normals = stored[..., :3].astype(np.float32)
+    if stored.dtype.kind == "u":
+        normals = normals / np.float32(np.iinfo(stored.dtype).max) * 2 - 1
+    length = np.linalg.norm(normals, axis=-1, keepdims=True)
+    none = ~(np.isfinite(length) & (length > 0.1))[..., 0]
+    if stored.dtype.kind == "u":
+        none |= (stored[..., :3] == 0).all(-1)  # black is what programs leave where they know nothing
+    normals = normals / np.maximum(length, 1e-6)
+    normals[none] = np.nan
+    return normals
+
+
+def _read(path: Path, kind: str) -> NDArray[Any]:
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        pixels = cv2.imread(str(path.absolute()), cv2.IMREAD_UNCHANGED)
+    except Exception as error:  # NumPy raises many kinds for damaged files
+        raise DataError(f"The {kind} image {path} cannot be read: {error}. {RESTORE}") from error
+    if pixels is None:
+        raise DataError(f"The {kind} image {path} cannot be decoded. {RESTORE}")
+    return np.asarray(pixels[..., [2, 1, 0]] if pixels.ndim == 3 and pixels.shape[2] >= 3 else pixels)
+
+
+def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) -> Pixels:
+    """Pixels of a camera with distortion as its undistorted image has them, each the nearest one.
+
+    Args:
+        pixels: (h, w, X), of any resolution; NaN where unknown.
+        stored: the camera as the data set has it.
+        pinhole: the one into which nerfstudio turned it.
+        path: of the file, for messages.
+
+    Returns:
+        (H, W, X) of the pinhole camera's size.
+
+    Raises:
+        DataError: the camera is a fisheye with more than four parameters.
+    """
+    size = int(stored.width), int(stored.height)
+    found: Any = pixels
+    if pixels.shape[1::-1] != size:
+        found = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST)
+    distortion = stored.distortion_params
+    if distortion is not None and bool((distortion != 0).any()):
+        maps = _undistortion_maps(stored, pinhole, distortion.double().numpy(), path)
+        unknown: Any = (np.nan,) * 4
+        found = cv2.remap(
+            found, *maps, interpolation=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown
+        )
+    return np.ascontiguousarray(found.reshape(*found.shape[:2], -1), dtype=np.float32)
+
+
+def _undistortion_maps(
+    stored: Cameras, pinhole: Cameras, distortion: NDArray[np.float64], path: Path
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Where in the stored image each pixel of the pinhole's lies: x and y."""
+    size = int(pinhole.width), int(pinhole.height)
+    kind = CameraType(int(stored.camera_type))
+    if kind is CameraType.PERSPECTIVE:
+        k1, k2, k3, k4, p1, p2 = distortion
+        coefficients = np.array([k1, k2, p1, p2, k3, k4, 0, 0])
+        x, y = cv2.initUndistortRectifyMap(
+            _matrix(stored), coefficients, np.eye(3), _matrix(pinhole), size, cv2.CV_32FC1
+        )
+    elif kind is CameraType.FISHEYE:
+        x, y = cv2.fisheye.initUndistortRectifyMap(
+            _matrix(stored), distortion[:4], np.eye(3), _matrix(pinhole), size, cv2.CV_32FC1
+        )
+    else:
+        raise DataError(
+            f"{path}: depth and normals of cameras of type {kind.name.lower()} cannot be used. Set depth_lambda and "
+            "normal_lambda of the loss to 0."
+        )
+    return x, y
+
+
+def _matrix(camera: Cameras) -> NDArray[np.float64]:
+    """K as OpenCV has it: the centre of the first pixel is 0, not 0.5."""
+    K = camera.get_intrinsics_matrices().double().numpy().copy()
+    K[:2, 2] -= 0.5
+    return K

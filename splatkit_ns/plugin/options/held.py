@@ -1,0 +1,94 @@
+"""Parts that are no dataclasses, kept whole in a config.
+
+tyro, which makes the command line, would take a plain class apart: it offers the arguments of ``__init__`` as flags and
+makes a new object from their defaults, whatever the one at hand was made with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from splatkit_ns.densification import SplatDensification
+from splatkit_ns.loss_fn import SplatLossFn
+from splatkit_ns.parts.copying import Uncopied, holdable, running_copy
+from splatkit_ns.renderer import SplatRenderer
+
+
+def _refuse(arguments: list[str]) -> NoReturn:
+    raise ValueError(f"objects cannot be given on the command line, found {arguments}")
+
+
+Opaque = Annotated[
+    Any,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="OBJECT",
+        instance_from_str=_refuse,
+        is_instance=lambda instance: True,
+        str_from_instance=lambda instance: [type(instance).__name__],
+    ),
+    tyro.conf.Suppress,
+]
+"""A field that the command line neither shows nor touches."""
+
+
+@dataclass
+class HeldRenderer(SplatRenderer):
+    """A renderer whose settings are no flags."""
+
+    module: Opaque
+
+
+@dataclass
+class HeldLossFn(SplatLossFn):
+    """A loss whose settings are no flags."""
+
+    module: Opaque
+
+
+@dataclass
+class HeldDensification(SplatDensification):
+    """A densification strategy whose settings are no flags."""
+
+    module: Opaque
+
+
+def _is_made_of_its_fields(part: Any) -> bool:
+    """Whether this is a dataclass with the ``__init__`` of one; a subclass may have another."""
+    if not dataclasses.is_dataclass(part):
+        return False
+    names = {field.name for field in dataclasses.fields(part) if field.init}
+    return set(inspect.signature(type(part)).parameters) == names
+
+
+def held(part: Any) -> Any:
+    """A renderer, loss or densification as a config holds it: as it is if it is a dataclass that can be copied."""
+    copyable = holdable(part)
+    if _is_made_of_its_fields(part) and not isinstance(copyable, Uncopied):
+        return part
+    for base, holder in (
+        (SplatRenderer, HeldRenderer),
+        (SplatLossFn, HeldLossFn),
+        (SplatDensification, HeldDensification),
+    ):
+        if isinstance(part, base):
+            return holder(copyable)
+    raise TypeError(f"{part!r} is no renderer, loss or densification.")
+
+
+def release(part: Any) -> Any:
+    """A run-time copy of what `held` returned."""
+    return running_copy(part_itself(part))
+
+
+def part_itself(part: Any) -> Any:
+    """What was given to `held`."""
+    if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification)):
+        part = part.module
+    return part.module if isinstance(part, Uncopied) else part

@@ -1,0 +1,40 @@
+"""How people hear from us: nerfstudio's console, one message for a mistake, no traceback."""
+
+from __future__ import annotations
+
+import logging
+
+from nerfstudio.utils import profiler, writer
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.logging import RichHandler
+from rich.markup import escape
+
+_reported: set[str] = set()
+
+
+def report_once(message: str) -> None:
+    """Print a note the first time it comes up."""
+    if message not in _reported:
+        _reported.add(message)
+        CONSOLE.print(f"[bold yellow]Note:[/bold yellow] {escape(message)}")
+
+
+def connect_logging() -> None:
+    """Show what `logging.getLogger("splatkit_ns")` says on nerfstudio's console."""
+    logger = logging.getLogger("splatkit_ns")
+    if not logger.handlers:
+        logger.addHandler(RichHandler(console=CONSOLE, show_path=False))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def reset_writers() -> None:
+    """Forget the writers of an earlier run: nerfstudio keeps them in globals, and would write into both runs' files."""
+    for event_writer in writer.EVENT_WRITERS:
+        tensorboard = getattr(event_writer, "tb_writer", None)
+        if tensorboard is not None:
+            tensorboard.close()
+    writer.EVENT_WRITERS.clear()
+    writer.EVENT_STORAGE.clear()
+    writer.GLOBAL_BUFFER.clear()
+    profiler.PROFILER.clear()

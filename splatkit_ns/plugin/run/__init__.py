@@ -1,0 +1,1 @@
+"""The run around the steps: its folder, checkpoints, modules, hooks, log, signals and errors."""

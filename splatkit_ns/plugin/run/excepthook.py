@@ -1,0 +1,68 @@
+"""Errors that end a process with one message instead of a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.run import checkpoints
+
+
+def install_excepthook() -> None:
+    """Let a `SplatkitError` that nobody catches end the process with its message alone, and exit status 1.
+
+    The ``ns-*`` commands are nerfstudio's own; this is the one place where a plugin can spare their users a traceback
+    for a mistake in their data, or a checkpoint that is gone or damaged. All other exceptions look as before.
+    """
+    previous = sys.excepthook
+    if getattr(previous, "is_splatkit", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        told = error if isinstance(error, SplatkitError) else checkpoint_error(error, traceback)
+        if told is not None:
+            CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
+        else:
+            previous(kind, error, traceback)
+
+    hook.is_splatkit = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
+    """What is wrong with the checkpoint that nerfstudio was about to load; None if it is not that.
+
+    nerfstudio reads it by itself, with none of our code on the way, so all there is to see is the exception. Its
+    traceback holds the config, which says where the checkpoints are.
+
+    Args:
+        error: that nobody caught.
+        traceback: its own.
+    """
+    if not isinstance(error, Exception):
+        return None
+    for frame, _ in walk_tb(traceback):
+        # by name: importing that module here would import all methods, this one among them, in a circle
+        where = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        config = frame.f_locals.get("config")
+        if where == ("nerfstudio.utils.eval_utils", "eval_load_checkpoint") and config is not None:
+            return _what_is_wrong(Path(config.load_dir), config.load_step)
+    return None
+
+
+def _what_is_wrong(folder: Path, step: int | None) -> SplatkitError | None:
+    paths = [path for path in checkpoints.checkpoint_paths(folder) if step in (None, checkpoints.step_of(path))]
+    try:
+        if paths:
+            checkpoints.read(paths[-1])  # the one that nerfstudio takes
+        else:
+            checkpoints.newest_readable(folder, step)
+    except SplatkitError as found:
+        return found
+    return None

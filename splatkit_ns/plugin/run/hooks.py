@@ -1,0 +1,180 @@
+"""Connects a trainer with the hooks and writers that its config names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nerfstudio.utils import writer as nerfstudio_writer
+from torch import Tensor
+
+from splatkit_ns.errors import HookFailedError, SplatkitError
+from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
+from splatkit_ns.hooks.registry import check_is_list
+from splatkit_ns.parts.dispatch import VALIDATION_HOOKS, ModuleDispatcher
+from splatkit_ns.plugin.reporting.writers import (
+    WRITER_REGISTRY,  # from there, so that those that need nerfstudio are known
+)
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
+
+__all__ = ["RunHooks", "name_problems"]
+
+logger = logging.getLogger("splatkit_ns")
+
+
+def name_problems(config: SplatkitTrainerConfig) -> list[str]:
+    """What is wrong with the hooks and writers that a config names: those that cannot be had, and which names are near.
+
+    In Python `config.hooks` may hold instances of `Hook`, too; they need no check.
+    """
+    problems: list[str] = []
+    for setting, registry in (("hooks", HOOK_REGISTRY), ("writers", WRITER_REGISTRY)):
+        names = getattr(config, setting)
+        try:
+            check_is_list(names, setting)
+        except SplatkitError as error:
+            problems.append(str(error))
+            continue
+        for name in names:
+            if isinstance(name, str):
+                try:
+                    registry.get(name)
+                except SplatkitError as error:
+                    problems.append(str(error))
+    return problems
+
+
+class RunHooks:
+    """The hooks and writers of one run.
+
+    Args:
+        trainer: with its folders known, but no pipeline yet.
+    """
+
+    def __init__(self, trainer: SplatkitTrainer) -> None:
+        self.trainer = trainer
+        self._bridge: _Bridge | None = None
+
+    @property
+    def modules(self) -> list[HookModule]:
+        """The modules that carry hooks: that of the config's, and those that a program has added."""
+        return [module for module in self.trainer.modules if isinstance(module, HookModule)]
+
+    @contextmanager
+    def setting_up(self) -> Generator[None]:
+        """Around the trainer's set-up: the first point before it, the last ones if it fails."""
+        if self.trainer.config.hooks:
+            self.trainer.modules.append(HookModule(self.trainer.config.hooks))  # after all others
+        try:
+            for module in self.modules:
+                module.begin(self.trainer)
+            yield
+            self._open_writers()  # after nerfstudio's: W&B has one run a process
+        except BaseException as error:
+            for module in self.modules:
+                module.on_exception(error)
+            with _logged_failures():
+                self._end()
+            raise
+
+    @contextmanager
+    def running(self) -> Generator[None]:
+        """Around the training: modules are told of an exception, and then, whatever happened, clean up.
+
+        What fails in cleaning up after an exception is logged, because the exception says more.
+        """
+        dispatcher = self.trainer.pipeline.model.dispatcher
+        try:
+            yield
+        except BaseException as error:
+            dispatcher.report_exception(error)
+            with _logged_failures():
+                self._end(dispatcher)
+            raise
+        self._end(dispatcher)
+
+    def _end(self, dispatcher: ModuleDispatcher | None = None) -> None:
+        try:
+            if dispatcher is not None:
+                dispatcher.cleanup()
+        finally:
+            try:
+                for module in self.modules:
+                    module.on_cleanup()  # does nothing where the dispatcher has done it
+            finally:
+                self._close_writers()
+
+    def wants_validation(self) -> bool:
+        """Whether evaluations have anyone to listen, though nerfstudio's own writers are off."""
+        dispatcher = self.trainer.pipeline.model.dispatcher
+        return self._bridge is not None or any(dispatcher.listens_to(hook) for hook in VALIDATION_HOOKS)
+
+    def _open_writers(self) -> None:
+        config = self.trainer.config
+        log_dir = self.trainer.base_dir / config.logging.relative_log_dir
+        opened = open_writers(
+            config.writers, log_dir, config.experiment_name or "unnamed", config.project_name or "splatkit"
+        )
+        if opened is not None:
+            for module in self.modules:
+                module.trainer.logger = opened
+            self._bridge = _Bridge(opened)
+            nerfstudio_writer.EVENT_WRITERS.append(self._bridge)
+
+    def _close_writers(self) -> None:
+        """Close the writers, and let nerfstudio know them no longer."""
+        if self._bridge is None:
+            return
+        if self._bridge in nerfstudio_writer.EVENT_WRITERS:
+            nerfstudio_writer.EVENT_WRITERS.remove(self._bridge)
+        self._bridge.writer.close()
+        self._bridge = None
+        for module in self.modules:
+            module.trainer.logger = None
+
+
+@contextmanager
+def _logged_failures() -> Generator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.error("Cleaning up failed, too: %s", error)
+
+
+@contextmanager
+def _disk_faults_as_such() -> Generator[None]:
+    """Around what nerfstudio logs: a full disk costs that, not the run, and `RunLog.flush` knows it by its class."""
+    try:
+        yield
+    except HookFailedError as error:
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
+
+
+class _Bridge:
+    """Hands what nerfstudio logs to our writers, with 1-based steps."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    @_disk_faults_as_such()
+    def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
+        self.writer.write_scalar(name, scalar, step + 1)
+
+    @_disk_faults_as_such()
+    def write_scalar_dict(self, name: str, scalar_dict: Mapping[str, float | Tensor], step: int) -> None:
+        for key, scalar in scalar_dict.items():
+            self.writer.write_scalar(f"{name}/{key}", scalar, step + 1)
+
+    @_disk_faults_as_such()
+    def write_image(self, name: str, image: Tensor, step: int) -> None:
+        self.writer.write_image(name, image, step + 1)
+
+    @_disk_faults_as_such()
+    def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
+        self.writer.write_config(name, config_dict, step)

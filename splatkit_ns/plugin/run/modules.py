@@ -1,0 +1,97 @@
+"""Which modules take part in a run: those of the method, the user's own by import path, and the built-in ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splatkit_ns.densification import SplatDensification
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.importing import import_object, why_not_called
+from splatkit_ns.loss_fn import SplatLossFn
+from splatkit_ns.modules.builtin import BuiltinModules
+from splatkit_ns.modules.progress import SplatProgressTracker
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.checks import check_instance, check_method, check_modules
+from splatkit_ns.parts.copying import running_copy
+from splatkit_ns.plugin.options.held import part_itself
+from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.splat.joint_step import joint_kernel
+from splatkit_ns.triton_kernels import LazyKernel
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+
+
+def run_modules(config: SplatkitTrainerConfig, folder: Path) -> list[SplatBaseModule[Any]]:
+    """Run-time instances of a run's modules, in the order of their hooks: method's, own, built-in.
+
+    Args:
+        config: of the run.
+        folder: of the run, which relative output folders of built-in modules lie in.
+
+    Raises:
+        ModuleError: an import path leads to no module.
+    """
+    attached: Sequence[Any] = getattr(config, "attached", ())
+    builtin: BuiltinModules = getattr(config, "modules", None) or BuiltinModules()  # old config.yml files have none
+    return [
+        *(running_copy(module) for module in attached),
+        *(import_module(path) for path in builtin.own),
+        *builtin.active(folder),
+    ]
+
+
+def gpu_kernels(config: SplatkitTrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
+    """Kernels that a run with these modules uses on a GPU, each once."""
+    model = config.pipeline.model
+    parts = [part_itself(part) for part in (model.renderer, model.loss_fn, model.densification)]
+    kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
+    return list(dict.fromkeys([*kernels, joint_kernel]))
+
+
+def draws_progress(modules: Sequence[Any]) -> bool:
+    """Whether one of the modules draws a progress bar, so that nothing else should."""
+    return any(isinstance(module, SplatProgressTracker) and not module.is_idle for module in modules)
+
+
+def import_module(path: str) -> SplatBaseModule[Any]:
+    """The module behind ``package.module:Class`` (made without arguments) or ``package.module:instance`` (copied).
+
+    Raises:
+        ModuleError: names the path, and what is wrong with it.
+    """
+    where = f"--modules.own {path}"
+    found, name = import_object(path, where, ModuleError), path.partition(":")[2]
+    if inspect.isclass(found) and issubclass(found, SplatBaseModule):
+        problem = why_not_called(found)
+        if problem is not None:
+            raise ModuleError(
+                f"{where}: {name}() cannot be made without arguments ({problem}). Give its arguments defaults, or name "
+                f"an instance, such as one made by: module = {name}(…)"
+            )
+        return found()
+    if not isinstance(found, SplatBaseModule):
+        kind = f"the class {name}" if inspect.isclass(found) else f"of type {type(found).__name__}"
+        raise ModuleError(f"{where} is {kind}, expected a subclass of SplatBaseModule, or an instance of one.")
+    return running_copy(found)
+
+
+def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any) -> None:
+    """Check what a user hands over as the parts of a run; None stands for 3DGS's.
+
+    Raises:
+        ModuleError: names the argument, what was expected and what was found.
+    """
+    parts: list[tuple[str, Any, type, str]] = [
+        ("renderer", renderer, SplatRenderer, "render"),
+        ("loss_fn", loss_fn, SplatLossFn, "compute_loss"),
+        ("densification", densification, SplatDensification, "densify"),
+    ]
+    for name, part, expected, method in parts:
+        if part is not None:
+            check_instance(part, expected, name)
+            check_method(part, method, name)
+    check_modules(modules)

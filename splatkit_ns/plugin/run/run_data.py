@@ -1,0 +1,160 @@
+"""What modules see as ``data_provider`` while a run trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.parts.evaluation import ImageEvaluation
+from splatkit_ns.parts.training_views import TrainingView
+from splatkit_ns.splat.rng import rng_state, set_rng_state
+from splatkit_ns.splat.state_checkpoint import package_versions
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.datamanager import SplatkitDatamanager
+    from splatkit_ns.plugin.pipeline import SplatkitPipeline
+
+SPLIT_FIELDS = ("data", "eval_mode", "eval_interval", "train_split_fraction", "downscale_factor", "alpha_color")
+METRICS = {
+    "psnr": "-10 log10 of the mean squared error over all valid pixels and channels, images in [0, 1]; dB",
+    "ssim": "11×11 Gaussian window, sigma 1.5, k1 0.01, k2 0.03, no padding; windows wholly inside the mask",
+    "lpips": "AlexNet, inputs scaled to [-1, 1]; pixels outside the mask black in both images",
+    "mean": "arithmetic mean over images",
+}
+
+
+class RunData:
+    """The images of a run, and its evaluation. It offers what `EvaluationSource` and `TrainingViewSource` do.
+
+    `datamanager` is the nerfstudio datamanager behind it, for whatever is not here.
+    """
+
+    def __init__(self, pipeline: SplatkitPipeline) -> None:
+        self.datamanager: SplatkitDatamanager = pipeline.datamanager
+        self._pipeline = pipeline
+        self._test_data: SplatkitDatamanager | None = None
+
+    @property
+    def num_train_images(self) -> int:
+        """Number of training images."""
+        return len(self.datamanager.train_dataset)
+
+    @property
+    def num_train_pixels(self) -> int:
+        """Pixels of all training images together, at full resolution."""
+        cameras = self.datamanager.train_dataset.cameras
+        return int((cameras.width.long() * cameras.height.long()).sum())
+
+    @property
+    def num_eval_images(self) -> int:
+        """Number of evaluation images."""
+        return len(self.eval_image_paths)
+
+    @property
+    def train_image_paths(self) -> list[Path]:
+        """Files of the training images, in the order of `train_image`."""
+        return [Path(path) for path in self.datamanager.train_dataset.image_filenames]
+
+    @property
+    def eval_image_paths(self) -> list[Path]:
+        """Files of the evaluation images, in the order of `evaluate`."""
+        return [Path(path) for path in self._evaluation_data().eval_dataset.image_filenames]
+
+    def train_image(self, index: int) -> Tensor:
+        """A training image as it is stored, (H, W, 3 or 4): uint8 in 0…255, or float in [0, 1]."""
+        return self.datamanager.cached_train[index]["image"]
+
+    @torch.no_grad()
+    def training_view(self, index: int) -> TrainingView:
+        """A training image beside its render with the Gaussians as they are now, at this step's resolution.
+
+        From the beginning of a step (`pre_step`) to its end, on the step's background.
+        """
+        model = self._pipeline.model
+        camera, batch = self.datamanager.train_view(index)
+        view = model.training_view(camera)
+        target, mask = model.training_target(batch)
+        payload = model.renderer.render(
+            model.training_state,
+            view.cam_to_worlds,
+            view.Ks,
+            view.width,
+            view.height,
+            sh_degree=model.sh_degree_now(),
+            backgrounds=model.step_background[None],
+        )
+        return TrainingView(view.cam_to_worlds, view.Ks, target, payload.renders, mask)
+
+    def use_downscale(self, downscale: int) -> None:
+        """Divide the sides of training images by this from the next one on; evaluation images stay whole."""
+        self._pipeline.model.downscale = downscale
+
+    def evaluate(self) -> Iterator[ImageEvaluation]:
+        """Render and measure the evaluation images one by one, with the Gaussians as they are now.
+
+        These are the images and figures of ``ns-eval``: of a data set with a split for tests, such as Blender's, that
+        split. Training goes on as if it had not happened: nothing is drawn from the random generators.
+        """
+        model = self._pipeline.model
+        data = self._evaluation_data()
+        was_training = self._pipeline.training
+        with self._pipeline.validation(len(data.eval_dataset)) as dispatcher:
+            for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
+                if dispatcher is not None:
+                    dispatcher.run("pre_validation_image")
+                self._pipeline.eval()
+                try:
+                    with torch.no_grad():
+                        outputs = model.get_outputs_for_camera(camera)
+                        metrics, images = model.get_image_metrics_and_images(outputs, batch)
+                finally:
+                    self._pipeline.train(was_training)
+                width = images["img"].shape[1] // 2
+                yield ImageEvaluation(
+                    name=Path(data.eval_dataset.image_filenames[index]).name,
+                    metrics=metrics,
+                    target=images["img"][:, :width],
+                    rendered=images["img"][:, width:],
+                )
+
+    def evaluation_protocol(self) -> dict[str, Any]:
+        """How the figures come about; fit for JSON."""
+        data = self._evaluation_data()
+        parser = data.config.dataparser
+        fields = {field.name for field in dataclasses.fields(parser)}
+        split = {name: _plain(getattr(parser, name)) for name in SPLIT_FIELDS if name in fields}
+        model = self._pipeline.model
+        color = [round(float(channel), 4) for channel in model.evaluation_background()]
+        masked = data.eval_dataset.dataparser_outputs.mask_filenames
+        return {
+            "split": {"dataparser": type(parser).__name__.removesuffix("Config"), **split},
+            "num_train_images": self.num_train_images,
+            "num_eval_images": self.num_eval_images,
+            "eval_images": [path.name for path in self.eval_image_paths],
+            "background": {"training": model.config.background_color, "evaluation": color},
+            "masks": "pixels outside the images' masks do not count" if masked else "none",
+            "metrics": METRICS,
+            "versions": package_versions(),
+        }
+
+    def _evaluation_data(self) -> SplatkitDatamanager:
+        """The datamanager that holds the split ``ns-eval`` measures: mostly the run's own."""
+        if self._test_data is None:
+            self._test_data = self.datamanager
+            if self.datamanager.test_split != "test":
+                test = self.datamanager.dataparser.get_dataparser_outputs(split="test")
+                if list(test.image_filenames) != list(self.datamanager.eval_dataset.image_filenames):
+                    state = rng_state()
+                    self._test_data = self.datamanager.config.setup(device=self.datamanager.device, test_mode="test")
+                    set_rng_state(state)
+        assert self._test_data is not None
+        return self._test_data
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,59 @@
+"""nerfstudio's evaluation during training, with the modules' hooks around it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nerfstudio.utils import writer
+from nerfstudio.utils.misc import step_check
+from nerfstudio.utils.writer import EventName, TimeWriter
+
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+
+if TYPE_CHECKING:
+    from splatkit_ns.plugin.trainer import SplatkitTrainer
+
+
+class AnnouncedImages:
+    """An evaluation's images, with `pre_validation_image` before each.
+
+    Args:
+        images: pairs of camera and batch; with a length.
+        dispatcher: of the modules.
+    """
+
+    def __init__(self, images: Any, dispatcher: ModuleDispatcher) -> None:
+        self._images = images
+        self._dispatcher = dispatcher
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[Any]:
+        for image in self._images:
+            self._dispatcher.run("pre_validation_image")
+            yield image
+
+
+def evaluate(trainer: SplatkitTrainer, step: int) -> None:
+    """The evaluations that are due after a step (0-based), written like nerfstudio writes them."""
+    config, pipeline = trainer.config, trainer.pipeline
+    if step_check(step, config.steps_per_eval_batch):
+        _, losses, metrics = pipeline.get_eval_loss_dict(step=step)
+        writer.put_scalar(name="Eval Loss", scalar=functools.reduce(torch.add, losses.values()), step=step)
+        writer.put_dict(name="Eval Loss Dict", scalar_dict=losses, step=step)
+        writer.put_dict(name="Eval Metrics Dict", scalar_dict=metrics, step=step)
+    if step_check(step, config.steps_per_eval_image):
+        with TimeWriter(writer, EventName.TEST_RAYS_PER_SEC, write=False) as timer:
+            metrics, images = pipeline.get_eval_image_metrics_and_images(step=step)
+        rays = metrics["num_rays"] / timer.duration
+        writer.put_time(name=EventName.TEST_RAYS_PER_SEC, duration=rays, step=step, avg_over_steps=True)
+        writer.put_dict(name="Eval Images Metrics", scalar_dict=metrics, step=step)
+        for name, image in images.items():
+            writer.put_image(name=f"Eval Images/{name}", image=image, step=step)
+    if step_check(step, config.steps_per_eval_all_images):
+        metrics = pipeline.get_average_eval_image_metrics(step=step)
+        writer.put_dict(name="Eval Images Metrics Dict (all images)", scalar_dict=metrics, step=step)

@@ -1,0 +1,148 @@
+"""Notices NaN and infinite losses and gradients, without reading back from the device at every step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.loss_fn.base import describe_non_finite
+from splatkit_ns.parts.context import StepContext
+
+STEPS_PER_CHECK = 100
+"""On a GPU, the largest values are read back once every this many steps, and before anything is saved."""
+
+MAX_SKIPPED_IN_A_ROW = 100
+"""After this many useless steps in a row, skipping is given up."""
+
+logger = logging.getLogger("splatkit_ns")
+
+
+class NotFiniteError(SplatkitError):
+    """The loss or a gradient is NaN or infinite."""
+
+
+class FiniteWatch:
+    """Keeps the loss and the largest gradient of every parameter group of each step, on the device.
+
+    Args:
+        names: the parameter groups.
+        device: where the loss is.
+        every_step: look at every step right away, which waits for the device.
+    """
+
+    def __init__(self, names: list[str], device: torch.device | str, every_step: bool) -> None:
+        self.names = names
+        self.every_step = every_step
+        self._capacity = 1 if every_step else STEPS_PER_CHECK
+        self._values = torch.zeros(self._capacity, len(names) + 1, device=device)
+        self._zero = torch.zeros((), device=device)
+        self._steps: list[tuple[int, str]] = []
+        self._in_a_row = 0
+
+    @torch.no_grad()
+    def record(self, context: StepContext, optimizers: Mapping[str, Optimizer]) -> None:
+        """Note this step's loss and gradients, after backward.
+
+        Args:
+            context: of the step.
+            optimizers: by parameter group; what has no gradient counts as 0.
+
+        Raises:
+            NotFiniteError: it was time to look, and a value since the last look was not finite.
+        """
+        loss = context.loss
+        assert loss is not None
+        grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
+        present = [grad for grad in grads if grad is not None and grad.numel()]
+        norms = iter(_largest(present) if present else [])
+        row = [loss.detach().float().reshape(())]
+        row += [next(norms).float() if grad is not None and grad.numel() else self._zero for grad in grads]
+        torch.stack(row, out=self._values[len(self._steps)])
+        self._steps.append((context.step, context.image_name))
+        if len(self._steps) == self._capacity:
+            try:
+                self.check()
+            except NotFiniteError as error:
+                terms = describe_non_finite(context.loss_terms) if self.every_step else ""
+                if not terms:
+                    raise
+                raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
+
+    def check(self) -> None:
+        """Look at the steps since the last look.
+
+        Raises:
+            NotFiniteError: names the first step whose loss or gradients were not finite, its image and the groups.
+        """
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        for (step, image_name), row in zip(steps, self._values[: len(steps)].tolist(), strict=True):
+            labels = ["the loss", *(f"the gradient of {name}" for name in self.names)]
+            bad = [f"{label} = {value}" for label, value in zip(labels, row, strict=True) if not math.isfinite(value)]
+            if bad:
+                raise NotFiniteError(f"Not finite at step {step} on image {image_name}: {', '.join(bad)}.")
+
+    def skip(self, error: NotFiniteError) -> None:
+        """Note that a step is left out.
+
+        Raises:
+            NotFiniteError: too many steps in a row were.
+        """
+        self._in_a_row += 1
+        if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NotFiniteError(f"{self._in_a_row} steps in a row had to be skipped. {error}") from error
+        logger.warning("%s This step is skipped (--on-nan skip).", error)
+
+    def succeeded(self) -> None:
+        """Note that a step was finite."""
+        self._in_a_row = 0
+
+
+def check_parameters(parameters: Mapping[str, Tensor], step: int) -> None:
+    """Look at the parameters themselves: an optimizer with impossible settings, or a module, can spoil them, too.
+
+    On a GPU this waits for the device.
+
+    Args:
+        parameters: by name.
+        step: that has been trained, 1-based.
+
+    Raises:
+        NotFiniteError: names those that are not finite.
+    """
+    found = torch.stack([(~param.detach().isfinite()).sum() for param in parameters.values()]).tolist()
+    bad = [f"{number:,} of the values of {name}" for name, number in zip(parameters, found, strict=True) if number]
+    if bad:
+        raise NotFiniteError(
+            f"Not finite after step {step}: {', '.join(bad)}, although the gradients were. Look at the optimizers' "
+            "settings, and at modules that change parameters."
+        )
+
+
+def _largest(grads: list[Tensor]) -> list[Tensor]:
+    """The largest magnitude of each; NaN where there is one."""
+    if grads[0].device.type != "cpu":
+        return torch._foreach_norm(grads, math.inf)  # type: ignore[reportPrivateUsage]  # one launch for all
+    # that norm is not vectorised on the CPU; numpy's extremes take a tenth of its time, on this thread alone
+    arrays = [grad.detach().float().numpy() for grad in grads]
+    return [torch.tensor(max(array.max(), -array.min())) for array in arrays]
+
+
+def stop_message(error: NotFiniteError, checkpoint: str) -> NotFiniteError:
+    """What to say when training stops because of it.
+
+    Args:
+        error: says what was not finite.
+        checkpoint: sentence that says which checkpoint there is.
+    """
+    return NotFiniteError(
+        f"{error} {checkpoint} Check that image, its pose and its mask, lower the learning rates, or skip such steps: "
+        "--on-nan skip"
+    )

@@ -1,0 +1,1 @@
+"""What nerfstudio's viewer, evaluation and ``ns-render`` show of a model."""

@@ -1,0 +1,343 @@
+"""The order of hooks, their arguments, and what happens when something is wrong with a module."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.loss_fn import SplatLossFn
+from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
+from splatkit_ns.parts.base import payload_type
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import EXTRA_ARGUMENTS, HOOKS, ModuleDispatcher
+
+
+def context(**values: Any) -> StepContext:
+    return StepContext(logger=logging.getLogger("splatkit_ns.tests"), max_steps=10, **values)
+
+
+@dataclass
+class Diary(SplatBaseModule[SplatRenderPayload]):
+    """Writes down every hook that it is called with."""
+
+    name: str = "diary"
+    entries: list[tuple[str, str]] = field(default_factory=list)
+
+    def _note(hook: str) -> Any:
+        def method(self: Any, **kwargs: Any) -> None:
+            self.entries.append((self.name, hook))
+
+        return method
+
+    for _hook in HOOKS:
+        locals()[_hook] = _note(_hook)
+
+
+def test_every_hook_calls_all_modules_in_their_order() -> None:
+    entries: list[tuple[str, str]] = []
+    modules = [Diary(name, entries) for name in ("renderer", "loss", "densification", "mine")]
+    dispatcher = ModuleDispatcher(modules, context())
+    once = {"on_setup": dispatcher.setup, "on_cleanup": dispatcher.cleanup}
+    for hook in HOOKS:
+        if hook in once:
+            once[hook]()
+        else:
+            dispatcher.run(hook, **dict.fromkeys(EXTRA_ARGUMENTS.get(hook, ())))
+    assert entries == [(module.name, hook) for hook in HOOKS for module in modules]
+
+
+def test_a_hook_gets_what_it_names() -> None:
+    seen: dict[str, Any] = {}
+
+    class Module(SplatBaseModule):
+        def post_step(self, loss: Any, step: int, masks: Any, scene_scale: float, max_steps: int) -> None:
+            seen.update(loss=loss, step=step, masks=masks, scene_scale=scene_scale, max_steps=max_steps)
+
+    loss = torch.tensor(0.5)
+    ModuleDispatcher([Module()], context(step=3, loss=loss, scene_scale=2.5)).run("post_step")
+    assert seen == {"loss": loss, "step": 3, "masks": None, "scene_scale": 2.5, "max_steps": 10}
+
+
+def test_a_hook_with_kwargs_gets_all_there_is() -> None:
+    seen: dict[str, set[str]] = {}
+
+    class Module(SplatBaseModule):
+        def on_setup(self, **kwargs: Any) -> None:
+            seen["on_setup"] = set(kwargs)
+
+        def post_compute_loss(self, step: int, **everything: Any) -> None:
+            seen["post_compute_loss"] = {"step", *everything}
+
+    dispatcher = ModuleDispatcher([Module()], context())
+    dispatcher.setup()
+    dispatcher.run("post_compute_loss")
+    names = {
+        "logger", "renderer", "data_provider", "loss_fn", "densification", "modules", "max_steps", "training_state",
+        "step", "world_rank", "world_size", "scene_scale",
+    }  # fmt: skip
+    assert seen["on_setup"] == names
+    of_step = {
+        "target_frames", "masks", "target_depths", "target_normals", "cam_to_worlds", "Ks", "rendered_frames",
+        "rend_out", "loss", "loss_terms",
+    }  # fmt: skip
+    assert seen["post_compute_loss"] == names | of_step
+
+
+def test_a_hook_may_take_nothing() -> None:
+    calls: list[int] = []
+
+    class Module(SplatBaseModule):
+        def pre_step(self) -> None:
+            calls.append(1)
+
+    ModuleDispatcher([Module()], context()).run("pre_step")
+    assert calls == [1]
+
+
+def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() -> None:
+    class MyModule(SplatBaseModule):
+        def pre_step(self, step: int, iteration: int, images: Any) -> None: ...
+
+    with pytest.raises(ModuleError) as caught:
+        ModuleDispatcher([MyModule()], context())
+    assert str(caught.value) == (
+        "MyModule.pre_step asks for 'iteration', 'images', which does not exist there.\n"
+        "  It may ask for: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
+        "training_state, step, world_rank, world_size, scene_scale, target_frames, masks, target_depths, "
+        "target_normals\n"
+        "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
+    )
+
+
+def test_an_argument_that_comes_later_in_the_step_does_not_exist_yet() -> None:
+    class Early(SplatBaseModule):
+        def pre_compute_loss(self, loss: Any) -> None: ...
+
+    with pytest.raises(ModuleError, match=r"Early.pre_compute_loss asks for 'loss', which does not exist there"):
+        ModuleDispatcher([Early()], context())
+
+
+def test_a_class_instead_of_an_instance_is_refused() -> None:
+    with pytest.raises(ModuleError) as caught:
+        ModuleDispatcher([Diary], context())  # type: ignore[list-item]
+    assert str(caught.value) == ("modules holds the class Diary itself, expected an instance of it: write Diary(…).")
+
+
+def test_something_that_is_no_module_is_refused() -> None:
+    with pytest.raises(ModuleError, match="modules holds 'exporter' of type str, expected an instance of a Splat"):
+        ModuleDispatcher(["exporter"], context())  # type: ignore[list-item]
+
+
+class DepthPayload(SplatRenderPayload):
+    pass
+
+
+class PlainRenderer(SplatBaseModule[SplatRenderPayload]):
+    pass
+
+
+class DepthRenderer(SplatBaseModule[DepthPayload]):
+    pass
+
+
+class DepthLoss(SplatBaseModule[DepthPayload]):
+    pass
+
+
+class DerivedLoss(DepthLoss):
+    pass
+
+
+def test_a_module_whose_payload_the_renderer_does_not_return_is_refused() -> None:
+    renderer = PlainRenderer()
+    with pytest.raises(ModuleError) as caught:
+        ModuleDispatcher([renderer, DerivedLoss()], context(renderer=renderer))
+    assert str(caught.value) == (
+        "DerivedLoss reads DepthPayload, but PlainRenderer returns SplatRenderPayload. Use a renderer that returns "
+        "DepthPayload, or a module that is content with SplatRenderPayload."
+    )
+
+
+def test_a_renderer_that_returns_more_than_a_module_reads_fits() -> None:
+    renderer = DepthRenderer()
+    ModuleDispatcher([renderer, DerivedLoss(), PlainRenderer()], context(renderer=renderer))
+    assert payload_type(DerivedLoss()) is DepthPayload
+    assert payload_type(SplatBaseModule()) is SplatRenderPayload
+
+
+class Failing(SplatBaseModule):
+    def __init__(self, hook: str, error: Exception) -> None:
+        def fail(**kwargs: Any) -> None:
+            raise error
+
+        self._fail = fail
+        self.hook = hook
+
+    def on_cleanup(self) -> None:
+        if self.hook == "on_cleanup":
+            self._fail()
+
+    def post_step(self) -> None:
+        if self.hook == "post_step":
+            self._fail()
+
+
+def test_a_failing_hook_is_named_and_keeps_its_traceback() -> None:
+    dispatcher = ModuleDispatcher([Failing("post_step", ValueError("no room"))], context(step=4))
+    with pytest.raises(HookFailedError, match=r"^Failing.post_step failed at step 4: ValueError: no room$") as caught:
+        dispatcher.run("post_step")
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValueError)
+    assert "raise error" in "".join(traceback.format_exception(cause))
+
+
+def test_a_users_mistake_passes_through_unwrapped() -> None:
+    mistake = SplatkitError("bad folder")
+    with pytest.raises(SplatkitError) as caught:
+        ModuleDispatcher([Failing("post_step", mistake)], context()).run("post_step")
+    assert caught.value is mistake
+
+
+def test_modules_after_a_failing_one_are_cleaned_up_and_the_first_failure_is_raised(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    entries: list[tuple[str, str]] = []
+    modules = [
+        Failing("on_cleanup", ValueError("first")),
+        Diary("other", entries),
+        Failing("on_cleanup", OSError("second")),
+    ]
+    dispatcher = ModuleDispatcher(modules, context(step=9))
+    dispatcher.setup()
+    entries.clear()
+    logger = logging.getLogger("splatkit_ns.tests")
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(HookFailedError, match=r"Failing.on_cleanup failed at step 9: ValueError: first"):
+            dispatcher.cleanup()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert entries == [("other", "on_cleanup")]
+    assert "Failing_2.on_cleanup failed" in caplog.text
+
+
+def test_clean_up_runs_once_and_only_after_set_up() -> None:
+    entries: list[tuple[str, str]] = []
+    dispatcher = ModuleDispatcher([Diary("diary", entries)], context())
+    dispatcher.cleanup()
+    assert entries == []
+    dispatcher.setup()
+    dispatcher.cleanup()
+    dispatcher.cleanup()
+    assert entries == [("diary", "on_setup"), ("diary", "on_cleanup")]
+
+
+def test_what_was_set_up_before_a_failure_is_cleaned_up() -> None:
+    entries: list[tuple[str, str]] = []
+
+    class Refuses(SplatBaseModule):
+        def on_setup(self) -> None:
+            raise OSError("disk is full")
+
+    dispatcher = ModuleDispatcher([Diary("first", entries), Refuses()], context())
+    with pytest.raises(HookFailedError, match="disk is full"):
+        dispatcher.setup()
+    dispatcher.cleanup()
+    assert ("first", "on_cleanup") in entries
+
+
+def test_two_instances_of_one_class_have_names_and_states_of_their_own() -> None:
+    class Counter(SplatBaseModule):
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"count": self.count}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.count = state["count"]
+
+    saved = ModuleDispatcher([Counter(1), Counter(2)], context()).state_dict()
+    assert saved == {"Counter": {"count": 1}, "Counter_2": {"count": 2}}
+    first, second, third = Counter(0), Counter(0), Counter(7)
+    ModuleDispatcher([first, second, third], context()).load_state_dict(saved, torch.device("cpu"))
+    assert [first.count, second.count, third.count] == [1, 2, 7]
+
+
+def test_restored_tensors_are_on_the_training_device() -> None:
+    class Statistics(SplatBaseModule):
+        state: Any = None
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.state = state
+
+    module = Statistics()
+    saved = {"Statistics": {"sums": torch.zeros(3), "nested": {"pair": (torch.zeros(2), "text")}, "list": [1.0]}}
+    ModuleDispatcher([module], context()).load_state_dict(saved, torch.device("meta"))
+    pair = module.state["nested"]["pair"]
+    assert module.state["sums"].is_meta
+    assert pair[0].is_meta
+    assert (pair[1], module.state["list"]) == ("text", [1.0])
+
+
+def test_a_hook_that_nobody_overrides_has_no_listener() -> None:
+    class OnlyPostStep(SplatBaseModule):
+        def post_step(self) -> None: ...
+
+    dispatcher = ModuleDispatcher([OnlyPostStep()], context())
+    assert dispatcher.listens_to("post_step")
+    assert not dispatcher.listens_to("pre_step")
+
+
+def test_a_misspelt_hook_is_warned_of_once_and_other_methods_are_not() -> None:
+    class Helpers(SplatBaseModule):
+        def pre_batches(self) -> None: ...
+
+    class Careless(Helpers):
+        def post_stepp(self) -> None: ...
+        def onSetup(self) -> None: ...
+        def pre_batches(self) -> None: ...
+        def setup(self) -> None: ...
+        def count_gaussians(self) -> None: ...
+        def _post_step(self) -> None: ...
+        def post_step(self) -> None: ...
+
+    class Loss(SplatLossFn):
+        def compute_loss(self) -> Any: ...  # nearly pre_compute_loss, but called
+
+    dispatcher = ModuleDispatcher([Careless(), Loss()], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    assert sorted(call.args[0] % call.args[1:] for call in logger.warning.call_args_list) == [
+        "Careless.onSetup is never called. Did you mean on_setup?",
+        "Careless.post_stepp is never called. Did you mean post_step?",
+        "Careless.pre_batches is never called. Did you mean pre_batch?",
+    ]
+
+
+def test_a_clean_up_that_names_its_failure_is_not_named_again() -> None:
+    failure = HookFailedError("Mine.after_run failed at step 4: ValueError: no")
+    dispatcher = ModuleDispatcher([Failing("on_cleanup", failure)], context(step=4))
+    dispatcher.setup()
+    with pytest.raises(HookFailedError) as caught:
+        dispatcher.cleanup()
+    assert caught.value is failure
+
+
+def test_a_module_that_cannot_take_its_state_is_named_with_the_line() -> None:
+    class Forgetful(SplatBaseModule):
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.best = state["b"]
+
+    dispatcher = ModuleDispatcher([Forgetful()], context())
+    message = r"^Forgetful\.load_state_dict failed: KeyError: 'b', at .*test_dispatch\.py, line \d+$"
+    with pytest.raises(HookFailedError, match=message) as caught:
+        dispatcher.load_state_dict({"Forgetful": {"best": 1.0}}, torch.device("cpu"))
+    assert isinstance(caught.value.__cause__, KeyError)

@@ -1,0 +1,213 @@
+"""Options out of range are told all at once, before any data is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.densification import SplatBudgetDensification
+from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.loss_fn import Splat3DGSLossFn
+from splatkit_ns.methods import splatkit_2dgs
+from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
+from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.renderer import Splat3DGSRenderer
+from tests.plugin.helpers import run_config
+
+NOWHERE = Path("there is no such folder")
+NAN = float("nan")
+PARSER = "pipeline__datamanager__dataparser"
+
+
+def config(**options: Any) -> Any:
+    """A run's config; options by path, with __ for the dots."""
+    made = run_config(NOWHERE)
+    for path, value in options.items():
+        *parents, name = path.split("__")
+        target: Any = made
+        for parent in parents:
+            target = getattr(target, parent)
+        assert hasattr(target, name), path
+        setattr(target, name, value)
+    return made
+
+
+def late(**settings: Any) -> dict[str, Any]:
+    """Options with a late decay of one group."""
+    return {"optimizers": {"sh0": {"scheduler": LateDecayConfig(**settings)}}}
+
+
+def test_the_methods_own_options_are_fine() -> None:
+    check_options(config())
+    check_options(run_config(NOWHERE, mcmc=True))
+    check_options(run_config(NOWHERE, method=splatkit_2dgs))
+
+
+def test_only_a_gpu_packs() -> None:
+    packed = {"pipeline__model__renderer": Splat3DGSRenderer(packed=True)}
+    check_options(config(**packed, machine__device_type="cuda"))
+    with pytest.raises(OptionsError, match=r"renderer\.packed is True, expected False with --machine\.device-type cpu"):
+        check_options(config(**packed, machine__device_type="cpu"))
+
+
+def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
+    bad = config(
+        max_num_iterations=0,
+        pipeline__model__sh_degree=4,
+        pipeline__model__init_opacity=1.0,
+        pipeline__model__loss_fn__ssim_lambda=1.5,
+        pipeline__model__densification__refine_every=-1,
+        pipeline__model__densification__prune_opa=0.5,
+        pipeline__model__renderer__near_plane=200.0,
+        pipeline__model__renderer__far_plane=100.0,
+    )
+    bad.optimizers["means"]["optimizer"].lr = float("nan")
+    with pytest.raises(OptionsError) as caught:
+        check_options(bad)
+    assert str(caught.value).startswith("8 option(s) cannot be used:\n  - --")
+    model = "--pipeline.model"
+    assert set(caught.value.problems) == {
+        "--max-num-iterations is 0, expected a number above 0",
+        f"{model}.loss-fn.ssim-lambda is 1.5, expected a number between 0 and 1",
+        f"{model}.densification.prune-opa is 0.5, expected a number between 0 and 0.5, both excluded",
+        f"{model}.densification.refine-every is -1, expected a number above 0",
+        f"{model}.init-opacity is 1.0, expected a number between 0 and 1, both excluded",
+        "--optimizers.means.optimizer.lr is nan, expected a number above 0",
+        f"{model}.sh-degree is 4, expected 0, 1, 2 or 3",
+        f"{model}.renderer.near-plane is 200.0, expected less than far-plane, which is 100.0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        (
+            {"pipeline__model__renderer__dropout_full_from": 1.5},
+            "dropout-full-from is 1.5, expected a number between 0",
+        ),
+        (late(lr_share=0.0), "--optimizers.sh0.scheduler.lr-share is 0.0, expected a number above 0"),
+        (late(decay_from=-1.0), "--optimizers.sh0.scheduler.decay-from is -1.0, expected a number between 0 and 1"),
+        (late(max_steps=0), "--optimizers.sh0.scheduler.max-steps is 0, expected a number above 0"),
+        ({"mixed_precision": True}, "--mixed-precision and --use-grad-scaler must be False"),
+        ({"machine__num_devices": 2}, "--machine.num-devices is 2, expected 1"),
+        ({"load_checkpoint": Path("gone.ckpt")}, "--load-checkpoint: there is no file gone.ckpt"),
+        ({"load_dir": Path("gone")}, "--load-dir: there is no folder gone"),
+        ({"gradient_accumulation_steps": {"means": 0}}, "--gradient-accumulation-steps of means is 0"),
+        ({"pipeline__datamanager__camera_res_scale_factor": 0.0}, "camera-res-scale-factor is 0.0, expected a number"),
+        (
+            {"pipeline__model__loss_fn__depth_lambda": -0.1},
+            "loss-fn.depth-lambda is -0.1, expected a number of at",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(num_views=0)},
+            "densification.num-views is 0, expected a number above 0",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(num_views=2.5)},  # type: ignore[arg-type]
+            "densification.num-views is 2.5, expected a whole number",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(error_threshold=-0.1)},
+            "densification.error-threshold is -0.1, expected a number between 0 and 1",
+        ),
+        (
+            {"pipeline__model__densification": SplatBudgetDensification(clamp_opacity=1.0)},
+            "densification.clamp-opacity is 1.0, expected a number of at least 0 and below 1",
+        ),
+        ({"pipeline__model__random_scale": float("inf")}, "random-scale is inf, expected a number above 0"),
+        ({"pipeline__model__random_scale": 1e30}, "random-scale is 1e+30, expected at most 1000000"),
+        ({"pipeline__model__global_scale": 0.0}, "--pipeline.model.global-scale is 0.0, expected a number above 0"),
+        ({"pipeline__model__global_scale": NAN}, "--pipeline.model.global-scale is nan, expected a number above 0"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(eps=0.0)}}}, "--optimizers.sh0.optimizer.eps is 0.0"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(eps=NAN)}}}, "--optimizers.sh0.optimizer.eps is nan"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(max_norm=-1.0)}}}, "optimizer.max-norm is -1.0, expect"),
+        ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(max_norm=NAN)}}}, "optimizer.max-norm is nan, expected"),
+        ({"logging__max_buffer_size": 0}, "--logging.max-buffer-size is 0, expected a number above 0"),
+        ({"machine__seed": -1}, "--machine.seed is -1, expected a number of at least 0"),
+        ({"machine__seed": 2**32}, "--machine.seed is 4294967296, expected at most 4294967295"),
+        ({"machine__num_devices": 0}, "--machine.num-devices is 0, expected 1"),
+        ({"machine__num_machines": 2}, "--machine.num-machines is 2, expected 1"),
+        ({"steps_per_eval_batch": -1}, "--steps-per-eval-batch is -1, expected a number of at least 0"),
+        ({"steps_per_eval_image": -1}, "--steps-per-eval-image is -1, expected a number of at least 0"),
+        ({"steps_per_eval_all_images": -1}, "--steps-per-eval-all-images is -1, expected a number of at least 0"),
+        ({"pipeline__model__camera_optimizer__trans_l2_penalty": NAN}, "trans-l2-penalty is nan, expected a number"),
+        ({"pipeline__model__camera_optimizer__rot_l2_penalty": NAN}, "rot-l2-penalty is nan, expected a number"),
+        ({"pipeline__datamanager__fps_reset_every": 0}, "--pipeline.datamanager.fps-reset-every is 0, expected"),
+        ({f"{PARSER}__scale_factor": 0.0}, "--scale-factor of the dataparser is 0.0, expected a number above 0"),
+        ({f"{PARSER}__depth_unit_scale_factor": -1.0}, "--depth-unit-scale-factor of the dataparser is -1.0"),
+        ({f"{PARSER}__eval_interval": -3}, "--eval-interval of the dataparser is -3, expected a number above 0"),
+        ({f"{PARSER}__train_split_fraction": 2.0}, "--train-split-fraction of the dataparser is 2.0, expected a"),
+        ({f"{PARSER}__eval_mode": "intervall"}, "--eval-mode of the dataparser is 'intervall', expected one of: frac"),
+        ({f"{PARSER}__orientation_method": "upp"}, "--orientation-method of the dataparser is 'upp', expected one of"),
+        ({"gradient_accumulation_steps": {"shX": 16}}, "names 'shX', expected groups among: means, scales, quats, op"),
+        ({"modules__resolution__full_from": NAN}, "--modules.resolution.full-from is nan, expected a number above 0"),
+        ({"modules__resolution__max_downscale": 0}, "--modules.resolution.max-downscale is 0, expected a number above"),
+        ({"modules__exporter__export_steps": [7, 0]}, "--modules.exporter.export-steps holds 0, expected whole numb"),
+        ({"modules__exporter__splat_format": "obj"}, "--modules.exporter.splat-format is 'obj', expected one of: ply"),
+    ],
+)
+def test_single_mistakes(options: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        check_options(config(**options))
+    assert len(caught.value.problems) == 1
+    assert fragment in caught.value.problems[0]
+
+
+def test_options_of_modules_hooks_and_writers_are_told_with_the_others() -> None:
+    """Modules checked their own one after the other at set-up, when the data had been loaded."""
+    bad = config(
+        modules__checkpointer__every=-1,
+        modules__checkpointer__keep=-1,
+        modules__timer__every=-1,
+        modules__progress__update_every=-1,
+        modules__tensorboard__scalars_every=-1,
+        modules__tensorboard__images_every=-1,
+        modules__evaluator__eval_steps=[-1],
+        hooks=("LogHok",),
+        writers=("JsonWriter",),
+    )
+    with pytest.raises(OptionsError) as caught:
+        check_options(bad)
+    numbers = ("checkpointer.every", "checkpointer.keep", "timer.every", "progress.update-every")
+    for name in (*numbers, "tensorboard.scalars-every", "tensorboard.images-every"):
+        assert f"--modules.{name} is -1, expected a number of at least 0" in caught.value.problems
+    assert "--modules.evaluator.eval-steps holds -1, expected whole numbers of at least 1" in caught.value.problems
+    hook, writer = caught.value.problems[-2:]
+    assert hook.startswith("There is no hook named 'LogHok'. Did you mean LogHook")
+    assert writer.startswith("There is no writer named 'JsonWriter'")
+
+
+def test_a_name_means_nothing_where_its_owner_is_another() -> None:
+    """A loss of one's own may well have an eps of 0."""
+
+    @dataclass
+    class OwnLoss(Splat3DGSLossFn):
+        eps: float = 0.0
+        every: int = -1
+
+    check_options(config(pipeline__model__loss_fn=OwnLoss()))
+
+
+def test_options_are_looked_at_before_the_data() -> None:
+    with pytest.raises(OptionsError, match="sh-degree is -1"):
+        config(pipeline__model__sh_degree=-1).setup(local_rank=0, world_size=1)
+
+
+def test_cuda_without_a_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(
+        SplatkitError, match=r"--machine.device-type is cuda, but PyTorch .* finds no CUDA device.*cpu$"
+    ):
+        check_device("cuda")
+    with pytest.raises(SplatkitError, match=r"^--device is cuda, but PyTorch .*: --device cpu$"):
+        check_device("cuda", option="--device")
+    check_device("cpu")
+
+
+def test_mps_is_not_supported() -> None:
+    with pytest.raises(SplatkitError, match=r"--machine.device-type mps is not supported: use cpu"):
+        check_device("mps")

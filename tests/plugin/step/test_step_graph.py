@@ -1,0 +1,180 @@
+"""Steps as CUDA graphs: when they can be, and that training is the same with them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
+from splatkit_ns.methods import make_method
+from splatkit_ns.modules import SplatBaseModule, SplatTimer
+from splatkit_ns.plugin.step import graph as step_graph
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
+from tests.plugin.helpers import forget_writers, make_trainer, run_config
+
+
+@dataclass
+class OwnRenderer(Splat3DGSRenderer):
+    """May do anything."""
+
+
+@dataclass
+class OwnCapturableRenderer(Splat3DGSRenderer):
+    """Says that it does nothing that a graph cannot hold."""
+
+    capturable: ClassVar[bool] = True
+
+
+@dataclass
+class Watcher(SplatBaseModule[Any]):
+    """Looks at a step between render and backward pass."""
+
+    def post_compute_loss(self, step: int) -> None: ...
+
+
+@dataclass
+class Onlooker(SplatBaseModule[Any]):
+    """Looks at a step when it is over."""
+
+    def post_step(self, step: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({}, True),
+        ({"renderer": Splat3DGSRenderer(dropout=0.2)}, True),
+        ({"renderer": OwnRenderer()}, False),
+        ({"renderer": OwnCapturableRenderer()}, True),
+        ({"renderer": Splat2DGSRenderer(), "loss_fn": Splat2DGSLossFn()}, False),
+        ({"modules": [Watcher()]}, False),
+        ({"modules": [Onlooker()]}, True),
+        ({"modules": [SplatTimer()]}, False),
+        ({"cuda_graphs": False}, False),
+    ],
+    ids=lambda value: "+".join(value) or "plain" if isinstance(value, dict) else "",
+)
+def test_only_steps_that_nobody_looks_into(
+    parts: dict[str, Any], expected: bool, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(run_config(tiny_scene, tmp_path, method=make_method("parts", **parts)))
+    forget_writers()
+    assert trainer.pipeline.model.graphs is None, "on the CPU"
+    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
+    trainer.device = "cuda:0"
+    assert (step_graph.step_graphs(trainer) is not None) == expected
+
+
+def test_not_where_only_what_is_seen_is_kept(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much is seen differs from image to image."""
+    trainer = make_trainer(run_config(tiny_scene, tmp_path))
+    forget_writers()
+    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
+    trainer.device = "cuda:0"
+    assert step_graph.step_graphs(trainer) is not None
+    trainer.pipeline.model.renderer.packed = True  # which the options refuse on the CPU
+    assert step_graph.step_graphs(trainer) is None
+
+
+def test_not_where_poses_are_corrected_or_gradients_summed_up(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(run_config(tiny_scene, tmp_path))
+    forget_writers()
+    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
+    trainer.device = "cuda:0"
+    trainer.gradient_accumulation_steps["shN"] = 4
+    assert step_graph.step_graphs(trainer) is None
+    trainer.gradient_accumulation_steps["shN"] = 1
+    trainer.pipeline.model.config.camera_optimizer.mode = "SO3xR3"
+    assert step_graph.step_graphs(trainer) is None
+
+
+def trained(scene: Path, output: Path, graphs: bool, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Any:
+    """The Gaussians after 300 steps on the GPU, and how many of these were replays."""
+    method = make_method("graphs", sh_degree_interval=60, **deepcopy(parts))
+    config = run_config(scene, output, steps=300, method=method)
+    config.machine.device_type = "cuda"
+    config.cuda_graphs = graphs
+    replays: list[int] = []
+    replay = torch.cuda.CUDAGraph.replay
+
+    def counted(self: Any) -> None:
+        replays.append(1)
+        replay(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+        trainer = make_trainer(config)
+        torch.manual_seed(0)
+        trainer.train()
+    forget_writers()
+    params = trainer.pipeline.model.gauss_params
+    return {name: param.detach().cpu() for name, param in params.items()}, len(replays)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "densification",
+    [
+        SplatDefaultDensification(refine_start_iter=50, refine_every=50, grow_grad2d=1e-5),
+        SplatMCMCDensification(refine_start_iter=50, refine_every=50, max_gaussians=500),
+    ],
+    ids=["adc", "mcmc"],
+)
+def test_training_is_the_same_to_the_bit(
+    densification: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, none = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, densification=densification)
+    again, _ = trained(tiny_scene, tmp_path / "again", False, monkeypatch, densification=densification)
+    for name, value in plain.items():
+        assert torch.equal(again[name], value), f"{name} differs between two runs without graphs"
+    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, densification=densification)
+    assert none == 0
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+
+
+@pytest.mark.gpu
+def test_dropout_masks_and_regularisers_in_a_graph(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {
+        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "loss_fn": Splat3DGSLossFn(mse_lambda=4.0, opacity_reg=0.01, scale_reg=0.01),
+        "background_color": "random",
+    }
+    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    assert all(bool(torch.isfinite(value).all()) for value in graphs.values())
+    # other Gaussians are left out, so the results are alike and not equal
+    for name in ("means", "scales"):
+        assert float((graphs[name].mean(0) - plain[name].mean(0)).abs().max()) < 0.2, name
+
+
+@pytest.mark.gpu
+def test_lists_that_outgrow_their_space_get_more(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_graph, "MARGIN", 0.9)
+    monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
+    captured: list[int] = []
+    capture = step_graph.StepGraphs._capture
+
+    def counted(self: Any, view: Any) -> Any:
+        step = capture(self, view)
+        captured.append(step.capacity)
+        return step
+
+    monkeypatch.setattr(step_graph.StepGraphs, "_capture", counted)
+    params, _ = trained(tiny_scene, tmp_path, True, monkeypatch)
+    assert len(captured) > 2
+    assert all(bool(torch.isfinite(value).all()) for value in params.values())

@@ -1,0 +1,202 @@
+"""When graphs are captured, given up and replaced; with graphs that only count, so that it needs no GPU."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.loss_fn import Splat3DGSLossFn
+from splatkit_ns.plugin.data.cameras import PinholeView
+from splatkit_ns.plugin.step import graph as step_graph
+from splatkit_ns.plugin.step.graph import STEPS_BEFORE, StepGraphs
+from splatkit_ns.rasterize.tile_list_space import SPACE
+from splatkit_ns.renderer import Splat3DGSRenderer
+
+VIEW = PinholeView(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
+
+
+class CountingGraph:
+    """Does nothing when it is replayed; what was run to capture it has been run."""
+
+    needed = 100
+    captures: list[int | None]
+    replays = 0
+    broken = False
+
+    def capture_begin(self, pool: Any = None, capture_error_mode: str = "") -> None:
+        if pool is not None:
+            CountingGraph.captures.append(SPACE.capacity)
+
+    def capture_end(self) -> None:
+        SPACE.needed = torch.tensor([CountingGraph.needed])
+        if CountingGraph.broken and SPACE.capacity is not None:
+            raise RuntimeError("operation would make the legacy stream depend on a capturing blocking stream")
+
+    def pool(self) -> str:
+        return "pool"
+
+    def replay(self) -> None:
+        CountingGraph.replays += 1
+
+
+class StubModel:
+    """Renders one number and has one parameter."""
+
+    def __init__(self) -> None:
+        self.renderer, self.loss_fn = Splat3DGSRenderer(), Splat3DGSLossFn()
+        self.gauss_params = {"means": torch.nn.Parameter(torch.ones(5, 3))}
+        self.training_state = self.gauss_params["means"]
+        self.step_background = torch.zeros(3)
+        self.degree = 0
+        self.fails = False
+        self.context: Any = SimpleNamespace(masks=None)
+        for name in (*step_graph.CONTEXT_FIELDS, "loss", "loss_terms"):
+            setattr(self.context, name, None)
+
+    def sh_degree_now(self) -> int:
+        return self.degree
+
+    def wants_depth_now(self) -> bool:
+        return False
+
+    def render_for_training(self, view: PinholeView, background: torch.Tensor) -> None:
+        if self.fails:
+            raise ValueError("no")
+        self.context.rendered_frames = self.gauss_params["means"].sum()
+
+    def get_loss_dict(self, outputs: Any, batch: Any) -> None:
+        terms = {"l1": self.context.rendered_frames, "opacity_reg": 2 * self.context.rendered_frames}
+        self.context.loss_terms, self.context.loss = terms, terms["l1"] + terms["opacity_reg"]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> StubModel:
+    """A model for graphs that count."""
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", CountingGraph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, dtype=None, **_: zeros(*shape, dtype=dtype))
+    monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
+    CountingGraph.captures, CountingGraph.replays = [], 0
+    CountingGraph.needed, CountingGraph.broken = 100, False
+    return StubModel()
+
+
+def run(graphs: StepGraphs, model: StubModel, steps: int) -> int:
+    """Train; returns how many of the steps a graph did."""
+    done = 0
+    for _ in range(steps):
+        model.gauss_params["means"].grad = None
+        model.context.target_frames = torch.rand(1, 6, 8, 3)
+        SPACE.longest = max(SPACE.longest, 80)  # as steps without a graph note it
+        done += graphs.run(VIEW)
+    return done
+
+
+def test_a_graph_is_captured_once_and_then_replayed(model: StubModel) -> None:
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    assert run(graphs, model, STEPS_BEFORE + 30) == 30
+    assert CountingGraph.captures == [120], "half as much again as the 80 that were seen"
+    assert CountingGraph.replays == 30
+    assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
+    assert SPACE.capacity is None
+    assert SPACE.needed is None
+
+
+def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel) -> None:
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 1)
+    first = model.context.loss
+    assert float(first) == 45
+    assert {name: float(term) for name, term in model.context.loss_terms.items()} == {"l1": 15, "opacity_reg": 30}
+    run(graphs, model, 1)
+    assert model.context.loss.data_ptr() != first.data_ptr()
+
+
+@pytest.mark.parametrize("change", ["degree", "weight", "dropout", "frozen", "parameter", "number"])
+def test_what_kernels_hold_is_noticed_when_it_changes(change: str, model: StubModel) -> None:
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 10)
+    if change == "degree":
+        model.degree = 1
+    elif change == "weight":
+        model.loss_fn.opacity_reg = 0.5
+    elif change == "dropout":
+        model.renderer.dropout = 0.5
+    elif change == "frozen":
+        model.gauss_params["means"].requires_grad_(False)
+        model.gauss_params["other"] = torch.nn.Parameter(torch.ones(1))
+        model.render_for_training = lambda *_: setattr(  # type: ignore[method-assign]
+            model.context, "rendered_frames", model.gauss_params["other"].sum()
+        )
+    else:
+        rows = 6 if change == "number" else 5
+        model.training_state = model.gauss_params["means"] = torch.nn.Parameter(torch.ones(rows, 3))
+    replays = CountingGraph.replays
+    done = run(graphs, model, 10)
+    assert done == (10 if change == "parameter" else 9), "what is new may load kernels, so it runs once without a graph"
+    assert len(CountingGraph.captures) == 2
+    assert CountingGraph.replays == replays + done
+    if change == "frozen":
+        assert model.gauss_params["means"].grad is None
+
+
+def test_lists_that_do_not_fit_get_a_graph_with_more_space(model: StubModel) -> None:
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 5)
+    graphs._step.needed.fill_(200)  # type: ignore[union-attr]
+    run(graphs, model, 5)
+    assert CountingGraph.captures == [120, 300]
+
+
+def test_short_lists_have_space_to_grow(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graph, "MIN_SPACE", 5000)
+    run(StepGraphs(model), model, STEPS_BEFORE + 5)  # type: ignore[arg-type]
+    assert CountingGraph.captures == [5000]
+
+
+def test_graphs_that_are_hardly_replayed_are_given_up(model: StubModel, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="splatkit_ns")
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 2)
+    for number in range(100):
+        model.loss_fn.opacity_reg = number / 1000
+        run(graphs, model, 2)
+    assert len(CountingGraph.captures) == step_graph.TRIED
+    assert run(graphs, model, 10) == 0
+    assert "changes too often" in caplog.text
+
+
+def test_a_step_that_fails_while_it_is_captured_runs_without(
+    model: StubModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="splatkit_ns")
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    model.fails = True
+    assert run(graphs, model, STEPS_BEFORE + 5) == 0
+    assert len(CountingGraph.captures) == 1, "it is not tried again"
+    assert "Steps run without CUDA graphs (ValueError: no)." in caplog.text
+    assert SPACE.capacity is None
+
+
+def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    CountingGraph.broken = True
+    with pytest.raises(SplatkitError, match="--cuda-graphs False"):
+        run(graphs, model, STEPS_BEFORE + 1)
+    assert SPACE.capacity is None
+
+
+def test_closed_it_does_no_more(model: StubModel) -> None:
+    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 5)
+    graphs.close()
+    assert run(graphs, model, 5) == 0
