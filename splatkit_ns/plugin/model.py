@@ -19,6 +19,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.utils.colors import get_color
 from torch import Tensor, nn
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_metrics.metrics import ImageMetrics
@@ -29,7 +30,7 @@ from splatkit_ns.parts.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepCont
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data import images
-from splatkit_ns.plugin.data.cameras import PinholeView, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.plugin.data.initial import are_stand_ins, initial_gaussians
 from splatkit_ns.plugin.options.held import release
 from splatkit_ns.plugin.run import weights
@@ -140,7 +141,7 @@ class SplatkitModel(SplatfactoModel):
         self.background_color = torch.tensor(VIEWER_BACKGROUND)
         self.dataset_background = torch.zeros(3)
         """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
-        self._views: dict[int, PinholeView] = {}
+        self._views: dict[int, View] = {}
         """Of the training cameras, in full size, by index."""
         self._backgrounds: dict[str, Tensor] = {}
 
@@ -320,7 +321,7 @@ class SplatkitModel(SplatfactoModel):
         state = cropped(self.training_state, self.crop_box)
         return view_outputs(self.renderer, state, pinhole_view(camera), self.sh_degree_now(), self._background())
 
-    def render_for_training(self, view: PinholeView, background: Tensor) -> dict[str, Any]:
+    def render_for_training(self, view: View, background: Tensor) -> dict[str, Any]:
         """Render a view, and fill the step's context with it.
 
         Args:
@@ -355,7 +356,7 @@ class SplatkitModel(SplatfactoModel):
             "background": background,
         }
 
-    def training_view(self, camera: Cameras) -> PinholeView:
+    def training_view(self, camera: Cameras) -> View:
         """The view of a training camera, read from its device only once, whatever the resolution."""
         index = (camera.metadata or {}).get("cam_idx")
         view = None if index is None else self._views.get(index)

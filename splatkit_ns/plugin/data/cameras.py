@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class PinholeView:
-    """One camera at one resolution."""
-
-    cam_to_worlds: Tensor
-    """(1, 4, 4), OpenCV axes."""
-    Ks: Tensor
-    """(1, 3, 3), in pixels."""
-    width: int
-    height: int
-
-    def smaller(self, downscale: int) -> PinholeView:
-        """The view with both sides of the image divided by this and rounded down; reads nothing back."""
-        if downscale == 1:
-            return self
-        Ks = torch.cat([self.Ks[:, :2] / downscale, self.Ks[:, 2:]], dim=1)
-        return PinholeView(self.cam_to_worlds, Ks, self.width // downscale, self.height // downscale)
+from splatkit_ns.cameras import View
 
 
 def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
@@ -44,16 +25,16 @@ def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
     return torch.cat([camera_to_worlds * axes, bottom], dim=1)
 
 
-def pinhole_view(camera: Cameras, downscale: int = 1) -> PinholeView:
+def pinhole_view(camera: Cameras, downscale: int = 1) -> View:
     """The view of a single camera, (1,); reads its size back from its device.
 
     Args:
         camera: one camera.
-        downscale: see `PinholeView.smaller`.
+        downscale: see `View.smaller`.
     """
     width, height = int(camera.width.item()), int(camera.height.item())
     Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
-    full = PinholeView(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
+    full = View(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
     return full.smaller(downscale)
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data.cameras import PinholeView
 from splatkit_ns.rasterize.tile_list_space import SPACE, fixed_space
 from splatkit_ns.renderer.dropout import DropoutRenderer
 
@@ -145,7 +145,7 @@ class StepGraphs:
 
     # ------------------------------------------------------------------ one step
 
-    def run(self, view: PinholeView) -> bool:
+    def run(self, view: View) -> bool:
         """Render, loss and backward of a step whose data are in the context, if a graph can do it.
 
         Returns:
@@ -186,7 +186,7 @@ class StepGraphs:
             model.gauss_params[name].grad = gradient
         return True
 
-    def _kind(self, view: PinholeView) -> Hashable:
+    def _kind(self, view: View) -> Hashable:
         """What a graph's kernels are chosen by, besides the Gaussians."""
         model, context = self._model, self._model.context
         return (
@@ -232,7 +232,7 @@ class StepGraphs:
 
     # ------------------------------------------------------------------ capturing
 
-    def _try_to_capture(self, view: PinholeView) -> CapturedStep | None:
+    def _try_to_capture(self, view: View) -> CapturedStep | None:
         """Capture, or go without from now on.
 
         Raises:
@@ -249,7 +249,7 @@ class StepGraphs:
                 param.grad = None
             return None
 
-    def _capture(self, view: PinholeView) -> CapturedStep:
+    def _capture(self, view: View) -> CapturedStep:
         model, context = self._model, self._model.context
         inputs = self._inputs(view)
         self._fill(inputs, view)
@@ -283,7 +283,7 @@ class StepGraphs:
         gradients = {name: param.grad for name, param in model.gauss_params.items() if param.grad is not None}
         return CapturedStep(graph, inputs, results, list(context.loss_terms), losses, gradients, capacity, needed)
 
-    def _three(self, view: PinholeView, inputs: Inputs) -> Tensor:
+    def _three(self, view: View, inputs: Inputs) -> Tensor:
         """Render, loss and backward pass; returns the loss's terms and the loss, one after the other."""
         model, context = self._model, self._model.context
         model.render_for_training(
@@ -294,7 +294,7 @@ class StepGraphs:
         context.loss.backward()
         return torch.stack([value.detach() for value in (*context.loss_terms.values(), context.loss)])
 
-    def _inputs(self, view: PinholeView) -> Inputs:
+    def _inputs(self, view: View) -> Inputs:
         """Places for what differs from step to step."""
         context = self._model.context
         assert context.target_frames is not None
@@ -307,7 +307,7 @@ class StepGraphs:
             None if mask is None else torch.empty_like(mask),
         )
 
-    def _fill(self, inputs: Inputs, view: PinholeView) -> None:
+    def _fill(self, inputs: Inputs, view: View) -> None:
         """Copy this step's data to where the graph reads them."""
         context = self._model.context
         inputs.cam_to_worlds.copy_(view.cam_to_worlds)

@@ -8,7 +8,7 @@ import torch
 from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor, nn
 
-from splatkit_ns.plugin.data.cameras import PinholeView
+from splatkit_ns.cameras import View
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 
@@ -18,7 +18,7 @@ INVISIBLE = -1e4
 
 @torch.no_grad()
 def view_outputs(
-    renderer: SplatRenderer[Any], state: SplatTrainingState, view: PinholeView, sh_degree: int, background: Tensor
+    renderer: SplatRenderer[Any], state: SplatTrainingState, view: View, sh_degree: int, background: Tensor
 ) -> dict[str, Tensor]:
     """Render one camera with everything that there is to look at.
 

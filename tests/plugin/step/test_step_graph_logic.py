@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
-from splatkit_ns.plugin.data.cameras import PinholeView
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.graph import STEPS_BEFORE, StepGraphs
 from splatkit_ns.rasterize.tile_list_space import SPACE
 from splatkit_ns.renderer import Splat3DGSRenderer
 
-VIEW = PinholeView(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
+VIEW = View(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
 
 
 class CountingGraph:
@@ -64,7 +64,7 @@ class StubModel:
     def wants_depth_now(self) -> bool:
         return False
 
-    def render_for_training(self, view: PinholeView, background: torch.Tensor) -> None:
+    def render_for_training(self, view: View, background: torch.Tensor) -> None:
         if self.fails:
             raise ValueError("no")
         self.context.rendered_frames = self.gauss_params["means"].sum()
