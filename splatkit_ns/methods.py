@@ -17,7 +17,7 @@ from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import holdable
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.options.held import held
+from splatkit_ns.plugin.run.held import held
 from splatkit_ns.plugin.run.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer

@@ -7,7 +7,7 @@ import logging
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
-from splatkit_ns.parts.files import write_or_warn
+from splatkit_ns.parts.files import told_of_checkpoint
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -36,4 +36,5 @@ class CheckPointHook(Hook):
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.cfg.max_steps:
             path = trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt"
-            write_or_warn(logger, f"CheckPointHook's checkpoint of step {step}", lambda: trainer.save_checkpoint(path))
+            what = f"CheckPointHook's checkpoint of step {step}"
+            trainer.save_checkpoint(path, then=told_of_checkpoint(logger, what, path))

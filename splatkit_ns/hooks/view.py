@@ -11,7 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.hooks.writers.base import Writer
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.splat import SplatTrainingState, write_checkpoint
+from splatkit_ns.splat import SplatTrainingState
 
 POINT_CLOUD_NAMES = {
     "position": "means",
@@ -165,8 +165,9 @@ class TrainerView:
             return {}
         return {name: term.detach() for name, term in {**context.loss_terms, "loss": context.loss}.items()}
 
-    def save_checkpoint(self, path: str | Path) -> None:
-        """Write a checkpoint of the current step to a file; a run can be resumed from it."""
-        trainer, path = self.unwrapped, Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(path, trainer.make_checkpoint())
+    def save_checkpoint(self, path: str | Path, then: Callable[[OSError | None], None] | None = None) -> None:
+        """Write a checkpoint of the current step to a file, from which a run can be resumed.
+
+        See `SplatTrainingState.save_ckpt`: during a step the file is written at its end.
+        """
+        self.context.training_state.save_ckpt(path, then=then)

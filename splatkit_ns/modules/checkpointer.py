@@ -9,7 +9,7 @@ from typing import Any
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.files import check_output_dir, write_or_warn
+from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import SplatTrainingState
 
@@ -52,14 +52,21 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
         before = [name for name in self._written if name != path.name]
         # Named before it is written, so that the checkpoint knows of itself when training resumes from it.
         self._written = [*before, path.name]
-        if not write_or_warn(logger, f"The checkpoint of step {step}", lambda: training_state.save_ckpt(path)):
-            self._written = before
-            return
-        logger.info("Saved a checkpoint to %s", path)
-        if self.keep > 0:
-            for name in self._written[: -self.keep]:
-                (folder / name).unlink(missing_ok=True)
-            self._written = self._written[-self.keep :]
+        tell = told_of_checkpoint(logger, f"The checkpoint of step {step}", path)
+
+        def then(error: OSError | None) -> None:
+            tell(error)
+            if error is not None:
+                self._written = before
+            elif self.keep > 0:
+                self._delete_older(folder)
+
+        training_state.save_ckpt(path, then=then)
+
+    def _delete_older(self, folder: Path) -> None:
+        for name in self._written[: -self.keep]:
+            (folder / name).unlink(missing_ok=True)
+        self._written = self._written[-self.keep :]
 
     def state_dict(self) -> dict[str, Any]:
         return {"written": list(getattr(self, "_written", []))}

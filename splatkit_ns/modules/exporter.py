@@ -9,7 +9,7 @@ from pathlib import Path
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.files import check_output_dir, write_or_warn
+from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import check_steps
 from splatkit_ns.splat import SplatTrainingState
@@ -22,8 +22,8 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     """Writes ``splats/step_007000.ply`` and ``ckpts/step_007000.ckpt`` at chosen steps.
 
     The PLY files open in every viewer of Gaussian splats; training resumes from the checkpoints. Each file is written
-    whole or not at all, by the process of rank 0 alone; where the disk is full, training goes on without it. List it
-    after modules that keep a state: a checkpoint holds the states of modules as they are when it is written.
+    whole or not at all, by the process of rank 0 alone; if the disk is full, training goes on without it. A checkpoint
+    is of the whole step, with the states of all modules after it.
 
     Raises:
         ModuleError: at set-up, if the format is unknown or a step is no whole number of at least 1.
@@ -64,10 +64,8 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
             logger, f"The Gaussians of step {step}", lambda: training_state.to_splat_model().save_ply(splat)
         ):
             logger.info("Saved %d Gaussians to %s", len(training_state), splat)
-        if self.save_ckpt and write_or_warn(
-            logger, f"The checkpoint of step {step}", lambda: training_state.save_ckpt(ckpt)
-        ):
-            logger.info("Saved a checkpoint to %s", ckpt)
+        if self.save_ckpt:
+            training_state.save_ckpt(ckpt, then=told_of_checkpoint(logger, f"The checkpoint of step {step}", ckpt))
 
     def splat_path(self, step: int) -> Path:
         """Where the Gaussians of a step (counted from 1) are saved."""

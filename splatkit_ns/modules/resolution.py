@@ -1,4 +1,4 @@
-"""Training with small images first, for as long as they hold what is learnt then."""
+"""Training with small images first, for as long as they hold what is learnt then, or on a fixed schedule."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
     """Training starts with sides divided by at most this; 1 is off."""
     full_from: float = 0.9
     """Share of the steps after which images are whole."""
+    halve_every: int = 0
+    """With a number above 0, the divisor does not follow the photographs: it is halved every this many steps."""
 
     @property
     def is_idle(self) -> bool:
@@ -49,6 +51,10 @@ class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
     def on_setup(self, logger: logging.Logger, data_provider: Any, max_steps: int) -> None:
         if self.max_downscale < 1:
             raise ModuleError(f"{self.module_name}.max_downscale is {self.max_downscale}, expected at least 1.")
+        if self.halve_every > 0:
+            halvings = range(self.max_downscale.bit_length())
+            self._ends = {self.max_downscale >> n: (n + 1) * self.halve_every for n in halvings}
+            return
         if not 0 < self.full_from <= 1:
             raise ModuleError(f"{self.module_name}.full_from is {self.full_from}, expected above 0, up to 1.")
         if not hasattr(data_provider, "train_image"):

@@ -84,6 +84,8 @@ class StepContext:
     """Scalar that is differentiated."""
     loss_terms: dict[str, Tensor] = dataclasses.field(default_factory=dict[str, Tensor])
     """The loss's named terms; their sum is `loss`."""
+    is_skipped: bool = False
+    """Whether the optimizers left this step out, because its loss or gradients were not finite."""
     image_name: str = ""
     """Which training image this step uses, for messages."""
 
@@ -94,6 +96,7 @@ class StepContext:
         self.cam_to_worlds = self.Ks = self.rendered_frames = self.rend_out = self.loss = None
         self.loss_terms = {}
         self.image_name = ""
+        self.is_skipped = False
 
 
 def bind_arguments(

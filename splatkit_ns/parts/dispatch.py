@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -77,6 +78,8 @@ class ModuleDispatcher:
         self.modules = dict(zip(_unique_names(modules), modules, strict=True))
         self.context = context
         self._set_up: set[str] = set()
+        self.is_validating = False
+        """Whether the modules hear of evaluation images now."""
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
             hook: [
                 (
@@ -134,6 +137,28 @@ class ModuleDispatcher:
             self.context.logger.error("%s: %r", failure, failure.__cause__)
         if failures:
             raise failures[0] from failures[0].__cause__
+
+    @contextmanager
+    def validation(self, num_images: int, all_images: bool = True) -> Generator[bool]:
+        """Around an evaluation, with the modules' hooks before and after it; outside training they hear nothing.
+
+        Args:
+            num_images: the number of images.
+            all_images: whether these are all evaluation images.
+
+        Yields:
+            Whether the modules hear of it; then `pre_validation_image` is to be run before each image.
+        """
+        if not self.is_training:
+            yield False
+            return
+        self.run("pre_validation", num_images=num_images, all_images=all_images)
+        self.is_validating = True
+        try:
+            yield True
+        finally:
+            self.is_validating = False
+        self.run("post_validation")
 
     def report_exception(self, exception: BaseException) -> None:
         """Run `on_exception` of all modules; what fails there is logged, so that it does not hide the exception."""

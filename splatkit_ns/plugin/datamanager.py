@@ -19,6 +19,7 @@ from PIL import Image
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data.contents import RESTORE, check_outputs
 from splatkit_ns.plugin.data.seed_points import quick_seed_points
@@ -122,6 +123,9 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         check_outputs(self.train_dataparser_outputs, "train", check_images)
         if test_mode != "inference":
             check_outputs(self.eval_dataset.dataparser_outputs, "eval", check_images)
+        self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
+        if self.train_dataparser_outputs.alpha_color is not None:
+            self.train_dataset.metadata["background_color"] = self.train_dataparser_outputs.alpha_color
         self._train_views: list[Cameras] = []
         self._target_files: dict[TargetName, list[Path]] = {}
 

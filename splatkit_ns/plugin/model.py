@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
@@ -16,33 +14,31 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
-from nerfstudio.utils.colors import get_color
 from torch import Tensor, nn
 
-from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
-from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_metrics.metrics import ImageMetrics
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
-from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
+from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.data import images
-from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
-from splatkit_ns.plugin.data.initial import are_stand_ins, initial_gaussians
-from splatkit_ns.plugin.options.held import release
+from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
+from splatkit_ns.plugin.data.cameras import camera_extent, pinhole_view
+from splatkit_ns.plugin.data.images import evaluation_target
+from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
 from splatkit_ns.plugin.run import weights
-from splatkit_ns.plugin.step.graph import StepGraphs
+from splatkit_ns.plugin.run.held import release
+from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
+from splatkit_ns.plugin.step.parts import StepParts
+from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
-from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.schema import KEYS
 
-VIEWER_BACKGROUND = (0.1490, 0.1647, 0.2157)
-"""The viewer's own background colour, shown where a model trained on random backgrounds is transparent."""
+logger = logging.getLogger("splatkit_ns")
 
 
 @dataclass
@@ -60,13 +56,9 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
     sh_degree_interval: int = 1000
     """One more degree is used every this many steps."""
-    background_color: Literal["auto", "random", "black", "white"] = "auto"
+    background_color: BackgroundColor = "auto"
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
-    num_downscales: int = 0
-    """Training starts with images whose sides are divided by 2 to this power."""
-    resolution_schedule: int = 3000
-    """The resolution doubles every this many steps, until it is full."""
     init_ply: Path | None = None
     """Start from the Gaussians of this PLY file, such as an earlier run exported; its coordinates must be those of this
     data set as nerfstudio orients and scales it."""
@@ -89,63 +81,70 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     lpips: bool = True
     """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if state.get("num_downscales"):
+            logger.warning(
+                "This config has num_downscales = %s, which is a module's setting now and not used here. To resume as "
+                "before: --modules.resolution.max-downscale %d --modules.resolution.halve-every %s",
+                state["num_downscales"],
+                2 ** state["num_downscales"],
+                state.get("resolution_schedule", 3000),
+            )
 
-class SplatkitModel(SplatfactoModel):
+
+class SplatkitModel(GaussianAttributes, SplatfactoModel):
     """Renderer, loss and densification as a nerfstudio model.
 
-    A subclass of `SplatfactoModel` because nerfstudio's viewer and exporter ask for one; it takes nothing else from it.
+    It is a subclass of `SplatfactoModel` because nerfstudio's viewer and exporter ask for one; it takes nothing else
+    from it. `get_outputs`, `get_loss_dict` and the training callbacks each run the hooks that belong to them, so that
+    nerfstudio's own trainer can train the model, too. Its step is: callback `begin_step`, `get_outputs`,
+    `get_loss_dict`, backward, optimizers, callback `finish_step`.
     """
 
     config: SplatkitModelConfig
 
     def populate_modules(self) -> None:
-        """Make the Gaussians, and run-time copies of renderer, loss and densification."""
+        """Make run-time copies of renderer, loss and densification, and a stand-in for the Gaussians.
+
+        The Gaussians themselves come from a checkpoint (`load_state_dict`), or are made when training asks for its
+        parameters (`get_param_groups`): to look at a run, no time is spent on those that it started from.
+        """
         config = self.config
-        self.gauss_params = nn.ParameterDict(
-            {
-                name: nn.Parameter(value)
-                for name, value in initial_gaussians(config, self.seed_points, self.scene_box).items()
-            }
-        )
-        self.awaits_weights = are_stand_ins()
-        """Whether the Gaussians only stand in for those of a checkpoint, until `load_state_dict`."""
+        metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        stand_in = one_gaussian(config.sh_degree)
+        self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in stand_in.items()})
+        self.is_stand_in = True
+        """Whether the Gaussians have neither been loaded nor made yet."""
         self.training_state = SplatTrainingState(self.gauss_params, {})
         self.renderer: SplatRenderer[Any] = release(config.renderer)
         self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
         self.densification: SplatDensification[Any] = release(config.densification)
-        self.context = StepContext(
-            logger=logging.getLogger("splatkit_ns"),
-            max_steps=0,
-            training_state=self.training_state,
-            renderer=self.renderer,
-            loss_fn=self.loss_fn,
-            densification=self.densification,
-        )
-        self.use_modules([])
-        self.training_state.subscribe(self._rows_changed)
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
+        ranks = Ranks.current()
+        self.context = StepContext(
+            logger=logger,
+            max_steps=0,
+            training_state=self.training_state,
+            world_rank=ranks.rank,
+            world_size=ranks.size,
+        )
+        self.context.scene_scale = (metadata.get("camera_extent") or 1.0) * config.global_scale
+        self.parts = StepParts(self.context, self.renderer, self.loss_fn, self.densification)
+        self.backgrounds = Backgrounds(config.background_color, metadata.get("background_color"))
+        self.frames = TrainingFrames(self.backgrounds, self.camera_optimizer)
         self.metrics = ImageMetrics(lpips=config.lpips)
-        self.announces_images = False
-        """Whether modules hear of evaluation images; the pipeline's `validation` sets it."""
-        self.step = 0
-        self.skips_step = False
-        self.downscale = 1
-        """What the sides of training images are divided by, if not by more; a module may change it."""
-        self.graphs: StepGraphs | None = None
-        """What may do a step's render, loss and backward pass together; the trainer sets it."""
-        self.has_gradients = False
-        """Whether it did so in this step."""
         self.crop_box: OrientedBox | None = None
-        self.background_color = torch.tensor(VIEWER_BACKGROUND)
-        self.dataset_background = torch.zeros(3)
-        """Colour onto which the data set lays images with transparency; black if it leaves them as they are."""
-        self._views: dict[int, View] = {}
-        """Of the training cameras, in full size, by index."""
-        self._backgrounds: dict[str, Tensor] = {}
+        self._frame: TrainingFrame | None = None
 
-    # ------------------------------------------------------------------ modules
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def dispatcher(self) -> ModuleDispatcher:
+        """Runs the hooks of all parts."""
+        return self.parts.dispatcher
 
     def use_modules(self, modules: list[SplatBaseModule[Any]]) -> None:
         """Let these modules hook into training, after renderer, loss and densification.
@@ -153,240 +152,168 @@ class SplatkitModel(SplatfactoModel):
         Raises:
             ModuleError: one of them does not fit.
         """
-        everyone = [self.renderer, self.loss_fn, self.densification, *modules]
-        self.dispatcher = ModuleDispatcher(everyone, self.context)
-        self.context.modules = everyone
-        check_signature(self.renderer)
-        self._compute_loss = bind_arguments(
-            self.loss_fn.compute_loss, RENDER_ARGUMENTS, f"{self.loss_fn.module_name}.compute_loss"
-        )
-        self._densify = bind_arguments(
-            self.densification.densify, LOSS_ARGUMENTS, f"{self.densification.module_name}.densify"
-        )
-
-    def _rows_changed(self, row_change: Any) -> None:
-        self.dispatcher.run("on_gaussians_changed", row_change=row_change)
-
-    # ------------------------------------------------------------------ what nerfstudio's viewer and exporter read
-
-    @property
-    def features_dc(self) -> Tensor:
-        """SH coefficients of degree 0, (N, 3)."""
-        return self.gauss_params["sh0"][:, 0]
-
-    @property
-    def features_rest(self) -> Tensor:
-        """SH coefficients of degrees 1 and up, (N, K - 1, 3)."""
-        return self.gauss_params["shN"]
-
-    @property
-    def colors(self) -> Tensor:
-        """Colours seen from no direction in particular, (N, 3)."""
-        return images.sh_to_rgb(self.features_dc)
-
-    @property
-    def shs_0(self) -> Tensor:
-        """See `features_dc`."""
-        return self.features_dc
-
-    @property
-    def shs_rest(self) -> Tensor:
-        """See `features_rest`."""
-        return self.features_rest
-
-    @property
-    def opacities(self) -> Tensor:
-        """Logits, (N, 1)."""
-        return self.gauss_params["opacities"][:, None]
+        self.parts.use_modules(modules)
 
     # ------------------------------------------------------------------ parameters
 
     def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group a parameter of the Gaussians."""
+        """One group for each parameter of the Gaussians."""
         return {name: [self.gauss_params[name]] for name in KEYS}
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group a parameter of the Gaussians, and the camera optimizer's."""
+        """One group for each parameter of the Gaussians, and the camera optimizer's.
+
+        Raises:
+            SplatkitError: the Gaussians have to be made, and the PLY file to make them from cannot be used.
+        """
+        if self.is_stand_in:
+            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box))
         groups = self.get_gaussian_param_groups()
         self.camera_optimizer.get_param_groups(param_groups=groups)
         return groups
 
-    def use_optimizers(self, optimizers: dict[str, torch.optim.Optimizer]) -> None:
-        """Tell the training state which optimizers train its parameters.
-
-        Raises:
-            SplatkitError: the parameters should have been loaded, and were not.
-        """
-        if self.awaits_weights:
-            raise SplatkitError("This run was to go on from a checkpoint, and none was loaded: start it again.")
-        self.training_state.optimizers = {name: optimizers[name] for name in KEYS}
+    def _set_gaussians(self, values: dict[str, Tensor]) -> None:
+        """Put values of any number of Gaussians into the `Parameter` objects, which optimizers know."""
+        for name, param in self.gauss_params.items():
+            param.data = values[name].to(param.device, param.dtype)
+        self.is_stand_in = False
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same."""
         weights.check(dict, self.gauss_params)
-        for name, param in self.gauss_params.items():
-            stored = dict[f"gauss_params.{name}"]
-            param.data = torch.empty(stored.shape, dtype=param.dtype, device=param.device)
-        self.awaits_weights = False
+        self._set_gaussians({name: torch.empty(dict[f"gauss_params.{name}"].shape) for name in KEYS})
         return nn.Module.load_state_dict(self, dict, **kwargs)
 
+    @property
+    def step(self) -> int:
+        """nerfstudio's number of the current step, 0-based; the one count of steps is that of the context."""
+        return max(self.context.step - 1, 0)
+
     def update_to_step(self, step: int) -> None:
-        """Take over the step of a checkpoint, on which the SH degree depends."""
-        self.step = step
+        """Take over the step of a checkpoint (0-based), on which the SH degree depends."""
+        self.context.step = step + 1
 
     # ------------------------------------------------------------------ one step
+
+    @property
+    def frame(self) -> TrainingFrame | None:
+        """The training image of the current step, from `pre_step` on."""
+        return self._frame
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Densification and the hooks after the optimizers' step."""
-        return [TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.finish_step)]
+        """What comes before and after a step's render, loss and backward, and after the last step.
 
-    def close_graphs(self) -> None:
-        """Give back what steps as CUDA graphs hold; the last step's images stay."""
-        if self.graphs is not None:
-            self.graphs.close()
+        Under a trainer other than ours, this is also where the model learns of optimizers, data and number of steps.
+        """
+        if not self.training_state.optimizers:
+            self._join(training_callback_attributes)
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.finish_step),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.end_training),
+        ]
 
-    def start_step(self, step: int, camera: Cameras, batch: dict[str, Any]) -> None:
-        """Fill the step's context with the training image, and run `pre_step`.
+    def _join(self, attributes: TrainingCallbackAttributes) -> None:
+        """Take what only a trainer knows."""
+        assert attributes.optimizers is not None
+        self.training_state.use_optimizers(attributes.optimizers.optimizers)
+        if attributes.trainer is not None:
+            self.context.max_steps = attributes.trainer.config.max_num_iterations
+        data = None if attributes.pipeline is None else attributes.pipeline.datamanager.train_dataset
+        if data is not None and self.context.data_provider is None:
+            extent = camera_extent(data.cameras)
+            self.context.scene_scale = (extent or 1.0) * self.config.global_scale
+
+    def begin_step(self, step: int) -> None:
+        """Count the step, and run `pre_batch`; before the first step of a run, set up the modules.
 
         Args:
             step: nerfstudio's, 0-based.
-            camera: of the image.
-            batch: the image, and its mask where there is one.
         """
-        self.step = step
-        context = self.context
-        context.start_step(step + 1)
-        context.image_name = str(batch.get("image_name", batch.get("image_idx", "")))
-        self.step_background = self._background(has_alpha=batch["image"].shape[-1] == 4)
-        context.target_frames, context.masks = self.training_target(batch)
-        downscale = self._get_downscale_factor()
-        if "target_depths" in batch:
-            context.target_depths = images.mean_depths(self._on_device(batch["target_depths"]), downscale)[None]
-        if "target_normals" in batch:
-            context.target_normals = images.mean_normals(self._on_device(batch["target_normals"]), downscale)[None]
-        self.run_hooks("pre_step", after="data")
+        if not self.dispatcher.is_training:
+            self.dispatcher.setup()
+        self.context.step = step + 1
+        self.parts.run_hooks("pre_batch", after="other")
 
-    def training_target(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        """What this step compares renders of an image with.
+    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
+        """Fill the context with the training image of this step, and run `pre_step`.
 
-        Returns:
-            The image on the step's background, (1, H, W, 3), and where it is valid, (1, H, W) bool or None.
+        Args:
+            camera: the camera of the image.
+            batch: the image and what comes with it; None if `get_loss_dict` will bring it.
         """
-        downscale = self._get_downscale_factor()
-        image = images.ground_truth(self._on_device(batch["image"]), downscale)
-        mask = images.valid_pixels(self._on_device(batch["mask"]), downscale)[None] if "mask" in batch else None
-        return images.composite(image, self.step_background)[None], mask
+        self.context.start_step(self.context.step)
+        self.use_frame(self.frames.make(camera, batch))
+        self.parts.run_hooks("pre_step", after="data")
+        assert self._frame is not None
+        return self._frame
 
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        """Pixels of a training image; those in pinned memory are copied without waiting, as nobody writes there."""
-        return pixels.to(self.device, non_blocking=True)
-
-    def finish_step(self, step: int) -> None:
-        """Densification and the hooks after the optimizers' step.
-
-        After a step that was left out, because it was not finite, only `post_step` runs.
-        """
-        if self.skips_step:
-            self.run_hooks("post_step", after="optimizers")
-            return
-        self.run_hooks("on_optimize", after="optimizers")
-        if self.densification.changes_rows_itself:
-            with self.training_state.track_row_changes():
-                self._guarded(self.densification, "densify", self._densify)
-        else:
-            self._guarded(self.densification, "densify", self._densify)
-        self.run_hooks("post_step", after="densify")
-
-    def run_hooks(self, hook: str, after: str) -> None:
-        """Run a hook of all modules, between the end of the phase before it and that of "modules"."""
-        self.dispatcher.run("on_phase", phase=after)
-        self.dispatcher.run(hook)
-        self.dispatcher.run("on_phase", phase="modules")
-
-    def _guarded(self, module: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
-        return self.dispatcher.guarded(module.module_name, name, call)
+    def use_frame(self, frame: TrainingFrame) -> None:
+        """Render this frame, and compare it, from now on."""
+        self._frame, context = frame, self.context
+        context.image_name = frame.image_name
+        context.target_frames, context.masks = frame.target, frame.mask
+        context.target_depths, context.target_normals = frame.target_depths, frame.target_normals
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         """Render one camera.
 
         Returns:
             rgb (H, W, 3), accumulation (H, W, 1), background (3,) in training, (H, W, 3) otherwise, and depth
-            (H, W, 1), or None where training renders none; outside training also what the payload's `extra_images`
-            has.
+            (H, W, 1), or None if training renders none; outside training also the payload's `extra_images`.
         """
-        if self.training:
-            return self.render_for_training(self.training_view(camera), self.step_background)
-        state = cropped(self.training_state, self.crop_box)
-        return view_outputs(self.renderer, state, pinhole_view(camera), self.sh_degree_now(), self._background())
-
-    def render_for_training(self, view: View, background: Tensor) -> dict[str, Any]:
-        """Render a view, and fill the step's context with it.
-
-        Args:
-            view: of the training image.
-            background: (3,).
-        """
-        context = self.context
-        payload = self._guarded(
-            self.renderer,
-            "render",
-            lambda _: self.renderer.render(
-                self.training_state,
-                view.cam_to_worlds,
-                view.Ks,
-                view.width,
-                view.height,
-                sh_degree=self.sh_degree_now(),
-                backgrounds=background[None],
-                render_mode="RGB+ED" if self.wants_depth_now() else "RGB",
-            ),
-        )
-        check_payload(payload, self.renderer, context, view.width, view.height)
-        payload.retain_gradients()
-        context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
-        context.rend_out = payload
-        context.rendered_frames = payload.renders
+        if not self.training:
+            state = cropped(self.training_state, self.crop_box)
+            background = self.backgrounds.of_evaluation(self.device)
+            return view_outputs(self.renderer, state, pinhole_view(camera), self.sh_degree_now(), background)
+        frame = self._frame
+        if frame is None or frame.camera is not camera:
+            frame = self.take_frame(camera)
+        payload = self.parts.render(frame, self.sh_degree_now(), self.wants_depth_now())
         depth = payload.depths
         return {
             "rgb": payload.renders[0],
             "depth": None if depth is None else depth[0],
             "accumulation": payload.alphas[0],
-            "background": background,
+            "background": frame.background,
         }
-
-    def training_view(self, camera: Cameras) -> View:
-        """The view of a training camera, read from its device only once, whatever the resolution."""
-        index = (camera.metadata or {}).get("cam_idx")
-        view = None if index is None else self._views.get(index)
-        if view is None:
-            view = pinhole_view(camera)
-            if index is not None:
-                self._views[index] = view
-        view = view.smaller(self._get_downscale_factor())
-        if self.config.camera_optimizer.mode != "off":
-            corrected = self.camera_optimizer.apply_to_camera(camera)
-            view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))
-        return view
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The loss's named terms, and the camera optimizer's regulariser."""
-        context = self.context
+        """The loss's named terms, and the camera optimizer's regulariser; in training with the hooks around them."""
         if not self.training:
-            return self._evaluation_loss(outputs, batch)
-        result = self._guarded(self.loss_fn, "compute_loss", self._compute_loss)
-        terms = named_terms(result, self.loss_fn.module_name, context)
+            target, mask = evaluation_target(batch, outputs["background"])
+            return {"l1": self.metrics.l1(outputs["rgb"], target, mask)}
+        context = self.context
+        if context.target_frames is None and self._frame is not None:
+            self.use_frame(self.frames.with_image(self._frame, batch))
+        self.parts.run_hooks("pre_compute_loss", after="render")
+        terms = self.parts.loss_terms()
         self.camera_optimizer.get_loss_dict(terms)
-        context.loss_terms = terms
-        context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+        self.parts.set_loss(terms)
+        self.parts.run_hooks("post_compute_loss", after="loss")
         return terms
 
-    def _evaluation_loss(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
-        target, mask = self._evaluation_target(outputs, batch)
-        return {"l1": self.metrics.l1(outputs["rgb"], target, mask)}
+    def finish_step(self, step: int) -> None:
+        """Densification and the hooks after the optimizers' step.
+
+        After a step that was left out, because it was not finite, only `post_step` runs.
+        """
+        if self.context.is_skipped:
+            self.parts.run_hooks("post_step", after="optimizers")
+            return
+        self.parts.run_hooks("on_optimize", after="optimizers")
+        self.parts.densify()
+        self.parts.run_hooks("post_step", after="densify")
+
+    def end_training(self, step: int) -> None:
+        """Clean up after the last step, if nothing else has."""
+        if self.dispatcher.is_training:
+            self.dispatcher.run("post_train")
+            self.dispatcher.cleanup()
 
     # ------------------------------------------------------------------ evaluation
 
@@ -397,8 +324,8 @@ class SplatkitModel(SplatfactoModel):
             target, rendered, mask = context.target_frames[0], context.rendered_frames[0].detach(), context.masks
             mask = None if mask is None else mask[0]
         else:
-            rendered = outputs["rgb"]
-            target, mask = self._evaluation_target(outputs, batch)
+            rendered = outputs["rgb"].detach()
+            target, mask = evaluation_target(batch, outputs["background"])
         metrics: dict[str, Any] = {
             "psnr": self.metrics.psnr(rendered.clamp(0, 1), target, mask),
             "gaussian_count": self.num_points,
@@ -406,19 +333,17 @@ class SplatkitModel(SplatfactoModel):
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 
-    def _evaluation_target(self, outputs: dict[str, Any], batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        image = images.ground_truth(batch["image"].to(self.device), 1)
-        mask = images.valid_pixels(batch["mask"].to(self.device), 1) if "mask" in batch else None
-        return images.composite(image, outputs["background"]), mask
-
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side."""
-        target, mask = self._evaluation_target(outputs, batch)
+        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side.
+
+        During an evaluation that modules hear of, they are told the result.
+        """
+        target, mask = evaluation_target(batch, outputs["background"])
         rendered = outputs["rgb"]
         metrics = self.metrics.all(rendered, target, mask)
-        if self.announces_images and self.dispatcher.listens_to("post_validation_image"):
+        if self.dispatcher.is_validating and self.dispatcher.listens_to("post_validation_image"):
             self.dispatcher.run(
                 "post_validation_image",
                 metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},
@@ -435,37 +360,11 @@ class SplatkitModel(SplatfactoModel):
         return self.config.output_depth_during_training or self.loss_fn.wants_depth(self.context.step)
 
     def sh_degree_now(self) -> int:
-        """Up to which degree this step evaluates spherical harmonics."""
+        """The degree up to which this step evaluates spherical harmonics."""
         if self.config.init_ply is not None:  # trained before: its colours are used whole from the start
             return self.config.sh_degree
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
-    def _get_downscale_factor(self) -> int:
-        if not self.training:
-            return 1
-        halvings = max(self.config.num_downscales - self.step // self.config.resolution_schedule, 0)
-        return max(self.downscale, 2**halvings)
-
-    def _background(self, has_alpha: bool = False) -> Tensor:
-        """Colour behind the Gaussians, (3,).
-
-        Args:
-            has_alpha: whether this step's training image is RGBA.
-        """
-        mode = self.config.background_color
-        if self.training and (mode == "random" or (mode == "auto" and has_alpha)):
-            return torch.rand(3, device=self.device)
-        return self.evaluation_background()
-
-    def evaluation_background(self) -> Tensor:
-        """Colour behind the Gaussians outside training, (3,)."""
-        mode = self.config.background_color
-        if mode not in self._backgrounds:
-            colors = {"random": self.background_color, "auto": self.dataset_background}
-            self._backgrounds[mode] = (colors[mode] if mode in colors else get_color(mode)).to(self.device)
-        return self._backgrounds[mode]
-
     def set_background(self, background_color: Tensor) -> None:
         """Take the viewer's background colour (3,), shown behind models trained on random ones."""
-        self.background_color = background_color
-        self._backgrounds.pop("random", None)
+        self.backgrounds.set_viewer_color(background_color)

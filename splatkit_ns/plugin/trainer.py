@@ -7,10 +7,8 @@ import logging
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -24,32 +22,34 @@ from rich import box
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
-from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.data.initial import weights_follow
 from splatkit_ns.plugin.optimizers import run_optimizers
 from splatkit_ns.plugin.options.check import check_device, check_options
-from splatkit_ns.plugin.options.held import Opaque
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, report_once
 from splatkit_ns.plugin.reporting.writers import explained_logins
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.held import Opaque
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
+from splatkit_ns.plugin.run.resuming import LoadedCheckpoint, run_checkpoint
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
+from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.validation import evaluate
 from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError, check_parameters, stop_message
-from splatkit_ns.plugin.step.graph import step_graphs
+from splatkit_ns.plugin.step.graph import forward_backward
+from splatkit_ns.plugin.step.training_step import TrainingStep
+from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.plugin.viewer.thumbnails import Thumbnails
-from splatkit_ns.splat import atomic_write_text, clear_gradients, step_together
+from splatkit_ns.splat import CheckpointRequests, atomic_write_text
 from splatkit_ns.triton_kernels import load_ahead
 
 Vis = Literal[
@@ -65,13 +65,6 @@ Vis = Literal[
 ]
 
 logger = logging.getLogger("splatkit_ns")
-
-
-class LoadedCheckpoint(NamedTuple):
-    """What is still needed of the checkpoint that a run goes on from."""
-
-    path: Path
-    rng: Any
 
 
 @dataclass
@@ -145,6 +138,8 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
 class SplatkitTrainer(Trainer):
     """Trains a splatkit pipeline.
 
+    `TrainingStep` is what happens in a step; this class is what nerfstudio's trainer does around it.
+
     Raises:
         SplatkitError: on construction, if options are out of range or the device cannot be used; in `setup`, if the
             data is broken.
@@ -160,49 +155,83 @@ class SplatkitTrainer(Trainer):
         run_folder.claim(config.get_base_dir())
         super().__init__(config, local_rank, world_size)
         self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
-        """What hooks into training besides renderer, loss and densification; may be added to before `setup`."""
-        self.run_hooks = RunHooks(self)
+        """The modules that hook into training besides renderer, loss and densification; may be added to before
+        `setup`."""
+        self.run_hooks = RunHooks(config, self.modules, self.base_dir)
         self._stop_request = StopRequest()
-        self._loaded: LoadedCheckpoint | None = None
-        self._saver = Saver(self)
-        self._log = RunLog(self)
+        self._resumed: LoadedCheckpoint | None = None
         load_ahead(gpu_kernels(config, self.modules), self.device)
 
     # ------------------------------------------------------------------ set-up
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
+        """Make pipeline, optimizers and viewer, and take up the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        resumes = weights_follow(run_folder.goes_on(self.config))
-        with interruptible(), self.run_hooks.setting_up(), explained_logins(self.config.vis), resumes:
+        with interruptible(), self.run_hooks.setting_up(self), explained_logins(self.config.vis):
             super().setup(test_mode)
-        model = self.pipeline.model
-        model.use_optimizers(self.optimizers.optimizers)
-        model.context.max_steps = self.config.max_num_iterations
-        model.context.step = self._start_step
-        model.context.world_rank = self.local_rank
-        every_step = self.device == "cpu" or self.config.on_nan == "skip"
-        self.watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step)
-        model.training_state.checkpoint_source = self.make_checkpoint
-        self.pipeline.wants_metrics = self._log.is_due
-        self._saver.steps_whole = self._start_step
-        model.graphs = step_graphs(self)
+        config, model = self.config, self.pipeline.model
+        model.context.max_steps = config.max_num_iterations
+        schedules, rays = self.optimizers.schedulers, self.pipeline.datamanager.get_train_rays_per_batch()
+        self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, self.start_step)
+        every_step = self.device == "cpu" or config.on_nan == "skip"
+        watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step, skips=config.on_nan == "skip")
+        accumulation = self.gradient_accumulation_steps
+        self.training_step = TrainingStep(
+            model,
+            self.pipeline.datamanager,
+            self.callbacks,
+            forward_backward(model, self.device, config.cuda_graphs, accumulation),
+            watch,
+            ParameterUpdates(self.optimizers, accumulation, model.training_state),
+            self._requests,
+            self._log.is_due,
+            complete_steps=self.start_step,
+        )
+        self._saver = Saver(
+            self.checkpoint_dir, self.save_checkpoint, self._state, self.training_step, config, self.start_step
+        )
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers with this run's length and scene scale.
 
-        Modules are attached here because the pipeline is complete, and no checkpoint with their states loaded yet.
+        The weights of a checkpoint are loaded before, and the modules attached, so that `_load_checkpoint` finds all
+        that it fills.
         """
-        self.pipeline.model.use_modules(self.modules)
+        model = self.pipeline.model
+        resumed = self._resumed = run_checkpoint(self.config)
+        if resumed is not None:
+            checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path)
+        model.use_modules(self.modules)
         groups = self.pipeline.get_param_groups()
-        scales = {"means": self.pipeline.model.context.scene_scale}
+        scales = {"means": model.context.scene_scale}
         configs = run_optimizers(self.config.optimizers, list(groups), self.config.max_num_iterations, scales)
         optimizers = Optimizers(configs, groups)
         for schedule in optimizers.schedulers.values():
-            # torch warns of schedules that step before their optimizer, as where gradients are accumulated first
+            # torch warns of schedules that step before their optimizer, as they do if gradients are accumulated first
             setattr(schedule.optimizer, "_opt_called", True)  # noqa: B010
+        model.training_state.use_optimizers(optimizers.optimizers)
+        data, accumulation = self.pipeline.datamanager, self.gradient_accumulation_steps
+        self._state = RunState(self.pipeline, model, data, optimizers, self.grad_scaler, accumulation)
+        self._requests = CheckpointRequests(self.make_checkpoint)
+        model.training_state.use_checkpoints_of(self._requests)
         return optimizers
+
+    def _load_checkpoint(self) -> None:
+        """Take up the rest of the checkpoint whose weights the model has."""
+        if self._resumed is None:
+            return
+        path = self._resumed.path
+        self._start_step = checkpoints.restore(self._state, self._resumed.content, path, self.config.load_scheduler)
+        CONSOLE.print(f"Resuming after step {self._start_step} from {escape(str(path))}")
+        self._resumed = LoadedCheckpoint(path, checkpoints.rng_only(self._resumed.content))
+        self.pipeline.model.context.step = self._start_step
+        self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
+
+    @property
+    def start_step(self) -> int:
+        """The first step of this process, 0-based."""
+        return self._start_step
 
     # ------------------------------------------------------------------ training
 
@@ -215,19 +244,20 @@ class SplatkitTrainer(Trainer):
                 finite, or the last checkpoint could not be saved.
         """
         began = time.perf_counter()
+        dispatcher = self.pipeline.model.dispatcher
         try:
             with stop_requests() as self._stop_request:
                 self._write_transform()
-                with self.run_hooks.running(), self._saver.saving_before_errors(self._start_step):
-                    self.pipeline.model.dispatcher.setup()
-                    checkpoints.check_modules(self.pipeline.model.dispatcher)
+                with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
+                    dispatcher.setup()
+                    checkpoints.check_modules(dispatcher)
                     self._train_steps()
-                    self.pipeline.model.close_graphs()
+                    self.training_step.close()
                     if self._stop_request.signum is None:
-                        self.pipeline.model.dispatcher.run("post_train")
-                    self._saver.save_last(self.start_step, stopped=self._stops())
+                        dispatcher.run("post_train")
+                    self._saver.save_last(self.step, stopped=self._stops())
         finally:
-            self.pipeline.model.close_graphs()
+            self.training_step.close()
             run_folder.release(self.base_dir)
         if self._stop_request.signum is not None:
             raise StoppedBySignal(self._stop_request.signum)
@@ -247,20 +277,15 @@ class SplatkitTrainer(Trainer):
         if not isinstance(self.viewer_state, ViewerState):
             super()._init_viewer_state()
             return
-        datamanager = self.pipeline.datamanager
-        thumbnails: Any = Thumbnails(datamanager)
-        self.viewer_state.init_scene(thumbnails, self.training_state, datamanager.eval_dataset)
-
-    @property
-    def start_step(self) -> int:
-        """The first step of this process, 0-based."""
-        return self._start_step
+        data = self.pipeline.datamanager
+        thumbnails: Any = Thumbnails(data.train_dataset.cameras, data.cached_train)
+        self.viewer_state.init_scene(thumbnails, self.training_state, data.eval_dataset)
 
     def _train_steps(self) -> None:
-        steps = range(self._start_step, self.config.max_num_iterations)
+        """Train the steps that are left; what comes between two of them is `_after_step`."""
         self.stop_training = False
         self.step = self._start_step - 1
-        if not steps:
+        if self._start_step >= self.config.max_num_iterations:
             CONSOLE.print(
                 f"The checkpoint has {self._start_step} steps already, --max-num-iterations is "
                 f"{self.config.max_num_iterations}: nothing to train. To go on: --load-dir "
@@ -269,10 +294,10 @@ class SplatkitTrainer(Trainer):
             )
         _ = self.pipeline.datamanager.cached_train  # loads the images
         self._init_viewer_state()
-        if self._loaded is not None:
-            checkpoints.restore_rng(self._loaded.rng, self._loaded.path)
+        if self._resumed is not None:
+            checkpoints.restore_rng(checkpoints.rng_entry(self._resumed.content), self._resumed.path)
         self._log.begin()
-        for step in steps:
+        for step in range(self._start_step, self.config.max_num_iterations):
             self._wait_while_paused()
             if self._stops():
                 break
@@ -282,19 +307,16 @@ class SplatkitTrainer(Trainer):
             except NotFiniteError as error:
                 raise stop_message(error, self._saver.last_checkpoint()) from error
             except Exception as error:
-                self._saver.explain_out_of_memory(error, self.start_step)
+                self._saver.explain_out_of_memory(error)
                 self._saver.explain_spoilt_parameters(error)
                 raise
 
     def _train_step(self, step: int) -> None:
-        """One step, and what comes between it and the next: logs, evaluation, a checkpoint."""
+        """One step, and what comes between it and the next: log, viewer, evaluation, a checkpoint."""
         with self.train_lock, self._cores():
             self.pipeline.train()
-            self._run_callbacks(step, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
-            loss, loss_dict, metrics_dict = self.train_iteration(step)
-            self._run_callbacks(step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
-            self._saver.steps_whole = step + 1
-        self._log.after_step(step, loss, loss_dict, metrics_dict)
+            result = self.training_step.run(step)
+        self._log.after_step(step, result)
         self._update_viewer_state(step)
         with self.train_lock:
             self.eval_iteration(step)
@@ -303,77 +325,12 @@ class SplatkitTrainer(Trainer):
         self._log.flush()
 
     def _cores(self) -> AbstractContextManager[None]:
-        """How a step's threads are shared out."""
+        """The sharing out of a step's threads."""
         if self.device != "cpu":
             return nullcontext()
         from splatkit_ns.rasterize.cpu.parallel import cores_for_kernels  # imports numba
 
         return cores_for_kernels()
-
-    @profiler.time_function
-    def train_iteration(self, step: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Forward, backward, and a step of every optimizer and schedule.
-
-        Args:
-            step: 0-based.
-
-        Returns:
-            The loss, its terms, and metrics where this step is logged.
-        """
-        accumulation = self.gradient_accumulation_steps
-        steps_now: dict[str, torch.optim.Optimizer] = {}
-        for name, optimizer in self.optimizers.optimizers.items():
-            if step % accumulation[name] == 0:
-                clear_gradients(optimizer)
-            if step % accumulation[name] == accumulation[name] - 1:
-                steps_now[name] = optimizer
-        _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
-        model = self.pipeline.model
-        loss = model.context.loss
-        assert loss is not None
-        if not model.has_gradients:
-            loss.backward()
-        model.dispatcher.run("on_phase", phase="backward")
-        self._saver.steps_whole = None
-        if self._is_finite():
-            for name, optimizer in steps_now.items():
-                self._clip_gradients(name, optimizer)
-            step_together(steps_now.values())
-        model.training_state.accumulating = self.optimizers.optimizers.keys() - steps_now.keys()
-        for scheduler in self.optimizers.schedulers.values():
-            scheduler.step()
-        return loss, loss_dict, metrics_dict
-
-    def _is_finite(self) -> bool:
-        """Watch loss and gradients; False if they are not finite and this step is to be skipped.
-
-        Raises:
-            NotFiniteError: they are not, and training is to stop. On a GPU this may be a step up to 100 steps ago.
-        """
-        model = self.pipeline.model
-        try:
-            self.watch.record(model.context, self.optimizers.optimizers)
-        except NotFiniteError as error:
-            if self.config.on_nan == "stop":
-                raise
-            self.watch.skip(error)
-            for optimizer in self.optimizers.optimizers.values():
-                clear_gradients(optimizer)  # gradients that are accumulated over steps are spoilt, too
-            model.skips_step = True
-            return False
-        model.skips_step = False
-        if self.watch.every_step:
-            self.watch.succeeded()
-        return True
-
-    def _clip_gradients(self, name: str, optimizer: torch.optim.Optimizer) -> None:
-        max_norm = self.optimizers.config[name]["optimizer"].max_norm
-        if max_norm is not None:
-            torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
-
-    def _run_callbacks(self, step: int, location: TrainingCallbackLocation) -> None:
-        for callback in self.callbacks:
-            callback.run_callback_at_location(step, location=location)
 
     def _wait_while_paused(self) -> None:
         while self.training_state == "paused" and not self._stops():
@@ -381,11 +338,12 @@ class SplatkitTrainer(Trainer):
 
     @profiler.time_function
     def eval_iteration(self, step: int) -> None:
-        """Evaluate where it is due and anyone wants to know: a writer or a module."""
+        """Evaluate if it is due, and a writer or a module listens."""
         config = self.config
         enabled = config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled()
-        if (enabled or self.run_hooks.wants_validation()) and self.pipeline.datamanager.eval_dataset:
-            evaluate(self, step)
+        listens = enabled or self.run_hooks.wants_validation(self.pipeline.model.dispatcher)
+        if listens and self.pipeline.datamanager.eval_dataset:
+            evaluate(config, self.pipeline, step)
 
     def _stops(self) -> bool:
         return self.stop_training or bool(self._stop_request)
@@ -398,33 +356,16 @@ class SplatkitTrainer(Trainer):
         table.add_row("Config File", escape(str(self.base_dir / "config.yml")))
         table.add_row("Checkpoint Directory", escape(str(self.checkpoint_dir)))
         CONSOLE.print(Panel(table, title="[bold green]Training Finished[/bold green]", expand=False))
-        self._run_callbacks(self.step, TrainingCallbackLocation.AFTER_TRAIN)
+        for callback in self.callbacks:
+            callback.run_callback_at_location(self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:
             with suppress(KeyboardInterrupt):  # how one leaves the viewer, with nothing left to save
                 self._train_complete_viewer()
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _load_checkpoint(self) -> None:
-        """Take up a checkpoint where the config names one, or where the run's own folder has some."""
-        config = self.config
-        if config.load_dir is not None:
-            path, content = checkpoints.newest_readable(Path(config.load_dir), config.load_step)
-        elif config.load_checkpoint is not None:
-            path = Path(config.load_checkpoint)
-            content = checkpoints.read(path)
-        elif run_folder.continues(self.base_dir):
-            path, content = checkpoints.newest_readable(self.checkpoint_dir, None)
-        else:
-            return
-        self._start_step = checkpoints.restore(self, content, path)
-        self._loaded = LoadedCheckpoint(path, checkpoints.rng_entry(content))
-        CONSOLE.print(f"Resuming after step {self._start_step} from {escape(str(path))}")
-        self.pipeline.model.context.step = self._start_step
-        self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
-
     def make_checkpoint(self, step: int | None = None, announce: bool = True) -> dict[str, Any]:
-        """Everything a run needs to go on, whoever writes it.
+        """Everything a run needs to go on, for any file that is to hold it.
 
         Args:
             step: the last that was trained, 0-based; None means the current one.
@@ -433,11 +374,12 @@ class SplatkitTrainer(Trainer):
         Raises:
             NotFiniteError: a step since the last look was not finite, or a parameter is not.
         """
-        self.watch.check()
+        self.training_step.watch.check()
+        model = self.pipeline.model
         if announce:
-            self.pipeline.model.dispatcher.run("pre_save_checkpoint")
-        check_parameters(checkpoints.parameters(self), self.pipeline.model.context.step)
-        return checkpoints.collect(self, self.step if step is None else step)
+            model.dispatcher.run("pre_save_checkpoint")
+        check_parameters(self._state.parameters(), model.context.step)
+        return checkpoints.collect(self._state, self.step if step is None else step)
 
     @check_main_thread
     def save_checkpoint(self, step: int, announce: bool = True) -> None:
@@ -449,4 +391,3 @@ class SplatkitTrainer(Trainer):
         """
         checkpoint = self.make_checkpoint(step, announce)
         checkpoints.save(self.checkpoint_dir, checkpoint, self.config.save_only_latest_checkpoint)
-        self._saver.saved_step = step

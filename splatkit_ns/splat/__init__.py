@@ -1,6 +1,7 @@
 """Gaussians: as trained models (`SplatModel`, files) and under training (`SplatTrainingState`)."""
 
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from splatkit_ns.splat.checkpoint_requests import CheckpointRequests
 from splatkit_ns.splat.files import atomic_write, atomic_write_text, check_writable
 from splatkit_ns.splat.initialization import random_points
 from splatkit_ns.splat.joint_step import clear_gradients, step_together
@@ -13,6 +14,7 @@ from splatkit_ns.splat.training_state import SplatTrainingState
 __all__ = [
     "LEARNING_RATES",
     "CheckpointError",
+    "CheckpointRequests",
     "PlyError",
     "RowChange",
     "SplatModel",

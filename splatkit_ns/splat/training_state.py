@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from splatkit_ns.splat import initialization, state_checkpoint
-from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint
+from splatkit_ns.splat.checkpoint_requests import CheckpointRequests, Then
 from splatkit_ns.splat.discs import disc_log_scales, flatten
 from splatkit_ns.splat.optimizers import make_optimizers
 from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
@@ -54,17 +55,29 @@ class SplatTrainingState:
             raise ValueError(f"optimizers must have the keys of params: {missing} are missing.")
         self.params: Params = cast(Params, params)
         self.optimizers = optimizers
-        self.checkpoint_source: Callable[[int | None], dict[str, Any]] | None = None
-        """Set by a trainer: makes the full checkpoint of the training, of which this state is a part."""
-        self.accumulating: Set[str] = frozenset()
-        """Set by a trainer: names whose gradients are being summed up over several steps. These gradients follow row
-        changes, and start at zero in new rows; those of other parameters are None after a change."""
+        self._requests = CheckpointRequests(self._own_checkpoint)
+        self._summed_up: Set[str] = frozenset()
         self._listeners: list[RowListener] = []
         self._tracker: RowTracker | None = None
         self._flat = False
 
     def __len__(self) -> int:
         return self.num_gaussians
+
+    def use_optimizers(self, optimizers: Mapping[str, Optimizer]) -> None:
+        """Take the optimizers that train the parameters from now on, with the keys of `params`."""
+        self.optimizers = {name: optimizers[name] for name in self.params}
+
+    def use_checkpoints_of(self, requests: CheckpointRequests) -> None:
+        """Let `save_ckpt` write the full checkpoints of the training of which this state is a part."""
+        self._requests = requests
+
+    def keep_gradients_of(self, names: Set[str]) -> None:
+        """Carry the gradients of these parameters along when rows change, with zeros in new rows.
+
+        For gradients that are being summed up over several steps; those of other parameters are None after a change.
+        """
+        self._summed_up = names
 
     @property
     def num_gaussians(self) -> int:
@@ -198,7 +211,7 @@ class SplatTrainingState:
         if self._flat and "scales" in new_rows:
             new_rows = {**new_rows, "scales": disc_log_scales(new_rows["scales"])}
         try:
-            change_rows(self.params, self.optimizers, change, new_rows, self.accumulating)
+            change_rows(self.params, self.optimizers, change, new_rows, self._summed_up)
         finally:
             if tracker is not None:
                 tracker.start()
@@ -242,7 +255,7 @@ class SplatTrainingState:
         if self._tracker is not None:
             yield
             return
-        self._tracker = RowTracker(self.params, self.optimizers, self.accumulating)
+        self._tracker = RowTracker(self.params, self.optimizers, self._summed_up)
         self._tracker.start()
         failed = True
         try:
@@ -351,24 +364,25 @@ class SplatTrainingState:
 
         return SplatModel(**{key: self.params[key].detach().to("cpu", copy=True) for key in KEYS})
 
-    def save_ckpt(self, path: str | PathLike[str], step: int | None = None) -> None:
+    def save_ckpt(self, path: str | PathLike[str], step: int | None = None, then: Then | None = None) -> None:
         """Write a checkpoint that training resumes from; see `state_checkpoint.state_to_checkpoint`.
 
-        Under a trainer it is the trainer's full checkpoint, otherwise what this object knows.
+        Under a trainer it is the trainer's full checkpoint, otherwise what this object knows. During a training step it
+        is written when all hooks of the step have run, so that it holds their states after this step.
 
         Args:
-            path: file to write, atomically. Its folder is made if it is missing.
+            path: the file to write, atomically. Its folder is made if it is missing.
             step: the training step to store, as nerfstudio counts it. None: the trainer's, or 0 without a trainer.
+            then: is called with None when the file has been written, or with the `OSError` if it could not be.
 
         Raises:
-            OSError: the file cannot be written; an old file is then as it was.
+            OSError: there is no `then`, no step is under way, and the file cannot be written; an old file is then as it
+                was.
         """
-        source = self.checkpoint_source
-        if source is None:
-            checkpoint = state_checkpoint.state_to_checkpoint(self.params, self.optimizers, step)
-        else:
-            checkpoint = source(step)
-        write_checkpoint(path, checkpoint)
+        self._requests.add(path, step, then)
+
+    def _own_checkpoint(self, step: int | None) -> dict[str, Any]:
+        return state_checkpoint.state_to_checkpoint(self.params, self.optimizers, step)
 
     @classmethod
     def from_ckpt(cls, path: str | PathLike[str], device: torch.device | str = "cpu") -> SplatTrainingState:

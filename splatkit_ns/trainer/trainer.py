@@ -22,10 +22,10 @@ from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.parts.checks import check_instance
 from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.options.held import held
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.held import held
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
 from splatkit_ns.plugin.run_config import gaussian_optimizers, surroundings, trainer_config
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig

@@ -86,7 +86,7 @@ def make_config(scene: Path, output: Path, densification: str = "default", **opt
     data.data = scene
     model.densification = deepcopy(DENSIFICATIONS[densification])
     model.sh_degree_interval = 6
-    model.num_downscales, model.resolution_schedule = 1, 8
+    config.modules.resolution = SplatResolutionSchedule(max_downscale=2, halve_every=8)
     model.lpips = False
     for name, value in options.items():
         if name.startswith("model_"):

@@ -17,7 +17,7 @@ from tests.faults.test_hostile_checkpoints import FUZZ
 numbers = st.floats() | st.integers(-(10**20), 10**20) | st.sampled_from([0, -0.0, 1, -1, 0.5, math.nan, math.inf])
 PLACES = {
     "": ("max_num_iterations", "steps_per_save"),
-    "pipeline.model": ("sh_degree", "sh_degree_interval", "num_downscales", "resolution_schedule", "num_random",
+    "pipeline.model": ("sh_degree", "sh_degree_interval", "num_random",
                        "random_scale", "init_opacity", "init_scale"),
     "pipeline.model.densification": ("refine_every", "reset_every", "refine_start_iter", "refine_stop_iter",
                                      "prune_opa", "max_gaussians", "noise_lr", "min_opacity", "growth"),

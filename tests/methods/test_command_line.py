@@ -16,7 +16,7 @@ from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.modules import SplatExporter, SplatTimer
-from splatkit_ns.plugin.options.held import release
+from splatkit_ns.plugin.run.held import release
 from splatkit_ns.plugin.run.modules import import_module, run_modules
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import Splat3DGSRenderer

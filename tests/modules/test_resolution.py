@@ -108,9 +108,15 @@ def test_training_images_grow_and_evaluation_images_are_whole(
     assert heights[int(0.8 * 20) :] == [whole] * 4
     assert "Images of training: 1/" in capsys.readouterr().out
     camera, batch = trainer.pipeline.datamanager.next_eval(0)
-    model.downscale = 2
+    model.frames.downscale = 2
     trainer.pipeline.eval()
     assert model.get_outputs_for_camera(camera)["rgb"].shape[0] == batch["image"].shape[0]
+
+
+def test_on_a_fixed_schedule_the_divisor_is_halved_every_so_many_steps() -> None:
+    schedule = SplatResolutionSchedule(max_downscale=4, halve_every=3)
+    schedule.on_setup(logging.getLogger(), None, 100)
+    assert [schedule.downscale(step) for step in range(1, 12)] == [4, 4, 4, 2, 2, 2, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("settings", [{"max_downscale": 0}, {"full_from": 0.0}, {"full_from": 1.1}])

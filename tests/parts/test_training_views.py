@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.methods import make_method
-from splatkit_ns.modules import SplatBaseModule
+from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.parts.training_views import TrainingViewSource
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
 from tests.tiny_scene import write_tiny_scene
@@ -53,7 +53,7 @@ def test_a_training_view_is_what_the_step_sees(tmp_path: Path, kind: str) -> Non
     scene = write_tiny_scene(tmp_path / "scene", num_views=5, masks=kind == "masks", rgba=kind == "rgba")
     looks = Looks()
     config = run_config(scene, tmp_path, steps=6, method=make_method("looks", modules=[looks]))
-    config.pipeline.model.num_downscales, config.pipeline.model.resolution_schedule = 1, 3
+    config.modules.resolution = SplatResolutionSchedule(max_downscale=2, halve_every=3)
     trainer = make_trainer(config)
     trainer.train()
     forget_writers()

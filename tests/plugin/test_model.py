@@ -11,8 +11,8 @@ from nerfstudio.data.scene_box import OrientedBox
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
+from splatkit_ns.plugin.data.backgrounds import VIEWER_BACKGROUND
 from splatkit_ns.plugin.data.cameras import pinhole_view
-from splatkit_ns.plugin.model import VIEWER_BACKGROUND
 from splatkit_ns.splat.schema import KEYS
 from tests.plugin.helpers import make_pipeline
 from tests.tiny_scene import corner_mask, tiny_gaussians, write_tiny_scene
@@ -73,7 +73,7 @@ def test_the_host_does_not_wait_for_copies_of_training_images(masked_scene: Path
     batch["target_depths"], batch["target_normals"] = torch.ones(24, 32, 1), torch.ones(24, 32, 3)
     copies: list[dict[str, Any]] = []
     watched = {name: _Watched(value, copies) if torch.is_tensor(value) else value for name, value in batch.items()}
-    pipeline.model.start_step(0, camera, watched)
+    pipeline.model.take_frame(camera, watched)
     assert copies == [{"non_blocking": True}] * 4, "image, mask, depth and normals"
 
 
@@ -129,12 +129,13 @@ def test_the_sh_degree_grows_with_the_steps(tiny_scene: Path) -> None:
     assert degrees[-1] == 1, "evaluation of a checkpoint uses what its training had reached"
 
 
-def test_the_resolution_doubles_by_schedule(tiny_scene: Path) -> None:
-    pipeline = make_pipeline(tiny_scene, num_downscales=1, resolution_schedule=2)
-    sizes = [tuple(train_step(pipeline, step)["rgb"].shape) for step in range(3)]
-    assert sizes == [(12, 16, 3), (12, 16, 3), (24, 32, 3)]
-    pipeline.model.step = 0
+def test_training_images_can_be_smaller_and_others_stay_whole(tiny_scene: Path) -> None:
+    pipeline = make_pipeline(tiny_scene)
+    pipeline.model.context.data_provider.use_downscale(2)
+    assert train_step(pipeline)["rgb"].shape == (12, 16, 3)
     assert evaluate(pipeline)[0]["rgb"].shape == (24, 32, 3)
+    pipeline.model.context.data_provider.use_downscale(1)
+    assert train_step(pipeline.train(), 1)["rgb"].shape == (24, 32, 3)
 
 
 def test_a_training_camera_is_read_from_its_device_once(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +146,11 @@ def test_a_training_camera_is_read_from_its_device_once(tiny_scene: Path, monkey
         read.append(camera)
         return pinhole_view(*camera)
 
-    monkeypatch.setattr("splatkit_ns.plugin.model.pinhole_view", watched)
+    monkeypatch.setattr("splatkit_ns.plugin.step.frame.pinhole_view", watched)
     camera, _ = pipeline.datamanager.train_view(2)
     for downscale in (4, 2, 1):
-        pipeline.model.downscale = downscale
-        view, expected = pipeline.model.training_view(camera), pinhole_view(camera, downscale)
+        pipeline.model.frames.downscale = downscale
+        view, expected = pipeline.model.frames.view(camera), pinhole_view(camera, downscale)
         assert (view.width, view.height) == (expected.width, expected.height) == (32 // downscale, 24 // downscale)
         assert torch.equal(view.Ks, expected.Ks)
         assert torch.equal(view.cam_to_worlds, expected.cam_to_worlds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,7 +33,7 @@ def ground_truth(image: Tensor, downscale: int) -> Tensor:
     if min(image.shape[:2]) < downscale:
         raise SplatkitError(
             f"An image of {image.shape[1]}×{image.shape[0]} pixels cannot be made {downscale} times smaller, as "
-            "--pipeline.model.num-downscales or --modules.resolution.max-downscale asks for. Lower it."
+            "--modules.resolution.max-downscale says. Lower it."
         )
     image = image.float() / 255 if not image.is_floating_point() else image
     if downscale == 1:
@@ -92,3 +95,18 @@ def composite(image: Tensor, background: Tensor) -> Tensor:
         return image
     alpha = image[..., 3:]
     return alpha * image[..., :3] + (1 - alpha) * background
+
+
+def evaluation_target(batch: Mapping[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What the render of an evaluation image is compared with.
+
+    Args:
+        batch: the image and its mask, if it has one.
+        background: the background of the render, (3,) or (H, W, 3).
+
+    Returns:
+        The image on the background, (H, W, 3), and where it is valid, (H, W) bool or None.
+    """
+    device = background.device
+    mask = valid_pixels(batch["mask"].to(device), 1) if "mask" in batch else None
+    return composite(ground_truth(batch["image"].to(device), 1), background), mask

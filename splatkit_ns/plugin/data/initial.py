@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from nerfstudio.data.scene_box import SceneBox
@@ -16,34 +13,23 @@ from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.splat import random_points
 from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
 
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.model import SplatkitModelConfig
 
-_weights_follow: ContextVar[bool] = ContextVar("weights_follow", default=False)
+class StartSettings(Protocol):
+    """The settings that decide what a run starts with; see the model's config."""
 
-
-@contextmanager
-def weights_follow(follow: bool) -> Generator[None]:
-    """While a model is made in here, it is known whether a checkpoint will be loaded into it.
-
-    Models are made by nerfstudio's code, which hands on nothing of the kind.
-    """
-    token = _weights_follow.set(follow or _weights_follow.get())
-    try:
-        yield
-    finally:
-        _weights_follow.reset(token)
-
-
-def are_stand_ins() -> bool:
-    """Whether `initial_gaussians` now gives no more than a stand-in for those of a checkpoint."""
-    return _weights_follow.get()
+    init_ply: Path | None
+    random_init: bool
+    num_random: int
+    random_scale: float
+    sh_degree: int
+    init_opacity: float
+    init_scale: float
 
 
 def initial_gaussians(
-    config: SplatkitModelConfig, seed_points: tuple[Tensor, Tensor] | None, scene_box: SceneBox
+    config: StartSettings, seed_points: tuple[Tensor, Tensor] | None, scene_box: SceneBox
 ) -> dict[str, Tensor]:
-    """Raw parameters of the Gaussians that a run starts with; of a single one where weights follow.
+    """Raw parameters of the Gaussians that a run starts with.
 
     Args:
         config: says which of the three it is.
@@ -58,8 +44,6 @@ def initial_gaussians(
     """
     if config.init_ply is not None:
         if Path(config.init_ply).is_file():
-            if are_stand_ins():
-                return _one_gaussian(config)
             return gaussians_from_ply(config.init_ply, config.sh_degree)
         # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
         report_once(f"The PLY file {config.init_ply} that this run started from is not there any more.")
@@ -67,12 +51,6 @@ def initial_gaussians(
         points, colors = seed_points[0], seed_points[1].float() / 255
     else:
         points, colors = _random_points(config, scene_box), None
-    if are_stand_ins():
-        # a run goes on with the same random numbers, also from a checkpoint that has no state of the generators
-        if colors is None:
-            torch.rand(len(points), 3)
-        torch.randn(len(points), 4)
-        return _one_gaussian(config)
     return gaussians_from_points(
         points.float(),
         colors,
@@ -82,13 +60,13 @@ def initial_gaussians(
     )
 
 
-def _random_points(config: SplatkitModelConfig, scene_box: SceneBox) -> Tensor:
+def _random_points(config: StartSettings, scene_box: SceneBox) -> Tensor:
     lower, upper = scene_box.aabb.float()
     extent = float((upper - lower).max()) / 2 * config.random_scale
     return random_points(config.num_random, extent) + (lower + upper) / 2
 
 
-def _one_gaussian(config: SplatkitModelConfig) -> dict[str, Tensor]:
-    """What costs no search for neighbours, and draws nothing from the global generator."""
+def one_gaussian(sh_degree: int) -> dict[str, Tensor]:
+    """Raw parameters of one Gaussian at the origin; draws nothing from the global random generator."""
     zeros = torch.zeros(1, 3)
-    return gaussians_from_points(zeros, zeros, sh_degree=config.sh_degree, generator=torch.Generator())
+    return gaussians_from_points(zeros, zeros, sh_degree=sh_degree, generator=torch.Generator())

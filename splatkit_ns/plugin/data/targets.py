@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,9 +19,6 @@ from torch import Tensor
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.plugin.data.checks import DataError
 from splatkit_ns.plugin.data.contents import RESTORE
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 
 Pixels = NDArray[np.float32]
 
@@ -33,7 +31,7 @@ SOURCES: dict[TargetName, str] = {
 }
 
 
-def target_files(datamanager: SplatkitDatamanager, wanted: Iterable[TargetName]) -> dict[TargetName, list[Path]]:
+def target_files(datamanager: FullImageDatamanager[Any], wanted: Iterable[TargetName]) -> dict[TargetName, list[Path]]:
     """Files of the training images' depth and normals, in the images' order.
 
     Raises:
@@ -58,7 +56,7 @@ def target_files(datamanager: SplatkitDatamanager, wanted: Iterable[TargetName])
     return files
 
 
-def _normal_files(datamanager: SplatkitDatamanager) -> list[Path]:
+def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
     """What ``normal_file_path`` says in transforms.json, which nerfstudio's dataparser passes over."""
     parser = datamanager.dataparser
     if not isinstance(parser, Nerfstudio):
@@ -78,7 +76,7 @@ def _normal_files(datamanager: SplatkitDatamanager) -> list[Path]:
 
 
 def add_targets(
-    datamanager: SplatkitDatamanager, batches: list[dict[str, Tensor]], files: dict[TargetName, list[Path]]
+    datamanager: FullImageDatamanager[Any], batches: list[dict[str, Tensor]], files: dict[TargetName, list[Path]]
 ) -> None:
     """Read the files and put what they hold beside the training images, as pixels of the pinhole cameras.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -15,9 +15,6 @@ from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.rasterize import check_cuda_backend
 from splatkit_ns.renderer import Splat3DGSRenderer
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
 POSITIVE = (
     "max_num_iterations",
@@ -118,7 +115,7 @@ OPACITIES = {"init_opacity": 1.0, "min_opacity": 1.0, "prune_opa": 0.5}
 """Numbers between 0 and this, both excluded; opacities are reset to twice prune_opa."""
 
 
-def check_options(config: SplatkitTrainerConfig) -> None:
+def check_options(config: Any) -> None:
     """Check a run's options.
 
     Raises:
@@ -126,7 +123,7 @@ def check_options(config: SplatkitTrainerConfig) -> None:
     """
     problems: list[str] = []
     _check_numbers(config, "", problems)
-    model = config.pipeline.model
+    model: Any = config.pipeline.model
     if model.sh_degree not in (0, 1, 2, 3):
         problems.append(f"--pipeline.model.sh-degree is {model.sh_degree}, expected 0, 1, 2 or 3")
     renderer = model.renderer

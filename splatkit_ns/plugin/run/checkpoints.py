@@ -7,21 +7,18 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch.nn import Parameter
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
 from splatkit_ns.splat.state_checkpoint import load_optimizers, splatkit_entry
-
-if TYPE_CHECKING:
-    from splatkit_ns.parts.dispatch import ModuleDispatcher
-    from splatkit_ns.plugin.pipeline import SplatkitPipeline
-    from splatkit_ns.plugin.trainer import SplatkitTrainer
 
 FILE_NAME = re.compile(r"step-(\d+)\.ckpt")
 MODEL_DIR = "nerfstudio_models"
@@ -37,39 +34,42 @@ _ADVICE = (
 logger = logging.getLogger("splatkit_ns")
 
 
-def collect(trainer: SplatkitTrainer, step: int) -> dict[str, Any]:
+def collect(run: RunState, step: int) -> dict[str, Any]:
     """Everything a run needs to go on.
 
     Args:
-        trainer: set up.
+        run: the state of the run.
         step: the last that was trained, 0-based.
     """
-    pipeline = trainer.pipeline
-    entry = splatkit_entry(pipeline.model.dispatcher.state_dict())
-    entry["sampler"] = pipeline.datamanager.sampler_state()
-    entry["renderer"] = type(pipeline.model.renderer).__name__
+    optimizers = run.optimizers
+    entry = splatkit_entry(run.model.dispatcher.state_dict())
+    entry["sampler"] = run.data.sampler_state()
+    entry["renderer"] = type(run.model.renderer).__name__
     entry["gradients"] = {
         name: param.grad
-        for name, param in parameters(trainer).items()
-        if param.grad is not None and (step + 1) % trainer.gradient_accumulation_steps[name] != 0
+        for name, param in run.parameters().items()
+        if param.grad is not None and (step + 1) % run.accumulation[name] != 0
     }
     return {
         "step": step,
-        "pipeline": pipeline.state_dict(),
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.optimizers.items()},
-        "schedulers": {name: schedule.state_dict() for name, schedule in trainer.optimizers.schedulers.items()},
-        "scalers": trainer.grad_scaler.state_dict(),
+        "pipeline": run.pipeline.state_dict(),
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
+        "schedulers": {name: schedule.state_dict() for name, schedule in optimizers.schedulers.items()},
+        "scalers": run.grad_scaler.state_dict(),
         "splatkit": entry,
     }
 
 
-def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) -> int:
-    """Put a run into the state of a checkpoint, except for the random number generators; see `restore_rng`.
+def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedules: bool = True) -> int:
+    """Put a run into the state of a checkpoint, except for weights and random number generators.
+
+    See `restore_weights` and `restore_rng` for these.
 
     Args:
-        trainer: with pipeline and optimizers made.
+        run: the state of the run, which has the weights already.
         checkpoint: what `collect` returned, or nerfstudio's own trainer with a splatkit model.
         path: where it came from, for messages.
+        load_schedules: whether schedules go on as in the checkpoint, or begin anew.
 
     Returns:
         The step to go on with, 0-based.
@@ -77,22 +77,21 @@ def restore(trainer: SplatkitTrainer, checkpoint: dict[str, Any], path: Path) ->
     Raises:
         SplatkitError: the checkpoint does not fit this run.
     """
-    pipeline, optimizers = trainer.pipeline, trainer.optimizers
+    optimizers = run.optimizers
     with _explained(path):
-        pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
-        named = parameters(trainer)
+        named = run.parameters()
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
-        if trainer.config.load_scheduler:
+        if load_schedules:
             _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         for schedule in optimizers.schedulers.values():
             _apply_rate(schedule)
         entry = checkpoint.get("splatkit", {})
-        _compare_renderers(entry.get("renderer"), type(pipeline.model.renderer).__name__, path)
-        pipeline.model.dispatcher.load_state_dict(entry.get("modules", {}), pipeline.model.device)
+        _compare_renderers(entry.get("renderer"), type(run.model.renderer).__name__, path)
+        run.model.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
             named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:
-            pipeline.datamanager.load_sampler_state(entry["sampler"])
+            run.data.load_sampler_state(entry["sampler"])
         restore_rng(rng_entry(checkpoint), path)  # a broken one is found now, not after images have been loaded
     return int(checkpoint["step"]) + 1
 
@@ -109,19 +108,14 @@ def _compare_renderers(theirs: Any, ours: str, path: Path) -> None:
         )
 
 
-def restore_weights(pipeline: SplatkitPipeline, checkpoint: dict[str, Any], path: Path) -> None:
-    """Give a pipeline the Gaussians and camera corrections of a checkpoint, for looking at them.
+def restore_weights(pipeline: VanillaPipeline, checkpoint: dict[str, Any], path: Path) -> None:
+    """Give a pipeline the Gaussians and camera corrections of a checkpoint.
 
     Raises:
         SplatkitError: the checkpoint holds no model that fits the pipeline.
     """
     with _explained(path):
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
-
-
-def parameters(trainer: SplatkitTrainer) -> dict[str, Parameter]:
-    """The one parameter of each group."""
-    return {name: params[0] for name, params in trainer.pipeline.get_param_groups().items()}
 
 
 def check_modules(dispatcher: ModuleDispatcher) -> None:
@@ -162,6 +156,11 @@ def restore_rng(state: Any, path: Path) -> None:
 def rng_entry(checkpoint: dict[str, Any]) -> Any:
     """What `restore_rng` needs of a checkpoint; None where nerfstudio wrote it."""
     return checkpoint.get("splatkit", {}).get("rng")
+
+
+def rng_only(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The part of a checkpoint that is needed after all else has been restored, without the memory of the rest."""
+    return {"splatkit": {"rng": rng_entry(checkpoint)}}
 
 
 @contextmanager

@@ -10,10 +10,11 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import yaml
+from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
@@ -21,9 +22,6 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
 from splatkit_ns.splat import atomic_write_text
-
-if TYPE_CHECKING:
-    from nerfstudio.engine.trainer import TrainerConfig
 
 LOCK_NAME = "run.lock"
 

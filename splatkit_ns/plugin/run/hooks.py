@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
 from splatkit_ns.hooks.registry import check_is_list
+from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.dispatch import VALIDATION_HOOKS, ModuleDispatcher
 from splatkit_ns.plugin.reporting.writers import (
     WRITER_REGISTRY,  # from there, so that those that need nerfstudio are known
 )
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 
 __all__ = ["RunHooks", "name_problems"]
 
 logger = logging.getLogger("splatkit_ns")
 
 
-def name_problems(config: SplatkitTrainerConfig) -> list[str]:
+def name_problems(config: TrainerConfig) -> list[str]:
     """What is wrong with the hooks and writers that a config names: those that cannot be had, and which names are near.
 
     In Python `config.hooks` may hold instances of `Hook`, too; they need no check.
@@ -52,26 +52,33 @@ class RunHooks:
     """The hooks and writers of one run.
 
     Args:
-        trainer: with its folders known, but no pipeline yet.
+        config: names hooks and writers.
+        modules: the run's modules, to which the config's hooks are added as one; a program may add others.
+        folder: of the run.
     """
 
-    def __init__(self, trainer: SplatkitTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, config: TrainerConfig, modules: list[SplatBaseModule[Any]], folder: Path) -> None:
+        self._config, self._all_modules, self._folder = config, modules, folder
         self._bridge: _Bridge | None = None
 
     @property
     def modules(self) -> list[HookModule]:
         """The modules that carry hooks: that of the config's, and those that a program has added."""
-        return [module for module in self.trainer.modules if isinstance(module, HookModule)]
+        return [module for module in self._all_modules if isinstance(module, HookModule)]
 
     @contextmanager
-    def setting_up(self) -> Generator[None]:
-        """Around the trainer's set-up: the first point before it, the last ones if it fails."""
-        if self.trainer.config.hooks:
-            self.trainer.modules.append(HookModule(self.trainer.config.hooks))  # after all others
+    def setting_up(self, trainer: Trainer) -> Generator[None]:
+        """Around the trainer's set-up: the first point before it, the last ones if it fails.
+
+        Args:
+            trainer: what hooks see.
+        """
+        names: Sequence[str] = getattr(self._config, "hooks", ())
+        if names:
+            self._all_modules.append(HookModule(names))  # after all others
         try:
             for module in self.modules:
-                module.begin(self.trainer)
+                module.begin(trainer)
             yield
             self._open_writers()  # after nerfstudio's: W&B has one run a process
         except BaseException as error:
@@ -82,12 +89,11 @@ class RunHooks:
             raise
 
     @contextmanager
-    def running(self) -> Generator[None]:
+    def running(self, dispatcher: ModuleDispatcher) -> Generator[None]:
         """Around the training: modules are told of an exception, and then, whatever happened, clean up.
 
         What fails in cleaning up after an exception is logged, because the exception says more.
         """
-        dispatcher = self.trainer.pipeline.model.dispatcher
         try:
             yield
         except BaseException as error:
@@ -108,14 +114,13 @@ class RunHooks:
             finally:
                 self._close_writers()
 
-    def wants_validation(self) -> bool:
-        """Whether evaluations have anyone to listen, though nerfstudio's own writers are off."""
-        dispatcher = self.trainer.pipeline.model.dispatcher
+    def wants_validation(self, dispatcher: ModuleDispatcher) -> bool:
+        """Whether a writer or a module listens to evaluations, though nerfstudio's own writers are off."""
         return self._bridge is not None or any(dispatcher.listens_to(hook) for hook in VALIDATION_HOOKS)
 
     def _open_writers(self) -> None:
-        config = self.trainer.config
-        log_dir = self.trainer.base_dir / config.logging.relative_log_dir
+        config: Any = self._config
+        log_dir = self._folder / config.logging.relative_log_dir
         opened = open_writers(
             config.writers, log_dir, config.experiment_name or "unnamed", config.project_name or "splatkit"
         )

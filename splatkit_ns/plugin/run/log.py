@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from nerfstudio.utils import writer
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName
-from torch import Tensor
 
 from splatkit_ns.errors import describe_os_error
 from splatkit_ns.plugin.reporting.console import report_once
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.trainer import SplatkitTrainer
+from splatkit_ns.plugin.step.training_step import StepResult
 
 
 class RunLog:
-    """Logs losses, metrics, learning rates and speed every ``config.logging.steps_per_log`` steps.
+    """Logs losses, metrics, learning rates and speed every so many steps.
 
     Args:
-        trainer: its pipeline is looked at only while it trains.
+        steps_per_log: the number of steps between two entries; 0 logs nothing.
+        device: of the training.
+        schedules: of the optimizers, by parameter group.
+        rays_per_step: the number of pixels of a step's image.
+        start_step: the first step of this process, 0-based.
     """
 
-    def __init__(self, trainer: SplatkitTrainer) -> None:
-        self._trainer = trainer
+    def __init__(
+        self, steps_per_log: int, device: str, schedules: Mapping[str, Any], rays_per_step: int, start_step: int
+    ) -> None:
+        self._steps_per_log, self._device, self._schedules = steps_per_log, device, schedules
+        self._rays_per_step, self._start_step = rays_per_step, start_step
         self._last = (0, 0.0)
 
     def begin(self) -> None:
         """Before the first step."""
-        writer.GLOBAL_BUFFER["step"] = self._trainer.start_step  # the terminal's table reads it before anything is put
+        writer.GLOBAL_BUFFER["step"] = self._start_step  # the terminal's table reads it before anything is put
 
     def is_due(self, step: int) -> bool:
         """Whether a step is logged; not the first, whose time is that of loading images and compiling kernels."""
-        return step > self._trainer.start_step and step_check(step, self._trainer.config.logging.steps_per_log)
+        return step > self._start_step and step_check(step, self._steps_per_log)
 
-    def after_step(self, step: int, loss: Tensor, terms: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
-        """Log a step where it is due.
-
-        Args:
-            step: 0-based.
-            loss: scalar.
-            terms: the loss's named terms.
-            metrics: of this step's image.
-        """
-        if step == self._trainer.start_step:
+    def after_step(self, step: int, result: StepResult) -> None:
+        """Log a step (0-based) if it is due."""
+        if step == self._start_step:
             self._last = (step, time.perf_counter())
         elif self.is_due(step):
             self._put_speed(step)
-            self._put_values(step, loss, terms, metrics)
+            self._put_values(step, result)
 
     def _put_speed(self, step: int) -> None:
         last_step, last_time = self._last
@@ -58,17 +56,16 @@ class RunLog:
         self._last = (step, now)
         seconds = (now - last_time) / (step - last_step)
         writer.put_time(EventName.ITER_TRAIN_TIME, seconds, step, avg_over_steps=True, update_eta=True)
-        rays = self._trainer.pipeline.datamanager.get_train_rays_per_batch()
-        writer.put_time(EventName.TRAIN_RAYS_PER_SEC, rays / seconds, step, avg_over_steps=True)
+        writer.put_time(EventName.TRAIN_RAYS_PER_SEC, self._rays_per_step / seconds, step, avg_over_steps=True)
 
-    def _put_values(self, step: int, loss: Tensor, terms: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
-        writer.put_scalar(name="Train Loss", scalar=loss.detach(), step=step)
-        detached = {name: term.detach() for name, term in terms.items()}
+    def _put_values(self, step: int, result: StepResult) -> None:
+        writer.put_scalar(name="Train Loss", scalar=result.loss.detach(), step=step)
+        detached = {name: term.detach() for name, term in result.loss_terms.items()}
         writer.put_dict(name="Train Loss Dict", scalar_dict=detached, step=step)
-        writer.put_dict(name="Train Metrics Dict", scalar_dict=metrics, step=step)
-        for name, scheduler in self._trainer.optimizers.schedulers.items():
+        writer.put_dict(name="Train Metrics Dict", scalar_dict=result.metrics, step=step)
+        for name, scheduler in self._schedules.items():
             writer.put_scalar(name=f"learning_rate/{name}", scalar=scheduler.get_last_lr()[0], step=step)
-        if self._trainer.device != "cpu":
+        if self._device != "cpu":
             megabytes = torch.cuda.max_memory_allocated() / 1024**2
             writer.put_scalar(name="GPU Memory (MB)", scalar=megabytes, step=step)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError
@@ -16,16 +18,13 @@ from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.checks import check_instance, check_method, check_modules
 from splatkit_ns.parts.copying import running_copy
-from splatkit_ns.plugin.options.held import part_itself
+from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel
 
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
-
-def run_modules(config: SplatkitTrainerConfig, folder: Path) -> list[SplatBaseModule[Any]]:
+def run_modules(config: TrainerConfig, folder: Path) -> list[SplatBaseModule[Any]]:
     """Run-time instances of a run's modules, in the order of their hooks: method's, own, built-in.
 
     Args:
@@ -44,9 +43,9 @@ def run_modules(config: SplatkitTrainerConfig, folder: Path) -> list[SplatBaseMo
     ]
 
 
-def gpu_kernels(config: SplatkitTrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
+def gpu_kernels(config: TrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
     """Kernels that a run with these modules uses on a GPU, each once."""
-    model = config.pipeline.model
+    model: Any = config.pipeline.model
     parts = [part_itself(part) for part in (model.renderer, model.loss_fn, model.densification)]
     kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
     return list(dict.fromkeys([*kernels, joint_kernel]))

@@ -71,7 +71,8 @@ def message(error: BaseException, step: int, num_gaussians: int, in_use: str, ch
         options.append(
             f"--pipeline.model.densification.max-gaussians {largest} (now {model.densification.max_gaussians})"
         )
-    options.append(f"--pipeline.model.num-downscales {model.num_downscales + 1} (now {model.num_downscales})")
+    downscale = config.modules.resolution.max_downscale
+    options.append(f"--modules.resolution.max-downscale {2 * downscale} (now {downscale})")
     if data.cache_images != "cpu":
         options.append(f"--pipeline.datamanager.cache-images cpu (now {data.cache_images})")
     if config.machine.device_type == "cuda" and not getattr(model.renderer, "packed", True):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from splatkit_ns.parts.evaluation import ImageEvaluation
 from splatkit_ns.parts.training_views import TrainingView
+from splatkit_ns.plugin.data.backgrounds import Backgrounds
+from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
+from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.datamanager import SplatkitDatamanager
-    from splatkit_ns.plugin.pipeline import SplatkitPipeline
 
 SPLIT_FIELDS = ("data", "eval_mode", "eval_interval", "train_split_fraction", "downscale_factor", "alpha_color")
 METRICS = {
@@ -28,16 +28,51 @@ METRICS = {
 }
 
 
+class RunModel(StepModel, Protocol):
+    """A model that also evaluates."""
+
+    training: bool
+    frames: TrainingFrames
+    backgrounds: Backgrounds
+    config: Any
+
+    @property
+    def frame(self) -> TrainingFrame | None:
+        """The training image of the current step."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the Gaussians."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the model to training."""
+        ...
+
+    def get_outputs_for_camera(self, camera: Cameras) -> dict[str, Any]:
+        """Render an evaluation image."""
+        ...
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Measure it."""
+        ...
+
+
 class RunData:
     """The images of a run, and its evaluation. It offers what `EvaluationSource` and `TrainingViewSource` do.
 
-    `datamanager` is the nerfstudio datamanager behind it, for whatever is not here.
+    Args:
+        datamanager: a `SplatkitDatamanager`; also an attribute, for whatever is not here.
+        model: renders and measures.
     """
 
-    def __init__(self, pipeline: SplatkitPipeline) -> None:
-        self.datamanager: SplatkitDatamanager = pipeline.datamanager
-        self._pipeline = pipeline
-        self._test_data: SplatkitDatamanager | None = None
+    def __init__(self, datamanager: Any, model: RunModel) -> None:
+        self.datamanager = datamanager
+        self._model = model
+        self._test_data: Any = None
 
     @property
     def num_train_images(self) -> int:
@@ -75,10 +110,12 @@ class RunData:
 
         From the beginning of a step (`pre_step`) to its end, on the step's background.
         """
-        model = self._pipeline.model
+        model = self._model
+        current = model.frame
         camera, batch = self.datamanager.train_view(index)
-        view = model.training_view(camera)
-        target, mask = model.training_target(batch)
+        frame = model.frames.make(camera, batch, None if current is None else current.background)
+        assert frame.target is not None
+        view = frame.view
         payload = model.renderer.render(
             model.training_state,
             view.cam_to_worlds,
@@ -86,13 +123,13 @@ class RunData:
             view.width,
             view.height,
             sh_degree=model.sh_degree_now(),
-            backgrounds=model.step_background[None],
+            backgrounds=frame.background[None],
         )
-        return TrainingView(view.cam_to_worlds, view.Ks, target, payload.renders, mask)
+        return TrainingView(view.cam_to_worlds, view.Ks, frame.target, payload.renders, frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this from the next one on; evaluation images stay whole."""
-        self._pipeline.model.downscale = downscale
+        self._model.frames.downscale = downscale
 
     def evaluate(self) -> Iterator[ImageEvaluation]:
         """Render and measure the evaluation images one by one, with the Gaussians as they are now.
@@ -100,20 +137,20 @@ class RunData:
         These are the images and figures of ``ns-eval``: of a data set with a split for tests, such as Blender's, that
         split. Training goes on as if it had not happened: nothing is drawn from the random generators.
         """
-        model = self._pipeline.model
+        model = self._model
         data = self._evaluation_data()
-        was_training = self._pipeline.training
-        with self._pipeline.validation(len(data.eval_dataset)) as dispatcher:
+        was_training = model.training
+        with model.dispatcher.validation(len(data.eval_dataset)) as is_heard:
             for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
-                if dispatcher is not None:
-                    dispatcher.run("pre_validation_image")
-                self._pipeline.eval()
+                if is_heard:
+                    model.dispatcher.run("pre_validation_image")
+                model.train(False)
                 try:
                     with torch.no_grad():
                         outputs = model.get_outputs_for_camera(camera)
                         metrics, images = model.get_image_metrics_and_images(outputs, batch)
                 finally:
-                    self._pipeline.train(was_training)
+                    model.train(was_training)
                 width = images["img"].shape[1] // 2
                 yield ImageEvaluation(
                     name=Path(data.eval_dataset.image_filenames[index]).name,
@@ -128,8 +165,8 @@ class RunData:
         parser = data.config.dataparser
         fields = {field.name for field in dataclasses.fields(parser)}
         split = {name: _plain(getattr(parser, name)) for name in SPLIT_FIELDS if name in fields}
-        model = self._pipeline.model
-        color = [round(float(channel), 4) for channel in model.evaluation_background()]
+        model = self._model
+        color = [round(float(channel), 4) for channel in model.backgrounds.of_evaluation(model.device)]
         masked = data.eval_dataset.dataparser_outputs.mask_filenames
         return {
             "split": {"dataparser": type(parser).__name__.removesuffix("Config"), **split},
@@ -142,7 +179,7 @@ class RunData:
             "versions": package_versions(),
         }
 
-    def _evaluation_data(self) -> SplatkitDatamanager:
+    def _evaluation_data(self) -> Any:
         """The datamanager that holds the split ``ns-eval`` measures: mostly the run's own."""
         if self._test_data is None:
             self._test_data = self.datamanager
@@ -152,7 +189,6 @@ class RunData:
                     state = rng_state()
                     self._test_data = self.datamanager.config.setup(device=self.datamanager.device, test_mode="test")
                     set_rng_state(state)
-        assert self._test_data is not None
         return self._test_data
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints, out_of_memory
+from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
-from splatkit_ns.splat import clear_gradients
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.trainer import SplatkitTrainer
+from splatkit_ns.plugin.step.training_step import TrainingStep
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -22,21 +22,37 @@ class Saver:
     """Saves while a run trains and when it ends.
 
     Args:
-        trainer: whose `save_checkpoint` writes.
+        folder: the folder of the run's checkpoints.
+        save: writes the checkpoint of a step (0-based); its keyword `announce` says whether hooks hear of it.
+        run: the state of the run.
+        training_step: knows of how many whole steps the state is.
+        config: of the run; out-of-memory messages name its options.
+        start_step: the first step of this process, 0-based.
     """
 
-    def __init__(self, trainer: SplatkitTrainer) -> None:
-        self._trainer = trainer
-        self.saved_step: int | None = None
-        """The step (0-based) that was saved last."""
-        self.steps_whole: int | None = 0
-        """How many steps the present state is the outcome of; None in the middle of one."""
+    def __init__(
+        self,
+        folder: Path,
+        save: Callable[..., None],
+        run: RunState,
+        training_step: TrainingStep,
+        config: TrainerConfig,
+        start_step: int,
+    ) -> None:
+        self._folder, self._save, self._run = folder, save, run
+        self._training_step, self._config, self._start_step = training_step, config, start_step
+        self._saved_step: int | None = None
         self._fails = False
+
+    def save(self, step: int, announce: bool = True) -> None:
+        """Save a step (0-based); see the argument `save` of the class."""
+        self._save(step, announce=announce)
+        self._saved_step = step
 
     def try_to_save(self, step: int) -> bool:
         """Save; a full disk is no reason to stop: a warning, and the next time it is tried again."""
         try:
-            self._trainer.save_checkpoint(step)
+            self.save(step)
         except OSError as error:
             if not self._fails:
                 logger.warning(
@@ -49,19 +65,22 @@ class Saver:
         self._fails = False
         return True
 
-    def save_last(self, start_step: int, stopped: bool) -> None:
+    def save_last(self, step: int, stopped: bool) -> None:
         """Save where training ended.
+
+        Args:
+            step: the last step that was trained, 0-based.
+            stopped: whether the run ends before its last step.
 
         Raises:
             SplatkitError: it cannot be saved.
         """
-        step = self._trainer.step
-        trained = step >= start_step
-        path = checkpoints.path_of(self._trainer.checkpoint_dir, step)
-        if self.saved_step == step or (not trained and (stopped or path.exists())):
+        trained = step >= self._start_step
+        path = checkpoints.path_of(self._folder, step)
+        if self._saved_step == step or (not trained and (stopped or path.exists())):
             return
         try:
-            self._trainer.save_checkpoint(step)
+            self.save(step)
         except NotFiniteError as error:
             raise stop_message(error, self.last_checkpoint()) from error
         except OSError as error:
@@ -72,7 +91,7 @@ class Saver:
             ) from error
 
     @contextmanager
-    def saving_before_errors(self, start_step: int) -> Generator[None]:
+    def saving_before_errors(self) -> Generator[None]:
         """Around the training: an error in someone's code does not cost the steps before it.
 
         A step that was under way is not in what is saved. Where the state itself is at fault, or has been saved, or is
@@ -83,14 +102,15 @@ class Saver:
         except (NotFiniteError, out_of_memory.OutOfMemory):
             raise
         except Exception:
-            step = -1 if self.steps_whole is None else self.steps_whole - 1
-            if step >= start_step and step != self.saved_step and not self._fails:
+            complete = self._training_step.complete_steps
+            step = -1 if complete is None else complete - 1
+            if step >= self._start_step and step != self._saved_step and not self._fails:
                 self._save_before_error(step)
             raise
 
     def _save_before_error(self, step: int) -> None:
         try:
-            self._trainer.save_checkpoint(step, announce=False)
+            self.save(step, announce=False)
         except Exception as error:
             logger.error("Training ends by an error, and its state could not be saved: %s", error)
         else:
@@ -102,9 +122,10 @@ class Saver:
         Raises:
             NotFiniteError: if they are.
         """
-        step = self._trainer.step + 1 if self.steps_whole is None else self.steps_whole
+        complete = self._training_step.complete_steps
+        step = self._run.model.context.step if complete is None else complete
         try:
-            check_parameters(checkpoints.parameters(self._trainer), step)
+            check_parameters(self._run.parameters(), step)
         except NotFiniteError as cause:
             raise stop_message(cause, self.last_checkpoint()) from error
         except RuntimeError:  # a GPU that was lost answers nothing any more: the first error says why
@@ -112,12 +133,12 @@ class Saver:
 
     def last_checkpoint(self) -> str:
         """Sentence that says which checkpoint there is."""
-        paths = checkpoints.checkpoint_paths(self._trainer.checkpoint_dir)
+        paths = checkpoints.checkpoint_paths(self._folder)
         if not paths:
             return "There is no checkpoint yet."
-        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self._trainer.checkpoint_dir}."
+        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self._folder}."
 
-    def explain_out_of_memory(self, error: Exception, start_step: int) -> None:
+    def explain_out_of_memory(self, error: Exception) -> None:
         """Save if the state is that after a whole step, and raise an error that tells what helps.
 
         Raises:
@@ -126,23 +147,12 @@ class Saver:
         cause = out_of_memory.find(error)
         if cause is None:
             return
-        in_use = out_of_memory.usage(self._trainer.device)
-        self._trainer.pipeline.model.close_graphs()
+        in_use = out_of_memory.usage(str(self._run.model.training_state.device))
+        self._training_step.release_memory()
         out_of_memory.free(error)
-        context = self._trainer.pipeline.model.context
-        step = context.step
-        context.start_step(step)  # lets go of the step's images and graph
-        for optimizer in self._trainer.optimizers.optimizers.values():
-            clear_gradients(optimizer)
-        if self.steps_whole is not None and self.steps_whole > start_step:
-            self.try_to_save(self.steps_whole - 1)
-        raise out_of_memory.OutOfMemory(
-            out_of_memory.message(
-                cause,
-                step,
-                self._trainer.pipeline.model.num_points,
-                in_use,
-                self.last_checkpoint(),
-                self._trainer.config,
-            )
-        ) from error
+        complete = self._training_step.complete_steps
+        if complete is not None and complete > self._start_step:
+            self.try_to_save(complete - 1)
+        step, number = self._run.model.context.step, len(self._run.model.context.training_state)
+        message = out_of_memory.message(cause, step, number, in_use, self.last_checkpoint(), self._config)
+        raise out_of_memory.OutOfMemory(message) from error

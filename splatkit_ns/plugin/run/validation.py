@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils import writer
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName, TimeWriter
 
 from splatkit_ns.parts.dispatch import ModuleDispatcher
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.trainer import SplatkitTrainer
 
 
 class AnnouncedImages:
@@ -38,9 +37,8 @@ class AnnouncedImages:
             yield image
 
 
-def evaluate(trainer: SplatkitTrainer, step: int) -> None:
-    """The evaluations that are due after a step (0-based), written like nerfstudio writes them."""
-    config, pipeline = trainer.config, trainer.pipeline
+def evaluate(config: TrainerConfig, pipeline: VanillaPipeline, step: int) -> None:
+    """Run the evaluations that are due after a step (0-based), and write them like nerfstudio does."""
     if step_check(step, config.steps_per_eval_batch):
         _, losses, metrics = pipeline.get_eval_loss_dict(step=step)
         writer.put_scalar(name="Eval Loss", scalar=functools.reduce(torch.add, losses.values()), step=step)

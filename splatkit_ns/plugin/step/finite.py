@@ -34,10 +34,12 @@ class FiniteWatch:
         names: the parameter groups.
         device: where the loss is.
         every_step: look at every step right away, which waits for the device.
+        skips: leave out steps that are not finite, instead of an exception; needs `every_step`.
     """
 
-    def __init__(self, names: list[str], device: torch.device | str, every_step: bool) -> None:
+    def __init__(self, names: list[str], device: torch.device | str, every_step: bool, skips: bool = False) -> None:
         self.names = names
+        self._skips = skips
         self.every_step = every_step
         self._capacity = 1 if every_step else STEPS_PER_CHECK
         self._values = torch.zeros(self._capacity, len(names) + 1, device=device)
@@ -74,6 +76,23 @@ class FiniteWatch:
                     raise
                 raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
 
+    def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer]) -> bool:
+        """Whether the optimizers may step; see `record` for the arguments.
+
+        Raises:
+            NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row have been.
+        """
+        try:
+            self.record(context, optimizers)
+        except NotFiniteError as error:
+            if not self._skips:
+                raise
+            self._skip(error)
+            return False
+        if self.every_step:
+            self._in_a_row = 0
+        return True
+
     def check(self) -> None:
         """Look at the steps since the last look.
 
@@ -89,20 +108,11 @@ class FiniteWatch:
             if bad:
                 raise NotFiniteError(f"Not finite at step {step} on image {image_name}: {', '.join(bad)}.")
 
-    def skip(self, error: NotFiniteError) -> None:
-        """Note that a step is left out.
-
-        Raises:
-            NotFiniteError: too many steps in a row were.
-        """
+    def _skip(self, error: NotFiniteError) -> None:
         self._in_a_row += 1
         if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NotFiniteError(f"{self._in_a_row} steps in a row had to be skipped. {error}") from error
         logger.warning("%s This step is skipped (--on-nan skip).", error)
-
-    def succeeded(self) -> None:
-        """Note that a step was finite."""
-        self._in_a_row = 0
 
 
 def check_parameters(parameters: Mapping[str, Tensor], step: int) -> None:

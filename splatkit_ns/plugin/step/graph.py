@@ -10,29 +10,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.step.frame import TrainingFrame, copy_frame, empty_frame_like
+from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
 from splatkit_ns.rasterize.tile_list_space import SPACE, fixed_space
 from splatkit_ns.renderer.dropout import DropoutRenderer
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.model import SplatkitModel
-    from splatkit_ns.plugin.trainer import SplatkitTrainer
 
 logger = logging.getLogger("splatkit_ns")
 
 MARGIN = 1.5
 """Space for tile lists, relative to the longest of the last steps."""
 MIN_SPACE = 100_000
-"""Space for tile lists at least: those of small scenes grow fast, and this much costs nothing."""
+"""The least space for tile lists: those of small scenes grow fast, and this much costs nothing."""
 REMEMBERED = 300
-"""Steps whose tile lists' lengths are remembered."""
+"""The number of steps whose tile lists' lengths are remembered."""
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
@@ -43,21 +40,12 @@ TRIED = 20
 WORTH_IT = 5
 
 
-class Inputs(NamedTuple):
-    """What differs from step to step, copied to where the graph reads it."""
-
-    cam_to_worlds: Tensor
-    Ks: Tensor
-    background: Tensor
-    target: Tensor
-    mask: Tensor | None
-
-
 class CapturedStep(NamedTuple):
     """A graph, where it reads and where it writes."""
 
     graph: torch.cuda.CUDAGraph
-    inputs: Inputs
+    frame: TrainingFrame
+    """The frame that the graph reads; those of the steps are copied into it."""
     results: dict[str, Any]
     loss_names: list[str]
     losses: Tensor
@@ -73,31 +61,38 @@ def can_capture(part: Any) -> bool:
     return bool(vars(type(part)).get("capturable", False))
 
 
-def step_graphs(trainer: SplatkitTrainer) -> StepGraphs | None:
-    """What captures a run's steps, or None if they have to run kernel by kernel.
+def forward_backward(
+    model: StepModel, device: torch.device | str, cuda_graphs: bool, accumulation: Mapping[str, int]
+) -> ForwardBackward:
+    """The way to run render, loss and backward pass of a run: as CUDA graphs if they are wanted and possible.
 
-    They do on the CPU, where camera poses are corrected, where gradients are summed up over steps, where the loss
-    compares with more than images, and where a module other than the renderer looks at a step between render and
-    backward pass, or wants to know how long each part of it takes.
+    They are not on the CPU, if camera poses are corrected, if gradients are summed up over steps, if the loss compares
+    with more than images, and if a module looks at a step between render and backward pass, or wants to know how long
+    each part of it takes.
+
+    Args:
+        model: its modules attached.
+        device: of the training.
+        cuda_graphs: whether they are wanted.
+        accumulation: parameter group -> number of steps to sum up gradients over.
     """
-    model = trainer.pipeline.model
     renderer, loss_fn, dispatcher = model.renderer, model.loss_fn, model.dispatcher
     watchers = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
     if getattr(type(renderer), "pre_compute_loss", None) is DropoutRenderer.pre_compute_loss:
         watchers.remove(renderer)  # it can as well be told after the backward pass
     possible = (
-        trainer.config.cuda_graphs
-        and torch.device(trainer.device).type == "cuda"
+        cuda_graphs
+        and torch.device(device).type == "cuda"
         and can_capture(renderer)
         and can_capture(loss_fn)
         and not getattr(renderer, "packed", False)
         and not loss_fn.wanted_targets
         and not watchers
         and not dispatcher.listeners("on_phase")
-        and model.config.camera_optimizer.mode == "off"
-        and all(trainer.gradient_accumulation_steps[name] == 1 for name in model.gauss_params)
+        and model.camera_optimizer.config.mode == "off"
+        and all(accumulation[name] == 1 for name in model.gauss_params)
     )
-    return StepGraphs(model) if possible else None
+    return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
 
 
 def settings_of(part: Any) -> tuple[dataclasses.Field[Any], ...]:
@@ -105,15 +100,16 @@ def settings_of(part: Any) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
 
 
-class StepGraphs:
+class GraphForwardBackward:
     """The graph of the present kind of step, captured when it is first needed.
 
     Args:
         model: on a CUDA device, its modules attached.
     """
 
-    def __init__(self, model: SplatkitModel) -> None:
+    def __init__(self, model: StepModel) -> None:
         self._model = model
+        self._plain = PlainForwardBackward(model)
         self._stream = torch.cuda.Stream()
         self._holder: torch.cuda.CUDAGraph | None = None
         self._step: CapturedStep | None = None
@@ -145,21 +141,21 @@ class StepGraphs:
 
     # ------------------------------------------------------------------ one step
 
-    def run(self, view: View) -> bool:
-        """Render, loss and backward of a step whose data are in the context, if a graph can do it.
+    def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
+        if not self._runs_as_graph(frame):
+            return self._plain.run(frame, batch)
+        return {}
 
-        Returns:
-            Whether it was done; then context and gradients are as after the three, until the next step.
-        """
+    def _runs_as_graph(self, frame: TrainingFrame) -> bool:
+        """Run a step as a graph, if that can be done; then context and gradients hold the results."""
         if self._off:
             return False
-        model, context = self._model, self._model.context
-        kind = (self._kind(view), self._settings())
+        kind = (self._kind(frame), self._settings())
         self._steps += 1
         if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
             self._run_without(kind)
             return False
-        key = (kind, *(param.data_ptr() for param in model.gauss_params.values()))
+        key = (kind, *(param.data_ptr() for param in self._model.gauss_params.values()))
         self._look_at_length()
         if self._step is None or key != self._key:
             self._forget()
@@ -167,34 +163,38 @@ class StepGraphs:
                 logger.info("Steps run without CUDA graphs: what they hold changes too often.")
                 self.close()
                 return False
-            self._step = self._try_to_capture(view)
+            self._step = self._try_to_capture(frame)
             self._key = key
             self._captures += 1
-        else:
-            self._fill(self._step.inputs, view)
-        step = self._step
-        if step is None:
+        if self._step is None:
+            self._model.use_frame(frame)
             return False
+        self._replay(self._step, frame)
+        return True
+
+    def _replay(self, step: CapturedStep, frame: TrainingFrame) -> None:
+        model, context = self._model, self._model.context
         self._replays += 1
+        copy_frame(frame, step.frame)
+        model.use_frame(dataclasses.replace(step.frame, image_name=frame.image_name))
         step.graph.replay()
         self._length.copy_(step.needed, non_blocking=True)
         for name, value in step.results.items():
             setattr(context, name, value)
-        losses = step.losses.clone().unbind()  # whoever keeps them keeps this step's
+        losses = step.losses.clone().unbind()  # a module that keeps them keeps this step's
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
         for name, gradient in step.gradients.items():
             model.gauss_params[name].grad = gradient
-        return True
 
-    def _kind(self, view: View) -> Hashable:
-        """What a graph's kernels are chosen by, besides the Gaussians."""
-        model, context = self._model, self._model.context
+    def _kind(self, frame: TrainingFrame) -> Hashable:
+        """The properties of a step by which kernels are chosen, besides the Gaussians."""
+        model = self._model
         return (
-            view.width,
-            view.height,
+            frame.view.width,
+            frame.view.height,
             model.sh_degree_now(),
             model.wants_depth_now(),
-            context.masks is None,
+            frame.mask is None,
             len(model.training_state),
         )
 
@@ -232,14 +232,14 @@ class StepGraphs:
 
     # ------------------------------------------------------------------ capturing
 
-    def _try_to_capture(self, view: View) -> CapturedStep | None:
+    def _try_to_capture(self, frame: TrainingFrame) -> CapturedStep | None:
         """Capture, or go without from now on.
 
         Raises:
             SplatkitError: the capture has been broken, after which CUDA's random numbers cannot be drawn any more.
         """
         try:
-            return self._capture(view)
+            return self._capture(frame)
         except SplatkitError:
             raise
         except Exception as error:
@@ -249,10 +249,11 @@ class StepGraphs:
                 param.grad = None
             return None
 
-    def _capture(self, view: View) -> CapturedStep:
+    def _capture(self, frame: TrainingFrame) -> CapturedStep:
         model, context = self._model, self._model.context
-        inputs = self._inputs(view)
-        self._fill(inputs, view)
+        static = empty_frame_like(frame)
+        copy_frame(frame, static)
+        model.use_frame(static)
         capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths)))
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
@@ -263,7 +264,7 @@ class StepGraphs:
             failure: Exception | None = None
             losses: Tensor | None = None
             try:
-                losses = self._three(view, inputs)
+                losses = self._render_loss_backward(static)
             except Exception as error:
                 failure = error
             try:
@@ -281,40 +282,11 @@ class StepGraphs:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in model.gauss_params.items() if param.grad is not None}
-        return CapturedStep(graph, inputs, results, list(context.loss_terms), losses, gradients, capacity, needed)
+        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity, needed)
 
-    def _three(self, view: View, inputs: Inputs) -> Tensor:
-        """Render, loss and backward pass; returns the loss's terms and the loss, one after the other."""
-        model, context = self._model, self._model.context
-        model.render_for_training(
-            dataclasses.replace(view, cam_to_worlds=inputs.cam_to_worlds, Ks=inputs.Ks), inputs.background
-        )
-        model.get_loss_dict({}, {})
+    def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
+        """Run the three as PyTorch does; returns the loss's terms and the loss, one after the other."""
+        context = self._model.context
+        self._plain.run(frame, {})
         assert context.loss is not None
-        context.loss.backward()
         return torch.stack([value.detach() for value in (*context.loss_terms.values(), context.loss)])
-
-    def _inputs(self, view: View) -> Inputs:
-        """Places for what differs from step to step."""
-        context = self._model.context
-        assert context.target_frames is not None
-        mask = context.masks
-        return Inputs(
-            torch.empty_like(view.cam_to_worlds),
-            torch.empty_like(view.Ks),
-            torch.empty_like(self._model.step_background),
-            torch.empty_like(context.target_frames),
-            None if mask is None else torch.empty_like(mask),
-        )
-
-    def _fill(self, inputs: Inputs, view: View) -> None:
-        """Copy this step's data to where the graph reads them."""
-        context = self._model.context
-        inputs.cam_to_worlds.copy_(view.cam_to_worlds)
-        inputs.Ks.copy_(view.Ks)
-        inputs.background.copy_(self._model.step_background)
-        assert context.target_frames is not None
-        inputs.target.copy_(context.target_frames)
-        if inputs.mask is not None and context.masks is not None:
-            inputs.mask.copy_(context.masks)
-        context.target_frames, context.masks = inputs.target, inputs.mask

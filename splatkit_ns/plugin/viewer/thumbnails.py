@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 
 SHORTER_SIDE = 100
 """Pixels; nerfstudio's viewer makes images this small, and leaves those alone that are."""
@@ -19,12 +17,13 @@ class Thumbnails:
     """What nerfstudio's viewer reads of a data set, in place of one that decodes every image anew, in full size.
 
     Args:
-        datamanager: whose training images have been loaded.
+        cameras: of the training images.
+        batches: the loaded images, in the same order.
     """
 
-    def __init__(self, datamanager: SplatkitDatamanager) -> None:
-        self.cameras: Cameras = datamanager.train_dataset.cameras
-        self._batches = datamanager.cached_train
+    def __init__(self, cameras: Cameras, batches: Sequence[dict[str, Any]]) -> None:
+        self.cameras = cameras
+        self._batches = batches
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -49,9 +49,10 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(meta))
 
 
-def first_step(scene: Path, loss: Any, **options: Any) -> Any:
+def first_step(scene: Path, loss: Any, downscale: int = 1, **options: Any) -> Any:
     """The context after one step without optimizers, and the true depth of its image in the run's world units."""
     pipeline = make_pipeline(scene, loss_fn=loss, **options)
+    pipeline.model.frames.downscale = downscale
     _, losses, _ = pipeline.get_train_loss_dict(0)
     sum(losses.values()).backward()
     context = pipeline.model.context
@@ -115,7 +116,7 @@ def test_nothing_is_loaded_unless_it_is_wanted(scene: Path, monkeypatch: pytest.
 
 
 def test_at_lower_resolution_a_pixel_counts_where_all_that_it_averages_are_known(scene: Path) -> None:
-    context, true = first_step(scene, Splat3DGSLossFn(depth_lambda=0.5), num_downscales=1)
+    context, true = first_step(scene, Splat3DGSLossFn(depth_lambda=0.5), downscale=2)
     blocks = true.reshape(HEIGHT // 2, 2, WIDTH // 2, 2).transpose(1, 2).flatten(2)
     known = (blocks > 0).all(-1)
     target = context.target_depths[0, ..., 0]

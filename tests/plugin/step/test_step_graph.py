@@ -15,6 +15,7 @@ from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatTimer
 from splatkit_ns.plugin.step import graph as step_graph
+from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
 
@@ -45,6 +46,14 @@ class Onlooker(SplatBaseModule[Any]):
     def post_step(self, step: int) -> None: ...
 
 
+def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
+    """Whether a trainer's steps would run as graphs on a device."""
+    found = step_graph.forward_backward(
+        trainer.pipeline.model, device, trainer.config.cuda_graphs, trainer.gradient_accumulation_steps
+    )
+    return not isinstance(found, PlainForwardBackward)
+
+
 @pytest.mark.parametrize(
     ("parts", "expected"),
     [
@@ -65,21 +74,19 @@ def test_only_steps_that_nobody_looks_into(
 ) -> None:
     trainer = make_trainer(run_config(tiny_scene, tmp_path, method=make_method("parts", **parts)))
     forget_writers()
-    assert trainer.pipeline.model.graphs is None, "on the CPU"
-    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
-    trainer.device = "cuda:0"
-    assert (step_graph.step_graphs(trainer) is not None) == expected
+    assert not as_graphs(trainer, "cpu")
+    monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
+    assert as_graphs(trainer) == expected
 
 
 def test_not_where_only_what_is_seen_is_kept(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much is seen differs from image to image."""
     trainer = make_trainer(run_config(tiny_scene, tmp_path))
     forget_writers()
-    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
-    trainer.device = "cuda:0"
-    assert step_graph.step_graphs(trainer) is not None
+    monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
+    assert as_graphs(trainer)
     trainer.pipeline.model.renderer.packed = True  # which the options refuse on the CPU
-    assert step_graph.step_graphs(trainer) is None
+    assert not as_graphs(trainer)
 
 
 def test_not_where_poses_are_corrected_or_gradients_summed_up(
@@ -87,13 +94,12 @@ def test_not_where_poses_are_corrected_or_gradients_summed_up(
 ) -> None:
     trainer = make_trainer(run_config(tiny_scene, tmp_path))
     forget_writers()
-    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
-    trainer.device = "cuda:0"
+    monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
     trainer.gradient_accumulation_steps["shN"] = 4
-    assert step_graph.step_graphs(trainer) is None
+    assert not as_graphs(trainer)
     trainer.gradient_accumulation_steps["shN"] = 1
     trainer.pipeline.model.config.camera_optimizer.mode = "SO3xR3"
-    assert step_graph.step_graphs(trainer) is None
+    assert not as_graphs(trainer)
 
 
 def trained(scene: Path, output: Path, graphs: bool, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Any:
@@ -167,14 +173,14 @@ def test_lists_that_outgrow_their_space_get_more(
     monkeypatch.setattr(step_graph, "MARGIN", 0.9)
     monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
     captured: list[int] = []
-    capture = step_graph.StepGraphs._capture
+    capture = step_graph.GraphForwardBackward._capture
 
-    def counted(self: Any, view: Any) -> Any:
-        step = capture(self, view)
+    def counted(self: Any, frame: Any) -> Any:
+        step = capture(self, frame)
         captured.append(step.capacity)
         return step
 
-    monkeypatch.setattr(step_graph.StepGraphs, "_capture", counted)
+    monkeypatch.setattr(step_graph.GraphForwardBackward, "_capture", counted)
     params, _ = trained(tiny_scene, tmp_path, True, monkeypatch)
     assert len(captured) > 2
     assert all(bool(torch.isfinite(value).all()) for value in params.values())

@@ -13,11 +13,19 @@ from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
-from splatkit_ns.plugin.step.graph import STEPS_BEFORE, StepGraphs
+from splatkit_ns.plugin.step.frame import TrainingFrame
+from splatkit_ns.plugin.step.graph import STEPS_BEFORE, GraphForwardBackward
 from splatkit_ns.rasterize.tile_list_space import SPACE
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 VIEW = View(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
+
+
+def frame(mask: bool = False) -> TrainingFrame:
+    """A training image of noise."""
+    camera: Any = None
+    valid = torch.ones(1, 6, 8, dtype=torch.bool) if mask else None
+    return TrainingFrame(camera, VIEW, torch.zeros(3), torch.rand(1, 6, 8, 3), valid)
 
 
 class CountingGraph:
@@ -51,9 +59,9 @@ class StubModel:
         self.renderer, self.loss_fn = Splat3DGSRenderer(), Splat3DGSLossFn()
         self.gauss_params = {"means": torch.nn.Parameter(torch.ones(5, 3))}
         self.training_state = self.gauss_params["means"]
-        self.step_background = torch.zeros(3)
         self.degree = 0
         self.fails = False
+        self.rendered = "means"
         self.context: Any = SimpleNamespace(masks=None)
         for name in (*step_graph.CONTEXT_FIELDS, "loss", "loss_terms"):
             setattr(self.context, name, None)
@@ -64,10 +72,14 @@ class StubModel:
     def wants_depth_now(self) -> bool:
         return False
 
-    def render_for_training(self, view: View, background: torch.Tensor) -> None:
-        if self.fails:
+    def use_frame(self, frame: TrainingFrame) -> None:
+        self.context.target_frames, self.context.masks = frame.target, frame.mask
+
+    def get_outputs(self, camera: Any) -> dict[str, Any]:
+        if self.fails and SPACE.capacity is not None:
             raise ValueError("no")
-        self.context.rendered_frames = self.gauss_params["means"].sum()
+        self.context.rendered_frames = self.gauss_params[self.rendered].sum()
+        return {"rgb": self.context.rendered_frames}
 
     def get_loss_dict(self, outputs: Any, batch: Any) -> None:
         terms = {"l1": self.context.rendered_frames, "opacity_reg": 2 * self.context.rendered_frames}
@@ -90,19 +102,20 @@ def model(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     return StubModel()
 
 
-def run(graphs: StepGraphs, model: StubModel, steps: int) -> int:
+def run(graphs: GraphForwardBackward, model: StubModel, steps: int) -> int:
     """Train; returns how many of the steps a graph did."""
     done = 0
     for _ in range(steps):
         model.gauss_params["means"].grad = None
-        model.context.target_frames = torch.rand(1, 6, 8, 3)
+        step_frame = frame()
+        model.use_frame(step_frame)
         SPACE.longest = max(SPACE.longest, 80)  # as steps without a graph note it
-        done += graphs.run(VIEW)
+        done += graphs.run(step_frame, {}) == {}
     return done
 
 
 def test_a_graph_is_captured_once_and_then_replayed(model: StubModel) -> None:
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     assert run(graphs, model, STEPS_BEFORE + 30) == 30
     assert CountingGraph.captures == [120], "half as much again as the 80 that were seen"
     assert CountingGraph.replays == 30
@@ -112,7 +125,7 @@ def test_a_graph_is_captured_once_and_then_replayed(model: StubModel) -> None:
 
 
 def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel) -> None:
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 1)
     first = model.context.loss
     assert float(first) == 45
@@ -123,7 +136,7 @@ def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel
 
 @pytest.mark.parametrize("change", ["degree", "weight", "dropout", "frozen", "parameter", "number"])
 def test_what_kernels_hold_is_noticed_when_it_changes(change: str, model: StubModel) -> None:
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 10)
     if change == "degree":
         model.degree = 1
@@ -134,9 +147,7 @@ def test_what_kernels_hold_is_noticed_when_it_changes(change: str, model: StubMo
     elif change == "frozen":
         model.gauss_params["means"].requires_grad_(False)
         model.gauss_params["other"] = torch.nn.Parameter(torch.ones(1))
-        model.render_for_training = lambda *_: setattr(  # type: ignore[method-assign]
-            model.context, "rendered_frames", model.gauss_params["other"].sum()
-        )
+        model.rendered = "other"
     else:
         rows = 6 if change == "number" else 5
         model.training_state = model.gauss_params["means"] = torch.nn.Parameter(torch.ones(rows, 3))
@@ -150,7 +161,7 @@ def test_what_kernels_hold_is_noticed_when_it_changes(change: str, model: StubMo
 
 
 def test_lists_that_do_not_fit_get_a_graph_with_more_space(model: StubModel) -> None:
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 5)
     graphs._step.needed.fill_(200)  # type: ignore[union-attr]
     run(graphs, model, 5)
@@ -159,13 +170,13 @@ def test_lists_that_do_not_fit_get_a_graph_with_more_space(model: StubModel) -> 
 
 def test_short_lists_have_space_to_grow(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_graph, "MIN_SPACE", 5000)
-    run(StepGraphs(model), model, STEPS_BEFORE + 5)  # type: ignore[arg-type]
+    run(GraphForwardBackward(model), model, STEPS_BEFORE + 5)  # type: ignore[arg-type]
     assert CountingGraph.captures == [5000]
 
 
 def test_graphs_that_are_hardly_replayed_are_given_up(model: StubModel, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="splatkit_ns")
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 2)
     for number in range(100):
         model.loss_fn.opacity_reg = number / 1000
@@ -179,7 +190,7 @@ def test_a_step_that_fails_while_it_is_captured_runs_without(
     model: StubModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="splatkit_ns")
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     model.fails = True
     assert run(graphs, model, STEPS_BEFORE + 5) == 0
     assert len(CountingGraph.captures) == 1, "it is not tried again"
@@ -188,7 +199,7 @@ def test_a_step_that_fails_while_it_is_captured_runs_without(
 
 
 def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     CountingGraph.broken = True
     with pytest.raises(SplatkitError, match="--cuda-graphs False"):
         run(graphs, model, STEPS_BEFORE + 1)
@@ -196,7 +207,7 @@ def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
 
 
 def test_closed_it_does_no_more(model: StubModel) -> None:
-    graphs = StepGraphs(model)  # type: ignore[arg-type]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 5)
     graphs.close()
     assert run(graphs, model, 5) == 0

@@ -1,0 +1,46 @@
+"""The state of a run: everything that its checkpoints hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from torch.cuda.amp.grad_scaler import GradScaler
+from torch.nn import Parameter
+
+from splatkit_ns.plugin.step.interfaces import StepModel
+
+
+class SampledData(Protocol):
+    """A datamanager whose drawing of images can be continued."""
+
+    def sampler_state(self) -> dict[str, Any]:
+        """The state of the drawing, as numbers that a checkpoint can hold."""
+        ...
+
+    def load_sampler_state(self, state: dict[str, Any]) -> None:
+        """Go on drawing from a state."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class RunState:
+    """What trains, and how far it has come; by reference."""
+
+    pipeline: VanillaPipeline
+    """Data and model together, whose weights are stored."""
+    model: StepModel
+    data: SampledData
+    optimizers: Optimizers
+    """Optimizers and schedules."""
+    grad_scaler: GradScaler
+    """nerfstudio's; it does nothing here, but its checkpoints have one."""
+    accumulation: Mapping[str, int]
+    """Parameter group -> number of steps to sum up gradients over."""
+
+    def parameters(self) -> dict[str, Parameter]:
+        """The one parameter of each group."""
+        return {name: params[0] for name, params in self.pipeline.get_param_groups().items()}

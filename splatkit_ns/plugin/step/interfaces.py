@@ -1,0 +1,102 @@
+"""The few things that a training step needs of a model and its data, and the ways to run the differentiated part."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor, nn
+
+from splatkit_ns.loss_fn import SplatLossFn
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.plugin.step.frame import TrainingFrame
+from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.splat import SplatTrainingState
+
+
+class StepModel(Protocol):
+    """A model whose three methods render, compare and densify."""
+
+    context: StepContext
+    training_state: SplatTrainingState
+    gauss_params: nn.ParameterDict
+    renderer: SplatRenderer[Any]
+    loss_fn: SplatLossFn[Any]
+    camera_optimizer: CameraOptimizer
+
+    @property
+    def dispatcher(self) -> ModuleDispatcher:
+        """Runs the hooks of all parts."""
+        ...
+
+    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
+        """Fill the context with the training image of this step, and run `pre_step`."""
+        ...
+
+    def use_frame(self, frame: TrainingFrame) -> None:
+        """Render this frame, and compare it, from now on."""
+        ...
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+        """Render the camera of the frame."""
+        ...
+
+    def get_loss_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Compare the render with the photograph; the loss is then in the context."""
+        ...
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        """Figures of this step's image for the log."""
+        ...
+
+    def sh_degree_now(self) -> int:
+        """The degree up to which this step evaluates spherical harmonics."""
+        ...
+
+    def wants_depth_now(self) -> bool:
+        """Whether this step renders depth."""
+        ...
+
+
+class FrameSource(Protocol):
+    """A datamanager."""
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The next training image: its camera, and what comes with it."""
+        ...
+
+
+class ForwardBackward(Protocol):
+    """Runs render, loss and backward pass of a step."""
+
+    def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
+        """Run the three; then context and gradients hold the results.
+
+        Returns:
+            The outputs of the model; empty if they are in the context alone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory back that steps have left behind."""
+        ...
+
+
+class PlainForwardBackward:
+    """Lets PyTorch run the three, kernel by kernel."""
+
+    def __init__(self, model: StepModel) -> None:
+        self._model = model
+
+    def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
+        model = self._model
+        outputs = model.get_outputs(frame.camera)
+        model.get_loss_dict(outputs, batch)
+        assert model.context.loss is not None
+        model.context.loss.backward()
+        return outputs
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,105 @@
+"""The training step, from the photograph to the last hook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from torch import Tensor
+
+from splatkit_ns.plugin.step.finite import FiniteWatch
+from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
+from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.splat import CheckpointRequests
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step leaves for the log."""
+
+    loss: Tensor
+    """Scalar."""
+    loss_terms: dict[str, Tensor]
+    """The named terms of the loss."""
+    metrics: dict[str, Any]
+    """Figures of the step's image; empty unless they are wanted."""
+
+
+class TrainingStep:
+    """Runs the steps of a run, one after the other.
+
+    Args:
+        model: renders, compares and densifies.
+        data: gives the training images.
+        callbacks: those of model, datamanager and pipeline; the model's count the step and run the hooks around it.
+        forward_backward: how render, loss and backward pass run.
+        watch: notices values that are not finite.
+        updates: optimizers and schedules.
+        requests: the checkpoints that parts have asked for during the step.
+        wants_metrics: whether a step (0-based) is logged.
+        complete_steps: the number of steps that have been trained before.
+    """
+
+    def __init__(
+        self,
+        model: StepModel,
+        data: FrameSource,
+        callbacks: Sequence[TrainingCallback],
+        forward_backward: ForwardBackward,
+        watch: FiniteWatch,
+        updates: ParameterUpdates,
+        requests: CheckpointRequests,
+        wants_metrics: Callable[[int], bool],
+        complete_steps: int,
+    ) -> None:
+        self._model, self._data, self._callbacks = model, data, callbacks
+        self._forward_backward, self.watch, self._updates = forward_backward, watch, updates
+        self._requests, self._wants_metrics = requests, wants_metrics
+        self.complete_steps: int | None = complete_steps
+        """The number of steps that the present state is the outcome of; None in the middle of one."""
+
+    def run(self, step: int) -> StepResult:
+        """Train one step.
+
+        Args:
+            step: nerfstudio's, 0-based.
+
+        Raises:
+            NotFiniteError: the loss or a gradient of this step, or on a GPU of one shortly before, is not finite.
+        """
+        model, context, updates = self._model, self._model.context, self._updates
+        with self._requests.collected():
+            updates.clear_gradients(step)
+            self._run_callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)  # counts the step; `pre_batch`
+            camera, batch = self._data.next_train(step)
+            frame = model.take_frame(camera, batch)  # `pre_step`
+            outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
+            metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step) else {}
+            model.dispatcher.run("on_phase", phase="backward")
+            self.complete_steps = None
+            if self.watch.admits(context, updates.optimizers):
+                updates.step(step)
+            else:
+                updates.clear_all_gradients()  # those that are being summed up are spoilt, too
+                context.is_skipped = True
+            updates.step_schedules()
+            self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
+            self.complete_steps = step + 1
+        assert context.loss is not None
+        return StepResult(context.loss, context.loss_terms, metrics)
+
+    def release_memory(self) -> None:
+        """Let go of the images of the last step, of all gradients, and of what steps as CUDA graphs hold."""
+        self.close()
+        self._model.context.start_step(self._model.context.step)
+        self._updates.clear_all_gradients()
+
+    def close(self) -> None:
+        """Give back the memory of CUDA graphs; the images of the last step stay."""
+        self._forward_backward.close()
+
+    def _run_callbacks(self, location: TrainingCallbackLocation, step: int) -> None:
+        for callback in self._callbacks:
+            callback.run_callback_at_location(step, location=location)

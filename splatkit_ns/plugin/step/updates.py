@@ -1,0 +1,61 @@
+"""The optimizers and schedules of a run, and which of them step when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+
+from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
+
+
+class ParameterUpdates:
+    """Steps the optimizers, each after as many steps as its gradients are summed up over.
+
+    Args:
+        optimizers: nerfstudio's, with their schedules.
+        accumulation: parameter group -> number of steps to sum up gradients over.
+        training_state: is told whose gradients are being summed up.
+    """
+
+    def __init__(
+        self, optimizers: Optimizers, accumulation: Mapping[str, int], training_state: SplatTrainingState
+    ) -> None:
+        self.optimizers: dict[str, torch.optim.Optimizer] = optimizers.optimizers
+        self._schedules: dict[str, torch.optim.lr_scheduler.LRScheduler] = optimizers.schedulers
+        self._max_norms: dict[str, float | None] = {
+            name: config["optimizer"].max_norm for name, config in optimizers.config.items()
+        }
+        self._accumulation = accumulation
+        self._training_state = training_state
+
+    def clear_gradients(self, step: int) -> None:
+        """Clear the gradients of the groups whose sum begins with this step (0-based)."""
+        for name, optimizer in self.optimizers.items():
+            if step % self._accumulation[name] == 0:
+                clear_gradients(optimizer)
+
+    def clear_all_gradients(self) -> None:
+        """Clear all gradients, also those that are being summed up."""
+        for optimizer in self.optimizers.values():
+            clear_gradients(optimizer)
+
+    def step(self, step: int) -> None:
+        """Clip and step the groups whose sum ends with this step (0-based)."""
+        due = {
+            name: optimizer
+            for name, optimizer in self.optimizers.items()
+            if step % self._accumulation[name] == self._accumulation[name] - 1
+        }
+        for name, optimizer in due.items():
+            max_norm = self._max_norms[name]
+            if max_norm is not None:
+                torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
+        step_together(due.values())
+        self._training_state.keep_gradients_of(self.optimizers.keys() - due.keys())
+
+    def step_schedules(self) -> None:
+        """Set the learning rates of the next step."""
+        for schedule in self._schedules.values():
+            schedule.step()
