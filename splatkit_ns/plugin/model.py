@@ -36,7 +36,7 @@ from splatkit_ns.plugin.options.held import release
 from splatkit_ns.plugin.run import weights
 from splatkit_ns.plugin.step.graph import StepGraphs
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
-from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.schema import KEYS
@@ -329,23 +329,19 @@ class SplatkitModel(SplatfactoModel):
             background: (3,).
         """
         context = self.context
+        options = RenderOptions(
+            sh_degree=self.sh_degree_now(),
+            backgrounds=background[None],
+            render_mode="RGB+ED" if self.wants_depth_now() else "RGB",
+            is_training=True,
+            list_space=None if self.graphs is None else self.graphs.list_space,
+        )
         payload = self._guarded(
-            self.renderer,
-            "render",
-            lambda _: self.renderer.render(
-                self.training_state,
-                view.cam_to_worlds,
-                view.Ks,
-                view.width,
-                view.height,
-                sh_degree=self.sh_degree_now(),
-                backgrounds=background[None],
-                render_mode="RGB+ED" if self.wants_depth_now() else "RGB",
-            ),
+            self.renderer, "render", lambda _: self.renderer.render(self.training_state, view, options)
         )
         check_payload(payload, self.renderer, context, view.width, view.height)
         payload.retain_gradients()
-        context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
+        context.view = view
         context.rend_out = payload
         context.rendered_frames = payload.renders
         depth = payload.depths

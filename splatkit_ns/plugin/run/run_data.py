@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.parts.evaluation import ImageEvaluation
 from splatkit_ns.parts.training_views import TrainingView
+from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
 
@@ -79,16 +80,9 @@ class RunData:
         camera, batch = self.datamanager.train_view(index)
         view = model.training_view(camera)
         target, mask = model.training_target(batch)
-        payload = model.renderer.render(
-            model.training_state,
-            view.cam_to_worlds,
-            view.Ks,
-            view.width,
-            view.height,
-            sh_degree=model.sh_degree_now(),
-            backgrounds=model.step_background[None],
-        )
-        return TrainingView(view.cam_to_worlds, view.Ks, target, payload.renders, mask)
+        options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=model.step_background[None])
+        payload = model.renderer.render(model.training_state, view, options)
+        return TrainingView(view, target, payload.renders, mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this from the next one on; evaluation images stay whole."""

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.rasterize.tile_list_space import SPACE, fixed_space
-from splatkit_ns.renderer.dropout import DropoutRenderer
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 if TYPE_CHECKING:
     from splatkit_ns.plugin.model import SplatkitModel
@@ -36,7 +35,7 @@ REMEMBERED = 300
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
-CONTEXT_FIELDS = ("cam_to_worlds", "Ks", "rend_out", "rendered_frames")
+CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """What a step leaves in the context, besides its losses."""
 TRIED = 20
 """After so many captures a graph must have been replayed `WORTH_IT` times each, or there are no more."""
@@ -77,20 +76,17 @@ def step_graphs(trainer: SplatkitTrainer) -> StepGraphs | None:
     """What captures a run's steps, or None if they have to run kernel by kernel.
 
     They do on the CPU, where camera poses are corrected, where gradients are summed up over steps, where the loss
-    compares with more than images, and where a module other than the renderer looks at a step between render and
+    compares with more than images, and where a module looks at a step between render and
     backward pass, or wants to know how long each part of it takes.
     """
     model = trainer.pipeline.model
     renderer, loss_fn, dispatcher = model.renderer, model.loss_fn, model.dispatcher
     watchers = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
-    if getattr(type(renderer), "pre_compute_loss", None) is DropoutRenderer.pre_compute_loss:
-        watchers.remove(renderer)  # it can as well be told after the backward pass
     possible = (
         trainer.config.cuda_graphs
         and torch.device(trainer.device).type == "cuda"
         and can_capture(renderer)
         and can_capture(loss_fn)
-        and not getattr(renderer, "packed", False)
         and not loss_fn.wanted_targets
         and not watchers
         and not dispatcher.listeners("on_phase")
@@ -124,7 +120,8 @@ class StepGraphs:
         self._length = torch.zeros(1, dtype=torch.int64, pin_memory=True)
         self._captures = self._replays = 0
         self._off = False
-        SPACE.longest = 0
+        self.list_space = ListSpace()
+        """The space for the tile lists of all training images, in a graph or not."""
 
     def _pool(self) -> Any:
         """A memory pool that outlives the single graphs, so that each finds the memory of the one before."""
@@ -209,9 +206,9 @@ class StepGraphs:
         """Before a step that PyTorch does kernel by kernel."""
         self._forget()
         self._warm = {kind}
-        if SPACE.longest:
-            self._lengths.append(SPACE.longest)
-            SPACE.longest = 0
+        if self.list_space.longest:
+            self._lengths.append(self.list_space.longest)
+            self.list_space.longest = 0
 
     def _look_at_length(self) -> None:
         """Note how long the lists of the last replay were, and give up a graph whose space did not suffice.
@@ -258,7 +255,7 @@ class StepGraphs:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         pool = self._pool()
-        with torch.cuda.stream(self._stream), fixed_space(capacity) as space:
+        with torch.cuda.stream(self._stream), self.list_space.fixed(capacity):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             failure: Exception | None = None
             losses: Tensor | None = None
@@ -273,7 +270,7 @@ class StepGraphs:
                     f"This step cannot be captured in a CUDA graph ({failure or error}). Start again with "
                     "--cuda-graphs False, or do not say of the renderer or loss that it is capturable."
                 ) from (failure or error)
-            needed = space.needed
+            needed = self.list_space.needed
         if failure is not None:
             raise failure
         current.wait_stream(self._stream)

@@ -71,17 +71,6 @@ def test_only_steps_that_nobody_looks_into(
     assert (step_graph.step_graphs(trainer) is not None) == expected
 
 
-def test_not_where_only_what_is_seen_is_kept(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much is seen differs from image to image."""
-    trainer = make_trainer(run_config(tiny_scene, tmp_path))
-    forget_writers()
-    monkeypatch.setattr(step_graph, "StepGraphs", lambda model: "graphs")
-    trainer.device = "cuda:0"
-    assert step_graph.step_graphs(trainer) is not None
-    trainer.pipeline.model.renderer.packed = True  # which the options refuse on the CPU
-    assert step_graph.step_graphs(trainer) is None
-
-
 def test_not_where_poses_are_corrected_or_gradients_summed_up(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

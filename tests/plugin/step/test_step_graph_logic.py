@@ -14,7 +14,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.graph import STEPS_BEFORE, StepGraphs
-from splatkit_ns.rasterize.tile_list_space import SPACE
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 VIEW = View(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
@@ -24,17 +24,18 @@ class CountingGraph:
     """Does nothing when it is replayed; what was run to capture it has been run."""
 
     needed = 100
+    space: ListSpace
     captures: list[int | None]
     replays = 0
     broken = False
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "") -> None:
         if pool is not None:
-            CountingGraph.captures.append(SPACE.capacity)
+            CountingGraph.captures.append(CountingGraph.space.capacity)
 
     def capture_end(self) -> None:
-        SPACE.needed = torch.tensor([CountingGraph.needed])
-        if CountingGraph.broken and SPACE.capacity is not None:
+        CountingGraph.space.needed = torch.tensor([CountingGraph.needed])
+        if CountingGraph.broken and CountingGraph.space.capacity is not None:
             raise RuntimeError("operation would make the legacy stream depend on a capturing blocking stream")
 
     def pool(self) -> str:
@@ -90,13 +91,14 @@ def model(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     return StubModel()
 
 
-def run(graphs: StepGraphs, model: StubModel, steps: int) -> int:
+def run(graphs: StepGraphs, model: StubModel, steps: int, longest: int = 80) -> int:
     """Train; returns how many of the steps a graph did."""
-    done = 0
+    done, space = 0, graphs.list_space
+    CountingGraph.space = space
     for _ in range(steps):
         model.gauss_params["means"].grad = None
         model.context.target_frames = torch.rand(1, 6, 8, 3)
-        SPACE.longest = max(SPACE.longest, 80)  # as steps without a graph note it
+        space.longest = max(space.longest, longest)  # as steps without a graph note it
         done += graphs.run(VIEW)
     return done
 
@@ -107,8 +109,14 @@ def test_a_graph_is_captured_once_and_then_replayed(model: StubModel) -> None:
     assert CountingGraph.captures == [120], "half as much again as the 80 that were seen"
     assert CountingGraph.replays == 30
     assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
-    assert SPACE.capacity is None
-    assert SPACE.needed is None
+    assert graphs.list_space.capacity is None
+    assert graphs.list_space.needed is None
+
+
+def test_steps_whose_tile_lists_are_not_ours_are_never_captured(model: StubModel) -> None:
+    """gsplat composites packed renders, and all of them where Triton is missing."""
+    assert run(StepGraphs(model), model, STEPS_BEFORE + 10, longest=0) == 0  # type: ignore[arg-type]
+    assert CountingGraph.captures == []
 
 
 def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel) -> None:
@@ -184,7 +192,7 @@ def test_a_step_that_fails_while_it_is_captured_runs_without(
     assert run(graphs, model, STEPS_BEFORE + 5) == 0
     assert len(CountingGraph.captures) == 1, "it is not tried again"
     assert "Steps run without CUDA graphs (ValueError: no)." in caplog.text
-    assert SPACE.capacity is None
+    assert graphs.list_space.capacity is None
 
 
 def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
@@ -192,7 +200,7 @@ def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
     CountingGraph.broken = True
     with pytest.raises(SplatkitError, match="--cuda-graphs False"):
         run(graphs, model, STEPS_BEFORE + 1)
-    assert SPACE.capacity is None
+    assert graphs.list_space.capacity is None
 
 
 def test_closed_it_does_no_more(model: StubModel) -> None:
