@@ -45,9 +45,7 @@ def compare(trainer: Any) -> list[dict[str, Any]]:
     model = trainer.pipeline.model
     view = model.training_view(trainer.pipeline.datamanager.next_train(0)[0])
     with torch.no_grad():
-        payload = model.renderer.render(
-            model.training_state, view.cam_to_worlds, view.Ks, view.width, view.height, backgrounds=None
-        )
+        payload = model.renderer.render(model.training_state, view)
     info = payload.info
     colors = torch.rand(1, len(model.training_state), 3, device="cuda")
     gaussians = [info["means2d"], info["conics"], colors, info["opacities"].contiguous()]

@@ -73,9 +73,9 @@ def timed(model: Any, render: Callable[[], list[Tensor]]) -> float:
 
 def by_renderer(model: Any, view: Any, mode: Any) -> list[Tensor]:
     """Images of `Splat2DGSRenderer`."""
-    payload = model.renderer.render(
-        model.training_state, view.cam_to_worlds, view.Ks, view.width, view.height, render_mode=mode
-    )
+    from splatkit_ns.renderer import RenderOptions
+
+    payload = model.renderer.render(model.training_state, view, RenderOptions(render_mode=mode))
     if mode == "RGB":
         return [payload.renders]
     return [payload.renders, payload.depths, payload.normals, payload.normals_from_depth, payload.render_distort]

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from train_gpu import method_config
 
 from splatkit_ns.modules import SplatTimer
+from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import clear_gradients, step_together
 
 
@@ -104,20 +105,16 @@ def bare_loop(trainer: Any, steps: int) -> None:
         background = model.evaluation_background()
         for optimizer in optimizers:
             clear_gradients(optimizer)
-        payload = model.renderer.render(
-            state,
-            view.cam_to_worlds,
-            view.Ks,
-            view.width,
-            view.height,
+        options = RenderOptions(
             sh_degree=min(step // model.config.sh_degree_interval, model.config.sh_degree),
             backgrounds=background[None],
             render_mode="RGB+ED" if model.loss_fn.wants_depth(step + 1) else "RGB",
         )
+        payload = model.renderer.render(state, view, options)
         payload.retain_gradients()
         context.step, context.rend_out = step + 1, payload
         context.rendered_frames, context.target_frames = payload.renders, target
-        context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
+        context.view = view
         sum(model._compute_loss(context).values()).backward()
         step_together(optimizers)
         for scheduler in schedulers:

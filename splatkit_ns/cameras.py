@@ -40,6 +40,13 @@ class View:
         translation = -rotation @ self.cam_to_worlds[:, :3, 3:]
         return torch.cat([torch.cat([rotation, translation], dim=2), self.cam_to_worlds[:, 3:]], dim=1)
 
+    def detach(self) -> View:
+        """The view without the gradients that its tensors may have."""
+        distortion = None if self.distortion is None else self.distortion.detach()
+        return dataclasses.replace(
+            self, cam_to_worlds=self.cam_to_worlds.detach(), Ks=self.Ks.detach(), distortion=distortion
+        )
+
     def smaller(self, downscale: int) -> View:
         """The view with both sides of the image divided by `downscale` and rounded down; nothing is read back."""
         if downscale == 1:

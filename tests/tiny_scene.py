@@ -19,7 +19,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.cameras import View
+from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.initialization import SH_C0
 
@@ -89,9 +90,8 @@ def tiny_views(num_views: int, width: int, height: int, seed: int = 0) -> list[T
     focal = focal_length(width)
     K = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
     opencv = torch.from_numpy(poses * np.array([1.0, -1.0, -1.0, 1.0])).float()
-    payload = Splat3DGSRenderer().render(
-        tiny_gaussians(seed), opencv, K.expand(num_views, 3, 3), width, height, render_mode="RGB+ED"
-    )
+    view = View(opencv, K.expand(num_views, 3, 3), width, height)
+    payload = Splat3DGSRenderer().render(tiny_gaussians(seed), view, RenderOptions(render_mode="RGB+ED"))
     depths = payload.depths
     assert depths is not None
     return [

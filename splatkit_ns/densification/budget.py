@@ -180,7 +180,7 @@ def view_scores(
     blame = torch.zeros_like(growth)
     for view in views:
         wrong, error = wrong_pixels(view, error_threshold)
-        sums = renderer.blend_weight_sums(training_state, view.cam_to_worlds, view.Ks, wrong)
+        sums = renderer.blend_weight_sums(training_state, view.view, wrong)
         growth += sums / len(views)
         blame += sums * error
     return growth, blame

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error, normal_error_kernel
 from splatkit_ns.loss_fn.supervised import SupervisedLossFn
@@ -84,9 +85,9 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
             terms["normal_consistency"] = self.normal_consistency_lambda * error
         return terms | self.geometry_terms(masks, {**rest, "rend_out": rend_out, "scene_scale": scene_scale})
 
-    def camera_normals(self, rend_out: Splat2DGSPayload, cam_to_worlds: Tensor, Ks: Tensor) -> tuple[Tensor, Tensor]:
+    def camera_normals(self, rend_out: Splat2DGSPayload, view: View) -> tuple[Tensor, Tensor]:
         """The discs' normals, blended, in the camera's OpenCV axes, (1, H, W, 3), and where something is."""
-        normals = rend_out.normals @ cam_to_worlds[:, None, :3, :3]  # v @ R is R^T v
+        normals = rend_out.normals @ view.cam_to_worlds[:, None, :3, :3]  # v @ R is R^T v
         return normals, torch.ones_like(rend_out.alphas[..., 0], dtype=torch.bool)
 
     def mask_for_normals(self, masks: Tensor) -> Tensor:

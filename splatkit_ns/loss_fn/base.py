@@ -24,8 +24,8 @@ class SplatLossFn(SplatBaseModule[PayloadT]):
     def compute_loss(self, **kwargs: Any) -> Tensor | Mapping[str, Tensor]:
         """The loss of one step.
 
-        Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, cam_to_worlds, Ks,
-        target_depths, target_normals, training_state, step, max_steps``, and the others that hooks may ask for.
+        Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, view, target_depths,
+        target_normals, training_state, step, max_steps``, and the others that hooks may ask for.
 
         Returns:
             A scalar, or a dict of named scalars, already weighted: they are summed, and logged by name.

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.triton_kernels import lazy_kernel
 
 DepthKind = Literal["z", "ray"]
@@ -45,27 +46,22 @@ def interior(valid: Tensor) -> Tensor:
     return inner
 
 
-def pixel_rays(Ks: Tensor, height: int, width: int) -> Tensor:
-    """Viewing rays through the pixels' centres in the camera's OpenCV axes, (C, H, W, 3), with z = 1.
-
-    Args:
-        Ks: (C, 3, 3) in pixels.
-        height: of the image.
-        width: of the image.
-    """
-    x = torch.arange(width, device=Ks.device) + 0.5
-    y = torch.arange(height, device=Ks.device) + 0.5
+def pixel_rays(view: View) -> Tensor:
+    """Viewing rays through the pixels' centres in the camera's OpenCV axes, (C, H, W, 3), with z = 1."""
+    Ks = view.Ks
+    x = torch.arange(view.width, device=Ks.device) + 0.5
+    y = torch.arange(view.height, device=Ks.device) + 0.5
     x = (x - Ks[:, 0, 2, None]) / Ks[:, 0, 0, None]
     y = (y - Ks[:, 1, 2, None]) / Ks[:, 1, 1, None]
-    shape = (len(Ks), height, width)
+    shape = (len(Ks), view.height, view.width)
     return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape), x.new_ones(()).expand(shape)], dim=-1)
 
 
-def z_depths(depths: Tensor, kind: DepthKind, Ks: Tensor) -> Tensor:
-    """Depths (C, H, W, 1) of either kind as depths along the viewing axis."""
+def z_depths(depths: Tensor, kind: DepthKind, view: View) -> Tensor:
+    """Depths (C, H, W, 1) of either kind in a view as depths along the viewing axis."""
     if kind == "z":
         return depths
-    return depths / pixel_rays(Ks, depths.shape[1], depths.shape[2]).norm(dim=-1, keepdim=True)
+    return depths / pixel_rays(view).norm(dim=-1, keepdim=True)
 
 
 def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.image_metrics.pixel_errors import l1, mse
 from splatkit_ns.image_metrics.ssim import ssim, triton_kernel
@@ -98,15 +99,15 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         """
         terms: dict[str, Tensor] = {}
         if self.depth_lambda > 0:
-            rend_out, targets, Ks, scale = self._needed("depth", step, "rend_out", "target_depths", "Ks", "scene_scale")
+            rend_out, targets, view, scale = self._needed(
+                "depth", step, "rend_out", "target_depths", "view", "scene_scale"
+            )
             depths = self._needed("depth", rend_out, "depths_expected")[0]
-            error = depth_error(depths, z_depths(targets, self.depth_kind, Ks), mask_or_all(masks, depths))
+            error = depth_error(depths, z_depths(targets, self.depth_kind, view), mask_or_all(masks, depths))
             terms["depth"] = self.depth_lambda / scale * error
         if self.normal_lambda > 0:
-            rend_out, targets, poses, Ks = self._needed(
-                "normal", step, "rend_out", "target_normals", "cam_to_worlds", "Ks"
-            )
-            normals, valid = self.camera_normals(rend_out, poses, Ks)
+            rend_out, targets, view = self._needed("normal", step, "rend_out", "target_normals", "view")
+            normals, valid = self.camera_normals(rend_out, view)
             if masks is not None:
                 valid = valid & self.mask_for_normals(masks)
             if self.normal_axes == "opengl":
@@ -115,13 +116,13 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             terms["normal"] = self.normal_lambda * normal_error(normals, targets, rend_out.alphas, valid)
         return terms
 
-    def camera_normals(self, rend_out: Any, cam_to_worlds: Tensor, Ks: Tensor) -> tuple[Tensor, Tensor]:
+    def camera_normals(self, rend_out: Any, view: View) -> tuple[Tensor, Tensor]:
         """Normals of a render in the camera's OpenCV axes, times alpha, (1, H, W, 3), and where they can be trusted.
 
         Here they are those of the depth image; a renderer that draws normals has better ones.
         """
         depths = self._needed("normal", rend_out, "depths_expected")[0]
-        normals = normals_of_depth(depths, Ks) * rend_out.alphas.detach()
+        normals = normals_of_depth(depths, view.Ks) * rend_out.alphas.detach()
         return normals, interior(rend_out.alphas[..., 0] > 0)
 
     def mask_for_normals(self, masks: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
 
 RUN_ARGUMENTS = (
@@ -32,7 +33,7 @@ RUN_ARGUMENTS = (
 BATCH_ARGUMENTS = (*RUN_ARGUMENTS, "target_frames", "masks", "target_depths", "target_normals")
 """Known once a training image has been drawn."""
 
-RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "cam_to_worlds", "Ks", "rendered_frames", "rend_out")
+RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "view", "cam_to_worlds", "Ks", "rendered_frames", "rend_out")
 """Known once the image has been rendered."""
 
 LOSS_ARGUMENTS = (*RENDER_ARGUMENTS, "loss", "loss_terms")
@@ -72,10 +73,8 @@ class StepContext:
     """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss wants it."""
     target_normals: Tensor | None = None
     """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss wants them."""
-    cam_to_worlds: Tensor | None = None
-    """Pose of the training camera, (1, 4, 4), OpenCV axes."""
-    Ks: Tensor | None = None
-    """Its intrinsics in pixels of this step's images, (1, 3, 3)."""
+    view: View | None = None
+    """The training camera, with the size of this step's images."""
     rendered_frames: Tensor | None = None
     """Render, (1, H, W, 3)."""
     rend_out: Any = None
@@ -89,11 +88,21 @@ class StepContext:
     image_name: str = ""
     """Which training image this step uses, for messages."""
 
+    @property
+    def cam_to_worlds(self) -> Tensor | None:
+        """Pose of the training camera, (1, 4, 4), OpenCV axes."""
+        return None if self.view is None else self.view.cam_to_worlds
+
+    @property
+    def Ks(self) -> Tensor | None:
+        """Its intrinsics in pixels of this step's images, (1, 3, 3)."""
+        return None if self.view is None else self.view.Ks
+
     def start_step(self, step: int) -> None:
         """Forget the last step's images and losses."""
         self.step = step
         self.target_frames = self.masks = self.target_depths = self.target_normals = None
-        self.cam_to_worlds = self.Ks = self.rendered_frames = self.rend_out = self.loss = None
+        self.view = self.rendered_frames = self.rend_out = self.loss = None
         self.loss_terms = {}
         self.image_name = ""
         self.is_skipped = False

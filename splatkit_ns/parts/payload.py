@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from splatkit_ns.cameras import View
+
 
 @dataclasses.dataclass(kw_only=True)
 class SplatRenderPayload:
@@ -80,11 +82,11 @@ class SplatRenderPayload:
             if tensor.requires_grad:
                 tensor.retain_grad()
 
-    def extra_images(self, cam_to_worlds: Tensor) -> dict[str, Tensor]:
+    def extra_images(self, view: View) -> dict[str, Tensor]:
         """What viewer and ``ns-render`` show besides colour and depth, by name; a payload of your own may add some.
 
         Args:
-            cam_to_worlds: of the cameras, (C, 4, 4), OpenCV axes.
+            view: the cameras that were rendered.
 
         Returns:
             (C, H, W, 3) colours in [0, 1], or (C, H, W, 1) of any range.

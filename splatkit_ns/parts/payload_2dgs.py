@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.parts.payload import SplatRenderPayload
 
 
@@ -41,14 +42,14 @@ class Splat2DGSPayload(SplatRenderPayload):
         """The median depth: on a step in depth the average lies where there is nothing."""
         return self.depths_median
 
-    def extra_images(self, cam_to_worlds: Tensor) -> dict[str, Tensor]:
+    def extra_images(self, view: View) -> dict[str, Tensor]:
         """Normals of the discs and of the depth image, in world axes and in the camera's, and distortion.
 
         A normal of components in [-1, 1] is shown as a colour in [0, 1]. The camera's axes are x right, y up and z
         towards the viewer, so that what faces the camera is blue. Where nothing is, images are black.
         """
         world = F.normalize(self.normals, dim=-1)
-        opencv = world @ cam_to_worlds[:, None, :3, :3]  # v @ R is R^T v
+        opencv = world @ view.cam_to_worlds[:, None, :3, :3]  # v @ R is R^T v
         camera = opencv * opencv.new_tensor([1.0, -1.0, -1.0])
         images = {"normals": self._as_colors(world), "normals_camera": self._as_colors(camera)}
         if self.normals_from_depth is not None:

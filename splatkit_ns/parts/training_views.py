@@ -7,15 +7,15 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from splatkit_ns.cameras import View
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingView:
     """A training image beside its render, as this step would see them."""
 
-    cam_to_worlds: Tensor
-    """(1, 4, 4), OpenCV axes."""
-    Ks: Tensor
-    """(1, 3, 3), in pixels of the images here."""
+    view: View
+    """The camera, with the size of the images here."""
     target_frames: Tensor
     """The photograph, (1, H, W, 3) in [0, 1]."""
     rendered_frames: Tensor

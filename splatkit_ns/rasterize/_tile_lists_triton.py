@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from splatkit_ns.rasterize.tile_list_space import SPACE
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 BLOCK = 32
 """Gaussians that are counted together."""
@@ -139,9 +139,9 @@ class TileLists(NamedTuple):
 @torch.no_grad()
 def tile_lists(
     means2d: Tensor, conics: Tensor, opacities: Tensor, seen: Tensor, depths: Tensor, tiles_x: int, tiles_y: int,
-    tile_size: int,
+    tile_size: int, space: ListSpace | None = None,
 ) -> TileLists:  # fmt: skip
-    """Lists of the Gaussians on each tile; reads their total length back from the device; see `tile_list_space`.
+    """Lists of the Gaussians on each tile; reads their length back from the device, unless `space` has a capacity.
 
     Args:
         means2d: (C, N, 2) pixels.
@@ -152,6 +152,7 @@ def tile_lists(
         tiles_x: tiles in a row.
         tiles_y: rows of tiles.
         tile_size: pixels.
+        space: notes what is needed; None means as much as they need.
     """
     device = means2d.device
     cameras, per_camera = depths.shape
@@ -162,11 +163,12 @@ def tile_lists(
     counts = torch.empty(num, dtype=torch.int32, device=device)
     _count[grid](*gaussians, counts, num, tiles_x, tiles_y, tile_size, BLOCK, **COMPILE)
     ends = counts.cumsum(0)
-    if SPACE.capacity is None:
+    space = ListSpace() if space is None else space
+    if space.capacity is None:
         total = int(ends[-1]) if num else 0
-        SPACE.longest = max(SPACE.longest, total)
+        space.longest = max(space.longest, total)
     else:
-        total, SPACE.needed = SPACE.capacity, ends[-1:]
+        total, space.needed = space.capacity, ends[-1:]
     # places that stay empty come after those of the last tile
     dtype = torch.int16 if num_tiles <= MAX_SHORT else torch.int32
     tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)

@@ -17,6 +17,7 @@ from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .checks import GsplatRenderMode
 from .cuda import check_cuda_backend
+from .tile_list_space import ListSpace
 from .versions import radii_have_axes
 
 
@@ -54,7 +55,7 @@ def _with_own_kernels(
     kernels: OwnKernels,
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
     width: int, height: int, *, sh_degree: int | None, tile_size: int, backgrounds: Tensor | None,
-    render_mode: GsplatRenderMode, absgrad: bool, rasterize_mode: str, **projection: Any,
+    render_mode: GsplatRenderMode, absgrad: bool, rasterize_mode: str, list_space: ListSpace | None, **projection: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """gsplat's projection, then our spherical harmonics, tile lists and, of up to four channels, compositing."""
     from gsplat import fully_fused_projection, rasterize_to_pixels
@@ -77,7 +78,7 @@ def _with_own_kernels(
     if owns:
         tile_size = own_tile_size(num_cameras * width * height)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
-    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size)
+    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size, list_space)
     if owns:
         images, alphas = kernels.composite(
             means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, absgrad
@@ -163,7 +164,12 @@ def composited_channels(
 
 
 def _by_gsplat(
-    *arguments: Any, packed: bool, backgrounds: Tensor | None, render_mode: GsplatRenderMode, **settings: Any
+    *arguments: Any,
+    packed: bool,
+    backgrounds: Tensor | None,
+    render_mode: GsplatRenderMode,
+    list_space: ListSpace | None = None,
+    **settings: Any,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """gsplat from end to end."""
     from gsplat import rasterization

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .checks import GsplatRenderMode, RasterizeMode, check_shapes
+from .tile_list_space import ListSpace
 
 
 def rasterization(
@@ -31,6 +32,7 @@ def rasterization(
     render_mode: GsplatRenderMode = "RGB",
     absgrad: bool = False,
     rasterize_mode: RasterizeMode = "classic",
+    list_space: ListSpace | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render N 3D Gaussians from C pinhole cameras (Kerbl et al. 2023, 3D Gaussian Splatting).
 
@@ -61,6 +63,8 @@ def rasterization(
         render_mode: what the X channels are: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
         absgrad: leave `info["means2d"].absgrad` (C, N, 2), sums over pixels of absolute gradients, after backward.
         rasterize_mode: "antialiased" lowers opacities to make up for eps2d (Mip-Splatting).
+        list_space: the space that our tile lists on CUDA have; None means as much as they need. The CPU and gsplat's
+            lists take what they need, and leave it as it is.
 
     Returns:
         renders (C, H, W, X), alphas (C, H, W, 1), and gsplat's info dict. `info["means2d"]` (C, N, 2) takes part in
@@ -87,5 +91,5 @@ def rasterization(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height,
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
         packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
-        rasterize_mode=rasterize_mode,
+        rasterize_mode=rasterize_mode, list_space=list_space,
     )  # fmt: skip

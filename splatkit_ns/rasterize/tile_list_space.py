@@ -11,7 +11,10 @@ from torch import Tensor
 
 @dataclass
 class ListSpace:
-    """Without a capacity, the lists' length is read back from the device each time."""
+    """The space for the tile lists of the renders that it is handed to, and how much of it they needed.
+
+    Without a capacity, the lists' length is read back from the device each time.
+    """
 
     capacity: int | None = None
     """Entries that there is space for; those beyond it, of the farthest Gaussians, are left out."""
@@ -20,16 +23,11 @@ class ListSpace:
     needed: Tensor | None = None
     """How many entries the last lists of fixed capacity would have had, (1,) int64 on the device."""
 
-
-SPACE = ListSpace()
-"""That of this process."""
-
-
-@contextmanager
-def fixed_space(capacity: int) -> Generator[ListSpace]:
-    """Within it, nothing is read back: for capturing a CUDA graph, which has to do with this capacity ever after."""
-    SPACE.capacity, SPACE.needed = capacity, None
-    try:
-        yield SPACE
-    finally:
-        SPACE.capacity = SPACE.needed = None
+    @contextmanager
+    def fixed(self, capacity: int) -> Generator[None]:
+        """Within it nothing is read back: for capturing a CUDA graph, which keeps to this capacity ever after."""
+        self.capacity, self.needed = capacity, None
+        try:
+            yield
+        finally:
+            self.capacity = self.needed = None

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
-
+from splatkit_ns.cameras import View
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize import rasterization_2dgs
-from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients, world_to_cams
-from splatkit_ns.renderer.base import RenderMode
+from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
+from splatkit_ns.renderer.base import RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -50,42 +49,32 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
         training_state.make_flat()
 
     def render(
-        self,
-        training_state: SplatTrainingState,
-        cam_to_worlds: Tensor,
-        Ks: Tensor,
-        width: int,
-        height: int,
-        *,
-        sh_degree: int | None = None,
-        backgrounds: Tensor | None = None,
-        render_mode: RenderMode = "RGB",
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> Splat2DGSPayload:
         """See `SplatRenderer.render`."""
-        degree = training_state.sh_degree if sh_degree is None else min(sh_degree, training_state.sh_degree)
-        params = training_state.params
+        params, degree = training_state.params, options.degree_of(training_state)
         rendered = rasterization_2dgs(
             params["means"],
             params["quats"],
             training_state.scales,
-            self.remaining(training_state.opacities),
+            self.remaining(training_state.opacities, options),
             sh_coefficients(params["sh0"], params["shN"], degree),
-            world_to_cams(cam_to_worlds),
-            Ks,
-            width,
-            height,
+            view.world_to_cams,
+            view.Ks,
+            view.width,
+            view.height,
             near_plane=self.near_plane,
             far_plane=self.far_plane,
             radius_clip=self.radius_clip,
             sh_degree=degree,
-            backgrounds=backgrounds,
-            render_mode=render_mode,
+            backgrounds=options.backgrounds,
+            render_mode=options.render_mode,
             absgrad=self.absgrad,
-            distloss=self.distloss and "D" in render_mode,
+            distloss=self.distloss and "D" in options.render_mode,
             depth_mode=self.depth_mode,
         )
         return Splat2DGSPayload(
-            **image_fields(rendered.renders, rendered.alphas, rendered.info, render_mode),
+            **image_fields(rendered.renders, rendered.alphas, rendered.info, options.render_mode),
             means2d=rendered.info["means2d"],
             gradient_2dgs=rendered.info["gradient_2dgs"],
             normals=rendered.normals,

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import rasterization
-from splatkit_ns.renderer.base import RenderMode
+from splatkit_ns.renderer.base import RenderMode, RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -44,55 +45,43 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
         return () if self.packed else (own_kernels, sh_kernel)
 
     def render(
-        self,
-        training_state: SplatTrainingState,
-        cam_to_worlds: Tensor,
-        Ks: Tensor,
-        width: int,
-        height: int,
-        *,
-        sh_degree: int | None = None,
-        backgrounds: Tensor | None = None,
-        render_mode: RenderMode = "RGB",
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> SplatRenderPayload:
         """See `SplatRenderer.render`."""
-        degree = training_state.sh_degree if sh_degree is None else min(sh_degree, training_state.sh_degree)
-        params = training_state.params
+        params, degree = training_state.params, options.degree_of(training_state)
         images, alphas, info = rasterization(
             params["means"],
             params["quats"],
             training_state.scales,
-            self.remaining(training_state.opacities),
+            self.remaining(training_state.opacities, options),
             sh_coefficients(params["sh0"], params["shN"], degree),
-            world_to_cams(cam_to_worlds),
-            Ks,
-            width,
-            height,
+            view.world_to_cams,
+            view.Ks,
+            view.width,
+            view.height,
             sh_degree=degree,
-            backgrounds=backgrounds,
-            render_mode=render_mode,
+            backgrounds=options.backgrounds,
+            render_mode=options.render_mode,
             absgrad=self.absgrad,
+            list_space=options.list_space,
             **self._settings(),
         )
-        return SplatRenderPayload(**image_fields(images, alphas, info, render_mode), means2d=info["means2d"])
+        return SplatRenderPayload(**image_fields(images, alphas, info, options.render_mode), means2d=info["means2d"])
 
-    def blend_weight_sums(
-        self, training_state: SplatTrainingState, cam_to_worlds: Tensor, Ks: Tensor, pixel_weights: Tensor
-    ) -> Tensor:
+    def blend_weight_sums(self, training_state: SplatTrainingState, view: View, pixel_weights: Tensor) -> Tensor:
         """How much of an image's pixels each Gaussian makes.
 
         An image of values that are the Gaussians' own has the blend weights for its derivatives.
 
         Args:
             training_state: the Gaussians, N of them.
-            cam_to_worlds: as for `render`, of one camera: (1, 4, 4).
-            Ks: as for `render`, (1, 3, 3).
+            view: one camera.
             pixel_weights: what each pixel counts, (H, W).
 
         Returns:
             Sum over pixels of what the pixel counts times alpha and transmittance of the Gaussian there, (N,).
         """
-        height, width = pixel_weights.shape
+        view = view.detach()
         # three channels on a background, for which kernels have been compiled already; one would do
         values = torch.zeros(len(training_state), 3, device=training_state.device, requires_grad=True)
         with torch.enable_grad():
@@ -102,10 +91,10 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
                 training_state.scales.detach(),
                 training_state.opacities.detach(),
                 values,
-                world_to_cams(cam_to_worlds.detach()),
-                Ks.detach(),
-                width,
-                height,
+                view.world_to_cams,
+                view.Ks,
+                view.width,
+                view.height,
                 backgrounds=values.new_zeros(1, 3),
                 **self._settings(),
             )
@@ -127,14 +116,6 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
 def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:
     """Coefficients up to at least ``degree``, (N, K, 3)."""
     return sh0 if degree == 0 else torch.cat([sh0, shN], dim=1)
-
-
-def world_to_cams(cam_to_worlds: Tensor) -> Tensor:
-    """Invert rigid transforms, (C, 4, 4)."""
-    rotation = cam_to_worlds[:, :3, :3].transpose(1, 2)
-    translation = -rotation @ cam_to_worlds[:, :3, 3:]
-    bottom = cam_to_worlds[:, 3:]
-    return torch.cat([torch.cat([rotation, translation], dim=2), bottom], dim=1)
 
 
 def image_fields(images: Tensor, alphas: Tensor, info: dict[str, Any], render_mode: RenderMode) -> dict[str, Any]:

@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from abc import abstractmethod
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.splat import SplatTrainingState
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 """Colours alone, or with accumulated (D) or expected (ED) depth."""
+
+
+@dataclass(frozen=True, eq=False)
+class RenderOptions:
+    """How a view is rendered."""
+
+    sh_degree: int | None = None
+    """Degree up to which spherical harmonics are evaluated; None means all that there are."""
+    backgrounds: Tensor | None = None
+    """Colours behind the Gaussians, (C, 3); None means black."""
+    render_mode: RenderMode = "RGB"
+    """Whether depth is rendered beside the colours."""
+    is_training: bool = False
+    """Whether this is the image of a training step: dropout, and what else is for training alone, applies."""
+    list_space: ListSpace | None = None
+    """The space for tile lists on CUDA; None means as much as they need."""
+
+    def degree_of(self, training_state: SplatTrainingState) -> int:
+        """The degree up to which the spherical harmonics of these Gaussians are evaluated."""
+        highest = training_state.sh_degree
+        return highest if self.sh_degree is None else min(self.sh_degree, highest)
 
 
 class SplatRenderer(SplatBaseModule[PayloadT]):
@@ -25,35 +51,48 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     It is also used outside training (viewer, evaluation, export of images), where no hook is called.
     """
 
+    lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole",)
+    """The lens models that the class draws. Its `render` refuses views with any other."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        render = vars(cls).get("render")
+        if inspect.isfunction(render):
+            cls.render = _refusing_other_lenses(render)
+
     @abstractmethod
     def render(
-        self,
-        training_state: SplatTrainingState,
-        cam_to_worlds: Tensor,
-        Ks: Tensor,
-        width: int,
-        height: int,
-        *,
-        sh_degree: int | None = None,
-        backgrounds: Tensor | None = None,
-        render_mode: RenderMode = "RGB",
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> PayloadT:
-        """Render all cameras.
+        """Render all cameras of a view.
 
         Args:
             training_state: the Gaussians.
-            cam_to_worlds: camera-to-world matrices, (C, 4, 4), OpenCV axes (x right, y down, z forward).
-            Ks: intrinsics in pixels, (C, 3, 3).
-            width: of the images, in pixels.
-            height: of the images, in pixels.
-            sh_degree: degree up to which spherical harmonics are evaluated; None means all that there are.
-            backgrounds: colour behind the Gaussians, (C, 3); None means black.
-            render_mode: whether depth is rendered beside the colours.
+            view: C cameras.
+            options: how to render.
 
         Returns:
             The images and what densification needs to know of them.
+
+        Raises:
+            ModuleError: the view has a lens that is not among `lenses`.
         """
         raise NotImplementedError
+
+
+def _refusing_other_lenses(render: Callable[..., Any]) -> Callable[..., Any]:
+    """The `render` of a class, which checks the view's lens first."""
+
+    @functools.wraps(render)
+    def checked(self: SplatRenderer[Any], training_state: Any, view: Any, *rest: Any, **named: Any) -> Any:
+        if isinstance(view, View) and view.lens not in self.lenses:
+            raise ModuleError(
+                f"{self.module_name} draws views through lenses of the model {' or '.join(self.lenses)}, found "
+                f"{view.lens}. Undistort the images, or use a renderer whose `lenses` name this model."
+            )
+        return render(self, training_state, view, *rest, **named)
+
+    return checked
 
 
 def check_signature(renderer: SplatRenderer[Any]) -> None:
@@ -62,15 +101,25 @@ def check_signature(renderer: SplatRenderer[Any]) -> None:
     Raises:
         ModuleError: it does not take that.
     """
-    options = {"sh_degree": None, "backgrounds": None, "render_mode": None}
+    signature = inspect.signature(renderer.render)
+    loose = {"cam_to_worlds", "Ks"} & set(signature.parameters)
     try:
-        inspect.signature(renderer.render).bind(None, None, None, None, None, **options)
+        signature.bind(None, None, None)
+        problem = f"it takes {' and '.join(sorted(loose))}" if loose else None
     except TypeError as error:
-        raise ModuleError(
-            f"{renderer.module_name}.render does not fit how it is called: {error}. Expected "
-            "render(self, training_state, cam_to_worlds, Ks, width, height, *, sh_degree, backgrounds, render_mode); "
-            "**options may stand for the last three, and further arguments need defaults."
-        ) from error
+        problem = str(error)
+    if problem is None:
+        return
+    hint = (
+        " Pose, intrinsics and size come as one value: view.cam_to_worlds, view.Ks, view.width and view.height; "
+        "sh_degree, backgrounds and render_mode are fields of options."
+        if loose
+        else ""
+    )
+    raise ModuleError(
+        f"{renderer.module_name}.render does not fit how it is called: {problem}. Expected "
+        f"render(self, training_state, view, options); further arguments need defaults.{hint}"
+    )
 
 
 def check_payload(result: Any, renderer: SplatRenderer[Any], context: StepContext, width: int, height: int) -> None:

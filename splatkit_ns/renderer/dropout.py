@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.parts.payload import PayloadT
-from splatkit_ns.renderer.base import SplatRenderer
+from splatkit_ns.renderer.base import RenderOptions, SplatRenderer
 
 MAX_OPACITY = 0.9999
 
@@ -17,8 +17,8 @@ MAX_OPACITY = 0.9999
 class DropoutRenderer(SplatRenderer[PayloadT]):
     """A renderer that can leave Gaussians out of training images (DropGaussian, https://arxiv.org/abs/2504.00773).
 
-    Between `pre_step` and `pre_compute_loss` only, so evaluation and viewer see all Gaussians. A subclass with one of
-    these hooks of its own has to call `super`'s.
+    Renders with `RenderOptions.is_training` alone lack them; evaluation and viewer see all Gaussians. A subclass with a
+    `pre_step` of its own has to call `super`'s.
     """
 
     dropout: float = field(default=0.0, kw_only=True)
@@ -29,19 +29,16 @@ class DropoutRenderer(SplatRenderer[PayloadT]):
 
     def pre_step(self, step: int, max_steps: int) -> None:
         self._share = self.dropout * min(1.0, step / max(1.0, self.dropout_full_from * max_steps))
-        if self._share > 0.0 and hasattr(self, "_share_there"):
-            self._share_there.fill_(self._share)
+        if self._share > 0.0 and hasattr(self, "_share_on_device"):
+            self._share_on_device.fill_(self._share)
 
-    def pre_compute_loss(self) -> None:
-        self._share = 0.0
-
-    def remaining(self, opacities: Tensor) -> Tensor:
-        """Opacities (N,) with which to render now: in training 0 for some, and more for the others."""
-        if getattr(self, "_share", 0.0) <= 0.0:
+    def remaining(self, opacities: Tensor, options: RenderOptions) -> Tensor:
+        """The opacities (N,) to render with: for a training image 0 for some Gaussians, and more for the others."""
+        if not options.is_training or getattr(self, "_share", 0.0) <= 0.0:
             return opacities
-        if not hasattr(self, "_share_there"):
+        if not hasattr(self, "_share_on_device"):
             # a tensor, because the kernels of a CUDA graph would keep a number
-            self._share_there = torch.full((), self._share, device=opacities.device)
-        share = self._share_there
+            self._share_on_device = torch.full((), self._share, device=opacities.device)
+        share = self._share_on_device
         kept = torch.rand_like(opacities) >= share
         return torch.where(kept, opacities / (1.0 - share), 0.0).clamp(max=MAX_OPACITY)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
 from splatkit_ns.densification.budget import drawn, view_scores, wrong_pixels
 from splatkit_ns.errors import ModuleError
@@ -56,12 +57,12 @@ class Views:
         self.asked.append(index)
         pose, target = self.photographs[index]
         mask = None if self.masks is None else self.masks[index]
-        return TrainingView(pose, K, target, picture(self.state, pose), mask)
+        return TrainingView(View(pose, K, WIDTH, HEIGHT), target, picture(self.state, pose), mask)
 
 
 @torch.no_grad()
 def picture(state: SplatTrainingState, pose: Tensor) -> Tensor:
-    return Splat3DGSRenderer().render(state, pose, K, WIDTH, HEIGHT).renders
+    return Splat3DGSRenderer().render(state, View(pose, K, WIDTH, HEIGHT)).renders
 
 
 def noise_views(state: SplatTrainingState, number: int = 4, masked: bool = False) -> Views:
@@ -99,7 +100,7 @@ def test_scores_are_those_of_a_dense_reference(mode: Literal["classic", "antiali
             state.scales.detach().double(),
             state.opacities.detach().double(),
             torch.eye(30, dtype=torch.float64),  # a channel for each: its blend weight
-            torch.linalg.inv(view.cam_to_worlds).double(),
+            torch.linalg.inv(view.view.cam_to_worlds).double(),
             K.double(),
             WIDTH,
             HEIGHT,
@@ -122,7 +123,7 @@ def test_a_view_without_a_valid_pixel_scores_nothing() -> None:
     state = random_state(5)
     view = noise_views(state, 1).training_view(0)
     nothing = torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool)
-    blind = TrainingView(view.cam_to_worlds, K, view.target_frames, view.rendered_frames, nothing)
+    blind = TrainingView(view.view, view.target_frames, view.rendered_frames, nothing)
     wrong, error = wrong_pixels(blind, 0.1)
     assert float(wrong.sum()) == 0
     assert float(error) == 0
@@ -302,10 +303,10 @@ def test_floaters_that_one_view_alone_sees_are_pruned_and_what_all_agree_on_stay
     state, data, is_floater = wall_with_floaters()
     renderer, view = Splat3DGSRenderer(), data.training_view(0)
     everything = torch.ones(HEIGHT, WIDTH)
-    assert float(renderer.blend_weight_sums(state, view.cam_to_worlds, K, everything)[is_floater].min()) > 0.5
+    assert float(renderer.blend_weight_sums(state, view.view, everything)[is_floater].min()) > 0.5
     for index in (1, 2, 3):
         other = data.training_view(index)
-        sums = renderer.blend_weight_sums(state, other.cam_to_worlds, K, everything)
+        sums = renderer.blend_weight_sums(state, other.view, everything)
         assert float(sums[is_floater].max()) == 0, "the other cameras do not see them"
     on_wall = int((~is_floater).sum())
     strategy = with_views(refine_start_iter=0, refine_every=1, grow_grad2d=1e9, max_per_seed=0, prune_quantile=0.7)

@@ -11,6 +11,7 @@ from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
@@ -149,7 +150,7 @@ def test_packed_renders_of_a_gpu_are_counted_like_others() -> None:
         renderer.on_setup(state)
         strategy = SplatDefaultDensification(absgrad=True, refine_scale2d_stop_iter=100)
         set_up(strategy, state, renderer)
-        out = renderer.render(state, cam_to_worlds, Ks, 64, 48)
+        out = renderer.render(state, View(cam_to_worlds, Ks, 64, 48))
         assert (out.gaussian_ids is not None) == packs
         out.retain_gradients()
         out.renders.square().mean().backward()

@@ -26,6 +26,7 @@ from PIL import Image
 
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.model import SplatkitModel
+from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import SplatModel
 from tests.plugin.helpers import run_config
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap
@@ -59,10 +60,8 @@ def test_the_exported_ply_renders_the_same_image_as_the_checkpoint(trained: Path
     camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
     outputs = model.get_outputs_for_camera(camera)
     view = pinhole_view(camera)
-    payload = model.renderer.render(
-        exported, view.cam_to_worlds, view.Ks, view.width, view.height,
-        sh_degree=2, backgrounds=outputs["background"][0, 0][None],
-    )  # fmt: skip
+    options = RenderOptions(sh_degree=2, backgrounds=outputs["background"][0, 0][None])
+    payload = model.renderer.render(exported, view, options)
     difference = (payload.renders[0].clamp(0, 1) - outputs["rgb"]).abs()
     assert float(difference.max()) < 1e-4
     assert float(outputs["rgb"].std()) > 0.05, "there is something to see"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import (
     SplatBudgetDensification,
     SplatDefaultDensification,
@@ -21,10 +22,10 @@ from splatkit_ns.densification import (
 )
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.methods import splatkit_3dgs_adc
-from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.run import folder as run_folder
-from splatkit_ns.renderer.base import RenderMode, SplatRenderer
+from splatkit_ns.renderer.base import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig, writer  # isort: skip
@@ -136,28 +137,19 @@ class CheapRenderer(SplatRenderer):
     """All pixels show one colour, to which every parameter contributes: no kernels to load, for children."""
 
     def render(
-        self,
-        training_state: SplatTrainingState,
-        cam_to_worlds: torch.Tensor,
-        Ks: torch.Tensor,
-        width: int,
-        height: int,
-        *,
-        sh_degree: int | None = None,
-        backgrounds: torch.Tensor | None = None,
-        render_mode: RenderMode = "RGB",
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> SplatRenderPayload:
         state = training_state
         means2d = state.means[None, :, :2] * 1.0
         weights = state.opacities * state.scales.mean(-1) * state.quats.sum(-1).tanh()
         color = (state.sh0[:, 0] * weights[:, None]).mean(0) + state.shN.mean() + means2d.mean() + state.means.mean()
-        renders = torch.sigmoid(color).expand(1, height, width, 3)
-        alphas = torch.ones(1, height, width, 1)
+        renders = torch.sigmoid(color).expand(1, view.height, view.width, 3)
+        alphas = torch.ones(1, view.height, view.width, 1)
         info = {"radii": torch.ones(1, len(state), dtype=torch.int32), "means2d": means2d}
-        depths = alphas if render_mode == "RGB+ED" else None
+        depths = alphas if options.render_mode == "RGB+ED" else None
         return SplatRenderPayload(
-            renders=renders, alphas=alphas, width=width, height=height, n_cameras=1, info=info, means2d=means2d,
-            depths_expected=depths,
+            renders=renders, alphas=alphas, width=view.width, height=view.height, n_cameras=1, info=info,
+            means2d=means2d, depths_expected=depths,
         )  # fmt: skip
 
 

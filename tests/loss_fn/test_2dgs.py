@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize.surfaces import normals_of_depth
-from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
+from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.loss_fn.test_geometry import HEIGHT, TILTED, WIDTH
 from tests.loss_fn.test_geometry import Ks as DOUBLE_KS
 from tests.splat.helpers import make_state
 
 Ks = DOUBLE_KS.float()
-POSE = torch.eye(4)[None]
+VIEW = View(torch.eye(4)[None], Ks, WIDTH, HEIGHT)
 LATE = 10_000
 
 
@@ -44,8 +45,8 @@ def terms(loss: Any, out: Any = None, step: int = LATE, **arguments: Any) -> dic
     out = payload() if out is None else out
     given: dict[str, Any] = {
         "rendered_frames": out.renders, "target_frames": torch.full_like(out.renders, 0.25), "masks": None,
-        "training_state": make_state(3), "rend_out": out, "step": step, "scene_scale": 2.0, "Ks": Ks,
-        "cam_to_worlds": POSE, "target_depths": None, "target_normals": None,
+        "training_state": make_state(3), "rend_out": out, "step": step, "scene_scale": 2.0,
+        "view": VIEW, "target_depths": None, "target_normals": None,
     }  # fmt: skip
     return loss.compute_loss(**{**given, **arguments})
 
@@ -91,7 +92,7 @@ def test_two_layers_are_distorted_by_the_product_of_their_weights_and_their_dist
             "shN": torch.zeros(2, 0, 3),
         }
     )
-    out = Splat2DGSRenderer().render(state, POSE, Ks, WIDTH, HEIGHT, render_mode="RGB+ED")
+    out = Splat2DGSRenderer().render(state, VIEW, RenderOptions(render_mode="RGB+ED"))
     term = terms(Splat2DGSLossFn(distortion_lambda=1.0), out)["distortion"]
     assert float(term) * 2.0 == pytest.approx(2 * 0.5 * 0.4 * 1.0, rel=1e-3)
     term.backward()
@@ -181,7 +182,9 @@ def test_discs_normals_are_turned_into_the_cameras_axes() -> None:
     world = dataclasses.replace(out, normals=out.normals @ turn[:3, :3].T)
     target = TILTED[1].float().expand(1, HEIGHT, WIDTH, 3)
     loss = Splat2DGSLossFn(normal_lambda=0.1)
-    turned = terms(loss, world, target_normals=target, cam_to_worlds=turn[None])["normal"]
+    turned = terms(loss, world, target_normals=target, view=dataclasses.replace(VIEW, cam_to_worlds=turn[None]))[
+        "normal"
+    ]
     assert float(turned) == pytest.approx(0.0, abs=1e-6)
     assert float(terms(loss, world, target_normals=target)["normal"]) > 0.01
 

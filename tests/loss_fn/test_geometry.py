@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.loss_fn import geometry
 from splatkit_ns.loss_fn.geometry import depth_error, interior, masked_mean, normal_error, pixel_rays, z_depths
 from splatkit_ns.rasterize.surfaces import normals_of_depth
@@ -16,13 +17,14 @@ from tests.triton_interpreter import assert_prints
 
 HEIGHT, WIDTH = 12, 16
 Ks = torch.tensor([[[20.0, 0, 8.5], [0, 22.0, 5.5], [0, 0, 1]]], dtype=torch.float64)
+VIEW = View(torch.eye(4, dtype=torch.float64)[None], Ks, WIDTH, HEIGHT)
 NAN = float("nan")
 
 
 def plane(normal: tuple[float, float, float], distance: float) -> tuple[Tensor, Tensor]:
     """z-depth (1, H, W, 1) of the points with n · p = -distance, and the unit normal n, which faces the camera."""
     n = torch.nn.functional.normalize(torch.tensor(normal, dtype=torch.float64), dim=0)
-    return -distance / (pixel_rays(Ks, HEIGHT, WIDTH) @ n)[..., None], n
+    return -distance / (pixel_rays(VIEW) @ n)[..., None], n
 
 
 TILTED = plane((0.3, -0.4, -1.0), 2.0)
@@ -33,20 +35,20 @@ def everywhere() -> Tensor:
 
 
 def test_rays_go_through_the_pixels_centres() -> None:
-    rays = pixel_rays(Ks, HEIGHT, WIDTH)
+    rays = pixel_rays(VIEW)
     assert rays.shape == (1, HEIGHT, WIDTH, 3)
     torch.testing.assert_close(rays[0, 2, 3] @ Ks[0].T, torch.tensor([3.5, 2.5, 1.0], dtype=torch.float64))
 
 
 def test_depth_along_rays_is_longer_than_along_the_axis_off_the_centre() -> None:
     z, _ = TILTED
-    points = pixel_rays(Ks, HEIGHT, WIDTH) * z
+    points = pixel_rays(VIEW) * z
     along_rays = points.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(z_depths(along_rays, "ray", Ks), z)
-    assert z_depths(z, "z", Ks) is z
+    torch.testing.assert_close(z_depths(along_rays, "ray", VIEW), z)
+    assert z_depths(z, "z", VIEW) is z
     assert float((along_rays / z)[0, 0, 0, 0]) == pytest.approx(math.sqrt(1 + (8 / 20) ** 2 + (5 / 22) ** 2))
     assert float(depth_error(z, along_rays, everywhere())) > 0.02
-    assert float(depth_error(z, z_depths(along_rays, "ray", Ks), everywhere())) == pytest.approx(0.0, abs=1e-12)
+    assert float(depth_error(z, z_depths(along_rays, "ray", VIEW), everywhere())) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("unknown", [0.0, -1.0, NAN, float("inf")])

@@ -84,8 +84,8 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
     }  # fmt: skip
     assert seen["on_setup"] == names
     of_step = {
-        "target_frames", "masks", "target_depths", "target_normals", "cam_to_worlds", "Ks", "rendered_frames",
-        "rend_out", "loss", "loss_terms",
+        "target_frames", "masks", "target_depths", "target_normals", "view", "cam_to_worlds", "Ks",
+        "rendered_frames", "rend_out", "loss", "loss_terms",
     }  # fmt: skip
     assert seen["post_compute_loss"] == names | of_step
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.parts.training_views import TrainingViewSource
@@ -26,23 +27,23 @@ class Looks(SplatBaseModule[Any]):
     def pre_compute_loss(
         self,
         data_provider: Any,
-        cam_to_worlds: Tensor,
-        Ks: Tensor,
+        view: View,
         rendered_frames: Tensor,
         target_frames: Tensor,
         masks: Tensor | None,
     ) -> None:
         assert isinstance(data_provider, TrainingViewSource)
         views = [data_provider.training_view(index) for index in range(data_provider.num_train_images)]
-        (view,) = (view for view in views if torch.equal(view.cam_to_worlds, cam_to_worlds))
-        assert torch.equal(view.Ks, Ks)
-        assert torch.equal(view.rendered_frames, rendered_frames)
-        assert not view.rendered_frames.requires_grad
-        assert torch.equal(view.target_frames, target_frames)
-        assert (view.masks is None) == (masks is None)
+        (same,) = (other for other in views if torch.equal(other.view.cam_to_worlds, view.cam_to_worlds))
+        assert torch.equal(same.view.Ks, view.Ks)
+        assert (same.view.width, same.view.height) == (view.width, view.height) == target_frames.shape[2:0:-1]
+        assert torch.equal(same.rendered_frames, rendered_frames)
+        assert not same.rendered_frames.requires_grad
+        assert torch.equal(same.target_frames, target_frames)
+        assert (same.masks is None) == (masks is None)
         if masks is not None:
-            assert view.masks is not None
-            assert torch.equal(view.masks, masks)
+            assert same.masks is not None
+            assert torch.equal(same.masks, masks)
             self.masked += int((~masks).sum())
         self.sizes.append(tuple(target_frames.shape))
 

@@ -116,9 +116,9 @@ def test_the_sh_degree_grows_with_the_steps(tiny_scene: Path) -> None:
     renderer = pipeline.model.renderer
     render = renderer.render
 
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        degrees.append(kwargs["sh_degree"])
-        return render(*args, **kwargs)
+    def spy(state: Any, view: Any, options: Any) -> Any:
+        degrees.append(options.sh_degree)
+        return render(state, view, options)
 
     renderer.render = spy  # type: ignore[method-assign]
     for step in range(7):

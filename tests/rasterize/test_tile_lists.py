@@ -11,14 +11,15 @@ sys.path.insert(0, "tests/rasterize")
 import torch
 from random_ellipses import random_ellipses
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
-from splatkit_ns.rasterize.tile_list_space import SPACE
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 torch.manual_seed(0)
 C, N, W, H, T = 2, 60, 90, 70, 16
 tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
 means, conics = random_ellipses(C, N, (W, H), margin=40, long=(0.5, 15), short=(0.5, 4))
 opacities, seen, depths = torch.rand(C, N) ** 3, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
-lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+space = ListSpace(longest=7)
+lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T, space)
 offsets, ids = lists.offsets, lists.ids
 assert offsets.shape == (C, tiles_y, tiles_x)
 ends = [*offsets.flatten().tolist(), len(ids)]
@@ -47,18 +48,21 @@ by_gaussian[lists.places.long()] = ids
 for g, end, count in zip(lists.order.tolist(), lists.ends.tolist(), lists.counts.tolist(), strict=True):
     assert (by_gaussian[end - count : end] == g).all()
 assert lists.counts.sum() == len(ids)
+assert space == ListSpace(longest=len(ids))
 assert len(ids) < 1.15 * needed, "hardly any tile is listed in vain"
-SPACE.capacity = len(ids) + 50
-roomy = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
-assert int(SPACE.needed) == len(ids) and len(roomy.ids) == len(ids) + 50
+with space.fixed(len(ids) + 50):
+    roomy = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T, space)
+    assert int(space.needed) == len(ids) and len(roomy.ids) == len(ids) + 50
+    other = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+    assert len(other.ids) == len(ids), "a render beside it has a space of its own"
 assert torch.equal(roomy.bounds, lists.bounds) and torch.equal(roomy.ids[: len(ids)], ids)
-SPACE.capacity = len(ids) // 2
-tight = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
-assert int(SPACE.needed) == len(ids) and len(tight.ids) == len(ids) // 2
+with space.fixed(len(ids) // 2):
+    tight = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T, space)
+    assert int(space.needed) == len(ids) and len(tight.ids) == len(ids) // 2
+assert space.capacity is None and space.needed is None
 kept = lists.order[lists.ends <= len(tight.ids)].tolist()
 inside = [g for g in ids.tolist() if g in kept]
 assert [g for g in tight.ids.tolist() if g in kept] == inside, "only the farthest are left out"
-SPACE.capacity = None
 none = tile_lists(means, conics, opacities, seen & False, depths, tiles_x, tiles_y, T)
 assert len(none.ids) == 0 and (none.bounds == 0).all()
 print("complete")

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.renderer import RenderMode, Splat2DGSPayload, Splat2DGSRenderer
+from splatkit_ns.renderer import RenderMode, RenderOptions, Splat2DGSPayload, Splat2DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
-from tests.renderer.test_3dgs import HEIGHT, WIDTH, Ks, cameras, state
+from tests.renderer.test_3dgs import HEIGHT, WIDTH, cameras, state, view_of
 
 NAMES = {"normals", "normals_camera", "normals_of_surface", "distortion"}
 
@@ -24,10 +24,8 @@ def render(
     render_mode: RenderMode = "RGB+ED",
     backgrounds: Tensor | None = None,
 ) -> Splat2DGSPayload:
-    return (renderer or Splat2DGSRenderer()).render(
-        gaussians, cameras(count), Ks.expand(count, 3, 3), WIDTH, HEIGHT,
-        backgrounds=backgrounds, render_mode=render_mode,
-    )  # fmt: skip
+    options = RenderOptions(backgrounds=backgrounds, render_mode=render_mode)
+    return (renderer or Splat2DGSRenderer()).render(gaussians, view_of(cameras(count)), options)
 
 
 def wall(tilt: float = 0.0) -> SplatTrainingState:
@@ -63,7 +61,7 @@ def test_the_payload_has_the_documented_shapes() -> None:
 def test_what_comes_of_depth_is_none_without_it() -> None:
     out = render(state(), render_mode="RGB")
     assert out.depths is out.normals_from_depth is out.render_distort is out.depths_median is None
-    assert set(out.extra_images(cameras())) == {"normals", "normals_camera"}
+    assert set(out.extra_images(view_of(cameras()))) == {"normals", "normals_camera"}
     assert render(state(), renderer=Splat2DGSRenderer(distloss=False)).render_distort is None
     accumulated = render(state(), render_mode="RGB+D")
     assert accumulated.depths is accumulated.depths_accumulated
@@ -132,7 +130,7 @@ def test_normals_face_the_camera_in_world_axes(tilt: float) -> None:
 
 def test_images_of_normals_are_colours_in_the_cameras_axes_too() -> None:
     poses = cameras()
-    images = render(wall(0.5)).extra_images(poses)
+    images = render(wall(0.5)).extra_images(view_of(poses))
     assert set(images) == NAMES
     middle = {name: image[0, HEIGHT // 2, WIDTH // 2] for name, image in images.items()}
     world = torch.tensor([math.sin(0.5), 0.0, -math.cos(0.5)])
@@ -148,8 +146,8 @@ def test_images_of_normals_are_colours_in_the_cameras_axes_too() -> None:
 def test_images_of_normals_turn_with_the_camera() -> None:
     """A camera that looks along +x at a wall across x: its normal is -x in the world, and towards the camera there."""
     turn = torch.tensor([[[0.0, 0, 1, -2], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]]])
-    out = Splat2DGSRenderer().render(wall(math.pi / 2), turn, Ks, WIDTH, HEIGHT, render_mode="RGB+ED")
-    images = out.extra_images(turn)
+    out = Splat2DGSRenderer().render(wall(math.pi / 2), view_of(turn), RenderOptions(render_mode="RGB+ED"))
+    images = out.extra_images(view_of(turn))
     middle = {name: image[0, HEIGHT // 2, WIDTH // 2] for name, image in images.items()}
     torch.testing.assert_close(middle["normals"], torch.tensor([0.0, 0.5, 0.5]), atol=2e-3, rtol=0)
     torch.testing.assert_close(middle["normals_camera"], torch.tensor([0.5, 0.5, 1.0]), atol=2e-3, rtol=0)
@@ -160,7 +158,7 @@ def test_where_nothing_is_images_of_normals_are_black() -> None:
     with torch.no_grad():
         gaussians.params["scales"].fill_(math.log(0.05))
     out = render(gaussians)
-    images = out.extra_images(cameras())
+    images = out.extra_images(view_of(cameras()))
     empty = out.alphas[..., 0] == 0
     assert bool(empty.any())
     for name in NAMES:
@@ -179,10 +177,8 @@ def test_cuda_renders_what_the_cpu_renders() -> None:
     on_gpu = SplatTrainingState.from_tensors({k: v.detach() for k, v in gaussians.params.items()}, device="cuda")
     results: list[Splat2DGSPayload] = []
     for one, device in ((gaussians, "cpu"), (on_gpu, "cuda")):
-        out = Splat2DGSRenderer().render(
-            one, cameras().to(device), Ks.to(device), WIDTH, HEIGHT, render_mode="RGB+ED",
-            backgrounds=torch.full((1, 3), 0.3, device=device),
-        )  # fmt: skip
+        options = RenderOptions(backgrounds=torch.full((1, 3), 0.3, device=device), render_mode="RGB+ED")
+        out = Splat2DGSRenderer().render(one, view_of(cameras(), device), options)
         out.retain_gradients()
         (out.renders.square().sum() + out.normals.square().sum()).backward()
         results.append(out)

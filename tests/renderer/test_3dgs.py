@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import GsplatRenderMode
 from splatkit_ns.rasterize.versions import radii_have_axes
-from splatkit_ns.renderer import RenderMode, Splat3DGSRenderer
-from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients, world_to_cams
+from splatkit_ns.renderer import RenderMode, RenderOptions, Splat3DGSRenderer
+from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
 from splatkit_ns.splat import SplatTrainingState
 
 WIDTH, HEIGHT = 40, 30
@@ -46,6 +47,10 @@ def cameras(count: int = 1) -> Tensor:
     return poses
 
 
+def view_of(poses: Tensor, device: str = "cpu") -> View:
+    return View(poses.to(device), Ks.expand(len(poses), 3, 3).to(device), WIDTH, HEIGHT)
+
+
 def render(
     gaussians: SplatTrainingState,
     count: int = 1,
@@ -54,10 +59,8 @@ def render(
     sh_degree: int | None = None,
     backgrounds: Tensor | None = None,
 ) -> SplatRenderPayload:
-    return (renderer or Splat3DGSRenderer()).render(
-        gaussians, cameras(count), Ks.expand(count, 3, 3), WIDTH, HEIGHT,
-        sh_degree=sh_degree, backgrounds=backgrounds, render_mode=render_mode,
-    )  # fmt: skip
+    options = RenderOptions(sh_degree=sh_degree, backgrounds=backgrounds, render_mode=render_mode)
+    return (renderer or Splat3DGSRenderer()).render(gaussians, view_of(cameras(count)), options)
 
 
 def test_the_payload_has_the_documented_shapes() -> None:
@@ -168,14 +171,14 @@ def test_world_to_cams_inverts() -> None:
     poses = torch.eye(4).repeat(6, 1, 1)
     poses[:, :3, :3] = rotations
     poses[:, :3, 3] = torch.randn(6, 3, generator=generator) * 10
-    torch.testing.assert_close(world_to_cams(poses) @ poses, torch.eye(4).expand(6, 4, 4), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(view_of(poses).world_to_cams @ poses, torch.eye(4).expand(6, 4, 4), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_reach_the_pose() -> None:
     """Moving camera and Gaussians together changes nothing, so the gradients of their positions cancel."""
     gaussians = state(sh_degree=0)
     poses = cameras().requires_grad_()
-    out = Splat3DGSRenderer().render(gaussians, poses, Ks, WIDTH, HEIGHT)
+    out = Splat3DGSRenderer().render(gaussians, view_of(poses))
     out.renders.square().sum().backward()
     assert poses.grad is not None
     of_camera, of_gaussians = poses.grad[0, :3, 3], gaussians.params["means"].grad.sum(0)

@@ -7,8 +7,10 @@ import torch
 
 from splatkit_ns.methods import make_method
 from splatkit_ns.plugin.options.check import OptionsError, check_options
-from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
-from tests.renderer.test_3dgs import render, state
+from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer
+from tests.renderer.test_3dgs import cameras, render, state, view_of
+
+TRAINING = RenderOptions(is_training=True)
 
 
 @pytest.mark.parametrize("renderer", [Splat3DGSRenderer(dropout=0.4), Splat2DGSRenderer(dropout=0.4)])
@@ -19,7 +21,7 @@ def test_the_share_grows_with_the_step_and_the_others_make_up_for_it(
     opacities = torch.full((20_000,), 0.3)
     for step, share in ((25, 0.1), (50, 0.2), (100, 0.4)):
         renderer.pre_step(step=step, max_steps=100)
-        left = renderer.remaining(opacities)
+        left = renderer.remaining(opacities, TRAINING)
         assert float((left == 0).float().mean()) == pytest.approx(share, abs=0.01)
         assert torch.unique(left[left > 0]).tolist() == pytest.approx([0.3 / (1 - share)])
         assert float(left.mean()) == pytest.approx(0.3, abs=0.01)
@@ -30,32 +32,43 @@ def test_the_share_can_be_whole_before_the_end() -> None:
     renderer, opacities = Splat3DGSRenderer(dropout=0.4, dropout_full_from=0.5), torch.full((20_000,), 0.3)
     for step, share in ((25, 0.2), (50, 0.4), (75, 0.4), (100, 0.4)):
         renderer.pre_step(step=step, max_steps=100)
-        assert float((renderer.remaining(opacities) == 0).float().mean()) == pytest.approx(share, abs=0.01)
+        assert float((renderer.remaining(opacities, TRAINING) == 0).float().mean()) == pytest.approx(share, abs=0.01)
     at_once = Splat3DGSRenderer(dropout=0.4, dropout_full_from=0.0)
     at_once.pre_step(step=1, max_steps=100)
-    assert float((at_once.remaining(opacities) == 0).float().mean()) == pytest.approx(0.4, abs=0.01)
+    assert float((at_once.remaining(opacities, TRAINING) == 0).float().mean()) == pytest.approx(0.4, abs=0.01)
 
 
 def test_raised_opacities_stay_below_one() -> None:
     renderer = Splat3DGSRenderer(dropout=0.9)
     renderer.pre_step(step=1, max_steps=1)
-    assert 0 < float(renderer.remaining(torch.full((1000,), 0.5)).max()) < 1
+    assert 0 < float(renderer.remaining(torch.full((1000,), 0.5), TRAINING).max()) < 1
 
 
 def test_only_the_training_image_of_a_step_lacks_any() -> None:
-    gaussians, renderer = state(num=30), Splat3DGSRenderer(dropout=0.9)
+    gaussians, renderer, view = state(num=30), Splat3DGSRenderer(dropout=0.9), view_of(cameras())
     whole = render(gaussians).renders
-    assert torch.equal(render(gaussians, renderer=renderer).renders, whole), "before training"
+    assert torch.equal(renderer.render(gaussians, view, TRAINING).renders, whole), "no step has begun"
     renderer.pre_step(step=10, max_steps=10)
-    assert not torch.equal(render(gaussians, renderer=renderer).renders, whole)
-    renderer.pre_compute_loss()
-    assert torch.equal(render(gaussians, renderer=renderer).renders, whole), "evaluation between two steps"
+    assert not torch.equal(renderer.render(gaussians, view, TRAINING).renders, whole)
+    assert torch.equal(renderer.render(gaussians, view).renders, whole), "the viewer looks on during the step"
+
+
+def test_what_a_graph_captured_reads_the_present_share() -> None:
+    """A graph's kernels keep the place of a tensor, and the value of a number."""
+    renderer, opacities = Splat3DGSRenderer(dropout=0.8), torch.full((20_000,), 0.3)
+    renderer.pre_step(step=1, max_steps=4)
+    renderer.remaining(opacities, TRAINING)
+    share = renderer._share_on_device
+    renderer.pre_step(step=3, max_steps=4)
+    renderer.remaining(opacities, TRAINING)
+    assert renderer._share_on_device is share
+    assert float(share) == pytest.approx(0.6)
 
 
 def test_without_it_nothing_is_drawn_from_the_random_generator() -> None:
     renderer, before = Splat3DGSRenderer(), torch.get_rng_state()
     renderer.pre_step(step=10, max_steps=10)
-    render(state(), renderer=renderer)
+    renderer.render(state(), view_of(cameras()), TRAINING)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
@@ -75,15 +76,15 @@ class Run:
         )
         self.dispatcher = ModuleDispatcher([self.renderer, self.strategy, self.follower], self.context)
         self.state.subscribe(lambda change: self.dispatcher.run("on_gaussians_changed", row_change=change))
-        self.camera = torch.eye(4)[None]
-        self.camera[0, 2, 3] = -3.0
-        self.intrinsics = torch.tensor([[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]])
+        pose = torch.eye(4)[None]
+        pose[0, 2, 3] = -3.0
+        self.view = View(pose, torch.tensor([[[20.0, 0, 8], [0, 20, 8], [0, 0, 1]]]), 16, 16)
         self.target = torch.rand(1, 16, 16, 3)
         self.train()  # the optimizers have a state from now on
         self.dispatcher.setup()
 
     def train(self) -> None:
-        payload = self.renderer.render(self.state, self.camera, self.intrinsics, 16, 16)
+        payload = self.renderer.render(self.state, self.view)
         payload.means2d.retain_grad()
         loss = sum(self.loss_fn.compute_loss(payload.renders, self.target, self.state).values())
         assert isinstance(loss, Tensor)

@@ -301,17 +301,32 @@ def test_a_renderer_that_fails_is_named_with_the_step(tiny_scene: Path, tmp_path
 
 def test_a_renderer_that_does_not_take_its_options_is_found_before_training(tiny_scene: Path, tmp_path: Path) -> None:
     class NoOptions(SplatRenderer[SplatRenderPayload]):
-        def render(self, training_state, cam_to_worlds, Ks, width, height):
+        def render(self, training_state, view):
             raise AssertionError("it is not called")
 
     class OneMore(NoOptions):
-        def render(self, training_state, cam_to_worlds, Ks, width, height, gamma, **options):
+        def render(self, training_state, view, options, gamma):
             raise AssertionError("it is not called")
 
-    with pytest.raises(ModuleError, match=r"^NoOptions\.render .*unexpected keyword argument 'sh_degree'\. Expected"):
+    with pytest.raises(ModuleError, match=r"^NoOptions\.render .*too many positional arguments\. Expected render\("):
         train(tiny_scene, tmp_path, 1, renderer=NoOptions())
-    with pytest.raises(ModuleError, match=r"^OneMore\.render .*missing a required argument: 'gamma'"):
+    with pytest.raises(ModuleError, match=r"^OneMore\.render .*missing a required argument: 'gamma'") as caught:
         train(tiny_scene, tmp_path, 1, renderer=OneMore())
+    assert "view.cam_to_worlds" not in str(caught.value)
+
+
+def test_a_renderer_that_takes_a_camera_in_parts_is_told_of_the_view(tiny_scene: Path, tmp_path: Path) -> None:
+    class Old(SplatRenderer[SplatRenderPayload]):
+        def render(self, training_state, cam_to_worlds, Ks, width, height, *, sh_degree=None, **options):
+            raise AssertionError("it is not called")
+
+    class OldAndLoose(Old):
+        def render(self, training_state, cam_to_worlds, Ks, *size, **options):
+            raise AssertionError("it is not called")
+
+    for renderer, problem in ((Old(), "missing a required argument"), (OldAndLoose(), "it takes Ks and cam_to_worlds")):
+        with pytest.raises(ModuleError, match=rf"{problem}.*one value: view\.cam_to_worlds.* fields of options\.$"):
+            train(tiny_scene, tmp_path, 1, renderer=renderer)
 
 
 def test_a_mask_made_before_another_operation_says_how_to_do_it(tiny_scene: Path, tmp_path: Path) -> None:

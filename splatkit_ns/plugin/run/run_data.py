@@ -16,6 +16,7 @@ from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
 from splatkit_ns.plugin.step.interfaces import StepModel
+from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
 
@@ -115,17 +116,9 @@ class RunData:
         camera, batch = self.datamanager.train_view(index)
         frame = model.frames.make(camera, batch, None if current is None else current.background)
         assert frame.target is not None
-        view = frame.view
-        payload = model.renderer.render(
-            model.training_state,
-            view.cam_to_worlds,
-            view.Ks,
-            view.width,
-            view.height,
-            sh_degree=model.sh_degree_now(),
-            backgrounds=frame.background[None],
-        )
-        return TrainingView(view.cam_to_worlds, view.Ks, frame.target, payload.renders, frame.mask)
+        options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
+        payload = model.renderer.render(model.training_state, frame.view, options)
+        return TrainingView(frame.view, frame.target, payload.renders, frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this from the next one on; evaluation images stay whole."""

@@ -16,6 +16,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,8 @@ class TrainingFrame:
     """(1, H, W, 3), NaN if unknown."""
     image_name: str = ""
     """The file name of the photograph."""
+    list_space: ListSpace | None = None
+    """The space for tile lists on CUDA; None means as much as they need."""
 
 
 class TrainingFrames:

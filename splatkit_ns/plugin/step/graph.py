@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.plugin.step.frame import TrainingFrame, copy_frame, empty_frame_like
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
-from splatkit_ns.rasterize.tile_list_space import SPACE, fixed_space
-from splatkit_ns.renderer.dropout import DropoutRenderer
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -33,7 +33,7 @@ REMEMBERED = 300
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
-CONTEXT_FIELDS = ("cam_to_worlds", "Ks", "rend_out", "rendered_frames")
+CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """What a step leaves in the context, besides its losses."""
 TRIED = 20
 """After so many captures a graph must have been replayed `WORTH_IT` times each, or there are no more."""
@@ -56,7 +56,7 @@ class CapturedStep(NamedTuple):
     """Length of the last replay's tile lists."""
 
 
-def can_capture(part: Any) -> bool:
+def can_capture(part: SplatBaseModule[Any]) -> bool:
     """Whether a renderer's or loss's class says of itself, not of its subclasses, that graphs may hold its steps."""
     return bool(vars(type(part)).get("capturable", False))
 
@@ -78,14 +78,11 @@ def forward_backward(
     """
     renderer, loss_fn, dispatcher = model.renderer, model.loss_fn, model.dispatcher
     watchers = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
-    if getattr(type(renderer), "pre_compute_loss", None) is DropoutRenderer.pre_compute_loss:
-        watchers.remove(renderer)  # it can as well be told after the backward pass
     possible = (
         cuda_graphs
         and torch.device(device).type == "cuda"
         and can_capture(renderer)
         and can_capture(loss_fn)
-        and not getattr(renderer, "packed", False)
         and not loss_fn.wanted_targets
         and not watchers
         and not dispatcher.listeners("on_phase")
@@ -120,7 +117,8 @@ class GraphForwardBackward:
         self._length = torch.zeros(1, dtype=torch.int64, pin_memory=True)
         self._captures = self._replays = 0
         self._off = False
-        SPACE.longest = 0
+        self.list_space = ListSpace()
+        """The space for the tile lists of this run's steps."""
 
     def _pool(self) -> Any:
         """A memory pool that outlives the single graphs, so that each finds the memory of the one before."""
@@ -142,9 +140,13 @@ class GraphForwardBackward:
     # ------------------------------------------------------------------ one step
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        if not self._runs_as_graph(frame):
-            return self._plain.run(frame, batch)
-        return {}
+        frame = dataclasses.replace(frame, list_space=self.list_space)
+        if self._runs_as_graph(frame):
+            return {}
+        self._model.use_frame(frame)
+        outputs = self._plain.run(frame, batch)
+        self._note_length()
+        return outputs
 
     def _runs_as_graph(self, frame: TrainingFrame) -> bool:
         """Run a step as a graph, if that can be done; then context and gradients hold the results."""
@@ -167,7 +169,6 @@ class GraphForwardBackward:
             self._key = key
             self._captures += 1
         if self._step is None:
-            self._model.use_frame(frame)
             return False
         self._replay(self._step, frame)
         return True
@@ -209,9 +210,14 @@ class GraphForwardBackward:
         """Before a step that PyTorch does kernel by kernel."""
         self._forget()
         self._warm = {kind}
-        if SPACE.longest:
-            self._lengths.append(SPACE.longest)
-            SPACE.longest = 0
+
+    def _note_length(self) -> None:
+        """Note how long the lists of a step without a graph were."""
+        if self.list_space.longest:
+            self._lengths.append(self.list_space.longest)
+            self.list_space.longest = 0
+        else:  # the tile lists are not ours, as in packed renders: such steps read back, and are never captured
+            self._lengths.clear()
 
     def _look_at_length(self) -> None:
         """Note how long the lists of the last replay were, and give up a graph whose space did not suffice.
@@ -259,7 +265,7 @@ class GraphForwardBackward:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         pool = self._pool()
-        with torch.cuda.stream(self._stream), fixed_space(capacity) as space:
+        with torch.cuda.stream(self._stream), self.list_space.fixed(capacity):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             failure: Exception | None = None
             losses: Tensor | None = None
@@ -274,7 +280,7 @@ class GraphForwardBackward:
                     f"This step cannot be captured in a CUDA graph ({failure or error}). Start again with "
                     "--cuda-graphs False, or do not say of the renderer or loss that it is capturable."
                 ) from (failure or error)
-            needed = space.needed
+            needed = self.list_space.needed
         if failure is not None:
             raise failure
         current.wait_stream(self._stream)

@@ -16,7 +16,7 @@ from splatkit_ns.parts.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepCont
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.step.frame import TrainingFrame
-from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 
 
@@ -75,24 +75,18 @@ class StepParts:
             with_depth: whether depth is rendered, too.
         """
         context, view = self.context, frame.view
-        payload = self._call(
-            self._renderer,
-            "render",
-            lambda _: self._renderer.render(
-                context.training_state,
-                view.cam_to_worlds,
-                view.Ks,
-                view.width,
-                view.height,
-                sh_degree=sh_degree,
-                backgrounds=frame.background[None],
-                render_mode="RGB+ED" if with_depth else "RGB",
-            ),
+        options = RenderOptions(
+            sh_degree=sh_degree,
+            backgrounds=frame.background[None],
+            render_mode="RGB+ED" if with_depth else "RGB",
+            is_training=True,
+            list_space=frame.list_space,
         )
+        state = context.training_state
+        payload = self._call(self._renderer, "render", lambda _: self._renderer.render(state, view, options))
         check_payload(payload, self._renderer, context, view.width, view.height)
         payload.retain_gradients()
-        context.cam_to_worlds, context.Ks = view.cam_to_worlds, view.Ks
-        context.rend_out, context.rendered_frames = payload, payload.renders
+        context.view, context.rend_out, context.rendered_frames = view, payload, payload.renders
         return payload
 
     def loss_terms(self) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from nerfstudio.data.scene_box import OrientedBox
 from torch import Tensor, nn
 
 from splatkit_ns.cameras import View
-from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 
 INVISIBLE = -1e4
@@ -33,16 +33,8 @@ def view_outputs(
         rgb (H, W, 3), accumulation (H, W, 1), background (H, W, 3), depth (H, W, 1) where the renderer has it, farthest
         where nothing is; surface_depth (H, W, 1) where it has a better one; and the payload's `extra_images`.
     """
-    payload = renderer.render(
-        state,
-        view.cam_to_worlds,
-        view.Ks,
-        view.width,
-        view.height,
-        sh_degree=sh_degree,
-        backgrounds=background[None],
-        render_mode="RGB+ED",
-    )
+    options = RenderOptions(sh_degree=sh_degree, backgrounds=background[None], render_mode="RGB+ED")
+    payload = renderer.render(state, view, options)
     alphas, depth = payload.alphas[0], payload.depths
     outputs: dict[str, Tensor] = {
         "rgb": payload.renders[0].clamp(0, 1),
@@ -53,7 +45,7 @@ def view_outputs(
         outputs["depth"] = torch.where(alphas > 0, depth[0], depth.max())
     if payload.surface_depths is not None:
         outputs["surface_depth"] = payload.surface_depths[0]
-    for name, image in payload.extra_images(view.cam_to_worlds).items():
+    for name, image in payload.extra_images(view).items():
         outputs[name] = image[0]
     return outputs
 

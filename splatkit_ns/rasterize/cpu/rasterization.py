@@ -17,7 +17,7 @@ def rasterize_on_cpu(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
     width: int, height: int, *, near_plane: float, far_plane: float, radius_clip: float, eps2d: float,
     sh_degree: int | None, packed: bool, tile_size: int, backgrounds: Tensor | None, render_mode: str, absgrad: bool,
-    rasterize_mode: str,
+    rasterize_mode: str, list_space: object = None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """See `splatkit_ns.rasterize.rasterization`, whose arguments have been checked before.
 

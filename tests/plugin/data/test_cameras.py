@@ -27,7 +27,7 @@ def test_a_point_on_nerfstudios_ray_is_drawn_at_that_rays_pixel(pixel: tuple[int
     point = ray.origins + 2.5 * ray.directions
     state = SplatTrainingState.from_points(point.reshape(1, 3), sh_degree=0)
     view = pinhole_view(camera)
-    out = Splat3DGSRenderer().render(state, view.cam_to_worlds, view.Ks, view.width, view.height)
+    out = Splat3DGSRenderer().render(state, view)
     assert out.means2d[0, 0].tolist() == pytest.approx([column + 0.5, row + 0.5], abs=1e-3)
 
 
@@ -69,7 +69,7 @@ def test_downscaling_keeps_a_point_at_its_place_in_the_picture() -> None:
     places = []
     for downscale in (1, 4):
         view = pinhole_view(cameras()[0:1], downscale)
-        out = Splat3DGSRenderer().render(state, view.cam_to_worlds, view.Ks, view.width, view.height)
+        out = Splat3DGSRenderer().render(state, view)
         places.append((out.means2d[0, 0] * downscale).tolist())
     assert places[0] == pytest.approx(places[1], abs=1e-3)
 

@@ -79,16 +79,6 @@ def test_only_steps_that_nobody_looks_into(
     assert as_graphs(trainer) == expected
 
 
-def test_not_where_only_what_is_seen_is_kept(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How much is seen differs from image to image."""
-    trainer = make_trainer(run_config(tiny_scene, tmp_path))
-    forget_writers()
-    monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
-    assert as_graphs(trainer)
-    trainer.pipeline.model.renderer.packed = True  # which the options refuse on the CPU
-    assert not as_graphs(trainer)
-
-
 def test_not_where_poses_are_corrected_or_gradients_summed_up(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.graph import STEPS_BEFORE, GraphForwardBackward
-from splatkit_ns.rasterize.tile_list_space import SPACE
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 VIEW = View(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
@@ -32,17 +32,18 @@ class CountingGraph:
     """Does nothing when it is replayed; what was run to capture it has been run."""
 
     needed = 100
+    space: ListSpace
     captures: list[int | None]
     replays = 0
     broken = False
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "") -> None:
         if pool is not None:
-            CountingGraph.captures.append(SPACE.capacity)
+            CountingGraph.captures.append(CountingGraph.space.capacity)
 
     def capture_end(self) -> None:
-        SPACE.needed = torch.tensor([CountingGraph.needed])
-        if CountingGraph.broken and SPACE.capacity is not None:
+        CountingGraph.space.needed = torch.tensor([CountingGraph.needed])
+        if CountingGraph.broken and CountingGraph.space.capacity is not None:
             raise RuntimeError("operation would make the legacy stream depend on a capturing blocking stream")
 
     def pool(self) -> str:
@@ -76,7 +77,7 @@ class StubModel:
         self.context.target_frames, self.context.masks = frame.target, frame.mask
 
     def get_outputs(self, camera: Any) -> dict[str, Any]:
-        if self.fails and SPACE.capacity is not None:
+        if self.fails and CountingGraph.space.capacity is not None:
             raise ValueError("no")
         self.context.rendered_frames = self.gauss_params[self.rendered].sum()
         return {"rgb": self.context.rendered_frames}
@@ -102,14 +103,15 @@ def model(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     return StubModel()
 
 
-def run(graphs: GraphForwardBackward, model: StubModel, steps: int) -> int:
+def run(graphs: GraphForwardBackward, model: StubModel, steps: int, longest: int = 80) -> int:
     """Train; returns how many of the steps a graph did."""
-    done = 0
+    done, space = 0, graphs.list_space
+    CountingGraph.space = space
     for _ in range(steps):
         model.gauss_params["means"].grad = None
         step_frame = frame()
         model.use_frame(step_frame)
-        SPACE.longest = max(SPACE.longest, 80)  # as steps without a graph note it
+        space.longest = longest  # as steps without a graph note it
         done += graphs.run(step_frame, {}) == {}
     return done
 
@@ -120,8 +122,23 @@ def test_a_graph_is_captured_once_and_then_replayed(model: StubModel) -> None:
     assert CountingGraph.captures == [120], "half as much again as the 80 that were seen"
     assert CountingGraph.replays == 30
     assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
-    assert SPACE.capacity is None
-    assert SPACE.needed is None
+    assert graphs.list_space.capacity is None
+    assert graphs.list_space.needed is None
+
+
+def test_steps_whose_tile_lists_are_not_ours_are_never_captured(model: StubModel) -> None:
+    """gsplat composites packed renders, and all of them where Triton is missing."""
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    assert run(graphs, model, STEPS_BEFORE + 10, longest=0) == 0
+    assert CountingGraph.captures == []
+
+
+def test_nor_are_they_if_a_setting_changes_the_lists_during_training(model: StubModel) -> None:
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    assert run(graphs, model, STEPS_BEFORE + 5) == 5
+    model.renderer.packed = True
+    assert run(graphs, model, 10, longest=0) == 0
+    assert len(CountingGraph.captures) == 1
 
 
 def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel) -> None:
@@ -195,7 +212,7 @@ def test_a_step_that_fails_while_it_is_captured_runs_without(
     assert run(graphs, model, STEPS_BEFORE + 5) == 0
     assert len(CountingGraph.captures) == 1, "it is not tried again"
     assert "Steps run without CUDA graphs (ValueError: no)." in caplog.text
-    assert SPACE.capacity is None
+    assert graphs.list_space.capacity is None
 
 
 def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
@@ -203,7 +220,7 @@ def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
     CountingGraph.broken = True
     with pytest.raises(SplatkitError, match="--cuda-graphs False"):
         run(graphs, model, STEPS_BEFORE + 1)
-    assert SPACE.capacity is None
+    assert graphs.list_space.capacity is None
 
 
 def test_closed_it_does_no_more(model: StubModel) -> None:

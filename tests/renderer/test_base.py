@@ -1,0 +1,53 @@
+"""What all renderers have in common: lenses that they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+
+from splatkit_ns.cameras import LensModel, View
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.splat import SplatTrainingState
+from tests.renderer.test_3dgs import cameras, state, view_of
+
+FISHEYE = replace(view_of(cameras()), lens="opencv_fisheye")
+
+
+@dataclass
+class Reached(SplatRenderer):
+    """Says that it is called."""
+
+    lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole", "opencv_fisheye")
+
+    def render(
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
+    ) -> SplatRenderPayload:
+        raise LookupError(view.lens)
+
+
+@dataclass
+class Narrower(Reached):
+    """Has inherited its `render`."""
+
+    lenses: ClassVar[tuple[LensModel, ...]] = ("equirectangular", "opencv")
+
+
+@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(), Splat2DGSRenderer()])
+def test_a_lens_that_a_renderer_does_not_draw_is_refused(renderer: SplatRenderer) -> None:
+    message = rf"^{type(renderer).__name__} draws views .* model pinhole, found opencv_fisheye\. Undistort"
+    with pytest.raises(ModuleError, match=message):
+        renderer.render(state(), FISHEYE)
+    with pytest.raises(ModuleError, match=message):
+        renderer.render(training_state=state(), view=FISHEYE, options=RenderOptions())
+
+
+def test_a_renderer_names_the_lenses_that_it_draws() -> None:
+    for view in (FISHEYE, view_of(cameras())):
+        with pytest.raises(LookupError, match=view.lens):
+            Reached().render(state(), view)
+        with pytest.raises(ModuleError, match=rf"model equirectangular or opencv, found {view.lens}"):
+            Narrower().render(state(), view)
