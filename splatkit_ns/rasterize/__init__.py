@@ -3,7 +3,7 @@
 Importing this package imports neither gsplat nor numba, and compiles nothing.
 """
 
-from .checks import DepthMode, GsplatRenderMode, RasterizeMode
+from .arguments import DepthMode, GsplatRenderMode, RasterizeMode
 from .cuda import BackendUnavailableError, check_cuda_backend
 from .dispatch import rasterization
 from .dispatch_2dgs import Rasterization2DGS, rasterization_2dgs

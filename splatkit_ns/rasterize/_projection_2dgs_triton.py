@@ -18,6 +18,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from splatkit_ns.rasterize.arguments import RasterSettings
+
 BLOCK = 128
 
 
@@ -224,7 +226,7 @@ def _backward(
 
 
 class ProjectDiscs(torch.autograd.Function):
-    """(means, quats, scales, probe, viewmats, Ks, ...) -> (radii, means2d, depths, ray_transforms, normals).
+    """(means, quats, scales, probe, viewmats, Ks, size, settings) -> (radii, means2d, depths, ray_transforms, normals).
 
     Gradients are for the first four. Tensors are float32 and contiguous; the probe (C, N, 2) has no influence on the
     result, and gets densification's gradient.
@@ -233,9 +235,10 @@ class ProjectDiscs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, probe: Tensor, viewmats: Tensor, Ks: Tensor,
-        width: int, height: int, near_plane: float, far_plane: float, radius_clip: float,
+        size: tuple[int, int], settings: RasterSettings,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         number, cameras = len(means), len(viewmats)
+        limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
         radii = torch.empty(cameras, number, dtype=torch.int32, device=means.device)
         means2d = means.new_empty(cameras, number, 2)
         depths = means.new_empty(cameras, number)
@@ -244,7 +247,7 @@ class ProjectDiscs(torch.autograd.Function):
         with torch.cuda.device_of(means):  # does nothing for tensors of the CPU, which the interpreter takes
             _forward[(triton.cdiv(number, BLOCK),)](
                 means, quats, scales, viewmats, Ks, radii, means2d, depths, ray_transforms, normals,
-                number, cameras, width, height, near_plane, far_plane, radius_clip, B=BLOCK,
+                number, cameras, *size, *limits, B=BLOCK,
             )  # fmt: skip
         ctx.mark_non_differentiable(radii)
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
@@ -265,4 +268,4 @@ class ProjectDiscs(torch.autograd.Function):
                 g_means2d.contiguous(), g_depths, g_ray_transforms.contiguous(), g_normals.contiguous(),
                 g_means, g_quats, g_scales, g_probe, len(means), len(viewmats), g_depths.stride(0), B=BLOCK,
             )  # fmt: skip
-        return g_means, g_quats, g_scales, g_probe, *(None,) * 7
+        return g_means, g_quats, g_scales, g_probe, *(None,) * 4

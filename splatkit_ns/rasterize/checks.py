@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
-"""All that gsplat has; of those our renderers offer the ones with colours, `splatkit_ns.renderer.RenderMode`."""
-RasterizeMode = Literal["classic", "antialiased"]
-DepthMode = Literal["expected", "median"]
+from .arguments import (
+    DepthMode,
+    Gaussians,
+    GsplatRenderMode,
+    PinholeCameras,
+    RasterizeMode,
+    RasterSettings,
+    tensors_by_name,
+)
+
 RENDER_MODES = get_args(GsplatRenderMode)
 DEPTH_MODES = get_args(DepthMode)
 RASTERIZE_MODES = get_args(RasterizeMode)
@@ -27,47 +33,27 @@ def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> N
     raise ValueError(f"{name}: expected shape {wanted}, found {tuple(tensor.shape)}")
 
 
-def check_shapes(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, sh_degree: int | None, backgrounds: Tensor | None, render_mode: str, rasterize_mode: str,
-) -> None:  # fmt: skip
+def check_shapes(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> None:
     """Raise ValueError if shapes, devices, dtypes or modes do not fit together. Reads no tensor's values."""
-    if render_mode not in RENDER_MODES:
-        raise ValueError(f"render_mode: expected one of {', '.join(RENDER_MODES)}, found {render_mode!r}")
-    if rasterize_mode not in RASTERIZE_MODES:
-        raise ValueError(f"rasterize_mode: expected one of {', '.join(RASTERIZE_MODES)}, found {rasterize_mode!r}")
-    if width < 1 or height < 1:
-        raise ValueError(f"width and height: expected at least 1 pixel each, found {width} and {height}")
+    _check_modes(settings)
+    if cameras.width < 1 or cameras.height < 1:
+        raise ValueError(
+            f"width and height: expected at least 1 pixel each, found {cameras.width} and {cameras.height}"
+        )
+    means, viewmats = gaussians.means, cameras.viewmats
     _expect("means", means, [("N", 3)])
     _expect("viewmats", viewmats, [("C", 4, 4)])
-    n, cameras = means.shape[0], viewmats.shape[0]
-    _expect("quats", quats, [(n, 4)])
-    _expect("scales", scales, [(n, 3)])
-    _expect("opacities", opacities, [(n,)])
-    _expect("Ks", Ks, [(cameras, 3, 3)])
-    if sh_degree is None:
-        _expect("colors (with sh_degree=None)", colors, [(n, "D"), (cameras, n, "D")])
-        if colors.shape[-1] < 1:
-            raise ValueError(f"colors: expected at least one channel, found shape {tuple(colors.shape)}")
-        channels = colors.shape[-1]
-    else:
-        if not 0 <= sh_degree <= 3:
-            raise ValueError(f"sh_degree: expected 0, 1, 2, 3 or None, found {sh_degree}")
-        _expect(f"colors (with sh_degree={sh_degree})", colors, [(n, "K", 3)])
-        if colors.shape[1] < (sh_degree + 1) ** 2:
-            raise ValueError(
-                f"colors: expected at least {(sh_degree + 1) ** 2} coefficients for sh_degree={sh_degree}, "
-                f"found {colors.shape[1]} in shape {tuple(colors.shape)}"
-            )
-        channels = 3
-    tensors = {
-        "means": means, "quats": quats, "scales": scales, "opacities": opacities, "colors": colors,
-        "viewmats": viewmats, "Ks": Ks,
-    }  # fmt: skip
-    if backgrounds is not None:
-        if render_mode.startswith("RGB"):
-            _expect("backgrounds", backgrounds, [(cameras, channels)])
-        tensors["backgrounds"] = backgrounds
+    n, num_cameras = means.shape[0], viewmats.shape[0]
+    _expect("quats", gaussians.quats, [(n, 4)])
+    _expect("scales", gaussians.scales, [(n, 3)])
+    _expect("opacities", gaussians.opacities, [(n,)])
+    _expect("Ks", cameras.Ks, [(num_cameras, 3, 3)])
+    channels = _check_colors(gaussians.colors, n, num_cameras, settings.sh_degree)
+    tensors = tensors_by_name(gaussians, cameras)
+    if settings.backgrounds is not None:
+        if settings.render_mode.startswith("RGB"):
+            _expect("backgrounds", settings.backgrounds, [(num_cameras, channels)])
+        tensors["backgrounds"] = settings.backgrounds
     for name, tensor in tensors.items():
         if tensor.device != means.device:
             raise ValueError(f"{name}: expected device {means.device} as means, found {tensor.device}")
@@ -78,14 +64,40 @@ def check_shapes(
             )
 
 
-def check_settings_2dgs(render_mode: str, packed: bool, sparse_grad: bool, distloss: bool, depth_mode: str) -> None:
+def _check_modes(settings: RasterSettings) -> None:
+    render_mode, rasterize_mode = settings.render_mode, settings.rasterize_mode
+    if render_mode not in RENDER_MODES:
+        raise ValueError(f"render_mode: expected one of {', '.join(RENDER_MODES)}, found {render_mode!r}")
+    if rasterize_mode not in RASTERIZE_MODES:
+        raise ValueError(f"rasterize_mode: expected one of {', '.join(RASTERIZE_MODES)}, found {rasterize_mode!r}")
+
+
+def _check_colors(colors: Tensor, n: int, num_cameras: int, sh_degree: int | None) -> int:
+    """Check the shape of the colours; returns the number of channels of an image."""
+    if sh_degree is None:
+        _expect("colors (with sh_degree=None)", colors, [(n, "D"), (num_cameras, n, "D")])
+        if colors.shape[-1] < 1:
+            raise ValueError(f"colors: expected at least one channel, found shape {tuple(colors.shape)}")
+        return colors.shape[-1]
+    if not 0 <= sh_degree <= 3:
+        raise ValueError(f"sh_degree: expected 0, 1, 2, 3 or None, found {sh_degree}")
+    _expect(f"colors (with sh_degree={sh_degree})", colors, [(n, "K", 3)])
+    if colors.shape[1] < (sh_degree + 1) ** 2:
+        raise ValueError(
+            f"colors: expected at least {(sh_degree + 1) ** 2} coefficients for sh_degree={sh_degree}, "
+            f"found {colors.shape[1]} in shape {tuple(colors.shape)}"
+        )
+    return 3
+
+
+def check_settings_2dgs(settings: RasterSettings, sparse_grad: bool, distloss: bool, depth_mode: str) -> None:
     """Raise ValueError if what only 2DGS has, or lacks, does not fit together."""
     if depth_mode not in DEPTH_MODES:
         raise ValueError(f"depth_mode: expected one of {', '.join(DEPTH_MODES)}, found {depth_mode!r}")
-    if distloss and render_mode == "RGB":
+    if distloss and settings.render_mode == "RGB":
         raise ValueError("distloss: expected a render_mode with depth (D, ED, RGB+D, RGB+ED), found 'RGB'")
-    if packed or sparse_grad:
-        name = "packed" if packed else "sparse_grad"
+    if settings.packed or sparse_grad:
+        name = "packed" if settings.packed else "sparse_grad"
         raise ValueError(f"{name}: expected False for 2D Gaussians, found True")
 
 

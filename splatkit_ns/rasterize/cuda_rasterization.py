@@ -15,26 +15,23 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .checks import GsplatRenderMode
+from .arguments import Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings, tensors_by_name
 from .cuda import check_cuda_backend
-from .tile_list_space import ListSpace
 from .versions import radii_have_axes
 
 
 def rasterize_on_cuda(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, packed: bool, **settings: Any,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
     check_cuda_backend()
-    arguments = (means, quats, scales, opacities, colors, viewmats, Ks, width, height)
-    with torch.cuda.device_of(means):
-        if len(means) == 0:
-            return _without_gaussians(*arguments, packed=packed, **settings)
-        kernels = None if packed else own_kernels()
+    with torch.cuda.device_of(gaussians.means):
+        if len(gaussians) == 0:
+            return _without_gaussians(gaussians, cameras, settings)
+        kernels = None if settings.packed else own_kernels()
         if kernels is None:
-            return _by_gsplat(*arguments, packed=packed, **settings)
-        return _with_own_kernels(kernels, *arguments, **settings)
+            return _by_gsplat(gaussians, cameras, settings)
+        return _with_own_kernels(kernels, gaussians, cameras, settings)
 
 
 LARGE_TILE, SMALL_TILE = 16, 8
@@ -52,43 +49,45 @@ class OwnKernels(NamedTuple):
 
 
 def _with_own_kernels(
-    kernels: OwnKernels,
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, sh_degree: int | None, tile_size: int, backgrounds: Tensor | None,
-    render_mode: GsplatRenderMode, absgrad: bool, rasterize_mode: str, list_space: ListSpace | None, **projection: Any,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    kernels: OwnKernels, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """gsplat's projection, then our spherical harmonics, tile lists and, of up to four channels, compositing."""
     from gsplat import fully_fused_projection, rasterize_to_pixels
 
+    (width, height), tile_size = cameras.size, settings.tile_size
     radii, means2d, depths, conics, compensations = fully_fused_projection(
-        means, None, quats, scales, viewmats, Ks, width, height,
-        calc_compensations=rasterize_mode == "antialiased", **projection,
+        gaussians.means, None, gaussians.quats, gaussians.scales, cameras.viewmats, cameras.Ks, width, height,
+        near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
+        eps2d=settings.eps2d, calc_compensations=settings.is_antialiased,
     )  # fmt: skip
-    num_cameras = len(viewmats)
+    num_cameras = len(cameras)
     seen = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
-    opacities = opacities.expand(num_cameras, -1)
-    if rasterize_mode == "antialiased":
+    opacities = gaussians.opacities.expand(num_cameras, -1)
+    if settings.is_antialiased:
         opacities = opacities * compensations
-    if sh_degree is not None:
-        colors = sh_colors(sh_degree, means, colors, viewmats, seen)
+    colors = gaussians.colors
+    if settings.sh_degree is not None:
+        colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
-    colors, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
+    colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
     owns = colors.shape[-1] <= kernels.max_channels
     if owns:
         tile_size = own_tile_size(num_cameras * width * height)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
-    lists = kernels.tile_lists(means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size, list_space)
+    lists = kernels.tile_lists(
+        means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size, settings.list_space
+    )
     if owns:
         images, alphas = kernels.composite(
-            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, absgrad
+            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
         )
     else:
         images, alphas = rasterize_to_pixels(
             means2d, conics, colors, opacities, width, height, tile_size, lists.offsets, lists.ids,
-            backgrounds=backgrounds, absgrad=absgrad,
+            backgrounds=backgrounds, absgrad=settings.absgrad,
         )  # fmt: skip
-    if "ED" in render_mode:
+    if "ED" in settings.render_mode:
         images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "camera_ids": None, "gaussian_ids": None, "radii": radii, "means2d": means2d, "depths": depths,
@@ -100,25 +99,25 @@ def _with_own_kernels(
 
 
 def _without_gaussians(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, packed: bool, tile_size: int, backgrounds: Tensor | None, render_mode: GsplatRenderMode,
-    absgrad: bool, **_: Any,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Nothing but backgrounds, in the graph: gsplat 1.5 divides by the number of Gaussians, which ends the process."""
-    num_cameras = len(viewmats)
+    means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
+    (width, height), tile_size = cameras.size, settings.tile_size
     depths = means[:, 2].expand(num_cameras, -1)
     means2d: Any = means[:, :2].expand(num_cameras, -1, -1)
     values = colors.reshape(0, colors.shape[-1]).expand(num_cameras, -1, -1)
-    values, backgrounds = composited_channels(values, depths, backgrounds, render_mode)
-    if packed:
+    values, backgrounds = composited_channels(values, depths, settings.backgrounds, settings.render_mode)
+    if settings.packed:
         means2d, depths = means2d.flatten(0, 1), depths.flatten()
-    if absgrad:
+    if settings.absgrad:
         means2d.absgrad = torch.zeros_like(means2d)
-    nothing = sum(tensor.sum() for tensor in (means2d, depths, quats, scales, opacities, values))
+    unused = (gaussians.quats, gaussians.scales, gaussians.opacities)
+    nothing = sum(tensor.sum() for tensor in (means2d, depths, *unused, values))
     alphas = means.new_zeros(num_cameras, height, width, 1) + nothing
     images = alphas + (means.new_zeros(values.shape[-1]) if backgrounds is None else backgrounds[:, None, None])
     radii = torch.zeros(means2d.shape if radii_have_axes() else depths.shape, dtype=torch.int32, device=means.device)
-    ids = radii.new_zeros(0, dtype=torch.int64) if packed else None
+    ids = radii.new_zeros(0, dtype=torch.int64) if settings.packed else None
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
     info = {
         "camera_ids": ids, "gaussian_ids": ids, "radii": radii, "means2d": means2d, "depths": depths,
@@ -164,21 +163,21 @@ def composited_channels(
 
 
 def _by_gsplat(
-    *arguments: Any,
-    packed: bool,
-    backgrounds: Tensor | None,
-    render_mode: GsplatRenderMode,
-    list_space: ListSpace | None = None,
-    **settings: Any,
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """gsplat from end to end."""
     from gsplat import rasterization
 
+    backgrounds, render_mode = settings.backgrounds, settings.render_mode
     # gsplat 1.5 asserts on packed together with backgrounds (its issues 764 and 826): composite them here instead.
-    composite_here = packed and backgrounds is not None
+    composite_here = settings.packed and backgrounds is not None
+    arguments: list[Any] = [*tensors_by_name(gaussians, cameras).values(), *cameras.size]
     renders, alphas, info = rasterization(
-        *arguments, packed=packed, backgrounds=None if composite_here else backgrounds, render_mode=render_mode,
-        **settings,
+        *arguments,
+        near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
+        eps2d=settings.eps2d, sh_degree=settings.sh_degree, packed=settings.packed, tile_size=settings.tile_size,
+        backgrounds=None if composite_here else backgrounds, render_mode=render_mode, absgrad=settings.absgrad,
+        rasterize_mode=settings.rasterize_mode,
     )  # fmt: skip
     if composite_here and backgrounds is not None and render_mode.startswith("RGB"):
         channels = backgrounds.shape[-1]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import GsplatRenderMode
+from .arguments import Gaussians, PinholeCameras, RasterSettings
 from .cuda import check_cuda_backend
 from .cuda_rasterization import composited_channels, sh_colors
 from .projection_2dgs import Projected, project
@@ -22,37 +22,36 @@ CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def rasterize_2dgs_on_cuda(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, near_plane: float, far_plane: float, radius_clip: float, sh_degree: int | None,
-    tile_size: int, backgrounds: Tensor | None, render_mode: GsplatRenderMode, absgrad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
 
     Returns images with depth accumulated, alphas, normals in camera space, distortion, median depth and the info dict.
     """
     check_cuda_backend()
-    num_cameras = len(viewmats)
-    if absgrad and num_cameras > 1:
+    num_cameras, tile_size = len(cameras), settings.tile_size
+    if settings.absgrad and num_cameras > 1:
         raise ValueError(f"absgrad: expected one camera with 2D Gaussians on CUDA, found {num_cameras}")
-    projected = project(means, quats, scales, viewmats, Ks, width, height, near_plane, far_plane, radius_clip)
+    projected = project(gaussians, cameras, settings)
     radii, means2d, depths = projected.radii, projected.means2d, projected.depths
-    if len(means) == 0:
+    colors = gaussians.colors
+    if len(gaussians) == 0:
         colors = colors.reshape(0, colors.shape[-1]).expand(num_cameras, -1, -1)
-    elif sh_degree is not None:
-        colors = sh_colors(sh_degree, means, colors, viewmats, projected.seen)
+    elif settings.sh_degree is not None:
+        colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, projected.seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
-    values, backgrounds = composited_channels(colors, depths, backgrounds, render_mode)
+    values, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
     values, backgrounds, padding = _pad(values, backgrounds)
-    opacities = opacities.expand(num_cameras, -1)
-    tiles = math.ceil(width / tile_size), math.ceil(height / tile_size)
-    info = _info(projected, opacities, width, height, tile_size)
+    opacities = gaussians.opacities.expand(num_cameras, -1)
+    tiles = math.ceil(cameras.width / tile_size), math.ceil(cameras.height / tile_size)
+    info = _info(projected, opacities, *cameras.size, tile_size)
     per_camera = (radii, means2d, depths, projected.ray_transforms, values, opacities, projected.normals)
     images = [
         _composite(
             *(_of_camera(tensor, c) for tensor in per_camera),
             background=None if backgrounds is None else _of_camera(backgrounds, c),
-            size=(width, height), tile_size=tile_size, tiles=tiles, absgrad=absgrad,
+            size=cameras.size, tile_size=tile_size, tiles=tiles, absgrad=settings.absgrad,
         )
         for c in range(num_cameras)
     ]  # fmt: skip

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .checks import GsplatRenderMode, RasterizeMode, check_shapes
+from .arguments import Gaussians, GsplatRenderMode, PinholeCameras, RasterizeMode, RasterSettings
+from .checks import check_shapes
 from .tile_list_space import ListSpace
 
 
@@ -76,10 +77,14 @@ def rasterization(
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
         BackendUnavailableError: CUDA tensors, but gsplat's CUDA code cannot be used here.
     """
-    check_shapes(
-        means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode,
-        rasterize_mode,
+    gaussians = Gaussians(means, quats, scales, opacities, colors)
+    cameras = PinholeCameras(viewmats, Ks, width, height)
+    settings = RasterSettings(
+        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
+        packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
+        rasterize_mode=rasterize_mode, list_space=list_space,
     )  # fmt: skip
+    check_shapes(gaussians, cameras, settings)
     device = means.device.type
     if device == "cpu":
         from .cpu.rasterization import rasterize_on_cpu as backend
@@ -87,9 +92,4 @@ def rasterization(
         from .cuda_rasterization import rasterize_on_cuda as backend
     else:
         raise ValueError(f"means: expected a tensor on cuda or cpu, found one on {means.device}")
-    return backend(
-        means, quats, scales, opacities, colors, viewmats, Ks, width, height,
-        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
-        packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
-        rasterize_mode=rasterize_mode, list_space=list_space,
-    )  # fmt: skip
+    return backend(gaussians, cameras, settings)

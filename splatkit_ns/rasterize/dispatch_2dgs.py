@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import DepthMode, GsplatRenderMode, check_settings_2dgs, check_shapes
+from .arguments import DepthMode, Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings
+from .checks import check_settings_2dgs, check_shapes
 from .surfaces import normals_of_depth, to_world
 
 
@@ -102,11 +103,14 @@ def rasterization_2dgs(
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
         BackendUnavailableError: CUDA tensors, but gsplat's CUDA code cannot be used here.
     """
-    check_shapes(
-        means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds, render_mode,
-        "classic",
+    gaussians = Gaussians(means, quats, scales, opacities, colors)
+    cameras = PinholeCameras(viewmats, Ks, width, height)
+    settings = RasterSettings(
+        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
+        packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
     )  # fmt: skip
-    check_settings_2dgs(render_mode, packed, sparse_grad, distloss, depth_mode)
+    check_shapes(gaussians, cameras, settings)
+    check_settings_2dgs(settings, sparse_grad, distloss, depth_mode)
     device = means.device.type
     if device == "cpu":
         from .cpu.rasterization_2dgs import rasterize_2dgs_on_cpu as backend
@@ -114,11 +118,7 @@ def rasterization_2dgs(
         from .cuda_rasterization_2dgs import rasterize_2dgs_on_cuda as backend
     else:
         raise ValueError(f"means: expected a tensor on cuda or cpu, found one on {means.device}")
-    renders, alphas, normals, distortion, median, info = backend(
-        means, quats, scales, opacities, colors, viewmats, Ks, width, height,
-        near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, sh_degree=sh_degree, tile_size=tile_size,
-        backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
-    )  # fmt: skip
+    renders, alphas, normals, distortion, median, info = backend(gaussians, cameras, settings)
     depth = renders[..., -1:]
     if render_mode.endswith("ED"):
         depth = depth / alphas.clamp(min=1e-10)

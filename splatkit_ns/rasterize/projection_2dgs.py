@@ -10,6 +10,7 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel
 
+from .arguments import Gaussians, PinholeCameras, RasterSettings
 from .surfaces import densification_gradient
 from .versions import gsplat_version, radii_have_axes
 
@@ -38,10 +39,7 @@ class Projected(NamedTuple):
         return _seen(self.radii)
 
 
-def project(
-    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int,
-    near_plane: float, far_plane: float, radius_clip: float,
-) -> Projected:  # fmt: skip
+def project(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
     """Project N discs into C cameras; see `splatkit_ns.rasterize.rasterization_2dgs` for the arguments.
 
     gsplat 1.4's backward has no gradient for the cameras, and a wrong one for means2d, so only its radii are used; and
@@ -49,22 +47,24 @@ def project(
     """
     from gsplat import fully_fused_projection_2dgs
 
-    tensors = (means, quats, scales, viewmats, Ks)
-    if len(means) == 0:  # gsplat 1.5 divides by their number
+    if len(gaussians) == 0:  # gsplat 1.5 divides by their number
         axes = (2,) if radii_have_axes() else ()
-        radii = torch.zeros(len(viewmats), 0, *axes, dtype=torch.int32, device=means.device)
-        return _with_probe(radii, *project_in_torch(*tensors, _seen(radii)))
-    # 0.3: eps2d, which these kernels do not use
-    arguments = (*tensors, width, height, 0.3, near_plane, far_plane, radius_clip)
+        radii = torch.zeros(len(cameras), 0, *axes, dtype=torch.int32, device=gaussians.means.device)
+        return _with_probe(radii, *project_in_torch(gaussians, cameras, _seen(radii)))
+    arguments = (
+        gaussians.means, gaussians.quats, gaussians.scales, cameras.viewmats, cameras.Ks, *cameras.size,
+        settings.eps2d,  # which these kernels do not use
+        settings.near_plane, settings.far_plane, settings.radius_clip,
+    )  # fmt: skip
     if gsplat_version() >= (1, 5, 3):
         return _with_probe(*cast("_FiveTensors", fully_fused_projection_2dgs(*arguments)))
-    fixed = not (viewmats.requires_grad or Ks.requires_grad)
+    fixed = not (cameras.viewmats.requires_grad or cameras.Ks.requires_grad)
     kernel = projection_kernel() if fixed and gsplat_version() < (1, 5, 0) else None
     if kernel is not None:
-        return kernel(*tensors, width, height, near_plane, far_plane, radius_clip)
+        return kernel(gaussians, cameras, settings)
     with torch.no_grad():
         radii = fully_fused_projection_2dgs(*arguments)[0]
-    return _with_probe(radii, *project_in_torch(*tensors, _seen(radii)))
+    return _with_probe(radii, *project_in_torch(gaussians, cameras, _seen(radii)))
 
 
 def _with_probe(radii: Tensor, means2d: Tensor, depths: Tensor, ray_transforms: Tensor, normals: Tensor) -> Projected:
@@ -78,13 +78,14 @@ def _seen(radii: Tensor) -> Tensor:
 
 
 def project_in_torch(
-    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, seen: Tensor
+    gaussians: Gaussians, cameras: PinholeCameras, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(means2d, depths, ray_transforms, normals) of `Projected`, on any device; finite where `seen` (C, N) is not set.
 
     means2d is the centre of the box around the projected disc of one standard deviation: 2DGS, appendix A.
     """
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    means, viewmats = gaussians.means, cameras.viewmats
+    w, x, y, z = torch.nn.functional.normalize(gaussians.quats, dim=-1).unbind(-1)
     rotations = torch.stack(
         [
             1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -94,8 +95,8 @@ def project_in_torch(
     ).view(-1, 3, 3)  # fmt: skip
     turned = viewmats[:, None, :3, :3] @ rotations
     centres = means @ viewmats[:, :3, :3].transpose(1, 2) + viewmats[:, None, :3, 3]
-    tangents = turned[..., :2] * scales[:, None, :2]
-    ray_transforms = Ks[:, None] @ torch.cat([tangents, centres[..., None]], dim=-1)
+    tangents = turned[..., :2] * gaussians.scales[:, None, :2]
+    ray_transforms = cameras.Ks[:, None] @ torch.cat([tangents, centres[..., None]], dim=-1)
     normals = turned[..., 2]
     normals = torch.where((normals * centres).sum(-1, keepdim=True) < 0, normals, -normals)
     signs = means.new_tensor([1.0, 1.0, -1.0])
@@ -110,24 +111,18 @@ def projection_kernel() -> Callable[..., Projected]:
     """The projection in two kernels, or None where they cannot be used."""
     probe = torch.ones(1, 4, device="cuda", requires_grad=True)
     eye = torch.eye(4, device="cuda")[None]
-    projected = project_in_kernels(
-        probe[:, :3], probe, probe[:, :3], eye, eye[:, :3, :3], 8, 8, 0.01, 1e10, 0.0
-    )  # fmt: skip
+    disc = Gaussians(probe[:, :3], probe, probe[:, :3], probe[:, 0], probe[:, :3])
+    projected = project_in_kernels(disc, PinholeCameras(eye, eye[:, :3, :3], 8, 8), RasterSettings())
     projected.means2d.sum().backward()
     return project_in_kernels
 
 
-def project_in_kernels(
-    means: Tensor, quats: Tensor, scales: Tensor, viewmats: Tensor, Ks: Tensor, width: int, height: int,
-    near_plane: float, far_plane: float, radius_clip: float,
-) -> Projected:  # fmt: skip
+def project_in_kernels(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
     """As `project`, for float32 on CUDA: N > 0, radii (C, N), no gradient for viewmats and Ks."""
     from ._projection_2dgs_triton import ProjectDiscs
 
-    discs = (tensor.contiguous() for tensor in (means, quats, scales))
-    probe = means.new_zeros(len(viewmats), len(means), 2).requires_grad_()
-    projected = ProjectDiscs.apply(
-        *discs, probe, viewmats.contiguous(), Ks.contiguous(), width, height, float(near_plane), float(far_plane),
-        float(radius_clip),
-    )  # fmt: skip
+    discs = (tensor.contiguous() for tensor in (gaussians.means, gaussians.quats, gaussians.scales))
+    probe = gaussians.means.new_zeros(len(cameras), len(gaussians), 2).requires_grad_()
+    matrices = (cameras.viewmats.contiguous(), cameras.Ks.contiguous())
+    projected = ProjectDiscs.apply(*discs, probe, *matrices, cameras.size, settings)
     return Projected(*cast("_FiveTensors", projected), probe)

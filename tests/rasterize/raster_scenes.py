@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras, RasterSettings
+
 
 def look_from(position: Tensor, roll: float = 0.0) -> Tensor:
     """World-to-camera (4, 4), OpenCV axes, looking from `position` at the origin."""
@@ -47,3 +49,12 @@ def random_scene(
     # a float32 copy first, so that the float64 reference sees the very same numbers
     scene = {name: tensor.to(torch.float32).to(dtype) for name, tensor in scene.items()}
     return {**scene, "width": width, "height": height}
+
+
+def as_values(scene: dict[str, Any], **settings: Any) -> tuple[Gaussians, PinholeCameras, RasterSettings]:
+    """A scene, or the part of it that projection needs, as what is handed on below the public functions."""
+    nothing = scene["means"].new_zeros(len(scene["means"]), 3)
+    opacities, colors = scene.get("opacities", nothing[:, 0]), scene.get("colors", nothing)
+    gaussians = Gaussians(scene["means"], scene["quats"], scene["scales"], opacities, colors)
+    cameras = PinholeCameras(scene["viewmats"], scene["Ks"], scene["width"], scene["height"])
+    return gaussians, cameras, RasterSettings(**settings)

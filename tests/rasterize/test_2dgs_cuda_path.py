@@ -8,10 +8,11 @@ from typing import Any
 import gsplat
 import pytest
 import torch
-from raster_scenes import random_scene
+from raster_scenes import as_values, random_scene
 from torch import Tensor
 
 from splatkit_ns.rasterize import cuda_rasterization_2dgs, projection_2dgs, rasterization_2dgs, versions
+from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras, RasterSettings
 from splatkit_ns.rasterize.cuda_rasterization_2dgs import CHANNELS, rasterize_2dgs_on_cuda
 from splatkit_ns.rasterize.projection_2dgs import Projected, project_in_torch
 
@@ -27,7 +28,7 @@ def test_projection_in_torch_is_that_of_the_kernels() -> None:
     radii = info["radii"]
     seen = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
     assert int(seen.sum()) > 200
-    found = project_in_torch(*(twins[name] for name in NAMES), scene["Ks"], seen)
+    found = project_in_torch(*as_values({**scene, **twins})[:2], seen)
     rng = torch.Generator().manual_seed(0)
     losses = [torch.zeros(()), torch.zeros(())]
     for name, theirs in zip(("means2d", "depths", "ray_transforms", "normals"), found, strict=True):
@@ -52,7 +53,9 @@ class StandIn:
         assert limits == (0.3, 0.02, 90.0, 1.0)
         cameras, n = len(viewmats), len(means)
         radii = torch.full((cameras, n, 2) if self.axes else (cameras, n), 4, dtype=torch.int32)
-        return radii, *project_in_torch(means, quats, scales, viewmats, Ks, torch.ones(cameras, n, dtype=torch.bool))
+        gaussians = Gaussians(means, quats, scales, means[:, 0], means)
+        seen = torch.ones(cameras, n, dtype=torch.bool)
+        return radii, *project_in_torch(gaussians, PinholeCameras(viewmats, Ks, width, height), seen)
 
     def isect_tiles(self, means2d: Tensor, radii: Tensor, depths: Tensor, *sizes: int):
         assert means2d.shape == (1, *depths.shape[1:], 2)
@@ -105,7 +108,7 @@ def render(scene: dict[str, Any], **options: Any) -> tuple[Any, ...]:
         "near_plane": 0.02, "far_plane": 90.0, "radius_clip": 1.0, "sh_degree": None, "tile_size": 16,
         "backgrounds": None, "render_mode": "RGB+D", "absgrad": False,
     }  # fmt: skip
-    return rasterize_2dgs_on_cuda(**scene, **{**settings, **options})
+    return rasterize_2dgs_on_cuda(*as_values(scene, **{**settings, **options}))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
@@ -160,11 +163,11 @@ def test_the_kernel_projects_unless_the_cameras_need_gradients(
 ) -> None:
     calls: list[Any] = []
 
-    def kernel(means, quats, scales, viewmats, Ks, *limits: float) -> Projected:
-        calls.append(limits)
-        radii = torch.full((len(viewmats), len(means)), 4, dtype=torch.int32)
+    def kernel(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
+        calls.append((*cameras.size, settings.near_plane, settings.far_plane, settings.radius_clip))
+        radii = torch.full((len(cameras), len(gaussians)), 4, dtype=torch.int32)
         probe = torch.zeros(*radii.shape, 2, requires_grad=True)
-        return Projected(radii, *project_in_torch(means, quats, scales, viewmats, Ks, radii > 0), probe)
+        return Projected(radii, *project_in_torch(gaussians, cameras, radii > 0), probe)
 
     scene = random_scene(n=7, cameras=2)
     expected = render(scene)

@@ -9,12 +9,12 @@ import torch
 
 from splatkit_ns.rasterize import gsplat_version, projection_2dgs
 from splatkit_ns.rasterize.projection_2dgs import project_in_kernels, project_in_torch
-from tests.rasterize.raster_scenes import random_scene
+from tests.rasterize.raster_scenes import as_values, random_scene
 from tests.triton_interpreter import assert_prints
 
 IN_THE_INTERPRETER = """
 import torch
-from tests.rasterize.raster_scenes import random_scene
+from tests.rasterize.raster_scenes import as_values, random_scene
 from splatkit_ns.rasterize.projection_2dgs import project_in_kernels, project_in_torch
 from splatkit_ns.rasterize.surfaces import densification_gradient
 
@@ -54,14 +54,15 @@ for cameras, n in ((1, 300), (2, 129), (3, 17)):
     scene["means"][9] = towards(view, -0.1, 0.1, 2.0)
     scene["scales"][9] = 1e-4  # smaller than a pixel
     ours, theirs, exact = leaves(scene, torch.float32), leaves(scene, torch.float32), leaves(scene, torch.float64)
-    limits = (scene["width"], scene["height"], 0.01, 100.0, 0.0)
-    *found, probe = project_in_kernels(*ours.values(), scene["viewmats"], scene["Ks"], *limits)
+    limits = (scene["width"], scene["height"], 0.01, 100.0)
+    planes = {"near_plane": 0.01, "far_plane": 100.0}
+    *found, probe = project_in_kernels(*as_values({**scene, **ours}, **planes))
     radii, seen = found[0], found[0] > 0
     assert radii.dtype == torch.int32 and radii.shape == (cameras, n)
     assert not seen[0, :5].any() and seen[0, [5, 6, 9]].all() and 0.3 < seen.float().mean() < 0.97, seen[0, :10]
-    rest = {dtype: [scene[name].to(dtype) for name in ("viewmats", "Ks")] for dtype in (torch.float32, torch.float64)}
-    expected = [project_in_torch(*theirs.values(), *rest[torch.float32], seen)]
-    expected += [project_in_torch(*exact.values(), *rest[torch.float64], seen)]
+    double = {name: scene[name].double() for name in ("viewmats", "Ks")}
+    expected = [project_in_torch(*as_values({**scene, **theirs})[:2], seen)]
+    expected += [project_in_torch(*as_values({**scene, **double, **exact})[:2], seen)]
     probes = []
     for i in (0, 1):
         means2d, depths, rays, normals = expected[i]
@@ -93,7 +94,7 @@ for cameras, n in ((1, 300), (2, 129), (3, 17)):
     assert torch.equal(seen, on_screen & (depths >= limits[2]) & (depths <= limits[3]))
     clear = seen & ((exact_radii - exact_radii.round()).abs() > 1e-4 * exact_radii)
     assert torch.equal(radii[clear].double(), rounded[..., 0][clear]) and clear.sum() > 0.9 * seen.sum()
-    clipped, *_ = project_in_kernels(*ours.values(), scene["viewmats"], scene["Ks"], *limits[:4], 3.0)
+    clipped, *_ = project_in_kernels(*as_values({**scene, **ours}, radius_clip=3.0, **planes))
     assert torch.equal(clipped, torch.where(radii > 3, radii, 0))
     torch.manual_seed(5)
     weights = [torch.randn(cameras, n, *shape) for shape in ((2,), (4,), (3, 3), (3,))]
@@ -116,7 +117,8 @@ NAMES = ("means", "quats", "scales")
 
 def on_gpu(n: int, cameras: int) -> dict[str, Any]:
     scene = random_scene(n=n, cameras=cameras, width=640, height=480, seed=8)
-    return {name: scene[name].cuda() for name in (*NAMES, "viewmats", "Ks")}
+    on_device = {name: scene[name].cuda() for name in (*NAMES, "viewmats", "Ks")}
+    return {**on_device, "width": 640, "height": 480}
 
 
 @pytest.mark.gpu
@@ -124,12 +126,13 @@ def on_gpu(n: int, cameras: int) -> dict[str, Any]:
 def test_on_the_gpu_as_in_pytorch(n: int, cameras: int) -> None:
     assert projection_2dgs.projection_kernel() is not None, "Triton works where there are GPU tests"
     scene = on_gpu(n, cameras)
-    rest = (scene["viewmats"], scene["Ks"])
     gradients: list[list[torch.Tensor]] = []
     leaves = [scene[name].clone().requires_grad_() for name in NAMES]
-    found = project_in_kernels(*leaves, *rest, 640, 480, 0.01, 1e10, 0.0)
+    found = project_in_kernels(*as_values({**scene, **dict(zip(NAMES, leaves, strict=True))}))
     twins = [scene[name].double().requires_grad_() for name in NAMES]
-    expected = project_in_torch(*twins, *(tensor.double() for tensor in rest), found.seen)
+    matrices = {name: scene[name].double() for name in ("viewmats", "Ks")}
+    doubles = {**scene, **matrices, **dict(zip(NAMES, twins, strict=True))}
+    expected = project_in_torch(*as_values(doubles)[:2], found.seen)
     # discs through the camera's plane have boxes and gradients of any size
     calm = found.seen & (expected[1] > 1.0) & (found.radii < 300)
     for images, inputs in ((found[1:5], leaves), (expected, twins)):
@@ -153,9 +156,9 @@ def test_on_the_gpu_as_in_pytorch(n: int, cameras: int) -> None:
 def test_radii_on_the_gpu_are_gsplats() -> None:
     from gsplat import fully_fused_projection_2dgs
 
-    arguments = (*on_gpu(100_000, 2).values(), 640, 480)
-    found = project_in_kernels(*arguments, 0.01, 5.0, 2.0).radii
-    radii = fully_fused_projection_2dgs(*arguments, 0.3, 0.01, 5.0, 2.0)[0]
+    scene = on_gpu(100_000, 2)
+    found = project_in_kernels(*as_values(scene, near_plane=0.01, far_plane=5.0, radius_clip=2.0)).radii
+    radii = fully_fused_projection_2dgs(*scene.values(), 0.3, 0.01, 5.0, 2.0)[0]
     assert float((found == radii).float().mean()) > 0.999  # a radius is rounded up
     assert float(((found > 0) == (radii > 0)).float().mean()) > 0.9999
 
@@ -175,7 +178,7 @@ def test_nothing_is_read_back_and_nothing_compiled_anew() -> None:
             scene[name].requires_grad_()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            found = project_in_kernels(*scene.values(), 640 + n, 480, 0.01, 1e10, 0.0)
+            found = project_in_kernels(*as_values({**scene, "width": 640 + n}))
             (found.means2d.sum() + found.depths.sum()).backward()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from raster_scenes import random_scene
+from raster_scenes import as_values, random_scene
 
 from splatkit_ns.rasterize import cuda_rasterization, radii_in_pixels, rasterization
 from splatkit_ns.rasterize.cuda_rasterization import rasterize_on_cuda
@@ -37,7 +37,7 @@ def test_without_gaussians_gsplat_is_not_called(
         if backgrounds is None or render_mode.startswith("RGB"):
             options["backgrounds"] = backgrounds
         leaves = leaves_of(scene)
-        images, alphas, info = rasterize_on_cuda(**leaves, **SETTINGS, **options)
+        images, alphas, info = rasterize_on_cuda(*as_values(leaves, **SETTINGS, **options))
         expected, _, cpu_info = rasterization(**scene, **options)
         assert torch.equal(images, expected)
         assert alphas.shape == (2, 13, 21, 1)
@@ -56,7 +56,7 @@ def test_without_gaussians_packed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_rasterization, "check_cuda_backend", lambda: None)
     scene, backgrounds = random_scene(n=0, cameras=2), torch.rand(2, 3)
     settings = {**SETTINGS, "packed": True, "sh_degree": None, "render_mode": "RGB+ED"}
-    images, _, info = rasterize_on_cuda(**scene, **settings, backgrounds=backgrounds)
+    images, _, info = rasterize_on_cuda(*as_values(scene, **settings, backgrounds=backgrounds))
     assert torch.equal(images[:, 4, 5], torch.nn.functional.pad(backgrounds, (0, 1)))
     assert info["means2d"].shape == (0, 2)
     assert len(info["gaussian_ids"]) == len(info["camera_ids"]) == len(radii_in_pixels(info)) == 0

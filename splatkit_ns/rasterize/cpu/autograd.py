@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..arguments import RasterSettings
 from .compositing import composite
 from .compositing_backward import V_COLOURS, composite_backward, gather_by_gaussian
 from .parallel import run_parallel
@@ -46,20 +47,22 @@ class Project(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
-        width: int, height: int, near: float, far: float, radius_clip: float, eps2d: float, antialiased: bool,
+        size: tuple[int, int], settings: RasterSettings,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         cameras, n = viewmats.shape[0], means.shape[0]
         means2d, depths = means.new_zeros(cameras, n, 2), means.new_zeros(cameras, n)
         conics, compensations = means.new_zeros(cameras, n, 3), means.new_zeros(cameras, n)
         radii = torch.zeros(cameras, n, 2, dtype=torch.int32)
+        limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
+        eps2d = float(settings.eps2d)
         for camera in range(cameras):
             run_parallel(
                 project, n, camera, array_of(means), array_of(quats), array_of(scales), array_of(opacities),
-                array_of(viewmats), array_of(Ks), width, height, near, far, radius_clip, eps2d, antialiased,
+                array_of(viewmats), array_of(Ks), *size, *limits, eps2d, settings.is_antialiased,
                 means2d.numpy(), depths.numpy(), conics.numpy(), compensations.numpy(), radii.numpy(),
             )  # fmt: skip
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
-        ctx.size = (width, height, eps2d)
+        ctx.size, ctx.eps2d = size, eps2d
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return means2d, depths, conics, compensations, radii
@@ -68,7 +71,6 @@ class Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         means, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
-        width, height, eps2d = ctx.size
         cameras, n = radii.shape[:2]
         v_means2d, v_depths, v_conics, v_compensations = (
             array_of(means.new_zeros(shape) if gradient is None else gradient)
@@ -81,10 +83,10 @@ class Project(torch.autograd.Function):
         v_view_partial = torch.zeros(blocks, cameras, 4, 4, dtype=torch.float64)
         run_parallel(
             project_backward, blocks, blocks, array_of(means), array_of(quats), array_of(scales), array_of(viewmats),
-            array_of(Ks), width, height, eps2d, array_of(radii), v_means2d, v_depths, v_conics, v_compensations,
+            array_of(Ks), *ctx.size, ctx.eps2d, array_of(radii), v_means2d, v_depths, v_conics, v_compensations,
             v_means.numpy(), v_quats.numpy(), v_scales.numpy(), v_view_partial.numpy(),
         )  # fmt: skip
-        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 8)
+        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 3)
 
 
 class ShColours(torch.autograd.Function):

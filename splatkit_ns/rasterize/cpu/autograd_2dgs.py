@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..arguments import RasterSettings
 from .autograd import array_of, blocks_of, zeros_like
 from .compositing_2dgs import composite_2dgs
 from .compositing_2dgs_backward import V_VALUES, composite_2dgs_backward, gather_by_disc
@@ -30,7 +31,7 @@ class ProjectDiscs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
-        width: int, height: int, near: float, far: float, radius_clip: float,
+        size: tuple[int, int], settings: RasterSettings,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         cameras, n = viewmats.shape[0], means.shape[0]
         means2d, depths = means.new_zeros(cameras, n, 2), means.new_zeros(cameras, n)
@@ -38,10 +39,11 @@ class ProjectDiscs(torch.autograd.Function):
         radii = torch.zeros(cameras, n, 2, dtype=torch.int32)
         footprints = torch.zeros(cameras, n, 5, dtype=torch.float64)
         records = means.new_zeros(cameras, n, RECORD)
+        limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
         for camera in range(cameras):
             run_parallel(
                 project_2dgs, n, camera, array_of(means), array_of(quats), array_of(scales), array_of(opacities),
-                array_of(viewmats), array_of(Ks), width, height, near, far, radius_clip, means2d.numpy(),
+                array_of(viewmats), array_of(Ks), *size, *limits, means2d.numpy(),
                 depths.numpy(), transforms.numpy(), normals.numpy(), radii.numpy(), footprints.numpy(),
                 records.numpy(),
             )  # fmt: skip
@@ -68,7 +70,7 @@ class ProjectDiscs(torch.autograd.Function):
             array_of(viewmats), array_of(Ks), array_of(radii), *from_outputs, v_means.numpy(), v_quats.numpy(),
             v_scales.numpy(), v_view_partial.numpy(),
         )  # fmt: skip
-        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 6)
+        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 3)
 
 
 class CompositeDiscs(torch.autograd.Function):

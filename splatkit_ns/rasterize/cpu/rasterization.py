@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..arguments import Gaussians, PinholeCameras, RasterSettings, tensors_by_name
 from ..checks import check_finite
 from ..versions import radii_have_axes
 from .autograd import Composite, Project, ShColours
@@ -14,11 +15,8 @@ from .tiles import TILE
 
 
 def rasterize_on_cpu(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, near_plane: float, far_plane: float, radius_clip: float, eps2d: float,
-    sh_degree: int | None, packed: bool, tile_size: int, backgrounds: Tensor | None, render_mode: str, absgrad: bool,
-    rasterize_mode: str, list_space: object = None,
-) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`, whose arguments have been checked before.
 
     One geometry whatever gsplat is installed: a Gaussian covers exactly the ellipse where its alpha is at least 1/255,
@@ -26,28 +24,28 @@ def rasterize_on_cpu(
     squares of 3 standard deviations instead: where a tile ends they cut a rim (alpha up to 0.011) off opaque Gaussians,
     and they list faint ones in many tiles for nothing.
     """
-    if packed:
+    if settings.packed:
         raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
-    check_all_finite(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
-    cameras = viewmats.shape[0]
+    check_all_finite(gaussians, cameras, settings)
+    width, height = cameras.size
     means2d, depths, conics, compensations, radii = cast(
         "tuple[Tensor, ...]",
         Project.apply(
-            means, quats, scales, opacities, viewmats, Ks, width, height, float(near_plane), float(far_plane),
-            float(radius_clip), float(eps2d), rasterize_mode == "antialiased",
+            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
+            cameras.size, settings,
         ),
     )  # fmt: skip
-    view_opacities = opacities.expand(cameras, -1)
-    if rasterize_mode == "antialiased":
+    view_opacities = gaussians.opacities.expand(len(cameras), -1)
+    if settings.is_antialiased:
         view_opacities = view_opacities * compensations
-    channels, backgrounds = composited_channels(
-        means, colors, viewmats, depths, radii, sh_degree, backgrounds, render_mode
-    )
+    channels, backgrounds = composited_channels(gaussians, cameras, settings, depths, radii)
     renders, alphas = cast(
         "tuple[Tensor, Tensor]",
-        Composite.apply(means2d, conics, view_opacities, channels, backgrounds, depths, radii, width, height, absgrad),
+        Composite.apply(
+            means2d, conics, view_opacities, channels, backgrounds, depths, radii, width, height, settings.absgrad
+        ),
     )
-    if render_mode.endswith("ED"):
+    if settings.render_mode.endswith("ED"):
         renders = torch.cat([renders[..., :-1], renders[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "means2d": means2d,
@@ -60,7 +58,7 @@ def rasterize_on_cpu(
         "batch_ids": None,
         "width": width,
         "height": height,
-        "n_cameras": cameras,
+        "n_cameras": len(cameras),
         "n_batches": 1,
         "tile_size": TILE,
         "tile_width": -(-width // TILE),
@@ -69,32 +67,27 @@ def rasterize_on_cpu(
     return renders, alphas, info
 
 
-def check_all_finite(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    backgrounds: Tensor | None,
-) -> None:  # fmt: skip
+def check_all_finite(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> None:
     """Raise ValueError naming the first argument with a NaN or infinity."""
-    for name, tensor in (
-        ("means", means), ("quats", quats), ("scales", scales), ("opacities", opacities), ("colors", colors),
-        ("viewmats", viewmats), ("Ks", Ks), ("backgrounds", backgrounds),
-    ):  # fmt: skip
-        if tensor is not None:
-            check_finite(name, tensor)
+    for name, tensor in tensors_by_name(gaussians, cameras).items():
+        check_finite(name, tensor)
+    if settings.backgrounds is not None:
+        check_finite("backgrounds", settings.backgrounds)
 
 
 def composited_channels(
-    means: Tensor, colors: Tensor, viewmats: Tensor, depths: Tensor, radii: Tensor, sh_degree: int | None,
-    backgrounds: Tensor | None, render_mode: str,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """What is composited, (C, N, X), and its background (C, X): colours, depths or both."""
-    if render_mode in ("D", "ED"):
+    if settings.render_mode in ("D", "ED"):
         return depths[..., None], None
-    if sh_degree is None:
-        values = colors.expand(viewmats.shape[0], -1, -1)
+    colors, backgrounds = gaussians.colors, settings.backgrounds
+    if settings.sh_degree is None:
+        values = colors.expand(len(cameras), -1, -1)
     else:
-        centres = torch.inverse(viewmats)[:, :3, 3]
-        values = cast("Tensor", ShColours.apply(means, centres, colors, radii, sh_degree))
-    if render_mode == "RGB":
+        centres = torch.inverse(cameras.viewmats)[:, :3, 3]
+        values = cast("Tensor", ShColours.apply(gaussians.means, centres, colors, radii, settings.sh_degree))
+    if settings.render_mode == "RGB":
         return values, backgrounds
     if backgrounds is not None:
         backgrounds = torch.nn.functional.pad(backgrounds, (0, 1))

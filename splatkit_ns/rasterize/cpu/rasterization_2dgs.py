@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..arguments import Gaussians, PinholeCameras, RasterSettings
 from ..surfaces import densification_gradient
 from ..versions import radii_have_axes
 from .autograd_2dgs import CompositeDiscs, ProjectDiscs
@@ -15,10 +16,8 @@ from .tiles import TILE
 
 
 def rasterize_2dgs_on_cpu(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-    width: int, height: int, *, near_plane: float, far_plane: float, radius_clip: float, sh_degree: int | None,
-    tile_size: int, backgrounds: Tensor | None, render_mode: str, absgrad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:  # fmt: skip
+    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
 
     Returns images with depth accumulated, alphas, normals in camera space, distortion, median depth and the info dict.
@@ -27,29 +26,27 @@ def rasterize_2dgs_on_cpu(
     front of the camera. gsplat lists discs in tiles by a box of about 3 standard deviations, which cuts the near side
     of discs that stretch towards the camera and the rim of small ones; and it draws what lies behind the camera, too.
     """
-    check_all_finite(means, quats, scales, opacities, colors, viewmats, Ks, backgrounds)
-    cameras = viewmats.shape[0]
+    check_all_finite(gaussians, cameras, settings)
+    width, height = cameras.size
     means2d, depths, transforms, normals, radii, footprints, records = cast(
         "tuple[Tensor, ...]",
         ProjectDiscs.apply(
-            means, quats, scales, opacities, viewmats, Ks, width, height, float(near_plane), float(far_plane),
-            float(radius_clip),
+            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
+            cameras.size, settings,
         ),
     )  # fmt: skip
     transforms, probe = densification_gradient(transforms)
-    view_opacities = opacities.expand(cameras, -1)
-    channels, backgrounds = composited_channels(
-        means, colors, viewmats, depths, radii, sh_degree, backgrounds, render_mode
-    )
+    view_opacities = gaussians.opacities.expand(len(cameras), -1)
+    channels, backgrounds = composited_channels(gaussians, cameras, settings, depths, radii)
     shown = channels.shape[-1]
     if backgrounds is None:
-        backgrounds = means.new_zeros(cameras, shown)
+        backgrounds = means2d.new_zeros(len(cameras), shown)
     images, alphas, distortion, median = cast(
         "tuple[Tensor, ...]",
         CompositeDiscs.apply(
             means2d, transforms, view_opacities, torch.cat([channels, normals], dim=-1),
             torch.nn.functional.pad(backgrounds, (0, 3)), depths, radii, footprints, records,
-            -1 if render_mode == "RGB" else shown - 1, width, height, absgrad,
+            -1 if settings.render_mode == "RGB" else shown - 1, width, height, settings.absgrad,
         ),
     )  # fmt: skip
     info = {
@@ -66,7 +63,7 @@ def rasterize_2dgs_on_cpu(
         "width": width,
         "height": height,
         "tile_size": TILE,
-        "n_cameras": cameras,
+        "n_cameras": len(cameras),
         "gradient_2dgs": probe,
     }
     return images[..., :shown], alphas, images[..., shown:], distortion, median, info

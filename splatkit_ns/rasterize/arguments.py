@@ -1,0 +1,89 @@
+"""The arguments of `rasterization` and `rasterization_2dgs` as three values, made once at the door.
+
+The long signatures are gsplat's and stand on the two public functions alone; everything below passes these on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from .tile_list_space import ListSpace
+
+GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+"""All that gsplat has; of those our renderers offer the ones with colours, `splatkit_ns.renderer.RenderMode`."""
+RasterizeMode = Literal["classic", "antialiased"]
+DepthMode = Literal["expected", "median"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """N Gaussians or discs with activated parameters."""
+
+    means: Tensor
+    """(N, 3), world units."""
+    quats: Tensor
+    """(N, 4), wxyz, of any length."""
+    scales: Tensor
+    """(N, 3), standard deviations in world units."""
+    opacities: Tensor
+    """(N,), in [0, 1]."""
+    colors: Tensor
+    """(N, D) or (C, N, D) values, or (N, K, 3) coefficients of spherical harmonics."""
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+
+@dataclass(frozen=True, eq=False)
+class PinholeCameras:
+    """C cameras whose images have one size."""
+
+    viewmats: Tensor
+    """(C, 4, 4), world to camera, OpenCV axes."""
+    Ks: Tensor
+    """(C, 3, 3), in pixels."""
+    width: int
+    """Width of the images in pixels."""
+    height: int
+    """Height of the images in pixels."""
+
+    def __len__(self) -> int:
+        return len(self.viewmats)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RasterSettings:
+    """How to rasterise: see `splatkit_ns.rasterize.rasterization`. 2DGS uses neither eps2d nor the last two."""
+
+    near_plane: float = 0.01
+    far_plane: float = 1e10
+    radius_clip: float = 0.0
+    eps2d: float = 0.3
+    sh_degree: int | None = None
+    packed: bool = False
+    tile_size: int = 16
+    backgrounds: Tensor | None = None
+    render_mode: GsplatRenderMode = "RGB"
+    absgrad: bool = False
+    rasterize_mode: RasterizeMode = "classic"
+    list_space: ListSpace | None = None
+
+    @property
+    def is_antialiased(self) -> bool:
+        """Whether opacities are lowered to make up for eps2d."""
+        return self.rasterize_mode == "antialiased"
+
+
+def tensors_by_name(gaussians: Gaussians, cameras: PinholeCameras) -> dict[str, Tensor]:
+    """The tensors of both, in the order of the public functions' arguments."""
+    names = ("means", "quats", "scales", "opacities", "colors")
+    tensors: dict[str, Tensor] = {name: getattr(gaussians, name) for name in names}
+    return tensors | {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
