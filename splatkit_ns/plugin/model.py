@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
@@ -36,6 +36,7 @@ from splatkit_ns.plugin.options.held import release
 from splatkit_ns.plugin.run import weights
 from splatkit_ns.plugin.step.graph import StepGraphs
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
+from splatkit_ns.ranges import NonNegative, Opacity, Positive, at_most, one_of
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat import SplatTrainingState
@@ -56,31 +57,31 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """What training minimises."""
     densification: SplatDensification = field(default_factory=SplatDefaultDensification)
     """How Gaussians are added and removed."""
-    sh_degree: int = 3
+    sh_degree: Annotated[int, one_of(0, 1, 2, 3)] = 3
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
-    sh_degree_interval: int = 1000
+    sh_degree_interval: Annotated[int, Positive] = 1000
     """One more degree is used every this many steps."""
     background_color: Literal["auto", "random", "black", "white"] = "auto"
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
-    num_downscales: int = 0
+    num_downscales: Annotated[int, NonNegative] = 0
     """Training starts with images whose sides are divided by 2 to this power."""
-    resolution_schedule: int = 3000
+    resolution_schedule: Annotated[int, Positive] = 3000
     """The resolution doubles every this many steps, until it is full."""
     init_ply: Path | None = None
     """Start from the Gaussians of this PLY file, such as an earlier run exported; its coordinates must be those of this
     data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
-    num_random: int = 50_000
+    num_random: Annotated[int, Positive] = 50_000
     """Number of random points."""
-    random_scale: float = 3.0
+    random_scale: Annotated[float, Positive, at_most(10**6)] = 3.0
     """Side of the cube of random points, relative to the scene box."""
-    init_opacity: float = 0.1
+    init_opacity: Annotated[float, Opacity] = 0.1
     """Opacity at the start."""
-    init_scale: float = 1.0
+    init_scale: Annotated[float, Positive] = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
-    global_scale: float = 1.0
+    global_scale: Annotated[float, Positive] = 1.0
     """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     output_depth_during_training: bool = False
     """Render depth in training, too, for losses that use it."""
