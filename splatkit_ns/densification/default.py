@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ logger = logging.getLogger("splatkit_ns")
 @dataclass
 class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     """Clones small and splits large Gaussians that want to move on the screen; removes transparent and huge ones."""
-
-    changes_rows_itself: ClassVar[bool] = False
 
     prune_opa: Annotated[float, from_to(0, 0.5, lower_open=True, upper_open=True)] = 0.005
     """Gaussians with an opacity below this are removed."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -29,8 +29,6 @@ MAX_RATIO = 51
 @dataclass
 class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Moves dead Gaussians to where opaque ones are, adds 5 % at a time up to a cap, and shakes the positions."""
-
-    changes_rows_itself: ClassVar[bool] = False
 
     max_gaussians: Annotated[int, Positive] = 1_000_000
     """Number of Gaussians to grow to (gsplat's cap_max)."""

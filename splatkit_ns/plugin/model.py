@@ -293,10 +293,7 @@ class SplatkitModel(SplatfactoModel):
             self.run_hooks("post_step", after="optimizers")
             return
         self.run_hooks("on_optimize", after="optimizers")
-        if self.densification.changes_rows_itself:
-            with self.training_state.track_row_changes():
-                self._guarded(self.densification, "densify", self._densify)
-        else:
+        with self.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
             self._guarded(self.densification, "densify", self._densify)
         self.run_hooks("post_step", after="densify")
 
