@@ -63,6 +63,7 @@ def make_method(
 
     Raises:
         ModuleError: a part is no instance of what it should be.
+        OptionsError: names every setting of a part that is out of its range.
         TypeError: a setting is a field of neither.
     """
     check_parts(renderer, loss_fn, densification, modules)

@@ -3,9 +3,11 @@
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.densification.budget import SplatBudgetDensification
 from splatkit_ns.densification.default import SplatDefaultDensification
+from splatkit_ns.densification.gsplat_strategy import GsplatStrategy
 from splatkit_ns.densification.mcmc import SplatMCMCDensification
 
 __all__ = [
+    "GsplatStrategy",
     "SplatBudgetDensification",
     "SplatDefaultDensification",
     "SplatDensification",

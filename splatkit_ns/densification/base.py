@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -16,10 +16,6 @@ from splatkit_ns.splat import SplatTrainingState
 
 class SplatDensification(SplatBaseModule[PayloadT]):
     """Adds, splits and removes Gaussians while training. All hooks of a module are called on it, too."""
-
-    changes_rows_itself: ClassVar[bool] = True
-    """Whether rows may change without `SplatTrainingState`'s methods, as gsplat's strategies do; then every step looks
-    out for that, which takes some time. False promises that they do not."""
 
     @abstractmethod
     def densify(self, **kwargs: Any) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from splatkit_ns.densification.base import scene_limit
 from splatkit_ns.densification.default import SplatDefaultDensification, highest
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
+from splatkit_ns.ranges import BelowOne, Fraction, NonNegative, Positive
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -39,33 +40,33 @@ class SplatBudgetDensification(SplatDefaultDensification):
 
     absgrad: bool = True
     """Sum up absolute gradients (AbsGS, https://arxiv.org/abs/2404.10484)."""
-    grow_grad2d: float = 0.0003
+    grow_grad2d: Annotated[float, NonNegative] = 0.0003
     """Gaussians whose mean (absolute) positional gradient on the screen exceeds this may grow."""
     view_scores: bool = False
     """Draw who grows in proportion to their part in the wrong pixels of training views. False: those with the highest
     gradients, summed up over all steps since the last refinement, grow first."""
-    num_views: int = 10
+    num_views: Annotated[int, Positive] = 10
     """Training views, drawn anew at each refinement, that scores are means of."""
-    error_threshold: float = 0.1
+    error_threshold: Annotated[float, Fraction] = 0.1
     """Pixels are wrong whose error exceeds this, on a scale from the least to the largest error of their image."""
     long_axis_split: bool = True
     """Halve growing Gaussians along their longest axis. False: clone the small and split the large ones."""
     budget: bool = True
     """Let the number of Gaussians rise to its limit with the square root of the steps. False: only the limit counts."""
-    max_gaussians: int = 5_000_000
+    max_gaussians: Annotated[int, Positive] = 5_000_000
     """Number of Gaussians to grow to, at most."""
-    max_per_seed: float = 13.0
+    max_per_seed: Annotated[float, NonNegative] = 13.0
     """Grow to at most this many Gaussians for each one that the run started with; see `scene_limit`. 0 = no such
     limit."""
-    pixels_per_gaussian: float = 50.0
+    pixels_per_gaussian: Annotated[float, Positive] = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
-    prune_faint: float = 0.0
+    prune_faint: Annotated[float, BelowOne] = 0.0
     """Of Gaussians with an opacity below this (such as 0.02), some of those that make most of the wrong pixels of
     training views are removed; 0 = none. Not while opacities recover from a reset."""
-    prune_quantile: float = 0.5
+    prune_quantile: Annotated[float, Fraction] = 0.5
     """Share of the faint that make fewer wrong pixels than those removed; half of the others go, drawn in proportion
     to 1 / (1 - the share that makes fewer)."""
-    clamp_opacity: float = 0.0
+    clamp_opacity: Annotated[float, BelowOne] = 0.0
     """Lower opacities to at most this at each refinement, as FastGS does with 0.8; 0 = never."""
 
     def on_setup(

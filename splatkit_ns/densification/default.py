@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative, Positive, from_to
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 STATISTICS = ("grad2d", "count", "radii")
@@ -28,38 +29,36 @@ logger = logging.getLogger("splatkit_ns")
 class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     """Clones small and splits large Gaussians that want to move on the screen; removes transparent and huge ones."""
 
-    changes_rows_itself: ClassVar[bool] = False
-
-    prune_opa: float = 0.005
+    prune_opa: Annotated[float, from_to(0, 0.5, lower_open=True, upper_open=True)] = 0.005
     """Gaussians with an opacity below this are removed."""
-    grow_grad2d: float = 0.0002
+    grow_grad2d: Annotated[float, NonNegative] = 0.0002
     """Gaussians whose mean positional gradient on the screen (in units of half the image) exceeds this grow."""
-    grow_scale3d: float = 0.01
+    grow_scale3d: Annotated[float, NonNegative] = 0.01
     """A growing Gaussian up to this size (relative to the scene) is cloned, a larger one split."""
-    grow_scale2d: float = 0.05
+    grow_scale2d: Annotated[float, NonNegative] = 0.05
     """Gaussians with a radius above this fraction of the image are split, until refine_scale2d_stop_iter."""
-    prune_scale3d: float = 0.1
+    prune_scale3d: Annotated[float, NonNegative] = 0.1
     """Gaussians larger than this (relative to the scene) are removed, once opacities have been reset."""
-    prune_scale2d: float = 0.15
+    prune_scale2d: Annotated[float, NonNegative] = 0.15
     """Gaussians with a radius above this fraction of the image are removed, until refine_scale2d_stop_iter."""
-    refine_scale2d_stop_iter: int = 0
+    refine_scale2d_stop_iter: Annotated[int, NonNegative] = 0
     """Last step at which sizes on the screen matter; 0 = never."""
-    refine_start_iter: int = 500
+    refine_start_iter: Annotated[int, NonNegative] = 500
     """Refinement starts after this step."""
-    refine_stop_iter: int = 15_000
+    refine_stop_iter: Annotated[int, NonNegative] = 15_000
     """Refinement and opacity resets end before this step."""
-    reset_every: int = 3000
+    reset_every: Annotated[int, NonNegative] = 3000
     """Opacities are reset to at most twice prune_opa every this many steps, unless training ends within a sixth of
     that; 0 = never."""
-    refine_every: int = 100
+    refine_every: Annotated[int, Positive] = 100
     """Steps between refinements."""
-    pause_refine_after_reset: int = 0
+    pause_refine_after_reset: Annotated[int, NonNegative] = 0
     """No refinement for this many steps after an opacity reset; the number of images is a good value."""
     absgrad: bool = False
     """Sum up absolute gradients (AbsGS, https://arxiv.org/abs/2404.10484): wants a grow_grad2d of about 0.0008."""
     revised_opacity: bool = False
     """Lower the opacity of split Gaussians so that the two halves cover like the whole (arXiv:2404.06109)."""
-    max_gaussians: int = 5_000_000
+    max_gaussians: Annotated[int, Positive] = 5_000_000
     """There are never more Gaussians than this; where room is short, the highest gradients grow first."""
 
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:

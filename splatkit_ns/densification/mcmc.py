@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, scene_limit
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative, Opacity, Positive
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
 from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
@@ -29,27 +30,25 @@ MAX_RATIO = 51
 class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Moves dead Gaussians to where opaque ones are, adds 5 % at a time up to a cap, and shakes the positions."""
 
-    changes_rows_itself: ClassVar[bool] = False
-
-    max_gaussians: int = 1_000_000
+    max_gaussians: Annotated[int, Positive] = 1_000_000
     """Number of Gaussians to grow to (gsplat's cap_max)."""
-    max_per_seed: float = 0.0
+    max_per_seed: Annotated[float, NonNegative] = 0.0
     """Grow to at most this many Gaussians for each one that the run started with; 0 = no such limit. The limit is at
     least one Gaussian per 1,000 pixels of the training images, for scenes with few seed points, and at most one per
     pixels_per_gaussian."""
-    pixels_per_gaussian: float = 50.0
+    pixels_per_gaussian: Annotated[float, Positive] = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
-    noise_lr: float = 5e5
+    noise_lr: Annotated[float, NonNegative] = 5e5
     """Strength of the noise on the positions, times their learning rate."""
-    refine_start_iter: int = 500
+    refine_start_iter: Annotated[int, NonNegative] = 500
     """Relocation and growth start after this step."""
-    refine_stop_iter: int = 25_000
+    refine_stop_iter: Annotated[int, NonNegative] = 25_000
     """Relocation and growth end before this step; the noise goes on."""
-    refine_every: int = 100
+    refine_every: Annotated[int, Positive] = 100
     """Steps between relocations."""
-    min_opacity: float = 0.005
+    min_opacity: Annotated[float, Opacity] = 0.005
     """Gaussians with at most this opacity are dead."""
-    growth: float = 0.05
+    growth: Annotated[float, NonNegative] = 0.05
     """Share of new Gaussians at each refinement."""
 
     def on_setup(self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None) -> None:

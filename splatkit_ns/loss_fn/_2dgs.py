@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error, normal_error_kernel
 from splatkit_ns.loss_fn.supervised import SupervisedLossFn
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
+from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 
@@ -26,14 +27,14 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
     here is the one of gsplat's example, and the term is divided by the scene's scale.
     """
 
-    normal_consistency_lambda: float = 0.05
+    normal_consistency_lambda: Annotated[float, NonNegative] = 0.05
     """Weight of 1 - cos of the angle between the discs' normals and those of the depth image (the paper's beta)."""
-    normal_consistency_start_iter: int = 7000
+    normal_consistency_start_iter: Annotated[int, NonNegative] = 7000
     """Normals count after this step."""
-    distortion_lambda: float = 0.01
+    distortion_lambda: Annotated[float, NonNegative] = 0.01
     """Weight of the distortion, which pulls the discs that a ray meets together, relative to the scene's scale. The
     paper weighs it ten times as much for single objects as for unbounded scenes."""
-    distortion_start_iter: int = 3000
+    distortion_start_iter: Annotated[int, NonNegative] = 3000
     """Distortion counts after this step."""
 
     @property

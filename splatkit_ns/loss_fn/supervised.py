@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from splatkit_ns.loss_fn.geometry import (
     z_depths,
 )
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
+from splatkit_ns.ranges import Fraction, NonNegative
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -32,21 +33,21 @@ from splatkit_ns.triton_kernels import LazyKernel
 class SupervisedLossFn(SplatLossFn[PayloadT]):
     """(1 - lambda) L1 + lambda (1 - SSIM), with optional regularisers, depth and normals."""
 
-    ssim_lambda: float = 0.2
+    ssim_lambda: Annotated[float, Fraction] = 0.2
     """Weight of 1 - SSIM; L1 gets the rest."""
-    mse_lambda: float = field(default=0.0, kw_only=True)
+    mse_lambda: Annotated[float, NonNegative] = field(default=0.0, kw_only=True)
     """Weight of the mean squared error, which PSNR measures, beside L1 and SSIM; 0 is off."""
-    opacity_reg: float = 0.0
+    opacity_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that Gaussians which are not needed fade away."""
-    scale_reg: float = 0.0
+    scale_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean standard deviation, in world units. 3DGS-MCMC uses 0.01."""
-    depth_lambda: float = 0.0
+    depth_lambda: Annotated[float, NonNegative] = 0.0
     """Weight of the mean absolute error of depth, relative to the scene's scale; 0 is off. The data must have depth
     images."""
     depth_kind: DepthKind = "z"
     """What the data's depth images hold: z, the depth along the camera's axis, as depth cameras write it; or ray, the
     distance from the camera, as lidars measure it."""
-    normal_lambda: float = 0.0
+    normal_lambda: Annotated[float, NonNegative] = 0.0
     """Weight of the mean of 1 - cos of the angle to the data's normals; 0 is off. The data must have normal images."""
     normal_axes: NormalAxes = "opencv"
     """The camera's axes in which the data's normals are: opencv (x right, y down, z forward), opengl (x right, y up,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError
+from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 SUFFIXES = (".ply", ".obj", ".glb")
 """Formats of meshes, by the file's suffix."""
@@ -30,22 +31,22 @@ class MeshOptions:
     frame: Literal["nerfstudio", "dataset"] = "nerfstudio"
     """nerfstudio: where training had the scene, as ns-export writes it. dataset: where COLMAP, or whatever made the
     poses, had it: the dataparser's rotation, shift and scale are undone."""
-    voxel_size: float | None = None
+    voxel_size: Annotated[float | None, Positive] = None
     """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times what a
     pixel covers on the surfaces."""
-    truncation: float | None = None
+    truncation: Annotated[float | None, Positive] = None
     """How far from a surface distances to it are known; surfaces that are nearer to each other than this may merge. If
     not given, 4 voxels."""
-    depth_limit: float | None = None
+    depth_limit: Annotated[float | None, Positive] = None
     """What is farther from a camera than this is left out. If not given, the diameter of the ring of cameras, or where
     nine tenths of the seed points are nearer, whichever is more."""
-    min_accumulation: float = 0.5
+    min_accumulation: Annotated[float, Fraction] = 0.5
     """Pixels that the Gaussians cover less than this show no surface; 0 to 1."""
-    keep_components: int = 50
+    keep_components: Annotated[int, NonNegative] = 50
     """At most this many connected pieces are kept, the largest; 0 keeps any number."""
-    min_component_share: float = 0.001
+    min_component_share: Annotated[float, Fraction] = 0.001
     """Pieces with a smaller share of all triangles are dropped; 0 to 1."""
-    max_memory: float | None = None
+    max_memory: Annotated[float | None, Positive] = None
     """GiB that may be used. If not given, 80 % of what is free."""
     load_step: int | None = None
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
@@ -61,17 +62,7 @@ def check_options(options: MeshOptions) -> None:
     Raises:
         OptionsError: names all the options that cannot be used.
     """
-    problems: list[str] = []
-    for name in ("voxel_size", "truncation", "depth_limit", "max_memory"):
-        value = getattr(options, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            problems.append(f"--{name.replace('_', '-')} is {value}, expected a number above 0")
-    for name in ("min_accumulation", "min_component_share"):
-        value = getattr(options, name)
-        if not 0 <= value <= 1:
-            problems.append(f"--{name.replace('_', '-')} is {value}, expected a number between 0 and 1")
-    if options.keep_components < 0:
-        problems.append(f"--keep-components is {options.keep_components}, expected a number of at least 0")
+    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
     if options.voxel_size and options.truncation and options.truncation < options.voxel_size:
         problems.append(
             f"--truncation is {options.truncation}, expected at least one voxel, which --voxel-size makes "

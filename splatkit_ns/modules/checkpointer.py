@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -19,15 +19,15 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
     """Writes ``step_001000.ckpt`` every so many steps and after the last, beside the trainer's own checkpoints.
 
     Raises:
-        ModuleError: at set-up, if a setting is negative.
+        OptionsError: if a setting is negative.
         SplatkitError: at set-up, if the output folder cannot be written.
     """
 
     output_dir: str | Path
     """Folder of the checkpoints."""
-    every: int = 1000
+    every: Annotated[int, NonNegative] = 1000
     """Steps between checkpoints; 0 turns it off."""
-    keep: int = 0
+    keep: Annotated[int, NonNegative] = 0
     """How many to keep: older ones that this module wrote are deleted once a newer one is complete. 0 keeps all."""
 
     @property
@@ -35,9 +35,6 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
         return self.every == 0
 
     def on_setup(self) -> None:
-        for name in ("every", "keep"):
-            if getattr(self, name) < 0:
-                raise ModuleError(f"{self.module_name}.{name} is {getattr(self, name)}, expected 0 or more.")
         check_output_dir(self.output_dir, self.module_name)
         self._written: list[str] = getattr(self, "_written", [])
 

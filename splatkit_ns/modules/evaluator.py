@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from PIL import Image
@@ -22,7 +22,8 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.files import check_output_dir, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.steps import check_steps
+from splatkit_ns.parts.steps import reachable_steps
+from splatkit_ns.ranges import Steps
 from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text
 
 
@@ -35,13 +36,14 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
     right). The figures are those of ``ns-eval`` on that step's checkpoint.
 
     Raises:
-        ModuleError: at set-up, if a step is no whole number of at least 1, or the data provider cannot evaluate.
+        OptionsError: if a step is no whole number of at least 1.
+        ModuleError: at set-up, if the data provider cannot evaluate.
         SplatkitError: at set-up, if the output folder cannot be written.
     """
 
     output_dir: str | Path
     """Folder of the results; its subfolders are stats and images."""
-    eval_steps: Sequence[int] = field(default_factory=list[int])
+    eval_steps: Annotated[Sequence[int], Steps] = field(default_factory=list[int])
     """Steps after which to evaluate, counted from 1. None: off."""
     save_images: bool = True
     """Save each evaluation image beside its render."""
@@ -53,7 +55,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         return not self.eval_steps
 
     def on_setup(self, logger: logging.Logger, data_provider: Any, max_steps: int, world_rank: int) -> None:
-        self._steps = check_steps(self.module_name, "eval_steps", self.eval_steps, max_steps, logger)
+        self._steps = reachable_steps(self.module_name, "eval_steps", self.eval_steps, max_steps, logger)
         self.metrics: dict[str, float] = {}
         """The last evaluation's means, by metric."""
         if not isinstance(data_provider, EvaluationSource):

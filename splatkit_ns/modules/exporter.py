@@ -6,12 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.steps import check_steps
+from splatkit_ns.parts.steps import reachable_steps
+from splatkit_ns.ranges import Steps, one_of
 from splatkit_ns.splat import SplatTrainingState
 
 SPLAT_FORMATS = ("ply",)
@@ -26,19 +27,19 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     is of the whole step, with the states of all modules after it.
 
     Raises:
-        ModuleError: at set-up, if the format is unknown or a step is no whole number of at least 1.
+        OptionsError: if the format is unknown or a step is no whole number of at least 1.
         SplatkitError: at set-up, if the output folder cannot be written.
     """
 
     output_dir: str | Path
     """Folder of the exports; its subfolders are splats and ckpts."""
-    export_steps: Sequence[int] = field(default_factory=list[int])
+    export_steps: Annotated[Sequence[int], Steps] = field(default_factory=list[int])
     """Steps after which to export, counted from 1; include the last step to keep the final model. None: off."""
     save_splat: bool = True
     """Save the Gaussians as PLY files."""
     save_ckpt: bool = True
     """Save checkpoints to resume from."""
-    splat_format: str = "ply"
+    splat_format: Annotated[str, one_of(*SPLAT_FORMATS)] = "ply"
     """Format of the Gaussians' files; there is only ply."""
 
     @property
@@ -46,12 +47,7 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         return not self.export_steps
 
     def on_setup(self, logger: logging.Logger, max_steps: int, world_rank: int) -> None:
-        if self.splat_format not in SPLAT_FORMATS:
-            raise ModuleError(
-                f"{self.module_name}.splat_format is {self.splat_format!r}, expected one of: "
-                f"{', '.join(SPLAT_FORMATS)}."
-            )
-        self._steps = check_steps(self.module_name, "export_steps", self.export_steps, max_steps, logger)
+        self._steps = reachable_steps(self.module_name, "export_steps", self.export_steps, max_steps, logger)
         if world_rank == 0:
             check_output_dir(self.output_dir, self.module_name)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from splatkit_ns.errors import ModuleError
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -24,10 +24,10 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
     """Shows step, loss, PSNR, number of Gaussians, steps a second and the time left. Quiet where there is no terminal.
 
     Raises:
-        ModuleError: at set-up, if update_every is negative.
+        OptionsError: if update_every is negative.
     """
 
-    update_every: int = 10
+    update_every: Annotated[int, NonNegative] = 10
     """Steps between updates, each of which waits for the GPU to read the loss; 0 turns it off."""
 
     @property
@@ -35,8 +35,6 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
         return self.update_every == 0
 
     def on_setup(self, logger: logging.Logger, world_rank: int) -> None:
-        if self.update_every < 0:
-            raise ModuleError(f"{self.module_name}.update_every is {self.update_every}, expected 0 or more.")
         console = _console(logger)
         self._console = console if console.is_terminal and world_rank == 0 else None
         self._bar: Progress | None = None

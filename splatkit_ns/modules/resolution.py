@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative, Positive, Share
 
 SMALLEST_SHARE = 0.25
 """The first images hold at least this share of the amplitudes of every photograph."""
@@ -34,14 +35,15 @@ class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
     step. Pictures with much fine detail soon need all pixels, smooth ones later.
 
     Raises:
-        ModuleError: at set-up, if a setting is out of range, or there are no images to look at.
+        OptionsError: if a setting is out of range.
+        ModuleError: at set-up, if there are no images to look at.
     """
 
-    max_downscale: int = 4
+    max_downscale: Annotated[int, Positive] = 4
     """Training starts with sides divided by at most this; 1 is off."""
-    full_from: float = 0.9
+    full_from: Annotated[float, Share] = 0.9
     """Share of the steps after which images are whole."""
-    halve_every: int = 0
+    halve_every: Annotated[int, NonNegative] = 0
     """With a number above 0, the divisor does not follow the photographs: it is halved every this many steps."""
 
     @property
@@ -49,14 +51,10 @@ class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
         return self.max_downscale == 1
 
     def on_setup(self, logger: logging.Logger, data_provider: Any, max_steps: int) -> None:
-        if self.max_downscale < 1:
-            raise ModuleError(f"{self.module_name}.max_downscale is {self.max_downscale}, expected at least 1.")
         if self.halve_every > 0:
             halvings = range(self.max_downscale.bit_length())
             self._ends = {self.max_downscale >> n: (n + 1) * self.halve_every for n in halvings}
             return
-        if not 0 < self.full_from <= 1:
-            raise ModuleError(f"{self.module_name}.full_from is {self.full_from}, expected above 0, up to 1.")
         if not hasattr(data_provider, "train_image"):
             raise ModuleError(f"{self.module_name} needs training images, but the run's data offers none.")
         number = data_provider.num_train_images

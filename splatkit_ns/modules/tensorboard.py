@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -25,15 +26,16 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
     """Loss and its terms, PSNR, number of Gaussians, learning rates, memory, and images, for ``tensorboard --logdir``.
 
     Raises:
-        ModuleError: at set-up, if the package tensorboard is missing or a setting is negative.
+        OptionsError: if a setting is negative.
+        ModuleError: at set-up, if the package tensorboard is missing.
         SplatkitError: at set-up, if the output folder cannot be written.
     """
 
     output_dir: str | Path
     """Folder of the event files."""
-    scalars_every: int = 50
+    scalars_every: Annotated[int, NonNegative] = 50
     """Steps between scalars; 0 turns them off."""
-    images_every: int = 1000
+    images_every: Annotated[int, NonNegative] = 1000
     """Steps between images (ground truth beside the render); 0 turns them off."""
 
     @property
@@ -41,9 +43,6 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
         return self.scalars_every == 0 and self.images_every == 0
 
     def on_setup(self, world_rank: int) -> None:
-        for name in ("scalars_every", "images_every"):
-            if getattr(self, name) < 0:
-                raise ModuleError(f"{self.module_name}.{name} is {getattr(self, name)}, expected 0 or more.")
         self._writer: Any = None
         if world_rank != 0:
             return

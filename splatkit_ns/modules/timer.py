@@ -6,15 +6,15 @@ import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
-from splatkit_ns.errors import ModuleError
 from splatkit_ns.modules.tensorboard import peak_memory
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import PHASES
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
 STEPS_PER_READING = 100
@@ -30,10 +30,10 @@ class SplatTimer(SplatBaseModule[SplatRenderPayload]):
     not hold it up.
 
     Raises:
-        ModuleError: at set-up, if every is negative.
+        OptionsError: if every is negative.
     """
 
-    every: int = 500
+    every: Annotated[int, NonNegative] = 500
     """Steps between reports, each a mean over the steps since the last; 0 turns it off."""
 
     @property
@@ -41,8 +41,6 @@ class SplatTimer(SplatBaseModule[SplatRenderPayload]):
         return self.every == 0
 
     def on_setup(self, training_state: SplatTrainingState) -> None:
-        if self.every < 0:
-            raise ModuleError(f"{self.module_name}.every is {self.every}, expected 0 or more.")
         self._on_gpu = training_state.device.type == "cuda"
         self._marks: list[tuple[str, Any]] = []
         self._seconds: defaultdict[str, float] = defaultdict(float)

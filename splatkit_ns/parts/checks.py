@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splatkit_ns.errors import ModuleError
+from splatkit_ns import ranges
+from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.parts.base import SplatBaseModule
 
 
@@ -53,3 +54,17 @@ def check_modules(modules: Any) -> None:
         raise ModuleError(f"modules is {modules!r}, expected a list of module instances.")
     for number, module in enumerate(modules):
         check_instance(module, SplatBaseModule, f"modules[{number}]")
+
+
+def check_settings(parts: Mapping[str, SplatBaseModule[Any]]) -> None:
+    """Check the settings of parts against the ranges at their fields.
+
+    Args:
+        parts: by the name that messages use.
+
+    Raises:
+        OptionsError: names every setting that is out of its range, with its part.
+    """
+    problems = [problem for name, part in parts.items() for problem in ranges.problems(part, name)]
+    if problems:
+        raise OptionsError(problems)

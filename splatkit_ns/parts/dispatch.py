@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.checks import check_settings
 from splatkit_ns.parts.context import (
     BATCH_ARGUMENTS,
     LOSS_ARGUMENTS,
@@ -75,7 +76,7 @@ class ModuleDispatcher:
             _check_is_module(module)
         if context.renderer is not None:
             _check_payloads(modules, context.renderer)
-        self.modules = dict(zip(_unique_names(modules), modules, strict=True))
+        self.modules = dict(zip(unique_names(modules), modules, strict=True))
         self.context = context
         self._set_up: set[str] = set()
         self.is_validating = False
@@ -106,7 +107,12 @@ class ModuleDispatcher:
         return bool(self._set_up)
 
     def setup(self) -> None:
-        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks."""
+        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks.
+
+        Raises:
+            OptionsError: names every setting of a module that is out of its range; no `on_setup` has run then.
+        """
+        check_settings(self.modules)
         for name, module in self.modules.items():
             for method, near in near_misses(module, HOOKS):
                 self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
@@ -233,7 +239,8 @@ def _check_is_module(module: Any) -> None:
     )
 
 
-def _unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:
+def unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:
+    """The modules' names; the second of two with one name gets a number, ``SplatExporter_2``."""
     names: list[str] = []
     for module in modules:
         name, number = module.module_name, 1

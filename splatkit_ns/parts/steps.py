@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import Any
-
-from splatkit_ns.errors import ModuleError
+from collections.abc import Sequence
 
 
-def check_steps(owner: str, name: str, steps: Iterable[Any], max_steps: int, logger: logging.Logger) -> frozenset[int]:
-    """The steps as a set, after checks.
+def reachable_steps(
+    owner: str, name: str, steps: Sequence[int], max_steps: int, logger: logging.Logger
+) -> frozenset[int]:
+    """The steps as a set; those that a run does not reach are warned of.
 
     Args:
         owner: name of the module, for messages.
@@ -18,20 +17,7 @@ def check_steps(owner: str, name: str, steps: Iterable[Any], max_steps: int, log
         steps: 1-based; the last step of a run is ``max_steps``.
         max_steps: steps beyond it are warned of.
         logger: where the warning goes.
-
-    Raises:
-        ModuleError: it is no list, or something in it is no whole number of at least 1.
     """
-    if isinstance(steps, str) or not isinstance(steps, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ModuleError(
-            f"{owner}.{name} is {steps!r}, expected a list of whole numbers from 1 to max_steps ({max_steps}), such as "
-            f"[{max_steps}]."
-        )
-    wrong = [step for step in steps if isinstance(step, bool) or not isinstance(step, int) or step < 1]
-    if wrong:
-        raise ModuleError(
-            f"{owner}.{name} holds {wrong[0]!r}, expected whole numbers from 1 to max_steps ({max_steps})."
-        )
     beyond = sorted(step for step in steps if step > max_steps)
     if beyond:
         logger.warning(

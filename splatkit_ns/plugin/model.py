@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
@@ -33,6 +33,7 @@ from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
+from splatkit_ns.ranges import Opacity, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
@@ -52,9 +53,9 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """What training minimises."""
     densification: SplatDensification = field(default_factory=SplatDefaultDensification)
     """How Gaussians are added and removed."""
-    sh_degree: int = 3
+    sh_degree: Annotated[int, one_of(0, 1, 2, 3)] = 3
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
-    sh_degree_interval: int = 1000
+    sh_degree_interval: Annotated[int, Positive] = 1000
     """One more degree is used every this many steps."""
     background_color: BackgroundColor = "auto"
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
@@ -64,15 +65,15 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
-    num_random: int = 50_000
+    num_random: Annotated[int, Positive] = 50_000
     """Number of random points."""
-    random_scale: float = 3.0
+    random_scale: Annotated[float, Positive, at_most(10**6)] = 3.0
     """Side of the cube of random points, relative to the scene box."""
-    init_opacity: float = 0.1
+    init_opacity: Annotated[float, Opacity] = 0.1
     """Opacity at the start."""
-    init_scale: float = 1.0
+    init_scale: Annotated[float, Positive] = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
-    global_scale: float = 1.0
+    global_scale: Annotated[float, Positive] = 1.0
     """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     output_depth_during_training: bool = False
     """Render depth in training, too, for losses that use it."""

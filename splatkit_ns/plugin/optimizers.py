@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
+
+from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 
 @dataclass
@@ -25,9 +27,9 @@ class FusedAdamConfig(OptimizerConfig):
     """Adam, in one kernel for the whole step where the device has it."""
 
     _target: type = torch.optim.Adam
-    lr: float = 0.0005
+    lr: Annotated[float, Positive] = 0.0005
     """Learning rate."""
-    eps: float = 1e-15
+    eps: Annotated[float, Positive] = 1e-15
     """Added to the root of the second moment; 3DGS wants it this small, as gradients of Gaussians are tiny."""
 
     def setup(self, params: Any) -> torch.optim.Optimizer:
@@ -64,11 +66,11 @@ class ExponentialDecayConfig(SchedulerConfig):
     """Learning rate that falls exponentially to lr_final."""
 
     _target: type = field(default_factory=lambda: ExponentialDecay)
-    lr_final: float = 1e-6
+    lr_final: Annotated[float, Positive] = 1e-6
     """Learning rate at max_steps."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, Positive] = None
     """Step at which lr_final is reached; None means the run's last."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, NonNegative] = 0
     """The rate first rises from 0, along a quarter of a sine, for this many steps."""
 
 
@@ -94,11 +96,11 @@ class LateDecayConfig(SchedulerConfig):
     """Learning rate that stays, and in the last part of the run falls exponentially."""
 
     _target: type = field(default_factory=lambda: LateDecay)
-    lr_share: float = 0.1
+    lr_share: Annotated[float, Positive] = 0.1
     """What is left of the learning rate at max_steps, as a share of it."""
-    decay_from: float = 0.9
+    decay_from: Annotated[float, Fraction] = 0.9
     """Share of max_steps after which it falls."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, Positive] = None
     """Step at which lr_share is reached; None means the run's last."""
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from splatkit_ns.cameras import View
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
+from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
 from splatkit_ns.renderer.base import RenderOptions
@@ -23,11 +24,11 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     `SplatTrainingState.make_flat`.
     """
 
-    near_plane: float = 0.01
+    near_plane: Annotated[float, NonNegative] = 0.01
     """Discs nearer than this are not drawn, in world units."""
-    far_plane: float = 1e10
+    far_plane: Annotated[float, Positive] = 1e10
     """Discs farther than this are not drawn, in world units."""
-    radius_clip: float = 0.0
+    radius_clip: Annotated[float, NonNegative] = 0.0
     """Discs with a radius of at most this many pixels are not drawn; 0 draws all."""
     absgrad: bool = False
     """Also sum up absolute gradients of the projected centres, for modules of your own."""

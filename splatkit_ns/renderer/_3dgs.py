@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import rasterization
 from splatkit_ns.renderer.base import RenderMode, RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
@@ -25,13 +26,13 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """antialiased scales opacities by the area that the 0.3 pixel blur adds (Mip-Splatting's 2D filter): better when
     zooming out, but most other viewers show its PLY files too thick."""
-    near_plane: float = 0.01
+    near_plane: Annotated[float, NonNegative] = 0.01
     """Gaussians nearer than this are not drawn, in world units."""
-    far_plane: float = 1e10
+    far_plane: Annotated[float, Positive] = 1e10
     """Gaussians farther than this are not drawn, in world units."""
-    eps2d: float = 0.3
+    eps2d: Annotated[float, NonNegative] = 0.3
     """Blur added to every ellipse's covariance, in square pixels."""
-    radius_clip: float = 0.0
+    radius_clip: Annotated[float, NonNegative] = 0.0
     """Gaussians with a radius of at most this many pixels are not drawn; 0 draws all."""
     absgrad: bool = False
     """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""

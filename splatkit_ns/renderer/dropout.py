@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from splatkit_ns.parts.payload import PayloadT
+from splatkit_ns.ranges import BelowOne, Fraction
 from splatkit_ns.renderer.base import RenderOptions, SplatRenderer
 
 MAX_OPACITY = 0.9999
@@ -21,10 +23,10 @@ class DropoutRenderer(SplatRenderer[PayloadT]):
     `pre_step` of its own has to call `super`'s.
     """
 
-    dropout: float = field(default=0.0, kw_only=True)
+    dropout: Annotated[float, BelowOne] = field(default=0.0, kw_only=True)
     """Share of Gaussians that is left out of each training image, at the end of training; it grows from 0 in
     proportion to the step. The opacities of the others are raised to make up for it, as far as they stay below 1."""
-    dropout_full_from: float = field(default=1.0, kw_only=True)
+    dropout_full_from: Annotated[float, Fraction] = field(default=1.0, kw_only=True)
     """Share of the steps after which `dropout` has been reached, and stays."""
 
     def pre_step(self, step: int, max_steps: int) -> None:

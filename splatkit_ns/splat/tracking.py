@@ -7,11 +7,13 @@ row came from.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from splatkit_ns.splat.rows import REWRITTEN, Optimizers, Params, RowChange
 
@@ -22,8 +24,40 @@ _MARKED = "means"
 _IDENTITY_KEYS = ("quats", "sh0")
 
 
+class _WatchedState(defaultdict[Tensor, Any]):
+    """The state of an optimizer, which says so before it first hands out or drops the entries of a parameter."""
+
+    def __init__(self, state: dict[Tensor, Any], touched: Callable[[], None]) -> None:
+        super().__init__(getattr(state, "default_factory", dict), state)
+        self._touched = touched
+
+    def __getitem__(self, param: Tensor) -> Any:
+        self._touched()
+        return super().__getitem__(param)
+
+    def __delitem__(self, param: Tensor) -> None:
+        self._touched()
+        super().__delitem__(param)
+
+    def get(self, param: Tensor, default: Any = None) -> Any:
+        self._touched()
+        return super().get(param, default)
+
+    def pop(self, param: Tensor, *default: Any) -> Any:
+        self._touched()
+        return super().pop(param, *default)
+
+    def __reduce__(self) -> Any:
+        return defaultdict, (self.default_factory,), None, None, iter(self.items())
+
+
 class RowTracker:
-    """Marks the rows, and reads off later what became of them.
+    """Marks the rows when they are about to change, and reads off later what became of them.
+
+    Whoever changes rows has to carry the optimizers' state along, and gsplat's operations do: they ask an optimizer for
+    the entries of a parameter before they touch that parameter, or (since gsplat 1.5) right after they have put the
+    first new one in its place. Until somebody asks, nothing is marked or copied, so that a step without a change costs
+    a few microseconds whatever the number of Gaussians.
 
     A row counts as kept if its optimizer state was carried along and its `quats` and `sh0` are still the same bits.
     So a dead Gaussian that MCMC relocates counts as rewritten, unless it was an exact copy of its new value already.
@@ -39,25 +73,44 @@ class RowTracker:
         """
         self._params = params
         self._optimizers = optimizers
-        self._num_before = 0
+        self._with_gradients = with_gradients
+        self._watched: list[tuple[Optimizer, dict[Tensor, Any], _WatchedState]] = []
+        self._before: dict[str, Tensor] = {}
+        self._grads: dict[str, Tensor | None] = {}
+        self._is_marked = False
         self._had_state = False
         self._identity: dict[str, Tensor] = {}
-        self._with_gradients = with_gradients
-        self._grads: dict[str, Tensor | None] = {}
-        self._marked_param: Tensor | None = None
+
+    def start(self) -> None:
+        """Watch the optimizers. Until `finish`, none of them may step."""
+        self._before = dict(self._params.items())
+        self._grads = {name: param.grad for name, param in self._before.items() if name in self._with_gradients}
+        self._is_marked = False
+        for optimizer in {id(each): each for each in self._optimizers.values()}.values():
+            watched = _WatchedState(optimizer.state, self._mark)
+            self._watched.append((optimizer, optimizer.state, watched))
+            optimizer.state = watched
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Mark the rows. Until `finish`, the optimizer of `means` must not step."""
-        param = self._params[_MARKED]
-        self._marked_param = param
-        self._num_before = param.shape[0]
-        states = self._optimizers[_MARKED].state
+    def _mark(self) -> None:
+        """Number the rows in the optimizer's state, the first time that a state is asked for."""
+        if self._is_marked:
+            return
+        self._is_marked = True
+        param, states = self._before[_MARKED], self._optimizers[_MARKED].state
         self._had_state = param in states
         # gsplat appends float32 zeros, which would turn int64 marks into float32 ones, exact only to 2^24.
-        states[param][MARKER] = torch.arange(1, self._num_before + 1, dtype=torch.float64, device=param.device)
-        self._identity = {key: self._params[key].detach().clone() for key in _IDENTITY_KEYS if key in self._params}
-        self._grads = {name: param.grad for name, param in self._params.items() if name in self._with_gradients}
+        marks = torch.arange(1, param.shape[0] + 1, dtype=torch.float64, device=param.device)
+        states.setdefault(param, {})[MARKER] = marks
+        self._identity = {key: self._before[key].detach().clone() for key in _IDENTITY_KEYS if key in self._before}
+
+    def _stop_watching(self) -> None:
+        for optimizer, state, watched in reversed(self._watched):
+            if optimizer.state is watched:
+                state.clear()
+                state.update(watched)
+                optimizer.state = state  # pyright: ignore[reportAttributeAccessIssue] - the defaultdict that it was
+        self._watched = []
 
     @torch.no_grad()
     def finish(self) -> RowChange | None:
@@ -66,10 +119,12 @@ class RowTracker:
         Raises:
             RuntimeError: the marks are gone or do not fit, because rows were changed in some way other than gsplat's.
         """
-        param = self._params[_MARKED]
-        marks = self._remove_marks()
-        identity, self._identity = self._identity, {}
-        if param is self._marked_param:
+        self._stop_watching()
+        param, before = self._params[_MARKED], self._before
+        marks = self._remove_marks() if self._is_marked else None
+        identity = self._identity
+        self._is_marked, self._identity, self._before = False, {}, {}
+        if not before or param is before[_MARKED]:
             self._carry_gradients(None)
             return None
         if marks is None or marks.shape != (param.shape[0],):
@@ -80,7 +135,7 @@ class RowTracker:
                 "training_state.duplicate, split and remove, or gsplat.strategy.ops."
             )
         source = marks.round().to(torch.int64) - 1
-        change = RowChange(source=self._without_overwritten(source, identity), num_before=self._num_before)
+        change = RowChange(source=self._without_overwritten(source, identity), num_before=before[_MARKED].shape[0])
         self._carry_gradients(change)
         return None if change.is_identity() else change
 
@@ -94,9 +149,9 @@ class RowTracker:
     def _remove_marks(self) -> Tensor | None:
         """Remove the marks wherever they are; return those of the parameter of now."""
         now = self._params[_MARKED]
-        marks = self._pop_marks(now)
-        if self._marked_param is not None and self._marked_param is not now:
-            self._pop_marks(self._marked_param)
+        marks, marked = self._pop_marks(now), self._before[_MARKED]
+        if marked is not now:
+            self._pop_marks(marked)
         return marks
 
     def _pop_marks(self, param: Tensor) -> Tensor | None:

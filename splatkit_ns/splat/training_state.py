@@ -245,33 +245,45 @@ class SplatTrainingState:
     def track_row_changes(self) -> Generator[None, None, None]:
         """Within the block, also notice row changes that others make, such as gsplat's strategies.
 
-        Listeners are told once at the end of the block, and once before each of this object's own operations in it. A
-        row then counts as kept when the strategy regards it as the same Gaussian, even if it reset its opacity or
-        moved its mean; see `tracking.RowTracker`. No optimizer may step inside the block. Blocks can be nested.
+        Listeners are told at the end of the block, and before each of this object's own operations in it. A row then
+        counts as kept when the strategy regards it as the same Gaussian, even if it reset its opacity or moved its
+        mean; see `tracking.RowTracker`. No optimizer may step inside the block. Blocks can be nested; what happened in
+        an inner block is told at its end. Where nothing changes, a block costs microseconds.
 
         Raises:
             RuntimeError: rows were changed without their optimizer state.
         """
-        if self._tracker is not None:
-            yield
-            return
-        self._tracker = RowTracker(self.params, self.optimizers, self._summed_up)
-        self._tracker.start()
+        outer = self._tracker
+        if outer is not None:
+            self._report(outer, continues=True)
+        tracker = self._tracker = outer or RowTracker(self.params, self.optimizers, self._summed_up)
+        if outer is None:
+            tracker.start()
         failed = True
         try:
             yield
             failed = False
         finally:
-            tracker, self._tracker = self._tracker, None
-            self._report(tracker, quiet=failed)
+            self._tracker = outer
+            self._report(tracker, quiet=failed, continues=outer is not None)
 
-    def _report(self, tracker: RowTracker, quiet: bool = False) -> None:
+    def _report(self, tracker: RowTracker, quiet: bool = False, continues: bool = False) -> None:
+        """Tell listeners what has changed.
+
+        Args:
+            tracker: of the change.
+            quiet: tell nothing of rows that were changed without their optimizer state: another exception says more.
+            continues: the tracker goes on with what is there now.
+        """
         try:
             change = tracker.finish()
         except RuntimeError:
-            if quiet:  # the exception that ends the block says more
+            if quiet:
                 return
             raise
+        finally:
+            if continues:
+                tracker.start()
         if change is not None:
             self._notify(change)
 

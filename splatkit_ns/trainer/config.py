@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 
+from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError
+from splatkit_ns.ranges import NonNegative, Opacity, Positive, at_most, one_of
 from splatkit_ns.splat import LEARNING_RATES
 
 BackgroundColor = Literal["auto", "random", "black", "white"]
@@ -19,27 +20,27 @@ BackgroundColor = Literal["auto", "random", "black", "white"]
 class SplatTrainerConfig:
     """Settings of a run from Python; those that ``ns-train`` has, too, have the same defaults."""
 
-    max_steps: int
+    max_steps: Annotated[int, Positive]
     """Number of training steps; modules count them from 1 to this."""
     output_dir: str | Path = "outputs"
     """Where runs are saved; a run's folder is ``output_dir/experiment_name/splatkit-3dgs/TIME``, as ``ns-train``'s."""
     experiment_name: str | None = None
     """None means the name of the data's folder."""
-    seed: int = 42
+    seed: Annotated[int, NonNegative, at_most(2**32 - 1)] = 42
     """Of all random generators."""
     device: str | None = None
     """``"cuda"`` or ``"cpu"``; None means the GPU if there is one."""
-    sh_degree: int = 3
+    sh_degree: Annotated[int, one_of(0, 1, 2, 3)] = 3
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
-    sh_degree_interval: int = 1000
+    sh_degree_interval: Annotated[int, Positive] = 1000
     """One more degree is used every this many steps."""
-    init_opacity: float = 0.1
+    init_opacity: Annotated[float, Opacity] = 0.1
     """Opacity at the start, in (0, 1)."""
-    init_scale: float = 1.0
+    init_scale: Annotated[float, Positive] = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
-    num_random: int = 50_000
+    num_random: Annotated[int, Positive] = 50_000
     """Number of random points that training starts from where the data has no seed points."""
-    global_scale: float = 1.0
+    global_scale: Annotated[float, Positive] = 1.0
     """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     learning_rates: dict[str, float] = field(default_factory=dict[str, float])
     """By parameter: means, scales, quats, opacities, sh0, shN. Those left out are 3DGS's; that of means is relative to
@@ -49,9 +50,9 @@ class SplatTrainerConfig:
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     render_depth: bool = False
     """Render expected depth in training, too, for losses that read ``rend_out.depths``."""
-    steps_per_save: int = 2000
+    steps_per_save: Annotated[int, NonNegative] = 2000
     """Steps between the trainer's own checkpoints; there is always one after the last step."""
-    steps_per_log: int = 50
+    steps_per_log: Annotated[int, Positive] = 50
     """Steps between log entries."""
     lpips: bool = True
     """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
@@ -67,33 +68,23 @@ class SplatTrainerConfig:
         Raises:
             OptionsError: names every setting that is out of its range.
         """
-        problems: list[str] = []
-        for name in ("max_steps", "sh_degree_interval", "steps_per_log", "num_random"):
-            _expect(problems, name, getattr(self, name), "a whole number of at least 1", _whole_from(1))
-        for name in ("steps_per_save", "seed"):
-            _expect(problems, name, getattr(self, name), "a whole number of at least 0", _whole_from(0))
-        _expect(problems, "sh_degree", self.sh_degree, "0, 1, 2 or 3", lambda x: x in (0, 1, 2, 3))
-        for name in ("init_scale", "global_scale"):
-            _expect(problems, name, getattr(self, name), "a number above 0", _positive)
-        _expect(problems, "init_opacity", self.init_opacity, "in (0, 1)", lambda x: _positive(x) and x < 1)
-        colors = get_args(BackgroundColor)
-        _expect(problems, "background_color", self.background_color, " or ".join(colors), lambda x: x in colors)
+        problems = ranges.problems(self)
         for name in ("hooks", "writers"):
             names = 'a tuple or list of names, such as ("LogHook",) with the comma'
-            _expect(problems, name, getattr(self, name), names, lambda x: isinstance(x, (tuple, list)))
+            value = getattr(self, name)
+            if not isinstance(value, (tuple, list)):
+                problems.append(f"{name} is {value!r}, expected {names}")
         known = ", ".join(LEARNING_RATES)
         for name, rate in self.learning_rates.items():
             if name not in LEARNING_RATES:
                 problems.append(f"learning_rates has {name!r}, expected names among: {known}")
-            _expect(problems, f"learning_rates[{name!r}]", rate, "a number above 0", _positive)
-        devices = ("cuda", "cuda:0", "cpu")
-        _expect(
-            problems,
-            "device",
-            self.device,
-            "cuda, cpu or None (to use another GPU, set the environment variable CUDA_VISIBLE_DEVICES)",
-            lambda x: x is None or str(x) in devices,
-        )
+            if (complaint := Positive.complaint(rate)) is not None:
+                problems.append(f"learning_rates[{name!r}] {complaint}")
+        if self.device is not None and str(self.device) not in ("cuda", "cuda:0", "cpu"):
+            problems.append(
+                f"device is {self.device!r}, expected cuda, cpu or None (to use another GPU, set the environment "
+                "variable CUDA_VISIBLE_DEVICES)"
+            )
         if problems:
             raise OptionsError(problems)
 
@@ -103,20 +94,3 @@ class SplatTrainerConfig:
         if self.device is None:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return "cuda" if str(self.device).startswith("cuda") else "cpu"
-
-
-def _expect(problems: list[str], name: str, value: Any, expected: str, fits: Any) -> None:
-    try:
-        good = bool(fits(value))
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        problems.append(f"{name} is {value!r}, expected {expected}")
-
-
-def _whole_from(lowest: int) -> Any:
-    return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= lowest
-
-
-def _positive(x: Any) -> bool:
-    return x > 0 and math.isfinite(x)

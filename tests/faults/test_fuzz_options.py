@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import OptionsError
-from splatkit_ns.plugin.options.check import AT_MOST, NOT_NEGATIVE, OPACITIES, POSITIVE, check_options
+from splatkit_ns.plugin.options.check import check_options
 from tests.faults.runs import make_config
 from tests.faults.test_hostile_checkpoints import FUZZ
 
@@ -25,11 +25,39 @@ PLACES = {
     "pipeline.model.loss_fn": ("ssim_lambda", "opacity_reg", "scale_reg"),
     "logging": ("steps_per_log",),
 }  # fmt: skip
+POSITIVE = (
+    "max_num_iterations",
+    "sh_degree_interval",
+    "resolution_schedule",
+    "num_random",
+    "random_scale",
+    "init_scale",
+    "refine_every",
+    "max_gaussians",
+    "far_plane",
+    "steps_per_log",
+)
+NOT_NEGATIVE = (
+    "steps_per_save",
+    "num_downscales",
+    "reset_every",
+    "refine_start_iter",
+    "refine_stop_iter",
+    "noise_lr",
+    "growth",
+    "near_plane",
+    "eps2d",
+    "radius_clip",
+    "opacity_reg",
+    "scale_reg",
+)
+OPACITIES = {"init_opacity": 1.0, "min_opacity": 1.0, "prune_opa": 0.5}
+AT_MOST = {"random_scale": 10**6}  # fmt: skip
 
 
 def is_fine(owner: Any, name: str, value: float) -> bool:
     """What the documentation of these numbers says, put once more."""
-    if owner.__dataclass_fields__[name].type in (int, "int") and not isinstance(value, int):
+    if type(getattr(type(owner), name)) is int and not isinstance(value, int):
         return False
     if name == "sh_degree":
         return value in (0, 1, 2, 3)

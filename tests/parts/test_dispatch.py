@@ -11,9 +11,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.errors import HookFailedError, ModuleError, OptionsError, SplatkitError
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
+from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.parts.base import payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import EXTRA_ARGUMENTS, HOOKS, ModuleDispatcher
@@ -341,3 +342,15 @@ def test_a_module_that_cannot_take_its_state_is_named_with_the_line() -> None:
     with pytest.raises(HookFailedError, match=message) as caught:
         dispatcher.load_state_dict({"Forgetful": {"best": 1.0}}, torch.device("cpu"))
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_settings_out_of_range_are_told_before_any_module_is_set_up() -> None:
+    diary = Diary()
+    dispatcher = ModuleDispatcher([diary, SplatTimer(-1), SplatTimer(-2)], context())
+    with pytest.raises(OptionsError) as caught:
+        dispatcher.setup()
+    assert caught.value.problems == [
+        "SplatTimer.every is -1, expected a number of at least 0",
+        "SplatTimer_2.every is -2, expected a number of at least 0",
+    ]
+    assert diary.entries == []

@@ -74,6 +74,9 @@ def test_without_it_nothing_is_drawn_from_the_random_generator() -> None:
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_out_of_range_is_one_message(dropout: float) -> None:
-    config = make_method("dropping", renderer=Splat3DGSRenderer(dropout=dropout)).config
+    with pytest.raises(OptionsError, match=r"- Splat3DGSRenderer\.dropout is .*, expected a number of at least 0 and"):
+        make_method("dropping", renderer=Splat3DGSRenderer(dropout=dropout))
+    config = make_method("dropping", renderer=Splat3DGSRenderer()).config
+    config.pipeline.model.renderer.dropout = dropout  # type: ignore[attr-defined]
     with pytest.raises(OptionsError, match=r"renderer\.dropout is .*, expected a number of at least 0 and below 1"):
         check_options(config)  # type: ignore[arg-type]

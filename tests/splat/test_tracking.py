@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from copy import deepcopy
+from typing import Any
+
 import gsplat.strategy.ops as gsplat_ops
 import pytest
 import torch
@@ -141,14 +145,73 @@ def test_rows_changed_without_their_optimizer_state_are_an_error() -> None:
     assert_no_marks(state)
 
 
-def test_nested_blocks_tell_once() -> None:
+def test_nothing_is_marked_or_copied_until_a_state_is_asked_for() -> None:
+    state = make_state(4)
+    optimizer, param = state.optimizers["quats"], state.params["means"]
+    states = {name: each.state for name, each in state.optimizers.items()}
+    with state.track_row_changes():
+        assert MARKER not in dict(state.optimizers["means"].state)[param]
+        assert MARKER not in state.optimizers["means"].state_dict()["state"][0], "nor in checkpoints"
+        assert optimizer.state[state.params["quats"]]["exp_avg"].shape == (4, 4)
+        assert MARKER in state.optimizers["means"].state[param]
+    assert_no_marks(state)
+    assert all(each.state is states[name] for name, each in state.optimizers.items())
+    assert type(optimizer.state) is defaultdict
+
+
+@pytest.mark.parametrize("operation", ["duplicate", "split", "remove", "relocate", "sample_add"])
+@pytest.mark.parametrize("first", ["means", "quats", "sh0"])
+def test_parameters_may_be_replaced_before_their_state_is_asked_for(
+    operation: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gsplat does since 1.5, whatever the order of the parameters."""
+
+    def as_since_1_5(param_fn: Any, optimizer_fn: Any, params: Any, optimizers: Any, names: Any = None) -> None:
+        for name in sorted(names or params, key=lambda name: name != first):
+            with torch.no_grad():
+                before, params[name] = params[name], param_fn(name, params[name])
+                entries = optimizers[name].state[before]
+                del optimizers[name].state[before]
+                entries.update({key: optimizer_fn(key, entry) for key, entry in entries.items() if key != "step"})
+                optimizers[name].param_groups[0]["params"] = [params[name]]
+                optimizers[name].state[params[name]] = entries
+
+    mask = torch.tensor([True, False, True, False, False])
+    monkeypatch.setattr(gsplat_ops, "_multinomial_sample", lambda weights, n, replacement: torch.tensor([1, 1]))
+    sources: list[list[list[int]]] = []
+    for patched in (False, True):
+        if patched:
+            monkeypatch.setattr(gsplat_ops, "_update_param_with_optimizer", as_since_1_5)
+        state = make_state(5)
+        recorder = Recorder(state)
+        with state.track_row_changes():
+            by_gsplat(state, operation, mask)
+        assert_no_marks(state)
+        sources.append(recorder.sources)
+    assert sources[0] == sources[1]
+    assert len(sources[0]) == 1
+
+
+def test_an_optimizer_copied_in_the_block_is_a_plain_one() -> None:
+    state = make_state(4)
+    with state.track_row_changes():
+        copied = deepcopy(state.optimizers["quats"])
+    assert type(copied.state) is defaultdict
+    assert next(iter(copied.state.values()))["exp_avg"].shape == (4, 4)
+
+
+def test_nested_blocks_tell_each_change_once() -> None:
     state = make_state(4)
     recorder = Recorder(state)
     with state.track_row_changes():
         with state.track_row_changes():
             by_gsplat(state, "remove", torch.tensor([True, False, False, False]))
+        assert recorder.sources == [[1, 2, 3]], "at the end of the inner block"
         by_gsplat(state, "remove", torch.tensor([True, False, False]))
-    assert recorder.sources == [[2, 3]]
+        with state.track_row_changes():
+            assert len(recorder.sources) == 2, "before the inner block"
+    assert recorder.sources == [[1, 2, 3], [1, 2]]
+    assert_no_marks(state)
 
 
 def test_gsplat_default_strategy_keeps_a_listener_in_step() -> None:
@@ -240,7 +303,7 @@ def expected_rows(operation: str, rows: list[int], chosen: list[bool]) -> list[i
 @pytest.mark.parametrize("tracked", [False, True])
 def test_gradients_that_are_being_summed_up_follow(tracked: bool) -> None:
     state = make_state(4)
-    state.accumulating = {"shN", "opacities"}
+    state.keep_gradients_of({"shN", "opacities"})
     for param in state.params.values():
         param.grad = torch.ones_like(param) * torch.arange(1.0, 5.0).view(4, *[1] * (param.dim() - 1))
     with state.track_row_changes():
@@ -254,7 +317,7 @@ def test_gradients_that_are_being_summed_up_follow(tracked: bool) -> None:
         else:
             state.remove(mask)
     for name, param in state.params.items():
-        if name in state.accumulating:
+        if name in ("shN", "opacities"):
             assert param.grad is not None
             assert param.grad.flatten(1 if param.dim() > 1 else 0).reshape(3, -1)[:, 0].tolist() == [2.0, 3.0, 0.0], (
                 name
@@ -265,7 +328,7 @@ def test_gradients_that_are_being_summed_up_follow(tracked: bool) -> None:
 
 def test_gradients_survive_an_opacity_reset_alone() -> None:
     state = make_state(4)
-    state.accumulating = {"opacities"}
+    state.keep_gradients_of({"opacities"})
     state.params["opacities"].grad = torch.arange(4.0)
     with state.track_row_changes():
         by_gsplat(state, "reset_opa", torch.ones(4, dtype=torch.bool))

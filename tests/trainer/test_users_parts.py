@@ -13,6 +13,7 @@ import torch
 from gsplat.strategy import DefaultStrategy
 from torch import Tensor
 
+from splatkit_ns.densification import GsplatStrategy as BuiltInGsplatStrategy
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.image_metrics.ssim import ssim
@@ -223,7 +224,12 @@ def test_scheduled_loss_is_summed_and_reported_by_term(tiny_scene: Path, tmp_pat
     assert metrics["loss"] == pytest.approx(metrics["loss/image"] + metrics["loss/thin"])
 
 
-@pytest.mark.parametrize("densification", [Simple(), GsplatStrategy(defect=False), MultiCriterion(), LeaderDecides()])
+BUILT_IN = BuiltInGsplatStrategy(DefaultStrategy(grow_grad2d=1e-6, refine_start_iter=0, refine_every=2))
+
+
+@pytest.mark.parametrize(
+    "densification", [Simple(), GsplatStrategy(defect=False), BUILT_IN, MultiCriterion(), LeaderDecides()]
+)
 def test_densification(tiny_scene: Path, tmp_path: Path, densification: Any) -> None:
     result = train(tiny_scene, tmp_path, 5, densification=densification, modules=[CountsRows()])
     rows = result.modules[-1]
@@ -232,6 +238,16 @@ def test_densification(tiny_scene: Path, tmp_path: Path, densification: Any) -> 
     kept = rows.ids[rows.ids >= 0]
     assert len(kept.unique()) == len(kept)
     assert all(torch.isfinite(param).all() for param in result.training_state.params.values())
+
+
+def test_a_resumed_run_with_gsplats_strategy_ends_with_the_same_bits(tiny_scene: Path, tmp_path: Path) -> None:
+    saves = SavesCheckpoints(str(tmp_path / "checkpoints"), save_every=3)
+    whole = train(tiny_scene, tmp_path, 5, densification=BUILT_IN, modules=[saves])
+    path = tmp_path / "checkpoints" / "step_000003.pth"
+    resumed = train(tiny_scene, tmp_path, 5, densification=BUILT_IN, ckpt_path=path)
+    assert len(whole.training_state) != 48
+    for name, param in whole.training_state.params.items():
+        assert torch.equal(param, resumed.training_state.params[name]), name
 
 
 def test_the_documents_gsplat_example_fails_with_module_and_hook(tiny_scene: Path, tmp_path: Path) -> None:

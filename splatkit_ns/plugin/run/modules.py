@@ -16,8 +16,9 @@ from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.checks import check_instance, check_method, check_modules
+from splatkit_ns.parts.checks import check_instance, check_method, check_modules, check_settings
 from splatkit_ns.parts.copying import running_copy
+from splatkit_ns.parts.dispatch import unique_names
 from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
@@ -61,6 +62,7 @@ def import_module(path: str) -> SplatBaseModule[Any]:
 
     Raises:
         ModuleError: names the path, and what is wrong with it.
+        OptionsError: names every setting of the module that is out of its range.
     """
     where = f"--modules.own {path}"
     found, name = import_object(path, where, ModuleError), path.partition(":")[2]
@@ -71,10 +73,13 @@ def import_module(path: str) -> SplatBaseModule[Any]:
                 f"{where}: {name}() cannot be made without arguments ({problem}). Give its arguments defaults, or name "
                 f"an instance, such as one made by: module = {name}(…)"
             )
-        return found()
+        module = found()
+        check_settings({f"{where}: {module.module_name}": module})
+        return module
     if not isinstance(found, SplatBaseModule):
         kind = f"the class {name}" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise ModuleError(f"{where} is {kind}, expected a subclass of SplatBaseModule, or an instance of one.")
+    check_settings({f"{where}: {found.module_name}": found})
     return running_copy(found)
 
 
@@ -83,14 +88,17 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any) -
 
     Raises:
         ModuleError: names the argument, what was expected and what was found.
+        OptionsError: names every setting that is out of its range, with its part.
     """
-    parts: list[tuple[str, Any, type, str]] = [
+    kinds: list[tuple[str, Any, type, str]] = [
         ("renderer", renderer, SplatRenderer, "render"),
         ("loss_fn", loss_fn, SplatLossFn, "compute_loss"),
         ("densification", densification, SplatDensification, "densify"),
     ]
-    for name, part, expected, method in parts:
+    for name, part, expected, method in kinds:
         if part is not None:
             check_instance(part, expected, name)
             check_method(part, method, name)
     check_modules(modules)
+    parts = [part for _, part, _, _ in kinds if part is not None]
+    check_settings(dict(zip(unique_names([*parts, *modules]), [*parts, *modules], strict=True)))

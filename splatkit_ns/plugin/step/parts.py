@@ -101,10 +101,7 @@ class StepParts:
 
     def densify(self) -> None:
         """Let the densification change the set of Gaussians."""
-        if self._densification.changes_rows_itself:
-            with self.context.training_state.track_row_changes():
-                self._call(self._densification, "densify", self._densify)
-        else:
+        with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
             self._call(self._densification, "densify", self._densify)
 
     def _call(self, part: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from splatkit_ns.densification import SplatBudgetDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
-from splatkit_ns.methods import splatkit_2dgs
+from splatkit_ns.methods import make_method, splatkit_2dgs
+from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
-from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.plugin.options.check import RANGES, check_device, check_options
+from splatkit_ns.plugin.run.modules import import_module
+from splatkit_ns.ranges import from_to
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.plugin.helpers import run_config
 
@@ -181,15 +185,79 @@ def test_options_of_modules_hooks_and_writers_are_told_with_the_others() -> None
     assert writer.startswith("There is no writer named 'JsonWriter'")
 
 
+@dataclass
+class OwnLoss(Splat3DGSLossFn):
+    """A user's own loss, whose fields have the names of others' and mean something else."""
+
+    eps: float = 0.0
+    every: int = -1
+    growth: float = -1.0
+    warmup_steps: int = -1
+    dropout: float = 1.0
+    seed: int = -1
+    scale_factor: float = 0.0
+    sharpness: Annotated[float, from_to(1, 2)] = 1.5
+
+
 def test_a_name_means_nothing_where_its_owner_is_another() -> None:
     """A loss of one's own may well have an eps of 0."""
-
-    @dataclass
-    class OwnLoss(Splat3DGSLossFn):
-        eps: float = 0.0
-        every: int = -1
-
     check_options(config(pipeline__model__loss_fn=OwnLoss()))
+    assert isinstance(make_method("own", loss_fn=OwnLoss()).config.pipeline.model.loss_fn, OwnLoss)
+
+
+def test_a_users_own_ranges_are_checked_with_the_others() -> None:
+    bad = config(pipeline__model__loss_fn=OwnLoss(sharpness=2.5, ssim_lambda=-1.0), machine__seed=-1)
+    with pytest.raises(OptionsError) as caught:
+        check_options(bad)
+    assert caught.value.problems == [
+        "--machine.seed is -1, expected a number of at least 0",
+        "--pipeline.model.loss-fn.ssim-lambda is -1.0, expected a number between 0 and 1",
+        "--pipeline.model.loss-fn.sharpness is 2.5, expected a number between 1 and 2",
+    ]
+
+
+def test_parts_from_python_are_checked_all_at_once() -> None:
+    with pytest.raises(OptionsError) as caught:
+        make_method(
+            "wrong",
+            loss_fn=OwnLoss(sharpness=2.5),
+            densification=SplatBudgetDensification(refine_every=0),
+            modules=[SplatTimer(-1), SplatTimer(-2)],
+        )
+    assert caught.value.problems == [
+        "OwnLoss.sharpness is 2.5, expected a number between 1 and 2",
+        "SplatBudgetDensification.refine_every is 0, expected a number above 0",
+        "SplatTimer.every is -1, expected a number of at least 0",
+        "SplatTimer_2.every is -2, expected a number of at least 0",
+    ]
+
+
+BAD_TIMER = SplatTimer(-5)
+
+
+def test_a_module_by_import_path_is_checked_before_the_data() -> None:
+    with pytest.raises(OptionsError, match=rf"--modules.own {__name__}:BAD_TIMER: SplatTimer.every is -5, expected"):
+        import_module(f"{__name__}:BAD_TIMER")
+
+
+def test_a_users_own_dataparser_may_mean_something_else() -> None:
+    @dataclass
+    class OwnDataParserConfig(NerfstudioDataParserConfig):
+        scale_factor: float = -1.0
+
+    own = OwnDataParserConfig(scene_scale=-1.0)
+    with pytest.raises(OptionsError) as caught:
+        check_options(config(**{PARSER: own}))
+    assert caught.value.problems == ["--scene-scale of the dataparser is -1.0, expected a number above 0"]
+
+
+def test_every_range_of_nerfstudios_fields_is_of_a_field_there_is() -> None:
+    def subclasses(base: type) -> list[type]:
+        return [base, *(found for child in base.__subclasses__() for found in subclasses(child))]
+
+    for base, fields in RANGES.items():
+        known = {name for cls in subclasses(base) for name in getattr(cls, "__dataclass_fields__", {})}
+        assert fields.keys() <= known, base
 
 
 def test_options_are_looked_at_before_the_data() -> None:
