@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import tests.quick_nerfstudio  # noqa: F401  # before anything imports nerfstudio
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped, with this reason, where torch sees no CUDA device."""

@@ -114,7 +114,7 @@ def test_meshlab_opens_it(tmp_path: Path) -> None:
         "import sys, pymeshlab, numpy; meshes = pymeshlab.MeshSet(); meshes.load_new_mesh(sys.argv[1]);"
         "numpy.save(sys.argv[2], meshes.current_mesh().vertex_matrix())"
     )
-    subprocess.run([sys.executable, "-c", script, tmp_path / "a.ply", tmp_path / "points.npy"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a.ply", tmp_path / "points.npy"], check=True)
     assert np.array_equal(np.load(tmp_path / "points.npy").astype(np.float32), make_model(30, 3).means.numpy())
 
 
