@@ -272,7 +272,7 @@ def test_harmless_oddities(tmp_path: Path, content: bytes) -> None:
     assert model.means.tolist() == [[1.0, 1.0, 1.0]]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), format=st.sampled_from(FORMATS))
 def test_damaged_files_never_crash(tmp_path: Path, data: st.DataObject, format: PlyFormat) -> None:
     path = tmp_path / "a.ply"
