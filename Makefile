@@ -1,5 +1,6 @@
 # `make test` and `make demo` each do everything on a machine with Python 3.10 to 3.12, git, make and a compiler.
-# Settings, on the command line: PYTHON=python3.11 (makes the environment), VENV=folder (where it is).
+# Settings, on the command line: PYTHON=python3.11 (makes the environment), VENV=folder (where it is), JOBS=2 (processes
+# that run tests).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,9 +12,9 @@ STAMP := $(VENV)/.splatkit-ns-installed
 LOCK := requirements.lock
 FUZZ_LOCK := requirements-fuzz.lock
 
-# Nothing runs for ever: the limits are many times what two cores need.
-CHECK_LIMIT := timeout --kill-after=30s 5m
-TEST_LIMIT := timeout --kill-after=30s 18m
+# Nothing runs for ever: the limits are many times what two busy cores need.
+CHECK_LIMIT := timeout --kill-after=30s 20m
+TEST_LIMIT := timeout --kill-after=30s 90m
 
 export UV_PYTHON_DOWNLOADS = never
 export UV_HTTP_TIMEOUT ?= 300
@@ -22,6 +23,7 @@ ifdef PIP_INDEX_URL  # uv does not read pip's setting
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 
+JOBS ?= 2
 KILLS ?= 200
 INPUTS ?= 5000
 
@@ -37,8 +39,10 @@ help:
 	@echo "make lock   refresh requirements*.lock from pyproject.toml (UPGRADE=1: with the newest versions)"
 	@echo "make clean  remove caches, build products and demo/ (the environment stays: rm -r $(VENV))"
 
+# Threads that wait sleep, as two processes of tests, and whatever else runs, want the cores.
 test: lint
-	$(TEST_LIMIT) $(PY) -m pytest -m "not gpu and not slow and not browser"
+	OMP_WAIT_POLICY=passive $(TEST_LIMIT) $(PY) -m pytest -n $(JOBS) --dist loadfile \
+	    -m "not gpu and not slow and not browser"
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -73,10 +77,12 @@ clean:
 	rm -rf build dist site demo outputs atheris-* *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find splatkit_ns tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-# The environment. The stamp is newer than what it was made from, so a second run does nothing.
+# The environment. The stamp is newer than what it was made from, so a second run does nothing. Bytecode is compiled now:
+# where PYTHONDONTWRITEBYTECODE is set, every start would otherwise compile all that it imports.
 $(STAMP): $(LOCK) pyproject.toml | $(UV)
-	$(UV) pip install --python $(PY) --require-hashes -r $(LOCK)
+	$(UV) pip install --python $(PY) --compile-bytecode --require-hashes -r $(LOCK)
 	$(UV) pip install --python $(PY) --no-deps --no-build-isolation -e .
+	$(PY) -m compileall -q splatkit_ns tests examples benchmarks
 	@touch $@
 
 # uv installs fast; the lock says which uv.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.fork_server import run_code
 
 BEGIN = """
 import torch
@@ -47,6 +46,5 @@ def assert_prints(code: str, expected: str) -> None:
     triton = pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
     if not hasattr(triton, "knobs"):
         pytest.skip("this version of Triton has its hooks elsewhere")
-    command = [sys.executable, "-c", BEGIN + code]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_code(BEGIN + code)
     assert result.stdout == expected, result.stderr

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.fork_server import run_code
 
 
 def assert_prints(code: str, expected: str) -> None:
@@ -17,7 +15,5 @@ def assert_prints(code: str, expected: str) -> None:
         expected: what it prints, line end included.
     """
     pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA builds")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", code]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    result = run_code(code, TRITON_INTERPRET="1")
     assert result.stdout == expected, result.stderr

@@ -28,6 +28,7 @@ from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.model import SplatkitModel
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import SplatModel
+from tests.faults.children import Child
 from tests.plugin.helpers import run_config
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap
 
@@ -175,16 +176,22 @@ def plain_environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+def ns_train(arguments: list[str], cwd: Path) -> None:
+    """What the command does in its process."""
+    import os
+
+    os.chdir(cwd)
+    sys.argv[:] = ["ns-train", *arguments]
+    train.entrypoint()
+
+
 def test_a_mistake_ends_the_command_with_one_message_and_status_1(tmp_path: Path) -> None:
-    """The one real process for this; the messages themselves are tested in tests/plugin/data/test_bad_input.py."""
+    """In a process of its own; the messages themselves are tested in tests/plugin/data/test_bad_input.py."""
     (tmp_path / "data").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "nerfstudio.scripts.train", "splatkit-3dgs", "--vis", "tensorboard",
-         "--machine.device-type", "cpu", "--output-dir", "out", "--data", "data"],
-        capture_output=True, text=True, check=False, env=plain_environment(), cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
-    (message,) = [line for line in done.stdout.splitlines() if line.startswith("Error:")]
+    words = "splatkit-3dgs --vis tensorboard --machine.device-type cpu --output-dir out --data data"
+    child = Child(ns_train, tmp_path / "log", arguments=words.split(), cwd=tmp_path)
+    assert child.wait() == 1
+    assert "Traceback" not in child.text()
+    (message,) = [line for line in child.log.read_text().splitlines() if line.startswith("Error:")]
     assert message.startswith("Error: The data folder data is empty. Photographs are turned into a data set by:")
     assert not list(tmp_path.rglob("*.ckpt"))

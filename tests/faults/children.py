@@ -1,4 +1,4 @@
-"""Processes for tests to kill: forks of a server that has imported everything, and has not started any thread."""
+"""Processes for tests to kill: forks of a server that has imported everything, and has started no work on a thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.faults.runs", "open3d", "torch.utils.tensorboard"])
+_context.set_forkserver_preload(["tests.quick_nerfstudio", "tests.faults.runs", "open3d", "torch.utils.tensorboard"])
+
+PATIENCE = 1200.0
+"""Seconds after which a child counts as hung; a busy machine may slow it down tenfold."""
 
 
 class Child:
@@ -30,7 +33,7 @@ class Child:
         self._process = _context.Process(target=_main, args=(function, log, arguments), daemon=True)
         self._process.start()
 
-    def wait(self, timeout: float = 120.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """The exit status; minus the signal's number where one ended it.
 
         Raises:
@@ -44,7 +47,7 @@ class Child:
             raise TimeoutError(f"the child ran longer than {timeout} s: {self.text()[-2000:]}")
         return status
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 120.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
         """Wait until something that the child does has happened.
 
         Raises:

@@ -21,7 +21,7 @@ from splatkit_ns.plugin.reporting import console as reporting
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.splat.files import TEMPORARY_PREFIX, atomic_write
-from tests.faults.children import Child
+from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
 
 
@@ -34,9 +34,8 @@ class Waits(At):
 
     def wait(self) -> None:
         self.arrived.touch()
-        for _ in range(6000):  # a minute: nobody is left to kill it if the test fails
-            if self.go_on.exists():
-                return
+        end = time.monotonic() + PATIENCE  # the test may have failed, and nothing else would end this process
+        while time.monotonic() < end and not self.go_on.exists():
             time.sleep(0.01)
 
 

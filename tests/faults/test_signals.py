@@ -13,7 +13,7 @@ from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.signals import STOPPING, StoppedBySignal, stop_requests
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import read_checkpoint
-from tests.faults.children import Child
+from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import At, make_config, make_trainer, run_command, send, train
 
 
@@ -83,7 +83,7 @@ def test_another_thread_trains_without_handlers(scene: Path, tmp_path: Path) -> 
     )
     thread = threading.Thread(target=trainer.train)
     thread.start()
-    thread.join(60)
+    thread.join(PATIENCE)
     assert seen == [before]
     assert checkpoints.checkpoint_paths(trainer.checkpoint_dir)
 
@@ -106,7 +106,7 @@ class Hangs(At):
     def hang(self) -> None:
         send(signal.SIGTERM)()
         self.marker.touch()
-        threading.Event().wait(60)
+        threading.Event().wait(PATIENCE)
 
 
 def test_the_commands_exit_status(scene: Path, tmp_path: Path) -> None:
@@ -126,4 +126,4 @@ def test_a_second_signal_stops_at_once(scene: Path, tmp_path: Path, signum: int)
     child.wait_for(marker.exists)
     assert child.alive
     child.kill(signum)
-    assert child.wait(5) == -signum  # which a shell shows as 128 + signum
+    assert child.wait() == -signum  # which a shell shows as 128 + signum

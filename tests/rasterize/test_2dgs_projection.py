@@ -70,17 +70,20 @@ for cameras, n in ((1, 300), (2, 129), (3, 17)):
         expected[i] = means2d, depths, rays, normals
         probes.append(leaf)
 
-    def assert_near(mine, torchs, truth, what):
+    # A depth is a sum of terms of some units, so rounding is large beside one that is near 0 (the second: 0.004).
+    rounding = 2e-6 * (1 / expected[1][1].detach().abs()).clamp(min=1).flatten()
+
+    def assert_near(mine, torchs, truth, what, rounding):
         "As near to the truth as PyTorch in the same precision is, or to rounding."
         for k in range(len(mine)):
             size = truth[k].abs().max().item() + 1e-30
             error, others = ((x[k] - truth[k]).abs().max().item() / size for x in (mine, torchs))
-            assert error <= max(4 * others, 2e-6), (what, k, error, others)
+            assert error <= max(4 * others, rounding[k]), (what, k, error, others)
 
     for name, *values in zip(("means2d", "depths", "ray_transforms", "normals"), found[1:], *expected, strict=True):
         assert all(torch.isfinite(value).all() for value in values)
         assert values[0].shape == values[1].shape
-        assert_near(*(value.detach().flatten(0, 1) for value in values), name)
+        assert_near(*(value.detach().flatten(0, 1) for value in values), name, rounding)
     # gsplat 1.4's square of three standard deviations, and what it leaves out
     means2d, depths, rays, _ = (value.detach() for value in expected[1])
     signs = torch.tensor([1.0, 1.0, -1.0])
@@ -102,8 +105,9 @@ for cameras, n in ((1, 300), (2, 129), (3, 17)):
         weighted(projected, weights).backward()
     for name in NAMES:
         assert torch.isfinite(ours[name].grad).all(), name
-        assert_near(ours[name].grad, theirs[name].grad, exact[name].grad, name)
-    assert_near(probe.grad.flatten(0, 1), probes[0].grad.flatten(0, 1), probes[1].grad.flatten(0, 1), "probe")
+        assert_near(ours[name].grad, theirs[name].grad, exact[name].grad, name, [2e-6] * n)
+    gradients = [each.grad.flatten(0, 1) for each in (probe, *probes)]
+    assert_near(*gradients, "probe", rounding)
 print("alike")
 """
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from splatkit_ns.rasterize import BackendUnavailableError, gsplat_version, radii_in_pixels
 from splatkit_ns.rasterize.cuda import CudaFacts, explain_unavailable
 from splatkit_ns.rasterize.versions import parse_version
+from tests.fork_server import run_code
 
 GOOD = CudaFacts(
     torch_version="2.5.1+cu124", torch_cuda="12.4", gpu="NVIDIA A100", nvcc_path="/usr/local/cuda/bin/nvcc",
@@ -80,7 +79,8 @@ def test_importing_and_rendering_on_the_cpu_touches_no_gsplat() -> None:
         "              torch.eye(4)[None], torch.eye(3)[None], 8, 8)\n"
         "assert not [m for m in sys.modules if m.split('.')[0] == 'gsplat']\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    done = run_code(script)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_version_is_that_of_the_gsplat_that_is_imported(tmp_path: Path) -> None:
@@ -90,7 +90,8 @@ def test_the_version_is_that_of_the_gsplat_that_is_imported(tmp_path: Path) -> N
     (folder / "version.py").write_text('__version__ = "1.9.7"\n')
     script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom splatkit_ns.rasterize import gsplat_version\n"
     script += "assert gsplat_version() == (1, 9, 7), gsplat_version()"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+    done = run_code(script, str(tmp_path))
+    assert done.returncode == 0, done.stderr
 
 
 def test_info_radii_have_the_installed_version_s_shape() -> None:

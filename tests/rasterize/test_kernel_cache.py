@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numba
@@ -12,6 +10,7 @@ import numba
 import splatkit_ns
 from splatkit_ns.rasterize import cpu
 from splatkit_ns.rasterize.cpu.projection import project
+from tests.fork_server import run_code
 
 
 def test_numba_s_own_setting_is_left_alone() -> None:
@@ -27,7 +26,8 @@ def test_a_change_in_a_helper_changes_every_kernel_s_folder(tmp_path: Path) -> N
     script = "from splatkit_ns.rasterize.cpu.projection import project; print(project._cache.cache_path)"
 
     def folder() -> str:
-        run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
+        run = run_code(script, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
         return run.stdout.strip()
 
     before = folder()

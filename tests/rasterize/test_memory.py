@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.fork_server import run_code
 
 SCRIPT = """
 import resource, sys
@@ -27,13 +27,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_sixty_thousand_gaussians_fit_in_a_few_hundred_megabytes() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    run = run_code(SCRIPT, str(Path(__file__).parent))
+    assert run.returncode == 0, run.stderr
     megabytes = float(run.stdout)
     # The scene and its gradients are 30 MB, in float64 while it is made 60 MB; one float for each Gaussian and pixel
     # would be 13 800 MB.

@@ -114,7 +114,7 @@ def test_meshlab_opens_it(tmp_path: Path) -> None:
         "import sys, pymeshlab, numpy; meshes = pymeshlab.MeshSet(); meshes.load_new_mesh(sys.argv[1]);"
         "numpy.save(sys.argv[2], meshes.current_mesh().vertex_matrix())"
     )
-    subprocess.run([sys.executable, "-c", script, tmp_path / "a.ply", tmp_path / "points.npy"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script, tmp_path / "a.ply", tmp_path / "points.npy"], check=True)
     assert np.array_equal(np.load(tmp_path / "points.npy").astype(np.float32), make_model(30, 3).means.numpy())
 
 
@@ -272,7 +272,7 @@ def test_harmless_oddities(tmp_path: Path, content: bytes) -> None:
     assert model.means.tolist() == [[1.0, 1.0, 1.0]]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), format=st.sampled_from(FORMATS))
 def test_damaged_files_never_crash(tmp_path: Path, data: st.DataObject, format: PlyFormat) -> None:
     path = tmp_path / "a.ply"
