@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from gsplat.strategy import DefaultStrategy, MCMCStrategy
-from splatkit_ns.plugin.run.held import release
 from torch import Tensor
 
 from splatkit_ns.densification import GsplatStrategy
 from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.methods import make_method
+from splatkit_ns.plugin.run.held import release
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.densification.helpers import optimize, packed, random_payload, random_state

@@ -19,13 +19,15 @@ import torch
 from splatkit_ns import ranges
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.modules import checkpointer
-from splatkit_ns.plugin import model, trainer
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin import trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 from splatkit_ns.plugin.run import checkpoints, out_of_memory, signals, weights
 from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.step import finite
+from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.splat import checkpoint, files, ply
 from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
 
@@ -65,6 +67,14 @@ def without_gradients(collect: Any = checkpoints.collect) -> Any:
     return broken
 
 
+def raising(*_: Any) -> Any:
+    def then(error: OSError | None) -> None:
+        if error is not None:
+            raise error
+
+    return then
+
+
 def trusting_load(load: Any = torch.load) -> Any:
     return lambda *arguments, **options: load(*arguments, **{**options, "weights_only": False})
 
@@ -100,21 +110,21 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("signals are not handled", trainer, "stop_requests", deaf, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
     ("clean-up is left out", RunHooks, "_end", nothing, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
     ("nothing is saved at the end", Saver, "save_last", nothing, "test_signals.py::test_a_paused_run_stops_too"),
-    ("a full disk ends training", Saver, "try_to_save", lambda self, step: self._trainer.save_checkpoint(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
+    ("a full disk ends training", Saver, "try_to_save", lambda self, step: self.save(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
     ("a last save may fail", Saver, "save_last", lambda self, *_, **__: self.try_to_save(35), "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),
-    ("a full disk ends training in a module", checkpointer, "write_or_warn", lambda logger, what, write: write() or True, "test_full_disk.py::test_training_goes_on_when_a_module_cannot_write"),
+    ("a full disk ends training in a module", checkpointer, "told_of_checkpoint", raising, "test_full_disk.py::test_training_goes_on_when_a_module_cannot_write"),
     ("an error costs all steps before it", Saver, "_save_before_error", nothing, "test_failing_parts.py::test_what_was_trained_before_an_error_is_saved"),
     ("states that cannot be saved are found late", checkpoints, "check_modules", nothing, "test_failing_parts.py::test_a_state_that_cannot_be_saved_is_refused_before_training"),
     ("spoilt parameters are saved", trainer, "check_parameters", nothing, "test_finite.py::test_spoilt_parameters_are_not_saved_though_gradients_are_fine"),
     ("options are checked by each process", trainer.SplatkitTrainerConfig, "check", nothing, "test_run_folder.py::test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left"),
     ("NaN is not noticed", finite.FiniteWatch, "record", nothing, "test_finite.py::test_a_gradient_that_is_nan_names_its_group"),
     ("a spoilt state is saved", finite.FiniteWatch, "check", nothing, "test_finite.py::test_a_spoilt_state_is_not_saved"),
-    ("skipped steps are counted", model.SplatkitModel, "skips_step", property(lambda self: False, nothing), "test_finite.py::test_densification_counts_no_skipped_step"),
+    ("skipped steps are counted", StepContext, "is_skipped", property(lambda self: False, nothing), "test_finite.py::test_densification_counts_no_skipped_step"),
     ("lack of memory is not explained", out_of_memory, "find", nothing, "test_out_of_memory.py::test_the_message_says_what_helps_and_the_state_is_saved"),
-    ("half a step is saved", Saver, "steps_whole", property(lambda self: 8, nothing), "test_out_of_memory.py::test_a_state_in_the_middle_of_a_step_is_not_saved"),
+    ("half a step is saved", TrainingStep, "complete_steps", property(lambda self: 8, nothing), "test_out_of_memory.py::test_a_state_in_the_middle_of_a_step_is_not_saved"),
     ("folders are not claimed", run_folder, "claim", nothing, "test_run_folder.py::test_a_second_run_into_the_folder_is_refused"),
     ("finished runs are overwritten", run_folder, "checkpoint_paths", lambda folder: [], "test_run_folder.py::test_a_finished_run_is_not_overwritten"),
-    ("--load-config starts anew", trainer.run_folder, "continues", lambda folder: False, "test_run_folder.py::test_load_config_goes_on_where_the_run_was_stopped"),
+    ("--load-config starts anew", run_folder, "continues", lambda folder: False, "test_run_folder.py::test_load_config_goes_on_where_the_run_was_stopped"),
     ("runs of a second share a folder", run_folder, "set_unused_timestamp", nothing, "test_run_folder.py::test_runs_of_the_same_second_get_folders_of_their_own"),
     ("pickles are trusted", torch, "load", trusting_load(), "test_hostile_checkpoints.py::test_a_malicious_checkpoint_runs_nothing"),
     ("entries may be folders", checkpoint, "_FOLDER_ATTRIBUTE", 0, "test_hostile_checkpoints.py::test_an_entry_marked_as_a_folder"),

@@ -156,7 +156,7 @@ def test_a_group_without_gradient_counts_as_zero(monkeypatch: pytest.MonkeyPatch
 def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the look comes late; before anything is saved there is one."""
     trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))
-    trainer.watch = FiniteWatch(trainer.watch.names, "cpu", every_step=False)
+    trainer.training_step.watch = FiniteWatch(trainer.training_step.watch.names, "cpu", every_step=False)
     with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):
         trainer.train()
     assert trainer.step == 12
@@ -166,7 +166,7 @@ def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: p
 def test_a_spoilt_state_is_saved_by_no_module_either(scene: Path, tmp_path: Path) -> None:
     """A module's own checkpoints are looked at first, too, so the last good one is not deleted for a bad one."""
     trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))
-    trainer.watch = FiniteWatch(trainer.watch.names, "cpu", every_step=False)
+    trainer.training_step.watch = FiniteWatch(trainer.training_step.watch.names, "cpu", every_step=False)
     keeper = SplatCheckpointer(tmp_path / "kept", every=4, keep=1)
     trainer.pipeline.model.use_modules([keeper])
     with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from splatkit_ns.splat import CheckpointError, SplatTrainingState, read_checkpoint, write_checkpoint
+from splatkit_ns.splat import CheckpointError, CheckpointRequests, SplatTrainingState, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from tests.splat.helpers import make_state, make_tensors, snapshot, step_optimizers
 
@@ -67,7 +67,7 @@ def test_a_trainer_supplies_the_full_checkpoint(tmp_path: Path) -> None:
         steps.append(step)
         return {"step": 5, "pipeline": {}, "optimizers": {}, "from": "trainer"}
 
-    state.checkpoint_source = source
+    state.use_checkpoints_of(CheckpointRequests(source))
     state.save_ckpt(tmp_path / "a.ckpt")
     state.save_ckpt(tmp_path / "b.ckpt", step=9)
     assert steps == [None, 9]
