@@ -100,9 +100,7 @@ class Run:
         for _ in range(num_steps):
             trainer.step = self.step
             trainer.pipeline.train()
-            trainer.train_iteration(self.step)
-            for callback in trainer.callbacks:
-                callback.run_callback_at_location(self.step, TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+            trainer.training_step.run(self.step)
             self.step += 1
         self._wait()
         return 1000 * (clock() - began) / num_steps

@@ -99,10 +99,10 @@ def bare_loop(trainer: Any, steps: int) -> None:
     schedulers = list(trainer.optimizers.schedulers.values())
     for step in range(steps):
         camera, batch = data.next_train(step)
-        model.step = step
-        view = model.training_view(camera)
+        context.step = step + 1
+        view = model.frames.view(camera)
         target = (batch["image"].float() / 255)[None]
-        background = model.evaluation_background()
+        background = model.backgrounds.of_evaluation(model.device)
         for optimizer in optimizers:
             clear_gradients(optimizer)
         options = RenderOptions(
@@ -112,14 +112,13 @@ def bare_loop(trainer: Any, steps: int) -> None:
         )
         payload = model.renderer.render(state, view, options)
         payload.retain_gradients()
-        context.step, context.rend_out = step + 1, payload
-        context.rendered_frames, context.target_frames = payload.renders, target
+        context.rend_out, context.rendered_frames, context.target_frames = payload, payload.renders, target
         context.view = view
-        sum(model._compute_loss(context).values()).backward()
+        sum(model.parts.loss_terms().values()).backward()
         step_together(optimizers)
         for scheduler in schedulers:
             scheduler.step()
-        model._densify(context)
+        model.parts.densify()
 
 
 def profile(trainer: Any, done: int) -> None:

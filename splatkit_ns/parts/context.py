@@ -61,6 +61,8 @@ class StepContext:
     densification: Any = None
     modules: Sequence[Any] = ()
     training_state: Any = None
+    seed: int = 0
+    """The seed of the run, from which the random numbers of each step follow."""
     world_rank: int = 0
     world_size: int = 1
     scene_scale: float = 1.0

@@ -222,6 +222,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self.training_state.use_optimizers(attributes.optimizers.optimizers)
         if attributes.trainer is not None:
             self.context.max_steps = attributes.trainer.config.max_num_iterations
+            self.context.seed = attributes.trainer.config.machine.seed
         data = None if attributes.pipeline is None else attributes.pipeline.datamanager.train_dataset
         if data is not None and self.context.data_provider is None:
             extent = camera_extent(data.cameras)
@@ -235,6 +236,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         """
         if not self.dispatcher.is_training:
             self.dispatcher.setup()
+        self._frame = None
         self.context.step = step + 1
         self.parts.run_hooks("pre_batch", after="other")
 
@@ -246,8 +248,10 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             batch: the image and what comes with it; None if `get_loss_dict` will bring it.
         """
         self.context.start_step(self.context.step)
+        self.parts.seed("frame", of_rank=True)
         self.use_frame(self.frames.make(camera, batch))
         self.parts.run_hooks("pre_step", after="data")
+        self.parts.seed("render", of_rank=True)
         assert self._frame is not None
         return self._frame
 

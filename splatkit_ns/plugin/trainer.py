@@ -171,7 +171,7 @@ class SplatkitTrainer(Trainer):
         with interruptible(), self.run_hooks.setting_up(self), explained_logins(self.config.vis):
             super().setup(test_mode)
         config, model = self.config, self.pipeline.model
-        model.context.max_steps = config.max_num_iterations
+        model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
         schedules, rays = self.optimizers.schedulers, self.pipeline.datamanager.get_train_rays_per_batch()
         self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, self.start_step)
         every_step = self.device == "cpu" or config.on_nan == "skip"

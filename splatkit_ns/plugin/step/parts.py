@@ -18,6 +18,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
+from splatkit_ns.splat.rng import seed_generators
 
 
 class StepParts:
@@ -66,6 +67,17 @@ class StepParts:
         self.dispatcher.run(hook)
         self.dispatcher.run("on_phase", phase="modules")
 
+    def seed(self, purpose: str, of_rank: bool) -> None:
+        """Seed the random generators for a part of the step.
+
+        Args:
+            purpose: the part of the step.
+            of_rank: whether each rank draws numbers of its own, or all draw the same.
+        """
+        context = self.context
+        rank = context.world_rank if of_rank else 0
+        seed_generators(context.training_state.device, context.seed, context.step, purpose, rank)
+
     def render(self, frame: TrainingFrame, sh_degree: int, with_depth: bool) -> SplatRenderPayload:
         """Render a training image, and fill the context with the result.
 
@@ -100,7 +112,8 @@ class StepParts:
         self.context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
 
     def densify(self) -> None:
-        """Let the densification change the set of Gaussians."""
+        """Let the densification change the set of Gaussians; all ranks draw the same numbers."""
+        self.seed("densification", of_rank=False)
         with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
             self._call(self._densification, "densify", self._densify)
 
