@@ -158,8 +158,12 @@ def test_packed_renders_of_a_gpu_are_counted_like_others() -> None:
         counted.append(strategy.statistics)
     others, ours = counted
     assert set(others["count"].tolist()) == {0.0, 1.0, 2.0}
-    for name, allowed in (("count", 0.02), ("radii", 0.02), ("grad2d", 0.05)):  # tiles are cut off elsewhere
-        assert float((ours[name] - others[name]).norm() / others[name].norm()) < allowed, name
+    # gsplat's packed projection rounds radii otherwise, and in 1.5 makes those of faint Gaussians smaller
+    difference = (ours["count"] - others["count"]).abs()
+    assert float(difference.max()) <= 1
+    assert int((difference > 0).sum()) <= 20
+    assert bool((ours["radii"] <= others["radii"] + 1.01 / 64).all())
+    assert float((ours["grad2d"] - others["grad2d"]).norm() / others["grad2d"].norm()) < 0.05
 
 
 def test_opacities_are_reset_at_multiples_only_and_never_before_or_after() -> None:

@@ -89,7 +89,7 @@ def make_config(scene: Path, output: Path, densification: str = "default", **opt
     model.sh_degree_interval = 6
     config.modules.resolution = SplatResolutionSchedule(max_downscale=2, halve_every=8)
     model.lpips = False
-    for name, value in options.items():
+    for name, value in deepcopy(options).items():  # a test that changes the config changes no other test's
         if name.startswith("model_"):
             setattr(model, name.removeprefix("model_"), value)
         elif name.startswith("data_"):
