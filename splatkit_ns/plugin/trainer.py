@@ -33,8 +33,8 @@ from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, report_once
 from splatkit_ns.plugin.reporting.writers import explained_logins
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.held import Opaque
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
@@ -96,9 +96,9 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
         given = self.timestamp
         super().set_timestamp()
         if self.timestamp != given:
-            run_folder.set_unused_timestamp(self, self.timestamp)
+            RunFolder.set_unused_timestamp(self, self.timestamp)
         elif self.load_dir is None and self.load_checkpoint is None:
-            run_folder.say_if_new(self)
+            RunFolder(self).say_if_new()
 
     def save_config(self) -> None:
         """Check the options, claim the run's folder, and write ``config.yml`` into it.
@@ -110,12 +110,13 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
                 belongs to another run. No empty folder is left behind.
         """
         install_excepthook()
+        folder = RunFolder(self)
         try:
-            run_folder.recognise(self)
+            folder.note_if_same_run()
             self.check()
-            run_folder.save_config(self)
+            folder.save_config()
         except (SplatkitError, StoppedBySignal):
-            run_folder.discard_if_empty(self)
+            folder.discard_if_empty()
             raise
         except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
             report_once(
@@ -152,7 +153,8 @@ class SplatkitTrainer(Trainer):
         install_excepthook()
         connect_logging()
         config.check()
-        run_folder.claim(config.get_base_dir())
+        self._folder = RunFolder(config)
+        self._folder.claim()
         super().__init__(config, local_rank, world_size)
         self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """The modules that hook into training besides renderer, loss and densification; may be added to before
@@ -258,7 +260,7 @@ class SplatkitTrainer(Trainer):
                     self._saver.save_last(self.step, stopped=self._stops())
         finally:
             self.training_step.close()
-            run_folder.release(self.base_dir)
+            self._folder.release()
         if self._stop_request.signum is not None:
             raise StoppedBySignal(self._stop_request.signum)
         writer.put_time(EventName.TOTAL_TRAIN_TIME, time.perf_counter() - began, self.step, avg_over_steps=False)
@@ -270,7 +272,7 @@ class SplatkitTrainer(Trainer):
         try:
             atomic_write_text(self.base_dir / "dataparser_transforms.json", json.dumps(content, indent=4))
         except OSError as error:
-            raise run_folder.unwritable(self.base_dir, error) from error
+            raise self._folder.write_error(error) from error
 
     def _init_viewer_state(self) -> None:
         """Show the training cameras in the viewer, with the images that have been loaded by now."""

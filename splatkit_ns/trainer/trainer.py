@@ -24,7 +24,7 @@ from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import reset_writers
-from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.held import held
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
 from splatkit_ns.plugin.run_config import gaussian_optimizers, surroundings, trainer_config
@@ -123,7 +123,7 @@ class SplatTrainer:
             trainer.train()
         finally:
             reset_writers()
-            run_folder.release(trainer.base_dir)
+            RunFolder(config).release()
             if getattr(trainer, "viewer_state", None) is not None:
                 trainer.shutdown()
         return _result(trainer)

@@ -24,7 +24,7 @@ from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.methods import splatkit_3dgs_adc
 from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.renderer.base import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 
@@ -118,7 +118,7 @@ def train(config: SplatkitTrainerConfig, *modules: SplatBaseModule[Any]) -> Spla
     try:
         trainer.train()
     finally:
-        run_folder.release(config.get_base_dir())
+        RunFolder(config).release()
     return trainer
 
 

@@ -18,8 +18,9 @@ from nerfstudio.utils.eval_utils import eval_load_checkpoint
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting import console as reporting
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run import checkpoints, folder_lock
+from splatkit_ns.plugin.run.folder import Claim, RunFolder
+from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.splat.files import TEMPORARY_PREFIX, atomic_write
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
@@ -56,7 +57,7 @@ def test_a_second_run_into_the_folder_is_refused(scene: Path, tmp_path: Path) ->
     assert (config.get_base_dir() / "config.yml").read_bytes() == written
     go_on.touch()
     assert first.wait() == 0, first.text()
-    assert not (config.get_base_dir() / run_folder.LOCK_NAME).exists()
+    assert not (config.get_base_dir() / LOCK_NAME).exists()
 
 
 def test_the_lock_of_a_killed_run_is_no_hindrance(scene: Path, tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_the_lock_of_a_killed_run_is_no_hindrance(scene: Path, tmp_path: Path) -
     first.wait_for(arrived.exists)
     first.kill(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    assert (config.get_base_dir() / run_folder.LOCK_NAME).exists()
+    assert (config.get_base_dir() / LOCK_NAME).exists()
     second = Child(run_command, tmp_path / "second", config=config)
     assert second.wait() == 0, second.text()
 
@@ -81,14 +82,51 @@ def test_a_file_system_without_locks(
     def no_locks(*_: Any) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", no_locks)
-    (tmp_path / run_folder.LOCK_NAME).write_text(json.dumps({"pid": pid, "host": host}))
+    monkeypatch.setattr(folder_lock.fcntl, "flock", no_locks)
+    (tmp_path / LOCK_NAME).write_text(json.dumps({"pid": pid, "host": host}))
     if refused:
         with pytest.raises(SplatkitError, match=f"process {pid} on {host}.*delete"):
-            run_folder.claim(tmp_path)
+            FolderLock.acquire(tmp_path)
     else:
-        run_folder.claim(tmp_path)
-        run_folder.release(tmp_path)
+        FolderLock.acquire(tmp_path).release()
+        assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_all_objects_of_a_folder_share_its_claim(scene: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    folder, linked = (RunFolder(make_config(scene, tmp_path / name)) for name in ("out", "link"))
+    assert folder.claim_state is linked.claim_state is Claim.NONE
+    folder.claim()
+    linked.claim()
+    assert folder.claim_state is linked.claim_state is Claim.OWN
+    assert json.loads((folder.path / LOCK_NAME).read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
+    linked.release()
+    assert folder.claim_state is linked.claim_state is Claim.NONE
+    assert not (folder.path / LOCK_NAME).exists()
+    folder.release()
+
+
+def test_a_fork_does_not_have_the_claim_of_its_parent(scene: Path, tmp_path: Path) -> None:
+    folder = RunFolder(make_config(scene, tmp_path))
+    folder.claim()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            assert folder.claim_state is Claim.OF_PARENT
+            with pytest.raises(SplatkitError, match=rf"Another run \(process {os.getppid()} on"):
+                folder.claim()
+            RunFolder.release_all()  # as at its exit
+            assert folder.claim_state is Claim.NONE
+            assert (folder.path / LOCK_NAME).exists()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert folder.claim_state is Claim.OWN
+    RunFolder.release_all()
+    assert folder.claim_state is Claim.NONE
+    assert not (folder.path / LOCK_NAME).exists()
 
 
 def test_a_finished_run_is_not_overwritten(scene: Path, tmp_path: Path) -> None:
@@ -108,7 +146,7 @@ def test_a_folder_without_checkpoints_is_free(scene: Path, tmp_path: Path) -> No
     """The first attempt had a mistake in its options."""
     make_config(scene, tmp_path, **CHEAP).save_config()
     make_config(scene, tmp_path, max_num_iterations=7, **CHEAP).save_config()
-    run_folder.release(make_config(scene, tmp_path).get_base_dir())
+    RunFolder(make_config(scene, tmp_path)).release()
 
 
 @pytest.mark.parametrize("comment", ["", "# the long night's run\n"])

@@ -18,7 +18,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.plugin.run import folder as run_folder
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
 from splatkit_ns.rasterize import check_cuda_backend
@@ -79,7 +79,7 @@ def check_options(config: Any) -> None:
         problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
     if config.load_dir is not None and not Path(config.load_dir).is_dir():
         problems.append(f"--load-dir: there is no folder {config.load_dir}")
-    if model.init_ply is not None and not run_folder.goes_on(config) and not Path(model.init_ply).is_file():
+    if model.init_ply is not None and not RunFolder(config).is_resuming and not Path(model.init_ply).is_file():
         problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
     problems += name_problems(config)
     if problems:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
-import json
 import os
 import re
-import socket
+from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 from urllib.parse import unquote
 
 import yaml
@@ -21,226 +20,213 @@ from rich.markup import escape
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.folder_lock import FolderLock
 from splatkit_ns.splat import atomic_write_text
 
-LOCK_NAME = "run.lock"
 
-_claimed: dict[Path, tuple[int, int]] = {}
-"""Folders that this process writes into -> its id, which tells it from a fork of it, and descriptor of the lock."""
+class Claim(Enum):
+    """The claim that this process has on a folder."""
 
-_continued: set[Path] = set()
-"""Folders whose run is started again with the very same config."""
+    NONE = auto()
+    """Not claimed yet, or released."""
+    OWN = auto()
+    """This process writes into the folder; other processes are refused."""
+    OF_PARENT = auto()
+    """This process is a fork of the one that writes into the folder."""
 
 
-def claim(folder: Path) -> None:
-    """Make the folder this process's to write into, until `release` or the end of the process, however it ends.
+@dataclass
+class _State:
+    """The state of one folder in this process."""
 
-    Claiming a folder twice in one process is once.
+    lock: FolderLock | None = None
+    is_continued: bool = False
 
-    Raises:
-        SplatkitError: another process has claimed it, or it cannot be written.
+    @property
+    def claim(self) -> Claim:
+        if self.lock is None:
+            return Claim.NONE
+        return Claim.OF_PARENT if self.lock.is_inherited else Claim.OWN
+
+    def release(self) -> None:
+        lock, self.lock = self.lock, None
+        if lock is not None:
+            lock.release()
+
+
+class RunFolder:
+    """The folder of the run that a config describes.
+
+    Its state is in two parts, `claim_state` and `is_continued`. All objects for one folder, by whichever path, share it
+    within a process. A claim ends with `release`, or with the process.
+
+    Args:
+        config: of the run. Its folder is read once: make a new object after a change of names, timestamp or
+            ``output_dir``.
     """
-    folder = Path(os.path.realpath(folder))
-    if _claimed.get(folder, (0, 0))[0] == os.getpid():
-        return
-    path = folder / LOCK_NAME
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise unwritable(folder, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = _owner(descriptor)
-            os.close(descriptor)
-            raise SplatkitError(
-                f"Another run ({owner}) is writing into {folder}. Wait for it, stop it, or let this one write "
-                "elsewhere: --timestamp OTHER, --experiment-name OTHER or --output-dir OTHER."
-            ) from None
-        except OSError:  # a file system without locks: refuse only by what the file says
-            _refuse_live_owner(descriptor, folder)
-        if _is_still(path, descriptor):
-            break
-        os.close(descriptor)  # its owner released it, and deleted it, between our open and our lock
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-    _claimed[folder] = os.getpid(), descriptor
 
+    _states: ClassVar[dict[Path, _State]] = {}
+    """By real path."""
 
-def release(folder: Path) -> None:
-    """Give a folder back; one that is not claimed is left alone."""
-    folder = Path(os.path.realpath(folder))
-    pid, descriptor = _claimed.pop(folder, (0, 0))
-    if pid != os.getpid():
-        return
-    with contextlib.suppress(OSError):
-        (folder / LOCK_NAME).unlink(missing_ok=True)
-    os.close(descriptor)
+    def __init__(self, config: TrainerConfig) -> None:
+        self.path = config.get_base_dir()
+        self._checkpoint_dir = config.get_checkpoint_dir()
+        self._config = config
+        self._real_path = Path(os.path.realpath(self.path))
+        self._state = self._states.setdefault(self._real_path, _State())
 
+    # ------------------------------------------------------------------ before the run
 
-@atexit.register
-def _release_all() -> None:
-    for folder in list(_claimed):
-        release(folder)
+    @staticmethod
+    def set_unused_timestamp(config: TrainerConfig, timestamp: str) -> None:
+        """Set a config's timestamp and make the folder; a number is added if another run has that name already.
 
+        Two runs that start in the same second, or a clock that is set back, then do not meet in one folder.
+        """
+        number = 1
+        config.timestamp = timestamp
+        while True:
+            folder = config.get_base_dir()
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir()
+                return
+            except FileExistsError:
+                if folder.parent.is_dir():
+                    number += 1
+                    config.timestamp = f"{timestamp}-{number}"
+                    continue
+                return  # a file where a folder should be: `save_config` reports it
+            except OSError:
+                return  # likewise
 
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except OSError:
-        return False
+    def say_if_new(self) -> None:
+        """Print a note if the named folder holds no run yet.
 
+        This happens, for instance, if --load-config is used in another working directory than the run had.
+        """
+        if not checkpoint_paths(self._checkpoint_dir):
+            folder = escape(str(self.path.absolute()))
+            CONSOLE.print(f"There is no checkpoint in {folder} yet: training begins at its first step.")
 
-def _owner_entry(descriptor: int) -> dict[str, Any]:
-    try:
-        entry = json.loads(os.pread(descriptor, 1000, 0))
-    except (OSError, ValueError):
-        return {}
-    return entry if isinstance(entry, dict) else {}
+    def note_if_same_run(self) -> None:
+        """Find out whether the run is started again in its own folder, with the very same config: `is_continued`."""
+        self._state.is_continued = False
+        if checkpoint_paths(self._checkpoint_dir):
+            self._state.is_continued = _holds(self.path / "config.yml", yaml.dump(self._config))
 
+    @property
+    def is_continued(self) -> bool:
+        """Whether `note_if_same_run` found the same run in the folder, as with ``--load-config``; else it is new."""
+        return self._state.is_continued
 
-def _owner(descriptor: int) -> str:
-    entry = _owner_entry(descriptor)
-    return f"process {entry.get('pid', 'unknown')} on {entry.get('host', 'an unknown machine')}"
+    @property
+    def is_resuming(self) -> bool:
+        """Whether the run starts from a checkpoint: of ``load_dir``, of ``load_checkpoint``, or its own."""
+        named = self._config.load_dir is not None or self._config.load_checkpoint is not None
+        return named or self.is_continued
 
+    # ------------------------------------------------------------------ claiming
 
-def _refuse_live_owner(descriptor: int, folder: Path) -> None:
-    """Without locks: a process of this machine that is gone has left its file; of another machine we cannot know."""
-    entry = _owner_entry(descriptor)
-    pid, host = entry.get("pid"), entry.get("host")
-    if not isinstance(pid, int) or pid == os.getpid():
-        return
-    if host == socket.gethostname():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+    @property
+    def claim_state(self) -> Claim:
+        """The claim that this process has on the folder."""
+        return self._state.claim
+
+    def claim(self) -> None:
+        """Claim the folder for this process, until `release` or the end of the process, however it ends.
+
+        It does nothing if this process has claimed the folder already.
+
+        Raises:
+            SplatkitError: another process has claimed it, or it cannot be written.
+        """
+        if self.claim_state is Claim.OWN:
             return
-        except OSError:
-            pass
-    os.close(descriptor)
-    raise SplatkitError(
-        f"A run (process {pid} on {host}) is writing into {folder}, or has left {LOCK_NAME} there when it was killed. "
-        f"If it runs no more, delete {folder / LOCK_NAME}; else let this one write elsewhere: --timestamp OTHER."
-    )
+        try:
+            self._state.lock = FolderLock.acquire(self._real_path)
+        except OSError as error:
+            raise _write_error(self._real_path, error) from error
+
+    def release(self) -> None:
+        """Give the folder back; nothing happens if this process has not claimed it."""
+        self._state.release()
+
+    def discard_if_empty(self) -> None:
+        """Release the folder of a run that does not begin, and delete it and its parents in ``output_dir`` if empty."""
+        self.release()
+        folder, output_dir = self.path, self._config.output_dir
+        with contextlib.suppress(OSError):  # one that is not empty
+            while folder != output_dir and output_dir in folder.parents:
+                folder.rmdir()
+                folder = folder.parent
+
+    @classmethod
+    def release_all(cls) -> None:
+        """Give back every folder that this process has claimed."""
+        for state in cls._states.values():
+            state.release()
+
+    # ------------------------------------------------------------------ writing
+
+    def save_config(self) -> None:
+        """Claim the folder and write ``config.yml`` into it, atomically; call `note_if_same_run` before.
+
+        Raises:
+            SplatkitError: the folder cannot be written, belongs to a running run, or to one that ended and is not
+                resumed.
+        """
+        self.claim()
+        path, text = self.path / "config.yml", yaml.dump(self._config)
+        checkpoints = checkpoint_paths(self._checkpoint_dir)
+        if checkpoints and not self.is_continued and not self._loads_from_here():
+            raise SplatkitError(
+                f"{self.path} holds another run, of {len(checkpoints)} checkpoint(s), which this one would overwrite. "
+                f"To go on with it: --load-dir {self._checkpoint_dir}, or --load-config {path}. To start anew: another "
+                "--timestamp, or none."
+            )
+        CONSOLE.log(f"Saving config to: {escape(str(path))}")
+        _report_if_unreadable(path, text)
+        try:
+            atomic_write_text(path, text)
+        except OSError as error:
+            raise self.write_error(error) from error
+
+    def write_error(self, error: OSError) -> SplatkitError:
+        """The error to raise if a file of the folder cannot be written."""
+        return _write_error(self.path, error)
+
+    def _loads_from_here(self) -> bool:
+        """Whether the config names a checkpoint of this folder to load."""
+        sources = [self._config.load_dir, self._config.load_checkpoint and Path(self._config.load_checkpoint).parent]
+        wanted = os.path.realpath(self._checkpoint_dir)
+        return any(source is not None and os.path.realpath(source) == wanted for source in sources)
 
 
-def discard_if_empty(config: TrainerConfig) -> None:
-    """Take back the folder of a run that does not begin after all, and those around it up to ``output_dir``."""
-    folder = config.get_base_dir()
-    release(folder)
-    with contextlib.suppress(OSError):  # one that is not empty
-        while folder != config.output_dir and config.output_dir in folder.parents:
-            folder.rmdir()
-            folder = folder.parent
+atexit.register(RunFolder.release_all)
 
 
-def unwritable(folder: Path, error: OSError) -> SplatkitError:
-    """What to say when a run's folder cannot be written."""
+def _write_error(folder: Path, error: OSError) -> SplatkitError:
     return SplatkitError(
         f"The run's folder {folder} cannot be written: {error.strerror or error}. Choose another with --output-dir, "
         "or check permissions and free space."
     )
 
 
-def set_unused_timestamp(config: TrainerConfig, timestamp: str) -> None:
-    """Name the run's folder after the time, and make it; a number is added where another run has that name already.
-
-    Two runs that start in the same second, or a clock that is set back, then do not meet in one folder.
-    """
-    number = 1
-    config.timestamp = timestamp
-    while True:
-        folder = config.get_base_dir()
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-            return
-        except FileExistsError:
-            if folder.parent.is_dir():
-                number += 1
-                config.timestamp = f"{timestamp}-{number}"
-                continue
-            return  # a file where a folder should be: said when the config is saved
-        except OSError:
-            return  # likewise
-
-
-def recognise(config: TrainerConfig) -> None:
-    """Find out whether this is a run that is started again in its own folder, with the very same config."""
-    folder = config.get_base_dir()
-    _continued.discard(Path(os.path.realpath(folder)))
-    if checkpoint_paths(config.get_checkpoint_dir()) and _holds(folder / "config.yml", yaml.dump(config)):
-        _continued.add(Path(os.path.realpath(folder)))
-
-
-def save_config(config: TrainerConfig) -> None:
-    """Claim the run's folder and write ``config.yml`` into it, atomically.
-
-    Args:
-        config: of a run that `recognise` has seen.
-
-    Raises:
-        SplatkitError: the folder cannot be written, belongs to a running run, or to one that ended and is not resumed.
-    """
-    folder = config.get_base_dir()
-    claim(folder)
-    path, text = folder / "config.yml", yaml.dump(config)
-    checkpoints = checkpoint_paths(config.get_checkpoint_dir())
-    if not continues(folder) and checkpoints and not _resumes_from(config, config.get_checkpoint_dir()):
-        raise SplatkitError(
-            f"{folder} holds another run, of {len(checkpoints)} checkpoint(s), which this one would overwrite. To go "
-            f"on with it: --load-dir {config.get_checkpoint_dir()}, or --load-config {path}. To start anew: another "
-            "--timestamp, or none."
-        )
-    CONSOLE.log(f"Saving config to: {escape(str(path))}")
-    _check_readable(path, text)
-    try:
-        atomic_write_text(path, text)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-
-
-def continues(folder: Path) -> bool:
-    """Whether `recognise` found that a run is started again in its own folder, as ``--load-config`` does."""
-    return Path(os.path.realpath(folder)) in _continued
-
-
-def goes_on(config: TrainerConfig) -> bool:
-    """Whether a run goes on from a checkpoint, in whichever of the three ways it was told to."""
-    named = config.load_dir is not None or config.load_checkpoint is not None
-    return named or continues(config.get_base_dir())
-
-
-def _resumes_from(config: TrainerConfig, checkpoint_dir: Path) -> bool:
-    sources = [config.load_dir, config.load_checkpoint and Path(config.load_checkpoint).parent]
-    wanted = os.path.realpath(checkpoint_dir)
-    return any(source is not None and os.path.realpath(source) == wanted for source in sources)
-
-
 def _holds(path: Path, text: str) -> bool:
-    """Whether the file is there with this very config: the same run, started again with --load-config.
+    """Whether a file holds this very config.
 
-    As text, or when read and written again: people add comments, and older versions lack options.
+    Compared as text, or after it has been read and written again: people add comments, and older versions lack options.
     """
     try:
         found = path.read_text("utf-8")
         return found == text or yaml.dump(yaml.load(found, Loader=yaml.Loader)) == text
-    except Exception:  # what is no such file can fail to load in any way
+    except Exception:  # a file that holds something else can fail to load in any way
         return False
 
 
-def say_if_new(config: TrainerConfig) -> None:
-    """A word where a folder was named and holds no run, as when --load-config is used in another working directory."""
-    if not checkpoint_paths(config.get_checkpoint_dir()):
-        folder = escape(str(config.get_base_dir().absolute()))
-        CONSOLE.print(f"There is no checkpoint in {folder} yet: training begins at its first step.")
-
-
-def _check_readable(path: Path, text: str) -> None:
-    """A note where ``ns-eval`` and the others will not be able to read a run's config back."""
+def _report_if_unreadable(path: Path, text: str) -> None:
+    """Print a note if ``ns-eval`` and the other commands will not be able to read a run's config back."""
     names = sorted(set(re.findall(r"!!python/\w+:(__main__\.[\w.]+|\S*%3C\S*)", text)))
     if names:
         shown = ", ".join(unquote(name) for name in names)

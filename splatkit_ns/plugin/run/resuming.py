@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from nerfstudio.engine.trainer import TrainerConfig
 
-from splatkit_ns.plugin.run import checkpoints, folder
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import RunFolder
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -28,6 +29,6 @@ def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:
     if config.load_checkpoint is not None:
         path = Path(config.load_checkpoint)
         return LoadedCheckpoint(path, checkpoints.read(path))
-    if folder.continues(config.get_base_dir()):
+    if RunFolder(config).is_continued:
         return LoadedCheckpoint(*checkpoints.newest_readable(config.get_checkpoint_dir(), None))
     return None
