@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.engine.callbacks import TrainingCallbackLocation
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.modules import (

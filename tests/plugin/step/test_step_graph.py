@@ -150,10 +150,8 @@ def test_dropout_masks_and_regularisers_in_a_graph(
     plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
     graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
     assert replays > 200
-    assert all(bool(torch.isfinite(value).all()) for value in graphs.values())
-    # other Gaussians are left out, so the results are alike and not equal
-    for name in ("means", "scales"):
-        assert float((graphs[name].mean(0) - plain[name].mean(0)).abs().max()) < 0.2, name
+    for name, value in plain.items():  # the same Gaussians are left out, and the same backgrounds drawn
+        assert torch.equal(graphs[name], value), name
 
 
 @pytest.mark.gpu
