@@ -17,7 +17,6 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
-from splatkit_ns.image_metrics.metrics import ImageMetrics
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext
@@ -25,11 +24,11 @@ from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import camera_extent, pinhole_view
-from splatkit_ns.plugin.data.images import evaluation_target
 from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
 from splatkit_ns.plugin.run import weights
 from splatkit_ns.plugin.run.held import release
 from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
+from splatkit_ns.plugin.step.measures import Measures
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
@@ -136,7 +135,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self.parts = StepParts(self.context, self.renderer, self.loss_fn, self.densification)
         self.backgrounds = Backgrounds(config.background_color, metadata.get("background_color"))
         self.frames = TrainingFrames(self.backgrounds, self.camera_optimizer)
-        self.metrics = ImageMetrics(lpips=config.lpips)
+        self.measures = Measures(config.lpips, self.camera_optimizer)
         self.crop_box: OrientedBox | None = None
         self._frame: TrainingFrame | None = None
 
@@ -290,8 +289,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     ) -> dict[str, Tensor]:
         """The loss's named terms, and the camera optimizer's regulariser; in training with the hooks around them."""
         if not self.training:
-            target, mask = evaluation_target(batch, outputs["background"])
-            return {"l1": self.metrics.l1(outputs["rgb"], target, mask)}
+            return {"l1": self.measures.difference(outputs, batch)}
         context = self.context
         if context.target_frames is None and self._frame is not None:
             self.use_frame(self.frames.with_image(self._frame, batch))
@@ -320,43 +318,19 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             self.dispatcher.run("post_train")
             self.dispatcher.cleanup()
 
-    # ------------------------------------------------------------------ evaluation
+    # ------------------------------------------------------------------ figures
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """PSNR of this step's image and the number of Gaussians, for the log."""
-        context = self.context
-        if self.training and context.target_frames is not None and context.rendered_frames is not None:
-            target, rendered, mask = context.target_frames[0], context.rendered_frames[0].detach(), context.masks
-            mask = None if mask is None else mask[0]
-        else:
-            rendered = outputs["rgb"].detach()
-            target, mask = evaluation_target(batch, outputs["background"])
-        metrics: dict[str, Any] = {
-            "psnr": self.metrics.psnr(rendered.clamp(0, 1), target, mask),
-            "gaussian_count": self.num_points,
-        }
-        self.camera_optimizer.get_metrics_dict(metrics)
-        return metrics
+        """PSNR of an image and the number of Gaussians, for the log."""
+        if self.training and self.context.target_frames is not None and self.context.rendered_frames is not None:
+            return self.measures.of_training_image(self.context)
+        return self.measures.of_outputs(outputs, batch, self.context)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side.
-
-        During an evaluation that modules hear of, they are told the result.
-        """
-        target, mask = evaluation_target(batch, outputs["background"])
-        rendered = outputs["rgb"]
-        metrics = self.metrics.all(rendered, target, mask)
-        if self.dispatcher.is_validating and self.dispatcher.listens_to("post_validation_image"):
-            self.dispatcher.run(
-                "post_validation_image",
-                metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **metrics},
-                image_name=str(batch.get("image_name", batch.get("image_idx", ""))),
-                rendered_frames=rendered[None],
-                target_frames=target[None],
-            )
-        return metrics, {"img": torch.cat([target, rendered], dim=1)}
+        """PSNR, SSIM and LPIPS of an evaluation image, and ground truth and render side by side."""
+        return self.measures.of_evaluation_image(outputs, batch, self.dispatcher)
 
     # ------------------------------------------------------------------ schedules
 

@@ -39,17 +39,18 @@ from splatkit_ns.plugin.run.held import Opaque
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
-from splatkit_ns.plugin.run.resuming import LoadedCheckpoint, run_checkpoint
+from splatkit_ns.plugin.run.resuming import run_checkpoint
+from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.validation import evaluate
-from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError, check_parameters, stop_message
+from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError, stop_message
 from splatkit_ns.plugin.step.graph import forward_backward
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.plugin.viewer.thumbnails import Thumbnails
-from splatkit_ns.splat import CheckpointRequests, atomic_write_text
+from splatkit_ns.splat import atomic_write_text
 from splatkit_ns.triton_kernels import load_ahead
 
 Vis = Literal[
@@ -161,7 +162,6 @@ class SplatkitTrainer(Trainer):
         `setup`."""
         self.run_hooks = RunHooks(config, self.modules, self.base_dir)
         self._stop_request = StopRequest()
-        self._resumed: LoadedCheckpoint | None = None
         load_ahead(gpu_kernels(config, self.modules), self.device)
 
     # ------------------------------------------------------------------ set-up
@@ -176,23 +176,19 @@ class SplatkitTrainer(Trainer):
         model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
         schedules, rays = self.optimizers.schedulers, self.pipeline.datamanager.get_train_rays_per_batch()
         self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, self.start_step)
-        every_step = self.device == "cpu" or config.on_nan == "skip"
-        watch = FiniteWatch(list(self.optimizers.optimizers), self.device, every_step, skips=config.on_nan == "skip")
         accumulation = self.gradient_accumulation_steps
         self.training_step = TrainingStep(
             model,
             self.pipeline.datamanager,
             self.callbacks,
             forward_backward(model, self.device, config.cuda_graphs, accumulation),
-            watch,
+            self._watch,
             ParameterUpdates(self.optimizers, accumulation, model.training_state),
-            self._requests,
+            self._checkpoints.requests,
             self._log.is_due,
             complete_steps=self.start_step,
         )
-        self._saver = Saver(
-            self.checkpoint_dir, self.save_checkpoint, self._state, self.training_step, config, self.start_step
-        )
+        self._saver = Saver(self._checkpoints, self._state, self.training_step, config, self.start_step)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers with this run's length and scene scale.
@@ -201,7 +197,7 @@ class SplatkitTrainer(Trainer):
         that it fills.
         """
         model = self.pipeline.model
-        resumed = self._resumed = run_checkpoint(self.config)
+        resumed = run_checkpoint(self.config)
         if resumed is not None:
             checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path)
         model.use_modules(self.modules)
@@ -215,20 +211,19 @@ class SplatkitTrainer(Trainer):
         model.training_state.use_optimizers(optimizers.optimizers)
         data, accumulation = self.pipeline.datamanager, self.gradient_accumulation_steps
         self._state = RunState(self.pipeline, model, data, optimizers, self.grad_scaler, accumulation)
-        self._requests = CheckpointRequests(self.make_checkpoint)
-        model.training_state.use_checkpoints_of(self._requests)
+        skips = self.config.on_nan == "skip"
+        every_step = self.device == "cpu" or skips
+        self._watch = FiniteWatch(list(optimizers.optimizers), self.device, every_step, skips)
+        self._checkpoints = RunCheckpoints(self._state, self._watch, self.config, resumed)
+        model.training_state.use_checkpoints_of(self._checkpoints.requests)
         return optimizers
 
     def _load_checkpoint(self) -> None:
         """Take up the rest of the checkpoint whose weights the model has."""
-        if self._resumed is None:
-            return
-        path = self._resumed.path
-        self._start_step = checkpoints.restore(self._state, self._resumed.content, path, self.config.load_scheduler)
-        CONSOLE.print(f"Resuming after step {self._start_step} from {escape(str(path))}")
-        self._resumed = LoadedCheckpoint(path, checkpoints.rng_only(self._resumed.content))
-        self.pipeline.model.context.step = self._start_step
-        self.pipeline.model.dispatcher.run("on_checkpoint_loaded")
+        path = self._checkpoints.take_up()
+        if path is not None:
+            self._start_step = self.pipeline.model.context.step
+            CONSOLE.print(f"Resuming after step {self._start_step} from {escape(str(path))}")
 
     @property
     def start_step(self) -> int:
@@ -296,8 +291,7 @@ class SplatkitTrainer(Trainer):
             )
         _ = self.pipeline.datamanager.cached_train  # loads the images
         self._init_viewer_state()
-        if self._resumed is not None:
-            checkpoints.restore_rng(checkpoints.rng_entry(self._resumed.content), self._resumed.path)
+        self._checkpoints.restore_rng()
         self._log.begin()
         for step in range(self._start_step, self.config.max_num_iterations):
             self._wait_while_paused()
@@ -364,32 +358,7 @@ class SplatkitTrainer(Trainer):
             with suppress(KeyboardInterrupt):  # how one leaves the viewer, with nothing left to save
                 self._train_complete_viewer()
 
-    # ------------------------------------------------------------------ checkpoints
-
-    def make_checkpoint(self, step: int | None = None, announce: bool = True) -> dict[str, Any]:
-        """Everything a run needs to go on, for any file that is to hold it.
-
-        Args:
-            step: the last that was trained, 0-based; None means the current one.
-            announce: tell modules and hooks before.
-
-        Raises:
-            NotFiniteError: a step since the last look was not finite, or a parameter is not.
-        """
-        self.training_step.watch.check()
-        model = self.pipeline.model
-        if announce:
-            model.dispatcher.run("pre_save_checkpoint")
-        check_parameters(self._state.parameters(), model.context.step)
-        return checkpoints.collect(self._state, self.step if step is None else step)
-
     @check_main_thread
-    def save_checkpoint(self, step: int, announce: bool = True) -> None:
-        """Write the checkpoint of a step (0-based), and only then delete older ones if no more are wanted.
-
-        Raises:
-            OSError: it could not be written; those before are untouched.
-            NotFiniteError: see `make_checkpoint`.
-        """
-        checkpoint = self.make_checkpoint(step, announce)
-        checkpoints.save(self.checkpoint_dir, checkpoint, self.config.save_only_latest_checkpoint)
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint of a step (0-based); see `RunCheckpoints.save`."""
+        self._checkpoints.save(step)

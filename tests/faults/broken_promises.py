@@ -22,7 +22,7 @@ from splatkit_ns.modules import checkpointer
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin import trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
-from splatkit_ns.plugin.run import checkpoints, out_of_memory, signals, weights
+from splatkit_ns.plugin.run import checkpoints, out_of_memory, run_checkpoints, signals, weights
 from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.saving import Saver
@@ -92,8 +92,8 @@ def rng_once(entry: Any = checkpoints.rng_entry) -> Any:
 
 RESUME = "test_resume.py::test_a_resumed_run_ends_with_the_same_bits"
 BREAKS: list[tuple[str, Any, str, Any, str]] = [
-    ("random numbers are not restored", checkpoints, "set_rng_state", nothing, f"{RESUME}[default-11]"),
-    ("what setting up draws shows", trainer.checkpoints, "rng_entry", rng_once(), "test_resume.py::test_random_numbers_drawn_while_setting_up_do_not_matter"),
+    ("random numbers are not restored", checkpoints, "set_rng_state", nothing, f"{RESUME}[fps-11]"),
+    ("what setting up draws shows", checkpoints, "rng_entry", rng_once(), "test_resume.py::test_random_numbers_drawn_while_setting_up_do_not_matter"),
     ("the sampler is not restored", SplatkitDatamanager, "load_sampler_state", nothing, f"{RESUME}[default-5]"),
     ("statistics are not restored", SplatDefaultDensification, "load_state_dict", nothing, f"{RESUME}[default-12]"),
     ("optimizers are not restored", checkpoints, "load_optimizers", nothing, f"{RESUME}[mcmc-20]"),
@@ -115,7 +115,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("a full disk ends training in a module", checkpointer, "told_of_checkpoint", raising, "test_full_disk.py::test_training_goes_on_when_a_module_cannot_write"),
     ("an error costs all steps before it", Saver, "_save_before_error", nothing, "test_failing_parts.py::test_what_was_trained_before_an_error_is_saved"),
     ("states that cannot be saved are found late", checkpoints, "check_modules", nothing, "test_failing_parts.py::test_a_state_that_cannot_be_saved_is_refused_before_training"),
-    ("spoilt parameters are saved", trainer, "check_parameters", nothing, "test_finite.py::test_spoilt_parameters_are_not_saved_though_gradients_are_fine"),
+    ("spoilt parameters are saved", run_checkpoints, "check_parameters", nothing, "test_finite.py::test_spoilt_parameters_are_not_saved_though_gradients_are_fine"),
     ("options are checked by each process", trainer.SplatkitTrainerConfig, "check", nothing, "test_run_folder.py::test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left"),
     ("NaN is not noticed", finite.FiniteWatch, "record", nothing, "test_finite.py::test_a_gradient_that_is_nan_names_its_group"),
     ("a spoilt state is saved", finite.FiniteWatch, "check", nothing, "test_finite.py::test_a_spoilt_state_is_not_saved"),

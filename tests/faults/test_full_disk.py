@@ -136,10 +136,10 @@ def test_training_goes_on_when_a_module_cannot_write(scene: Path, tmp_path: Path
     warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
     assert all("No space left on device" in text and "Training goes on" in text for text in warnings)
     assert [text.split(" could not")[0] for text in warnings if "step 12" in text] == [
-        "The checkpoint of step 12",
         "The Gaussians of step 12",
-        "The checkpoint of step 12",
         "The evaluation of step 12",
+        "The checkpoint of step 12",
+        "The checkpoint of step 12",
         "CheckPointHook's checkpoint of step 12",
     ]
 

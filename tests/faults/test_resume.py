@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -120,7 +121,7 @@ def test_random_numbers_drawn_while_setting_up_do_not_matter(
 
     class Draws(At):
         def on_setup(self) -> None:
-            torch.rand(5)
+            torch.rand(5), np.random.rand(5)  # noqa: NPY002
 
     config = make_config(scene, tmp_path, load_checkpoint=checkpoints.path_of(uninterrupted("default"), 9))
     trainer = make_trainer(config, Draws(0, lambda: None), seed=7)
@@ -128,7 +129,7 @@ def test_random_numbers_drawn_while_setting_up_do_not_matter(
 
     def load_and_draw(split: Any, **options: Any) -> Any:
         if split == "train":  # evaluation images are loaded when they are first looked at, resumed or not
-            torch.rand(3)
+            torch.rand(3), np.random.rand(3)  # noqa: NPY002
         return load(split, **options)
 
     monkeypatch.setattr(trainer.pipeline.datamanager, "_load_images", load_and_draw)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.signals import STOPPING, StoppedBySignal, stop_requests
-from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import At, make_config, make_trainer, run_command, send, train
@@ -37,9 +37,9 @@ def test_a_run_that_has_just_saved_does_not_save_again(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[int] = []
-    real = SplatkitTrainer.save_checkpoint
+    real = RunCheckpoints.save
     monkeypatch.setattr(
-        SplatkitTrainer, "save_checkpoint", lambda self, step: (saved.append(step), real(self, step))[1]
+        RunCheckpoints, "save", lambda self, step, announce: (saved.append(step), real(self, step, announce))[1]
     )
     with pytest.raises(StoppedBySignal):
         train(make_config(scene, tmp_path, steps_per_save=5), At(11, send(signal.SIGTERM)))

@@ -57,7 +57,8 @@ def make_pipeline(
     pipeline = config.pipeline.setup(device="cpu", test_mode=test_mode)
     assert isinstance(pipeline, SplatkitPipeline)
     pipeline.model.context.max_steps = 30
-    pipeline.get_param_groups()  # makes the Gaussians
+    if test_mode == "val":
+        pipeline.get_param_groups()  # makes the Gaussians
     return pipeline.train()
 
 

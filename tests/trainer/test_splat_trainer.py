@@ -88,8 +88,7 @@ def test_resuming_from_an_exported_checkpoint_goes_on_as_if_never_stopped(tiny_s
     recorder = rest.modules[-1]
     assert isinstance(recorder, Recorder)
     assert [step for hook, step in recorder.calls if hook == "post_step"] == [4, 5, 6, 7, 8]
-    # The exporter comes before the recorder, so its checkpoint of step 3 holds the recorder's state after step 2.
-    assert recorder.state == {"seen": 7}
+    assert recorder.state == {"seen": 8}, "the checkpoint of step 3 is of the whole step, also of later modules"
     assert_same_gaussians(whole.training_state, rest.training_state)
 
 
@@ -207,7 +206,7 @@ def test_a_viewer_that_is_drawing_when_training_ends_costs_no_result(tiny_scene:
 
     class Drawing(SplatBaseModule[SplatRenderPayload]):
         def on_setup(self, data_provider: Any) -> None:
-            self.model = data_provider._pipeline.model
+            self.model = data_provider._model
 
         def on_cleanup(self) -> None:
             self.model.eval()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints, out_of_memory
+from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.step.training_step import TrainingStep
@@ -22,8 +22,7 @@ class Saver:
     """Saves while a run trains and when it ends.
 
     Args:
-        folder: the folder of the run's checkpoints.
-        save: writes the checkpoint of a step (0-based); its keyword `announce` says whether hooks hear of it.
+        run_checkpoints: writes the checkpoints.
         run: the state of the run.
         training_step: knows of how many whole steps the state is.
         config: of the run; out-of-memory messages name its options.
@@ -32,21 +31,20 @@ class Saver:
 
     def __init__(
         self,
-        folder: Path,
-        save: Callable[..., None],
+        run_checkpoints: RunCheckpoints,
         run: RunState,
         training_step: TrainingStep,
         config: TrainerConfig,
         start_step: int,
     ) -> None:
-        self._folder, self._save, self._run = folder, save, run
+        self._checkpoints, self._run = run_checkpoints, run
         self._training_step, self._config, self._start_step = training_step, config, start_step
         self._saved_step: int | None = None
         self._fails = False
 
     def save(self, step: int, announce: bool = True) -> None:
-        """Save a step (0-based); see the argument `save` of the class."""
-        self._save(step, announce=announce)
+        """Save a step (0-based); see `RunCheckpoints.save`."""
+        self._checkpoints.save(step, announce)
         self._saved_step = step
 
     def try_to_save(self, step: int) -> bool:
@@ -76,7 +74,7 @@ class Saver:
             SplatkitError: it cannot be saved.
         """
         trained = step >= self._start_step
-        path = checkpoints.path_of(self._folder, step)
+        path = checkpoints.path_of(self._checkpoints.folder, step)
         if self._saved_step == step or (not trained and (stopped or path.exists())):
             return
         try:
@@ -133,10 +131,10 @@ class Saver:
 
     def last_checkpoint(self) -> str:
         """Sentence that says which checkpoint there is."""
-        paths = checkpoints.checkpoint_paths(self._folder)
+        paths = checkpoints.checkpoint_paths(self._checkpoints.folder)
         if not paths:
             return "There is no checkpoint yet."
-        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self._folder}."
+        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self._checkpoints.folder}."
 
     def explain_out_of_memory(self, error: Exception) -> None:
         """Save if the state is that after a whole step, and raise an error that tells what helps.

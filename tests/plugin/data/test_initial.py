@@ -11,9 +11,8 @@ import torch
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.methods import splatkit_3dgs
-from splatkit_ns.plugin.data.initial import initial_gaussians, weights_follow
+from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
 from splatkit_ns.plugin.loading import load_run
-from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import SplatModel, initialization
 from splatkit_ns.splat.schema import KEYS
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
@@ -32,20 +31,14 @@ def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("source", ["seed points", "random", "random, asked for", "ply"])
-def test_the_random_numbers_after_it_are_the_same(source: str, tmp_path: Path) -> None:
-    config = make_config(tmp_path, source)
-    seeds = None if source == "random" else SEEDS
-    after: list[torch.Tensor] = []
-    shapes: list[list[torch.Size]] = []
-    for follow in (False, True):
-        torch.manual_seed(3)
-        with weights_follow(follow):
-            made = initial_gaussians(config, seeds, BOX)
-        after.append(torch.rand(4))
-        assert len(made["means"]) == (1 if follow else {"ply": 5, "seed points": 50}.get(source, 200))
-        shapes.append([made[name].shape[1:] for name in KEYS])
-    assert torch.equal(*after)
-    assert shapes[0] == shapes[1]
+def test_the_stand_in_has_the_shapes_of_what_a_run_starts_with(source: str, tmp_path: Path) -> None:
+    made = initial_gaussians(make_config(tmp_path, source), None if source == "random" else SEEDS, BOX)
+    assert len(made["means"]) == {"ply": 5, "seed points": 50}.get(source, 200)
+    before = torch.get_rng_state()
+    stand_in = one_gaussian(sh_degree=3)
+    assert torch.equal(torch.get_rng_state(), before), "it draws nothing from the global generator"
+    assert len(stand_in["means"]) == 1
+    assert [stand_in[name].shape[1:] for name in KEYS] == [made[name].shape[1:] for name in KEYS]
 
 
 def make_config(tmp_path: Path, source: str) -> Any:
@@ -62,13 +55,13 @@ def make_config(tmp_path: Path, source: str) -> Any:
 def test_a_pipeline_to_look_at_searches_for_no_neighbours(tiny_scene: Path, test_mode: str) -> None:
     model = make_pipeline(tiny_scene, test_mode).model
     assert model.num_points == 1
-    assert model.awaits_weights
+    assert model.is_stand_in
 
 
 def test_a_pipeline_to_train_has_its_gaussians(tiny_scene: Path) -> None:
     model = make_pipeline(tiny_scene).model
     assert model.num_points == len(tiny_gaussians())
-    assert not model.awaits_weights
+    assert not model.is_stand_in
 
 
 def test_opened_and_resumed_runs_have_the_checkpoints_gaussians(
@@ -85,7 +78,7 @@ def test_opened_and_resumed_runs_have_the_checkpoints_gaussians(
     again.load_dir = first.checkpoint_dir
     trainer: Any = make_trainer(again)
     model = trainer.pipeline.model
-    assert not model.awaits_weights
+    assert not model.is_stand_in
     assert all(torch.equal(model.gauss_params[name], first.pipeline.model.gauss_params[name]) for name in KEYS)
     trainer.train()
     counts = [each.pipeline.model.densification.number_at_start for each in (first, trainer)]
@@ -99,15 +92,4 @@ def test_a_checkpoint_of_another_kind_is_refused_in_one_message(tiny_scene: Path
     config.load_dir = first.checkpoint_dir
     config.pipeline.model.sh_degree = 1
     with pytest.raises(SplatkitError, match="shN has shape"):
-        make_trainer(config)
-
-
-def test_no_run_goes_on_from_a_stand_in(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trainer of somebody's own may load checkpoints in another way, or forget to."""
-    first = make_trainer(run_config(tiny_scene, tmp_path, steps=1))
-    first.train()
-    config = run_config(tiny_scene, tmp_path / "again")
-    config.load_checkpoint = checkpoints.checkpoint_paths(first.checkpoint_dir)[0]
-    monkeypatch.setattr(type(first), "_load_checkpoint", lambda trainer: None)
-    with pytest.raises(SplatkitError, match="none was loaded"):
         make_trainer(config)

@@ -1,0 +1,84 @@
+"""The checkpoints of one run: taking one up, making them, and writing them for all who ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.engine.trainer import TrainerConfig
+
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.resuming import LoadedCheckpoint
+from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.step.finite import FiniteWatch, check_parameters
+from splatkit_ns.splat import CheckpointRequests
+
+
+class RunCheckpoints:
+    """Every checkpoint of a run goes through this object, which file it may be for.
+
+    Args:
+        run: the state of the run.
+        watch: is asked whether the steps since its last look were finite.
+        config: of the run.
+        resumed: the checkpoint to go on from, whose weights have been loaded; None for a new run.
+    """
+
+    def __init__(
+        self, run: RunState, watch: FiniteWatch, config: TrainerConfig, resumed: LoadedCheckpoint | None
+    ) -> None:
+        self._run, self._watch, self._resumed = run, watch, resumed
+        self._only_latest, self._load_schedules = config.save_only_latest_checkpoint, config.load_scheduler
+        self.folder: Path = config.get_checkpoint_dir()
+        """The folder of the trainer's own checkpoints."""
+        self.requests = CheckpointRequests(self.make)
+        """Takes the requests of parts for checkpoints of their own."""
+
+    def take_up(self) -> Path | None:
+        """Put the run into the state of the checkpoint to go on from, and tell the modules.
+
+        Returns:
+            The checkpoint's file; None for a new run.
+
+        Raises:
+            SplatkitError: the checkpoint does not fit this run.
+        """
+        if self._resumed is None:
+            return None
+        path, content = self._resumed
+        context = self._run.model.context
+        context.step = checkpoints.restore(self._run, content, path, self._load_schedules)
+        self._resumed = LoadedCheckpoint(path, checkpoints.rng_only(content))
+        self._run.model.dispatcher.run("on_checkpoint_loaded")
+        return path
+
+    def restore_rng(self) -> None:
+        """Set the random generators to the state that they have in the checkpoint; right before the first step."""
+        if self._resumed is not None:
+            checkpoints.restore_rng(checkpoints.rng_entry(self._resumed.content), self._resumed.path)
+
+    def make(self, step: int | None = None, announce: bool = True) -> dict[str, Any]:
+        """Everything a run needs to go on, for any file that is to hold it.
+
+        Args:
+            step: the last that was trained, 0-based; None means the current one.
+            announce: tell modules and hooks before.
+
+        Raises:
+            NotFiniteError: a step since the last look was not finite, or a parameter is not.
+        """
+        self._watch.check()
+        model = self._run.model
+        if announce:
+            model.dispatcher.run("pre_save_checkpoint")
+        check_parameters(self._run.parameters(), model.context.step)
+        return checkpoints.collect(self._run, model.context.step - 1 if step is None else step)
+
+    def save(self, step: int, announce: bool = True) -> None:
+        """Write the trainer's checkpoint of a step (0-based), and only then delete older ones if no more are wanted.
+
+        Raises:
+            OSError: it could not be written; those before are untouched.
+            NotFiniteError: see `make`.
+        """
+        checkpoints.save(self.folder, self.make(step, announce), self._only_latest)

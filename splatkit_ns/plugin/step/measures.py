@@ -1,0 +1,73 @@
+"""The figures of training and evaluation images, and the pictures beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
+from torch import Tensor
+
+from splatkit_ns.image_metrics.metrics import ImageMetrics
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.plugin.data.images import evaluation_target
+
+
+class Measures:
+    """Measures images.
+
+    Args:
+        lpips: whether evaluation images get LPIPS.
+        camera_optimizer: has figures of its own for the log.
+    """
+
+    def __init__(self, lpips: bool, camera_optimizer: CameraOptimizer) -> None:
+        self.metrics = ImageMetrics(lpips=lpips)
+        self._camera_optimizer = camera_optimizer
+
+    def of_training_image(self, context: StepContext) -> dict[str, Any]:
+        """PSNR of the step's image, and the number of Gaussians."""
+        assert context.target_frames is not None
+        assert context.rendered_frames is not None
+        mask = None if context.masks is None else context.masks[0]
+        return self._for_log(context.rendered_frames[0], context.target_frames[0], mask, context)
+
+    def of_outputs(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
+        """The same of an evaluation image."""
+        target, mask = evaluation_target(batch, outputs["background"])
+        return self._for_log(outputs["rgb"], target, mask, context)
+
+    def _for_log(self, rendered: Tensor, target: Tensor, mask: Tensor | None, context: StepContext) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "psnr": self.metrics.psnr(rendered.detach().clamp(0, 1), target, mask),
+            "gaussian_count": len(context.training_state),
+        }
+        self._camera_optimizer.get_metrics_dict(found)
+        return found
+
+    def difference(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
+        """The mean absolute difference of an evaluation image from its render."""
+        target, mask = evaluation_target(batch, outputs["background"])
+        return self.metrics.l1(outputs["rgb"], target, mask)
+
+    def of_evaluation_image(
+        self, outputs: Mapping[str, Any], batch: Mapping[str, Any], dispatcher: ModuleDispatcher
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side.
+
+        During an evaluation that modules hear of, they are told the result.
+        """
+        target, mask = evaluation_target(batch, outputs["background"])
+        rendered = outputs["rgb"]
+        found = self.metrics.all(rendered, target, mask)
+        if dispatcher.is_validating and dispatcher.listens_to("post_validation_image"):
+            dispatcher.run(
+                "post_validation_image",
+                metrics={"l1": float(self.metrics.l1(rendered, target, mask)), **found},
+                image_name=str(batch.get("image_name", batch.get("image_idx", ""))),
+                rendered_frames=rendered[None],
+                target_frames=target[None],
+            )
+        return found, {"img": torch.cat([target, rendered], dim=1)}
