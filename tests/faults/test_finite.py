@@ -13,6 +13,7 @@ import torch
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatCheckpointer
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin import trainer as trainer_module
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.step import finite
 from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError
@@ -153,20 +154,28 @@ def test_a_group_without_gradient_counts_as_zero(monkeypatch: pytest.MonkeyPatch
         watch.record(context, state.optimizers)
 
 
+def look_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs look at their values as rarely as on a GPU."""
+    late = lambda names, device, every_step, skips: FiniteWatch(names, device, False, skips)  # noqa: E731
+    monkeypatch.setattr(trainer_module, "FiniteWatch", late)
+
+
 def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the look comes late; before anything is saved there is one."""
+    look_late(monkeypatch)
     trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))
-    trainer.training_step.watch = FiniteWatch(trainer.training_step.watch.names, "cpu", every_step=False)
     with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):
         trainer.train()
     assert trainer.step == 12
     assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(trainer.checkpoint_dir)] == [6]
 
 
-def test_a_spoilt_state_is_saved_by_no_module_either(scene: Path, tmp_path: Path) -> None:
+def test_a_spoilt_state_is_saved_by_no_module_either(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A module's own checkpoints are looked at first, too, so the last good one is not deleted for a bad one."""
+    look_late(monkeypatch)
     trainer = make_trainer(faulty(scene, tmp_path, gradient_at=(9,)))
-    trainer.training_step.watch = FiniteWatch(trainer.training_step.watch.names, "cpu", every_step=False)
     keeper = SplatCheckpointer(tmp_path / "kept", every=4, keep=1)
     trainer.pipeline.model.use_modules([keeper])
     with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):
