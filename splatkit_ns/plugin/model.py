@@ -250,9 +250,13 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self.parts.seed("frame", of_rank=True)
         self.use_frame(self.frames.make(camera, batch))
         self.parts.run_hooks("pre_step", after="data")
-        self.parts.seed("render", of_rank=True)
+        self.reseed_render()
         assert self._frame is not None
         return self._frame
+
+    def reseed_render(self) -> None:
+        """Draw the random numbers of this step's render from their beginning."""
+        self.parts.seed("render", of_rank=True)
 
     def use_frame(self, frame: TrainingFrame) -> None:
         """Render this frame, and compare it, from now on."""

@@ -168,7 +168,9 @@ def tile_lists(
         total = int(ends[-1]) if num else 0
         space.longest = max(space.longest, total)
     else:
-        total, space.needed = space.capacity, ends[-1:]
+        total, space.was_used = space.capacity, True
+        if space.needed is not None:
+            space.needed.copy_(ends[-1:], non_blocking=True)
     # places that stay empty come after those of the last tile
     dtype = torch.int16 if num_tiles <= MAX_SHORT else torch.int32
     tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)

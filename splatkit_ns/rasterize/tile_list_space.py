@@ -18,16 +18,19 @@ class ListSpace:
 
     capacity: int | None = None
     """Entries that there is space for; those beyond it, of the farthest Gaussians, are left out."""
+    was_used: bool = False
+    """Whether lists of fixed capacity have been made since `fixed` began."""
     longest: int = 0
     """Entries of the longest lists whose length was read back."""
     needed: Tensor | None = None
-    """How many entries the last lists of fixed capacity would have had, (1,) int64 on the device."""
+    """The number of entries that lists of fixed capacity would have had, (1,) int64 in pinned memory; it is written as
+    soon as the device knows it."""
 
     @contextmanager
     def fixed(self, capacity: int) -> Generator[None]:
-        """Within it nothing is read back: for capturing a CUDA graph, which keeps to this capacity ever after."""
-        self.capacity, self.needed = capacity, None
+        """Within it the host does not wait: for capturing a CUDA graph, which keeps to this capacity ever after."""
+        self.capacity, self.was_used = capacity, False
         try:
             yield
         finally:
-            self.capacity = self.needed = None
+            self.capacity = None

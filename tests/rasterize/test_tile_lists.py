@@ -50,6 +50,7 @@ for g, end, count in zip(lists.order.tolist(), lists.ends.tolist(), lists.counts
 assert lists.counts.sum() == len(ids)
 assert space == ListSpace(longest=len(ids))
 assert len(ids) < 1.15 * needed, "hardly any tile is listed in vain"
+space.needed = torch.zeros(1, dtype=torch.int64)
 with space.fixed(len(ids) + 50):
     roomy = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T, space)
     assert int(space.needed) == len(ids) and len(roomy.ids) == len(ids) + 50
@@ -59,7 +60,7 @@ assert torch.equal(roomy.bounds, lists.bounds) and torch.equal(roomy.ids[: len(i
 with space.fixed(len(ids) // 2):
     tight = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T, space)
     assert int(space.needed) == len(ids) and len(tight.ids) == len(ids) // 2
-assert space.capacity is None and space.needed is None
+assert space.capacity is None and space.was_used
 kept = lists.order[lists.ends <= len(tight.ids)].tolist()
 inside = [g for g in ids.tolist() if g in kept]
 assert [g for g in tight.ids.tolist() if g in kept] == inside, "only the farthest are left out"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -38,6 +39,10 @@ CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 TRIED = 20
 """After so many captures a graph must have been replayed `WORTH_IT` times each, or there are no more."""
 WORTH_IT = 5
+UNKNOWN = -1
+"""A length that the device has not written yet."""
+LOOKS = 100_000
+"""After so many looks for a length the host waits for the whole step: something may have gone wrong."""
 
 
 class CapturedStep(NamedTuple):
@@ -52,8 +57,6 @@ class CapturedStep(NamedTuple):
     """The loss's terms, and as the last the loss."""
     gradients: dict[str, Tensor]
     capacity: int
-    needed: Tensor
-    """Length of the last replay's tile lists."""
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:
@@ -114,11 +117,12 @@ class GraphForwardBackward:
         self._warm: set[Hashable] = set()
         self._steps = 0
         self._lengths: deque[int] = deque(maxlen=REMEMBERED)
-        self._length = torch.zeros(1, dtype=torch.int64, pin_memory=True)
         self._captures = self._replays = 0
         self._off = False
-        self.list_space = ListSpace()
+        self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
         """The space for the tile lists of this run's steps."""
+        assert self.list_space.needed is not None
+        self._needed = self.list_space.needed.numpy()
 
     def _pool(self) -> Any:
         """A memory pool that outlives the single graphs, so that each finds the memory of the one before."""
@@ -158,7 +162,6 @@ class GraphForwardBackward:
             self._run_without(kind)
             return False
         key = (kind, *(param.data_ptr() for param in self._model.gauss_params.values()))
-        self._look_at_length()
         if self._step is None or key != self._key:
             self._forget()
             if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
@@ -168,24 +171,43 @@ class GraphForwardBackward:
             self._step = self._try_to_capture(frame)
             self._key = key
             self._captures += 1
-        if self._step is None:
-            return False
-        self._replay(self._step, frame)
-        return True
+        return self._step is not None and self._replay(self._step, frame)
 
-    def _replay(self, step: CapturedStep, frame: TrainingFrame) -> None:
+    def _replay(self, step: CapturedStep, frame: TrainingFrame) -> bool:
+        """Run a step as a graph; False if the space for its tile lists did not suffice, so that it has to run again."""
         model, context = self._model, self._model.context
         self._replays += 1
+        self._needed.fill(UNKNOWN)
         copy_frame(frame, step.frame)
         model.use_frame(dataclasses.replace(step.frame, image_name=frame.image_name))
         step.graph.replay()
-        self._length.copy_(step.needed, non_blocking=True)
+        length = self._wait_for_length()
+        self._lengths.append(length)
+        if length > step.capacity:
+            logger.info("A step runs again without a graph: lists of %d had space for %d.", length, step.capacity)
+            self._forget()
+            model.reseed_render()
+            return False
         for name, value in step.results.items():
             setattr(context, name, value)
         losses = step.losses.clone().unbind()  # a module that keeps them keeps this step's
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
         for name, gradient in step.gradients.items():
             model.gauss_params[name].grad = gradient
+        return True
+
+    def _wait_for_length(self) -> int:
+        """The length of the tile lists of the replay that has just been launched.
+
+        The device writes it early in the step, so that the host then has the rest of the step for its own work.
+        """
+        looks = 0
+        while int(self._needed[0]) == UNKNOWN:
+            time.sleep(0)  # lets other threads run
+            looks += 1
+            if looks % LOOKS == 0:
+                torch.cuda.current_stream().synchronize()  # raises what went wrong on the device
+        return int(self._needed[0])
 
     def _kind(self, frame: TrainingFrame) -> Hashable:
         """The properties of a step by which kernels are chosen, besides the Gaussians."""
@@ -218,20 +240,6 @@ class GraphForwardBackward:
             self.list_space.longest = 0
         else:  # the tile lists are not ours, as in packed renders: such steps read back, and are never captured
             self._lengths.clear()
-
-    def _look_at_length(self) -> None:
-        """Note how long the lists of the last replay were, and give up a graph whose space did not suffice.
-
-        The copy may not have arrived yet; then this is the length of a step before.
-        """
-        length = int(self._length)
-        if length == 0:
-            return
-        self._lengths.append(length)
-        step = self._step
-        if step is not None and length > step.capacity:
-            logger.info("A step lacked the farthest Gaussians: lists of %d had space for %d.", length, step.capacity)
-            self._forget()
 
     def _forget(self) -> None:
         self._step, self._key = None, None
@@ -280,15 +288,14 @@ class GraphForwardBackward:
                     f"This step cannot be captured in a CUDA graph ({failure or error}). Start again with "
                     "--cuda-graphs False, or do not say of the renderer or loss that it is capturable."
                 ) from (failure or error)
-            needed = self.list_space.needed
         if failure is not None:
             raise failure
         current.wait_stream(self._stream)
-        if losses is None or needed is None:
+        if losses is None or not self.list_space.was_used:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in model.gauss_params.items() if param.grad is not None}
-        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity, needed)
+        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
         """Run the three as PyTorch does; returns the loss's terms and the loss, one after the other."""

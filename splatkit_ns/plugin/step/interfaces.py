@@ -39,6 +39,10 @@ class StepModel(Protocol):
         """Render this frame, and compare it, from now on."""
         ...
 
+    def reseed_render(self) -> None:
+        """Draw the random numbers of this step's render once more."""
+        ...
+
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         """Render the camera of the frame."""
         ...

@@ -196,7 +196,7 @@ def test_what_is_missing_is_told_before_training(
     with pytest.raises(SplatkitError, match=fragment):
         make_trainer(config)
     test = config.pipeline.setup(device="cpu", test_mode="test")
-    assert test.model.awaits_weights, "looking at a trained model needs no depth"
+    assert test.model.is_stand_in, "looking at a trained model needs no depth"
 
 
 def test_frames_with_and_without_normals_are_refused(scene: Path, tmp_path: Path) -> None:

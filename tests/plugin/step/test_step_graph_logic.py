@@ -42,7 +42,7 @@ class CountingGraph:
             CountingGraph.captures.append(CountingGraph.space.capacity)
 
     def capture_end(self) -> None:
-        CountingGraph.space.needed = torch.tensor([CountingGraph.needed])
+        CountingGraph.space.was_used = True
         if CountingGraph.broken and CountingGraph.space.capacity is not None:
             raise RuntimeError("operation would make the legacy stream depend on a capturing blocking stream")
 
@@ -51,6 +51,7 @@ class CountingGraph:
 
     def replay(self) -> None:
         CountingGraph.replays += 1
+        CountingGraph.space.needed.fill_(CountingGraph.needed)
 
 
 class StubModel:
@@ -62,10 +63,14 @@ class StubModel:
         self.training_state = self.gauss_params["means"]
         self.degree = 0
         self.fails = False
+        self.reseeded = 0
         self.rendered = "means"
         self.context: Any = SimpleNamespace(masks=None)
         for name in (*step_graph.CONTEXT_FIELDS, "loss", "loss_terms"):
             setattr(self.context, name, None)
+
+    def reseed_render(self) -> None:
+        self.reseeded += 1
 
     def sh_degree_now(self) -> int:
         return self.degree
@@ -123,7 +128,6 @@ def test_a_graph_is_captured_once_and_then_replayed(model: StubModel) -> None:
     assert CountingGraph.replays == 30
     assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
     assert graphs.list_space.capacity is None
-    assert graphs.list_space.needed is None
 
 
 def test_steps_whose_tile_lists_are_not_ours_are_never_captured(model: StubModel) -> None:
@@ -180,8 +184,11 @@ def test_what_kernels_hold_is_noticed_when_it_changes(change: str, model: StubMo
 def test_lists_that_do_not_fit_get_a_graph_with_more_space(model: StubModel) -> None:
     graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 5)
-    graphs._step.needed.fill_(200)  # type: ignore[union-attr]
-    run(graphs, model, 5)
+    CountingGraph.needed = 200
+    assert run(graphs, model, 1) == 0, "the step runs again without a graph"
+    assert model.reseeded == 1
+    assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
+    assert run(graphs, model, 4) == 4
     assert CountingGraph.captures == [120, 300]
 
 
