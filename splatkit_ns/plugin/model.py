@@ -68,8 +68,8 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     resolution_schedule: int = 3000
     """The resolution doubles every this many steps, until it is full."""
     init_ply: Path | None = None
-    """Start from the Gaussians of this PLY file, such as an earlier run exported; its coordinates must be those of this
-    data set as nerfstudio orients and scales it."""
+    """Start from the Gaussians of this file (PLY, SPZ, SOG, …), such as an earlier run exported; its coordinates must
+    be those of this data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
     num_random: int = 50_000

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.rasterize import rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients, world_to_cams
@@ -37,6 +38,10 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     depth_mode: Literal["expected", "median"] = "expected"
     """Which depth ``normals_from_depth`` comes from: the average along the ray, which suits unbounded scenes, or where
     half of the light is gone, which is sharper and suits single objects."""
+
+    @property
+    def splat_mode(self) -> SplatRenderMode:
+        return "2dgs"
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

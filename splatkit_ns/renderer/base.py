@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
@@ -24,6 +25,11 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
 
     It is also used outside training (viewer, evaluation, export of images), where no hook is called.
     """
+
+    @property
+    def splat_mode(self) -> SplatRenderMode:
+        """How Gaussians that are trained with this renderer have to be drawn elsewhere, which their files say."""
+        return "default"
 
     @abstractmethod
     def render(

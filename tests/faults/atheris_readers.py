@@ -55,7 +55,7 @@ def ply_target(folder: Path) -> Target:
     import atheris
     import numpy as np
 
-    from splatkit_ns.splat.ply_header import SCALAR_TYPES
+    from splatkit_ns.formats.ply_header import SCALAR_TYPES
     from tests.faults.test_hostile_ply import NAMES, WORDS, header, read_or_refused, small_files
 
     words = [word.encode() for word in (*WORDS, *SCALAR_TYPES)]

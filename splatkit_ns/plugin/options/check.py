@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.modules.exporter import SPLAT_FORMATS
+from splatkit_ns.formats import FormatError, find_format, format_names
 from splatkit_ns.plugin.run import folder as run_folder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.rasterize import check_cuda_backend
@@ -153,11 +153,21 @@ def check_options(config: SplatkitTrainerConfig) -> None:
         problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
     if config.load_dir is not None and not Path(config.load_dir).is_dir():
         problems.append(f"--load-dir: there is no folder {config.load_dir}")
-    if model.init_ply is not None and not run_folder.goes_on(config) and not Path(model.init_ply).is_file():
-        problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
+    if model.init_ply is not None and not run_folder.goes_on(config):
+        problems += _initial_file_problems(Path(model.init_ply))
     problems += name_problems(config)
     if problems:
         raise OptionsError(problems)
+
+
+def _initial_file_problems(path: Path) -> list[str]:
+    if not path.exists():
+        return [f"--pipeline.model.init-ply: there is no file {path}"]
+    try:
+        find_format(path)
+    except FormatError as error:
+        return [f"--pipeline.model.init-ply: {error}"]
+    return []
 
 
 def _check_numbers(value: Any, path: str, problems: list[str]) -> None:
@@ -215,10 +225,10 @@ def _check_modules(modules: Any, problems: list[str]) -> None:
         for step in getattr(getattr(modules, owner, None), setting, None) or ():
             if isinstance(step, bool) or not isinstance(step, int) or step < 1:
                 problems.append(f"{_flag(f'modules.{name}')} holds {step!r}, expected whole numbers of at least 1")
-    splat_format = getattr(getattr(modules, "exporter", None), "splat_format", SPLAT_FORMATS[0])
-    if splat_format not in SPLAT_FORMATS:
+    splat_format = getattr(getattr(modules, "exporter", None), "splat_format", "ply")
+    if splat_format not in format_names():
         problems.append(
-            f"--modules.exporter.splat-format is {splat_format!r}, expected one of: {', '.join(SPLAT_FORMATS)}"
+            f"--modules.exporter.splat-format is {splat_format!r}, expected one of: {', '.join(format_names())}"
         )
 
 
