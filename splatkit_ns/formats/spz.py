@@ -74,8 +74,8 @@ class SpzOptions:
     turn most coefficients of a scene that is trained for minutes to zero."""
     sh_rest_bits: int = 5
     """Bits of an SH coefficient of degree 2 or 3, 1 to 8."""
-    level: int = 6
-    """How hard to compress, 1 (quick) to 9 (small)."""
+    level: int = 4
+    """How hard to compress, 1 (quick) to 9 (small). 6 makes files 3 % smaller and takes three times as long."""
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

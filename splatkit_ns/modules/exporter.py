@@ -40,7 +40,7 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     save_ckpt: bool = True
     """Save checkpoints to resume from."""
     splat_format: str = "ply"
-    """Format of the Gaussians' files, and their suffix: ply, compressed.ply, spz, sog, splat, glb or usd, or one that
+    """Format of the Gaussians' files, and their suffix: ply, compressed.ply, spz, sog, splat or glb, or one that
     you registered."""
 
     @property
