@@ -6,25 +6,34 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+from splatkit_ns.formats import format_names
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import reachable_steps
-from splatkit_ns.ranges import Steps, one_of
+from splatkit_ns.ranges import Range, Steps
 from splatkit_ns.splat import SplatTrainingState
 
-SPLAT_FORMATS = ("ply",)
+
+class KnownFormat(Range):
+    """The names of the file formats that are registered when the setting is checked."""
+
+    def __init__(self) -> None:
+        super().__init__("", lambda value: value in format_names())
+
+    def complaint(self, value: Any) -> str | None:
+        return None if self.fits(value) else f"is {value!r}, expected one of: {', '.join(format_names())}"
 
 
 @dataclass
 class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     """Writes ``splats/step_007000.ply`` and ``ckpts/step_007000.ckpt`` at chosen steps.
 
-    The PLY files open in every viewer of Gaussian splats; training resumes from the checkpoints. Each file is written
-    whole or not at all, by the process of rank 0 alone; if the disk is full, training goes on without it. A checkpoint
-    is of the whole step, with the states of all modules after it.
+    PLY files open in every viewer of Gaussian splats, and the other formats are smaller; training resumes from the
+    checkpoints. Each file is written whole or not at all, by the process of rank 0 alone; if the disk is full, training
+    goes on without it. A checkpoint is of the whole step, with the states of all modules after it.
 
     Raises:
         OptionsError: if the format is unknown or a step is no whole number of at least 1.
@@ -36,11 +45,12 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     export_steps: Annotated[Sequence[int], Steps] = field(default_factory=list[int])
     """Steps after which to export, counted from 1; include the last step to keep the final model. None: off."""
     save_splat: bool = True
-    """Save the Gaussians as PLY files."""
+    """Save the Gaussians."""
     save_ckpt: bool = True
     """Save checkpoints to resume from."""
-    splat_format: Annotated[str, one_of(*SPLAT_FORMATS)] = "ply"
-    """Format of the Gaussians' files; there is only ply."""
+    splat_format: Annotated[str, KnownFormat()] = "ply"
+    """Format of the Gaussians' files, and their suffix: ply, compressed.ply, spz, sog, splat or glb, or one that
+    you registered."""
 
     @property
     def is_idle(self) -> bool:
@@ -51,17 +61,27 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         if world_rank == 0:
             check_output_dir(self.output_dir, self.module_name)
 
-    def post_step(self, logger: logging.Logger, step: int, training_state: SplatTrainingState, world_rank: int) -> None:
+    def post_step(
+        self,
+        logger: logging.Logger,
+        step: int,
+        training_state: SplatTrainingState,
+        world_rank: int,
+        renderer: Any,
+    ) -> None:
         """Export when it is time."""
         if step not in self._steps or world_rank != 0:
             return
         splat, ckpt = self.splat_path(step), self.ckpt_path(step)
         if self.save_splat and write_or_warn(
-            logger, f"The Gaussians of step {step}", lambda: training_state.to_splat_model().save_ply(splat)
+            logger, f"The Gaussians of step {step}", lambda: self._save_splat(splat, training_state, renderer)
         ):
             logger.info("Saved %d Gaussians to %s", len(training_state), splat)
         if self.save_ckpt:
             training_state.save_ckpt(ckpt, then=told_of_checkpoint(logger, f"The checkpoint of step {step}", ckpt))
+
+    def _save_splat(self, path: Path, training_state: SplatTrainingState, renderer: Any) -> None:
+        training_state.to_splat_model(renderer.splat_mode).save(path, format=self.splat_format)
 
     def splat_path(self, step: int) -> Path:
         """Where the Gaussians of a step (counted from 1) are saved."""

@@ -60,8 +60,8 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     init_ply: Path | None = None
-    """Start from the Gaussians of this PLY file, such as an earlier run exported; its coordinates must be those of this
-    data set as nerfstudio orients and scales it."""
+    """Start from the Gaussians of this file (PLY, SPZ, SOG, …), such as an earlier run exported; its coordinates must
+    be those of this data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
     num_random: Annotated[int, Positive] = 50_000

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from splatkit_ns.cameras import View
+from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import rasterization_2dgs
@@ -37,6 +38,10 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     depth_mode: Literal["expected", "median"] = "expected"
     """Which depth ``normals_from_depth`` comes from: the average along the ray, which suits unbounded scenes, or where
     half of the light is gone, which is sharper and suits single objects."""
+
+    @property
+    def splat_mode(self) -> SplatRenderMode:
+        return "2dgs"
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

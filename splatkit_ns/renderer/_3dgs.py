@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import View
+from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import rasterization
@@ -25,7 +26,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     capturable: ClassVar[bool] = True
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """antialiased scales opacities by the area that the 0.3 pixel blur adds (Mip-Splatting's 2D filter): better when
-    zooming out, but most other viewers show its PLY files too thick."""
+    zooming out, but viewers that do not heed the mark in its files show them too thick."""
     near_plane: Annotated[float, NonNegative] = 0.01
     """Gaussians nearer than this are not drawn, in world units."""
     far_plane: Annotated[float, Positive] = 1e10
@@ -38,6 +39,10 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""
     packed: bool = False
     """Keep only visible Gaussians in memory, on a GPU: slower, except for very large scenes."""
+
+    @property
+    def splat_mode(self) -> SplatRenderMode:
+        return "mip" if self.rasterize_mode == "antialiased" else "default"
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

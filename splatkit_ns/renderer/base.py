@@ -14,6 +14,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
@@ -59,6 +60,11 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         render = vars(cls).get("render")
         if inspect.isfunction(render):
             cls.render = _refusing_other_lenses(render)
+
+    @property
+    def splat_mode(self) -> SplatRenderMode:
+        """How Gaussians that are trained with this renderer have to be drawn elsewhere, which their files say."""
+        return "default"
 
     @abstractmethod
     def render(

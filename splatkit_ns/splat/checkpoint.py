@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.splat.files import atomic_write
+from splatkit_ns.files import atomic_write
 from splatkit_ns.splat.pickle_scan import check_tuples
 
 SCHEMA_VERSION = 1

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from splatkit_ns.formats.gaussians import LOG_THICKNESS
 from splatkit_ns.splat.rows import Params
 
-LOG_THICKNESS = math.log(1e-6)
-"""The third scale of every disc, as a log of world units: thin enough for a viewer that draws 3D Gaussians to show a
-disc, and far from where float32 covariances vanish."""
+__all__ = ["LOG_THICKNESS", "disc_log_scales", "flatten"]
 
 # A third of a turn about (1, 1, 1), by which axis 0 or 1 of a Gaussian becomes its third one: wxyz.
 _TO_THIRD = ((0.5, 0.5, 0.5, 0.5), (0.5, -0.5, -0.5, -0.5), (1.0, 0.0, 0.0, 0.0))

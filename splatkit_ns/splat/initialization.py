@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree  # type: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from splatkit_ns.splat import ply
+from splatkit_ns import formats
+from splatkit_ns.formats.gaussians import SH_C0
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,6 @@ NUM_NEIGHBOURS = 3
 MIN_DISTANCE = math.sqrt(1e-7)
 """Smallest distance to the neighbours that is believed, as in 3DGS: points that coincide would give a scale of zero."""
 LONE_POINT_DISTANCE = 1.0
-SH_C0 = 0.28209479177387814
-"""The SH basis function of degree 0, 1 / (2 sqrt(pi))."""
 
 
 def random_points(num: int, extent: float, generator: torch.Generator | None = None) -> Tensor:
@@ -124,19 +123,19 @@ def _checked_colors(colors: Tensor, num: int) -> Tensor:
     return colors
 
 
-def gaussians_from_ply(path: str | PathLike[str], sh_degree: int) -> dict[str, Tensor]:
-    """Raw parameters of the Gaussians in a PLY file, with SH coefficients up to `sh_degree`.
+def gaussians_from_file(path: str | PathLike[str], sh_degree: int) -> dict[str, Tensor]:
+    """Raw parameters of the Gaussians in a file of any format, with SH coefficients up to `sh_degree`.
 
     Coefficients that the file lacks are zero; those it has above `sh_degree` are left out, with a note in the log.
 
     Args:
-        path: in the layout of 3DGS, see `ply.read_ply`.
+        path: of a format that `formats.find_format` finds by its suffix.
         sh_degree: 0 to 3.
 
     Raises:
-        PlyError: the file is missing, damaged or holds no Gaussians.
+        FormatError: the file is missing, of no known format, damaged or holds no Gaussians.
     """
-    tensors = {key: torch.from_numpy(value) for key, value in ply.read_ply(path).items()}
+    tensors = {key: torch.from_numpy(value) for key, value in formats.read(path).arrays().items()}
     wanted, found = (sh_degree + 1) ** 2 - 1, tensors["shN"].shape[1]
     if found != wanted:
         what = "those above are left out" if found > wanted else "those above its own start at zero"

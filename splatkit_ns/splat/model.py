@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.splat import ply
+from splatkit_ns import formats
+from splatkit_ns.formats import Gaussians, SplatRenderMode
+from splatkit_ns.formats.ply import PlyFormat
 from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class SplatModel:
     """(N, 1, 3) SH coefficients of degree 0."""
     shN: Tensor
     """(N, K - 1, 3) SH coefficients of degrees 1 and up."""
+    render_mode: SplatRenderMode = "default"
+    """How they were trained: as 3D Gaussians, with Mip-Splatting's 2D filter (``mip``), or as discs (``2dgs``); the
+    formats that can say so keep it, and viewers draw them that way."""
 
     def __post_init__(self) -> None:
         for key in KEYS:
@@ -56,17 +61,54 @@ class SplatModel:
         """The six tensors by name."""
         return {key: getattr(self, key) for key in KEYS}
 
+    def to_gaussians(self) -> Gaussians:
+        """The same Gaussians as arrays, which share the memory."""
+        return Gaussians(**{key: value.numpy() for key, value in self.tensors().items()}, render_mode=self.render_mode)
+
+    @classmethod
+    def from_gaussians(cls, gaussians: Gaussians) -> SplatModel:
+        """A model of Gaussians that a format's reader or `frames.transform` returned, which shares their memory."""
+        tensors = {key: torch.from_numpy(value) for key, value in gaussians.arrays().items()}
+        return cls(**tensors, render_mode=gaussians.render_mode)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, format: str | None = None) -> SplatModel:
+        """Read a file of any format; see `formats.read`.
+
+        Args:
+            path: of the file, or of a SOG folder.
+            format: name of the format; None to go by the suffix.
+
+        Raises:
+            FormatError: the file is missing, of no known format, damaged, or holds no Gaussians.
+        """
+        return cls.from_gaussians(formats.read(path, format))
+
+    def save(self, path: str | PathLike[str], *, format: str | None = None, **options: Any) -> None:
+        """Write a file of any format, atomically; see `formats.write`. Most formats round, and change the order.
+
+        Args:
+            path: file to write; its folder is made if it is missing.
+            format: name of the format; None to go by the suffix.
+            **options: of the format, such as ``version=2`` for SPZ.
+
+        Raises:
+            FormatError: there is no such format or option, or no Gaussian has only finite values.
+            OSError: the file cannot be written; an old file is then as it was.
+        """
+        formats.write(path, self.to_gaussians(), format, **options)
+
     @classmethod
     def load_ply(cls, path: str | PathLike[str]) -> SplatModel:
-        """Read a PLY file in the layout of 3DGS; see `ply.read_ply`.
+        """Read a PLY file in the layout of 3DGS, whatever its suffix; see `ply.read_ply`.
 
         Raises:
             PlyError: the file is missing, damaged or holds no Gaussians.
         """
-        return cls(**{key: torch.from_numpy(value) for key, value in ply.read_ply(path).items()})
+        return cls.load(path, format="ply")
 
-    def save_ply(self, path: str | PathLike[str], *, format: ply.PlyFormat = "binary_little_endian") -> None:
-        """Write a PLY file in the layout of 3DGS, atomically; see `ply.write_ply`.
+    def save_ply(self, path: str | PathLike[str], *, format: PlyFormat = "binary_little_endian") -> None:
+        """Write a PLY file in the layout of 3DGS, atomically, whatever its suffix; see `ply.write_ply`.
 
         Args:
             path: file to write; its folder is made if it is missing.
@@ -76,7 +118,7 @@ class SplatModel:
             ValueError: no Gaussian has only finite values.
             OSError: the file cannot be written.
         """
-        ply.write_ply(path, {key: value.numpy() for key, value in self.tensors().items()}, format=format)
+        formats.write(path, self.to_gaussians(), "ply", encoding=format)
 
     def to_training_state(
         self, learning_rates: Mapping[str, float] | None = None, device: torch.device | str = "cpu"

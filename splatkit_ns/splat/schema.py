@@ -6,11 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-KEYS = ("means", "scales", "quats", "opacities", "sh0", "shN")
-"""The parameters: world units, log standard deviations, wxyz quaternions, logits, SH of degree 0, SH above."""
+from splatkit_ns.formats.gaussians import KEYS, NUM_COEFFICIENTS_TO_DEGREE
 
-NUM_COEFFICIENTS_TO_DEGREE = {0: 0, 3: 1, 8: 2, 15: 3}
-"""Number of SH coefficients above degree 0 -> SH degree."""
+__all__ = ["KEYS", "NUM_COEFFICIENTS_TO_DEGREE", "check_shapes", "sh_degree_of"]
 
 
 def sh_degree_of(num_coefficients: int) -> int:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from splatkit_ns.formats.gaussians import SplatRenderMode
 from splatkit_ns.splat import initialization, state_checkpoint
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint
 from splatkit_ns.splat.checkpoint_requests import CheckpointRequests, Then
@@ -370,11 +371,16 @@ class SplatTrainingState:
         )
         return cls.from_tensors(tensors, learning_rates=learning_rates, device=device)
 
-    def to_splat_model(self) -> SplatModel:
-        """A copy of the Gaussians on the CPU, without optimizers."""
+    def to_splat_model(self, render_mode: SplatRenderMode = "default") -> SplatModel:
+        """A copy of the Gaussians on the CPU, without optimizers.
+
+        Args:
+            render_mode: how they were trained; `SplatRenderer.splat_mode` tells it.
+        """
         from splatkit_ns.splat.model import SplatModel  # the two convert into each other
 
-        return SplatModel(**{key: self.params[key].detach().to("cpu", copy=True) for key in KEYS})
+        tensors = {key: self.params[key].detach().to("cpu", copy=True) for key in KEYS}
+        return SplatModel(**tensors, render_mode=render_mode)
 
     def save_ckpt(self, path: str | PathLike[str], step: int | None = None, then: Then | None = None) -> None:
         """Write a checkpoint that training resumes from; see `state_checkpoint.state_to_checkpoint`.

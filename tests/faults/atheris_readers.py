@@ -55,7 +55,7 @@ def ply_target(folder: Path) -> Target:
     import atheris
     import numpy as np
 
-    from splatkit_ns.splat.ply_header import SCALAR_TYPES
+    from splatkit_ns.formats.ply_header import SCALAR_TYPES
     from tests.faults.test_hostile_ply import NAMES, WORDS, header, read_or_refused, small_files
 
     words = [word.encode() for word in (*WORDS, *SCALAR_TYPES)]
@@ -218,7 +218,9 @@ def fuzz(name: str, arguments: list[str]) -> None:
     from torch._weights_only_unpickler import Unpickler
 
     Unpickler.load = atheris.instrument_func(Unpickler.load)
-    with atheris.instrument_imports(include=["splatkit_ns.splat", "splatkit_ns.plugin.options.check"]):
+    with atheris.instrument_imports(
+        include=["splatkit_ns.splat", "splatkit_ns.formats", "splatkit_ns.plugin.options.check"]
+    ):
         from tests.faults import runs  # noqa: F401  # imports all of it
     with tempfile.TemporaryDirectory() as folder:
         check, mutate, seeds = TARGETS[name](Path(folder))

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.formats.ply_header import SCALAR_TYPES
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.splat import PlyError, SplatModel
-from splatkit_ns.splat.ply_header import SCALAR_TYPES
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, make_config, make_trainer, train
 from tests.faults.test_hostile_checkpoints import FUZZ, read_limited

@@ -17,11 +17,11 @@ from nerfstudio.configs import experiment_config
 from nerfstudio.utils.eval_utils import eval_load_checkpoint
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.files import TEMPORARY_PREFIX, atomic_write
 from splatkit_ns.plugin.reporting import console as reporting
 from splatkit_ns.plugin.run import checkpoints, folder_lock
 from splatkit_ns.plugin.run.folder import Claim, RunFolder
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
-from splatkit_ns.splat.files import TEMPORARY_PREFIX, atomic_write
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
 

@@ -25,6 +25,7 @@ from splatkit_ns.modules import (
 )
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from tests.trainer.helpers import train
 
@@ -62,8 +63,19 @@ def test_other_ranks_export_nothing(tmp_path: Path) -> None:
     exporter = SplatExporter(tmp_path / "export", [1])
     state = SplatTrainingState.from_points(torch.rand(4, 3))
     exporter.on_setup(logging.getLogger(), max_steps=1, world_rank=1)
-    exporter.post_step(logging.getLogger(), 1, state, world_rank=1)
+    exporter.post_step(logging.getLogger(), 1, state, world_rank=1, renderer=Splat3DGSRenderer())
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("splat_format", ["ply", "compressed.ply", "spz", "sog", "glb"])
+def test_exports_say_how_they_were_trained(tmp_path: Path, splat_format: str) -> None:
+    exporter = SplatExporter(tmp_path, [1], save_ckpt=False, splat_format=splat_format)
+    exporter.on_setup(logging.getLogger(), max_steps=1, world_rank=0)
+    renderer = Splat3DGSRenderer(rasterize_mode="antialiased")
+    state = SplatTrainingState.from_points(torch.rand(9, 3))
+    exporter.post_step(logging.getLogger(), 1, state, world_rank=0, renderer=renderer)
+    model = SplatModel.load(tmp_path / "splats" / f"step_000001.{splat_format}")
+    assert (len(model), model.render_mode) == (9, "mip")
 
 
 def test_export_steps_beyond_the_end_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import UnidentifiedImageError
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.splat.ply_header import PlyError, PlyHeader, read_header
+from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 
 INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 

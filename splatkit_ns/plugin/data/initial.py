@@ -11,7 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.splat import random_points
-from splatkit_ns.splat.initialization import gaussians_from_ply, gaussians_from_points
+from splatkit_ns.splat.initialization import gaussians_from_file, gaussians_from_points
 
 
 class StartSettings(Protocol):
@@ -40,13 +40,13 @@ def initial_gaussians(
         The six parameters, float32 on the CPU.
 
     Raises:
-        SplatkitError: the PLY file cannot be used.
+        SplatkitError: the file to start from cannot be used.
     """
     if config.init_ply is not None:
-        if Path(config.init_ply).is_file():
-            return gaussians_from_ply(config.init_ply, config.sh_degree)
+        if Path(config.init_ply).exists():
+            return gaussians_from_file(config.init_ply, config.sh_degree)
         # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
-        report_once(f"The PLY file {config.init_ply} that this run started from is not there any more.")
+        report_once(f"The file {config.init_ply} that this run started from is not there any more.")
     if seed_points is not None and not config.random_init and len(seed_points[0]) > 0:
         points, colors = seed_points[0], seed_points[1].float() / 255
     else:

@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splatkit_ns.splat.ply_header import PlyError, read_header
+from splatkit_ns.formats.ply_header import PlyError, read_header
 
 XYZ, RGB = ("x", "y", "z"), ("red", "green", "blue")
 BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "="}

@@ -18,6 +18,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
@@ -79,8 +80,8 @@ def check_options(config: Any) -> None:
         problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
     if config.load_dir is not None and not Path(config.load_dir).is_dir():
         problems.append(f"--load-dir: there is no folder {config.load_dir}")
-    if model.init_ply is not None and not RunFolder(config).is_resuming and not Path(model.init_ply).is_file():
-        problems.append(f"--pipeline.model.init-ply: there is no file {model.init_ply}")
+    if model.init_ply is not None and not RunFolder(config).is_resuming:
+        problems += _initial_file_problems(Path(model.init_ply))
     problems += name_problems(config)
     if problems:
         raise OptionsError(problems)
@@ -90,6 +91,16 @@ def _nerfstudios_ranges(owner: type, definer: type, name: str) -> Sequence[Range
     if definer.__module__.partition(".")[0] != "nerfstudio":  # a user's field of the same name may mean anything
         return ()
     return next((fields[name] for base, fields in RANGES.items() if issubclass(owner, base) and name in fields), ())
+
+
+def _initial_file_problems(path: Path) -> list[str]:
+    if not path.exists():
+        return [f"--pipeline.model.init-ply: there is no file {path}"]
+    try:
+        find_format(path)
+    except FormatError as error:
+        return [f"--pipeline.model.init-ply: {error}"]
+    return []
 
 
 def _flag(place: str) -> str:

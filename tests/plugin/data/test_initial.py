@@ -27,7 +27,7 @@ SEEDS = (torch.randn(50, 3), torch.randint(0, 256, (50, 3)).byte())
 def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever looks for neighbours fails, and so does who reads a PLY file."""
     monkeypatch.setattr(initialization, "cKDTree", None)
-    monkeypatch.setattr(initialization, "ply", None)
+    monkeypatch.setattr(initialization, "formats", None)
 
 
 @pytest.mark.parametrize("source", ["seed points", "random", "random, asked for", "ply"])

@@ -56,6 +56,19 @@ def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -
         raise
 
 
+def atomic_write_bytes(path: str | PathLike[str], content: bytes | memoryview) -> None:
+    """Write a file of these bytes all at once; see `atomic_write`.
+
+    Raises:
+        OSError: the file could not be written; an old file is then as it was.
+    """
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    atomic_write(path, write)
+
+
 def atomic_write_text(path: str | PathLike[str], text: str) -> None:
     """Write a UTF-8 text file all at once; see `atomic_write`.
 

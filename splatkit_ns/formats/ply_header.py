@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.formats.gaussians import FormatError, SplatRenderMode, render_mode_named
 
 PlyFormat = Literal["binary_little_endian", "binary_big_endian", "ascii"]
 
@@ -20,7 +20,7 @@ SCALAR_TYPES = {
 """PLY's names of scalar types, old and new -> numpy's."""
 
 
-class PlyError(SplatkitError, ValueError):
+class PlyError(FormatError):
     """A PLY file that cannot be used; the message says what was expected, what was found and what to do."""
 
 
@@ -50,6 +50,8 @@ class PlyHeader:
     """By name, in the order of the file."""
     num_bytes: int
     """Size of the header: where the data starts."""
+    comments: list[str] = field(default_factory=list[str])
+    """Texts of the comment lines."""
 
 
 def read_header(file: BinaryIO, path: Path) -> PlyHeader:
@@ -63,6 +65,7 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
     format_found: PlyFormat | None = None
     elements: dict[str, PlyElement] = {}
     element: PlyElement | None = None  # to which the properties belong
+    comments: list[str] = []
     line_number = 1
     while True:
         raw = file.readline(MAX_HEADER_BYTES)
@@ -75,6 +78,8 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
         words = raw.decode("ascii", errors="replace").split()
         where = f"{path}, line {line_number}"
         if not words or words[0] in ("comment", "obj_info"):
+            if words[:1] == ["comment"]:
+                comments.append(" ".join(words[1:]))
             continue
         if words[0] == "end_header":
             break
@@ -89,7 +94,7 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
             raise PlyError(f"{where}: a PLY header has no line {_shown(words)}.")
     if format_found is None:
         raise PlyError(f"{path}: the PLY header has no 'format' line.")
-    return PlyHeader(format_found, elements, file.tell())
+    return PlyHeader(format_found, elements, file.tell(), comments)
 
 
 def _parse_format(words: list[str], where: str) -> PlyFormat:
@@ -124,3 +129,39 @@ def _parse_property(words: list[str], element: PlyElement | None, where: str) ->
 
 def _shown(words: list[str]) -> str:
     return repr(" ".join(words)[:80])
+
+
+def check_room(path: Path, start: int, count: int, row_bytes: int, slack: int = 0) -> None:
+    """Check that a file has room for `count` rows from byte `start` on, before memory is taken for them.
+
+    Raises:
+        PlyError: it has not.
+    """
+    size = path.stat().st_size
+    if start + count * row_bytes <= size + slack:
+        return
+    present = max(0, size - start) // max(row_bytes, 1)
+    raise PlyError(
+        f"{path} is truncated: its header declares {count} vertices of at least {row_bytes} bytes, but there is room "
+        f"for {present} in the file. Copy or export it again."
+    )
+
+
+def mode_comments(mode: SplatRenderMode) -> tuple[str, ...]:
+    """The comment that marks how Gaussians were trained, in Brush's spelling; none for plain 3D Gaussians."""
+    return () if mode == "default" else (f"SplatRenderMode: {mode}",)
+
+
+def render_mode_of(comments: list[str]) -> SplatRenderMode:
+    """How Gaussians were trained, as comments say it; the last one counts.
+
+    Brush writes ``SplatRenderMode: default | mip | 2dgs``, Postshot ``antialiased 0 | 1``.
+    """
+    found: SplatRenderMode = "default"
+    for comment in comments:
+        words = comment.lower().split()
+        if len(words) == 2 and words[0] == "splatrendermode:":
+            found = render_mode_named(words[1]) or found
+        elif len(words) == 2 and words[0] == "antialiased" and words[1] in ("0", "1"):
+            found = "mip" if words[1] == "1" else "default"
+    return found

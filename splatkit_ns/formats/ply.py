@@ -1,13 +1,13 @@
 """PLY files in the layout of 3DGS (the INRIA code), which viewers and converters share.
 
 One `vertex` element: x y z, nx ny nz (zero), f_dc_0..2, f_rest_0.., opacity, scale_0..2, rot_0..3, all float32, in the
-raw space of `schema.KEYS`. f_rest goes channel by channel: all red coefficients, then green, then blue.
+raw space of `Gaussians`. f_rest goes channel by channel: all red coefficients, then green, then blue. A comment
+``SplatRenderMode: mip`` or ``2dgs``, as Brush writes it, marks Gaussians that were trained that way.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -15,15 +15,22 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from splatkit_ns.splat.discs import LOG_THICKNESS
-from splatkit_ns.splat.files import atomic_write
-from splatkit_ns.splat.ply_header import PlyElement, PlyError, PlyFormat, PlyHeader, read_header
+from splatkit_ns.files import atomic_write
+from splatkit_ns.formats.compressed_ply import is_compressed, read_compressed
+from splatkit_ns.formats.gaussians import LOG_THICKNESS, FloatArray, Gaussians, SplatRenderMode, drop_non_finite
+from splatkit_ns.formats.ply_header import (
+    PlyElement,
+    PlyError,
+    PlyFormat,
+    PlyHeader,
+    check_room,
+    mode_comments,
+    read_header,
+    render_mode_of,
+)
+from splatkit_ns.formats.registry import SplatFormat, register
 
-__all__ = ["PlyError", "PlyFormat", "read_ply", "write_ply"]
-
-logger = logging.getLogger(__name__)
-
-FloatArray = NDArray[np.float32]
+__all__ = ["PlyError", "PlyFormat", "PlyOptions", "read_ply", "write_ply"]
 
 NUM_REST = (0, 9, 24, 45)
 """Number of f_rest properties of SH degree 0, 1, 2, 3."""
@@ -50,9 +57,19 @@ def property_names(num_rest: int, normals: bool = True) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
+@dataclass(frozen=True)
+class PlyOptions:
+    """What can be chosen of a PLY file."""
+
+    encoding: PlyFormat = "binary_little_endian"
+    """How the numbers are written; every viewer reads binary_little_endian."""
+    comments: tuple[str, ...] = ()
+    """Lines for the header."""
+
+
 def write_ply(
     path: str | PathLike[str],
-    gaussians: Mapping[str, FloatArray],
+    gaussians: Gaussians,
     *,
     format: PlyFormat = "binary_little_endian",
     comments: tuple[str, ...] = (),
@@ -61,28 +78,28 @@ def write_ply(
 
     Args:
         path: file to write; its folder is made if it is missing.
-        gaussians: the six arrays of `schema.KEYS`, float32, raw.
+        gaussians: to write.
         format: encoding of the numbers.
         comments: lines for the header.
 
     Raises:
-        ValueError: no Gaussian would be written, the format is unknown, or a comment has a line break.
+        PlyError: the format is unknown, or a comment has a line break.
+        FormatError: no Gaussian would be written.
         OSError: the file cannot be written; an old file is then as it was.
     """
+    _write(Path(path), drop_non_finite(gaussians, path), PlyOptions(format, comments))
+
+
+def _write(path: Path, gaussians: Gaussians, options: PlyOptions) -> None:
+    format = options.encoding
     if format not in get_args(PlyFormat):
-        raise ValueError(f"format must be one of {', '.join(get_args(PlyFormat))}, found {format!r}.")
-    bad = [comment for comment in comments if not comment.isascii() or not comment.isprintable()]
+        raise PlyError(f"format must be one of {', '.join(get_args(PlyFormat))}, found {format!r}.")
+    bad = [comment for comment in options.comments if not comment.isascii() or not comment.isprintable()]
     if bad:
-        raise ValueError(f"a PLY comment must be one line of printable ASCII, found {bad[0]!r}.")
-    num = len(gaussians["means"])
-    finite = _finite_rows(gaussians)
-    if finite is not None:
-        logger.warning("%d of %d Gaussians are not finite and are left out of %s.", num - len(finite), num, path)
-        gaussians = {key: value[finite] for key, value in gaussians.items()}
-        num = len(finite)
-    if num == 0:
-        raise ValueError(f"there are no (finite) Gaussians to write to {path}.")
-    names = property_names(gaussians["shN"].shape[1] * 3)
+        raise PlyError(f"a PLY comment must be one line of printable ASCII, found {bad[0]!r}.")
+    num = len(gaussians)
+    names = property_names(gaussians.shN.shape[1] * 3)
+    comments = (*options.comments, *mode_comments(gaussians.render_mode))
     header = ["ply", f"format {format} 1.0", *(f"comment {comment}" for comment in comments), f"element vertex {num}"]
     header += [f"property float {name}" for name in names] + ["end_header", ""]
 
@@ -97,29 +114,16 @@ def write_ply(
     atomic_write(path, write)
 
 
-def _finite_rows(gaussians: Mapping[str, FloatArray]) -> NDArray[np.intp] | None:
-    """Indices of the rows without NaN or infinity; None if that is all of them."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # a finite sum has finite terms only: one quick pass in the usual case
-        if all(np.isfinite(value.sum(dtype=np.float64)) for value in gaussians.values()):
-            return None
-    num = len(gaussians["means"])
-    finite = np.ones(num, dtype=bool)
-    for value in gaussians.values():
-        finite &= np.isfinite(value).reshape(num, -1).all(axis=1)
-    return None if finite.all() else np.flatnonzero(finite)
-
-
-def _fill_rows(rows: FloatArray, gaussians: Mapping[str, FloatArray], start: int) -> None:
+def _fill_rows(rows: FloatArray, gaussians: Gaussians, start: int) -> None:
     stop = start + len(rows)
-    num_rest = gaussians["shN"].shape[1] * 3
+    num_rest = gaussians.shN.shape[1] * 3
     rest = 9 + num_rest
-    rows[:, 0:3] = gaussians["means"][start:stop]
-    rows[:, 6:9] = gaussians["sh0"][start:stop, 0]
-    rows[:, 9:rest] = gaussians["shN"][start:stop].transpose(0, 2, 1).reshape(len(rows), num_rest)
-    rows[:, rest] = gaussians["opacities"][start:stop]
-    rows[:, rest + 1 : rest + 4] = gaussians["scales"][start:stop]
-    rows[:, rest + 4 : rest + 8] = gaussians["quats"][start:stop]
+    rows[:, 0:3] = gaussians.means[start:stop]
+    rows[:, 6:9] = gaussians.sh0[start:stop, 0]
+    rows[:, 9:rest] = gaussians.shN[start:stop].transpose(0, 2, 1).reshape(len(rows), num_rest)
+    rows[:, rest] = gaussians.opacities[start:stop]
+    rows[:, rest + 1 : rest + 4] = gaussians.scales[start:stop]
+    rows[:, rest + 4 : rest + 8] = gaussians.quats[start:stop]
 
 
 def _write_rows(file: BinaryIO, rows: FloatArray, format: PlyFormat) -> None:
@@ -132,15 +136,12 @@ def _write_rows(file: BinaryIO, rows: FloatArray, format: PlyFormat) -> None:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
-    """Read Gaussians from an ascii or binary PLY file.
+def read_ply(path: str | PathLike[str]) -> Gaussians:
+    """Read Gaussians from an ascii or binary PLY file, or from a compressed one of PlayCanvas.
 
     Properties may come in any order and as any scalar type of PLY; normals and unknown properties are skipped, as are
     elements and bytes after the vertices. Discs, which 2DGS's authors write without ``scale_2``, get `LOG_THICKNESS` as
     that. Memory stays within a small multiple of the file's size.
-
-    Returns:
-        the six arrays of `schema.KEYS`, float32.
 
     Raises:
         PlyError: the file is missing, is no PLY, is truncated, lacks a property, or holds NaN or infinite values.
@@ -149,6 +150,8 @@ def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
     try:
         with file_path.open("rb") as file:
             header = read_header(file, file_path)
+            if is_compressed(header):
+                return read_compressed(file, header, file_path)
             vertex = _seek_vertices(file, header, file_path)
             num_rest = _check_properties(vertex, file_path)
             names = property_names(num_rest, normals=False)
@@ -163,7 +166,7 @@ def read_ply(path: str | PathLike[str]) -> dict[str, FloatArray]:
     except OSError as error:
         raise PlyError(f"{file_path} cannot be read: {error.strerror or error}.") from error
     _check_finite(values, file_path)
-    return _to_gaussians(values, num_rest)
+    return _to_gaussians(values, num_rest, "2dgs" if flat else render_mode_of(header.comments))
 
 
 def _seek_vertices(file: BinaryIO, header: PlyHeader, path: Path) -> PlyElement:
@@ -184,25 +187,14 @@ def _seek_vertices(file: BinaryIO, header: PlyHeader, path: Path) -> PlyElement:
     skipped_lines = sum(element.count for element in before)
     if header.format == "ascii":
         # a number takes at least a digit and a separator, except that the last line may lack its line break
-        _check_room(path, header.num_bytes + skipped_lines, vertex.count, 2 * len(vertex.properties), slack=1)
+        check_room(path, header.num_bytes + skipped_lines, vertex.count, 2 * len(vertex.properties), slack=1)
         for _ in range(skipped_lines):
             file.readline()
     else:
         start = header.num_bytes + sum(element.count * element.row_bytes for element in before)
-        _check_room(path, start, vertex.count, vertex.row_bytes)
+        check_room(path, start, vertex.count, vertex.row_bytes)
         file.seek(start)
     return vertex
-
-
-def _check_room(path: Path, start: int, count: int, row_bytes: int, slack: int = 0) -> None:
-    size = path.stat().st_size
-    if start + count * row_bytes <= size + slack:
-        return
-    present = max(0, size - start) // max(row_bytes, 1)
-    raise PlyError(
-        f"{path} is truncated: its header declares {count} vertices of at least {row_bytes} bytes, but there is room "
-        f"for {present} in the file. Copy or export it again."
-    )
 
 
 def _check_properties(vertex: PlyElement, path: Path) -> int:
@@ -280,7 +272,7 @@ def _check_finite(values: FloatArray, path: Path) -> None:
         )
 
 
-def _to_gaussians(values: FloatArray, num_rest: int) -> dict[str, FloatArray]:
+def _to_gaussians(values: FloatArray, num_rest: int, render_mode: SplatRenderMode) -> Gaussians:
     """Split the columns, which are in the order of `property_names` without normals, into the six arrays."""
     num, rest = len(values), 6 + num_rest
     columns = {
@@ -291,4 +283,16 @@ def _to_gaussians(values: FloatArray, num_rest: int) -> dict[str, FloatArray]:
         "sh0": values[:, None, 3:6],
         "shN": values[:, 6:rest].reshape(num, 3, num_rest // 3).transpose(0, 2, 1),
     }
-    return {key: np.ascontiguousarray(value) for key, value in columns.items()}
+    return Gaussians(**{key: np.ascontiguousarray(value) for key, value in columns.items()}, render_mode=render_mode)
+
+
+FORMAT = register(
+    SplatFormat(
+        name="ply",
+        suffixes=(".ply",),
+        about="Every viewer and editor opens it; nothing is lost. 248 bytes a Gaussian of SH degree 3.",
+        read=read_ply,
+        write=_write,
+        options=PlyOptions,
+    )
+)

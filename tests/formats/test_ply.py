@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from numpy.lib.recfunctions import repack_fields
 from plyfile import PlyData, PlyElement
 
+from splatkit_ns.formats.ply import PlyFormat, property_names, read_ply, write_ply
 from splatkit_ns.splat import PlyError, SplatModel
 from splatkit_ns.splat.discs import LOG_THICKNESS
-from splatkit_ns.splat.ply import PlyFormat, property_names, read_ply, write_ply
 from tests.splat.helpers import make_tensors
 
 FORMATS: tuple[PlyFormat, ...] = ("binary_little_endian", "binary_big_endian", "ascii")
@@ -45,7 +45,7 @@ def test_round_trip(tmp_path: Path, format: PlyFormat, sh_degree: int) -> None:
 
 
 def test_more_rows_than_a_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("splatkit_ns.splat.ply._CHUNK_ROWS", 7)
+    monkeypatch.setattr("splatkit_ns.formats.ply._CHUNK_ROWS", 7)
     for num in (6, 7, 8, 20):
         model = make_model(num)
         model.save_ply(tmp_path / "a.ply")
@@ -80,7 +80,7 @@ def test_reads_what_plyfile_writes(tmp_path: Path, text: bool, byte_order: str, 
     """In any order, as float or double, without normals, among unknown properties and elements."""
     model = make_model(9, sh_degree=2)
     names = property_names(24, normals=False)
-    write_ply(tmp_path / "ours.ply", {key: value.numpy() for key, value in model.tensors().items()})
+    write_ply(tmp_path / "ours.ply", model.to_gaussians())
     ours = PlyData.read(tmp_path / "ours.ply")["vertex"]
     shuffled = [*names[::-1][:10], "unknown", *names[: len(names) - 10]]
     rows = np.zeros(9, dtype=[(name, "u1" if name == "unknown" else type_name) for name in shuffled])
@@ -149,7 +149,7 @@ def test_nothing_to_write_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_comments(tmp_path: Path) -> None:
-    gaussians = {key: value.numpy() for key, value in make_tensors(2).items()}
+    gaussians = make_model(2).to_gaussians()
     write_ply(tmp_path / "a.ply", gaussians, comments=("SplatRenderMode: default",))
     assert PlyData.read(tmp_path / "a.ply").comments == ["SplatRenderMode: default"]
     assert len(SplatModel.load_ply(tmp_path / "a.ply")) == 2
@@ -285,4 +285,4 @@ def test_damaged_files_never_crash(tmp_path: Path, data: st.DataObject, format: 
         gaussians = read_ply(path)
     except PlyError:
         return
-    assert all(np.isfinite(value).all() for value in gaussians.values())
+    assert all(np.isfinite(value).all() for value in gaussians.arrays().values())

@@ -1,0 +1,132 @@
+"""Gaussians as plain arrays, which every reader returns and every writer takes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splatkit_ns.errors import SplatkitError
+
+logger = logging.getLogger(__name__)
+
+FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
+
+KEYS = ("means", "scales", "quats", "opacities", "sh0", "shN")
+"""The parameters: world units, log standard deviations, wxyz quaternions, logits, SH of degree 0, SH above."""
+NUM_COEFFICIENTS_TO_DEGREE = {0: 0, 3: 1, 8: 2, 15: 3}
+"""Number of SH coefficients above degree 0 -> SH degree."""
+SH_C0 = 0.28209479177387814
+"""The SH basis function of degree 0, 1 / (2 sqrt(pi))."""
+LOG_THICKNESS = math.log(1e-6)
+"""The third scale of every disc, as a log of world units: thin enough for a viewer that draws 3D Gaussians to show a
+disc, and far from where float32 covariances vanish."""
+
+SplatRenderMode = Literal["default", "mip", "2dgs"]
+"""How Gaussians were trained, in the words of PLY files: as 3D Gaussians, with Mip-Splatting's 2D filter (antialiased),
+or as the discs of 2D Gaussian Splatting. A viewer has to draw them the same way."""
+RENDER_MODES: tuple[SplatRenderMode, ...] = get_args(SplatRenderMode)
+
+
+def render_mode_named(name: object) -> SplatRenderMode | None:
+    """The mode of this name; None if there is none."""
+    return next((mode for mode in RENDER_MODES if mode == name), None)
+
+
+class FormatError(SplatkitError, ValueError):
+    """A file of Gaussians cannot be read or written as asked; the message says which, what was found and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussians:
+    """N Gaussians in the raw space of training, float32."""
+
+    means: FloatArray
+    """(N, 3) centres in world units."""
+    scales: FloatArray
+    """(N, 3) natural logs of the standard deviations."""
+    quats: FloatArray
+    """(N, 4) wxyz, not necessarily normalised."""
+    opacities: FloatArray
+    """(N,) logits."""
+    sh0: FloatArray
+    """(N, 1, 3) SH coefficients of degree 0."""
+    shN: FloatArray
+    """(N, K - 1, 3) SH coefficients of degrees 1 and up, K = 1, 4, 9 or 16."""
+    render_mode: SplatRenderMode = "default"
+    """How they were trained, as far as the file says it."""
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    @property
+    def sh_degree(self) -> int:
+        """Highest SH degree that there are coefficients for, 0 to 3."""
+        return NUM_COEFFICIENTS_TO_DEGREE[self.shN.shape[1]]
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The six arrays by name."""
+        return {key: getattr(self, key) for key in KEYS}
+
+    def take(self, rows: NDArray[Any]) -> Gaussians:
+        """The Gaussians of these indices, or where this mask is True, in their order."""
+        return Gaussians(**{key: value[rows] for key, value in self.arrays().items()}, render_mode=self.render_mode)
+
+
+assert tuple(field.name for field in fields(Gaussians))[:6] == KEYS
+
+
+def drop_non_finite(gaussians: Gaussians, path: str | PathLike[str]) -> Gaussians:
+    """The Gaussians without a NaN or infinity, with one warning if there are others: viewers choke on those.
+
+    Args:
+        gaussians: to be written.
+        path: of the file, for the messages.
+
+    Raises:
+        FormatError: none is left.
+    """
+    num = len(gaussians)
+    finite = finite_rows(gaussians.arrays())
+    if finite is not None:
+        logger.warning("%d of %d Gaussians are not finite and are left out of %s.", num - len(finite), num, path)
+        gaussians = gaussians.take(finite)
+    if len(gaussians) == 0:
+        raise FormatError(f"there are no (finite) Gaussians to write to {path}.")
+    return gaussians
+
+
+def finite_rows(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.intp] | None:
+    """Indices of the rows without NaN or infinity in any array; None if that is all of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # a finite sum has finite terms only: one quick pass in the usual case
+        if all(np.isfinite(value.sum(dtype=np.float64)) for value in arrays.values()):
+            return None
+    num = len(next(iter(arrays.values())))
+    finite = np.ones(num, dtype=bool)
+    for value in arrays.values():
+        finite &= np.isfinite(value).reshape(num, -1).all(axis=1)
+    return None if finite.all() else np.flatnonzero(finite)
+
+
+def check_finite(gaussians: Gaussians, path: str | PathLike[str]) -> Gaussians:
+    """The same Gaussians, after checking those that a reader made of a file.
+
+    Raises:
+        FormatError: one has NaN or infinite values.
+    """
+    finite = finite_rows(gaussians.arrays())
+    if finite is not None:
+        bad = np.setdiff1d(np.arange(len(gaussians)), finite)
+        raise FormatError(
+            f"{path}: {len(bad)} of {len(gaussians)} Gaussians have NaN or infinite values; the first is number "
+            f"{bad[0]}. Export the file again with a tool that leaves them out, such as SplatModel.save."
+        )
+    return gaussians

@@ -1,0 +1,155 @@
+"""The file formats of Gaussians, found by name or by a path's suffix.
+
+Each module of this package that does not begin with an underscore is imported at the first use, and registers the
+format that it implements with `register`. A format of your own is registered the same way, from anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from splatkit_ns.formats.gaussians import FormatError, Gaussians, drop_non_finite
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A format with nothing to choose."""
+
+
+@dataclass(frozen=True)
+class SplatFormat:
+    """A file format: how it is called, found, read and written."""
+
+    name: str
+    """A word for options and messages, which is also the suffix of files that we name ourselves: "ply", "spz"."""
+    suffixes: tuple[str, ...]
+    """Ends of file names that mean this format, in lower case, such as ".spz". The longest that fits a name decides."""
+    about: str
+    """One line: which programs open it, and what it costs."""
+    read: Callable[[Path], Gaussians]
+    """Read a file. Raises `FormatError` for whatever is wrong with it, and takes no more memory than a small multiple
+    of the file's size."""
+    write: Callable[[Path, Gaussians, Any], None]
+    """Write at least one Gaussian, all finite, atomically; the last argument is an instance of `options`."""
+    options: type[Any] = NoOptions
+    """A dataclass of what can be chosen when writing; each field has a default."""
+
+
+_FORMATS: dict[str, SplatFormat] = {}
+
+
+def register(format: SplatFormat) -> SplatFormat:
+    """Make a format known under its name, in place of any other of that name.
+
+    Returns:
+        The format, so that a module can keep it in a variable.
+
+    Raises:
+        ValueError: its suffixes are not lower case, or its options are no dataclass.
+    """
+    if not format.suffixes or any(not suffix or suffix != suffix.lower() for suffix in format.suffixes):
+        raise ValueError(f"the format {format.name!r} needs suffixes in lower case, found {format.suffixes!r}.")
+    if not is_dataclass(format.options):
+        raise ValueError(f"the options of the format {format.name!r} must be a dataclass, found {format.options!r}.")
+    _FORMATS[format.name] = format
+    return format
+
+
+@cache
+def _load_built_in() -> None:
+    """Import the modules of this package, which register their formats; those of users, registered before, stay."""
+    before = dict(_FORMATS)
+    package = importlib.import_module(__name__.rpartition(".")[0])
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    _FORMATS.update(before)
+
+
+def all_formats() -> dict[str, SplatFormat]:
+    """All formats by name, PLY first and then in the order of the alphabet."""
+    _load_built_in()
+    return dict(sorted(_FORMATS.items(), key=lambda item: (item[0] != "ply", item[0])))
+
+
+def format_names() -> tuple[str, ...]:
+    """The names of all formats."""
+    return tuple(all_formats())
+
+
+def find_format(path: str | PathLike[str], name: str | None = None) -> SplatFormat:
+    """The format of a file.
+
+    Args:
+        path: of the file, which need not exist; a folder is one of the format whose suffix is the name of a file in it
+            (a SOG folder has a ``meta.json``).
+        name: of the format; None to go by the path's suffix.
+
+    Raises:
+        FormatError: there is no such format; the message lists those that there are.
+    """
+    known = all_formats()
+    if name is not None:
+        if name not in known:
+            raise FormatError(f"there is no splat format {name!r}, expected one of: {', '.join(known)}.")
+        return known[name]
+    file_name = Path(path).name.lower()
+    fits = [(len(suffix), form) for form in known.values() for suffix in form.suffixes if file_name.endswith(suffix)]
+    if not fits and Path(path).is_dir():
+        fits = [(0, form) for form in known.values() for suffix in form.suffixes if Path(path, suffix).is_file()]
+    if not fits:
+        suffixes = ", ".join(suffix for form in known.values() for suffix in form.suffixes)
+        raise FormatError(f"{path}: no splat format has this suffix, expected a name that ends in one of: {suffixes}.")
+    return max(fits, key=lambda fit: fit[0])[1]
+
+
+def read(path: str | PathLike[str], format: str | None = None) -> Gaussians:
+    """Read Gaussians from a file of any format.
+
+    Args:
+        path: of the file, or of a SOG folder.
+        format: its name; None to go by the suffix.
+
+    Raises:
+        FormatError: the file is missing, of no known format, damaged or forged, or holds no Gaussians.
+    """
+    found = find_format(path, format)
+    try:
+        return found.read(Path(path))
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = None, **options: Any) -> None:
+    """Write Gaussians to a file of any format, atomically. Those that are not finite are left out, with a warning.
+
+    Args:
+        path: of the file; its folder is made if it is missing.
+        gaussians: to write.
+        format: its name; None to go by the suffix.
+        **options: of the format; see `SplatFormat.options`.
+
+    Raises:
+        FormatError: there is no such format or option, no Gaussian is finite, or the format cannot hold them.
+        OSError: the file cannot be written; an old file is then as it was.
+    """
+    found = find_format(path, format)
+    chosen = _make_options(found, options)
+    found.write(Path(path), drop_non_finite(gaussians, path), chosen)
+
+
+def _make_options(format: SplatFormat, options: dict[str, Any]) -> Any:
+    known = [field.name for field in fields(format.options)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise FormatError(
+            f"the format {format.name!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}."
+        )
+    return format.options(**options)
