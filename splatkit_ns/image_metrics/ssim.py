@@ -29,7 +29,7 @@ class ImageSizeError(SplatkitError, ValueError):
     """Images are smaller than the window."""
 
 
-def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """Mean SSIM of two batches of images with values in 0..1; differentiable in both.
 
     On CUDA without a mask this is a Triton kernel of ours, on the CPU a compiled one, elsewhere convolutions: the same
@@ -40,6 +40,7 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
         b: the same shape; the targets.
         mask: (B, H, W) bool, True = use this pixel. Only windows whose 121 pixels are all used count, so no value
             outside the mask has any influence.
+        weights: (B, H, W), at least 0; each window counts as much as the pixel at its centre. None for 1.
 
     Returns:
         A scalar. If no window counts: 1, with a gradient of zero.
@@ -48,6 +49,8 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
         ValueError: shapes or dtypes do not fit, or an image is smaller than the window.
     """
     _check_images(a, b)
+    if weights is not None:
+        return _weighted_ssim(a, b, mask, weights)
     if mask is None:
         kernel = _cuda_kernel() if _kernel_fits(a, b) else None
         if kernel is not None:
@@ -61,6 +64,17 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     count = valid.sum() * a.shape[1]
     total = torch.where(valid[:, None], values, zero).sum()
     return torch.where(count > 0, total / count.clamp(min=1), total + 1)
+
+
+def _weighted_ssim(a: Tensor, b: Tensor, mask: Tensor | None, weights: Tensor) -> Tensor:
+    """See `ssim`."""
+    margin = WINDOW_SIZE // 2
+    counted = weights[:, None, margin:-margin, margin:-margin]
+    if mask is not None:
+        counted = counted * valid_windows(mask, a)[:, None]
+        a, b = (torch.where(mask[:, None], image, image.new_zeros(())) for image in (a, b))
+    total, weight = (ssim_map(a, b) * counted).sum(), counted.sum() * a.shape[1]
+    return torch.where(weight > 0, total / weight.clamp(min=1e-12), total + 1)
 
 
 def ssim_map(a: Tensor, b: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
         step: int,
         scene_scale: float,
         masks: Tensor | None = None,
+        pixel_weights: Tensor | None = None,
         **rest: Any,
     ) -> dict[str, Tensor]:
         """The terms of 3DGS's loss, ``distortion`` and ``normal_consistency``, each weighted.
@@ -73,7 +74,7 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
         Pixels outside the mask count in none of them. A normal of the depth image also depends on the four pixels
         beside it: where one of them is outside the mask or empty, it does not count, either.
         """
-        terms = self.color_terms(rendered_frames, target_frames, training_state, masks)
+        terms = self.color_terms(rendered_frames, target_frames, training_state, masks, pixel_weights)
         if self._wants_distortion(step):
             (distortion,) = self._needed("distortion", rend_out, "render_distort")
             mean = masked_mean(distortion[..., 0], masks)

@@ -27,8 +27,9 @@ class Splat3DGSLossFn(SupervisedLossFn[SplatRenderPayload]):
         target_frames: Tensor,
         training_state: SplatTrainingState,
         masks: Tensor | None = None,
+        pixel_weights: Tensor | None = None,
         **step: Any,
     ) -> dict[str, Tensor]:
         """See `SupervisedLossFn.color_terms` and `SupervisedLossFn.geometry_terms`."""
-        terms = self.color_terms(rendered_frames, target_frames, training_state, masks)
+        terms = self.color_terms(rendered_frames, target_frames, training_state, masks, pixel_weights)
         return terms | self.geometry_terms(masks, step)

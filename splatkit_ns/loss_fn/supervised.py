@@ -66,7 +66,12 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         return (triton_kernel,) if self.ssim_lambda > 0 else ()
 
     def color_terms(
-        self, rendered_frames: Tensor, target_frames: Tensor, training_state: SplatTrainingState, masks: Tensor | None
+        self,
+        rendered_frames: Tensor,
+        target_frames: Tensor,
+        training_state: SplatTrainingState,
+        masks: Tensor | None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """L1, D-SSIM and the regularisers, each weighted; pixels outside the mask count in none of them.
 
@@ -75,13 +80,15 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             target_frames: (1, H, W, 3) in [0, 1].
             training_state: the Gaussians, for the regularisers.
             masks: (1, H, W) bool, True = use this pixel.
+            weights: (1, H, W), the weights of the pixels; None for 1.
         """
-        terms = {"l1": (1 - self.ssim_lambda) * l1(rendered_frames, target_frames, masks)}
+        terms = {"l1": (1 - self.ssim_lambda) * l1(rendered_frames, target_frames, masks, weights)}
         if self.ssim_lambda > 0:
-            similarity = ssim(rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2), mask=masks)
+            rendered, target = rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2)
+            similarity = ssim(rendered, target, mask=masks, weights=weights)
             terms["dssim"] = self.ssim_lambda * (1 - similarity)
         if self.mse_lambda > 0:
-            terms["mse"] = self.mse_lambda * mse(rendered_frames, target_frames, masks)
+            terms["mse"] = self.mse_lambda * mse(rendered_frames, target_frames, masks, weights)
         if self.opacity_reg > 0:
             terms["opacity_reg"] = self.opacity_reg * training_state.opacities.mean()
         if self.scale_reg > 0:
