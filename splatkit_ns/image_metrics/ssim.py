@@ -26,7 +26,7 @@ MAX_NUMBERS = 2**31 // 5
 
 
 class ImageSizeError(SplatkitError, ValueError):
-    """Images are smaller than the window."""
+    """An error of images that are smaller than the window."""
 
 
 def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
