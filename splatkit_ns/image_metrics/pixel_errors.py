@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-    """Mean absolute difference over the pixels that the mask keeps.
+    """Compute the mean absolute difference over the pixels that the mask keeps.
 
     Args:
         rendered: (C, H, W, 3).
@@ -16,7 +16,7 @@ def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None, weights: T
         weights: (C, H, W), the weight of each pixel in the mean, at least 0; None for 1.
 
     Returns:
-        A scalar; 0 when the mask keeps nothing.
+        A scalar; 0 if the mask keeps nothing.
     """
     if masks is None and weights is None:
         return torch.nn.functional.l1_loss(rendered, target)
@@ -24,7 +24,7 @@ def l1(rendered: Tensor, target: Tensor, masks: Tensor | None = None, weights: T
 
 
 def mse(rendered: Tensor, target: Tensor, masks: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-    """Mean squared difference over the pixels that the mask keeps; see `l1`."""
+    """Compute the mean squared difference over the pixels that the mask keeps; see `l1`."""
     if masks is None and weights is None:
         return torch.nn.functional.mse_loss(rendered, target)
     return _weighted_mean(_masked_difference(rendered, target, masks).square(), masks, weights)
@@ -33,7 +33,7 @@ def mse(rendered: Tensor, target: Tensor, masks: Tensor | None = None, weights: 
 def _masked_difference(rendered: Tensor, target: Tensor, masks: Tensor | None) -> Tensor:
     if masks is None:
         return rendered - target
-    # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
+    # pixels outside the mask may have any value, even NaN, and 0 * NaN would be NaN
     return torch.where(masks.unsqueeze(-1), rendered - target, rendered.new_zeros(()))
 
 
