@@ -11,7 +11,7 @@ import torch
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.payload import PayloadT
-from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.splat import RowChange, SplatTrainingState
 
 
 class SplatDensification(SplatBaseModule[PayloadT]):
@@ -61,9 +61,10 @@ def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int,
         max_gaussians,
         surplus,
     )
-    mask = torch.zeros(len(training_state), dtype=torch.bool, device=training_state.device)
-    mask[torch.randperm(len(mask), device=mask.device)[:surplus]] = True
-    training_state.remove(mask)
+    mask = torch.ones(len(training_state), dtype=torch.bool, device=training_state.device)
+    mask[torch.randperm(len(mask), device=mask.device)[:surplus]] = False
+    # not `remove`, whose warning would say the same again
+    training_state.change_rows(RowChange(mask.nonzero(as_tuple=True)[0], len(mask)), {})
 
 
 def scene_limit(

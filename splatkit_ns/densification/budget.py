@@ -132,9 +132,9 @@ class SplatBudgetDensification(SplatDefaultDensification):
         candidates = (clones | splits) & ~removed
         grows = drawn(candidates, growth, room) if self.view_scores else highest(candidates, sums, room)
         splits, grows = splits[~removed], grows[~removed]
-        training_state.remove(removed)
+        training_state.remove(removed, is_current=True)
         if self.long_axis_split:
-            training_state.split_long_axis(grows)
+            training_state.split_long_axis(grows, is_current=True)
         else:
             self._clone_and_split(training_state, grows & ~splits, grows & splits)
         self._prune(step, training_state, scene_scale)

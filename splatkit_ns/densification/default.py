@@ -96,6 +96,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         rend_out: SplatRenderPayload,
         scene_scale: float,
         max_steps: int | None = None,
+        **others: Any,
     ) -> None:
         """Count gradients; refine and reset opacities at the steps for it."""
         if step >= self.refine_stop_iter:
@@ -154,7 +155,8 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         # A Gaussian that is too large on the screen would be split now and both halves removed: remove it at once.
         if self._prunes_large_on_screen(step):
-            training_state.remove(self._removal_mask(self.statistics["radii"] > self.prune_scale2d, step))
+            large = self._removal_mask(self.statistics["radii"] > self.prune_scale2d, step)
+            training_state.remove(large, is_current=True)
         self._grow(step, training_state, scene_scale)
         self._prune(step, training_state, scene_scale)
         for value in self.statistics.values():
@@ -168,7 +170,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         prune = training_state.opacities < self.prune_opa
         if self._was_reset(step):
             prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
-        training_state.remove(self._removal_mask(prune, step))
+        training_state.remove(self._removal_mask(prune, step), is_current=True)
 
     def _removal_mask(self, removed: Tensor, step: int) -> Tensor:
         """Return the removal mask, (N,) bool; all False, with one warning, if it would remove every Gaussian."""
@@ -214,9 +216,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         return grows & ~large, splits
 
     def _clone_and_split(self, training_state: SplatTrainingState, clones: Tensor, splits: Tensor) -> None:
-        training_state.duplicate(clones)
+        training_state.duplicate(clones, is_current=True)
         num_clones = len(training_state) - len(splits)
-        training_state.split(torch.nn.functional.pad(splits, (0, num_clones)), revised_opacity=self.revised_opacity)
+        splits = torch.nn.functional.pad(splits, (0, num_clones))
+        training_state.split(splits, self.revised_opacity, is_current=True)
 
 
 def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:

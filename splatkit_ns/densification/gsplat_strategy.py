@@ -96,7 +96,9 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
         if method is not None:
             method(**self._arguments(training_state, step, rend_out))
 
-    def densify(self, training_state: SplatTrainingState, step: int, rend_out: SplatRenderPayload) -> None:
+    def densify(
+        self, training_state: SplatTrainingState, step: int, rend_out: SplatRenderPayload, **others: Any
+    ) -> None:
         """Call the strategy with the results of this step."""
         more = {
             "packed": rend_out.gaussian_ids is not None,

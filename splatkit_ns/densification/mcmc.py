@@ -70,7 +70,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         self.number_at_start = int(state["number_at_start"])
 
     @torch.no_grad()
-    def densify(self, step: int, training_state: SplatTrainingState) -> None:
+    def densify(self, step: int, training_state: SplatTrainingState, **others: Any) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
         if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
             self._relocate(training_state)
@@ -90,7 +90,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         copied[dead_rows] = sampled
         source[dead_rows] = -1
         source[sampled] = -1
-        self._rewrite(training_state, RowChange(source, len(training_state)), sampled, copied[source < 0])
+        self._rewrite(training_state, source, sampled, copied[source < 0])
 
     def _grow(self, training_state: SplatTrainingState) -> None:
         before = len(training_state)
@@ -102,9 +102,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         source[sampled] = -1
         rewritten = (source < 0).nonzero()[:, 0]
         source = torch.nn.functional.pad(source, (0, len(sampled)), value=-1)
-        self._rewrite(training_state, RowChange(source, before), sampled, torch.cat([rewritten, sampled]))
+        self._rewrite(training_state, source, sampled, torch.cat([rewritten, sampled]))
 
-    def _rewrite(self, training_state: SplatTrainingState, change: RowChange, sampled: Tensor, copied: Tensor) -> None:
+    def _rewrite(self, training_state: SplatTrainingState, source: Tensor, sampled: Tensor, copied: Tensor) -> None:
         """Put copies of the rows ``copied`` into the rewritten rows, fainter the more often each was ``sampled``."""
         ratios = torch.bincount(sampled, minlength=len(training_state)) + 1
         opacities, scales = relocated(training_state.opacities[copied], training_state.scales[copied], ratios[copied])
@@ -112,7 +112,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         rows = {name: param.detach()[copied] for name, param in training_state.params.items()}
         rows["opacities"] = torch.logit(opacities)
         rows["scales"] = scales.log()
-        training_state.change_rows(change, rows)
+        training_state.change_rows(RowChange(source, len(training_state), new_parents=copied), rows)
 
 
 def sample(weights: Tensor, num: int) -> Tensor:

@@ -29,25 +29,31 @@ def random_points(num: int, extent: float, generator: torch.Generator | None = N
     return (torch.rand(num, 3, generator=generator) * 2 - 1) * extent
 
 
-def neighbour_distances(points: Tensor) -> Tensor:
+def neighbour_distances(points: Tensor, others: Tensor | None = None) -> Tensor:
     """Compute the mean distance of each point to its 3 nearest neighbours.
 
     Args:
         points: (M, 3), finite.
+        others: (L, 3), finite: further points that count as neighbours.
 
     Returns:
         (M,) float32 on the CPU, at least `MIN_DISTANCE`. With fewer than 4 points, the mean over all others; 1
         for a single point.
     """
-    num_neighbours = min(NUM_NEIGHBOURS, len(points) - 1)
-    if num_neighbours <= 0:
-        return torch.full((len(points),), LONE_POINT_DISTANCE)
-    positions: NDArray[np.float64] = points.detach().cpu().double().numpy()
+    num = len(points)
+    together = points.detach().cpu()
+    if others is not None:
+        together = torch.cat([together, others.detach().cpu()])
+    num_neighbours = min(NUM_NEIGHBOURS, len(together) - 1)
+    if num == 0 or num_neighbours <= 0:
+        return torch.full((num,), LONE_POINT_DISTANCE)
+    positions: NDArray[np.float64] = together.double().numpy()
     tree = cKDTree(positions)
     # in the order of the tree, in which successive points are neighbours: thanks to the cache 3 times as fast
     order: NDArray[np.intp] = np.asarray(tree.indices)
+    order = order[order < num]
     distances, _ = tree.query(positions[order], k=num_neighbours + 1, workers=-1)
-    mean = np.empty(len(positions))
+    mean = np.empty(num)
     mean[order] = np.asarray(distances)[:, 1:].mean(axis=1)  # the first hit is the point itself
     return torch.from_numpy(np.maximum(mean, MIN_DISTANCE)).float()
 
@@ -85,16 +91,21 @@ def gaussians_from_points(
         raise ValueError(f"init_opacity must lie between 0 and 1 (both excluded), found {init_opacity}.")
     if not (init_scale > 0 and math.isfinite(init_scale)):
         raise ValueError(f"init_scale must be a positive number, found {init_scale}.")
-    rgb = torch.rand(num, 3, generator=generator) if colors is None else _checked_colors(colors, num)
+    rgb = torch.rand(num, 3, generator=generator) if colors is None else checked_colors(colors, num)
     log_scales = torch.log(neighbour_distances(points) * init_scale)
     return {
         "means": points.clone(),
         "scales": log_scales[:, None].repeat(1, 3),
         "quats": F.normalize(torch.randn(num, 4, generator=generator), dim=-1),
         "opacities": torch.full((num,), math.log(init_opacity / (1 - init_opacity))),
-        "sh0": ((rgb - 0.5) / SH_C0)[:, None, :],
+        "sh0": sh0_of(rgb),
         "shN": torch.zeros(num, (sh_degree + 1) ** 2 - 1, 3),
     }
+
+
+def sh0_of(colors: Tensor) -> Tensor:
+    """SH coefficients of degree 0, (M, 1, 3), of colours (M, 3) in 0..1."""
+    return ((colors - 0.5) / SH_C0)[:, None, :]
 
 
 def _checked_points(points: Tensor) -> Tensor:
@@ -111,7 +122,12 @@ def _checked_points(points: Tensor) -> Tensor:
     return points
 
 
-def _checked_colors(colors: Tensor, num: int) -> Tensor:
+def checked_colors(colors: Tensor, num: int) -> Tensor:
+    """Colours on the CPU as float32.
+
+    Raises:
+        ValueError: they are not floats of shape (num, 3) in 0..1.
+    """
     if colors.shape != (num, 3):
         raise ValueError(f"colors must have shape {(num, 3)}, one row per point, found {tuple(colors.shape)}.")
     if not colors.is_floating_point():

@@ -6,7 +6,7 @@ Code that keeps a tensor with one entry per Gaussian updates it with `RowChange.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -31,12 +31,15 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowChange:
-    """A change of rows: for each new row, the old row that it is."""
+    """A change of rows: for each row, the old row that it still is, or the one that it was made of."""
 
     source: Tensor
     """(N_after,) int64: the index, before the change, of the Gaussian that this row still is; -1 if the row is new."""
     num_before: int
     """The number of rows before the change."""
+    new_parents: Tensor | Callable[[], Tensor] | None = None
+    """(num_new,) int64: for each new row, in their order, the index before the change of the row that it was made of,
+    -1 if there is none; or a function that finds them, called at most once. None: no new row has a known parent."""
 
     @property
     def num_after(self) -> int:
@@ -73,12 +76,7 @@ class RowChange:
         Raises:
             ValueError: the tensor does not have `num_before` rows.
         """
-        if tensor.dim() == 0 or tensor.shape[0] != self.num_before:
-            raise ValueError(
-                f"a tensor of shape {tuple(tensor.shape)} cannot follow a change of {self.num_before} rows to "
-                f"{self.num_after}: its first dimension must be {self.num_before}. It has missed an earlier change, "
-                "or was made after this one."
-            )
+        self._check_rows_before(tensor)
         parts = self._parts
         kept = tensor.index_select(0, parts.kept_source.to(tensor.device))
         if parts.positions is None:
@@ -87,6 +85,52 @@ class RowChange:
         for positions, rows in zip(parts.positions, (kept, new_rows), strict=True):
             merged.index_copy_(0, positions.to(tensor.device), rows)
         return merged
+
+    @cached_property
+    def parents(self) -> Tensor:
+        """(num_after,) int64: the index, before the change, of the row that each row was made of.
+
+        A kept row is its own parent, and the parent of a copy or of a half is the original. -1: none is known, as for
+        Gaussians added at given positions. Computed when it is first read.
+        """
+        rows = torch.arange(self.num_before, dtype=torch.int64, device=self.source.device)
+        return self.merge(rows, self._parents_of_new)
+
+    def inherit(self, values: Tensor) -> Tensor:
+        """Carry a per-Gaussian tensor along: kept rows keep their values, new rows get the value of their parent.
+
+        Args:
+            values: (num_before, ...), on any device.
+
+        Returns:
+            (num_after, ...), a new tensor of the same dtype and device; zero in rows without a known parent.
+
+        Raises:
+            ValueError: the tensor does not have `num_before` rows.
+        """
+        self._check_rows_before(values)
+        parents = self._parents_of_new.to(values.device)
+        new_rows = values.new_zeros((self.num_new, *values.shape[1:]))
+        known = parents >= 0
+        new_rows[known] = values[parents[known]]
+        return self.merge(values, new_rows)
+
+    @cached_property
+    def _parents_of_new(self) -> Tensor:
+        found = self.new_parents() if callable(self.new_parents) else self.new_parents
+        if found is None:
+            return self.source.new_full((self.num_new,), -1)
+        if found.shape != (self.num_new,):
+            raise ValueError(f"new_parents must have shape ({self.num_new},), found {tuple(found.shape)}.")
+        return found.to(self.source)
+
+    def _check_rows_before(self, tensor: Tensor) -> None:
+        if tensor.dim() == 0 or tensor.shape[0] != self.num_before:
+            raise ValueError(
+                f"a tensor of shape {tuple(tensor.shape)} cannot follow a change of {self.num_before} rows to "
+                f"{self.num_after}: its first dimension must be {self.num_before}. It has missed an earlier change, "
+                "or was made after this one."
+            )
 
     @cached_property
     def _parts(self) -> _Parts:

@@ -8,7 +8,7 @@ each row.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,37 @@ _MARKED = "means"
 # MCMC's relocation overwrites dead rows without touching their optimizer state. It copies these parameters from another
 # Gaussian, and no operation of gsplat's changes them otherwise (it moves means, and resets opacities).
 _IDENTITY_KEYS = ("quats", "sh0")
+_HASH_BASE = 0x9E3779B97F4A7C15  # odd, with bits spread evenly
+
+
+@torch.no_grad()
+def unique_matches(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> Tensor:
+    """For each new row the only old row with the same bits in all tensors.
+
+    Every operation of gsplat's copies `quats` and `sh0` of the row that a new one is made of, so that this is its
+    parent.
+
+    Args:
+        old: name -> float32 (N, ...).
+        new: name -> float32 (M, ...), the same names.
+
+    Returns:
+        (M,) int64 indices of old rows; -1 if none is equal, or several are.
+    """
+    old_bits, new_bits = (
+        torch.cat([value.flatten(1).view(torch.int32) for value in rows.values()], dim=1) for rows in (old, new)
+    )
+    # sorted by a hash, so that no N x M comparison is needed; it wraps around, which does no harm
+    factors = torch.tensor(
+        [pow(_HASH_BASE, power, 2**62) for power in range(old_bits.shape[1])], device=old_bits.device
+    )
+    hashes, order = (old_bits * factors).sum(1).sort()
+    new_hashes = (new_bits * factors).sum(1)
+    first = torch.searchsorted(hashes, new_hashes)
+    count = torch.searchsorted(hashes, new_hashes, right=True) - first
+    candidates = order[first.clamp(max=len(order) - 1)]
+    is_match = (count == 1) & (old_bits[candidates] == new_bits).all(1)
+    return torch.where(is_match, candidates, -1)
 
 
 class _WatchedState(defaultdict[Tensor, Any]):
@@ -134,8 +165,9 @@ class RowTracker:
                 f"({param.shape[0]},) in the state of optimizers['means'], found {found}. Use "
                 "training_state.duplicate, split and remove, or gsplat.strategy.ops."
             )
-        source = marks.round().to(torch.int64) - 1
-        change = RowChange(source=self._without_overwritten(source, identity), num_before=before[_MARKED].shape[0])
+        source = self._without_overwritten(marks.round().to(torch.int64) - 1, identity)
+        new = {key: self._params[key].detach()[source < 0] for key in identity}  # a copy: optimizers change these
+        change = RowChange(source, before[_MARKED].shape[0], new_parents=lambda: unique_matches(identity, new))
         self._carry_gradients(change)
         return None if change.is_identity() else change
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Generator, Mapping, Set
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from torch.optim import Optimizer
 
 from splatkit_ns.formats.gaussians import SplatRenderMode
 from splatkit_ns.splat import initialization, state_checkpoint
+from splatkit_ns.splat.adding import rows_at
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint
 from splatkit_ns.splat.checkpoint_requests import CheckpointRequests, Then
 from splatkit_ns.splat.discs import disc_log_scales, flatten
+from splatkit_ns.splat.masks import masked_rows
 from splatkit_ns.splat.optimizers import make_optimizers
 from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
 from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
@@ -28,6 +31,15 @@ if TYPE_CHECKING:
     from splatkit_ns.splat.model import SplatModel
 
 RowListener = Callable[[RowChange], None]
+
+HANDFUL = 10
+"""A `remove` of at most this many Gaussians is never reported, whatever their share of the scene."""
+LOGITS_REMINDER = (
+    'params["opacities"] holds logits, not opacities: compare training_state.opacities, which lie in (0, 1), with a '
+    "threshold such as 0.005."
+)
+
+logger = logging.getLogger("splatkit_ns")
 
 
 class SplatTrainingState:
@@ -60,6 +72,8 @@ class SplatTrainingState:
         self._summed_up: Set[str] = frozenset()
         self._listeners: list[RowListener] = []
         self._tracker: RowTracker | None = None
+        self._changes_in_block: list[RowChange] = []
+        self._has_warned_of_removal = False
         self._flat = False
 
     def __len__(self) -> int:
@@ -137,63 +151,103 @@ class SplatTrainingState:
 
     # ------------------------------------------------------------------ rows
 
-    def duplicate(self, mask: Tensor) -> None:
+    def duplicate(self, mask: Tensor, *, is_current: bool = False) -> None:
         """Append an exact copy of each masked Gaussian.
 
         Args:
-            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+            mask: bool (N,), (N, 1), or (C, N) for "in any of C cameras". All False changes nothing. Within
+                `track_row_changes`, and so in `densify`, it may have been made before other operations there, and then
+                selects those of its Gaussians that are still there; see `masks.masked_rows`.
+            is_current: the mask was made after all operations so far. Needed only if its length is ambiguous.
 
         Raises:
-            ValueError: wrong length or dtype.
+            ValueError: wrong length or dtype, or a length that is ambiguous.
         """
-        selected = self._selected(mask, "duplicate")
+        selected = self._selected(mask, "duplicate", is_current)
         if len(selected) == 0:
             return
-        kept = torch.arange(self.num_gaussians, device=self.device)
-        self._change(kept, len(selected), {name: p.detach()[selected] for name, p in self.params.items()})
+        self._change(self._all_rows(), selected, {name: p.detach()[selected] for name, p in self.params.items()})
 
-    def split(self, mask: Tensor, revised_opacity: bool = False) -> None:
+    def split(self, mask: Tensor, revised_opacity: bool = False, *, is_current: bool = False) -> None:
         """Replace each masked Gaussian by two smaller samples of it, appended at the end; see `splitting.split_rows`.
 
         Args:
-            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+            mask: see `duplicate`.
             revised_opacity: lower the opacity so that the pair is as dense as the whole (arXiv:2404.06109).
+            is_current: see `duplicate`.
 
         Raises:
-            ValueError: wrong length or dtype.
+            ValueError: wrong length or dtype, or a length that is ambiguous.
         """
-        self._replace(mask, "split", lambda selected: split_rows(self.params, selected, revised_opacity))
+        selected = self._selected(mask, "split", is_current)
+        self._replace(selected, lambda: split_rows(self.params, selected, revised_opacity))
 
-    def split_long_axis(self, mask: Tensor) -> None:
+    def split_long_axis(self, mask: Tensor, *, is_current: bool = False) -> None:
         """Replace each masked Gaussian by two halves of its longest axis, appended; see `splitting.long_axis_rows`.
 
         Args:
-            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+            mask, is_current: see `duplicate`.
 
         Raises:
-            ValueError: wrong length or dtype.
+            ValueError: wrong length or dtype, or a length that is ambiguous.
         """
-        self._replace(mask, "split_long_axis", lambda selected: long_axis_rows(self.params, selected))
+        selected = self._selected(mask, "split_long_axis", is_current)
+        self._replace(selected, lambda: long_axis_rows(self.params, selected))
 
-    def remove(self, mask: Tensor) -> None:
-        """Remove the masked Gaussians.
+    def remove(self, mask: Tensor, *, is_current: bool = False) -> None:
+        """Remove the masked Gaussians; warn the first time that most of the scene goes in one call.
 
         Args:
-            mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
+            mask, is_current: see `duplicate`.
 
         Raises:
-            ValueError: wrong length or dtype, or no Gaussian would be left.
+            ValueError: as `duplicate`, or no Gaussian would be left.
         """
-        selected = self._selected(mask, "remove")
-        if len(selected) == 0:
+        selected = self._selected(mask, "remove", is_current)
+        num, num_removed = self.num_gaussians, len(selected)
+        if num_removed == 0:
             return
-        if len(selected) == self.num_gaussians:
-            raise ValueError(
-                f"remove: the mask marks all {self.num_gaussians} Gaussians, so that none would be left. "
-                'params["opacities"] holds logits, not opacities: compare training_state.opacities, which lie in '
-                "(0, 1), with a threshold such as 0.005."
+        if num_removed == num:
+            raise ValueError(f"remove: the mask marks all {num} Gaussians, and none would be left. {LOGITS_REMINDER}")
+        if num_removed > max(num / 2, HANDFUL) and not self._has_warned_of_removal:
+            self._has_warned_of_removal = True
+            logger.warning(
+                "remove: %d of %d Gaussians go in one call. If you did not mean that: %s (This is said once a run.)",
+                num_removed,
+                num,
+                LOGITS_REMINDER,
             )
-        self._change(self._others(selected), 0, {})
+        self._change(self._others(selected), selected[:0], {})
+
+    def add(
+        self,
+        positions: Tensor,
+        colors: Tensor | None = None,
+        *,
+        scales: Tensor | None = None,
+        quats: Tensor | None = None,
+        opacities: Tensor | float | None = None,
+        **extra_rows: Tensor,
+    ) -> None:
+        """Append new Gaussians at given positions; their optimizer state starts at zero.
+
+        Args:
+            positions: (M, 3) in world units. M = 0 changes nothing.
+            colors: (M, 3) RGB in 0..1, of SH degree 0. None: grey.
+            scales: standard deviations in world units, (M,), or (M, 3) along the Gaussian's own axes. None: the mean
+                distance to the 3 nearest Gaussians, new ones included.
+            quats: (M, 4) wxyz. None: the world's axes if `scales` are (M, 3), otherwise drawn at random.
+            opacities: in (0, 1): (M,), or one number for all. None: 0.1.
+            extra_rows: values of further parameters (M, ...), by their names in `params`, such as ``shN``. Those that
+                are not given start at zero.
+
+        Raises:
+            ValueError: a shape, a value or a name does not fit. Nothing is changed then.
+        """
+        rows = rows_at(self.params, positions, colors, scales, quats, opacities, extra_rows)
+        if len(positions) > 0:
+            kept = self._all_rows()
+            self._change(kept, kept.new_full((len(positions),), REWRITTEN), rows)
 
     def change_rows(self, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
         """Apply any change of rows, for operations that the methods above do not cover.
@@ -251,6 +305,8 @@ class SplatTrainingState:
         `tracking.RowTracker`. No optimizer may step inside the block. Blocks can be nested; changes in an inner block
         are reported at its end. If nothing changes, a block costs microseconds.
 
+        Masks may have been made at any time in the outermost block; see `duplicate`.
+
         Raises:
             RuntimeError: rows were changed without their optimizer state.
         """
@@ -266,6 +322,8 @@ class SplatTrainingState:
             failed = False
         finally:
             self._tracker = outer
+            if outer is None:
+                self._changes_in_block = []
             self._report(tracker, quiet=failed, continues=outer is not None)
 
     def _report(self, tracker: RowTracker, quiet: bool = False, continues: bool = False) -> None:
@@ -290,42 +348,34 @@ class SplatTrainingState:
             self._notify(change)
 
     def _notify(self, change: RowChange) -> None:
+        if self._tracker is not None:
+            self._changes_in_block.append(change)
         for listener in tuple(self._listeners):
             listener(change)
 
-    def _change(self, kept: Tensor, num_new: int, new_rows: dict[str, Tensor]) -> None:
-        source = torch.cat([kept, kept.new_full((num_new,), REWRITTEN)])
-        self.change_rows(RowChange(source=source, num_before=self.num_gaussians), new_rows)
+    def _change(self, kept: Tensor, parents: Tensor, new_rows: dict[str, Tensor]) -> None:
+        """Keep the rows `kept`, and append new ones that were made of the rows `parents` (-1: of none)."""
+        source = torch.cat([kept, torch.full_like(parents, REWRITTEN)])
+        self.change_rows(RowChange(source, self.num_gaussians, new_parents=parents), new_rows)
 
-    def _replace(self, mask: Tensor, operation: str, new_rows: Callable[[Tensor], dict[str, Tensor]]) -> None:
-        """Replace each masked row by ``NUM_SAMPLES`` new ones, which ``new_rows`` makes for indices (M,)."""
-        selected = self._selected(mask, operation)
+    def _replace(self, selected: Tensor, new_rows: Callable[[], dict[str, Tensor]]) -> None:
+        """Replace each selected row by ``NUM_SAMPLES`` new ones, which ``new_rows`` makes."""
         if len(selected) > 0:
-            self._change(self._others(selected), NUM_SAMPLES * len(selected), new_rows(selected))
+            self._change(self._others(selected), selected.repeat(NUM_SAMPLES), new_rows())
+
+    def _all_rows(self) -> Tensor:
+        return torch.arange(self.num_gaussians, device=self.device)
 
     def _others(self, selected: Tensor) -> Tensor:
         rest = torch.ones(self.num_gaussians, dtype=torch.bool, device=selected.device)
         rest[selected] = False
         return rest.nonzero(as_tuple=True)[0]
 
-    def _selected(self, mask: Tensor, operation: str) -> Tensor:
-        num = self.num_gaussians
-        if not isinstance(mask, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - users' masks may be anything
-            kind = type(mask)
-            found = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-            raise ValueError(
-                f"{operation}: the mask must be a torch tensor, bool of shape ({num},) or (C, {num}), found an object "
-                f"of type {found}. torch.as_tensor(mask) makes a tensor of a NumPy array or a list."
-            )
-        if mask.dtype != torch.bool or mask.dim() not in (1, 2) or mask.shape[-1] != num:
-            raise ValueError(
-                f"{operation}: the mask must be bool of shape ({num},) or (C, {num}), found {mask.dtype} of shape "
-                f"{tuple(mask.shape)}. split, duplicate and remove change the number of Gaussians: make each mask "
-                "after the operation before it."
-            )
-        if mask.dim() == 2:
-            mask = mask.any(dim=0)
-        return mask.to(self.device).nonzero(as_tuple=True)[0]
+    def _selected(self, mask: Tensor, operation: str, is_current: bool) -> Tensor:
+        if self._tracker is not None:
+            self._report(self._tracker, continues=True)  # the mask may be older than a change that others made
+        rows = masked_rows(mask, operation, self.num_gaussians, self._changes_in_block, is_current)
+        return rows.to(self.device)
 
     # ------------------------------------------------------------------ conversions and checkpoints
 

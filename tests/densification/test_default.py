@@ -356,3 +356,26 @@ def test_row_changes_are_carried_without_being_set_up() -> None:
     strategy.load_state_dict({name: torch.arange(3.0) for name in ("grad2d", "count", "radii")})
     strategy.on_gaussians_changed(RowChange(torch.tensor([2, 0, -1]), 3))
     assert strategy.statistics["count"].tolist() == [2.0, 0.0, 0.0]
+
+
+def test_as_many_that_grow_as_were_removed_before_make_no_mask_ambiguous() -> None:
+    """Its masks are of the Gaussians of the moment, also if there are as many as at the start of `densify`."""
+    state = random_state(60)
+    with torch.no_grad():
+        state.params["opacities"][:] = 0.0
+        state.params["scales"][:] = math.log(0.001)
+        state.params["opacities"][3] = -10.0
+    settings: Any = {"refine_start_iter": 1, "refine_every": 1, "reset_every": 2, "refine_scale2d_stop_iter": 100}
+    strategy = SplatDefaultDensification(grow_grad2d=1.0, **settings)
+    set_up(strategy, state)
+    radii = torch.zeros(1, 60, dtype=torch.int32)
+    radii[0, :3] = 60  # of 64 pixels: too large
+    radii[0, 4:7] = 1
+    gradients = torch.zeros(1, 60, 2)
+    gradients[0, 4:7] = 1.0
+    numbers: list[int] = []
+    state.subscribe(lambda change: numbers.append(change.num_after))
+    with state.track_row_changes():
+        strategy.densify(3, state, payload(gradients, radii), scene_scale=1.0)
+    assert numbers == [57, 60, 59]
+    assert float(state.opacities.min()) == 0.5

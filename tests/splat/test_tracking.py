@@ -275,7 +275,7 @@ def test_any_mix_of_gsplats_operations_and_ours(
                 if ours:
                     rows = flush(rows, num_before)
                     num_before = len(rows)
-                    getattr(state, operation)(mask)
+                    getattr(state, operation)(mask, is_current=True)
                 else:
                     by_gsplat(state, operation, mask)
                 rows = expected_rows(operation, rows, mask.tolist())

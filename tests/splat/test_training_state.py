@@ -117,14 +117,16 @@ def test_an_empty_mask_changes_nothing(operation: str) -> None:
     [
         (torch.ones(4, dtype=torch.bool), r"torch\.bool of shape \(4,\)"),
         (torch.ones(3), r"torch\.float32 of shape \(3,\)"),
-        (torch.ones(3, 1, dtype=torch.bool), r"\(3, 1\)"),
+        (torch.ones(3, 2, dtype=torch.bool), r"\(3, 2\)"),
         (torch.tensor(True), r"shape \(\)"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_an_error(operation: str, mask: torch.Tensor, found: str) -> None:
     state = make_state(3)
     before = snapshot(state)
-    with pytest.raises(ValueError, match=rf"\(3,\) or \(C, 3\), found .*{found}.*change the number of Gaussians"):
+    with pytest.raises(
+        ValueError, match=rf"\(3,\), \(3, 1\) or \(C, 3\), found .*{found}.*change the number of Gaussians"
+    ):
         getattr(state, operation)(mask)
     assert all(torch.equal(value, before[key]) for key, value in snapshot(state).items())
 
@@ -251,6 +253,6 @@ def test_learning_rates_are_python_floats_and_checked() -> None:
 )
 @pytest.mark.parametrize("operation", ["duplicate", "split", "split_long_axis", "remove"])
 def test_a_mask_that_is_no_tensor(operation: str, mask: object, found: str) -> None:
-    message = rf"{operation}: the mask must be a torch tensor, bool of shape \(3,\) .*found an object of type {found}\."
+    message = rf"{operation}: the mask must be a torch tensor, bool of shape \(3,\), .*an object of type {found}\."
     with pytest.raises(ValueError, match=message):
         getattr(make_state(3), operation)(mask)

@@ -110,11 +110,11 @@ class Run:
         if operation == "remove":
             if bool(mask.all()):
                 with pytest.raises(ValueError, match="none would be left"):
-                    self.state.remove(mask)
+                    self.state.remove(mask, is_current=True)
                 return
-            self.state.remove(mask)
+            self.state.remove(mask, is_current=True)
         elif len(self.state) + int(mask.sum()) <= NUM_AT_MOST:
-            getattr(self.state, operation)(mask)
+            getattr(self.state, operation)(mask, is_current=True)
 
     def apply(self, steps: Operations) -> None:
         for operation, seed, share in steps:

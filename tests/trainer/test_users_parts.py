@@ -149,19 +149,11 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
 class MultiCriterion(SplatDensification[SplatRenderPayload]):
     """Splits, clones and prunes in turn; each mask is made when the operation before it is done."""
 
-    def __init__(self, stale_masks: bool = False) -> None:
-        self.stale_masks = stale_masks
-
     def densify(self, step, training_state, rend_out, **kwargs) -> None:
         norms = rend_out.means2d.grad.norm(dim=-1)[0]
         high = norms > norms.median()
         large = rend_out.radii[0] > rend_out.radii[0].median()
         splits, clones = high & large, high & ~large
-        if self.stale_masks:
-            assert splits.any()
-            training_state.split(splits)
-            training_state.duplicate(clones)
-            return
         grown = training_state.scales.amax(-1)
         training_state.duplicate(clones)
         num_new = len(training_state) - len(splits)
@@ -343,11 +335,6 @@ def test_a_renderer_that_takes_a_camera_in_parts_is_told_of_the_view(tiny_scene:
     for renderer, problem in ((Old(), "missing a required argument"), (OldAndLoose(), "it takes Ks and cam_to_worlds")):
         with pytest.raises(ModuleError, match=rf"{problem}.*one value: view\.cam_to_worlds.* fields of options\.$"):
             train(tiny_scene, tmp_path, 1, renderer=renderer)
-
-
-def test_a_mask_made_before_another_operation_says_how_to_do_it(tiny_scene: Path, tmp_path: Path) -> None:
-    with pytest.raises(HookFailedError, match=r"duplicate: the mask must be bool of shape .*make each mask after"):
-        train(tiny_scene, tmp_path, 1, densification=MultiCriterion(stale_masks=True))
 
 
 def test_a_hook_argument_that_does_not_exist_is_found_before_training(tiny_scene: Path, tmp_path: Path) -> None:
