@@ -124,6 +124,13 @@ class View:
         Ks = torch.cat([self.Ks[:, :2] / downscale, self.Ks[:, 2:]], dim=1)
         return dataclasses.replace(self, Ks=Ks, width=self.width // downscale, height=self.height // downscale)
 
+    def crop(self, left: int, top: int, width: int, height: int) -> View:
+        """The view of a part of the image, of `width` times `height` pixels from the pixel (left, top) on."""
+        offset = torch.zeros_like(self.Ks)
+        offset[:, 0, 2] = left
+        offset[:, 1, 2] = top
+        return dataclasses.replace(self, Ks=self.Ks - offset, width=width, height=height)
+
 
 def fov_intrinsics(fov: float, width: int, height: int) -> Tensor:
     """Intrinsics (3, 3) in pixels, float32, of a pinhole camera with square pixels that looks through their middle.
