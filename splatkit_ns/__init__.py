@@ -1,1 +1,55 @@
-"""Gaussian Splatting for nerfstudio, made of parts that people can swap."""
+"""Gaussian Splatting for nerfstudio, made of parts that people can swap.
+
+What a notebook needs is here: `render`, cameras and files. It is imported when it is first used, because nerfstudio's
+commands import this package to learn of its methods.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splatkit_ns.camera_paths import orbit, path
+    from splatkit_ns.cameras import View
+    from splatkit_ns.image_files import save_image, save_images, save_video
+    from splatkit_ns.rendering import render, turntable
+    from splatkit_ns.splat.model import SplatModel
+
+_HOMES = {
+    "SplatModel": "splat.model",
+    "View": "cameras",
+    "orbit": "camera_paths",
+    "path": "camera_paths",
+    "render": "rendering",
+    "save_image": "image_files",
+    "save_images": "image_files",
+    "save_video": "image_files",
+    "turntable": "rendering",
+}
+"""Where each name is defined."""
+
+__all__ = [
+    "SplatModel",
+    "View",
+    "orbit",
+    "path",
+    "render",
+    "save_image",
+    "save_images",
+    "save_video",
+    "turntable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The names of `__all__`, imported at their first use (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

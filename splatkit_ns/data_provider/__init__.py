@@ -1,5 +1,6 @@
 """Data providers: what a `SplatTrainer` trains on, and what modules see of it."""
 
+from splatkit_ns.data_provider.photographs import Photograph
 from splatkit_ns.data_provider.providers import (
     BlenderDataProvider,
     ColmapDataProvider,
@@ -14,6 +15,7 @@ __all__ = [
     "ColmapDataProvider",
     "DataProvider",
     "NerfstudioDataProvider",
+    "Photograph",
     "RunData",
     "SplatDataProvider",
 ]

@@ -12,6 +12,8 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from splatkit_ns.cameras import View
+from splatkit_ns.data_provider.photographs import OpenedData, Photograph, Split
 from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
 
 EvalMode = Literal["fraction", "filename", "interval", "all"]
@@ -29,6 +31,35 @@ class SplatDataProvider(ABC):
     def datamanager_config(self) -> SplatkitDatamanagerConfig:
         """The datamanager that serves whole images to training, cached as 8-bit values on the device."""
         return SplatkitDatamanagerConfig(dataparser=self.dataparser_config(), cache_images_type="uint8")
+
+    def views(self, split: Split = "train") -> list[View]:
+        """Read the cameras of the data set, as training has them: in its frame, and without lens distortion.
+
+        Images are read only if there is distortion to be removed.
+
+        Args:
+            split: the images for training, or those for evaluation.
+
+        Raises:
+            SplatkitError: the data set is broken.
+        """
+        return OpenedData(self.datamanager_config(), split).views()
+
+    def image_names(self, split: Split = "train") -> list[str]:
+        """Read the names of the image files, in the order of `views`.
+
+        Raises:
+            SplatkitError: the data set is broken.
+        """
+        return OpenedData(self.datamanager_config(), split).names()
+
+    def photographs(self, split: Split = "train") -> list[Photograph]:
+        """Read the images, with their names and cameras, in the order of `views`.
+
+        Raises:
+            SplatkitError: the data set is broken.
+        """
+        return OpenedData(self.datamanager_config(), split).photographs()
 
 
 @dataclass

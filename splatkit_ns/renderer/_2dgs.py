@@ -13,7 +13,7 @@ from splatkit_ns.rasterize import rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
 from splatkit_ns.renderer.base import RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
-from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 
 
@@ -55,9 +55,10 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
         training_state.make_flat()
 
     def render(
-        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
+        self, training_state: SplatTrainingState | SplatModel, view: View, options: RenderOptions = RenderOptions()
     ) -> Splat2DGSPayload:
         """Render all cameras of a view; see `SplatRenderer.render`."""
+        assert isinstance(training_state, SplatTrainingState)  # which the base has made of a SplatModel
         params, degree = training_state.params, options.degree_of(training_state)
         rendered = rasterization_2dgs(
             params["means"],

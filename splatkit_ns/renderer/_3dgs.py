@@ -15,7 +15,7 @@ from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import rasterization
 from splatkit_ns.renderer.base import RenderMode, RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
-from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 
 
@@ -51,9 +51,10 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
         return () if self.packed else (own_kernels, sh_kernel)
 
     def render(
-        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
+        self, training_state: SplatTrainingState | SplatModel, view: View, options: RenderOptions = RenderOptions()
     ) -> SplatRenderPayload:
         """Render all cameras of a view; see `SplatRenderer.render`."""
+        assert isinstance(training_state, SplatTrainingState)  # which the base has made of a SplatModel
         params, degree = training_state.params, options.degree_of(training_state)
         images, alphas, info = rasterization(
             params["means"],

@@ -19,7 +19,7 @@ from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.tile_list_space import ListSpace
-from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.splat import SplatModel, SplatTrainingState
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 """Colours alone, or with accumulated (D) or expected (ED) depth."""
@@ -59,7 +59,7 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         super().__init_subclass__(**options)
         render = vars(cls).get("render")
         if inspect.isfunction(render):
-            cls.render = _with_lens_check(render)
+            cls.render = _with_checked_arguments(render)
 
     @property
     def splat_mode(self) -> SplatRenderMode:
@@ -71,6 +71,9 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> PayloadT:
         """Render all cameras of a view.
+
+        Callers may give a `SplatModel`, too; a class's own `render` gets its `SplatModel.for_rendering` on the device
+        of the view.
 
         Args:
             training_state: the Gaussians.
@@ -86,8 +89,8 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         raise NotImplementedError
 
 
-def _with_lens_check(render: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the `render` of a class so that it checks the view's lens first."""
+def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the `render` of a class: check the view's lens first, and make a training state of a `SplatModel`."""
 
     @functools.wraps(render)
     def checked(self: SplatRenderer[Any], training_state: Any, view: Any, *rest: Any, **named: Any) -> Any:
@@ -96,6 +99,8 @@ def _with_lens_check(render: Callable[..., Any]) -> Callable[..., Any]:
                 f"{self.module_name} draws views through lenses of the model {' or '.join(self.lenses)}, found "
                 f"{view.lens}. Undistort the images, or use a renderer whose `lenses` name this model."
             )
+        if isinstance(training_state, SplatModel):
+            training_state = training_state.for_rendering(view.device)
         return render(self, training_state, view, *rest, **named)
 
     return checked

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from splatkit_ns import formats
 from splatkit_ns.formats import Gaussians, SplatRenderMode
@@ -135,3 +135,17 @@ class SplatModel:
         from splatkit_ns.splat.training_state import SplatTrainingState  # the two convert into each other
 
         return SplatTrainingState.from_tensors(self.tensors(), learning_rates=learning_rates, device=device)
+
+    def for_rendering(self, device: torch.device | str = "cpu") -> SplatTrainingState:
+        """The Gaussians as renderers take them, without optimizers and gradients.
+
+        Renderers do this themselves with a model that they are given; on a GPU it copies the Gaussians, so that it is
+        better done once where many images are rendered.
+
+        Args:
+            device: where to render. On the CPU the result shares this model's memory.
+        """
+        from splatkit_ns.splat.training_state import SplatTrainingState  # the two convert into each other
+
+        params = {key: nn.Parameter(value.to(device), requires_grad=False) for key, value in self.tensors().items()}
+        return SplatTrainingState(params, {})

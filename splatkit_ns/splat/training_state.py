@@ -135,6 +135,11 @@ class SplatTrainingState:
         self._flat = True
 
     @property
+    def is_flat(self) -> bool:
+        """Whether the Gaussians are discs, see `make_flat`."""
+        return self._flat
+
+    @property
     def opacities(self) -> Tensor:
         """(N,) opacities in (0, 1)."""
         return torch.sigmoid(self.params["opacities"])

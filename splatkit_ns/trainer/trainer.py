@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,36 +23,19 @@ from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import reset_writers
+from splatkit_ns.plugin.reporting.history import History
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.held import held
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
 from splatkit_ns.plugin.run_config import gaussian_optimizers, surroundings, trainer_config
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
-from splatkit_ns.splat import SplatTrainingState, check_writable
+from splatkit_ns.splat import check_writable
 from splatkit_ns.trainer.config import SplatTrainerConfig
+from splatkit_ns.trainer.result import SplatTrainerResult
 
 METHOD_NAME = "splatkit-3dgs"
 """The registered method under whose name runs are saved, so that the ``ns-*`` commands open them."""
-
-
-@dataclass(frozen=True, eq=False)
-class SplatTrainerResult:
-    """What a run leaves behind."""
-
-    training_state: SplatTrainingState
-    """The trained Gaussians and their optimizers; its `save_ckpt` still writes the run's full checkpoint."""
-    metrics: dict[str, float]
-    """Of the last step: ``loss``, its terms as ``loss/NAME``, ``psnr`` of its training image, ``num_gaussians``; and
-    the last means of each `SplatEvaluator` as ``eval/NAME``. Without a trained step only ``num_gaussians``."""
-    step: int
-    """The last step that was trained, counted from 1."""
-    output_dir: Path
-    """The run's folder, with config.yml, which the ``ns-*`` commands take."""
-    checkpoint_path: Path
-    """The checkpoint after the last step."""
-    modules: tuple[SplatBaseModule[Any], ...]
-    """The run-time copies of renderer, loss, densification and modules, in the order of their hooks."""
 
 
 class SplatTrainer:
@@ -120,13 +102,14 @@ class SplatTrainer:
         try:
             trainer.modules += [running_copy(module) for module in self.modules]
             trainer.setup()
+            history = History.begin()
             trainer.train()
         finally:
             reset_writers()
             RunFolder(config).release()
             if getattr(trainer, "viewer_state", None) is not None:
                 trainer.shutdown()
-        return _result(trainer)
+        return _result(trainer, history)
 
     def _trainer_config(self) -> SplatkitTrainerConfig:
         """nerfstudio's config of this run, in a new folder."""
@@ -176,7 +159,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _result(trainer: SplatkitTrainer) -> SplatTrainerResult:
+def _result(trainer: SplatkitTrainer, history: History) -> SplatTrainerResult:
     model = trainer.pipeline.model
     context = model.context
     metrics: dict[str, float] = {}
@@ -186,6 +169,8 @@ def _result(trainer: SplatkitTrainer) -> SplatTrainerResult:
         if context.rendered_frames is not None and context.target_frames is not None:
             metrics["psnr"] = float(psnr(context.rendered_frames, context.target_frames, context.masks))
     metrics["num_gaussians"] = len(model.training_state)
+    if context.loss is not None:
+        history.complete(trainer.step + 1, metrics)
     for module in context.modules:
         if isinstance(module, SplatEvaluator):
             metrics |= {f"eval/{name}": value for name, value in getattr(module, "metrics", {}).items()}
@@ -196,4 +181,6 @@ def _result(trainer: SplatkitTrainer) -> SplatTrainerResult:
         output_dir=trainer.base_dir,
         checkpoint_path=trainer.checkpoint_dir / f"step-{trainer.step:09d}.ckpt",
         modules=tuple(context.modules),
+        history=history.entries,
+        run_model=model,
     )

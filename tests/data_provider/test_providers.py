@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from splatkit_ns.data_provider import (
 )
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import EvaluationSource, SplatBaseModule, SplatEvaluator, SplatRenderPayload
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
 
@@ -90,3 +92,49 @@ def test_any_dataparser(tiny_scene: Path, tmp_path: Path) -> None:
 def test_the_wrong_kind_of_folder(tiny_scene: Path, tmp_path: Path) -> None:
     with pytest.raises(SplatkitError, match=r"no COLMAP model in .*sparse/0"):
         seen_by_modules(ColmapDataProvider(tiny_scene), tmp_path)
+
+
+def test_views_and_photographs_are_those_of_training(tiny_scene: Path, tmp_path: Path) -> None:
+    provider = NerfstudioDataProvider(tiny_scene, eval_interval=4)
+    before = torch.get_rng_state()
+    views, photographs = provider.views(), provider.photographs()
+    assert torch.equal(torch.get_rng_state(), before)
+    data = seen_by_modules(provider, tmp_path).data
+    assert provider.image_names() == [photograph.name for photograph in photographs] == names(data.train_image_paths)
+    assert provider.image_names("eval") == names(data.eval_image_paths)
+    assert len(views) == len(photographs) == data.num_train_images
+    for index, (view, photograph) in enumerate(zip(views, photographs, strict=True)):
+        trained, _ = data.datamanager.train_view(index)
+        expected = pinhole_view(trained)
+        for found in (view, photograph.view):
+            assert torch.equal(found.cam_to_worlds, expected.cam_to_worlds)
+            assert torch.equal(found.Ks, expected.Ks)
+            assert (found.width, found.height) == (expected.width, expected.height)
+        assert torch.equal(photograph.image, data.train_image(index) / 255)
+        assert photograph.mask is None
+
+
+def test_views_of_distorted_images_are_those_without_distortion(tmp_path: Path) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", masks=True)
+    content = json.loads((scene / "transforms.json").read_text())
+    (scene / "transforms.json").write_text(json.dumps({**content, "k1": 0.2, "camera_model": "OPENCV"}))
+    provider = NerfstudioDataProvider(scene)
+    photographs = provider.photographs()
+    for view, photograph in zip(provider.views(), photographs, strict=True):
+        assert torch.equal(view.Ks, photograph.view.Ks)
+        assert photograph.image.shape == (view.height, view.width, 3)
+        assert photograph.mask is not None
+        assert photograph.mask.shape == (view.height, view.width)
+    assert float(photographs[0].view.Ks[0, 0, 0]) != pytest.approx(content["fl_x"])
+
+
+def test_photographs_with_alpha(tmp_path: Path) -> None:
+    scene = write_tiny_blender(tmp_path / "scene")
+    white, black = (BlenderDataProvider(scene, alpha_color=color).photographs()[0].image for color in ("white", None))
+    assert white[0, 0].tolist() == [1.0, 1.0, 1.0]
+    assert black[0, 0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_split_that_does_not_exist(tiny_scene: Path) -> None:
+    with pytest.raises(SplatkitError, match="split is 'test', expected train or eval"):
+        NerfstudioDataProvider(tiny_scene).views("test")  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
+import torch
 
 from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import ModuleError
@@ -51,3 +52,33 @@ def test_a_renderer_names_the_lenses_that_it_draws() -> None:
             Reached().render(state(), view)
         with pytest.raises(ModuleError, match=rf"model equirectangular or opencv, found {view.lens}"):
             Narrower().render(state(), view)
+
+
+@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(), Splat2DGSRenderer(), Splat3DGSRenderer("antialiased")])
+def test_a_model_is_rendered_like_its_training_state(renderer: SplatRenderer) -> None:
+    gaussians, view = state(), view_of(cameras(2))
+    options = RenderOptions(sh_degree=1, render_mode="RGB+ED")
+    expected = renderer.render(gaussians, view, options)
+    found = renderer.render(gaussians.to_splat_model(), view, options)  # type: ignore[arg-type]
+    assert torch.equal(found.renders, expected.renders)
+    assert torch.equal(found.depths, expected.depths)
+    assert bool((found.alphas > 0.5).any())
+
+
+class SeesItsGaussians(SplatRenderer):
+    """A renderer of one's own that keeps what it is given."""
+
+    def render(
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
+    ) -> SplatRenderPayload:
+        self.seen = training_state
+        return Splat3DGSRenderer().render(training_state, view, options)
+
+
+def test_a_renderer_of_ones_own_gets_a_training_state_that_shares_the_models_memory() -> None:
+    model, renderer = state().to_splat_model(), SeesItsGaussians()
+    renderer.render(model, view_of(cameras()))  # type: ignore[arg-type]
+    assert isinstance(renderer.seen, SplatTrainingState)
+    for name, value in model.tensors().items():
+        assert renderer.seen.params[name].data_ptr() == value.data_ptr(), name
+    assert not any(param.requires_grad for param in renderer.seen.params.values())

@@ -1,0 +1,70 @@
+"""The result of a run from Python: the Gaussians, figures, and images to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from torch import Tensor
+
+from splatkit_ns import rendering
+from splatkit_ns.cameras import View
+from splatkit_ns.modules import ImageEvaluation, SplatBaseModule
+from splatkit_ns.plugin.model import SplatkitModel
+from splatkit_ns.splat import SplatTrainingState
+
+
+@dataclass(frozen=True, eq=False)
+class SplatTrainerResult:
+    """What a run leaves behind."""
+
+    training_state: SplatTrainingState
+    """The trained Gaussians and their optimizers; its `save_ckpt` still writes the run's full checkpoint."""
+    metrics: dict[str, float]
+    """Of the last step: ``loss``, its terms as ``loss/NAME``, ``psnr`` of its training image, ``num_gaussians``; and
+    the last means of each `SplatEvaluator` as ``eval/NAME``. Without a trained step only ``num_gaussians``."""
+    step: int
+    """The last step that was trained, counted from 1."""
+    output_dir: Path
+    """The run's folder, with config.yml, which the ``ns-*`` commands take."""
+    checkpoint_path: Path
+    """The checkpoint after the last step."""
+    modules: tuple[SplatBaseModule[Any], ...]
+    """The run-time copies of renderer, loss, densification and modules, in the order of their hooks."""
+    history: list[dict[str, float]]
+    """The figures of each step that was logged (see ``steps_per_log``) and of the last: ``step``, counted from 1,
+    ``seconds`` since training began, and as in ``metrics`` ``loss``, its terms, ``psnr`` and ``num_gaussians``; of
+    logged steps also ``learning_rate/NAME``. ``pandas.DataFrame(result.history)`` makes a table of it."""
+    run_model: SplatkitModel = field(repr=False)
+    """The model of the run, as nerfstudio's classes know it."""
+
+    def images(self) -> Iterator[ImageEvaluation]:
+        """Render the held-out images one by one, beside the photographs, with their metrics; see `RunData.evaluate`."""
+        return self.run_model.context.data_provider.evaluate()
+
+    @overload
+    def render(self, view: View, *, depth: bool = False) -> Tensor: ...
+
+    @overload
+    def render(self, view: Sequence[View], *, depth: bool = False) -> list[Tensor]: ...
+
+    def render(self, view: View | Sequence[View], *, depth: bool = False) -> Tensor | list[Tensor]:
+        """Render the Gaussians with the run's renderer, on its evaluation background; see `splatkit_ns.render`.
+
+        Args:
+            view: a camera, or a list of them.
+            depth: render depth instead of colours.
+
+        Raises:
+            SplatkitError: see `splatkit_ns.render`.
+        """
+        model = self.run_model
+        settings: dict[str, Any] = {
+            "renderer": model.renderer,
+            "background": model.backgrounds.of_evaluation(model.device),
+            "sh_degree": model.sh_degree_now(),
+            "depth": depth,
+        }
+        return rendering.render(self.training_state, view, **settings)
