@@ -24,8 +24,8 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         Name the arguments that you need: ``step, max_steps, training_state, rend_out, rendered_frames, target_frames,
         masks, world_rank, world_size``, and all others that hooks can have. ``rend_out.densification_gradient`` is this
         step's gradient on the screen, of any renderer. Change the rows with ``training_state.duplicate``,
-        ``split`` and ``remove``, or with a strategy of gsplat's on ``training_state.params`` and
-        ``training_state.optimizers``.
+        ``split``, ``remove`` and ``add``, or with a strategy of gsplat's on ``training_state.params`` and
+        ``training_state.optimizers``. A mask made before one of these operations may be used after it.
         """
         raise NotImplementedError
 

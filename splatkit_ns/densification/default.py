@@ -155,8 +155,8 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         # A Gaussian that is too large on the screen would be split now and both halves removed: remove it at once.
         if self._prunes_large_on_screen(step):
-            large = self._removal_mask(self.statistics["radii"] > self.prune_scale2d, step)
-            training_state.remove(large, is_current=True)
+            removed = self._removal_mask(self.statistics["radii"] > self.prune_scale2d, step)
+            training_state.remove(removed, is_current=True)
         self._grow(step, training_state, scene_scale)
         self._prune(step, training_state, scene_scale)
         for value in self.statistics.values():

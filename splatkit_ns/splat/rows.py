@@ -31,7 +31,7 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowChange:
-    """A change of rows: for each row, the old row that it still is, or the one that it was made of."""
+    """A change of rows: the old row that each row still is, and the old row that each new row was made of."""
 
     source: Tensor
     """(N_after,) int64: the index, before the change, of the Gaussian that this row still is; -1 if the row is new."""

@@ -213,7 +213,9 @@ class SplatTrainingState:
         if num_removed == 0:
             return
         if num_removed == num:
-            raise ValueError(f"remove: the mask marks all {num} Gaussians, and none would be left. {LOGITS_REMINDER}")
+            raise ValueError(
+                f"remove: the mask marks all {num} Gaussians, so that none would be left. {LOGITS_REMINDER}"
+            )
         if num_removed > max(num / 2, HANDFUL) and not self._has_warned_of_removal:
             self._has_warned_of_removal = True
             logger.warning(

@@ -212,3 +212,24 @@ def test_a_threshold_for_opacities_that_meets_logits_is_told_once(
     told = [message for message in caplog.messages if message.startswith("remove: ")]
     assert len(told) == 1
     assert f"28 of {NUM} Gaussians" in told[0]
+
+
+def test_points_added_during_a_run_are_trained_and_have_no_parent(tiny_scene: Path, tmp_path: Path) -> None:
+    positions = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0]])
+
+    class Adds(SplatDensification[SplatRenderPayload]):
+        def densify(self, training_state: SplatTrainingState, step: int) -> None:
+            if step == 1:
+                prunes = torch.arange(len(training_state)) < 8
+                training_state.add(positions, torch.tensor([[1.0, 0, 0], [0, 1, 0]]), scales=torch.full((2,), 0.2))
+                training_state.remove(prunes)
+
+    state, _, watches = run(tiny_scene, tmp_path, 4, Adds())
+    (_, added, _), (_, pruned, _) = watches.changes
+    assert added.parents[NUM:].tolist() == [-1, -1]
+    assert pruned.source.tolist() == list(range(8, NUM + 2))
+    assert len(state) == NUM - 8 + 2
+    moved = (state.means.detach()[-2:] - positions).norm(dim=-1)
+    assert bool((moved > 0).all())
+    assert bool((moved < 0.05).all())
+    assert float(state.sh0[-2, 0, 0]) > float(state.sh0[-2, 0, 1]), "red"

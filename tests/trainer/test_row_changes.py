@@ -29,7 +29,7 @@ NUM_AT_MOST = 40
 Operations = list[tuple[str, int, float]]
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["duplicate", "split", "remove", "train", "several"]),
+        st.sampled_from(["duplicate", "split", "remove", "add", "train", "several"]),
         st.integers(0, 2**31),
         st.floats(0.0, 1.0),
     ),
@@ -107,6 +107,10 @@ class Run:
 
     def change(self, operation: str, seed: int, share: float) -> None:
         mask = self.mask(seed, share)
+        if operation == "add":
+            num = min(int(mask.sum()), NUM_AT_MOST - len(self.state))
+            self.state.add(torch.rand(max(0, num), 3, generator=torch.Generator().manual_seed(seed)))
+            return
         if operation == "remove":
             if bool(mask.all()):
                 with pytest.raises(ValueError, match="none would be left"):
@@ -122,7 +126,7 @@ class Run:
                 self.train()
             elif operation == "several":
                 with self.state.track_row_changes():
-                    for part, name in enumerate(("duplicate", "remove", "split")):
+                    for part, name in enumerate(("duplicate", "remove", "add", "split")):
                         self.change(name, seed + part, share / 2)
             else:
                 self.change(operation, seed, share)
