@@ -12,11 +12,12 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from splatkit_ns.cli import convert, info, mesh
+from splatkit_ns.cli import convert, export, info, mesh
 from splatkit_ns.errors import SplatkitError
 
 _COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
     "convert": (convert.ConvertOptions, convert.run),
+    "export": (export.ExportOptions, export.run),
     "info": (info.InfoOptions, info.run),
     "mesh": (mesh.MeshOptions, mesh.run),
 }

@@ -50,6 +50,7 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     # formats take a second to import: not for --help
     from splatkit_ns import formats
     from splatkit_ns.cli._files import check_outputs, file_bytes, write_file
+    from splatkit_ns.cli._offsets import read_offset, write_offset
     from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
     from splatkit_ns.formats.frames import transform
 
@@ -59,10 +60,15 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
         raise OptionsError(problems)
     check_outputs(options.output, overwrite=options.overwrite, inputs=[options.input], option="OUTPUT")
     gaussians = formats.read(options.input)
+    offset, frame = read_offset(options.input)
     move = turn_and_scale(None if options.up == "z" else options.up, options.scale)
     if options.up == "z":
         move = turn_and_scale("y", 1.0).inverse().then(move)
+    if offset is not None:
+        offset = move.apply(offset)
     gaussians = limit_sh_degree(transform(gaussians, move), options.sh_degree)
     base = (options.input.name, file_bytes(options.input))
     for path in options.output:
-        console.print(write_file(path, gaussians).line(base), soft_wrap=True, highlight=False, markup=False)
+        written = write_file(path, gaussians)
+        write_offset(path, offset, frame)
+        console.print(written.line(base), soft_wrap=True, highlight=False, markup=False)
