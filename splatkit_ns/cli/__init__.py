@@ -15,7 +15,7 @@ from rich.markup import escape
 from splatkit_ns.cli import convert, export, info, mesh
 from splatkit_ns.errors import SplatkitError
 
-_COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
     "convert": (convert.ConvertOptions, convert.run),
     "export": (export.ExportOptions, export.run),
     "info": (info.InfoOptions, info.run),
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parse end the process with 2.
     """
     options: Any = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in _COMMANDS.items()},
+        {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",
         description="What becomes of trained Gaussians.",
         args=arguments,
     )
-    run = next(run for kind, run in _COMMANDS.values() if isinstance(options, kind))
+    run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))
     try:
         run(options)
     except SplatkitError as error:
