@@ -120,13 +120,13 @@ def train(scene: Path, run: str, seed: int, device: str | None) -> tuple[list[De
         trainer.train()
         seconds = time.perf_counter() - began
     rendered = RunViews(trainer.pipeline.eval(), min_accumulation=0.5)
-    views = [in_scene(view, rendered.frame) for view in rendered.views()]
+    views = [in_scene(view, rendered.frames["world"]) for view in rendered.views()]
     figures = {
         "steps": config.max_num_iterations,
         "train_s": seconds,
         "gaussians": int(trainer.pipeline.model.num_points),
         "surface_depth": rendered.has_surface_depth,
-        "distortion": mean_distortion(trainer.pipeline, rendered.frame.scale),
+        "distortion": mean_distortion(trainer.pipeline, rendered.frames["world"].scale),
     }
     return views, figures
 
@@ -150,7 +150,7 @@ def in_scene(view: DepthView, frame: Any) -> DepthView:
     """A view of nerfstudio's frame in the scene's."""
     pose = np.eye(4)
     pose[:3, :3] = np.linalg.inv(frame.rotation) @ view.cam_to_world[:3, :3]
-    pose[:3, 3] = frame.to_dataset(view.cam_to_world[None, :3, 3])[0]
+    pose[:3, 3] = frame.to_original(view.cam_to_world[None, :3, 3])[0]
     return dataclasses.replace(view, depth=view.depth / np.float32(frame.scale), cam_to_world=pose)
 
 

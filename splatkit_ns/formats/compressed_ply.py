@@ -32,10 +32,12 @@ from splatkit_ns.formats.gaussians import (
     check_finite,
 )
 from splatkit_ns.formats.ply_header import (
+    NonFinitePlyError,
     PlyElement,
     PlyError,
     PlyHeader,
     check_room,
+    encoding_of,
     mode_comments,
     read_header,
     render_mode_of,
@@ -213,7 +215,7 @@ def read_compressed(file: BinaryIO, header: PlyHeader, path: Path) -> Gaussians:
         shN=np.ascontiguousarray(rest.reshape(num, 3, num_rest // 3).transpose(0, 2, 1)),
         render_mode=render_mode_of(header.comments),
     )
-    check_finite(found, path)
+    check_finite(found, path, NonFinitePlyError)
     return found
 
 
@@ -301,5 +303,6 @@ FORMAT = register(
         about="PlayCanvas, SuperSplat, Spark and others open it. About a quarter of a PLY file.",
         read=read_compressed_ply,
         write=write_compressed,
+        version=encoding_of,
     )
 )

@@ -44,6 +44,15 @@ class FormatError(SplatkitError, ValueError):
     """A file of Gaussians cannot be read or written as asked; the message says which, what was found and what to do."""
 
 
+class NonFiniteError(FormatError):
+    """A file has Gaussians with NaN or infinite values; whoever can do with the others finds all of them here."""
+
+    def __init__(self, message: str, gaussians: Gaussians) -> None:
+        super().__init__(message)
+        self.gaussians = gaussians
+        """All Gaussians of the file, those that are not finite among them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Gaussians:
     """N Gaussians in the raw space of training, float32."""
@@ -116,17 +125,25 @@ def finite_rows(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.intp] | None:
     return None if finite.all() else np.flatnonzero(finite)
 
 
-def check_finite(gaussians: Gaussians, path: str | PathLike[str]) -> Gaussians:
+def check_finite(
+    gaussians: Gaussians, path: str | PathLike[str], error: type[NonFiniteError] = NonFiniteError
+) -> Gaussians:
     """The same Gaussians, after checking those that a reader made of a file.
 
+    Args:
+        gaussians: of the file.
+        path: of the file, for the message.
+        error: the class to raise.
+
     Raises:
-        FormatError: one has NaN or infinite values.
+        NonFiniteError: one has NaN or infinite values.
     """
     finite = finite_rows(gaussians.arrays())
     if finite is not None:
         bad = np.setdiff1d(np.arange(len(gaussians)), finite)
-        raise FormatError(
+        raise error(
             f"{path}: {len(bad)} of {len(gaussians)} Gaussians have NaN or infinite values; the first is number "
-            f"{bad[0]}. Export the file again with a tool that leaves them out, such as SplatModel.save."
+            f"{bad[0]}. Leave them out with splatkit clean, or export the file again with a tool that does.",
+            gaussians,
         )
     return gaussians

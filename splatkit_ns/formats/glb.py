@@ -113,5 +113,6 @@ FORMAT = register(
         about="CesiumJS and what else knows KHR_gaussian_splatting. Nothing is lost; as large as a PLY file.",
         read=read_glb,
         write=write_glb,
+        version=lambda path: "2.0",  # the reader refuses others
     )
 )

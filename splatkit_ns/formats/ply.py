@@ -17,13 +17,22 @@ from numpy.typing import NDArray
 
 from splatkit_ns.files import atomic_write
 from splatkit_ns.formats.compressed_ply import is_compressed, read_compressed
-from splatkit_ns.formats.gaussians import LOG_THICKNESS, FloatArray, Gaussians, SplatRenderMode, drop_non_finite
+from splatkit_ns.formats.gaussians import (
+    LOG_THICKNESS,
+    FloatArray,
+    Gaussians,
+    SplatRenderMode,
+    check_finite,
+    drop_non_finite,
+)
 from splatkit_ns.formats.ply_header import (
+    NonFinitePlyError,
     PlyElement,
     PlyError,
     PlyFormat,
     PlyHeader,
     check_room,
+    encoding_of,
     mode_comments,
     read_header,
     render_mode_of,
@@ -165,8 +174,8 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
                 values = np.insert(values, thickness, np.float32(LOG_THICKNESS), axis=1)
     except OSError as error:
         raise PlyError(f"{file_path} cannot be read: {error.strerror or error}.") from error
-    _check_finite(values, file_path)
-    return _to_gaussians(values, num_rest, "2dgs" if flat else render_mode_of(header.comments))
+    found = _to_gaussians(values, num_rest, "2dgs" if flat else render_mode_of(header.comments))
+    return check_finite(found, file_path, NonFinitePlyError)
 
 
 def _seek_vertices(file: BinaryIO, header: PlyHeader, path: Path) -> PlyElement:
@@ -260,18 +269,6 @@ def _read_ascii(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: li
     return values
 
 
-def _check_finite(values: FloatArray, path: Path) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum(dtype=np.float64)):
-            return
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise PlyError(
-            f"{path}: {len(bad)} of {len(values)} Gaussians have NaN or infinite values; the first is vertex {bad[0]}. "
-            "Export the file again with a tool that leaves them out, such as SplatModel.save_ply."
-        )
-
-
 def _to_gaussians(values: FloatArray, num_rest: int, render_mode: SplatRenderMode) -> Gaussians:
     """Split the columns, which are in the order of `property_names` without normals, into the six arrays."""
     num, rest = len(values), 6 + num_rest
@@ -294,5 +291,6 @@ FORMAT = register(
         read=read_ply,
         write=_write,
         options=PlyOptions,
+        version=encoding_of,
     )
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
-from splatkit_ns.formats.gaussians import FormatError, SplatRenderMode, render_mode_named
+from splatkit_ns.formats.gaussians import FormatError, NonFiniteError, SplatRenderMode, render_mode_named
 
 PlyFormat = Literal["binary_little_endian", "binary_big_endian", "ascii"]
 
@@ -22,6 +22,10 @@ SCALAR_TYPES = {
 
 class PlyError(FormatError):
     """A PLY file that cannot be used; the message says what was expected, what was found and what to do."""
+
+
+class NonFinitePlyError(NonFiniteError, PlyError):
+    """A PLY file has Gaussians with NaN or infinite values."""
 
 
 @dataclass
@@ -95,6 +99,16 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
     if format_found is None:
         raise PlyError(f"{path}: the PLY header has no 'format' line.")
     return PlyHeader(format_found, elements, file.tell(), comments)
+
+
+def encoding_of(path: Path) -> str:
+    """How a PLY file writes its numbers, and the version of PLY.
+
+    Raises:
+        PlyError: the file is no PLY, or its header is malformed.
+    """
+    with path.open("rb") as file:
+        return f"1.0, {read_header(file, path).format}"
 
 
 def _parse_format(words: list[str], where: str) -> PlyFormat:

@@ -23,6 +23,10 @@ class NoOptions:
     """A format with nothing to choose."""
 
 
+def _no_version(path: Path) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class SplatFormat:
     """A file format: how it is called, found, read and written."""
@@ -40,6 +44,9 @@ class SplatFormat:
     """Write at least one Gaussian, all finite, atomically; the last argument is an instance of `options`."""
     options: type[Any] = NoOptions
     """A dataclass of what can be chosen when writing; each field has a default."""
+    version: Callable[[Path], str] = _no_version
+    """The version of the format that a file says it has, with its encoding if there are several; an empty text for
+    formats without versions. Raises `FormatError` for files of another kind."""
 
 
 _FORMATS: dict[str, SplatFormat] = {}

@@ -183,5 +183,6 @@ FORMAT = register(
         read=read_sog,
         write=write_sog,
         options=SogOptions,
+        version=lambda path: "2",  # the reader refuses others
     )
 )

@@ -192,21 +192,36 @@ def read_spz(path: Path, axes: SpzAxes = "rub") -> Gaussians:
     """
     file_bytes = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(0)
-        if start[:2] == b"\x1f\x8b":
-            reader = GzipReader(file, path)
-            header = _parse(reader.read(HEADER.size), path)
-            check_inflated(path, sum(header.part_sizes()), file_bytes)
-            parts = [reader.read(size) for size in header.part_sizes()]
-        elif start == struct.pack("<I", MAGIC):
-            header = _parse_4(file.read(HEADER_4.size), path)
-            check_inflated(path, sum(header.part_sizes()), file_bytes)
+        header, reader = _open(file, path)
+        check_inflated(path, sum(header.part_sizes()), file_bytes)
+        if reader is None:
             parts = _read_streams(file, header, path)
         else:
-            raise FormatError(f"{path} is not an SPZ file: it is neither compressed by gzip nor begins with NGSP.")
+            parts = [reader.read(size) for size in header.part_sizes()]
     found = _unpack(header, [np.frombuffer(part, np.uint8) for part in parts], path)
     return flip_yz(found) if axes == "rub" else found
+
+
+def version_of(path: Path) -> str:
+    """The version that an SPZ file says it has.
+
+    Raises:
+        FormatError: the file is of another kind or damaged.
+    """
+    with path.open("rb") as file:
+        return str(_open(file, path)[0].version)
+
+
+def _open(file: BinaryIO, path: Path) -> tuple[_Header, GzipReader | None]:
+    """The header, and the reader of what follows in the gzip stream; None if that is not in one (version 4)."""
+    start = file.read(4)
+    file.seek(0)
+    if start[:2] == b"\x1f\x8b":
+        reader = GzipReader(file, path)
+        return _parse(reader.read(HEADER.size), path), reader
+    if start == struct.pack("<I", MAGIC):
+        return _parse_4(file.read(HEADER_4.size), path), None
+    raise FormatError(f"{path} is not an SPZ file: it is neither compressed by gzip nor begins with NGSP.")
 
 
 def _parse(data: bytes | bytearray, path: Path) -> _Header:
@@ -328,5 +343,6 @@ FORMAT = register(
         read=read_spz,
         write=write_spz,
         options=SpzOptions,
+        version=version_of,
     )
 )

@@ -48,15 +48,15 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     check_writable(path.parent, "splatkit mesh")  # makes the folder, which a config that is not there must not
     console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
     views = RunViews(run.pipeline, options.min_accumulation)
-    unit = views.frame.scale if options.frame == "dataset" else 1.0
-    sizes = _sizes(options, views, unit, console)
+    frame = views.frames[options.frame]
+    sizes = _sizes(options, views, frame.scale, console)
     if not views.has_surface_depth:
         console.print(
             "[bold yellow]Note:[/bold yellow] this renderer's depth is an average over the Gaussians along each ray, "
             "which lies before or behind surfaces. Runs of splatkit-2dgs give better surfaces."
         )
     mesh = fuse(_shown(views.views(), "Fusing", len(views), console), sizes)
-    mesh = _finished(mesh, options, views.frame, console)
+    mesh = _finished(mesh, options, frame, console)
     try:
         write_mesh(path, mesh)
     except OSError as error:
@@ -95,7 +95,7 @@ def _finished(mesh: Mesh, options: MeshOptions, frame: SceneFrame, console: Cons
             "Nothing is left of the mesh: its pieces are all smaller than --min-component-share, or the voxels are "
             "larger than what is to be seen (--voxel-size)."
         )
-    return frame.mesh_to_dataset(mesh) if options.frame == "dataset" else mesh
+    return frame.mesh_to_original(mesh)
 
 
 def _shown(views: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:

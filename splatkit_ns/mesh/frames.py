@@ -1,4 +1,4 @@
-"""Between the frame that nerfstudio trains in and that of the data set."""
+"""Between the frame that nerfstudio trains in and others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from splatkit_ns.mesh.views import DoubleArray
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """How a dataparser moved the scene: x_nerfstudio = scale (rotation x_dataset + shift)."""
+    """How a dataparser moved the scene: x_nerfstudio = scale (rotation x + shift)."""
 
     rotation: DoubleArray
     """(3, 3), orthogonal."""
     shift: DoubleArray
-    """(3,), in the data set's units."""
+    """(3,), in units of the frame from before."""
     scale: float = 1.0
-    """nerfstudio's units per unit of the data set."""
+    """nerfstudio's units per unit of the frame from before."""
 
     @classmethod
     def identity(cls) -> SceneFrame:
@@ -31,13 +31,13 @@ class SceneFrame:
         """From a dataparser's ``dataparser_transform``, (3, 4), and ``dataparser_scale``."""
         return cls(transform[:, :3], transform[:, 3], scale)
 
-    def to_dataset(self, points: DoubleArray) -> DoubleArray:
-        """Points (N, 3) of nerfstudio's frame in the data set's."""
+    def to_original(self, points: DoubleArray) -> DoubleArray:
+        """Points (N, 3) of nerfstudio's frame where they were before."""
         return (points / self.scale - self.shift) @ np.linalg.inv(self.rotation).T
 
-    def mesh_to_dataset(self, mesh: Mesh) -> Mesh:
-        """The mesh in the data set's frame; its triangles still face outwards if that is a mirror image."""
-        vertices = self.to_dataset(mesh.vertices.astype(np.float64)).astype(np.float32)
+    def mesh_to_original(self, mesh: Mesh) -> Mesh:
+        """The mesh where it was before; its triangles still face outwards if that is a mirror image."""
+        vertices = self.to_original(mesh.vertices.astype(np.float64)).astype(np.float32)
         mirrored = np.linalg.det(self.rotation) < 0
         triangles = mesh.triangles[:, ::-1] if mirrored else mesh.triangles
         return replace(mesh, vertices=vertices, triangles=triangles)

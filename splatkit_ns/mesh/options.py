@@ -12,6 +12,7 @@ from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 SUFFIXES = (".ply", ".obj", ".glb")
 """Formats of meshes, by the file's suffix."""
+FrameName = Literal["nerfstudio", "dataset", "world"]
 
 
 @dataclass
@@ -28,9 +29,10 @@ class MeshOptions:
     """File to write: .ply, .obj or .glb; mesh.ply in the run's folder if not given."""
     overwrite: bool = False
     """Replace the file if there is one."""
-    frame: Literal["nerfstudio", "dataset"] = "nerfstudio"
-    """nerfstudio: where training had the scene, as ns-export writes it. dataset: where COLMAP, or whatever made the
-    poses, had it: the dataparser's rotation, shift and scale are undone."""
+    frame: FrameName = "nerfstudio"
+    """nerfstudio: where training had the scene, as ns-export writes it. dataset: where the data set's files have poses
+    and points, such as transforms.json and sparse_pc.ply. world: where COLMAP, or whatever made the poses, had them,
+    before ns-process-data turned them."""
     voxel_size: Annotated[float | None, Positive] = None
     """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times what a
     pixel covers on the surfaces."""

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.mesh.frames import SceneFrame
+from splatkit_ns.mesh.options import FrameName
 from splatkit_ns.mesh.views import DepthView, DoubleArray
 from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 
 
@@ -34,10 +36,12 @@ class RunViews:
         points = outputs.metadata.get("points3D_xyz")
         self.seed_points: DoubleArray | None = None if points is None else points.double().cpu().numpy()
         """(N, 3) in nerfstudio's frame, or None where the data set has none."""
-        self.frame = SceneFrame.from_dataparser(
-            outputs.dataparser_transform.double().cpu().numpy(), float(outputs.dataparser_scale)
-        )
-        """How the dataparser moved the scene."""
+        self.frames: dict[FrameName, SceneFrame] = {
+            "nerfstudio": SceneFrame.identity(),
+            "dataset": SceneFrame.from_dataparser(*frame_to_training(pipeline.datamanager, "dataset")),
+            "world": SceneFrame.from_dataparser(*frame_to_training(pipeline.datamanager, "world")),
+        }
+        """How the scene came into nerfstudio's frame from each other one."""
         self.has_surface_depth = False
         """Whether the renderer knows surfaces better than by the average along the ray; known after the first view."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import tyro
 
+from splatkit_ns.cli import COMMANDS
 from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY
 from splatkit_ns.image_metrics.metrics import ImageMetrics
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
@@ -97,7 +98,6 @@ def options() -> dict[str, set[str]]:
     from nerfstudio.scripts.exporter import ExportGaussianSplat
     from nerfstudio.scripts.viewer.run_viewer import RunViewer
 
-    from splatkit_ns.mesh.options import MeshOptions
     from splatkit_ns.methods import splatkit_2dgs, splatkit_3dgs
 
     def named(target: Any, **more: Any) -> set[str]:
@@ -113,7 +113,7 @@ def options() -> dict[str, set[str]]:
         "ns-eval": named(ns_eval.ComputePSNR),
         "ns-viewer": named(RunViewer),
         "ns-export": named(ExportGaussianSplat),
-        "splatkit": named(MeshOptions),
+        "splatkit": set[str]().union(*(named(kind) for kind, _ in COMMANDS.values())),
         "ns-process-data": {"--data", "--output-dir"},
         "pip": {"-e"},
         "export": set(),

@@ -230,7 +230,7 @@ def vertices(count: int) -> list[str]:
             header(*VERTEX, *properties([f"f_rest_{i}" for i in range(1, 10)])) + ONE_ROW * 2,
             r"f_rest_0 to f_rest_\(n-1\)",
         ),
-        (header(*VERTEX) + ONE_ROW[:-4] + b"\x00\x00\xc0\x7f", "1 of 1 Gaussians have NaN.*first is vertex 0"),
+        (header(*VERTEX) + ONE_ROW[:-4] + b"\x00\x00\xc0\x7f", "1 of 1 Gaussians have NaN.*first is number 0"),
         (header(*vertices(3), format="ascii 1.0") + ASCII_ROW * 2 + bytes(40), "vertex 2: expected 14 numbers"),
         (header(*vertices(2), format="ascii 1.0") + ASCII_ROW + b"1 " * 20, "vertex 1: expected 14 numbers.*found 20"),
         (header(*vertices(1), format="ascii 1.0") + b"1 " * 10**6, "vertex 0: expected 14 numbers"),

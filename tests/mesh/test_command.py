@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -46,15 +47,15 @@ def read(path: Path) -> Mesh:
 def test_from_a_trained_run_to_a_mesh(
     made_run: Path, seen: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The data set's frame is that of COLMAP, before ns-process-data and the dataparser moved it."""
+    """The world's frame is that of COLMAP, before ns-process-data and the dataparser moved it."""
     output = tmp_path / "new" / "mesh.ply"
-    status, text = run(capsys, "--load-config", made_run, "--output", output, "--frame", "dataset")
+    status, text = run(capsys, "--load-config", made_run, "--output", output, "--frame", "world")
     assert status == 0, text
     assert re.search(r"step-000000119.ckpt, [\d,]+ Gaussians", text)
     found = re.search(r"Voxels of ([\d.]+), truncation at ([\d.]+), depth up to ([\d.]+); about \d+ blocks", text)
     assert found is not None, text
     voxel, truncation, limit = map(float, found.groups())
-    assert 0.02 < voxel < 0.05, "in the data set's units: 1.5 pixels on a scene of 2.6 units"
+    assert 0.02 < voxel < 0.05, "in the world's units: 1.5 pixels on a scene of 2.6 units"
     assert truncation == pytest.approx(4 * voxel, rel=0.01)
     assert 5 < limit < 7
     assert "splatkit-2dgs give better surfaces" in text
@@ -89,13 +90,17 @@ def test_formats_come_back_as_they_were(made_run: Path, tmp_path: Path, capsys: 
 
 
 def test_the_frames_differ_by_what_the_dataparser_did(
-    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made_run: Path, made_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = yaml.safe_load((made_run.parent / "dataparser_transforms.json").read_text())
     transform, scale = np.array(parser["transform"]), parser["scale"]
     run(capsys, "--load-config", made_run, "--output", tmp_path / "a.ply", "--voxel-size", "0.04")
     run(
-        capsys, "--load-config", made_run, "--output", tmp_path / "b.ply", "--frame", "dataset",
+        capsys, "--load-config", made_run, "--output", tmp_path / "b.ply", "--frame", "world",
+        "--voxel-size", str(0.04 / scale),
+    )  # fmt: skip
+    run(
+        capsys, "--load-config", made_run, "--output", tmp_path / "c.ply", "--frame", "dataset",
         "--voxel-size", str(0.04 / scale),
     )  # fmt: skip
     here, there = read(tmp_path / "a.ply"), read(tmp_path / "b.ply")
@@ -104,6 +109,11 @@ def test_the_frames_differ_by_what_the_dataparser_did(
     assert np.abs(moved - here.vertices).max() < 1e-4
     assert np.abs(signed_distance(there.vertices.astype(np.float64))).mean() < 0.05
     assert np.abs(signed_distance(here.vertices.astype(np.float64))).mean() > 0.1, "so the frames are not the same"
+
+    meta = json.loads((made_data / "transforms.json").read_text())
+    applied = np.array(meta["applied_transform"])
+    saved = there.vertices @ applied[:, :3].T + applied[:, 3]
+    assert np.abs(saved - read(tmp_path / "c.ply").vertices).max() < 1e-4
 
 
 def test_a_file_is_not_overwritten_unless_told(

@@ -40,7 +40,7 @@ def quality(data: Path, output: Path, seen: Array, method: MethodSpecification, 
     train.main(config)
     forget_writers()
     path = output / "mesh.ply"
-    make_mesh(MeshOptions(load_config=config.get_base_dir() / "config.yml", output=path, frame="dataset"))
+    make_mesh(MeshOptions(load_config=config.get_base_dir() / "config.yml", output=path, frame="world"))
     mesh: Any = o3d.io.read_triangle_mesh(str(path))
     return mesh_quality(Mesh(*map(np.asarray, (mesh.vertices, mesh.triangles, mesh.vertex_colors))), seen)
 

@@ -1,0 +1,113 @@
+"""What ``splatkit export`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from splatkit_ns import formats, ranges
+from splatkit_ns.cli._files import check_outputs, shown_ratio, write_file
+from splatkit_ns.cli._measuring import MOST_DB, HeldOutViews
+from splatkit_ns.cli._offsets import split_offset, write_offset
+from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
+from splatkit_ns.cli.export import ExportOptions
+from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.formats import FormatError, Gaussians
+from splatkit_ns.formats.frames import Similarity, transform
+from splatkit_ns.formats.gaussians import finite_rows
+from splatkit_ns.plugin.data.scene_frames import frame_to_training
+from splatkit_ns.plugin.loading import LoadedRun, load_run
+
+EQUAL_DB = 100.0
+"""From here on two renders are the same but for the rounding of float32."""
+
+
+def export(options: ExportOptions, console: Console | None = None) -> None:
+    """Do what the options say.
+
+    Args:
+        options: see `ExportOptions`.
+        console: where the report goes; None means the terminal.
+
+    Raises:
+        SplatkitError: options, run or disk do not allow it; the message says why.
+    """
+    console = console or Console()
+    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
+    if problems:
+        raise OptionsError(problems)
+    check_outputs(options.output, overwrite=options.overwrite)
+    run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
+    say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
+    gaussians = run_gaussians(run, console)
+    move, offset = split_offset(gaussians, training_to_file(run, options))
+    views = HeldOutViews(run.pipeline, options.measure) if options.measure else None
+    moved = limit_sh_degree(transform(gaussians, move), options.sh_degree)
+    for path in options.output:
+        written = write_file(path, moved)
+        beside = write_offset(path, offset, options.frame)
+        line = f"{written.line()}, {shown_ratio(written.num_bytes, ply_bytes(gaussians))} the run's PLY file"
+        if views:
+            line += quality(path, moved, views, move)
+        say(console, line)
+        if beside:
+            say(console, f"{beside}: the offset of its coordinates in the frame {options.frame}")
+    if views:
+        say(console, f"PSNR is against the run's own renders of {len(views)} held-out view(s).")
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
+    """The Gaussians of a run, all finite.
+
+    Raises:
+        SplatkitError: none is finite.
+    """
+    model = run.pipeline.model
+    gaussians = model.training_state.to_splat_model(model.renderer.splat_mode).to_gaussians()
+    finite = finite_rows(gaussians.arrays())
+    if finite is None:
+        return gaussians
+    if len(finite) == 0:
+        raise SplatkitError(f"{run.checkpoint}: all {len(gaussians):,} Gaussians are NaN or infinite.")
+    say(console, f"{len(gaussians) - len(finite):,} Gaussian(s) are NaN or infinite, and left out")
+    return gaussians.take(finite)
+
+
+def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:
+    """The move from the frame of training to the one that the options ask for.
+
+    Raises:
+        SplatkitError: Gaussians cannot follow it.
+    """
+    move = Similarity.identity()
+    if options.frame != "nerfstudio":
+        matrix, scale = frame_to_training(run.pipeline.datamanager, options.frame)
+        try:
+            move = Similarity.from_dataparser(matrix, scale).inverse()
+        except FormatError as error:
+            raise SplatkitError(f"--frame {options.frame}: {error}") from error
+    return move.then(turn_and_scale(options.up, options.scale))
+
+
+def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similarity) -> str:
+    """What a file that was just written shows, as the end of a line."""
+    found = formats.read(path)
+    db = views.psnr(found, move)
+    text = ", the same pictures" if db >= min(EQUAL_DB, MOST_DB) else f", {db:.2f} dB"
+    if found.render_mode != expected.render_mode:
+        kind = "antialiased" if expected.render_mode == "mip" else "discs"
+        text += f"; the file cannot say that the Gaussians are {kind}, so viewers will draw them otherwise"
+    return text
+
+
+def ply_bytes(gaussians: Gaussians) -> int:
+    """Size of an uncompressed PLY file without its header, in bytes."""
+    per_gaussian = 3 + 3 + 3 + 3 * gaussians.shN.shape[1] + 1 + 3 + 4  # with the normals, which are zero
+    return len(gaussians) * per_gaussian * np.dtype(np.float32).itemsize

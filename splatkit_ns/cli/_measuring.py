@@ -1,0 +1,78 @@
+"""How much a file's pictures differ from those of the run that it was exported from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from splatkit_ns.cameras import View
+from splatkit_ns.formats import Gaussians
+from splatkit_ns.formats.frames import Similarity, transform
+from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.pipeline import SplatkitPipeline
+from splatkit_ns.renderer import RenderOptions
+from splatkit_ns.splat import SplatModel, SplatTrainingState
+
+MOST_DB = 120.0
+"""PSNR of equal images, which is infinite, counts as this in means; float32 has not much more."""
+
+
+class HeldOutViews:
+    """The held-out cameras of a run, or some of them, evenly chosen, and what the run shows there.
+
+    Args:
+        pipeline: of the run, set to evaluation.
+        limit: at most this many cameras.
+    """
+
+    def __init__(self, pipeline: SplatkitPipeline, limit: int) -> None:
+        self._model = pipeline.model
+        cameras: Any = pipeline.datamanager.eval_dataset.cameras
+        count = min(limit, len(cameras))
+        chosen = sorted({round(index) for index in np.linspace(0, len(cameras) - 1, count)})
+        self._views: list[View] = []
+        self._pictures: list[Tensor] = []
+        for index in chosen:
+            camera = cameras[index : index + 1].to(pipeline.device)
+            outputs = self._model.get_outputs_for_camera(camera)
+            self._views.append(pinhole_view(camera))
+            self._pictures.append(outputs["rgb"].cpu())
+            self._background: Tensor = outputs["background"].reshape(-1, 3)[:1]
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def psnr(self, gaussians: Gaussians, move: Similarity | None = None) -> float:
+        """The mean PSNR in dB of pictures of Gaussians against the run's own pictures, at most `MOST_DB`.
+
+        Args:
+            gaussians: such as a file has them.
+            move: from the frame of training into theirs, which the cameras follow; None if it is the same.
+        """
+        shown = self.pictures(gaussians, move or Similarity.identity())
+        found = [float(psnr(new, old, None)) for new, old in zip(shown, self._pictures, strict=True)]
+        return float(np.mean(np.minimum(found, MOST_DB)))
+
+    @torch.no_grad()
+    def pictures(self, gaussians: Gaussians, move: Similarity) -> list[Tensor]:
+        """Render Gaussians that were moved, from the cameras moved along: images (H, W, 3) on the CPU."""
+        # The scale alone is undone, because renderers have settings in units of the frame of training.
+        model = SplatModel.from_gaussians(transform(gaussians, Similarity(np.eye(3), np.zeros(3), 1 / move.scale)))
+        device = self._background.device
+        state = SplatTrainingState({key: nn.Parameter(value.to(device)) for key, value in model.tensors().items()}, {})
+        options = RenderOptions(sh_degree=self._model.sh_degree_now(), backgrounds=self._background)
+        shown = [self._model.renderer.render(state, _moved(view, move), options) for view in self._views]
+        return [payload.renders[0].clamp(0, 1).cpu() for payload in shown]
+
+
+def _moved(view: View, move: Similarity) -> View:
+    """The view in a frame that is turned and shifted, and as large as before."""
+    poses = view.cam_to_worlds.double().cpu().numpy()
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = move.rotation, move.translation / move.scale
+    return replace(view, cam_to_worlds=torch.from_numpy(matrix @ poses).to(view.cam_to_worlds))

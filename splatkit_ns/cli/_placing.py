@@ -1,0 +1,31 @@
+"""How Gaussians are turned, scaled and simplified on the way into a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from splatkit_ns.formats import Gaussians
+from splatkit_ns.formats.frames import Similarity, up_axis
+
+Up = Literal["y", "z", "minus-y"]
+
+
+def turn_and_scale(up: Up | None, scale: float) -> Similarity:
+    """The move of a scene whose z axis points up, so that another axis does, and that makes it larger.
+
+    Args:
+        up: the upward axis afterwards; None leaves the axes as they are.
+        scale: new units per old unit.
+    """
+    turn = Similarity.identity() if up is None else up_axis("-y" if up == "minus-y" else up)
+    return turn.then(Similarity(np.eye(3), np.zeros(3), scale))
+
+
+def limit_sh_degree(gaussians: Gaussians, degree: int | None) -> Gaussians:
+    """The Gaussians without the SH coefficients above a degree; None keeps all."""
+    if degree is None or degree >= gaussians.sh_degree:
+        return gaussians
+    return replace(gaussians, shN=np.ascontiguousarray(gaussians.shN[:, : (degree + 1) ** 2 - 1]))

@@ -1,0 +1,74 @@
+"""``splatkit convert``: a file of Gaussians in other formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from splatkit_ns import ranges
+from splatkit_ns.errors import OptionsError
+from splatkit_ns.ranges import Positive, one_of
+
+
+@dataclass
+class ConvertOptions:
+    """Write a file of Gaussians in other formats.
+
+    The suffixes say which: .ply, .compressed.ply, .spz, .sog, .splat, .glb. The input stays as it is, and a file that
+    exists is not replaced unless you say so.
+    """
+
+    input: Annotated[Positional[Path], arg(metavar="INPUT")]
+    """The file to read, or a SOG folder."""
+    output: Annotated[Positional[tuple[Path, ...]], arg(metavar="OUTPUT [OUTPUT …]")]
+    """The files to write."""
+    up: Literal["y", "z", "minus-y"] | None = None
+    """Turn the scene. y, minus-y: z is up in the input, as in all that nerfstudio exports, and this axis will be. z: y
+    is up in the input. If not given, the axes stay as they are."""
+    scale: Annotated[float, Positive] = 1.0
+    """New units per unit of the input."""
+    sh_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = None
+    """Leave out spherical harmonics above this degree: smaller files, whose colours depend less on the direction."""
+    overwrite: bool = False
+    """Replace files that exist."""
+
+
+def run(options: ConvertOptions, console: Console | None = None) -> None:
+    """Read, move, write.
+
+    Args:
+        options: see `ConvertOptions`.
+        console: where the report goes; None means the terminal.
+
+    Raises:
+        SplatkitError: a file cannot be read or written, or an option cannot be used; the message says which.
+    """
+    # formats take a second to import: not for --help
+    from splatkit_ns import formats
+    from splatkit_ns.cli._files import check_outputs, file_bytes, write_file
+    from splatkit_ns.cli._offsets import read_offset, write_offset
+    from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
+    from splatkit_ns.formats.frames import transform
+
+    console = console or Console()
+    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
+    if problems:
+        raise OptionsError(problems)
+    check_outputs(options.output, overwrite=options.overwrite, inputs=[options.input], option="OUTPUT")
+    gaussians = formats.read(options.input)
+    offset, frame = read_offset(options.input)
+    move = turn_and_scale(None if options.up == "z" else options.up, options.scale)
+    if options.up == "z":
+        move = turn_and_scale("y", 1.0).inverse().then(move)
+    if offset is not None:
+        offset = move.apply(offset)
+    gaussians = limit_sh_degree(transform(gaussians, move), options.sh_degree)
+    base = (options.input.name, file_bytes(options.input))
+    for path in options.output:
+        written = write_file(path, gaussians)
+        write_offset(path, offset, frame)
+        console.print(written.line(base), soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,53 @@
+"""``splatkit export``: files of Gaussians from a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from splatkit_ns.ranges import NonNegative, Positive, one_of
+
+
+@dataclass
+class ExportOptions:
+    """Write the Gaussians of a run, in any formats and frame.
+
+    The suffixes say which format: .ply, .compressed.ply, .spz, .sog, .splat, .glb. Each file is read back and rendered
+    at held-out views, and its PSNR against the run's own renders is reported.
+    """
+
+    load_config: Path
+    """The run's config.yml."""
+    output: tuple[Path, ...]
+    """The files to write."""
+    frame: Literal["nerfstudio", "dataset", "world"] = "nerfstudio"
+    """nerfstudio: where training had the scene. dataset: where the data set's files have poses and points, such as
+    transforms.json and sparse_pc.ply. world: where COLMAP had them, before ns-process-data turned them. If the scene
+    is far from the origin there, the file has small coordinates, and one beside it (.offset.json) the offset."""
+    up: Literal["y", "z", "minus-y"] | None = None
+    """Turn the scene so that the frame's z axis, which is up in nerfstudio's, becomes this axis. If not given, and for
+    z, the axes stay as they are."""
+    scale: Annotated[float, Positive] = 1.0
+    """New units per unit of the frame."""
+    sh_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = None
+    """Leave out spherical harmonics above this degree."""
+    measure: Annotated[int, NonNegative] = 8
+    """At most this many held-out views are rendered from each file; 0 leaves it out."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    load_step: Annotated[int | None, arg(aliases=("--step",))] = None
+    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
+    data: Path | None = None
+    """Folder of the data set, if it is no longer where the run found it."""
+    device: Literal["cuda", "cpu"] | None = None
+    """Where to render. If not given, what the machine has."""
+
+
+def run(options: ExportOptions) -> None:
+    """Export; see `_exporting.export`."""
+    from splatkit_ns.cli._exporting import export  # takes seconds: not for --help
+
+    export(options)

@@ -1,0 +1,60 @@
+"""``splatkit info``: figures of files of Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from splatkit_ns.errors import SplatkitError
+
+
+@dataclass
+class InfoOptions:
+    """Say what is in files of Gaussians.
+
+    Format, number of Gaussians, spherical harmonics, how they were trained, where they are, how large and opaque, and
+    whether some are not finite.
+    """
+
+    file: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE …]")]
+    """The files, of any format."""
+    json: bool = False
+    """Print a JSON list with one object for each file."""
+
+
+def run(options: InfoOptions, console: Console | None = None) -> None:
+    """Read and describe each file; files that can be read are described, even if others cannot.
+
+    Args:
+        options: see `InfoOptions`.
+        console: where the figures go; None means the terminal.
+
+    Raises:
+        SplatkitError: a file cannot be read.
+    """
+    import json
+
+    from splatkit_ns.cli._description import describe, lines  # takes a second: not for --help
+
+    console = console or Console()
+    if not options.file:
+        raise SplatkitError("Name at least one file.")
+    errors: list[str] = []
+    found: list[dict[str, object]] = []
+    for path in options.file:
+        try:
+            found.append(describe(path))
+        except SplatkitError as error:
+            errors.append(str(error))
+            continue
+        if not options.json:
+            text = "\n".join(lines(found[-1]))
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
+    if options.json:
+        console.print(json.dumps(found, indent=1), soft_wrap=True, highlight=False, markup=False)
+    if errors:
+        raise SplatkitError("\n".join(errors))

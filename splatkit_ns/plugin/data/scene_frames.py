@@ -1,0 +1,67 @@
+"""The frames that a scene has: that of training, that of the data set's files, and that from before they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.utils.io import load_from_json
+from numpy.typing import NDArray
+
+from splatkit_ns.errors import SplatkitError
+
+DoubleArray = NDArray[np.float64]
+
+OLD_APPLIED_TRANSFORM = [[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
+"""The transform of ``ns-process-data`` before it wrote any into transforms.json."""
+
+
+def frame_to_training(datamanager: Any, frame: Literal["dataset", "world"]) -> tuple[DoubleArray, float]:
+    """How the scene was moved from another frame into that of training.
+
+    nerfstudio's dataparser tells its own move and ``ns-process-data``'s as one. They are taken apart here: the file
+    transforms.json has the second one, x_dataset = applied_scale (applied_transform x_world). Data sets of other kinds
+    have no such move, so that the two frames are the same.
+
+    Args:
+        datamanager: of a run; its dataparser has been used.
+        frame: dataset, where the poses and points of the data set's files are; or world, where COLMAP had them.
+
+    Returns:
+        A transform (3, 4) and a scale: x_training = scale (transform x_frame).
+
+    Raises:
+        SplatkitError: transforms.json has no such transform that can be undone.
+    """
+    outputs = datamanager.train_dataparser_outputs
+    whole = outputs.dataparser_transform.double().cpu().numpy()
+    scale = float(outputs.dataparser_scale)
+    applied, applied_scale = _applied_move(datamanager.config.dataparser)
+    # nerfstudio multiplies both scales, but moves by the applied transform alone
+    to_training = whole @ np.linalg.inv(applied)
+    if frame == "dataset":
+        return to_training, scale / applied_scale
+    shift = to_training[:, :3] @ applied[:3, 3] + to_training[:, 3] / applied_scale
+    return np.column_stack([to_training[:, :3] @ applied[:3, :3], shift]), scale
+
+
+def _applied_move(parser: Any) -> tuple[DoubleArray, float]:
+    """What was done to poses before they were written into transforms.json: a matrix (4, 4) and a scale."""
+    whole = np.eye(4)
+    if not isinstance(parser, NerfstudioDataParserConfig):
+        return whole, 1.0
+    path = Path(parser.data)
+    meta: Any = load_from_json(path if path.suffix == ".json" else path / "transforms.json")
+    default = OLD_APPLIED_TRANSFORM if (path / "colmap/sparse/0").exists() else np.eye(4)[:3]
+    try:
+        whole[:3] = np.asarray(meta.get("applied_transform", default), np.float64)[:3]
+        scale = float(meta.get("applied_scale", 1.0))
+    except (TypeError, ValueError) as error:
+        raise SplatkitError(f"{path}: applied_transform or applied_scale cannot be read: {error}.") from error
+    if not (np.isfinite(whole).all() and abs(np.linalg.det(whole)) > 1e-9 and 0 < scale < np.inf):
+        raise SplatkitError(
+            f"{path}: applied_transform or applied_scale cannot be undone: {whole[:3].tolist()}, {scale}."
+        )
+    return whole, scale
