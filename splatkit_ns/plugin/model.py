@@ -207,11 +207,17 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
         Under a trainer other than ours, this is also where the model learns of optimizers, data and number of steps.
         """
+        attributes = training_callback_attributes
         if not self.training_state.optimizers:
-            self._join(training_callback_attributes)
+            self._join(attributes)
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.finish_step),
+            TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                self.pass_on_stop,
+                args=[attributes.trainer],
+            ),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.end_training),
         ]
 
@@ -307,14 +313,20 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step.
 
-        After a step that was left out, because it was not finite, only `post_step` runs.
+        After a step that was left out, because it was not finite, only `post_step` and `on_evaluate` run.
         """
         if self.context.is_skipped:
             self.parts.run_hooks("post_step", after="optimizers")
-            return
-        self.parts.run_hooks("on_optimize", after="optimizers")
-        self.parts.densify()
-        self.parts.run_hooks("post_step", after="densify")
+        else:
+            self.parts.run_hooks("on_optimize", after="optimizers")
+            self.parts.densify()
+            self.parts.run_hooks("post_step", after="densify")
+        self.dispatcher.run("on_evaluate")
+
+    def pass_on_stop(self, trainer: Any, step: int) -> None:
+        """Tell the trainer, which may be nerfstudio's own, that a part has asked the run to stop."""
+        if trainer is not None and self.context.stop_reason is not None:
+            trainer.stop_training = True
 
     def end_training(self, step: int) -> None:
         """Clean up after the last step, if nothing else has."""
