@@ -81,7 +81,7 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
     dispatcher.run("post_compute_loss")
     names = {
         "logger", "renderer", "data_provider", "loss_fn", "densification", "modules", "max_steps", "training_state",
-        "step", "world_rank", "world_size", "scene_scale",
+        "step", "world_rank", "world_size", "scene_scale", "stop",
     }  # fmt: skip
     assert seen["on_setup"] == names
     of_step = {
