@@ -43,7 +43,7 @@ def main() -> None:
 def compare(trainer: Any) -> list[dict[str, Any]]:
     """Milliseconds of each, printed, too."""
     model = trainer.pipeline.model
-    view = model.frames.view(trainer.pipeline.datamanager.next_train(0)[0])
+    view = model.parts.frames.view(trainer.pipeline.datamanager.next_train(0)[0])
     with torch.no_grad():
         payload = model.renderer.render(model.training_state, view)
     info = payload.info

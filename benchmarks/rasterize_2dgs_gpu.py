@@ -41,7 +41,7 @@ def compare(trainer: Any) -> dict[str, Any]:
     """Median milliseconds of both, and their ratios; printed, too."""
     model = trainer.pipeline.model.train()
     data = trainer.pipeline.datamanager
-    views = [model.frames.view(data.next_train(0)[0]) for _ in range(8)]
+    views = [model.parts.frames.view(data.next_train(0)[0]) for _ in range(8)]
     figures: dict[str, Any] = {"gaussians": len(model.training_state)}
     for name, mode in (("colours", "RGB"), ("all", "RGB+ED")):
         ours = [lambda view=view, mode=mode: by_renderer(model, view, mode) for view in views]

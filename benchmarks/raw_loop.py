@@ -100,7 +100,7 @@ def bare_loop(trainer: Any, steps: int) -> None:
     for step in range(steps):
         camera, batch = data.next_train(step)
         context.step = step + 1
-        view = model.frames.view(camera)
+        view = model.parts.frames.view(camera)
         target = (batch["image"].float() / 255)[None]
         background = model.backgrounds.of_evaluation(model.device)
         for optimizer in optimizers:

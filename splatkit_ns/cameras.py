@@ -53,3 +53,10 @@ class View:
             return self
         Ks = torch.cat([self.Ks[:, :2] / downscale, self.Ks[:, 2:]], dim=1)
         return dataclasses.replace(self, Ks=Ks, width=self.width // downscale, height=self.height // downscale)
+
+    def crop(self, left: int, top: int, width: int, height: int) -> View:
+        """The view of a part of the image, of `width` times `height` pixels from the pixel (left, top) on."""
+        offset = torch.zeros_like(self.Ks)
+        offset[:, 0, 2] = left
+        offset[:, 1, 2] = top
+        return dataclasses.replace(self, Ks=self.Ks - offset, width=width, height=height)

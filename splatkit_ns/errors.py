@@ -1,4 +1,4 @@
-"""Errors that a user can act on: one message that says what, where, expected, found and what to do."""
+"""Errors that a user can act on: one message with the place, the expected and the found value, and the remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OptionsError(SplatkitError):
 
 
 class ModuleError(SplatkitError):
-    """A module does not fit where it was put: wrong hook arguments, wrong payload, a class instead of an instance."""
+    """A module does not fit its place: wrong hook arguments, wrong payload, a class instead of an instance."""
 
 
 class HookFailedError(RuntimeError):
@@ -32,16 +32,16 @@ class HookFailedError(RuntimeError):
 
 
 class HookTypeError(HookFailedError, TypeError):
-    """A `HookFailedError` whose cause is a `TypeError`: a hook called with, or doing, what its types do not allow."""
+    """A `HookFailedError` with a `TypeError` as its cause: the hook got or used a value of a wrong type."""
 
 
 def hook_failure(where: str, step: int, error: Exception) -> HookFailedError:
-    """The error to raise for one that a hook raised, with that as its cause.
+    """Make the error to raise for an exception of a hook, which becomes its cause.
 
     Args:
-        where: like ``"LogHook.after_train_iter"``.
-        step: 1-based.
-        error: what the hook raised.
+        where: name of the hook, like ``"LogHook.after_train_iter"``.
+        step: the training step, 1-based.
+        error: the exception that the hook raised.
     """
     kind = HookTypeError if isinstance(error, TypeError) else HookFailedError
     failure = kind(f"{where} failed at step {step}: {type(error).__name__}: {error}")
@@ -50,5 +50,5 @@ def hook_failure(where: str, step: int, error: Exception) -> HookFailedError:
 
 
 def describe_os_error(error: OSError) -> str:
-    """What went wrong, and with which file."""
+    """Describe the problem, and name the file if there is one."""
     return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)

@@ -1,4 +1,4 @@
-"""Finding what a user names by its import path."""
+"""Imports of objects that a user names by their import path."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from splatkit_ns.errors import SplatkitError
 
 
 def why_not_called(make: Callable[..., Any], *arguments: Any, **settings: Any) -> str | None:
-    """Why a class or function cannot be called like this; None if it can, whatever happens in it then.
+    """Return the reason why an object cannot be called like this; None if it can, even if the call would then fail.
 
     Args:
-        make: a class, a class method, or any function.
-        arguments: handed over by position.
-        settings: handed over by name.
+        make: the object: a class, a class method, or any function.
+        arguments: positional arguments of the call.
+        settings: keyword arguments of the call.
     """
     cls = make if inspect.isclass(make) else getattr(make, "__self__", None)
     if inspect.isclass(cls) and inspect.isabstract(cls):
@@ -26,21 +26,21 @@ def why_not_called(make: Callable[..., Any], *arguments: Any, **settings: Any) -
         inspect.signature(make).bind(*arguments, **settings)
     except TypeError as error:
         return str(error)
-    except ValueError:  # some that are written in C do not tell what they take
+    except ValueError:  # some functions in C have no signature
         return None
     return None
 
 
 def import_object(path: str, where: str, error_type: type[SplatkitError] = SplatkitError) -> Any:
-    """What lies behind an import path.
+    """Import the object at an import path.
 
     Args:
         path: ``package.module:name``; the name may have dots.
-        where: where the path stands, which messages begin with.
-        error_type: of the error.
+        where: the place of the path, with which messages begin.
+        error_type: type of the error.
 
     Raises:
-        SplatkitError: of that type; there is nothing, or the import fails.
+        SplatkitError: the object does not exist, or the import fails; it has the type ``error_type``.
     """
     source, _, name = path.partition(":")
     if not (source and name):

@@ -15,6 +15,7 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from splatkit_ns.densification import SplatBudgetDensification, SplatDensification, SplatMCMCDensification
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import holdable
@@ -43,6 +44,7 @@ def make_method(
     name: str,
     *,
     renderer: SplatRenderer[Any] | None = None,
+    image_model: SplatImageModel[Any] | None = None,
     loss_fn: SplatLossFn[Any] | None = None,
     densification: SplatDensification[Any] | None = None,
     modules: Sequence[SplatBaseModule[Any]] = (),
@@ -58,6 +60,7 @@ def make_method(
     Args:
         name: as ``ns-train`` will call it.
         renderer: None means 3DGS's, as for the other parts.
+        image_model: None means that images are the renders themselves.
         loss_fn: see `renderer`.
         densification: see `renderer`.
         modules: what else hooks into training.
@@ -70,8 +73,8 @@ def make_method(
         OptionsError: names every setting of a part that is out of its range.
         TypeError: a setting is a field of neither.
     """
-    check_parts(renderer, loss_fn, densification, modules)
-    parts = {"renderer": renderer, "loss_fn": loss_fn, "densification": densification}
+    check_parts(renderer, loss_fn, densification, modules, image_model)
+    parts = {"renderer": renderer, "image_model": image_model, "loss_fn": loss_fn, "densification": densification}
     fields = {field.name for field in dataclasses.fields(SplatkitModelConfig)}
     model_settings = {key: value for key, value in settings.items() if key in fields}
     model_settings |= {key: held(part) for key, part in parts.items() if part is not None}

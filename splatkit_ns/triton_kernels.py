@@ -1,4 +1,4 @@
-"""Kernels in Triton: whether they can be used on this machine, and how they are compiled before they are needed."""
+"""Kernels in Triton: a check that they can be used on this machine, and their compilation ahead of use."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ logger = logging.getLogger("splatkit_ns")
 
 
 def working_kernel(load: Callable[[], KernelT], otherwise: str) -> KernelT | None:
-    """A kernel that has been seen to run, or None.
+    """Return a kernel that has run successfully, or None.
 
     Args:
-        load: imports the kernel, runs it once, and returns it.
-        otherwise: what happens without it, for the log.
+        load: function that imports the kernel, runs it once, and returns it.
+        otherwise: consequence of its absence, for the log.
     """
     try:
         return load()
@@ -30,9 +30,9 @@ def working_kernel(load: Callable[[], KernelT], otherwise: str) -> KernelT | Non
 
 
 class LazyKernel(Generic[KernelT]):
-    """Calling it gives a kernel that has been seen to run, or None: the first call loads it, whichever thread's it is.
+    """A kernel that the first call loads, in any thread: a call returns it if it has run successfully, else None.
 
-    Others that call meanwhile wait. Loading has a thread of its own; see `run_apart`. `lazy_kernel` makes one.
+    Calls from other threads wait meanwhile. Loading has a thread of its own; see `run_apart`. `lazy_kernel` makes one.
     """
 
     def __init__(self, load: Callable[[], KernelT], otherwise: str) -> None:
@@ -54,31 +54,31 @@ class LazyKernel(Generic[KernelT]):
 
 
 def lazy_kernel(otherwise: str) -> Callable[[Callable[[], KernelT]], LazyKernel[KernelT]]:
-    """Decorates what imports a kernel, runs it once on the current GPU, and returns it; see `working_kernel`."""
+    """Decorate a function that imports a kernel, runs it on the current GPU, and returns it; see `working_kernel`."""
     return lambda load: LazyKernel(load, otherwise)
 
 
 def load_ahead(kernels: Sequence[LazyKernel[Any]], device: str) -> threading.Thread | None:
     """Load kernels in the background: compiling them takes seconds, in which data can be read.
 
-    Whoever calls one of them meanwhile gets it when it is ready. Nothing is drawn from a random generator.
+    A call of one of them waits until it is ready. No random numbers are drawn.
 
     Args:
-        kernels: what a run will need, in no particular order.
-        device: the run's; for any but a GPU, and for versions of Triton that do not compile in several threads at once
-            (before 3.4), nothing is done.
+        kernels: the kernels that a run will need, in any order.
+        device: the device of the run; nothing is done if it is no GPU, or if this version of Triton does not compile in
+            several threads at once (before 3.4).
 
     Returns:
         The thread, which ends by itself.
     """
     if torch.device(device).type != "cuda" or not kernels:
         return None
-    torch.cuda.init()  # not in the thread: a seed that is set just then could get lost
+    torch.cuda.init()  # not in the thread: a seed that is set meanwhile could get lost
 
     def load_all() -> None:
         with suppress(ImportError), torch.cuda.device(device):
             if can_compile_in_threads():
-                with suppress(Exception):  # which loading the kernels meets again, and logs
+                with suppress(Exception):  # loading the kernels raises the error again, and logs it
                     start_triton()
                 run_together(kernels)
 
@@ -88,12 +88,12 @@ def load_ahead(kernels: Sequence[LazyKernel[Any]], device: str) -> threading.Thr
 
 
 def run_together(calls: Sequence[Callable[[], object]]) -> None:
-    """Call each in a thread of its own, on the current GPU; one after the other if Triton needs that.
+    """Call each in a thread of its own, on the current GPU; in sequence if Triton needs that.
 
     Triton compiles a kernel when it is launched for the first time, mostly without Python's lock.
 
     Raises:
-        Exception: what one of them raised, after all have ended.
+        Exception: the exception of one of them, after all have ended.
     """
     if can_compile_in_threads():
         run_apart(*calls)
@@ -105,13 +105,14 @@ def run_together(calls: Sequence[Callable[[], object]]) -> None:
 def run_apart(*calls: Callable[[], object]) -> None:
     """Call each in a thread of its own, on the current GPU, and wait for all.
 
-    nerfstudio's viewer interrupts a render by an exception at whatever line its thread is. What is loaded once for the
-    rest of the process must not be cut short by that, nor take it for a failure: here only the waiting is.
+    nerfstudio's viewer interrupts a render by an exception at any line of its thread. The exception must neither
+    interrupt the loading of kernels, which happens once per process, nor count as its failure: here it only ends the
+    waiting.
 
     Raises:
-        Exception: what one of them raised, after all have ended.
+        Exception: the exception of one of them, after all have ended.
     """
-    device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # which stands for none
+    device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # -1: no device
     errors: list[BaseException] = []
 
     def run(call: Callable[[], object]) -> None:
@@ -142,7 +143,7 @@ def can_compile_in_threads() -> bool:
 
 
 def start_triton() -> None:
-    """Launch a kernel that does nothing: what Triton does once a process, threads would each do for themselves."""
+    """Launch a kernel that does nothing, for Triton's set-up once per process, which each thread would repeat."""
     import triton
 
     @triton.jit

@@ -1,4 +1,4 @@
-"""Densification: how Gaussians are added, split and removed while training."""
+"""Densification: the strategies that add, split and remove Gaussians in training."""
 
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.densification.budget import SplatBudgetDensification

@@ -16,7 +16,7 @@ BLOCK = 128
 @triton.jit(do_not_specialize=["number", "seed"])
 def _add_noise(
     means_ptr, quats_ptr, log_scales_ptr, logits_ptr, number, strength, seed, B: tl.constexpr
-):  # one Gaussian a lane
+):  # one Gaussian per lane
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
     w = tl.load(quats_ptr + 4 * i, mask=live, other=1.0)
@@ -51,19 +51,19 @@ def add_noise(means: Tensor, quats: Tensor, log_scales: Tensor, logits: Tensor, 
         means: (N, 3) float32, contiguous, as are the others.
         quats: (N, 4), wxyz, of any length.
         log_scales: (N, 3).
-        logits: of the opacities, (N,).
-        strength: of the noise.
-        seed: of the noise, at least 0 and below 2**31.
+        logits: logits of the opacities, (N,).
+        strength: strength of the noise, see `splatkit_ns.densification.mcmc.add_position_noise`.
+        seed: seed of the noise, at least 0 and below 2**31.
     """
     number = len(means)
     if number == 0:
         return
     grid = (triton.cdiv(number, BLOCK),)
-    with torch.cuda.device_of(means):  # does nothing for tensors of the CPU, which the interpreter takes
+    with torch.cuda.device_of(means):  # does nothing for CPU tensors, which Triton's interpreter accepts
         _add_noise[grid](means, quats, log_scales, logits, number, strength, seed, B=BLOCK)
 
 
 def first_launch(device: str) -> None:
-    """Noise of strength 0, of the kinds of arguments that training has: Triton compiles at the first launch."""
+    """Add noise of strength 0 with the kinds of arguments that training has, for Triton to compile the kernel."""
     one = torch.ones(1, 4, device=device)
     add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), 0.0, 0)

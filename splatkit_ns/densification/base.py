@@ -1,4 +1,4 @@
-"""What a densification strategy is."""
+"""The base class of densification strategies."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from splatkit_ns.splat import SplatTrainingState
 
 
 class SplatDensification(SplatBaseModule[PayloadT]):
-    """Adds, splits and removes Gaussians while training. All hooks of a module are called on it, too."""
+    """A strategy that adds, splits and removes Gaussians in training. It has all hooks of a module, too."""
 
     @abstractmethod
     def densify(self, **kwargs: Any) -> None:
         """Change the set of Gaussians, after the optimizers' step; called every step.
 
         Name the arguments that you need: ``step, max_steps, training_state, rend_out, rendered_frames, target_frames,
-        masks, world_rank, world_size``, and the others that hooks may ask for. ``rend_out.densification_gradient`` is
-        this step's gradient on the screen, of any renderer. Change the rows with ``training_state.duplicate``,
+        masks, world_rank, world_size``, and all others that hooks can have. ``rend_out.densification_gradient`` is this
+        step's gradient on the screen, of any renderer. Change the rows with ``training_state.duplicate``,
         ``split`` and ``remove``, or with a strategy of gsplat's on ``training_state.params`` and
         ``training_state.optimizers``.
         """
@@ -34,7 +34,7 @@ def request_absgrad(renderer: Any, owner: str) -> None:
     """Make the renderer compute absolute gradients of the projected centres.
 
     Raises:
-        ModuleError: this renderer cannot.
+        ModuleError: the renderer does not compute them.
     """
     if not hasattr(renderer, "absgrad"):
         raise ModuleError(
@@ -45,13 +45,13 @@ def request_absgrad(renderer: Any, owner: str) -> None:
     if payload.key_for_gradient != "means2d":
         raise ModuleError(
             f"{owner} needs absolute gradients (absgrad) of means2d, but with {type(renderer).__name__} densification "
-            f"looks at the gradients of {payload.key_for_gradient}, which have none. Set absgrad to False on {owner}."
+            f"uses the gradients of {payload.key_for_gradient}, which have none. Set absgrad to False on {owner}."
         )
     renderer.absgrad = True
 
 
 def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int, logger: Any) -> None:
-    """Remove Gaussians at random where a run starts with more than its cap allows."""
+    """Remove Gaussians at random if a run starts with more than its cap allows."""
     surplus = len(training_state) - max_gaussians
     if surplus <= 0:
         return
@@ -69,14 +69,14 @@ def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int,
 def scene_limit(
     max_gaussians: int, max_per_seed: float, pixels_per_gaussian: float, number_at_start: int, data_provider: Any
 ) -> int:
-    """How many Gaussians a scene of this size gets.
+    """Return the largest number of Gaussians for a scene of this size.
 
     Args:
-        max_gaussians: never more than this.
-        max_per_seed: how many for each one at the start, but at least one for 1,000 pixels; 0 = as many as may be.
-        pixels_per_gaussian: with max_per_seed, so many pixels for each Gaussian at least.
-        number_at_start: Gaussians that the run started with.
-        data_provider: its ``num_train_pixels``, of all training images together, is used where it has that.
+        max_gaussians: upper limit in any case.
+        max_per_seed: limit for each Gaussian at the start, but at least one for 1,000 pixels; 0 = max_gaussians alone.
+        pixels_per_gaussian: with max_per_seed, the least number of pixels for each Gaussian.
+        number_at_start: number of Gaussians that the run started with.
+        data_provider: source of ``num_train_pixels``, of all training images together, if it has that.
     """
     if max_per_seed <= 0:
         return max_gaussians

@@ -1,10 +1,10 @@
-"""Density control within a budget, which can look at several training views at once.
+"""Density control within a budget, which can use several training views at once.
 
-The parts come from FastGS (https://arxiv.org/abs/2511.04283: who grows and who goes, by the errors of several views),
+The parts come from FastGS (https://arxiv.org/abs/2511.04283: growth and removal by the errors of several views),
 Taming 3DGS (https://arxiv.org/abs/2406.15643: a budget, growth drawn by score) and Improved-GS
 (https://arxiv.org/abs/2508.12313: the budget's course, the long-axis split). FastGS counts the pixels of a Gaussian;
 here its blend weights are summed up, which one backward pass gives on every backend. Counts and weights have no common
-scale, so what FastGS compares with a number is compared with a quantile.
+scale, so quantities that FastGS compares with a number are compared with a quantile.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from splatkit_ns.splat import SplatTrainingState
 
 @dataclass
 class SplatBudgetDensification(SplatDefaultDensification):
-    """Halves Gaussians that want to move on the screen, up to a number that rises with the steps.
+    """A strategy that halves Gaussians with large gradients on the screen, up to a number that rises with the steps.
 
-    Each part can be switched off; what is left then is `SplatDefaultDensification`, whose settings mean the same. Where
-    room is short, those with the highest sums of gradients grow, not, as there, those with the highest means. With
-    scores of views it can ask who makes the wrong pixels of several training images; that needs 3D Gaussians and a
-    renderer that has ``blend_weight_sums``.
+    Each part can be switched off; without all of them it is `SplatDefaultDensification`, and common settings mean the
+    same. If room is short, Gaussians with the highest sums of gradients grow, not, as there, those with the highest
+    means. With scores of views it finds the Gaussians that make the wrong pixels of several training images; that needs
+    3D Gaussians and a renderer that has ``blend_weight_sums``.
 
     Raises:
-        ModuleError: at set-up, if scores of views are wanted, and renderer or data cannot give them.
+        ModuleError: at set-up, if scores of views are switched on, but renderer or data do not support them.
     """
 
     absgrad: bool = True
@@ -43,12 +43,12 @@ class SplatBudgetDensification(SplatDefaultDensification):
     grow_grad2d: Annotated[float, NonNegative] = 0.0003
     """Gaussians whose mean (absolute) positional gradient on the screen exceeds this may grow."""
     view_scores: bool = False
-    """Draw who grows in proportion to their part in the wrong pixels of training views. False: those with the highest
-    gradients, summed up over all steps since the last refinement, grow first."""
+    """Draw the Gaussians that grow in proportion to their part in the wrong pixels of training views. False: Gaussians
+    with the highest gradients, summed up over all steps since the last refinement, grow first."""
     num_views: Annotated[int, Positive] = 10
-    """Training views, drawn anew at each refinement, that scores are means of."""
+    """Number of training views, drawn anew at each refinement, that scores are averaged over."""
     error_threshold: Annotated[float, Fraction] = 0.1
-    """Pixels are wrong whose error exceeds this, on a scale from the least to the largest error of their image."""
+    """A pixel is wrong if its error exceeds this, on a scale from the least to the largest error of its image."""
     long_axis_split: bool = True
     """Halve growing Gaussians along their longest axis. False: clone the small and split the large ones."""
     budget: bool = True
@@ -61,11 +61,11 @@ class SplatBudgetDensification(SplatDefaultDensification):
     pixels_per_gaussian: Annotated[float, Positive] = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
     prune_faint: Annotated[float, BelowOne] = 0.0
-    """Of Gaussians with an opacity below this (such as 0.02), some of those that make most of the wrong pixels of
-    training views are removed; 0 = none. Not while opacities recover from a reset."""
+    """Remove some of the Gaussians with an opacity below this (such as 0.02), among those that make most of the wrong
+    pixels of training views; 0 = none. Nothing is removed while opacities recover from a reset."""
     prune_quantile: Annotated[float, Fraction] = 0.5
-    """Share of the faint that make fewer wrong pixels than those removed; half of the others go, drawn in proportion
-    to 1 / (1 - the share that makes fewer)."""
+    """Share of the faint Gaussians that is kept, namely those that make the fewest wrong pixels. Half of the others are
+    removed, drawn in proportion to 1 / (1 - the share that makes fewer)."""
     clamp_opacity: Annotated[float, BelowOne] = 0.0
     """Lower opacities to at most this at each refinement, as FastGS does with 0.8; 0 = never."""
 
@@ -78,16 +78,16 @@ class SplatBudgetDensification(SplatDefaultDensification):
         self.limit = scene_limit(
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
         )
-        if self._looks_at_views:
+        if self._uses_view_scores:
             self._check_sources(renderer, data_provider)
         self._renderer, self._views = renderer, data_provider
 
     @property
-    def _looks_at_views(self) -> bool:
+    def _uses_view_scores(self) -> bool:
         return self.view_scores or self.prune_faint > 0
 
     def _check_sources(self, renderer: Any, data_provider: Any) -> None:
-        advice = f"With view_scores False and prune_faint 0 {self.module_name} does without scores of views."
+        advice = f"With view_scores False and prune_faint 0, {self.module_name} needs no scores of views."
         if not hasattr(renderer, "blend_weight_sums"):
             raise ModuleError(
                 f"{self.module_name} needs a renderer with blend_weight_sums, such as Splat3DGSRenderer, found "
@@ -109,7 +109,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
         self.number_at_start = int(state["number_at_start"])
 
     def allowed_number(self, step: int) -> int:
-        """How many Gaussians there may be after a refinement at this step."""
+        """Return the largest number of Gaussians after a refinement at this step."""
         if not self.budget:
             return self.limit
         length = max(1, self.refine_stop_iter - self.refine_start_iter)
@@ -120,19 +120,19 @@ class SplatBudgetDensification(SplatDefaultDensification):
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         grads = self._mean_gradients()
         clones, splits = self._candidates(step, grads, training_state, scene_scale)
-        sums = self.statistics["grad2d"]  # of two that need it as much, the one that more cameras saw grows first
-        growth, blame = self._scores(training_state) if self._looks_at_views else (sums, sums)
-        leaves = training_state.opacities < self.prune_opa
-        if self._sizes_prune(step):
-            leaves |= self.statistics["radii"] > self.prune_scale2d
-        if self.prune_faint > 0 and not self._recovers(step):
-            leaves |= self._blamed(training_state.opacities, blame)
-        leaves = self._unless_all(leaves, step)
-        room = self.allowed_number(step) - int((~leaves).sum())
-        candidates = (clones | splits) & ~leaves
+        sums = self.statistics["grad2d"]  # with equal means, the Gaussian that more cameras saw grows first
+        growth, wrongness = self._scores(training_state) if self._uses_view_scores else (sums, sums)
+        removed = training_state.opacities < self.prune_opa
+        if self._prunes_large_on_screen(step):
+            removed |= self.statistics["radii"] > self.prune_scale2d
+        if self.prune_faint > 0 and not self._is_recovering(step):
+            removed |= self._faint_and_wrong(training_state.opacities, wrongness)
+        removed = self._removal_mask(removed, step)
+        room = self.allowed_number(step) - int((~removed).sum())
+        candidates = (clones | splits) & ~removed
         grows = drawn(candidates, growth, room) if self.view_scores else highest(candidates, sums, room)
-        splits, grows = splits[~leaves], grows[~leaves]
-        training_state.remove(leaves)
+        splits, grows = splits[~removed], grows[~removed]
+        training_state.remove(removed)
         if self.long_axis_split:
             training_state.split_long_axis(grows)
         else:
@@ -143,34 +143,34 @@ class SplatBudgetDensification(SplatDefaultDensification):
         for value in self.statistics.values():
             value.zero_()
 
-    def _recovers(self, step: int) -> bool:
-        """Whether opacities were reset a short while ago."""
+    def _is_recovering(self, step: int) -> bool:
+        """Whether opacities still recover from a recent reset."""
         return self._was_reset(step) and step % self.reset_every < max(1, self.reset_every // 6)
 
     def _scores(self, training_state: SplatTrainingState) -> tuple[Tensor, Tensor]:
-        # from the CPU's generator, whose state checkpoints have: a resumed run draws the same
+        # drawn from the CPU's generator, whose state is in checkpoints: a resumed run draws the same views
         drawn_views = torch.randperm(self._views.num_train_images)[: self.num_views].tolist()
         views = [self._views.training_view(index) for index in drawn_views]
         return view_scores(self._renderer, training_state, views, self.error_threshold)
 
-    def _blamed(self, opacities: Tensor, blame: Tensor) -> Tensor:
-        """Half of the faint Gaussians that make most of the wrong pixels, the more likely the more they make: (N,)."""
+    def _faint_and_wrong(self, opacities: Tensor, wrongness: Tensor) -> Tensor:
+        """Draw half of the faint Gaussians that make most of the wrong pixels, (N,); larger parts are more likely."""
         faint = opacities < self.prune_faint
-        ordered = blame[faint].sort().values
-        shares = torch.searchsorted(ordered, blame) / max(1, len(ordered))  # of the faint that are blamed for less
-        candidates = faint & (shares >= self.prune_quantile) & (blame > 0)
+        ordered = wrongness[faint].sort().values
+        shares = torch.searchsorted(ordered, wrongness) / max(1, len(ordered))  # of the faint with less wrongness
+        candidates = faint & (shares >= self.prune_quantile) & (wrongness > 0)
         return drawn(candidates, 1 / (1 + 1e-6 - shares.clamp(max=1)), math.ceil(int(candidates.sum()) / 2))
 
 
 def view_scores(
     renderer: Any, training_state: SplatTrainingState, views: Sequence[TrainingView], error_threshold: float
 ) -> tuple[Tensor, Tensor]:
-    """Each Gaussian's part in the wrong pixels of some views.
+    """Compute each Gaussian's part in the wrong pixels of some views.
 
     Args:
-        renderer: has ``blend_weight_sums``.
-        training_state: N Gaussians.
-        views: one camera each.
+        renderer: a renderer with ``blend_weight_sums``.
+        training_state: the N Gaussians.
+        views: the views, with one camera each.
         error_threshold: see `wrong_pixels`.
 
     Returns:
@@ -188,15 +188,15 @@ def view_scores(
 
 
 def wrong_pixels(view: TrainingView, threshold: float) -> tuple[Tensor, Tensor]:
-    """The pixels of a view that differ much from the photograph, and how much the view differs.
+    """Find the pixels of a view that differ much from the photograph, and the mean error of the view.
 
     Args:
-        view: of one camera.
+        view: a view of one camera.
         threshold: on the scale from the view's least (0) to its largest error (1), which are means over channels.
 
     Returns:
-        (H, W), 1 where an error exceeds the threshold and 0 elsewhere, also where the mask leaves a pixel out; and the
-        mean error over the pixels that are not left out.
+        (H, W), 1 for pixels whose error exceeds the threshold, 0 for others and for those outside the mask; and the
+        mean error over the pixels in the mask.
     """
     errors = (view.rendered_frames[0] - view.target_frames[0]).abs().mean(-1)
     valid = torch.ones_like(errors, dtype=torch.bool) if view.masks is None else view.masks[0]
@@ -207,14 +207,14 @@ def wrong_pixels(view: TrainingView, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def drawn(mask: Tensor, weights: Tensor, limit: int) -> Tensor:
-    """Rows of a mask drawn without replacement in proportion to their weights, at most ``limit`` of them.
+    """Draw at most ``limit`` rows of a mask without replacement, in proportion to their weights.
 
-    Rows without weight are never drawn. Any number of rows, unlike ``torch.multinomial``.
+    Rows without weight are never drawn. N may be any number, unlike in ``torch.multinomial``.
 
     Args:
         mask: (N,) bool.
         weights: (N,), at least 0.
-        limit: how many rows may be drawn.
+        limit: the largest number of rows to draw.
 
     Returns:
         (N,) bool.

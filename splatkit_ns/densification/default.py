@@ -2,7 +2,7 @@
 
 The rules and their settings are those of gsplat's ``DefaultStrategy``, and a test holds the two side by side. The code
 is our own because gsplat's reads back from the GPU every step, resets opacities at step 0 (1.4.0) or never (1.5.3), and
-knows no cap.
+has no cap.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ logger = logging.getLogger("splatkit_ns")
 
 @dataclass
 class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
-    """Clones small and splits large Gaussians that want to move on the screen; removes transparent and huge ones."""
+    """A strategy that clones small and splits large Gaussians with large gradients on the screen, and removes
+    transparent and huge ones.
+    """
 
     prune_opa: Annotated[float, from_to(0, 0.5, lower_open=True, upper_open=True)] = 0.005
     """Gaussians with an opacity below this are removed."""
@@ -55,11 +57,11 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     pause_refine_after_reset: Annotated[int, NonNegative] = 0
     """No refinement for this many steps after an opacity reset; the number of images is a good value."""
     absgrad: bool = False
-    """Sum up absolute gradients (AbsGS, https://arxiv.org/abs/2404.10484): wants a grow_grad2d of about 0.0008."""
+    """Sum up absolute gradients (AbsGS, https://arxiv.org/abs/2404.10484); use a grow_grad2d of about 0.0008."""
     revised_opacity: bool = False
     """Lower the opacity of split Gaussians so that the two halves cover like the whole (arXiv:2404.06109)."""
     max_gaussians: Annotated[int, Positive] = 5_000_000
-    """There are never more Gaussians than this; where room is short, the highest gradients grow first."""
+    """Largest number of Gaussians; if room is short, those with the highest gradients grow first."""
 
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
@@ -95,7 +97,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         scene_scale: float,
         max_steps: int | None = None,
     ) -> None:
-        """Count gradients, and refine and reset opacities when it is time."""
+        """Count gradients; refine and reset opacities at the steps for it."""
         if step >= self.refine_stop_iter:
             return
         self._count(rend_out)
@@ -112,7 +114,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         )
 
     def _resets_at(self, step: int, max_steps: int | None) -> bool:
-        """Not where a run ends before opacities have recovered."""
+        """Whether opacities are reset at this step; they are not if the run ends before they have recovered."""
         if self.reset_every == 0 or step % self.reset_every:
             return False
         return max_steps is None or max_steps - step >= max(1, self.reset_every // 6)
@@ -138,7 +140,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         if ids is None:
             grad2d += norms.sum(0)
             count += visible.sum(0)
-        else:  # packed: a Gaussian has a row for each camera that sees it
+        else:  # packed: a Gaussian has a row for each camera in which it is seen
             grad2d.index_add_(0, ids, norms)
             count.index_add_(0, ids, visible.to(count.dtype))
         if self.refine_scale2d_stop_iter > 0:
@@ -150,33 +152,33 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
 
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
-        # What is too large on the screen would be split now and both halves removed: remove it at once.
-        if self._sizes_prune(step):
-            training_state.remove(self._unless_all(self.statistics["radii"] > self.prune_scale2d, step))
+        # A Gaussian that is too large on the screen would be split now and both halves removed: remove it at once.
+        if self._prunes_large_on_screen(step):
+            training_state.remove(self._removal_mask(self.statistics["radii"] > self.prune_scale2d, step))
         self._grow(step, training_state, scene_scale)
         self._prune(step, training_state, scene_scale)
         for value in self.statistics.values():
             value.zero_()
 
-    def _sizes_prune(self, step: int) -> bool:
-        """Whether sizes on the screen decide about who is removed."""
+    def _prunes_large_on_screen(self, step: int) -> bool:
+        """Whether Gaussians that are too large on the screen are removed at this step."""
         return self._was_reset(step) and step < self.refine_scale2d_stop_iter
 
     def _prune(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         prune = training_state.opacities < self.prune_opa
         if self._was_reset(step):
             prune |= training_state.scales.amax(-1) > self.prune_scale3d * scene_scale
-        training_state.remove(self._unless_all(prune, step))
+        training_state.remove(self._removal_mask(prune, step))
 
-    def _unless_all(self, removed: Tensor, step: int) -> Tensor:
-        """Whom to remove, (N,) bool: as given, but nobody where that is everybody, with a warning the first time."""
+    def _removal_mask(self, removed: Tensor, step: int) -> Tensor:
+        """Return the removal mask, (N,) bool; all False, with one warning, if it would remove every Gaussian."""
         if len(removed) == 0 or not bool(removed.all()):
             return removed
         if not getattr(self, "_warned", False):
             self._warned = True
             logger.warning(
-                "%s: at step %d all %d Gaussians are below prune_opa (%g) or too large; rather than all, none is "
-                "removed. Likely causes: training images that are background or outside their "
+                "%s: at step %d all %d Gaussians are below prune_opa (%g) or too large; none is removed, because "
+                "none would be left. Likely causes: training images that are background or outside their "
                 "masks everywhere (look at images and masks), a loss that holds opacities down too strongly (lower "
                 "opacity_reg), learning rates that are too high.",
                 self.module_name,
@@ -193,17 +195,17 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         allowed = highest(splits | clones, grads, room)
         clones, splits = clones & allowed, splits & allowed
         if int(clones.sum() + splits.sum()) > room:
-            clones &= ~splits  # of those that do both, as gsplat lets them, there are two more
+            clones &= ~splits  # a Gaussian that does both, as in gsplat, adds two rows
         self._clone_and_split(training_state, clones, splits)
 
     def _mean_gradients(self) -> Tensor:
-        """Each Gaussian's gradient on the screen since the last refinement, (N,)."""
+        """Return each Gaussian's mean gradient on the screen since the last refinement, (N,)."""
         return self.statistics["grad2d"] / self.statistics["count"].clamp(min=1)
 
     def _candidates(
         self, step: int, grads: Tensor, training_state: SplatTrainingState, scene_scale: float
     ) -> tuple[Tensor, Tensor]:
-        """Which Gaussians should be cloned and which split, if there is room: twice (N,) bool."""
+        """Return the Gaussians to clone and those to split if there is room, two masks (N,) bool."""
         grows = grads > self.grow_grad2d
         large = training_state.scales.amax(-1) > self.grow_scale3d * scene_scale
         splits = grows & large
@@ -218,12 +220,12 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
 
 
 def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:
-    """The rows of a mask with the highest scores, at most ``limit`` of them.
+    """Select the rows of a mask with the highest scores, at most ``limit`` of them.
 
     Args:
         mask: (N,) bool.
         score: (N,).
-        limit: how many rows may stay.
+        limit: the largest number of rows to select.
 
     Returns:
         (N,) bool.

@@ -1,4 +1,4 @@
-"""Any of gsplat's strategies, or one of that shape, as a densification strategy."""
+"""Any of gsplat's strategies, or one with the same methods, as a densification strategy."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 ARGUMENTS = ("params", "optimizers", "state", "step", "info")
-"""What both methods of every strategy get."""
+"""The arguments that both methods of every strategy get."""
 OPTIONAL_ARGUMENTS = ("packed", "lr")
-"""What `step_post_backward` gets if it names them."""
+"""The arguments that `step_post_backward` gets if it names them."""
 
 
 @dataclass
 class GsplatStrategy(SplatDensification[SplatRenderPayload]):
-    """Lets a strategy of gsplat's add, split and remove Gaussians.
+    """A wrapper for a strategy of gsplat that adds, splits and removes Gaussians.
 
-    The strategy's methods get the arguments they name, as gsplat's own training loop hands them over: steps count from
-    0, and ``lr`` is the learning rate of the means. What the strategy does to the rows is noticed by all other modules;
-    its state follows changes that others make, and is saved in checkpoints. Strategies with a `step_pre_backward` look
+    The strategy's methods get the arguments they name, as in gsplat's own training loop: steps count from 0, and ``lr``
+    is the learning rate of the means. All other modules are notified of the strategy's changes of rows; its state
+    follows changes by other modules, and is saved in checkpoints. Strategies with a `step_pre_backward` run code
     between render and backward pass, so that steps are not CUDA graphs.
 
     Raises:
-        ModuleError: at set-up, if the strategy lacks a method, wants an argument that there is none of, or wants
-            absolute gradients that the renderer has not.
+        ModuleError: at set-up, if the strategy lacks a method, names an argument that does not exist, or needs
+            absolute gradients that the renderer does not compute.
     """
 
     strategy: Any
-    """Has ``initialize_state`` and ``step_post_backward``, and perhaps ``step_pre_backward``, such as
-    ``gsplat.strategy.DefaultStrategy()``. If it has fields ``absgrad`` and ``key_for_gradient``, the renderer is asked
-    for absolute gradients, and the key becomes that of the renderer."""
+    """An object with ``initialize_state`` and ``step_post_backward``, and perhaps ``step_pre_backward``, such as
+    ``gsplat.strategy.DefaultStrategy()``. If it has fields ``absgrad`` and ``key_for_gradient``, the renderer computes
+    absolute gradients on request, and the key is set to that of the renderer."""
 
     def on_setup(self, renderer: Any, training_state: SplatTrainingState, scene_scale: float) -> None:
         self._check_strategy()
@@ -68,13 +68,13 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
             is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if is_named and parameter.default is parameter.empty and name not in available:
                 raise ModuleError(
-                    f"{type(self.strategy).__name__}.step_post_backward of {self.module_name} wants {name!r}; there "
-                    f"are: {', '.join(available)}."
+                    f"{type(self.strategy).__name__}.step_post_backward of {self.module_name} has a parameter "
+                    f"{name!r}, which is not available; available are: {', '.join(available)}."
                 )
 
     @property
     def strategy_state(self) -> dict[str, Any]:
-        """The strategy's own running state, as its `initialize_state` made it; from set-up on."""
+        """The strategy's own running state, made by its `initialize_state` at set-up."""
         return self._state
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,10 +84,10 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
         self._state = dict(state["strategy"])
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
-        if self._is_densifying:  # gsplat carries the state along itself
+        if self._is_densifying:  # gsplat updates the state itself
             return
         for name, value in self._state.items():
-            # MCMC's binoms are a table that has nothing to do with rows, also if there are as many
+            # MCMC's binoms are a table unrelated to rows, even if its length is the same
             if isinstance(value, Tensor) and value.dim() > 0 and name != "binoms":
                 self._state[name] = row_change.apply(value)
 
@@ -97,7 +97,7 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
             method(**self._arguments(training_state, step, rend_out))
 
     def densify(self, training_state: SplatTrainingState, step: int, rend_out: SplatRenderPayload) -> None:
-        """Let the strategy do what is due at this step."""
+        """Call the strategy with the results of this step."""
         more = {
             "packed": rend_out.gaussian_ids is not None,
             "lr": float(training_state.optimizers["means"].param_groups[0]["lr"]),

@@ -23,12 +23,12 @@ from splatkit_ns.splat.splitting import rotation_matrices
 from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 MAX_RATIO = 51
-"""A Gaussian is relocated onto at most this many times at once (as in the authors' code)."""
+"""The largest number of relocations onto one Gaussian at once (as in the authors' code)."""
 
 
 @dataclass
 class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
-    """Moves dead Gaussians to where opaque ones are, adds 5 % at a time up to a cap, and shakes the positions."""
+    """A strategy that moves dead Gaussians onto opaque ones, grows by 5 % up to a cap, and adds noise to positions."""
 
     max_gaussians: Annotated[int, Positive] = 1_000_000
     """Number of Gaussians to grow to (gsplat's cap_max)."""
@@ -47,7 +47,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     refine_every: Annotated[int, Positive] = 100
     """Steps between relocations."""
     min_opacity: Annotated[float, Opacity] = 0.005
-    """Gaussians with at most this opacity are dead."""
+    """Gaussians with at most this opacity are dead, which means that they are relocated."""
     growth: Annotated[float, NonNegative] = 0.05
     """Share of new Gaussians at each refinement."""
 
@@ -71,7 +71,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     @torch.no_grad()
     def densify(self, step: int, training_state: SplatTrainingState) -> None:
-        """Relocate and grow when it is time; add noise every step."""
+        """Relocate and grow at the steps for it; add noise at every step."""
         if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
             self._relocate(training_state)
             self._grow(training_state)
@@ -105,7 +105,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         self._rewrite(training_state, RowChange(source, before), sampled, torch.cat([rewritten, sampled]))
 
     def _rewrite(self, training_state: SplatTrainingState, change: RowChange, sampled: Tensor, copied: Tensor) -> None:
-        """Put copies of the rows ``copied`` into the rewritten rows, thinned by how often each was ``sampled``."""
+        """Put copies of the rows ``copied`` into the rewritten rows, fainter the more often each was ``sampled``."""
         ratios = torch.bincount(sampled, minlength=len(training_state)) + 1
         opacities, scales = relocated(training_state.opacities[copied], training_state.scales[copied], ratios[copied])
         opacities = opacities.clamp(self.min_opacity, 1 - torch.finfo(torch.float32).eps)
@@ -116,22 +116,22 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
 
 def sample(weights: Tensor, num: int) -> Tensor:
-    """Draw ``num`` indices with replacement, in proportion to the weights (N,); any N, unlike ``torch.multinomial``."""
+    """Draw ``num`` indices with replacement in proportion to the weights (N,); ``torch.multinomial`` limits N."""
     cumulative = weights.double().cumsum(0)
     drawn = torch.rand(num, dtype=torch.float64, device=weights.device) * cumulative[-1]
     return torch.searchsorted(cumulative, drawn, right=True).clamp(max=len(weights) - 1)
 
 
 def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
-    """Opacity and scale with which several Gaussians at one place look like the one that was there (equation 9).
+    """Compute the opacity and scale with which several Gaussians at one place look like the original one (equation 9).
 
     Args:
-        opacities: of the one, (N,) in (0, 1).
-        scales: of the one, (N, 3) standard deviations.
-        ratios: how many take its place, itself included, (N,) int, at least 1; more than 51 count as 51.
+        opacities: opacity of each original, (N,) in (0, 1).
+        scales: scales of each original, (N, 3) standard deviations.
+        ratios: number of Gaussians that replace it, itself included, (N,) int, at least 1; more than 51 count as 51.
 
     Returns:
-        Opacities (N,) and scales (N, 3) of each of them.
+        Opacities (N,) and scales (N, 3) of each of these Gaussians.
     """
     ratios = ratios.clamp(1, MAX_RATIO)
     new_opacities = -torch.expm1(torch.log1p(-opacities.double()) / ratios)  # 1 - (1 - o)^(1/n), also for small o
@@ -146,7 +146,7 @@ def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor) -> tuple[Tensor
 
 @lru_cache(maxsize=1)
 def _coefficients() -> Tensor:
-    """(51, 51) float64: row n - 1, column k holds the sum over i = k+1..n of binomial(i-1, k) (-1)^k / sqrt(k+1)."""
+    """Return (51, 51) float64 with the sum over i = k+1..n of binomial(i-1, k) (-1)^k / sqrt(k+1) at [n - 1, k]."""
     table = torch.zeros(MAX_RATIO, MAX_RATIO, dtype=torch.float64)
     for n in range(1, MAX_RATIO + 1):
         for k in range(n):
@@ -155,7 +155,7 @@ def _coefficients() -> Tensor:
 
 
 def add_position_noise(training_state: SplatTrainingState, strength: float) -> None:
-    """Move every centre by noise shaped like its Gaussian, the more the more transparent it is (equation 8)."""
+    """Move every centre by noise shaped like its Gaussian, stronger for transparent Gaussians (equation 8)."""
     params = training_state.params
     means = params["means"].data
     kernel = _cuda_kernel() if means.is_cuda else None
@@ -171,7 +171,7 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
     means.add_((rotations @ along_axes[:, :, None])[:, :, 0])
 
 
-@lazy_kernel(otherwise="MCMC's noise takes a dozen of PyTorch's kernels")
+@lazy_kernel(otherwise="MCMC's noise takes a dozen PyTorch kernels")
 def _cuda_kernel() -> Callable[..., None]:
     from splatkit_ns.densification._noise_triton import add_noise, first_launch
 

@@ -198,7 +198,13 @@ class _Reader:
         """Values (N, width) of an attribute, all of whose bytes are in the file."""
         accessor = self._accessor(primitive, name)
         code, kind = accessor.get("componentType"), accessor.get("type")
-        if code not in _COMPONENTS or not isinstance(kind, str) or _WIDTHS.get(kind) != width or "sparse" in accessor:
+        if (
+            not isinstance(code, int)
+            or code not in _COMPONENTS
+            or not isinstance(kind, str)
+            or _WIDTHS.get(kind) != width
+            or "sparse" in accessor
+        ):
             self._fail(
                 f"{name} should be {width} numbers a Gaussian and not sparse, found {kind!r:.20} of {code!r:.20}"
             )

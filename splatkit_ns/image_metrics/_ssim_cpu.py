@@ -1,4 +1,4 @@
-"""SSIM on the CPU: compiled by numba, both directions, many times quicker than torch's convolutions.
+"""SSIM on the CPU: compiled by numba, forward and backward, many times as fast as torch's convolutions.
 
 Rows are computed one by one from buffers that stay in the cache. Each is computed by one thread in a fixed order, so
 the result does not depend on the number of threads.
@@ -29,7 +29,7 @@ class SsimMap(torch.autograd.Function):
         size = len(window)
         out_shape = (*a.shape[:2], a.shape[2] - size + 1, a.shape[3] - size + 1)
         values = a.new_empty(out_shape)
-        # derivatives of SSIM by the blurred maps; the last is needed for the gradient of b only
+        # derivatives of SSIM with respect to the blurred maps; only the gradient of b needs the last one
         wanted = (any(ctx.needs_input_grad), any(ctx.needs_input_grad), *ctx.needs_input_grad[:2])
         partials = [a.new_empty(out_shape if want else (0, 0, 0, 0)) for want in wanted]
         ctx.save_for_backward(a, b, window, *partials)
@@ -61,7 +61,7 @@ class SsimMap(torch.autograd.Function):
 
 
 def _planes(tensor: Tensor) -> Array:
-    """The tensor's memory as an array, with batch and channels as one dimension."""
+    """Return the tensor's memory as an array, with batch and channels as one dimension."""
     return tensor.detach().flatten(0, -3).numpy() if tensor.dim() > 2 else tensor.detach().numpy()
 
 
@@ -75,10 +75,10 @@ _compiled = njit(nogil=True, cache=True, fastmath={"contract", "arcp"}, error_mo
 
 @_compiled
 def _blur_along(out: Array, values: Array, window: Array) -> None:
-    """out[x] = window-weighted sum over values[x] and those after it; the window is symmetric."""
+    """Set out[x] to the window-weighted sum over values[x] and those after it; the window is symmetric."""
     for x in range(out.shape[0]):
         total = out.dtype.type(0)
-        for t in range(WINDOW_SIZE):  # of known length: unrolled, so that the sum stays in a register
+        for t in range(WINDOW_SIZE):  # a loop of known length is unrolled, so that the sum stays in a register
             total += window[t] * values[x + t]
         out[x] = total
 
@@ -90,7 +90,7 @@ def _forward_rows(
     values: Array, by_square: Array, by_product: Array, by_a: Array, by_b: Array,
     constants: Array,
 ) -> None:  # fmt: skip
-    """Rows start to stop of the SSIM map, counted through all planes, and its derivatives where these have a size."""
+    """Write rows start to stop of the SSIM map, counted through all planes, and derivatives if these have a size."""
     width, out_height, out_width = a.shape[2], values.shape[1], values.shape[2]
     c1, c2 = constants[0], constants[1]
     columns = np.empty((5, width), dtype=a.dtype)
@@ -139,7 +139,7 @@ def _backward_rows(
     by_square: Array, by_product: Array, by_own: Array,
     grad: Array,
 ) -> None:  # fmt: skip
-    """Rows start to stop of the gradient by `own`: each pixel gathers from all the windows that it is in."""
+    """Write rows start to stop of the gradient of `own`: each pixel gathers from all windows that contain it."""
     height, width = grad.shape[1], grad.shape[2]
     out_height, out_width = upstream.shape[1], upstream.shape[2]
     margin = WINDOW_SIZE - 1

@@ -1,10 +1,10 @@
 """Mean SSIM on CUDA as Triton kernels: two passes forward (along rows, then along columns), two passes backward.
 
-PyTorch's CUDA builds ship Triton, so this needs no package and no CUDA compiler. Images whose channels lie together
-(H, W, 3), as rasterisers make them, are used as they are: a row of W pixels with C channels is a row of W * C numbers
-in which the neighbour of a pixel is C numbers away.
+PyTorch's CUDA builds ship Triton, so this needs no package and no CUDA compiler. Interleaved images (H, W, 3), the
+output of rasterisers, are used without a copy: a row of W pixels with C channels is a row of W * C numbers in which
+the neighbour of a pixel is C numbers away.
 
-Triton does not specialise on sizes: images of all sizes share what is compiled before the first of them is read.
+Triton does not specialise on sizes: images of all sizes share the kernels, which are compiled before any is loaded.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -63,7 +63,7 @@ def _ssim_of_columns(
     maps_ptr, window_ptr, sums_ptr, grads_ptr, height, out_height, length, planes,
     c1, c2, GRADS: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
 ):  # fmt: skip
-    """Blur the five maps along columns, sum up SSIM, and store its derivatives by E[a], E[aa] and E[ab]."""
+    """Blur the five maps along columns; write sums of SSIM and its derivatives with respect to E[a], E[aa], E[ab]."""
     image = tl.program_id(2)
     y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
     x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
@@ -109,7 +109,7 @@ def _ssim_of_columns(
 def _spread_columns(
     grads_ptr, out_ptr, window_ptr, height, out_height, length, planes, R: tl.constexpr, X: tl.constexpr
 ):
-    """Transpose of the blur along columns, of three maps: (3, planes, out_height, length) -> (…, height, length)."""
+    """Transpose the blur along columns of three maps: (3, planes, out_height, length) -> (…, height, length)."""
     image = tl.program_id(2)
     y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
     x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
@@ -139,7 +139,7 @@ def _spread_rows(
     spread_ptr, a_ptr, b_ptr, grad_ptr, upstream_ptr, window_ptr, scale, rows, length, out_length,
     C: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
 ):  # fmt: skip
-    """Transpose of the blur along rows, and the chain rule to a: (3, rows, out_length) -> (rows, length)."""
+    """Transpose the blur along rows, and apply the chain rule to a: (3, rows, out_length) -> (rows, length)."""
     y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
     x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
     inside = y < rows
@@ -164,7 +164,7 @@ def _spread_rows(
 
 
 def blur_rows(a: Tensor, b: Tensor, window: Tensor, channels: int) -> Tensor:
-    """Maps of a, b, aa, bb and ab: (P, H, L) -> (5, P, H, L - 10 channels)."""
+    """Compute the maps of a, b, aa, bb and ab: (P, H, L) -> (5, P, H, L - 10 channels)."""
     planes, height, length = a.shape
     rows, out_length = planes * height, length - (len(window) - 1) * channels
     maps = torch.empty(5, planes, height, out_length, device=a.device)
@@ -174,7 +174,7 @@ def blur_rows(a: Tensor, b: Tensor, window: Tensor, channels: int) -> Tensor:
 
 
 def ssim_of_columns(maps: Tensor, window: Tensor, c1: float, c2: float, needs_grad: bool) -> tuple[Tensor, Tensor]:
-    """Sums of SSIM, one a program, and its derivatives (3, P, H - 10, L) if they are needed."""
+    """Return sums of SSIM, one per program, and its derivatives (3, P, H - 10, L) if they are needed."""
     _, planes, height, length = maps.shape
     out_height = height - (len(window) - 1)
     grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(out_height, TILE_ROWS), planes)
@@ -187,7 +187,7 @@ def ssim_of_columns(maps: Tensor, window: Tensor, c1: float, c2: float, needs_gr
 
 
 def spread_columns(grads: Tensor, window: Tensor) -> Tensor:
-    """Transpose of the blur along columns: (3, P, H - 10, L) -> (3, P, H, L)."""
+    """Apply the transpose of the blur along columns: (3, P, H - 10, L) -> (3, P, H, L)."""
     _, planes, out_height, length = grads.shape
     height = out_height + len(window) - 1
     spread = torch.empty(3, planes, height, length, device=grads.device)
@@ -197,7 +197,7 @@ def spread_columns(grads: Tensor, window: Tensor) -> Tensor:
 
 
 def spread_rows(spread: Tensor, a: Tensor, b: Tensor, upstream: Tensor, window: Tensor, scale: float) -> Tensor:
-    """The gradient of a (P, H, L), ``upstream`` (one number) times ``scale``."""
+    """Return the gradient of a (P, H, L), times ``upstream`` (one number) and ``scale``."""
     planes, height, length = a.shape
     rows, out_length = planes * height, spread.shape[-1]
     channels = (length - out_length) // (len(window) - 1)
@@ -210,10 +210,10 @@ def spread_rows(spread: Tensor, a: Tensor, b: Tensor, upstream: Tensor, window: 
 
 
 def first_launches(window: Tensor, c1: float, c2: float) -> list[Callable[[], object]]:
-    """A launch of each kernel, as training with images (B, H, W, 3) does it: Triton compiles a kernel at its first.
+    """Return a launch of each kernel, as in training with images (B, H, W, 3), for Triton to compile it.
 
     Args:
-        window: (11,), on the device on which to launch.
+        window: (11,) weights, on the device to launch on.
         c1: stabiliser of the luminance.
         c2: stabiliser of the structure.
     """
@@ -230,7 +230,7 @@ def first_launches(window: Tensor, c1: float, c2: float) -> list[Callable[[], ob
 
 
 class MeanSSIM(torch.autograd.Function):
-    """(a, b, window, c1, c2) -> mean SSIM; the gradient goes to a alone.
+    """(a, b, window, c1, c2) -> mean SSIM; only a gets a gradient.
 
     a and b are (P, H, L) float32 on CUDA and contiguous, with ``channels`` numbers from one pixel of a row to the next.
     """
@@ -254,7 +254,7 @@ class MeanSSIM(torch.autograd.Function):
 
 
 def mean_ssim(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float) -> Tensor:
-    """Mean SSIM of (B, C, H, W) float32 images on CUDA; the gradient goes to a alone.
+    """Compute the mean SSIM of (B, C, H, W) float32 images on CUDA; only a gets a gradient.
 
     Args:
         a: rendered images, in any memory order.

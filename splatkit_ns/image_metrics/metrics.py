@@ -20,8 +20,8 @@ class ImageMetrics:
     """PSNR, SSIM (11×11 Gaussian window, valid padding) and LPIPS (AlexNet).
 
     Args:
-        lpips: whether to try LPIPS; its weights are loaded, and if need be downloaded, at the first image. A download
-            that fails is not tried again in this process.
+        lpips: whether to try LPIPS; its weights are loaded, and downloaded if they are missing, at the first image. A
+            download that fails is not tried again in this process.
     """
 
     def __init__(self, lpips: bool = True) -> None:
@@ -29,16 +29,16 @@ class ImageMetrics:
 
     @staticmethod
     def l1(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean absolute difference of two images (H, W, 3)."""
+        """Compute the mean absolute difference of two images (H, W, 3)."""
         return l1(rendered[None], target[None], None if mask is None else mask[None])
 
     @staticmethod
     def psnr(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-        """Peak signal-to-noise ratio of two images (H, W, 3) in [0, 1], in dB."""
+        """Compute the peak signal-to-noise ratio of two images (H, W, 3) in [0, 1], in dB."""
         return psnr(rendered, target, mask)
 
     def all(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
-        """All metrics of one image; no SSIM where it is smaller than the window.
+        """Compute all metrics of one image; without SSIM if it is smaller than the window.
 
         Args:
             rendered: (H, W, 3) in [0, 1].
@@ -70,7 +70,7 @@ def lpips_network() -> Any:
 
         with torch.random.fork_rng():  # the network is initialised at random before its weights are loaded
             return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-    except Exception as error:  # no network, no room, no torchvision: the metric is optional
+    except Exception as error:  # no internet, no disk space, no torchvision: the metric is optional
         logger.warning(
             "LPIPS is left out of the metrics: the AlexNet weights are not on this machine and could not be "
             "downloaded (%s: %s).",

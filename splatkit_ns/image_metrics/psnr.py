@@ -1,4 +1,4 @@
-"""How like the photograph a render is, for modules and for evaluation."""
+"""Peak signal-to-noise ratio, for modules and for evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def psnr(rendered: Tensor, target: Tensor, masks: Tensor | None) -> Tensor:
-    """Peak signal-to-noise ratio in dB over the pixels that the mask keeps, on the device.
+    """Compute the peak signal-to-noise ratio in dB over the pixels that the mask keeps, on the device.
 
     Args:
         rendered: one image or several, (…, H, W, 3); clamped to [0, 1].

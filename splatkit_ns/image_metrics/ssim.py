@@ -1,4 +1,4 @@
-"""Structural similarity (SSIM) of images, as 3DGS uses it: 11x11 Gaussian window, sigma 1.5, no padding.
+"""Structural similarity (SSIM) of images, with the parameters of 3DGS: 11x11 Gaussian window, sigma 1.5, no padding.
 
 Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004, equation 13.
 """
@@ -22,24 +22,25 @@ SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
 MAX_NUMBERS = 2**31 // 5
-"""Numbers in a batch of images that the kernels' 32-bit indices reach, for there are five maps of that size."""
+"""The limit of numbers in a batch of images, from the kernels' 32-bit indices into five maps of that size."""
 
 
 class ImageSizeError(SplatkitError, ValueError):
-    """Images are smaller than the window."""
+    """An error of images that are smaller than the window."""
 
 
-def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
-    """Mean SSIM of two batches of images with values in 0..1; differentiable in both.
+def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """Compute the mean SSIM of two batches of images with values in 0..1; differentiable in both.
 
-    On CUDA without a mask this is a Triton kernel of ours, on the CPU a compiled one, elsewhere convolutions: the same
-    value to 1e-5.
+    On CUDA without a mask a Triton kernel of ours computes it, on the CPU a compiled one, otherwise convolutions; the
+    values agree to 1e-5.
 
     Args:
         a: (B, 3, H, W), H and W at least 11; the rendered images.
         b: the same shape; the targets.
         mask: (B, H, W) bool, True = use this pixel. Only windows whose 121 pixels are all used count, so no value
             outside the mask has any influence.
+        weights: (B, H, W), at least 0; each window counts as much as the pixel at its centre. None for 1.
 
     Returns:
         A scalar. If no window counts: 1, with a gradient of zero.
@@ -48,13 +49,15 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
         ValueError: shapes or dtypes do not fit, or an image is smaller than the window.
     """
     _check_images(a, b)
+    if weights is not None:
+        return _weighted_ssim(a, b, mask, weights)
     if mask is None:
         kernel = _cuda_kernel() if _kernel_fits(a, b) else None
         if kernel is not None:
             return kernel(a, b, _window(a.dtype, a.device), C1, C2)
         return ssim_map(a, b).mean()
     valid = valid_windows(mask, a)
-    # pixels outside the mask may hold anything, also NaN, and 0 * NaN would be NaN
+    # pixels outside the mask may have any value, even NaN, and 0 * NaN would be NaN
     use = mask[:, None]
     zero = a.new_zeros(())
     values = ssim_map(torch.where(use, a, zero), torch.where(use, b, zero))
@@ -63,8 +66,19 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
     return torch.where(count > 0, total / count.clamp(min=1), total + 1)
 
 
+def _weighted_ssim(a: Tensor, b: Tensor, mask: Tensor | None, weights: Tensor) -> Tensor:
+    """See `ssim`."""
+    margin = WINDOW_SIZE // 2
+    counted = weights[:, None, margin:-margin, margin:-margin]
+    if mask is not None:
+        counted = counted * valid_windows(mask, a)[:, None]
+        a, b = (torch.where(mask[:, None], image, image.new_zeros(())) for image in (a, b))
+    total, weight = (ssim_map(a, b) * counted).sum(), counted.sum() * a.shape[1]
+    return torch.where(weight > 0, total / weight.clamp(min=1e-12), total + 1)
+
+
 def ssim_map(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM of each window.
+    """Compute the SSIM of each window.
 
     Args:
         a: (B, 3, H, W), H and W at least 11.
@@ -85,7 +99,7 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim_map_by_convolution(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
-    """`ssim_map` on any device: the five maps that SSIM is made of, blurred by two 1-D convolutions."""
+    """Compute `ssim_map` on any device: each of its five maps is blurred by two 1-D convolutions."""
     maps = torch.cat([a, b, a * a, b * b, a * b], dim=1)
     groups = maps.shape[1]
     rows = window[None, None, None, :].expand(groups, 1, 1, -1).contiguous()
@@ -97,7 +111,7 @@ def ssim_map_by_convolution(a: Tensor, b: Tensor, window: Tensor) -> Tensor:
 
 
 def valid_windows(mask: Tensor, images: Tensor) -> Tensor:
-    """(B, H - 10, W - 10) bool: windows of which every pixel is in the mask (B, H, W) bool of the images (B, 3, H, W).
+    """Return (B, H - 10, W - 10) bool, the windows whose pixels are all in the mask (B, H, W) of images (B, 3, H, W).
 
     Raises:
         ValueError: the mask does not fit the images.
@@ -118,7 +132,7 @@ def _check_images(a: Tensor, b: Tensor) -> None:
     if a.dim() != 4 or a.shape != b.shape:
         raise ValueError(
             f"SSIM needs two images of the same shape (B, 3, H, W), found {tuple(a.shape)} and {tuple(b.shape)}. "
-            "Frames of shape (B, H, W, 3) become that by permute(0, 3, 1, 2)."
+            "Frames of shape (B, H, W, 3) get this shape by permute(0, 3, 1, 2)."
         )
     if not a.is_floating_point() or a.dtype != b.dtype:
         raise ValueError(f"SSIM needs floating-point images of one dtype, found {a.dtype} and {b.dtype}.")
@@ -132,7 +146,7 @@ def _check_images(a: Tensor, b: Tensor) -> None:
 
 @lru_cache(maxsize=16)
 def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The window is the outer product of this vector (11,) of sum 1 with itself."""
+    """Make the vector (11,) of sum 1 whose outer product with itself is the window."""
     half = WINDOW_SIZE // 2
     weights = [math.exp(-(x * x) / (2 * SIGMA * SIGMA)) for x in range(-half, half + 1)]
     total = math.fsum(weights)
@@ -141,7 +155,7 @@ def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @lazy_kernel(otherwise="SSIM runs without Triton")
 def triton_kernel() -> Callable[..., Tensor]:
-    """The mean SSIM in Triton, or None where that cannot be used."""
+    """The mean SSIM in Triton, or None if that cannot be used."""
     from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim
 
     window = _window(torch.float32, torch.device("cuda", torch.cuda.current_device()))
@@ -154,7 +168,7 @@ def _kernel_fits(a: Tensor, b: Tensor) -> bool:
 
 
 def _cuda_kernel() -> Callable[..., Tensor] | None:
-    """The mean SSIM on CUDA in few kernels: ours in Triton, else the package fused_ssim, else None."""
+    """Return the mean SSIM on CUDA in few kernels: ours in Triton, else the package fused_ssim, else None."""
     return triton_kernel() or _fused_ssim()
 
 
@@ -176,6 +190,6 @@ def _fused_ssim() -> Callable[..., Tensor] | None:
 def _compiled_ssim_map() -> Callable[..., Tensor] | None:
     try:
         from splatkit_ns.image_metrics._ssim_cpu import SsimMap
-    except (ImportError, RuntimeError):  # no numba, or no folder that it may cache compiled code in
+    except (ImportError, RuntimeError):  # no numba, or no writable folder for its compiled code
         return None
     return SsimMap.apply

@@ -23,19 +23,19 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
     """3DGS's loss, consistency of normals and depth, and depth distortion.
 
     The paper's weight of distortion (1000 for single objects, 100 for unbounded scenes) is for the square of depths
-    mapped to [0, 1]. gsplat's rasteriser computes it of absolute differences of depths as they are, so that the weight
-    here is the one of gsplat's example, and the term is divided by the scene's scale.
+    mapped to [0, 1]. gsplat's rasteriser computes it from absolute differences of unmapped depths, so the weight here
+    is that of gsplat's example, and the term is divided by the scene's scale.
     """
 
     normal_consistency_lambda: Annotated[float, NonNegative] = 0.05
     """Weight of 1 - cos of the angle between the discs' normals and those of the depth image (the paper's beta)."""
     normal_consistency_start_iter: Annotated[int, NonNegative] = 7000
-    """Normals count after this step."""
+    """The term of normals is used after this step."""
     distortion_lambda: Annotated[float, NonNegative] = 0.01
     """Weight of the distortion, which pulls the discs that a ray meets together, relative to the scene's scale. The
     paper weighs it ten times as much for single objects as for unbounded scenes."""
     distortion_start_iter: Annotated[int, NonNegative] = 3000
-    """Distortion counts after this step."""
+    """The term of distortion is used after this step."""
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -66,20 +66,21 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
         step: int,
         scene_scale: float,
         masks: Tensor | None = None,
+        pixel_weights: Tensor | None = None,
         **rest: Any,
     ) -> dict[str, Tensor]:
-        """The terms of 3DGS's loss, ``distortion`` and ``normal_consistency``, each weighted.
+        """Compute the terms of 3DGS's loss, ``distortion`` and ``normal_consistency``, each weighted.
 
         Pixels outside the mask count in none of them. A normal of the depth image also depends on the four pixels
-        beside it: where one of them is outside the mask or empty, it does not count, either.
+        beside it: if one of them is outside the mask or empty, the normal does not count, either.
         """
-        terms = self.color_terms(rendered_frames, target_frames, training_state, masks)
+        terms = self.color_terms(rendered_frames, target_frames, training_state, masks, pixel_weights)
         if self._wants_distortion(step):
-            (distortion,) = self._needed("distortion", rend_out, "render_distort")
+            (distortion,) = self._require("distortion", rend_out, "render_distort")
             mean = masked_mean(distortion[..., 0], masks)
             terms["distortion"] = self.distortion_lambda / scene_scale * mean
         if self._wants_consistency(step):
-            (surface,) = self._needed("normal_consistency", rend_out, "normals_from_depth")
+            (surface,) = self._require("normal_consistency", rend_out, "normals_from_depth")
             seen = rend_out.alphas[..., 0] > 0
             valid = interior(seen if masks is None else seen & masks)
             error = normal_error(rend_out.normals, surface, rend_out.alphas, valid)
@@ -87,10 +88,10 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
         return terms | self.geometry_terms(masks, {**rest, "rend_out": rend_out, "scene_scale": scene_scale})
 
     def camera_normals(self, rend_out: Splat2DGSPayload, view: View) -> tuple[Tensor, Tensor]:
-        """The discs' normals, blended, in the camera's OpenCV axes, (1, H, W, 3), and where something is."""
+        """Return blended normals in the camera's OpenCV axes, (1, H, W, 3), and the mask of non-empty pixels."""
         normals = rend_out.normals @ view.cam_to_worlds[:, None, :3, :3]  # v @ R is R^T v
         return normals, torch.ones_like(rend_out.alphas[..., 0], dtype=torch.bool)
 
     def mask_for_normals(self, masks: Tensor) -> Tensor:
-        """The mask: a disc's normal at a pixel depends on no other."""
+        """Return the mask itself: a disc's normal at a pixel depends on no other pixel."""
         return masks

@@ -16,7 +16,7 @@ from splatkit_ns.splat import SplatTrainingState
 class Splat3DGSLossFn(SupervisedLossFn[SplatRenderPayload]):
     """(1 - lambda) L1 + lambda (1 - SSIM), with optional regularisers of opacity and scale, depth and normals.
 
-    Gaussians have no normals of their own here: those compared with the data's are those of the depth image.
+    Gaussians have no normals of their own here: the normals of the depth image are compared with the data's.
     """
 
     capturable: ClassVar[bool] = True
@@ -27,8 +27,9 @@ class Splat3DGSLossFn(SupervisedLossFn[SplatRenderPayload]):
         target_frames: Tensor,
         training_state: SplatTrainingState,
         masks: Tensor | None = None,
+        pixel_weights: Tensor | None = None,
         **step: Any,
     ) -> dict[str, Tensor]:
-        """See `SupervisedLossFn.color_terms` and `SupervisedLossFn.geometry_terms`."""
-        terms = self.color_terms(rendered_frames, target_frames, training_state, masks)
+        """Compute the terms of `SupervisedLossFn.color_terms` and `SupervisedLossFn.geometry_terms`."""
+        terms = self.color_terms(rendered_frames, target_frames, training_state, masks, pixel_weights)
         return terms | self.geometry_terms(masks, step)

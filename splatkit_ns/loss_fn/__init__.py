@@ -1,4 +1,4 @@
-"""Losses: how far a render is from its photograph."""
+"""Losses: measures of the difference between a render and its photograph."""
 
 from splatkit_ns.loss_fn._2dgs import Splat2DGSLossFn
 from splatkit_ns.loss_fn._3dgs import Splat3DGSLossFn

@@ -1,4 +1,4 @@
-"""`splatkit_ns.loss_fn.geometry.normal_error` on CUDA in one Triton kernel a direction."""
+"""`splatkit_ns.loss_fn.geometry.normal_error` on CUDA in one Triton kernel per direction."""
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
 # pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
@@ -18,7 +18,7 @@ BLOCK = 1024
 
 @triton.jit
 def _load(normals_ptr, references_ptr, alphas_ptr, i, live):
-    """Both vectors and alpha, 0 where a pixel does not count: what is there may be NaN."""
+    """Load both vectors and alpha; 0 for pixels that do not count, because their values may be NaN."""
     nx = tl.load(normals_ptr + 3 * i, mask=live, other=0.0)
     ny = tl.load(normals_ptr + 3 * i + 1, mask=live, other=0.0)
     nz = tl.load(normals_ptr + 3 * i + 2, mask=live, other=0.0)
@@ -30,7 +30,7 @@ def _load(normals_ptr, references_ptr, alphas_ptr, i, live):
 
 @triton.jit(do_not_specialize=["pixels"])
 def _sums(normals_ptr, references_ptr, alphas_ptr, valid_ptr, sums_ptr, pixels, B: tl.constexpr):
-    """Each block's sum of errors, and behind all of these, each block's number of valid pixels."""
+    """Write each block's sum of errors, and after all of these, each block's number of valid pixels."""
     block = tl.program_id(0)
     i = block * B + tl.arange(0, B)
     live = tl.load(valid_ptr + i, mask=i < pixels, other=0) != 0
@@ -65,7 +65,7 @@ class NormalError(torch.autograd.Function):
         tensors = tuple(tensor.contiguous() for tensor in (normals, references, alphas, valid.view(torch.uint8)))
         blocks = triton.cdiv(valid.numel(), BLOCK)
         sums = alphas.new_empty(2, blocks)
-        with torch.cuda.device_of(alphas):  # does nothing for tensors of the CPU, which the interpreter takes
+        with torch.cuda.device_of(alphas):  # does nothing for CPU tensors, which Triton's interpreter accepts
             _sums[(blocks,)](*tensors, sums, valid.numel(), B=BLOCK)
         error, count = sums.sum(1).unbind()
         count = count.clamp(min=1.0)

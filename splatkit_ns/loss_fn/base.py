@@ -1,4 +1,4 @@
-"""What a loss is."""
+"""The base class of losses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from splatkit_ns.parts.context import StepContext, is_finite
 from splatkit_ns.parts.payload import PayloadT
 
 TargetName = Literal["target_depths", "target_normals"]
-"""What a data set may hold besides images."""
+"""The optional contents of a data set besides images."""
 
 
 class SplatLossFn(SplatBaseModule[PayloadT]):
-    """Measures how far a render is from its photograph. All hooks of a module are called on it, too."""
+    """A measure of the difference between a render and its photograph. It has all hooks of a module, too."""
 
     @abstractmethod
     def compute_loss(self, **kwargs: Any) -> Tensor | Mapping[str, Tensor]:
-        """The loss of one step.
+        """Compute the loss of one step.
 
         Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, view, target_depths,
-        target_normals, training_state, step, max_steps``, and the others that hooks may ask for.
+        target_normals, training_state, step, max_steps``, and all others that hooks can have.
 
         Returns:
             A scalar, or a dict of named scalars, already weighted: they are summed, and logged by name.
@@ -33,15 +33,15 @@ class SplatLossFn(SplatBaseModule[PayloadT]):
         raise NotImplementedError
 
     def wants_depth(self, step: int) -> bool:
-        """Whether the loss of this step (counted from 1) reads ``rend_out.depths``, or what a renderer makes of depth.
+        """Whether the loss of this step (counted from 1) reads ``rend_out.depths`` or images derived from depth.
 
-        Depth is rendered in the steps that want it, and costs nothing in the others.
+        Depth is rendered only in the steps that need it, and costs nothing in the others.
         """
         return False
 
     @property
     def wanted_targets(self) -> frozenset[TargetName]:
-        """What the loss reads of the data besides images; it is loaded, and comes in the argument of that name."""
+        """The data that the loss reads besides images; each is loaded and passed as the argument of that name."""
         return frozenset()
 
 
@@ -49,7 +49,7 @@ def named_terms(result: Any, owner: str, context: StepContext) -> dict[str, Tens
     """Check what `SplatLossFn.compute_loss` returned and give its terms names.
 
     Raises:
-        ModuleError: not a tensor or dict of tensors, a term that is no scalar, or none of them has a gradient.
+        ModuleError: the result is no tensor or dict of tensors, a term is no scalar, or no term has a gradient.
     """
     terms = {"loss": result} if isinstance(result, Tensor) else result
     where = f"{owner}.compute_loss at step {context.step} on image {context.image_name}"
@@ -70,5 +70,5 @@ def named_terms(result: Any, owner: str, context: StepContext) -> dict[str, Tens
 
 
 def describe_non_finite(terms: Mapping[str, Tensor]) -> str:
-    """Names and values of the terms that are NaN or infinite, for an error message."""
+    """List names and values of the terms that are NaN or infinite, for an error message."""
     return ", ".join(f"{name} = {float(term.detach())}" for name, term in terms.items() if not is_finite(term))

@@ -1,4 +1,4 @@
-"""Terms of losses that look at depth and normals.
+"""Terms of losses that use depth and normals.
 
 All of them are means over the pixels that count, so that neither the image's size nor a mask changes their weight.
 """
@@ -15,15 +15,15 @@ from splatkit_ns.cameras import View
 from splatkit_ns.triton_kernels import lazy_kernel
 
 DepthKind = Literal["z", "ray"]
-"""Along the camera's viewing axis, as depth cameras and renderers have it, or along each pixel's ray, as lidars do."""
+"""Depth along the camera's viewing axis (depth cameras, renderers), or along each pixel's ray (lidars)."""
 NormalAxes = Literal["opencv", "opengl"]
 """Axes of the camera in which normals are stored: x right, y down, z forward; or x right, y up, z backward."""
 
 
 def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of the values (C, H, W) where ``valid`` (C, H, W) bool, None for everywhere; 0 if that is nowhere.
+    """Compute the mean of the values (C, H, W) of the pixels in ``valid`` (C, H, W) bool; 0 if it has none.
 
-    What lies elsewhere has no influence on it, also if it is NaN.
+    None counts all pixels. Other values have no influence, even if they are NaN.
     """
     if valid is None:
         return values.mean()
@@ -31,9 +31,9 @@ def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def interior(valid: Tensor) -> Tensor:
-    """Pixels of a mask (C, H, W) whose four neighbours are in it, too; none at the image's border.
+    """Return the pixels of a mask (C, H, W) whose four neighbours are in it, too; none at the image's border.
 
-    A normal made of depth differences at a pixel depends on these neighbours.
+    A normal from depth differences at a pixel depends on these neighbours.
     """
     inner = torch.zeros_like(valid)
     inner[:, 1:-1, 1:-1] = (
@@ -47,7 +47,7 @@ def interior(valid: Tensor) -> Tensor:
 
 
 def pixel_rays(view: View) -> Tensor:
-    """Viewing rays through the pixels' centres in the camera's OpenCV axes, (C, H, W, 3), with z = 1."""
+    """Return viewing rays through the pixels' centres in the camera's OpenCV axes, (C, H, W, 3), with z = 1."""
     Ks = view.Ks
     x = torch.arange(view.width, device=Ks.device) + 0.5
     y = torch.arange(view.height, device=Ks.device) + 0.5
@@ -58,17 +58,17 @@ def pixel_rays(view: View) -> Tensor:
 
 
 def z_depths(depths: Tensor, kind: DepthKind, view: View) -> Tensor:
-    """Depths (C, H, W, 1) of either kind in a view as depths along the viewing axis."""
+    """Convert depths (C, H, W, 1) of either kind in a view into depths along the viewing axis."""
     if kind == "z":
         return depths
     return depths / pixel_rays(view).norm(dim=-1, keepdim=True)
 
 
 def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Tensor) -> Tensor:
-    """How far blended normals are from those of a reference: the mean of a (a - n · r) over the valid pixels.
+    """Compute the error of blended normals against a reference: the mean of a (a - n · r) over the valid pixels.
 
     For the normals n = sum of w_i n_i with blend weights w_i that sum up to a, this is a times equation 14 of the 2DGS
-    paper, the sum of w_i (1 - n_i · r): 0 where all agree, and 0 where nothing is. As in the authors' code, a has no
+    paper, the sum of w_i (1 - n_i · r): 0 if all agree, and 0 in empty pixels. As in the authors' code, a has no
     gradient, so that a surface cannot lower the error by becoming transparent.
 
     Args:
@@ -90,7 +90,7 @@ def _kernel_fits(*images: Tensor) -> bool:
 
 @lazy_kernel(otherwise="The error of normals runs without Triton")
 def normal_error_kernel() -> Callable[..., Tensor]:
-    """`normal_error` in one kernel a direction, or None where it cannot be used."""
+    """`normal_error` in one kernel per direction, or None if it cannot be used."""
     from splatkit_ns.loss_fn._normal_error_triton import NormalError
 
     normals = torch.ones(1, 1, 1, 3, device="cuda", requires_grad=True)
@@ -100,12 +100,12 @@ def normal_error_kernel() -> Callable[..., Tensor]:
 
 
 def depth_error(depths: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute difference of depths (C, H, W, 1) over the valid pixels whose target is finite and above 0.
+    """Compute the mean absolute error of depths (C, H, W, 1) over valid pixels whose target is finite and above 0.
 
     Args:
-        depths: rendered.
-        targets: of the data; NaN, infinity and values up to 0 mean unknown.
-        valid: (C, H, W) bool.
+        depths: rendered depths.
+        targets: depths of the data; NaN, infinity and values up to 0 mean unknown.
+        valid: pixels that count, (C, H, W) bool.
     """
     counts = valid & torch.isfinite(targets[..., 0]) & (targets[..., 0] > 0)
     difference = torch.where(counts, (depths - targets)[..., 0], depths.new_zeros(()))

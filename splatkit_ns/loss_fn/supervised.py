@@ -1,4 +1,4 @@
-"""What the losses of 3DGS and 2DGS share: colours, regularisers, and depth and normals that the data has."""
+"""The common part of the losses of 3DGS and 2DGS: colours, regularisers, and depth and normals of the data."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     mse_lambda: Annotated[float, NonNegative] = field(default=0.0, kw_only=True)
     """Weight of the mean squared error, which PSNR measures, beside L1 and SSIM; 0 is off."""
     opacity_reg: Annotated[float, NonNegative] = 0.0
-    """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that Gaussians which are not needed fade away."""
+    """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that superfluous Gaussians fade away."""
     scale_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean standard deviation, in world units. 3DGS-MCMC uses 0.01."""
     depth_lambda: Annotated[float, NonNegative] = 0.0
     """Weight of the mean absolute error of depth, relative to the scene's scale; 0 is off. The data must have depth
     images."""
     depth_kind: DepthKind = "z"
-    """What the data's depth images hold: z, the depth along the camera's axis, as depth cameras write it; or ray, the
+    """Kind of the data's depth images: z, the depth along the camera's axis, as depth cameras write it; or ray, the
     distance from the camera, as lidars measure it."""
     normal_lambda: Annotated[float, NonNegative] = 0.0
     """Weight of the mean of 1 - cos of the angle to the data's normals; 0 is off. The data must have normal images."""
     normal_axes: NormalAxes = "opencv"
-    """The camera's axes in which the data's normals are: opencv (x right, y down, z forward), opengl (x right, y up,
+    """Camera axes of the data's normals: opencv (x right, y down, z forward), opengl (x right, y up,
     z backward)."""
 
     def wants_depth(self, step: int) -> bool:
@@ -66,22 +66,29 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         return (triton_kernel,) if self.ssim_lambda > 0 else ()
 
     def color_terms(
-        self, rendered_frames: Tensor, target_frames: Tensor, training_state: SplatTrainingState, masks: Tensor | None
+        self,
+        rendered_frames: Tensor,
+        target_frames: Tensor,
+        training_state: SplatTrainingState,
+        masks: Tensor | None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """L1, D-SSIM and the regularisers, each weighted; pixels outside the mask count in none of them.
+        """Compute L1, D-SSIM and the regularisers, each weighted; pixels outside the mask count in none of them.
 
         Args:
             rendered_frames: (1, H, W, 3).
             target_frames: (1, H, W, 3) in [0, 1].
             training_state: the Gaussians, for the regularisers.
             masks: (1, H, W) bool, True = use this pixel.
+            weights: (1, H, W), the weights of the pixels; None for 1.
         """
-        terms = {"l1": (1 - self.ssim_lambda) * l1(rendered_frames, target_frames, masks)}
+        terms = {"l1": (1 - self.ssim_lambda) * l1(rendered_frames, target_frames, masks, weights)}
         if self.ssim_lambda > 0:
-            similarity = ssim(rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2), mask=masks)
+            rendered, target = rendered_frames.permute(0, 3, 1, 2), target_frames.permute(0, 3, 1, 2)
+            similarity = ssim(rendered, target, mask=masks, weights=weights)
             terms["dssim"] = self.ssim_lambda * (1 - similarity)
         if self.mse_lambda > 0:
-            terms["mse"] = self.mse_lambda * mse(rendered_frames, target_frames, masks)
+            terms["mse"] = self.mse_lambda * mse(rendered_frames, target_frames, masks, weights)
         if self.opacity_reg > 0:
             terms["opacity_reg"] = self.opacity_reg * training_state.opacities.mean()
         if self.scale_reg > 0:
@@ -89,25 +96,25 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         return terms
 
     def geometry_terms(self, masks: Tensor | None, step: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The errors of depth and normals, each weighted; empty when both weights are 0.
+        """Compute the errors of depth and normals, each weighted; empty if both weights are 0.
 
         Args:
             masks: (1, H, W) bool, True = use this pixel.
             step: the arguments of `compute_loss`, by name.
 
         Raises:
-            ModuleError: one that a term needs is missing or None.
+            ModuleError: an argument that a term needs is missing or None.
         """
         terms: dict[str, Tensor] = {}
         if self.depth_lambda > 0:
-            rend_out, targets, view, scale = self._needed(
+            rend_out, targets, view, scale = self._require(
                 "depth", step, "rend_out", "target_depths", "view", "scene_scale"
             )
-            depths = self._needed("depth", rend_out, "depths_expected")[0]
+            depths = self._require("depth", rend_out, "depths_expected")[0]
             error = depth_error(depths, z_depths(targets, self.depth_kind, view), mask_or_all(masks, depths))
             terms["depth"] = self.depth_lambda / scale * error
         if self.normal_lambda > 0:
-            rend_out, targets, view = self._needed("normal", step, "rend_out", "target_normals", "view")
+            rend_out, targets, view = self._require("normal", step, "rend_out", "target_normals", "view")
             normals, valid = self.camera_normals(rend_out, view)
             if masks is not None:
                 valid = valid & self.mask_for_normals(masks)
@@ -118,29 +125,29 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         return terms
 
     def camera_normals(self, rend_out: Any, view: View) -> tuple[Tensor, Tensor]:
-        """Normals of a render in the camera's OpenCV axes, times alpha, (1, H, W, 3), and where they can be trusted.
+        """Return normals in the camera's OpenCV axes, times alpha, (1, H, W, 3), and the mask of reliable ones.
 
         Here they are those of the depth image; a renderer that draws normals has better ones.
         """
-        depths = self._needed("normal", rend_out, "depths_expected")[0]
+        depths = self._require("normal", rend_out, "depths_expected")[0]
         normals = normals_of_depth(depths, view.Ks) * rend_out.alphas.detach()
         return normals, interior(rend_out.alphas[..., 0] > 0)
 
     def mask_for_normals(self, masks: Tensor) -> Tensor:
-        """The pixels of a mask whose normals depend on no pixel outside it."""
+        """Return the pixels of a mask whose normals depend on no pixel outside it."""
         return interior(masks)
 
-    def _needed(self, term: str, values: Mapping[str, Any] | SplatRenderPayload, *names: str) -> list[Any]:
+    def _require(self, term: str, values: Mapping[str, Any] | SplatRenderPayload, *names: str) -> list[Any]:
         found = [values[name] if name in values else None for name in names]  # noqa: SIM401
         for name, value in zip(names, found, strict=True):
             if value is None:
                 raise ModuleError(
                     f"{self.module_name}.{term}_lambda is above 0, which needs {name}, but there is none. A loss of "
-                    "your own that calls super().compute_loss must hand over all arguments: take **kwargs, pass them."
+                    "your own that calls super().compute_loss must pass on all arguments: take **kwargs, pass them."
                 )
         return found
 
 
 def mask_or_all(masks: Tensor | None, image: Tensor) -> Tensor:
-    """The mask, or one of everything, for an image (C, H, W, X)."""
+    """Return the mask, or one of all pixels if it is None, for an image (C, H, W, X)."""
     return torch.ones(image.shape[:-1], dtype=torch.bool, device=image.device) if masks is None else masks

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic
 
+from torch import nn
+
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
+from splatkit_ns.parts.trainables import RowTrainable, Trainable, module_trainables
 from splatkit_ns.triton_kernels import LazyKernel
 
 
@@ -42,6 +46,14 @@ class SplatBaseModule(Generic[PayloadT]):
         """Kernels that its steps use on a GPU, to be compiled while the data is read."""
         return ()
 
+    def trainables(self, **kwargs: Any) -> Mapping[str, Trainable | RowTrainable]:
+        """The parameters that this part owns and the trainer optimises, by name.
+
+        Asked for once, when the part joins a run or an opened one, before weights are loaded and before `on_setup`. A
+        part that is an `nn.Module` trains its parameters without a method of its own.
+        """
+        return module_trainables(self) if isinstance(self, nn.Module) else {}
+
     def on_setup(
         self,
         logger: Any = None,
@@ -61,8 +73,11 @@ class SplatBaseModule(Generic[PayloadT]):
     def pre_batch(self, **kwargs: Any) -> None:
         """At the very beginning of a step, before the training image is drawn."""
 
-    def pre_step(self, **kwargs: Any) -> None:
-        """After the training image has been drawn, before rendering."""
+    def pre_step(self, **kwargs: Any) -> Any:
+        """After the training image has been drawn, before rendering.
+
+        May change what the step compares with: return a `FrameEdit`.
+        """
 
     def pre_compute_loss(self, **kwargs: Any) -> None:
         """After rendering, before the loss."""

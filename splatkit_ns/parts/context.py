@@ -28,10 +28,21 @@ RUN_ARGUMENTS = (
     "world_size",
     "scene_scale",
     "stop",
+    "num_train_images",
+    "image_model",
 )
 """Known during the whole run."""
 
-BATCH_ARGUMENTS = (*RUN_ARGUMENTS, "target_frames", "masks", "target_depths", "target_normals")
+BATCH_ARGUMENTS = (
+    *RUN_ARGUMENTS,
+    "target_frames",
+    "masks",
+    "pixel_weights",
+    "target_depths",
+    "target_normals",
+    "image_index",
+    "image_name",
+)
 """Known once a training image has been drawn."""
 
 RENDER_ARGUMENTS = (*BATCH_ARGUMENTS, "view", "cam_to_worlds", "Ks", "rendered_frames", "rend_out")
@@ -60,6 +71,7 @@ class StepContext:
     data_provider: Any = None
     loss_fn: Any = None
     densification: Any = None
+    image_model: Any = None
     modules: Sequence[Any] = ()
     training_state: Any = None
     seed: int = 0
@@ -68,10 +80,14 @@ class StepContext:
     world_size: int = 1
     scene_scale: float = 1.0
     """Radius of the camera positions around their centre, in world units."""
+    num_train_images: int = 0
+    """The number of training photographs."""
     target_frames: Tensor | None = None
     """Ground truth, (1, H, W, 3) in [0, 1]."""
     masks: Tensor | None = None
     """(1, H, W) bool, True = use this pixel, or None for all of them."""
+    pixel_weights: Tensor | None = None
+    """The weight of each pixel in the loss, (1, H, W), or None for 1; `FrameEdit` sets them."""
     target_depths: Tensor | None = None
     """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss wants it."""
     target_normals: Tensor | None = None
@@ -88,8 +104,10 @@ class StepContext:
     """The loss's named terms; their sum is `loss`."""
     is_skipped: bool = False
     """Whether the optimizers left this step out, because its loss or gradients were not finite."""
+    image_index: int | None = None
+    """The number of this step's training photograph, from 0; None if it is not known."""
     image_name: str = ""
-    """Which training image this step uses, for messages."""
+    """The file name of this step's training photograph."""
     stop_reason: str | None = None
     """The reason that a part gave to `stop`; None means that the run goes on."""
     exit_request: SystemExit | None = None
@@ -120,10 +138,10 @@ class StepContext:
     def start_step(self, step: int) -> None:
         """Forget the last step's images and losses."""
         self.step = step
-        self.target_frames = self.masks = self.target_depths = self.target_normals = None
+        self.target_frames = self.masks = self.target_depths = self.target_normals = self.pixel_weights = None
         self.view = self.rendered_frames = self.rend_out = self.loss = None
         self.loss_terms = {}
-        self.image_name = ""
+        self.image_name, self.image_index = "", None
         self.is_skipped = False
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
@@ -61,9 +61,6 @@ EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 OUTSIDE_STEPS = ("on_checkpoint_loaded", "on_setup", "post_train", "on_exception", "on_cleanup")
 """Hooks in which a `SystemExit` ends the run at once; in the others, and in `densify`, the step is completed first."""
-
-RESULT_IS_NEEDED = ("render", "compute_loss")
-"""Methods without whose result no step can be completed."""
 
 
 class ModuleDispatcher:
@@ -190,6 +187,16 @@ class ModuleDispatcher:
         for name, call in self._calls[hook]:
             self.guarded(name, hook, call, **extra)
 
+    def results(self, hook: str) -> Iterator[tuple[str, Any]]:
+        """Run one hook of all modules that override it; yields the name and the result of each that returns one.
+
+        What is done with a result is done before the next module's hook runs.
+        """
+        for name, call in self._calls[hook]:
+            result = self.guarded(name, hook, call)
+            if result is not None:
+                yield name, result
+
     def guarded(self, name: str, method: str, call: Callable[..., Any], **extra: Any) -> Any:
         """Call a bound method of a module; see `run` for what happens to its exceptions.
 
@@ -201,7 +208,7 @@ class ModuleDispatcher:
         except (SplatkitError, HookFailedError):
             raise
         except SystemExit as error:
-            if method in OUTSIDE_STEPS or method in RESULT_IS_NEEDED:
+            if method in OUTSIDE_STEPS or method not in (*HOOKS, "densify"):  # `render` and others have to return
                 raise
             self.context.exit_request = self.context.exit_request or error
             self.context.stop(f"{name}.{method} raised SystemExit")
@@ -210,7 +217,7 @@ class ModuleDispatcher:
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """State of every module that has one, by module name."""
-        states = {name: module.state_dict() for name, module in self.modules.items()}
+        states = {name: module.state_dict() for name, module in self.modules.items() if _keeps_a_state(module)}
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, states: dict[str, dict[str, Any]], device: torch.device) -> None:
@@ -225,6 +232,11 @@ class ModuleDispatcher:
         """
         ours = {name: _on_device(state, device) for name, state in states.items() if name in self.modules}
         load_states(self.modules.items(), ours)
+
+
+def _keeps_a_state(module: SplatBaseModule[Any]) -> bool:
+    """Whether a module may have a state of its own; that of PyTorch's modules is saved with the parameters."""
+    return getattr(type(module), "state_dict", None) is not nn.Module.state_dict
 
 
 def _on_device(value: Any, device: torch.device) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
@@ -17,18 +16,20 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
+from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
-from splatkit_ns.plugin.data.cameras import camera_extent, pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
 from splatkit_ns.plugin.run import weights
 from splatkit_ns.plugin.run.held import release
-from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
+from splatkit_ns.plugin.step.frame import TrainingFrames
 from splatkit_ns.plugin.step.measures import Measures
+from splatkit_ns.plugin.step.part_parameters import PartParameters, fit_rows
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
@@ -36,7 +37,6 @@ from splatkit_ns.ranges import Opacity, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
-from splatkit_ns.splat.schema import KEYS
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -48,6 +48,8 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     _target: type = field(default_factory=lambda: SplatkitModel)
     renderer: SplatRenderer = field(default_factory=Splat3DGSRenderer)
     """How Gaussians become images."""
+    image_model: SplatImageModel = field(default_factory=IdentityImageModel)
+    """What a camera made of the scene: the identity, or a part that changes colours from photograph to photograph."""
     loss_fn: SplatLossFn = field(default_factory=Splat3DGSLossFn)
     """What training minimises."""
     densification: SplatDensification = field(default_factory=SplatDefaultDensification)
@@ -105,21 +107,17 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     config: SplatkitModelConfig
 
     def populate_modules(self) -> None:
-        """Make run-time copies of renderer, loss and densification, and a stand-in for the Gaussians.
+        """Make run-time copies of the parts, and a stand-in for the Gaussians.
 
         The Gaussians themselves come from a checkpoint (`load_state_dict`), or are made when training asks for its
         parameters (`get_param_groups`): to look at a run, no time is spent on those that it started from.
         """
-        config = self.config
-        metadata: dict[str, Any] = self.kwargs.get("metadata") or {}
+        config, metadata = self.config, self.kwargs.get("metadata") or {}
         stand_in = one_gaussian(config.sh_degree)
         self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in stand_in.items()})
         self.is_stand_in = True
         """Whether the Gaussians have neither been loaded nor made yet."""
         self.training_state = SplatTrainingState(self.gauss_params, {})
-        self.renderer: SplatRenderer[Any] = release(config.renderer)
-        self.loss_fn: SplatLossFn[Any] = release(config.loss_fn)
-        self.densification: SplatDensification[Any] = release(config.densification)
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -130,16 +128,41 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             training_state=self.training_state,
             world_rank=ranks.rank,
             world_size=ranks.size,
+            scene_scale=(metadata.get("camera_extent") or 1.0) * config.global_scale,
+            num_train_images=self.num_train_data,
         )
-        self.context.scene_scale = (metadata.get("camera_extent") or 1.0) * config.global_scale
-        self.parts = StepParts(self.context, self.renderer, self.loss_fn, self.densification)
         self.backgrounds = Backgrounds(config.background_color, metadata.get("background_color"))
-        self.frames = TrainingFrames(self.backgrounds, self.camera_optimizer)
+        frames = TrainingFrames(self.backgrounds, self.camera_optimizer, self.num_train_data)
+        parts = (config.renderer, config.image_model, config.loss_fn, config.densification)
+        self.parts = StepParts(self.context, frames, *map(release, parts))
+        self.part_params = PartParameters(self.gauss_params)
+        self.part_params.add_parts(self.dispatcher, self.context)
         self.measures = Measures(config.lpips, self.camera_optimizer)
         self.crop_box: OrientedBox | None = None
-        self._frame: TrainingFrame | None = None
 
     # ------------------------------------------------------------------ parts
+
+    # not attributes, because PyTorch would count a part that is an nn.Module as a submodule
+
+    @property
+    def renderer(self) -> SplatRenderer[Any]:
+        """The run-time copy of the renderer."""
+        return self.parts.renderer
+
+    @property
+    def image_model(self) -> SplatImageModel[Any]:
+        """The run-time copy of the image model."""
+        return self.parts.image_model
+
+    @property
+    def loss_fn(self) -> SplatLossFn[Any]:
+        """The run-time copy of the loss."""
+        return self.parts.loss_fn
+
+    @property
+    def densification(self) -> SplatDensification[Any]:
+        """The run-time copy of the densification."""
+        return self.parts.densification
 
     @property
     def dispatcher(self) -> ModuleDispatcher:
@@ -147,42 +170,56 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         return self.parts.dispatcher
 
     def use_modules(self, modules: list[SplatBaseModule[Any]]) -> None:
-        """Let these modules hook into training, after renderer, loss and densification.
+        """Let these modules hook into training, and train what they own.
 
         Raises:
             ModuleError: one of them does not fit.
         """
         self.parts.use_modules(modules)
+        self.part_params.add_parts(self.dispatcher, self.context)
 
     # ------------------------------------------------------------------ parameters
 
     def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group for each parameter of the Gaussians."""
-        return {name: [self.gauss_params[name]] for name in KEYS}
+        """One group for each parameter with a row a Gaussian."""
+        return {name: [param] for name, param in self.gauss_params.items()}
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group for each parameter of the Gaussians, and the camera optimizer's.
+        """One group for each parameter: the Gaussians', the parts', and the camera optimizer's.
 
         Raises:
-            SplatkitError: the Gaussians have to be made, and the PLY file to make them from cannot be used.
+            SplatkitError: the Gaussians have to be made, and the file to make them from cannot be used.
         """
         if self.is_stand_in:
             self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box))
-        groups = self.get_gaussian_param_groups()
+        groups = {**self.get_gaussian_param_groups(), **self.part_params.groups()}
         self.camera_optimizer.get_param_groups(param_groups=groups)
         return groups
 
     def _set_gaussians(self, values: dict[str, Tensor]) -> None:
-        """Put values of any number of Gaussians into the `Parameter` objects, which optimizers know."""
-        for name, param in self.gauss_params.items():
-            param.data = values[name].to(param.device, param.dtype)
+        """Put values of any number of Gaussians into the `Parameter` objects, which optimizers know.
+
+        Rows of parts that are not among the values start as the parts say.
+        """
+        for name, value in values.items():
+            fit_rows(self.gauss_params, name, value.to(self.gauss_params["means"]))
+        for name, declared in self.part_params.rows.items():
+            if name not in values:
+                self.gauss_params[name].data = declared.rows(self.training_state)
         self.is_stand_in = False
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same."""
-        weights.check(dict, self.gauss_params)
-        self._set_gaussians({name: torch.empty(dict[f"gauss_params.{name}"].shape) for name in KEYS})
-        return nn.Module.load_state_dict(self, dict, **kwargs)
+        """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same.
+
+        Parameters of parts that are not here are named in a note, unless they have a row a Gaussian: those are kept.
+
+        Raises:
+            SplatkitError: the weights are of another kind of model; says what was found and what helps.
+        """
+        rows = weights.check(dict, self.gauss_params)
+        self._set_gaussians({name: value.clone() for name, value in rows.items()})
+        fitting = weights.without_unknown_parts(dict, self.part_params.state_dict(), self.gauss_params)
+        return nn.Module.load_state_dict(self, fitting, **kwargs)
 
     @property
     def step(self) -> int:
@@ -195,81 +232,24 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     # ------------------------------------------------------------------ one step
 
-    @property
-    def frame(self) -> TrainingFrame | None:
-        """The training image of the current step, from `pre_step` on."""
-        return self._frame
-
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """What comes before and after a step's render, loss and backward, and after the last step.
+        """The calls before and after a step's render, loss and backward, and after the last step.
 
         Under a trainer other than ours, this is also where the model learns of optimizers, data and number of steps.
         """
         attributes = training_callback_attributes
         if not self.training_state.optimizers:
-            self._join(attributes)
+            self.parts.join(attributes, self.config.global_scale)
         return [
-            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.begin_step),
-            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.finish_step),
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.parts.begin_step),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.parts.finish_step),
             TrainingCallback(
-                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
-                self.pass_on_stop,
-                args=[attributes.trainer],
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.parts.pass_on_stop, args=[attributes.trainer]
             ),
-            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.end_training),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.parts.end_training),
         ]
-
-    def _join(self, attributes: TrainingCallbackAttributes) -> None:
-        """Take what only a trainer knows."""
-        assert attributes.optimizers is not None
-        self.training_state.use_optimizers(attributes.optimizers.optimizers)
-        if attributes.trainer is not None:
-            self.context.max_steps = attributes.trainer.config.max_num_iterations
-            self.context.seed = attributes.trainer.config.machine.seed
-        data = None if attributes.pipeline is None else attributes.pipeline.datamanager.train_dataset
-        if data is not None and self.context.data_provider is None:
-            extent = camera_extent(data.cameras)
-            self.context.scene_scale = (extent or 1.0) * self.config.global_scale
-
-    def begin_step(self, step: int) -> None:
-        """Count the step, and run `pre_batch`; before the first step of a run, set up the modules.
-
-        Args:
-            step: nerfstudio's, 0-based.
-        """
-        if not self.dispatcher.is_training:
-            self.dispatcher.setup()
-        self._frame = None
-        self.context.step = step + 1
-        self.parts.run_hooks("pre_batch", after="other")
-
-    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
-        """Fill the context with the training image of this step, and run `pre_step`.
-
-        Args:
-            camera: the camera of the image.
-            batch: the image and what comes with it; None if `get_loss_dict` will bring it.
-        """
-        self.context.start_step(self.context.step)
-        self.parts.seed("frame", of_rank=True)
-        self.use_frame(self.frames.make(camera, batch))
-        self.parts.run_hooks("pre_step", after="data")
-        self.reseed_render()
-        assert self._frame is not None
-        return self._frame
-
-    def reseed_render(self) -> None:
-        """Draw the random numbers of this step's render from their beginning."""
-        self.parts.seed("render", of_rank=True)
-
-    def use_frame(self, frame: TrainingFrame) -> None:
-        """Render this frame, and compare it, from now on."""
-        self._frame, context = frame, self.context
-        context.image_name = frame.image_name
-        context.target_frames, context.masks = frame.target, frame.mask
-        context.target_depths, context.target_normals = frame.target_depths, frame.target_normals
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         """Render one camera.
@@ -278,18 +258,19 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             rgb (H, W, 3), accumulation (H, W, 1), background (3,) in training, (H, W, 3) otherwise, and depth
             (H, W, 1), or None if training renders none; outside training also the payload's `extra_images`.
         """
+        parts = self.parts
         if not self.training:
-            state = cropped(self.training_state, self.crop_box)
+            state, view = cropped(self.training_state, self.crop_box), pinhole_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
-            return view_outputs(self.renderer, state, pinhole_view(camera), self.sh_degree_now(), background)
-        frame = self._frame
+            return view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+        frame = parts.frame
         if frame is None or frame.camera is not camera:
-            frame = self.take_frame(camera)
-        payload = self.parts.render(frame, self.sh_degree_now(), self.wants_depth_now())
-        depth = payload.depths
+            frame = parts.take_frame(camera)
+        payload = parts.render(frame, self.sh_degree_now(), self.wants_depth_now())
+        assert self.context.rendered_frames is not None
         return {
-            "rgb": payload.renders[0],
-            "depth": None if depth is None else depth[0],
+            "rgb": self.context.rendered_frames[0],
+            "depth": None if payload.depths is None else payload.depths[0],
             "accumulation": payload.alphas[0],
             "background": frame.background,
         }
@@ -298,41 +279,16 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """The loss's named terms, and the camera optimizer's regulariser; in training with the hooks around them."""
+        parts = self.parts
         if not self.training:
             return {"l1": self.measures.difference(outputs, batch)}
-        context = self.context
-        if context.target_frames is None and self._frame is not None:
-            self.use_frame(self.frames.with_image(self._frame, batch))
-        self.parts.run_hooks("pre_compute_loss", after="render")
-        terms = self.parts.loss_terms()
+        parts.add_image(batch)
+        parts.run_hooks("pre_compute_loss", after="render")
+        terms = parts.loss_terms()
         self.camera_optimizer.get_loss_dict(terms)
-        self.parts.set_loss(terms)
-        self.parts.run_hooks("post_compute_loss", after="loss")
+        parts.set_loss(terms)
+        parts.run_hooks("post_compute_loss", after="loss")
         return terms
-
-    def finish_step(self, step: int) -> None:
-        """Densification and the hooks after the optimizers' step.
-
-        After a step that was left out, because it was not finite, only `post_step` and `on_evaluate` run.
-        """
-        if self.context.is_skipped:
-            self.parts.run_hooks("post_step", after="optimizers")
-        else:
-            self.parts.run_hooks("on_optimize", after="optimizers")
-            self.parts.densify()
-            self.parts.run_hooks("post_step", after="densify")
-        self.dispatcher.run("on_evaluate")
-
-    def pass_on_stop(self, trainer: Any, step: int) -> None:
-        """Tell the trainer, which may be nerfstudio's own, that a part has asked the run to stop."""
-        if trainer is not None and self.context.stop_reason is not None:
-            trainer.stop_training = True
-
-    def end_training(self, step: int) -> None:
-        """Clean up after the last step, if nothing else has."""
-        if self.dispatcher.is_training:
-            self.dispatcher.run("post_train")
-            self.dispatcher.cleanup()
 
     # ------------------------------------------------------------------ figures
 

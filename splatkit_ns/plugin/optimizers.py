@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
+from splatkit_ns.parts.trainables import Schedule
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 
@@ -116,6 +117,23 @@ class LateDecay(FactorSchedule):
             return math.exp(log_ratio * min(1.0, max(0.0, step - start) / max(1.0, max_steps - start)))
 
         return factor
+
+
+def part_optimizers(schedules: Mapping[str, Schedule]) -> dict[str, Any]:
+    """The optimizer configs of the parameters that parts own, as in a method's config.
+
+    Args:
+        schedules: what the parts declare, by parameter group.
+    """
+    return {
+        name: {
+            "optimizer": FusedAdamConfig(lr=declared.lr, max_norm=declared.max_norm),
+            "scheduler": None
+            if declared.lr_final is None
+            else ExponentialDecayConfig(lr_final=declared.lr_final, warmup_steps=declared.warmup_steps),
+        }
+        for name, declared in schedules.items()
+    }
 
 
 def run_optimizers(

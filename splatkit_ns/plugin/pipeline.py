@@ -49,9 +49,9 @@ class SplatkitPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Draw an image, render it and compute the loss, with the hooks in between; for trainers other than ours."""
         if self.model.context.step != step + 1:  # no callback has begun it
-            self.model.begin_step(step)
+            self.model.parts.begin_step(step)
         camera, batch = self.datamanager.next_train(step)
-        self.model.take_frame(camera, batch)
+        self.model.parts.take_frame(camera, batch)
         outputs = self._model(camera)
         loss_dict = self.model.get_loss_dict(outputs, batch)
         return outputs, loss_dict, self.model.get_metrics_dict(outputs, batch)

@@ -27,7 +27,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.optimizers import run_optimizers
+from splatkit_ns.plugin.optimizers import part_optimizers, run_optimizers
 from splatkit_ns.plugin.options.check import check_device, check_options
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, report_once
@@ -199,13 +199,14 @@ class SplatkitTrainer(Trainer):
         that it fills.
         """
         model = self.pipeline.model
+        model.use_modules(self.modules)
         resumed = run_checkpoint(self.config)
         if resumed is not None:
-            checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path)
-        model.use_modules(self.modules)
+            checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()
         scales = {"means": model.context.scene_scale}
-        configs = run_optimizers(self.config.optimizers, list(groups), self.config.max_num_iterations, scales)
+        known = {**part_optimizers(model.part_params.schedules), **self.config.optimizers}
+        configs = run_optimizers(known, list(groups), self.config.max_num_iterations, scales)
         optimizers = Optimizers(configs, groups)
         for schedule in optimizers.schedulers.values():
             # torch warns of schedules that step before their optimizer, as they do if gradients are accumulated first

@@ -1,10 +1,10 @@
-"""Blends Gaussians front to back along each pixel's ray on CUDA, with gradients that are the same in every run.
+"""Front-to-back blending of Gaussians along each pixel's ray on CUDA, with gradients that are the same in every run.
 
 The formulas are those of 3D Gaussian Splatting (https://arxiv.org/abs/2308.04079, equation 3 and appendix C) and of
 gsplat, whose compositing this replaces: its backward pass adds up gradients within each warp of 32 pixels, and then,
-by atomic additions in whatever order, over all warps of all tiles. Here one warp has a whole tile, so that a thread
-adds up several pixels before it talks to others; each list entry's sum is stored in a place of its own, and a second
-kernel adds up the places of each Gaussian in a fixed order.
+by atomic additions in an arbitrary order, over all warps of all tiles. Here one warp has a whole tile, so that a thread
+adds up several pixels before it exchanges sums with others; each list entry's sum is stored in a place of its own, and
+a second kernel adds up the places of each Gaussian in a fixed order.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -27,14 +27,14 @@ from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
 MAX_CHANNELS = 4
 ENTRIES = 32
-"""List entries of one Gaussian that are added up at once."""
+"""The number of list entries of one Gaussian that are added up at once."""
 SIZES = ["width", "height", "tiles_x", "tiles_y"]
-"""What Triton shall not compile kernels anew for."""
+"""The arguments whose values Triton does not specialise kernels on, so that new sizes compile nothing."""
 
 
 @triton.jit
 def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
-    """Centres of this program's pixels, where they are in the image and whether they are."""
+    """Return the centres of this program's pixels, their places in the image, and whether they lie inside it."""
     tile = tl.program_id(0)
     camera = tile // (tiles_x * tiles_y)
     lane = tl.arange(0, T * T)
@@ -46,7 +46,7 @@ def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
 
 @triton.jit
 def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
-    """One Gaussian's numbers; colours that there are none of are 0. They are loaded one Gaussian ahead of their use."""
+    """Load one Gaussian's numbers, one Gaussian ahead of their use; channels that do not exist are 0."""
     c0 = tl.load(colors_ptr + X * g)
     c1 = tl.load(colors_ptr + X * g + 1) if X > 1 else 0.0
     c2 = tl.load(colors_ptr + X * g + 2) if X > 2 else 0.0
@@ -60,7 +60,7 @@ def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
 
 @triton.jit
 def _alpha(px, py, mx, my, a, b, c, opacity):
-    """How much of the light behind it the Gaussian blocks at each pixel, and where that counts."""
+    """Return the fraction of the light behind the Gaussian that it blocks at each pixel, and whether that counts."""
     dx = mx - px
     dy = my - py
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
@@ -74,7 +74,7 @@ def _forward(
     images_ptr, alphas_ptr, lights_ptr, lasts_ptr, width, height, tiles_x, tiles_y,
     X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Colours, alpha, remaining light, and how many entries of its tile's list each pixel has looked at."""
+    """Write colours, alpha, remaining light, and the number of entries of its tile's list that each pixel has read."""
     tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     end = tl.load(offsets_ptr + tile + 1)
@@ -138,9 +138,9 @@ def _backward(
     lights_ptr, lasts_ptr, v_images_ptr, v_alphas_ptr, sums_ptr, width, height, tiles_x, tiles_y,
     X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of each entry of the tile's list, added up over its pixels.
+    """Write the gradients of each entry of the tile's list, added up over its pixels.
 
-    In the order means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
+    Their order is means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
     """
     tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
@@ -160,7 +160,7 @@ def _backward(
         if X > 3:
             behind += v3 * tl.load(backgrounds_ptr + X * camera + 3)
     behind *= light
-    """What all that lies behind adds to the loss, as seen through what lies in front."""
+    """The share of the loss that comes from everything behind, dimmed by everything in front."""
     R: tl.constexpr = 6 + X + (2 if ABS else 0)
     field = tl.arange(0, 16)
     j = tl.max(last) - 1
@@ -221,7 +221,7 @@ def _gather(
     order_ptr, ends_ptr, counts_ptr, sums_ptr, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
     v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, E: tl.constexpr,
 ):  # fmt: skip
-    """Adds up the entries of each Gaussian."""
+    """Add up the entries of each Gaussian."""
     rank = tl.program_id(0)
     g = tl.load(order_ptr + rank)
     count = tl.load(counts_ptr + rank)
@@ -299,7 +299,7 @@ def composite(
     """Blend Gaussians front to back. Differentiable in all tensors; the gradients are the same in every run.
 
     Args:
-        means2d: (C, N, 2) pixels; gets ``.absgrad`` in backward if that is asked for, as gsplat's does.
+        means2d: (C, N, 2) pixels; gets ``.absgrad`` in backward if ``absgrad`` is set, as in gsplat.
         conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
         colors: (C, N, X), X at most 4.
         opacities: (C, N).
@@ -307,7 +307,7 @@ def composite(
         width: pixels.
         height: pixels.
         tile_size: pixels, a power of two.
-        lists: which Gaussians are on which tile.
+        lists: the Gaussians on each tile.
         absgrad: also add up absolute gradients of the means (AbsGS).
 
     Returns:
@@ -320,9 +320,9 @@ def composite(
 
 
 def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
-    """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
+    """Return a launch of each kernel with the kinds of arguments that training has, for Triton to compile it.
 
-    It is about one Gaussian on the only tile of an image.
+    The launches draw one Gaussian on the only tile of an image.
     """
     one, bounds = torch.ones(1, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device)
     nine, images, first = torch.ones(9, device=device), torch.zeros(3, device=device), one.int() - 1

@@ -1,7 +1,7 @@
 """The projection of 2D Gaussians on CUDA: one Triton kernel forward, one backward.
 
 The formulas are those of `splatkit_ns.rasterize.projection_2dgs.project_in_torch`, whose hundred small operations are
-bound by their launches; what is seen, and how large it is, is what gsplat 1.4's kernel says.
+bound by their launches; visibility and radii are those of gsplat 1.4's kernel.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -25,7 +25,7 @@ BLOCK = 128
 
 @triton.jit
 def _load3(ptr, i, live):
-    """Rows of three numbers."""
+    """Load rows of three numbers."""
     x = tl.load(ptr + 3 * i, mask=live, other=0.0)
     y = tl.load(ptr + 3 * i + 1, mask=live, other=0.0)
     z = tl.load(ptr + 3 * i + 2, mask=live, other=0.0)
@@ -41,7 +41,7 @@ def _store3(ptr, i, x, y, z, live):
 
 @triton.jit
 def _load_matrix(ptr, row: tl.constexpr):
-    """The upper left 3 x 3 of a matrix whose rows have ``row`` numbers."""
+    """Load the upper left 3 x 3 of a matrix whose rows have ``row`` numbers."""
     return (
         tl.load(ptr), tl.load(ptr + 1), tl.load(ptr + 2),
         tl.load(ptr + row), tl.load(ptr + row + 1), tl.load(ptr + row + 2),
@@ -51,13 +51,13 @@ def _load_matrix(ptr, row: tl.constexpr):
 
 @triton.jit
 def _times(m00, m01, m02, m10, m11, m12, m20, m21, m22, x, y, z):
-    """Matrix times vector."""
+    """Return matrix times vector."""
     return m00 * x + m01 * y + m02 * z, m10 * x + m11 * y + m12 * z, m20 * x + m21 * y + m22 * z
 
 
 @triton.jit
 def _unit_quaternion(ptr, i, live):
-    """Quaternion of length 1, and its length before, at least 1e-12."""
+    """Load a quaternion; return it with length 1, and its original length, at least 1e-12."""
     w = tl.load(ptr + 4 * i, mask=live, other=1.0)
     x = tl.load(ptr + 4 * i + 1, mask=live, other=0.0)
     y = tl.load(ptr + 4 * i + 2, mask=live, other=0.0)
@@ -68,7 +68,7 @@ def _unit_quaternion(ptr, i, live):
 
 @triton.jit
 def _axes(v00, v01, v02, v10, v11, v12, v20, v21, v22, w, x, y, z):
-    """The disc's two tangents and its normal, of length 1, turned by a view matrix."""
+    """Return the disc's two tangents and its normal, of length 1, turned by a view matrix."""
     ux, uy, uz = _times(
         v00, v01, v02, v10, v11, v12, v20, v21, v22,
         1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y),
@@ -89,13 +89,13 @@ def _forward(
     means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, radii_ptr, means2d_ptr, depths_ptr, rays_ptr, normals_ptr,
     number, cameras, width, height, near, far, radius_clip, B: tl.constexpr,
 ):  # fmt: skip
-    """One disc a lane, in all cameras."""
+    """Project one disc per lane into all cameras."""
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
     mx, my, mz = _load3(means_ptr, i, live)
     sx, sy, _ = _load3(scales_ptr, i, live)
     w, x, y, z, _ = _unit_quaternion(quats_ptr, i, live)
-    out = i.to(tl.int64)  # rows of the outputs: as many as discs times cameras
+    out = i.to(tl.int64)  # rows of the outputs: their number is discs times cameras
     for camera in range(cameras):
         view = views_ptr + 16 * camera
         v00, v01, v02, v10, v11, v12, v20, v21, v22 = _load_matrix(view, 4)
@@ -138,7 +138,7 @@ def _backward(
     g_means2d_ptr, g_depths_ptr, g_rays_ptr, g_normals_ptr,
     g_means_ptr, g_quats_ptr, g_scales_ptr, g_probe_ptr, number, cameras, depth_stride, B: tl.constexpr,
 ):  # fmt: skip
-    """One disc a lane, summed up over the cameras. Gradients of x are called g_x."""
+    """Write the gradients of one disc per lane, summed over the cameras. The gradient of x is called g_x."""
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
     mx, my, mz = _load3(means_ptr, i, live)
@@ -166,7 +166,7 @@ def _backward(
         g_a0, g_a1, g_a2 = _load3(g_rays_ptr, 3 * row, live)
         g_b0, g_b1, g_b2 = _load3(g_rays_ptr, 3 * row + 1, live)
         g_d0, g_d1, g_d2 = _load3(g_rays_ptr, 3 * row + 2, live)
-        # densification's: see `splatkit_ns.rasterize.surfaces.densification_gradient`
+        # the gradient for densification: see `splatkit_ns.rasterize.surfaces.densification_gradient`
         tl.store(g_probe_ptr + 2 * row, g_a2 * d2, mask=live)
         tl.store(g_probe_ptr + 2 * row + 1, g_b2 * d2, mask=live)
         # the box's centre
@@ -229,7 +229,7 @@ class ProjectDiscs(torch.autograd.Function):
     """(means, quats, scales, probe, viewmats, Ks, size, settings) -> (radii, means2d, depths, ray_transforms, normals).
 
     Gradients are for the first four. Tensors are float32 and contiguous; the probe (C, N, 2) has no influence on the
-    result, and gets densification's gradient.
+    result, and gets the gradient for densification.
     """
 
     @staticmethod
@@ -244,7 +244,7 @@ class ProjectDiscs(torch.autograd.Function):
         depths = means.new_empty(cameras, number)
         ray_transforms = means.new_empty(cameras, number, 3, 3)
         normals = means.new_empty(cameras, number, 3)
-        with torch.cuda.device_of(means):  # does nothing for tensors of the CPU, which the interpreter takes
+        with torch.cuda.device_of(means):  # does nothing for CPU tensors, which Triton's interpreter accepts
             _forward[(triton.cdiv(number, BLOCK),)](
                 means, quats, scales, viewmats, Ks, radii, means2d, depths, ray_transforms, normals,
                 number, cameras, *size, *limits, B=BLOCK,
@@ -259,7 +259,7 @@ class ProjectDiscs(torch.autograd.Function):
         ctx: Any, _: Any, g_means2d: Tensor, g_depths: Tensor, g_ray_transforms: Tensor, g_normals: Tensor
     ) -> tuple[Tensor | None, ...]:
         means, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
-        g_depths = g_depths.reshape(-1)  # mostly a channel among the colours' gradients, which need not be copied
+        g_depths = g_depths.reshape(-1)  # often a strided channel of the colours' gradients: no copy is needed
         g_means, g_quats, g_scales = torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales)
         g_probe = means.new_empty(*radii.shape, 2)
         with torch.cuda.device_of(means):

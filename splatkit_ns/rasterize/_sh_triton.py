@@ -1,8 +1,8 @@
-"""Colours of spherical harmonics on CUDA, seen from each camera: one kernel for the colours, one for their gradients.
+"""Colours from spherical harmonics on CUDA, seen from each camera: one kernel for the colours, one for their gradients.
 
 The basis is that of 3D Gaussian Splatting and gsplat: real spherical harmonics with the Condon-Shortley phase. Unlike
-gsplat's function this also makes the directions, adds 0.5 and cuts off at 0, and the gradients of the centres are added
-up in the same order in every run.
+gsplat's function this one also computes the directions, adds 0.5 and cuts off at 0, and the gradients of the centres
+are added up in the same order in every run.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -37,7 +37,7 @@ C34 = tl.constexpr(math.sqrt(105 / math.pi) / 4)
 
 @triton.jit
 def _direction(means_ptr, centres_ptr, g, camera, live):
-    """Unit vectors from the camera's centre to the Gaussians, and 1 / distance."""
+    """Return unit vectors from the camera's centre to the Gaussians, and 1 / distance."""
     x = tl.load(means_ptr + 3 * g, mask=live, other=1.0) - tl.load(centres_ptr + 3 * camera)
     y = tl.load(means_ptr + 3 * g + 1, mask=live, other=0.0) - tl.load(centres_ptr + 3 * camera + 1)
     z = tl.load(means_ptr + 3 * g + 2, mask=live, other=0.0) - tl.load(centres_ptr + 3 * camera + 2)
@@ -47,7 +47,7 @@ def _direction(means_ptr, centres_ptr, g, camera, live):
 
 @triton.jit
 def _basis(k: tl.constexpr, x, y, z):
-    """Basis function number k."""
+    """Evaluate basis function number k."""
     if k == 0:
         return x * 0.0 + C0
     if k == 1:
@@ -83,7 +83,7 @@ def _basis(k: tl.constexpr, x, y, z):
 
 @triton.jit
 def _slope(k: tl.constexpr, x, y, z):
-    """Its derivatives, as of a polynomial."""
+    """Evaluate the derivatives of basis function number k, taken as a polynomial in x, y and z."""
     zero = x * 0.0
     if k == 0:
         return zero, zero, zero
@@ -148,7 +148,7 @@ def _gradients(
     means_ptr, centres_ptr, coefficients_ptr, seen_ptr, colors_ptr, v_colors_ptr, v_means_ptr, v_coefficients_ptr,
     num, cameras, bands, STORED: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Of one camera after the other; those of the coefficients are set by the first and added to by the others."""
+    """Add up gradients camera by camera: the first camera sets those of the coefficients, the others add to them."""
     g = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     known = g < num
     first = coefficients_ptr + 3 * STORED * g
@@ -225,14 +225,14 @@ class SphericalHarmonics(torch.autograd.Function):
 
 
 def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int) -> Tensor:
-    """Colours of Gaussians as cameras see them. Differentiable in the first two.
+    """Compute the colours of Gaussians as cameras see them; differentiable in the first two arguments.
 
     Args:
         means: (N, 3) centres in world units.
         coefficients: (N, K, 3), K at least (degree + 1)².
-        centres: (C, 3) where the cameras are.
-        seen: (C, N) bool; the others have some colour or other, and no gradient.
-        degree: 0 to 3, up to which coefficients are used.
+        centres: (C, 3) positions of the cameras.
+        seen: (C, N) bool; unseen Gaussians get an arbitrary colour and no gradient.
+        degree: highest SH degree to use, 0 to 3.
 
     Returns:
         (C, N, 3) colours, not below 0.
@@ -243,11 +243,11 @@ def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, se
 
 
 def first_launches(device: str, stored: int) -> list[Callable[[], object]]:
-    """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
+    """Return a launch of each kernel with the kinds of arguments that training has, for Triton to compile it.
 
     Args:
-        device: where to.
-        stored: coefficients of one Gaussian.
+        device: the device to launch on.
+        stored: number of coefficients of one Gaussian.
     """
     three, coefficients = torch.ones(3, device=device), torch.zeros(stored * 3, device=device)
     seen = torch.ones(1, dtype=torch.uint8, device=device)

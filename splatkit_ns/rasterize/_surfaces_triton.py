@@ -1,4 +1,4 @@
-"""Images of normals on CUDA: each function of `splatkit_ns.rasterize.surfaces` in one Triton kernel a direction."""
+"""Images of normals on CUDA: `splatkit_ns.rasterize.surfaces` with one Triton kernel per function and direction."""
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
 # pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
@@ -19,7 +19,7 @@ BLOCK = 256
 
 @triton.jit
 def _turned(view_ptr, x, y, z, TO_WORLD: tl.constexpr):
-    """A vector turned from the camera's axes into the world's, or back."""
+    """Turn a vector from the camera's axes into the world's, or back."""
     v00, v01, v02 = tl.load(view_ptr), tl.load(view_ptr + 1), tl.load(view_ptr + 2)
     v10, v11, v12 = tl.load(view_ptr + 4), tl.load(view_ptr + 5), tl.load(view_ptr + 6)
     v20, v21, v22 = tl.load(view_ptr + 8), tl.load(view_ptr + 9), tl.load(view_ptr + 10)
@@ -32,7 +32,7 @@ def _turned(view_ptr, x, y, z, TO_WORLD: tl.constexpr):
 
 @triton.jit(do_not_specialize=["pixels"])
 def _turn(vectors_ptr, views_ptr, out_ptr, pixels, TO_WORLD: tl.constexpr, B: tl.constexpr):
-    """One pixel a lane."""
+    """Turn one vector per lane."""
     camera = tl.program_id(1)
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
@@ -48,7 +48,7 @@ def _turn(vectors_ptr, views_ptr, out_ptr, pixels, TO_WORLD: tl.constexpr, B: tl
 
 @triton.jit
 def _slopes(K_ptr, x, y):
-    """The ray through pixel (x, y) at depth 1, and how far apart neighbouring rays are there, across and down."""
+    """Return the ray through pixel (x, y) at depth 1, and the distances between neighbouring rays, across and down."""
     step_x, step_y = 1.0 / tl.load(K_ptr), 1.0 / tl.load(K_ptr + 4)
     slope_x = (x.to(tl.float32) + 0.5 - tl.load(K_ptr + 2)) * step_x
     slope_y = (y.to(tl.float32) + 0.5 - tl.load(K_ptr + 5)) * step_y
@@ -57,7 +57,7 @@ def _slopes(K_ptr, x, y):
 
 @triton.jit
 def _normal(depths_ptr, i, width, slope_x, slope_y, step_x, step_y, inner):
-    """Differences and sums of the four neighbours' depths, and what the normal is before it has length 1.
+    """Return differences and sums of the four neighbours' depths, and the normal before normalisation.
 
     See `splatkit_ns.rasterize.surfaces.normals_of_depth`.
     """
@@ -74,7 +74,7 @@ def _normal(depths_ptr, i, width, slope_x, slope_y, step_x, step_y, inner):
 
 @triton.jit(do_not_specialize=["width", "height"])
 def _normals(depths_ptr, Ks_ptr, views_ptr, out_ptr, width, height, WORLD: tl.constexpr, B: tl.constexpr):
-    """One pixel a lane; 0 on the border."""
+    """Write the normal of one pixel per lane; 0 on the border."""
     camera = tl.program_id(1)
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < width * height
@@ -96,7 +96,7 @@ def _normals(depths_ptr, Ks_ptr, views_ptr, out_ptr, width, height, WORLD: tl.co
 def _gradients(
     depths_ptr, g_ptr, K_ptr, view_ptr, start, x, y, width, height, live, WORLD: tl.constexpr
 ):  # fmt: skip
-    """Gradients of the differences and sums, across and down, that make the normal at pixel (x, y); 0 outside."""
+    """Return the gradients of the differences and sums that make the normal at pixel (x, y); 0 outside."""
     inner = live & (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
     i = start + y * width + x
     slope_x, slope_y, step_x, step_y = _slopes(K_ptr, x, y)
@@ -121,7 +121,7 @@ def _gradients(
 def _normals_backward(
     depths_ptr, Ks_ptr, views_ptr, g_ptr, g_depths_ptr, width, height, WORLD: tl.constexpr, B: tl.constexpr
 ):  # fmt: skip
-    """One pixel a lane, which collects from the normals of its four neighbours."""
+    """Write the depth gradient of one pixel per lane, gathered from the normals of its four neighbours."""
     camera = tl.program_id(1)
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < width * height
@@ -158,7 +158,7 @@ def _turn_by_kernel(vectors: Tensor, viewmats: Tensor, to_world: bool) -> Tensor
     vectors = vectors.contiguous()
     out = torch.empty_like(vectors)
     cameras, pixels = len(vectors), vectors[0, ..., 0].numel()
-    with torch.cuda.device_of(vectors):  # does nothing for tensors of the CPU, which the interpreter takes
+    with torch.cuda.device_of(vectors):  # does nothing for CPU tensors, which Triton's interpreter accepts
         _turn[(triton.cdiv(pixels, BLOCK), cameras)](
             vectors, viewmats, out, pixels, TO_WORLD=to_world, B=BLOCK
         )  # fmt: skip
@@ -175,7 +175,7 @@ class NormalsOfDepth(torch.autograd.Function):
     def forward(ctx: Any, depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None) -> Tensor:
         depths = depths.contiguous()
         ctx.world = viewmats is not None
-        viewmats = Ks if viewmats is None else viewmats  # any pointer
+        viewmats = Ks if viewmats is None else viewmats  # any pointer: the kernel does not read it
         ctx.save_for_backward(depths, Ks, viewmats)
         cameras, height, width, _ = depths.shape
         normals = depths.new_empty(cameras, height, width, 3)

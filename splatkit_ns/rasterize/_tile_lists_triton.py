@@ -1,12 +1,12 @@
-"""Which Gaussians lie on which tile of the screen, front to back, on CUDA.
+"""Lists of the Gaussians on each tile of the screen, front to back, on CUDA.
 
-gsplat lists a Gaussian in every tile of a square (1.4) or rectangle (1.5) around it. Here it is listed only where the
-ellipse on which its alpha is at least 1/255 meets the tile: all other pixels would skip it anyway, so the image is the
-same and lists are about half as long. Gaussians are sorted by depth once, and their tiles by a short key: less work
-than sorting pairs of tile and depth.
+gsplat lists a Gaussian in every tile of a square (1.4) or rectangle (1.5) around it. Here it is listed only if
+the ellipse on which its alpha is at least 1/255 meets the tile: all other pixels would skip it anyway, so the image is
+the same and lists are about half as long. Gaussians are sorted by depth once, and their tiles by a short key, which is
+less work than sorting pairs of tile and depth.
 
-The same bound as on the CPU (`splatkit_ns.rasterize.cpu.tiles`); SnugBox and AccuTile of Speedy-Splat
-(https://arxiv.org/abs/2412.00578) are its relatives.
+The bound is the same as on the CPU (`splatkit_ns.rasterize.cpu.tiles`); SnugBox and AccuTile of Speedy-Splat
+(https://arxiv.org/abs/2412.00578) are related.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -26,17 +26,17 @@ from torch import Tensor
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 BLOCK = 32
-"""Gaussians that are counted together."""
+"""The number of Gaussians that are counted together."""
 FILL_BLOCK, FILL_WIDTH = 8, 16
-"""Gaussians that are listed together, and tiles of a row that are written at once."""
+"""The number of Gaussians that are listed together, and of tiles of a row that are written at once."""
 MAX_SHORT = 2**15 - 1
 COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
-"""Both kernels must round alike, so that as many tiles are filled in as were counted: no fused multiply-adds."""
+"""Compiler options without fused multiply-adds: both kernels must round alike to list the tiles that were counted."""
 
 
 @triton.jit
 def _ellipse(order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T: tl.constexpr, tiles_y, B: tl.constexpr):
-    """Loads a block of Gaussians, and finds their ellipses' extents and rows of tiles."""
+    """Load a block of Gaussians and find their ellipses' extents and rows of tiles."""
     rank = tl.program_id(0) * B + tl.arange(0, B)
     live = rank < num
     g = tl.load(order_ptr + rank, mask=live, other=0)
@@ -50,7 +50,7 @@ def _ellipse(order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T: 
     det = a * c - b * b
     live = live & (opacity * 255.0 >= 1.0) & (det > 0.0)
     det = tl.where(live, det, 1.0)
-    # alpha >= 1/255 where a x^2 + 2 b x y + c y^2 <= t; a little more, for the rounding of what follows
+    # alpha >= 1/255 where a x^2 + 2 b x y + c y^2 <= t; t is slightly larger to allow for later rounding
     t = tl.where(live, 2.0 * tl.log(255.0 * opacity), 0.0) * 1.0001 + 1e-4
     half_x = tl.sqrt(t * c / det)
     half_y = tl.sqrt(t * a / det)
@@ -62,7 +62,7 @@ def _ellipse(order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T: 
 
 @triton.jit
 def _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T: tl.constexpr):
-    """First and last tile of a row of tiles that the ellipse meets."""
+    """Return the first and last tile of a row of tiles that the ellipse meets."""
     low = tl.minimum(tl.maximum(row * T + 0.5 - my, -half_y), half_y)
     high = tl.minimum(tl.maximum(row * T + (T - 0.5) - my, -half_y), half_y)
     y_right = tl.minimum(tl.maximum(-b * half_x / c, low), high)
@@ -79,7 +79,7 @@ def _count(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, counts_ptr, num, tiles_x, tiles_y,
     T: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Number of tiles of each Gaussian, in order of depth."""
+    """Write the number of tiles of each Gaussian, in order of depth."""
     rank, _g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
         order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
     )
@@ -95,7 +95,7 @@ def _fill(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, ends_ptr, counts_ptr, tiles_ptr, ids_ptr,
     num, capacity, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Tile and Gaussian of each pair, Gaussians in order of depth."""
+    """Write the tile and the Gaussian of each pair, Gaussians in order of depth."""
     rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
         order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
     )
@@ -118,22 +118,22 @@ def _fill(
 
 
 class TileLists(NamedTuple):
-    """Which Gaussians lie on which tile. Gaussians are indices into C * N."""
+    """The Gaussians on each tile. A Gaussian is an index into C * N."""
 
     offsets: Tensor
-    """Where each tile's list begins, (C, tiles_y, tiles_x) int32."""
+    """Start of each tile's list, (C, tiles_y, tiles_x) int32."""
     bounds: Tensor
-    """The same and, as the last, where the last one ends, (C * tiles_y * tiles_x + 1,) int32."""
+    """The starts, and at last the end of the last list, (C * tiles_y * tiles_x + 1,) int32."""
     ids: Tensor
     """The lists, each front to back, (L,) int32."""
     places: Tensor
-    """Where each of these L entries would be if the entries of every Gaussian were together, (L,) int32."""
+    """Place of each of these L entries when entries are grouped by Gaussian, (L,) int32."""
     order: Tensor
-    """Gaussians in the order in which they would be, (C * N,) int64."""
+    """Gaussians in the order of these groups, (C * N,) int64."""
     ends: Tensor
-    """Where their entries would end, (C * N,) int64."""
+    """Ends of the groups, (C * N,) int64."""
     counts: Tensor
-    """How many entries they have, (C * N,) int32."""
+    """Numbers of entries of the groups, (C * N,) int32."""
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def tile_lists(
     means2d: Tensor, conics: Tensor, opacities: Tensor, seen: Tensor, depths: Tensor, tiles_x: int, tiles_y: int,
     tile_size: int, space: ListSpace | None = None,
 ) -> TileLists:  # fmt: skip
-    """Lists of the Gaussians on each tile; reads their length back from the device, unless `space` has a capacity.
+    """List the Gaussians on each tile; reads the lists' length back from the device, unless `space` has a capacity.
 
     Args:
         means2d: (C, N, 2) pixels.
@@ -152,7 +152,7 @@ def tile_lists(
         tiles_x: tiles in a row.
         tiles_y: rows of tiles.
         tile_size: pixels.
-        space: notes what is needed; None means as much as they need.
+        space: the space for the lists, which records the need; None means as much as needed.
     """
     device = means2d.device
     cameras, per_camera = depths.shape
@@ -188,9 +188,9 @@ def tile_lists(
 
 
 def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
-    """A launch of each kernel, of the kinds of arguments that training has: Triton compiles a kernel at its first.
+    """Return a launch of each kernel with the kinds of arguments that training has, for Triton to compile it.
 
-    It is about one Gaussian on the only tile of an image.
+    The launches list one Gaussian on the only tile of an image.
     """
     one = torch.ones(1, device=device)
     conic = torch.tensor([1.0, 0.0, 1.0], device=device)

@@ -1,6 +1,6 @@
-"""The arguments of `rasterization` and `rasterization_2dgs` as three values, made once at the door.
+"""The arguments of `rasterization` and `rasterization_2dgs` as three values, made by these public functions.
 
-The long signatures are gsplat's and stand on the two public functions alone; everything below passes these on.
+Only the two public functions have gsplat's long signatures; everything below passes these values on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from .tile_list_space import ListSpace
 
 GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
-"""All that gsplat has; of those our renderers offer the ones with colours, `splatkit_ns.renderer.RenderMode`."""
+"""All modes of gsplat; our renderers offer those with colours, `splatkit_ns.renderer.RenderMode`."""
 RasterizeMode = Literal["classic", "antialiased"]
 DepthMode = Literal["expected", "median"]
 
@@ -61,7 +61,7 @@ class PinholeCameras:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RasterSettings:
-    """How to rasterise: see `splatkit_ns.rasterize.rasterization`. 2DGS uses neither eps2d nor the last two."""
+    """Options of rasterisation: see `splatkit_ns.rasterize.rasterization`. 2DGS uses neither eps2d nor the last two."""
 
     near_plane: float = 0.01
     far_plane: float = 1e10

@@ -1,4 +1,4 @@
-"""Checks of what `rasterization` is given; each error says what was expected and what was found."""
+"""Checks of the arguments of `rasterization`; each error says what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_shapes(gaussians: Gaussians, cameras: PinholeCameras, settings: Raster
         if tensor.dtype != means.dtype or tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"{name}: expected dtype torch.float32 or torch.float64, the same for all arguments, "
-                f"found {tensor.dtype} where means has {means.dtype}"
+                f"found {tensor.dtype}, but means has {means.dtype}"
             )
 
 
@@ -91,7 +91,7 @@ def _check_colors(colors: Tensor, n: int, num_cameras: int, sh_degree: int | Non
 
 
 def check_settings_2dgs(settings: RasterSettings, sparse_grad: bool, distloss: bool, depth_mode: str) -> None:
-    """Raise ValueError if what only 2DGS has, or lacks, does not fit together."""
+    """Raise ValueError if options that only 2DGS has or lacks do not fit together."""
     if depth_mode not in DEPTH_MODES:
         raise ValueError(f"depth_mode: expected one of {', '.join(DEPTH_MODES)}, found {depth_mode!r}")
     if distloss and settings.render_mode == "RGB":
@@ -107,7 +107,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     with np.errstate(all="ignore"):  # numpy's sum: one pass on this thread, a fraction of a millisecond
         if np.isfinite(tensor.numpy().sum()):
             return
-    # a sum of finite values may overflow, so a bad sum proves nothing yet
+    # a sum of finite values may overflow, so a non-finite sum is no proof
     bad = ~torch.isfinite(tensor)
     if not bool(bad.any()):
         return

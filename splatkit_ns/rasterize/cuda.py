@@ -1,4 +1,4 @@
-"""Whether gsplat's CUDA code can be used, and one clear error if it cannot."""
+"""Check that gsplat's CUDA code can be used, with one clear error if it cannot."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class BackendUnavailableError(SplatkitError, RuntimeError):
 
 @dataclass(frozen=True)
 class CudaFacts:
-    """What decides whether gsplat's CUDA code can be built and run."""
+    """The facts that decide whether gsplat's CUDA code can be built and run."""
 
     torch_version: str
     torch_cuda: str | None
-    """The CUDA version that torch was built for, None for a CPU-only build."""
+    """The CUDA version that torch was built for; None for a CPU-only build."""
     gpu: str | None
-    """Name of the first CUDA device, None if there is none."""
+    """The name of the first CUDA device; None if there is none."""
     nvcc_path: str | None
     nvcc_version: str | None
     gsplat_version: str | None
     failure: str | None = None
-    """The error that came up when gsplat's CUDA code was loaded or built."""
+    """The error that was raised when gsplat's CUDA code was loaded or built."""
 
 
 def explain_unavailable(facts: CudaFacts) -> str:
-    """The message for `facts`: what was found, and the first thing to do about it."""
+    """Return the error message for `facts`: the versions found, and the first step to solve the problem."""
     if facts.gsplat_version is None:
         advice = "Install gsplat: `pip install gsplat==1.4.0` (the version that nerfstudio pins)."
     elif facts.torch_cuda is None:
@@ -70,7 +70,7 @@ def explain_unavailable(facts: CudaFacts) -> str:
 
 
 def gather_facts(failure: str | None = None) -> CudaFacts:
-    """Look at this machine. Imports neither gsplat nor its CUDA code."""
+    """Collect the facts about this machine. Imports neither gsplat nor its CUDA code."""
     nvcc = shutil.which("nvcc")
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if nvcc is None and home and os.access(os.path.join(home, "bin", "nvcc"), os.X_OK):
@@ -103,9 +103,9 @@ def _nvcc_version(nvcc: str | None) -> str | None:
 
 @lru_cache(maxsize=1)
 def check_cuda_backend() -> None:
-    """Load gsplat's CUDA code, compiling it if that has not been done (minutes, once a machine).
+    """Load gsplat's CUDA code; compile it first if that has not been done (minutes, once per machine).
 
-    For the trainer to call before it loads data, when the device is cuda. Raises BackendUnavailableError.
+    The trainer calls this before it loads data if the device is cuda. Raises BackendUnavailableError.
     """
     if not torch.cuda.is_available():
         raise BackendUnavailableError(explain_unavailable(gather_facts()))
@@ -115,7 +115,7 @@ def check_cuda_backend() -> None:
 def _load() -> None:
     try:
         compiled = importlib.import_module("gsplat.cuda._backend")._C
-    except Exception as error:  # a build can fail in any way: OSError, ImportError, RuntimeError, CalledProcessError
+    except Exception as error:  # a build raises many kinds: OSError, ImportError, RuntimeError, CalledProcessError
         first_lines = " ".join(str(error).split())[:400]
         facts = gather_facts(failure=f"{type(error).__name__}: {first_lines}")
         raise BackendUnavailableError(explain_unavailable(facts)) from error

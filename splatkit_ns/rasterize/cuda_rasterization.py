@@ -1,6 +1,6 @@
-"""`rasterization` on CUDA: gsplat's projection, its versions' differences handled, and kernels of our own after it.
+"""`rasterization` on CUDA: the projection of either gsplat version, then kernels of our own.
 
-Without Triton, and for packed renders, it is gsplat from end to end.
+Without Triton, and for packed renders, gsplat does all steps.
 """
 
 from __future__ import annotations
@@ -23,35 +23,36 @@ from .versions import radii_have_axes
 def rasterize_on_cuda(
     gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU nowhere that gsplat does not."""
+    """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU only where gsplat does, too."""
     check_cuda_backend()
     with torch.cuda.device_of(gaussians.means):
         if len(gaussians) == 0:
-            return _without_gaussians(gaussians, cameras, settings)
+            return _render_backgrounds(gaussians, cameras, settings)
         kernels = None if settings.packed else own_kernels()
         if kernels is None:
-            return _by_gsplat(gaussians, cameras, settings)
-        return _with_own_kernels(kernels, gaussians, cameras, settings)
+            return _rasterize_with_gsplat(gaussians, cameras, settings)
+        return _rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
 
 
 LARGE_TILE, SMALL_TILE = 16, 8
 TILES_PER_MULTIPROCESSOR = 20
-"""At least so many large ones, or tiles are small. On an H200 (132) that is 0.7 megapixels."""
+"""Least number of large tiles for each multiprocessor: images with fewer get small tiles. An H200 has 132
+multiprocessors, so that the limit is 0.7 megapixels."""
 
 
 class OwnKernels(NamedTuple):
-    """What of rasterisation is our own."""
+    """The rasterisation steps that our kernels replace."""
 
     tile_lists: Callable[..., Any]
     composite: Callable[..., tuple[Tensor, Tensor]]
     max_channels: int
-    """Up to so many does `composite` blend."""
+    """The most channels that `composite` can blend."""
 
 
-def _with_own_kernels(
+def _rasterize_with_own_kernels(
     kernels: OwnKernels, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """gsplat's projection, then our spherical harmonics, tile lists and, of up to four channels, compositing."""
+    """Run gsplat's projection, then our spherical harmonics, tile lists and, for up to four channels, compositing."""
     from gsplat import fully_fused_projection, rasterize_to_pixels
 
     (width, height), tile_size = cameras.size, settings.tile_size
@@ -71,14 +72,14 @@ def _with_own_kernels(
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
-    owns = colors.shape[-1] <= kernels.max_channels
-    if owns:
+    uses_own_compositing = colors.shape[-1] <= kernels.max_channels
+    if uses_own_compositing:
         tile_size = own_tile_size(num_cameras * width * height)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
     lists = kernels.tile_lists(
         means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size, settings.list_space
     )
-    if owns:
+    if uses_own_compositing:
         images, alphas = kernels.composite(
             means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
         )
@@ -98,10 +99,10 @@ def _with_own_kernels(
     return images, alphas, info
 
 
-def _without_gaussians(
+def _render_backgrounds(
     gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Nothing but backgrounds, in the graph: gsplat 1.5 divides by the number of Gaussians, which ends the process."""
+    """Render backgrounds alone, in the graph: without Gaussians gsplat 1.5 divides by 0, which ends the process."""
     means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
     (width, height), tile_size = cameras.size, settings.tile_size
     depths = means[:, 2].expand(num_cameras, -1)
@@ -130,13 +131,13 @@ def _without_gaussians(
 
 
 def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
-    """Colours (C, N, 3) of spherical harmonics seen from each camera."""
+    """Return the colours (C, N, 3) of spherical harmonics seen from each camera."""
     kernel = None if viewmats.requires_grad else sh_kernel()
     if kernel is not None:
         return kernel(means, coefficients, camera_centres(viewmats), seen, degree)
     from gsplat import spherical_harmonics
 
-    # gsplat's gradient takes a view matrix for any matrix, not for a rigid transform; inv would wait for its error flag
+    # gsplat's gradient treats a view matrix as any matrix, not as a rigid transform; inv would wait for its error flag
     centres = torch.linalg.inv_ex(viewmats)[0][:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
     directions = means[None] - centres[:, None]
     coefficients = coefficients[None].expand(len(viewmats), -1, -1, -1)
@@ -144,14 +145,14 @@ def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor
 
 
 def camera_centres(viewmats: Tensor) -> Tensor:
-    """Positions (C, 3) of cameras."""
+    """Return the positions (C, 3) of cameras."""
     return -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:]).squeeze(-1)
 
 
 def composited_channels(
     colors: Tensor, depths: Tensor, backgrounds: Tensor | None, render_mode: GsplatRenderMode
 ) -> tuple[Tensor, Tensor | None]:
-    """What is composited, (C, N, X), and the background of each channel (C, X); that of depth is 0."""
+    """Return the values to composite, (C, N, X), and the background of each channel (C, X); that of depth is 0."""
     if render_mode == "RGB":
         return colors, backgrounds
     depth = depths[..., None]
@@ -162,10 +163,10 @@ def composited_channels(
     return torch.cat([colors, depth], dim=-1), backgrounds
 
 
-def _by_gsplat(
+def _rasterize_with_gsplat(
     gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """gsplat from end to end."""
+    """Let gsplat do all steps."""
     from gsplat import rasterization
 
     backgrounds, render_mode = settings.backgrounds, settings.render_mode
@@ -188,7 +189,7 @@ def _by_gsplat(
 
 @lazy_kernel(otherwise="Tile lists and compositing are gsplat's")
 def own_kernels() -> OwnKernels:
-    """Tile lists and compositing in Triton, or None where they cannot be used."""
+    """Tile lists and compositing in Triton, or None if they cannot be used."""
     from . import _compositing_triton as compositing
     from . import _tile_lists_triton as lists
 
@@ -203,10 +204,10 @@ def own_kernels() -> OwnKernels:
 
 @lru_cache(maxsize=64)
 def own_tile_size(pixels: int) -> int:
-    """Side of a tile: one warp blends one, and every multiprocessor needs many of them to hide its latencies.
+    """Return the side of a tile: one warp blends a tile, and a multiprocessor needs many warps to hide its latencies.
 
     Args:
-        pixels: of all images together.
+        pixels: number of pixels of all images together.
     """
     multiprocessors = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
     return LARGE_TILE if pixels >= LARGE_TILE**2 * TILES_PER_MULTIPROCESSOR * multiprocessors else SMALL_TILE
@@ -214,7 +215,7 @@ def own_tile_size(pixels: int) -> int:
 
 @lazy_kernel(otherwise="Spherical harmonics are gsplat's")
 def sh_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
-    """Colours of spherical harmonics in Triton, or None where that cannot be used."""
+    """Colours from spherical harmonics in Triton, or None if that cannot be used."""
     from ._sh_triton import first_launches, spherical_harmonics
 
     run_together(first_launches("cuda", stored=16))

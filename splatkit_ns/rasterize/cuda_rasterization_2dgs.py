@@ -1,7 +1,7 @@
-"""`rasterization_2dgs` on CUDA: gsplat's kernels, with its versions' differences and faults handled.
+"""`rasterization_2dgs` on CUDA: the kernels of either gsplat version, with workarounds for their faults.
 
-Cameras are composited one at a time: with several at once gsplat 1.4 writes all of them over the first one's normals,
-distortion and median depth.
+Cameras are composited one at a time: with several at once gsplat 1.4 writes the normals, distortion and median
+depth of all of them over those of the first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .cuda_rasterization import composited_channels, sh_colors
 from .projection_2dgs import Projected, project
 
 CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
-"""What gsplat's kernels are compiled for."""
+"""The numbers of channels that gsplat's kernels are compiled for."""
 
 
 def rasterize_2dgs_on_cuda(
@@ -49,8 +49,8 @@ def rasterize_2dgs_on_cuda(
     per_camera = (radii, means2d, depths, projected.ray_transforms, values, opacities, projected.normals)
     images = [
         _composite(
-            *(_of_camera(tensor, c) for tensor in per_camera),
-            background=None if backgrounds is None else _of_camera(backgrounds, c),
+            *(_camera_slice(tensor, c) for tensor in per_camera),
+            background=None if backgrounds is None else _camera_slice(backgrounds, c),
             size=cameras.size, tile_size=tile_size, tiles=tiles, absgrad=settings.absgrad,
         )
         for c in range(num_cameras)
@@ -63,15 +63,15 @@ def rasterize_2dgs_on_cuda(
     return renders, alphas, normals, distortion, median, info
 
 
-def _of_camera(tensor: Tensor, camera: int) -> Tensor:
-    """(1, ...) of (C, ...). A single camera's tensor itself, for gsplat leaves `absgrad` on what it was given."""
+def _camera_slice(tensor: Tensor, camera: int) -> Tensor:
+    """Return (1, ...) of (C, ...); for C = 1 the tensor itself, because gsplat stores `absgrad` on its argument."""
     return tensor if len(tensor) == 1 else tensor[camera : camera + 1]
 
 
 def _pad(values: Tensor, backgrounds: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
-    """Zeros before the last channel, the depth, up to a number of channels that gsplat has; how many were put there.
+    """Pad with zeros before the last channel, the depth, up to a number of channels in `CHANNELS`; return their number.
 
-    gsplat's own padding is uninitialised memory, and 1.4 takes its last channel for the depth.
+    gsplat's own padding is uninitialised memory, and 1.4 uses its last channel as the depth.
     """
     channels = values.shape[-1]
     padding = min((c for c in CHANNELS if c >= channels), default=channels) - channels
@@ -89,7 +89,7 @@ def _composite(
     normals: Tensor, *, background: Tensor | None, size: tuple[int, int], tile_size: int, tiles: tuple[int, int],
     absgrad: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """Image, alpha, normals, distortion and median depth of one camera; all arguments have a first dimension of 1."""
+    """Return image, alpha, normals, distortion and median depth of one camera; the arguments' first dimension is 1."""
     from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels_2dgs
 
     if means2d.shape[1] == 0:
@@ -99,7 +99,7 @@ def _composite(
         return image, blank, blank.expand(-1, -1, -1, 3), blank, blank
     _, keys, ids = isect_tiles(means2d, radii, depths, tile_size, *tiles)
     offsets = isect_offset_encode(keys, 1, *tiles)
-    unused = torch.zeros_like(means2d)  # gsplat's own gradient for densification
+    unused = torch.zeros_like(means2d)  # would get gsplat's own gradient for densification
     return rasterize_to_pixels_2dgs(
         means2d, ray_transforms, values, opacities, normals, unused, *size, tile_size, offsets, ids,
         backgrounds=background, absgrad=absgrad,

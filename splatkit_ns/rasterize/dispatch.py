@@ -1,4 +1,4 @@
-"""`rasterization`: one function, gsplat's signature, the tensors' device picks who renders."""
+"""`rasterization`: one function with gsplat's signature; the tensors' device selects the backend."""
 
 from __future__ import annotations
 
@@ -59,19 +59,19 @@ def rasterization(
         sh_degree: 0 to 3, or None when colors are values.
         packed: gsplat's memory-saving layout of intermediates, with a row for each camera and Gaussian that it sees;
             CUDA only.
-        tile_size: in pixels, of gsplat's kernels. Our own choose for themselves; the image does not depend on it.
+        tile_size: in pixels, of gsplat's kernels. Our own choose their size; the image does not depend on it.
         backgrounds: (C, D), composited behind; depth channels have none.
-        render_mode: what the X channels are: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
+        render_mode: contents of the X channels: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
         absgrad: leave `info["means2d"].absgrad` (C, N, 2), sums over pixels of absolute gradients, after backward.
         rasterize_mode: "antialiased" lowers opacities to make up for eps2d (Mip-Splatting).
-        list_space: the space that our tile lists on CUDA have; None means as much as they need. The CPU and gsplat's
-            lists take what they need, and leave it as it is.
+        list_space: the space for our tile lists on CUDA; None means as much as they need. Lists on the CPU and those of
+            gsplat take what they need and do not use it.
 
     Returns:
         renders (C, H, W, X), alphas (C, H, W, 1), and gsplat's info dict. `info["means2d"]` (C, N, 2) takes part in
         the graph: call its `.retain_grad()` before backward. `info["radii"]` has the shape that the installed gsplat
-        gives; `radii_in_pixels(info)` is the same everywhere. With `packed` they, and absgrad, have (nnz) rows in the
-        place of (C, N), and `info["gaussian_ids"]` (nnz,) says which Gaussian each is of.
+        gives; `radii_in_pixels(info)` is the same everywhere. With `packed` they, and absgrad, have (nnz) rows
+        instead of (C, N), and `info["gaussian_ids"]` (nnz,) holds the index of each row's Gaussian.
 
     Raises:
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.

@@ -1,4 +1,4 @@
-"""`rasterization_2dgs`: one function, gsplat's signature, the tensors' device picks who renders."""
+"""`rasterization_2dgs`: one function with gsplat's signature; the tensors' device selects the backend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .surfaces import normals_of_depth, to_world
 
 
 class Rasterization2DGS(NamedTuple):
-    """What `rasterization_2dgs` returns, in gsplat's order. C cameras; the last three images need a depth channel."""
+    """The results of `rasterization_2dgs` in gsplat's order; the last three images need a depth channel."""
 
     renders: Tensor
     """(C, H, W, X): colours, then depth in world units."""
@@ -26,7 +26,7 @@ class Rasterization2DGS(NamedTuple):
     distortion: Tensor | None
     """(C, H, W, 1): sum over pairs of Gaussians of weight * weight * difference of depths, in world units."""
     median_depth: Tensor | None
-    """(C, H, W, 1): depth of the last Gaussian that more than half of the light reaches; 0 where there is none."""
+    """(C, H, W, 1): depth of the last Gaussian that more than half of the light reaches; 0 if there is none."""
     info: dict[str, Any]
 
 
@@ -62,7 +62,8 @@ def rasterization_2dgs(
 
     A pixel's weight comes from where its ray meets the disc, or from a Gaussian of variance 1/2 pixels² around the
     disc's projection, whichever is larger. **Depths are those of the discs' centres**, in the depth channel and in the
-    median, as in gsplat, not those of the points where the ray meets the discs: on slanted surfaces they go in steps.
+    median, as in gsplat, not those of the points where the ray meets the discs: on slanted surfaces they change in
+    steps.
 
     Args:
         means: (N, 3), world units.
@@ -80,22 +81,22 @@ def rasterization_2dgs(
         radius_clip: Gaussians with no radius above this, in pixels, are left out.
         eps2d: has no effect, as in gsplat.
         sh_degree: 0 to 3, or None when colors are values.
-        packed: only False; gsplat 1.5.3 cannot pack 2DGS with spherical harmonics.
+        packed: must be False; gsplat 1.5.3 cannot pack 2DGS with spherical harmonics.
         tile_size: in pixels; CUDA only. The CPU kernels have tiles of 16, and their image does not depend on it.
         backgrounds: (C, D), composited behind; depth channels have none.
-        render_mode: what the X channels are: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
-        sparse_grad: only False; gsplat's needs packed.
+        render_mode: contents of the X channels: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
+        sparse_grad: must be False; gsplat's needs packed.
         absgrad: leave `info["means2d"].absgrad` (C, N, 2), sums over pixels of absolute gradients, after backward. As
-            in gsplat only the screen-space Gaussian counts here. On CUDA for one camera at a time.
-        distloss: says that the distortion will be used: requires a depth channel, as in gsplat.
-        depth_mode: which depth `normals_from_depth` are taken from: that of the depth channel, or "median".
+            in gsplat only the screen-space Gaussian counts here. On CUDA this needs a single camera.
+        distloss: whether the distortion will be used; it requires a depth channel, as in gsplat.
+        depth_mode: the depth that `normals_from_depth` are computed from: that of the depth channel, or "median".
 
     Returns:
         A named tuple in gsplat's order: renders (C, H, W, X), alphas (C, H, W, 1), normals (C, H, W, 3),
         normals_from_depth (C, H, W, 3), distortion (C, H, W, 1), median_depth (C, H, W, 1) and gsplat's info dict. The
-        three before the last are None with render_mode "RGB", for which gsplat takes the last colour for a depth.
-        `info["gradient_2dgs"]` (C, N, 2) is a leaf whose `.grad` after backward is what densification goes by: the
-        gradient of the centre on the screen, in pixels, through the rays' intersections. `info["means2d"]` (C, N, 2)
+        three before the last are None with render_mode "RGB", for which gsplat uses the last colour as a depth.
+        `info["gradient_2dgs"]` (C, N, 2) is a leaf whose `.grad` after backward is the gradient for densification: that
+        of the centre on the screen, in pixels, through the rays' intersections. `info["means2d"]` (C, N, 2)
         has the gradient through the screen-space Gaussian. `radii_in_pixels(info)` gives radii of 3 (gsplat 1.4) or
         3.33 standard deviations.
 

@@ -1,4 +1,4 @@
-"""Discs to the screen on CUDA: by gsplat where its gradients are right, else by our kernel or in PyTorch."""
+"""Projection of discs on CUDA: by gsplat if its gradients are right, else by our kernel or in PyTorch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FiveTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class Projected(NamedTuple):
-    """What is composited: C cameras, N discs."""
+    """The projection of N discs into C cameras, for compositing."""
 
     radii: Tensor
-    """int32, pixels, 0 where a disc is not seen: (C, N), or (C, N, 2), one an axis, as gsplat's version has it."""
+    """int32, pixels, 0 for unseen discs: (C, N), or (C, N, 2) with one per axis, depending on gsplat's version."""
     means2d: Tensor
     """(C, N, 2), pixels."""
     depths: Tensor
@@ -42,18 +42,18 @@ class Projected(NamedTuple):
 def project(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
     """Project N discs into C cameras; see `splatkit_ns.rasterize.rasterization_2dgs` for the arguments.
 
-    gsplat 1.4's backward has no gradient for the cameras, and a wrong one for means2d, so only its radii are used; and
-    not even these in our kernel, which leaves cameras that need gradients to PyTorch.
+    gsplat 1.4's backward has no gradient for the cameras, and a wrong one for means2d, so only its radii are used. Our
+    kernel does not even use these; if cameras need gradients, PyTorch is used instead.
     """
     from gsplat import fully_fused_projection_2dgs
 
-    if len(gaussians) == 0:  # gsplat 1.5 divides by their number
+    if len(gaussians) == 0:  # gsplat 1.5 divides by the number of discs
         axes = (2,) if radii_have_axes() else ()
         radii = torch.zeros(len(cameras), 0, *axes, dtype=torch.int32, device=gaussians.means.device)
         return _with_probe(radii, *project_in_torch(gaussians, cameras, _seen(radii)))
     arguments = (
         gaussians.means, gaussians.quats, gaussians.scales, cameras.viewmats, cameras.Ks, *cameras.size,
-        settings.eps2d,  # which these kernels do not use
+        settings.eps2d,  # these kernels do not use it
         settings.near_plane, settings.far_plane, settings.radius_clip,
     )  # fmt: skip
     if gsplat_version() >= (1, 5, 3):
@@ -73,14 +73,14 @@ def _with_probe(radii: Tensor, means2d: Tensor, depths: Tensor, ray_transforms: 
 
 
 def _seen(radii: Tensor) -> Tensor:
-    """(C, N) bool: gsplat 1.5 has radii for each axis."""
+    """Return (C, N) bool; gsplat 1.5 has a radius for each axis."""
     return (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
 
 
 def project_in_torch(
     gaussians: Gaussians, cameras: PinholeCameras, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(means2d, depths, ray_transforms, normals) of `Projected`, on any device; finite where `seen` (C, N) is not set.
+    """Return (means2d, depths, ray_transforms, normals) of `Projected` on any device; finite for unseen discs, too.
 
     means2d is the centre of the box around the projected disc of one standard deviation: 2DGS, appendix A.
     """
@@ -108,7 +108,7 @@ def project_in_torch(
 
 @lazy_kernel(otherwise="The projection of 2D Gaussians runs without Triton")
 def projection_kernel() -> Callable[..., Projected]:
-    """The projection in two kernels, or None where they cannot be used."""
+    """The projection in two kernels, or None if they cannot be used."""
     probe = torch.ones(1, 4, device="cuda", requires_grad=True)
     eye = torch.eye(4, device="cuda")[None]
     disc = Gaussians(probe[:, :3], probe, probe[:, :3], probe[:, 0], probe[:, :3])
@@ -118,7 +118,7 @@ def projection_kernel() -> Callable[..., Projected]:
 
 
 def project_in_kernels(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
-    """As `project`, for float32 on CUDA: N > 0, radii (C, N), no gradient for viewmats and Ks."""
+    """Do the same as `project`, for float32 on CUDA: N > 0, radii (C, N), no gradient for viewmats and Ks."""
     from ._projection_2dgs_triton import ProjectDiscs
 
     discs = (tensor.contiguous() for tensor in (gaussians.means, gaussians.quats, gaussians.scales))

@@ -1,4 +1,4 @@
-"""What 2DGS needs around its kernels on any device: densification's gradient, and normals of a depth image."""
+"""Additions to the kernels of 2DGS on any device: the gradient for densification, and normals of a depth image."""
 
 # torch declares Function.backward in a way that no `once_differentiable` method matches.
 # pyright: reportIncompatibleMethodOverride=false
@@ -28,17 +28,17 @@ class _Probe(torch.autograd.Function):
     def backward(ctx: Any, v_ray_transforms: Tensor) -> tuple[Tensor, Tensor]:
         (ray_transforms,) = ctx.saved_tensors
         v_centre = v_ray_transforms[..., :2, 2]
-        # of Gaussians that are not seen gsplat leaves the transforms unset, maybe NaN
+        # gsplat leaves the transforms of unseen Gaussians unset: they may be NaN
         v_probe = torch.where(v_centre == 0, 0.0, v_centre * ray_transforms[..., 2, 2:])
         return v_ray_transforms, v_probe
 
 
 def densification_gradient(ray_transforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The ray transforms (C, N, 3, 3) to composite with, and a leaf (C, N, 2) that gets densification's gradient.
+    """Return ray transforms (C, N, 3, 3) to composite with, and a leaf (C, N, 2) for densification's gradient.
 
     The last column of a ray transform is (x z, y z, z) for the projected centre (x, y), in pixels, at depth z: so z
-    times the gradient of its first two entries is that of the centre on the screen. gsplat's kernel fills in the same
-    (`gradient_2dgs`), but reads sums that other threads have not finished.
+    times the gradient of its first two entries is that of the centre on the screen. gsplat's kernel computes the
+    same (`gradient_2dgs`), but reads sums that other threads have not finished.
     """
     cameras, n = ray_transforms.shape[:2]
     probe = ray_transforms.new_zeros(cameras, n, 2).requires_grad_()
@@ -53,15 +53,15 @@ def to_world(normals: Tensor, viewmats: Tensor) -> Tensor:
 
 
 def normals_of_depth(depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None) -> Tensor:
-    """Unit normals (C, H, W, 3) of depth images (C, H, W, 1), facing the camera.
+    """Compute unit normals (C, H, W, 3) of depth images (C, H, W, 1), facing the camera.
 
-    Central differences of the unprojected depth: 2DGS (arXiv 2403.17888), equation 15. Zero on the image's border and
-    where the neighbours' depths are all 0.
+    They come from central differences of the unprojected depth: 2DGS (arXiv 2403.17888), equation 15. They are zero on
+    the image's border, and if the neighbours' depths are all 0.
 
     Args:
         depths: along the camera's viewing axis.
         Ks: (C, 3, 3) in pixels.
-        viewmats: (C, 4, 4), world to camera: the normals are then in the world's axes, else in the camera's.
+        viewmats: (C, 4, 4), world to camera; if given, the normals are in the world's axes, else in the camera's.
     """
     matrices = (Ks,) if viewmats is None else (Ks, viewmats)
     if _kernels_fit(depths, *matrices) and (kernels := surface_kernels()) is not None:
@@ -72,8 +72,11 @@ def normals_of_depth(depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None)
 
 
 def _normals_in_torch(depths: Tensor, Ks: Tensor) -> Tensor:
-    """With r(x, y) = (x, y, 1) along a pixel's ray, and the depths of the four neighbours, (right r(x + dx, y) - left
-    r(x - dx, y)) x (below r(x, y + dy) - above r(x, y - dy)) is what `normal` says, up to the sign."""
+    """Compute the normals of `normals_of_depth` in PyTorch.
+
+    With r(x, y) = (x, y, 1) along a pixel's ray, and the depths of the four neighbours, `normal` is
+    (right r(x + dx, y) - left r(x - dx, y)) x (below r(x, y + dy) - above r(x, y - dy)), up to the sign.
+    """
     height, width = depths.shape[1:3]
     if height < 3 or width < 3:
         return depths.new_zeros(*depths.shape[:3], 3) + 0.0 * depths
@@ -90,14 +93,14 @@ def _normals_in_torch(depths: Tensor, Ks: Tensor) -> Tensor:
 
 
 def _kernels_fit(image: Tensor, *matrices: Tensor) -> bool:
-    """Whether kernels without gradients for the matrices do for this image on CUDA, up to 2^31 numbers of normals."""
+    """Whether the kernels fit: CUDA, no gradients for the matrices, and at most 2^31 numbers of normals."""
     on_cuda = image.is_cuda and image.dtype == torch.float32 and not any(m.requires_grad for m in matrices)
     return on_cuda and 0 < image[..., 0].numel() < 2**29
 
 
 @lazy_kernel(otherwise="Normals of depth images are made without Triton")
 def surface_kernels() -> ModuleType:
-    """Normals of depth images and their turning in kernels, or None where they cannot be used."""
+    """Normals of depth images, and their rotation, in kernels, or None if they cannot be used."""
     from . import _surfaces_triton as kernels
 
     depths = torch.ones(1, 3, 3, 1, device="cuda", requires_grad=True)

@@ -1,4 +1,4 @@
-"""How much space tile lists on CUDA get."""
+"""The space that tile lists on CUDA get."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 
 @dataclass
 class ListSpace:
-    """The space for the tile lists of the renders that it is handed to, and how much of it they needed.
+    """The space for the tile lists of the renders that use this object, and the space that they needed.
 
     Without a capacity, the lists' length is read back from the device each time.
     """
 
     capacity: int | None = None
-    """Entries that there is space for; those beyond it, of the farthest Gaussians, are left out."""
+    """The number of entries that there is space for; those beyond it, of the farthest Gaussians, are left out."""
     was_used: bool = False
     """Whether lists of fixed capacity have been made since `fixed` began."""
     longest: int = 0
-    """Entries of the longest lists whose length was read back."""
+    """The number of entries of the longest lists whose length was read back."""
     needed: Tensor | None = None
     """The number of entries that lists of fixed capacity would have had, (1,) int64 in pinned memory; it is written as
     soon as the device knows it."""
 
     @contextmanager
     def fixed(self, capacity: int) -> Generator[None]:
-        """Within it the host does not wait: for capturing a CUDA graph, which keeps to this capacity ever after."""
+        """Fix the capacity within the block, so that the host does not wait; a captured CUDA graph keeps it."""
         self.capacity, self.was_used = capacity, False
         try:
             yield

@@ -1,4 +1,4 @@
-"""What differs between the gsplat versions that users have, and helpers that hide it."""
+"""Differences between the gsplat versions that users have, and helpers that hide them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 
 @lru_cache(maxsize=1)
 def gsplat_version() -> tuple[int, int, int]:
-    """The version of the gsplat that would be imported, as numbers; it is not imported for that.
+    """Return the version of the gsplat that would be imported, as numbers, without importing it.
 
-    From its ``version.py``, because several may be on the path, and the metadata may be those of another.
+    It is read from ``version.py``, because several gsplats may be on the path and metadata may belong to another.
 
     Raises ModuleNotFoundError if gsplat is not installed.
     """
@@ -30,22 +30,22 @@ def gsplat_version() -> tuple[int, int, int]:
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
-    """'1.5.3+pt24cu121' -> (1, 5, 3); missing or non-numeric parts count as 0."""
+    """Parse '1.5.3+pt24cu121' as (1, 5, 3); missing or non-numeric parts count as 0."""
     parts = text.split("+")[0].split(".")[:3]
     digits = ["".join(c for c in part if c.isdigit()) for part in parts] + ["", "", ""]
     return int(digits[0] or 0), int(digits[1] or 0), int(digits[2] or 0)
 
 
 def radii_have_axes() -> bool:
-    """Whether the installed gsplat gives radii as (C, N, 2), one an axis (since 1.5.0), rather than (C, N)."""
+    """Whether the installed gsplat gives radii as (C, N, 2), one per axis (since 1.5.0), rather than (C, N)."""
     return gsplat_version() >= (1, 5, 0)
 
 
 def radii_in_pixels(info: Mapping[str, Any]) -> Tensor:
-    """Radii (C, N) int32 in pixels, 0 where a Gaussian is not seen, from the `info` of any version and backend.
+    """Return radii (C, N) int32 in pixels, 0 for unseen Gaussians, from the `info` of any version and backend.
 
-    Where gsplat has one radius an axis this is the larger one; a Gaussian counts as seen only if both are above 0, as
-    in gsplat's own strategies. From packed results, (nnz,).
+    If gsplat has one radius per axis, this is the larger one; a Gaussian counts as seen only if both are above 0, as
+    in gsplat's own strategies. Packed results give (nnz,).
     """
     radii: Tensor = info["radii"]
     means2d: Tensor = info["means2d"]

@@ -19,7 +19,7 @@ from splatkit_ns.triton_kernels import LazyKernel
 
 @dataclass
 class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
-    """Draws flat discs where viewing rays meet them, which makes surfaces with depth and normals.
+    """A renderer that draws flat discs at their intersections with viewing rays: surfaces with depth and normals.
 
     A disc is a Gaussian whose third scale is not used; in training it is kept at a constant, see
     `SplatTrainingState.make_flat`.
@@ -34,10 +34,10 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     absgrad: bool = False
     """Also sum up absolute gradients of the projected centres, for modules of your own."""
     distloss: bool = True
-    """Render distortion where depth is rendered."""
+    """Render distortion whenever depth is rendered."""
     depth_mode: Literal["expected", "median"] = "expected"
-    """Which depth ``normals_from_depth`` comes from: the average along the ray, which suits unbounded scenes, or where
-    half of the light is gone, which is sharper and suits single objects."""
+    """Depth from which ``normals_from_depth`` is computed: the average along the ray, which suits unbounded scenes, or
+    the depth at which half of the light is gone, which is sharper and suits single objects."""
 
     @property
     def splat_mode(self) -> SplatRenderMode:
@@ -57,7 +57,7 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     def render(
         self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> Splat2DGSPayload:
-        """See `SplatRenderer.render`."""
+        """Render all cameras of a view; see `SplatRenderer.render`."""
         params, degree = training_state.params, options.degree_of(training_state)
         rendered = rasterization_2dgs(
             params["means"],

@@ -21,12 +21,12 @@ from splatkit_ns.triton_kernels import LazyKernel
 
 @dataclass
 class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
-    """Projects every Gaussian to an ellipse on the screen (EWA splatting) and blends them front to back."""
+    """A renderer that projects Gaussians to ellipses on the screen (EWA splatting) and blends them front to back."""
 
     capturable: ClassVar[bool] = True
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """antialiased scales opacities by the area that the 0.3 pixel blur adds (Mip-Splatting's 2D filter): better when
-    zooming out, but viewers that do not heed the mark in its files show them too thick."""
+    zooming out, but viewers that ignore the mark in its files show Gaussians too thick."""
     near_plane: Annotated[float, NonNegative] = 0.01
     """Gaussians nearer than this are not drawn, in world units."""
     far_plane: Annotated[float, Positive] = 1e10
@@ -53,7 +53,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     def render(
         self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
     ) -> SplatRenderPayload:
-        """See `SplatRenderer.render`."""
+        """Render all cameras of a view; see `SplatRenderer.render`."""
         params, degree = training_state.params, options.degree_of(training_state)
         images, alphas, info = rasterization(
             params["means"],
@@ -75,20 +75,20 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
         return SplatRenderPayload(**image_fields(images, alphas, info, options.render_mode), means2d=info["means2d"])
 
     def blend_weight_sums(self, training_state: SplatTrainingState, view: View, pixel_weights: Tensor) -> Tensor:
-        """How much of an image's pixels each Gaussian makes.
+        """Compute each Gaussian's share in the weighted pixels of an image.
 
-        An image of values that are the Gaussians' own has the blend weights for its derivatives.
+        Blend weights are the derivatives of an image with respect to values of the Gaussians, such as colours.
 
         Args:
             training_state: the Gaussians, N of them.
-            view: one camera.
-            pixel_weights: what each pixel counts, (H, W).
+            view: a view with one camera.
+            pixel_weights: weight of each pixel, (H, W).
 
         Returns:
-            Sum over pixels of what the pixel counts times alpha and transmittance of the Gaussian there, (N,).
+            Sum over pixels of the pixel's weight times alpha and transmittance of the Gaussian there, (N,).
         """
         view = view.detach()
-        # three channels on a background, for which kernels have been compiled already; one would do
+        # three channels on a background, because kernels for them have been compiled already; one would be enough
         values = torch.zeros(len(training_state), 3, device=training_state.device, requires_grad=True)
         with torch.enable_grad():
             image, _, _ = rasterization(
@@ -120,15 +120,15 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
 
 
 def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:
-    """Coefficients up to at least ``degree``, (N, K, 3)."""
+    """Return the coefficients up to at least ``degree``, (N, K, 3)."""
     return sh0 if degree == 0 else torch.cat([sh0, shN], dim=1)
 
 
 def image_fields(images: Tensor, alphas: Tensor, info: dict[str, Any], render_mode: RenderMode) -> dict[str, Any]:
-    """The payload's fields that every renderer fills alike.
+    """Return the payload's fields that every renderer fills alike.
 
     Args:
-        images: colour channels, then one of depth, as ``render_mode`` says: (C, H, W, 3 | 4).
+        images: colour channels, then one of depth if ``render_mode`` has it: (C, H, W, 3 | 4).
         alphas: (C, H, W, 1).
         info: the rasteriser's dict.
         render_mode: see `RenderMode`.

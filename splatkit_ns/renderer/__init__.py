@@ -1,4 +1,4 @@
-"""Renderers: Gaussians and cameras in, images out."""
+"""Renderers: they turn Gaussians and cameras into images."""
 
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.renderer._2dgs import Splat2DGSRenderer

@@ -1,4 +1,4 @@
-"""What a renderer is."""
+"""The base class of renderers."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 
 @dataclass(frozen=True, eq=False)
 class RenderOptions:
-    """How a view is rendered."""
+    """Options of the rendering of a view."""
 
     sh_degree: int | None = None
-    """Degree up to which spherical harmonics are evaluated; None means all that there are."""
+    """Highest SH degree that is evaluated; None means that of the coefficients."""
     backgrounds: Tensor | None = None
     """Colours behind the Gaussians, (C, 3); None means black."""
     render_mode: RenderMode = "RGB"
     """Whether depth is rendered beside the colours."""
     is_training: bool = False
-    """Whether this is the image of a training step: dropout, and what else is for training alone, applies."""
+    """Whether this is the image of a training step, so that dropout and other features for training apply."""
     list_space: ListSpace | None = None
     """The space for tile lists on CUDA; None means as much as they need."""
 
     def degree_of(self, training_state: SplatTrainingState) -> int:
-        """The degree up to which the spherical harmonics of these Gaussians are evaluated."""
+        """Return the highest SH degree that is evaluated for these Gaussians."""
         highest = training_state.sh_degree
         return highest if self.sh_degree is None else min(self.sh_degree, highest)
 
 
 class SplatRenderer(SplatBaseModule[PayloadT]):
-    """Turns Gaussians and cameras into images.
+    """A renderer that turns Gaussians and cameras into images.
 
     It is also used outside training (viewer, evaluation, export of images), where no hook is called.
     """
@@ -59,11 +59,11 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         super().__init_subclass__(**options)
         render = vars(cls).get("render")
         if inspect.isfunction(render):
-            cls.render = _refusing_other_lenses(render)
+            cls.render = _with_lens_check(render)
 
     @property
     def splat_mode(self) -> SplatRenderMode:
-        """How Gaussians that are trained with this renderer have to be drawn elsewhere, which their files say."""
+        """The way in which Gaussians of this renderer have to be drawn elsewhere; their files store it."""
         return "default"
 
     @abstractmethod
@@ -75,10 +75,10 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         Args:
             training_state: the Gaussians.
             view: C cameras.
-            options: how to render.
+            options: options of the rendering.
 
         Returns:
-            The images and what densification needs to know of them.
+            The images, and the values that densification needs.
 
         Raises:
             ModuleError: the view has a lens that is not among `lenses`.
@@ -86,8 +86,8 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         raise NotImplementedError
 
 
-def _refusing_other_lenses(render: Callable[..., Any]) -> Callable[..., Any]:
-    """The `render` of a class, which checks the view's lens first."""
+def _with_lens_check(render: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the `render` of a class so that it checks the view's lens first."""
 
     @functools.wraps(render)
     def checked(self: SplatRenderer[Any], training_state: Any, view: Any, *rest: Any, **named: Any) -> Any:
@@ -102,10 +102,10 @@ def _refusing_other_lenses(render: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check_signature(renderer: SplatRenderer[Any]) -> None:
-    """Check that `SplatRenderer.render` can be called with what it is always given.
+    """Check that `SplatRenderer.render` can be called with the arguments that it always gets.
 
     Raises:
-        ModuleError: it does not take that.
+        ModuleError: it does not accept them.
     """
     signature = inspect.signature(renderer.render)
     loose = {"cam_to_worlds", "Ks"} & set(signature.parameters)
@@ -117,7 +117,7 @@ def check_signature(renderer: SplatRenderer[Any]) -> None:
     if problem is None:
         return
     hint = (
-        " Pose, intrinsics and size come as one value: view.cam_to_worlds, view.Ks, view.width and view.height; "
+        " Pose, intrinsics and size are passed as one value: view.cam_to_worlds, view.Ks, view.width and view.height; "
         "sh_degree, backgrounds and render_mode are fields of options."
         if loose
         else ""
@@ -129,10 +129,10 @@ def check_signature(renderer: SplatRenderer[Any]) -> None:
 
 
 def check_payload(result: Any, renderer: SplatRenderer[Any], context: StepContext, width: int, height: int) -> None:
-    """Check what `SplatRenderer.render` returned for one camera; looks at types and shapes alone, not at the device.
+    """Check what `SplatRenderer.render` returned for one camera; it reads types and shapes alone, no values.
 
     Raises:
-        ModuleError: not the payload that the renderer's class declares, or one of another shape.
+        ModuleError: the result is not the payload that the renderer's class declares, or its shapes are wrong.
     """
     where = f"{renderer.module_name}.render at step {context.step} on image {context.image_name}"
     declared = payload_type(renderer)
@@ -150,7 +150,7 @@ def check_payload(result: Any, renderer: SplatRenderer[Any], context: StepContex
         if not isinstance(found, Tensor):
             raise ModuleError(
                 f"{where}: {name} of its payload is {type(found).__name__}, expected a tensor of shape (1, N, 2), "
-                "whose gradient densification looks at."
+                "whose gradient densification uses."
             )
 
 

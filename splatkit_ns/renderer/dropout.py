@@ -1,4 +1,4 @@
-"""Leaving Gaussians out of training images at random, which keeps few images from being learnt by heart."""
+"""Random dropout of Gaussians in training images, which reduces overfitting to small image sets."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MAX_OPACITY = 0.9999
 class DropoutRenderer(SplatRenderer[PayloadT]):
     """A renderer that can leave Gaussians out of training images (DropGaussian, https://arxiv.org/abs/2504.00773).
 
-    Renders with `RenderOptions.is_training` alone lack them; evaluation and viewer see all Gaussians. A subclass with a
-    `pre_step` of its own has to call `super`'s.
+    Only renders with `RenderOptions.is_training` lack them; evaluation and viewer see all Gaussians. A subclass with a
+    `pre_step` of its own has to call that of `super`.
     """
 
     dropout: Annotated[float, BelowOne] = field(default=0.0, kw_only=True)
     """Share of Gaussians that is left out of each training image, at the end of training; it grows from 0 in
     proportion to the step. The opacities of the others are raised to make up for it, as far as they stay below 1."""
     dropout_full_from: Annotated[float, Fraction] = field(default=1.0, kw_only=True)
-    """Share of the steps after which `dropout` has been reached, and stays."""
+    """Share of the steps after which `dropout` has been reached and stays constant."""
 
     def pre_step(self, step: int, max_steps: int) -> None:
         self._share = self.dropout * min(1.0, step / max(1.0, self.dropout_full_from * max_steps))
@@ -35,7 +35,7 @@ class DropoutRenderer(SplatRenderer[PayloadT]):
             self._share_on_device.fill_(self._share)
 
     def remaining(self, opacities: Tensor, options: RenderOptions) -> Tensor:
-        """The opacities (N,) to render with: for a training image 0 for some Gaussians, and more for the others."""
+        """Return the opacities (N,) to render with: in training 0 for some Gaussians, and more for the others."""
         if not options.is_training or getattr(self, "_share", 0.0) <= 0.0:
             return opacities
         if not hasattr(self, "_share_on_device"):

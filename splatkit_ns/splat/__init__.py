@@ -1,4 +1,4 @@
-"""Gaussians: as trained models (`SplatModel`, files) and under training (`SplatTrainingState`)."""
+"""Gaussians, as trained models (`SplatModel`, files) and in training (`SplatTrainingState`)."""
 
 from splatkit_ns.files import atomic_write, atomic_write_text, check_writable
 from splatkit_ns.formats.gaussians import FormatError

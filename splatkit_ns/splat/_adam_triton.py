@@ -1,8 +1,8 @@
-"""Adam's step of several parameters in one launch, as a Triton kernel.
+"""One Adam step of several parameters in one launch, as a Triton kernel.
 
 The arithmetic is that of PyTorch's fused Adam without weight decay and AMSGrad (https://arxiv.org/abs/1412.6980,
-algorithm 1). Learning rates and lengths are plain arguments on which Triton does not specialise, so neither a schedule
-nor a change of rows compiles anything anew; counts of steps are read on the device, where they are.
+algorithm 1). Triton does not specialise on learning rates and lengths, so neither a schedule nor a change of rows
+compiles a kernel again; the kernel reads step counts on the device, where they are stored.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -22,26 +22,26 @@ from torch import Tensor
 
 BLOCK = 1024
 SLOTS = 7
-"""Parameters in one launch: the six of Gaussians and the poses of the cameras."""
+"""The number of parameters in one launch: the six of Gaussians and the poses of the cameras."""
 MAX_NUMBERS = 2**31 - BLOCK
-"""Numbers in a parameter that the kernel's 32-bit indices reach."""
+"""The limit of numbers in a parameter, from the kernel's 32-bit indices."""
 
 
 class AdamTensors(NamedTuple):
-    """What one parameter's step reads and writes: tensors on one device, float32, contiguous and of one shape."""
+    """The tensors of one parameter's step: on one device, float32, contiguous and of one shape."""
 
     param: Tensor
     grad: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
     step: Tensor
-    """0-dimensional: steps taken so far."""
+    """The number of steps taken so far, 0-dimensional."""
     lr: float
 
 
 @triton.jit
 def _one_minus_power(log_beta, step):
-    """1 - beta^step; by a series where beta^step is so close to 1 that the difference would lose digits."""
+    """Return 1 - beta^step, by a series if beta^step is so close to 1 that the difference would lose digits."""
     x = log_beta * step
     series = 1.0 + x / 6.0 * (1.0 + x / 7.0 * (1.0 + x / 8.0))
     series = 1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * series)))
@@ -68,7 +68,7 @@ def _update(
 def _slot(
     first, end, n, p, g, m, v, t, lr, next_n, next_p, next_g, next_m, next_v, next_t, next_lr, B: tl.constexpr,
 ):  # fmt: skip
-    """This parameter, or the next if this program's block lies behind it.
+    """Select this parameter, or the next one if this program's block lies behind it.
 
     Returns:
         The parameter's first block, the block behind its last, its length, pointers and learning rate.
@@ -90,9 +90,9 @@ def _adam(
     p6, g6, m6, v6, t6, n6, lr6,
     beta1, rest1, log_beta1, beta2, rest2, log_beta2, eps, B: tl.constexpr,
 ):  # fmt: skip
-    """One program a block of B numbers; the blocks of all parameters one after the other.
+    """Update one block of B numbers per program; the blocks of all parameters follow one another.
 
-    Each program picks its parameter first, so that the update is there once: seven of it take seconds to compile.
+    Each program picks its parameter first, so that the code has the update once: seven copies take seconds to compile.
     """
     first, end, n, p, g, m, v, t, lr = 0, tl.cdiv(n0, B), n0, p0, g0, m0, v0, t0, lr0
     first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n1, p1, g1, m1, v1, t1, lr1, B)
@@ -118,12 +118,12 @@ def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: f
     """Take one step, in place: parameters, both moments and the counts of steps.
 
     Args:
-        entries: any number of parameters, each of less than `MAX_NUMBERS` numbers; none of them twice.
+        entries: any number of parameters, each of less than `MAX_NUMBERS` numbers; each of them once.
         beta1: decay of the first moment, in (0, 1).
         beta2: decay of the second, in (0, 1).
         eps: added to the root of the second moment.
     """
-    # As in PyTorch, a launch of its own: no program may count up what others have still to read.
+    # As in PyTorch, the counts have a launch of their own: other programs still have to read them.
     torch._foreach_add_([entry.step for entry in entries], 1)
     decays = (beta1, 1.0 - beta1, math.log(beta1), beta2, 1.0 - beta2, math.log(beta2))
     for start in range(0, len(entries), SLOTS):
@@ -139,7 +139,7 @@ def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: f
 
 
 def first_launch(device: str) -> None:
-    """A step of next to nothing, of the kinds of arguments that training has: Triton compiles at the first launch."""
+    """Launch a tiny step with the kinds of arguments that training has, for Triton to compile the kernel."""
     param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device=device)
     probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device=device), lr=0.0)
     adam_step([probe], 0.9, 0.999, 1e-15)

@@ -20,7 +20,7 @@ from splatkit_ns.files import atomic_write
 from splatkit_ns.splat.pickle_scan import check_tuples
 
 SCHEMA_VERSION = 1
-"""Version of the "splatkit" entry; raise it when a reader of the version before would misread the new one."""
+"""Version of the "splatkit" entry; raise it if a reader of the previous version would misread the new one."""
 
 NERFSTUDIO_KEYS = ("step", "pipeline", "optimizers")
 _CHUNK_BYTES = 1 << 20
@@ -43,7 +43,7 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
         checkpoint: nested dicts, lists and tuples of tensors, numbers and strings. numpy values are converted.
 
     Raises:
-        ValueError: a value of another type, naming where it is.
+        ValueError: a value has another type; the message names its place.
         OSError: the file cannot be written; an old file is then as it was.
     """
     content = plain(checkpoint, "checkpoint")
@@ -51,7 +51,7 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
     def write(file: BinaryIO) -> None:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch's own complaint, made while it was handling the real one
+        except RuntimeError as error:  # torch's own error, raised while it was handling the real one
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -62,7 +62,7 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
 def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint of splatkit or nerfstudio without running anything from it.
 
-    The file's checksums are verified first, as a stream. While a bad file is being refused, memory stays below a small
+    The file's checksums are verified first, as a stream. Refusing a bad file takes no more memory than a small
     multiple of the file's size.
 
     Args:
@@ -79,13 +79,13 @@ def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str 
     record_sizes = _check_archive(file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of odd pickles; what is refused is said once, below
+            warnings.simplefilter("ignore", UserWarning)  # about odd pickles; the error below reports a refusal once
             loaded: Any = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint {file} was refused, and nothing in it was run: it holds something other than tensors, numbers "
-            f"and strings ({_first_line(error)}). A file of splatkit never does: get it from a source you trust, and "
-            "if nerfstudio's own trainer wrote it, train with a splatkit method instead."
+            f"and strings ({_first_line(error)}). A file of splatkit never does that: get it from a source you trust, "
+            "and if nerfstudio's own trainer wrote it, train with a splatkit method instead."
         ) from error
     except Exception as error:  # damage inside a valid archive can surface as nearly any exception
         raise _damaged(file, f"torch.load failed with {type(error).__name__}: {_first_line(error)}") from error
@@ -98,18 +98,18 @@ def _check_archive(file: Path) -> list[int]:
     """Check the zip archive that torch.save writes: sizes, no compression, the checksum of each entry, the pickle.
 
     Returns:
-        bytes of each entry.
+        The number of bytes of each entry.
     """
     file_size = file.stat().st_size
     try:
         with file.open("rb") as stream:
-            if stream.read(4) != _ARCHIVE_START:  # zipfile would look further, where torch takes it for no archive
+            if stream.read(4) != _ARCHIVE_START:  # zipfile would look further, torch would not
                 raise _damaged(file, "it does not begin as an archive does")
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            names = {entry.filename.lower() for entry in entries}  # torch ignores case when it looks for one
+            names = {entry.filename.lower() for entry in entries}  # torch ignores case when it looks for an entry
             if len(names) != len(entries):
-                raise _damaged(file, "an entry of its archive is there twice")
+                raise _damaged(file, "its archive has an entry twice")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise CheckpointError(f"checkpoint {file} was refused: its archive is compressed; torch.save's is not.")
             if any(entry.is_dir() or entry.external_attr & _FOLDER_ATTRIBUTE for entry in entries):
@@ -121,10 +121,10 @@ def _check_archive(file: Path) -> list[int]:
                 name = entry.filename.lower()
                 if name.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES:
                     raise CheckpointError(
-                        f"checkpoint {file} was refused: {entry.file_size} bytes of structure besides tensors, where "
+                        f"checkpoint {file} was refused: {entry.file_size} bytes of structure besides tensors, but "
                         f"{_MAX_PICKLE_BYTES} are the most."
                     )
-                if name.endswith("/constants.pkl"):  # as of PyTorch before 2.6, torch.load would run it
+                if name.endswith("/constants.pkl"):  # torch.load of PyTorch before 2.6 would run it
                     raise CheckpointError(f"checkpoint {file} was refused: it is a TorchScript program.")
                 with archive.open(entry) as stream:  # reading to the end verifies the entry's CRC-32
                     if name.endswith("data.pkl"):
@@ -168,7 +168,7 @@ def _check_content(file: Path, loaded: Any) -> None:
 
 
 def _check_storages(file: Path, loaded: dict[str, Any], record_sizes: Sequence[int]) -> None:
-    """Tensors must lie within bytes that the file has: a forged one can be a huge view of few, or reach beyond them."""
+    """Check that tensors lie within the file's bytes: a forged one can be a huge view of few, or reach beyond them."""
     storages: dict[int, int] = {}
     for tensor in _tensors(loaded):
         if tensor.layout != torch.strided:
@@ -197,16 +197,16 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def plain(value: Any, where: str) -> Any:
-    """A copy of nested containers with numpy values converted, which weights_only accepts.
+    """Copy nested containers with numpy values converted, so that weights_only accepts them.
 
     Args:
         value: anything.
-        where: it stands, for messages.
+        where: the value's place, for messages.
 
     Raises:
-        ValueError: something in it is neither a container nor a tensor, number or string.
+        ValueError: a value in it is neither a container nor a tensor, number or string.
     """
-    if isinstance(value, np.generic):  # before float: numpy.float64 is one, and is refused by weights_only
+    if isinstance(value, np.generic):  # before float: numpy.float64 is a float, and weights_only refuses it
         return value.item()
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.copy())
@@ -235,7 +235,7 @@ def _damaged(file: Path, detail: str) -> CheckpointError:
 
 
 def _shown(value: Any) -> str:
-    """A number or string; of other values the type, as what is nested can be too long or too deep to show."""
+    """Format a number or string, or the type of another value, which can be too long or too deep to show."""
     return f"{value!r:.40}" if value is None or isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
 
 

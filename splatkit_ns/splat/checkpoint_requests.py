@@ -1,4 +1,4 @@
-"""Checkpoints that parts ask for during a training step, and that are written when the step is complete."""
+"""Checkpoints that are requested during a training step and written when the step is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from splatkit_ns.splat.checkpoint import write_checkpoint
 logger = logging.getLogger("splatkit_ns")
 
 Then = Callable[["OSError | None"], None]
-"""Is told that a checkpoint has been written (None), or why it could not be."""
+"""A callback with None if a checkpoint has been written, or with the error if it could not be."""
 
 
 class Request(NamedTuple):
@@ -28,9 +28,9 @@ class Request(NamedTuple):
 
 
 class CheckpointRequests:
-    """The one way by which checkpoints other than the trainer's own are written.
+    """Requests for checkpoints other than the trainer's own; all of these are written here.
 
-    Within a step a request waits until all hooks of the step have run, so that a checkpoint is never of half a step.
+    Within a step a request waits until all hooks of the step have run, so that a checkpoint never holds half a step.
     Outside of steps it is carried out at once.
 
     Args:
@@ -44,15 +44,15 @@ class CheckpointRequests:
         self._is_collecting = False
 
     def add(self, path: str | PathLike[str], step: int | None = None, then: Then | None = None) -> None:
-        """Ask for a checkpoint.
+        """Request a checkpoint.
 
         Args:
             path: the file to write, atomically. Its folder is made if it is missing.
             step: the last step that was trained, 0-based; None for the current one.
-            then: is called when the file has been written, or could not be.
+            then: callback for when the file has been written, or could not be; see `Then`.
 
         Raises:
-            OSError: the request is carried out at once, the file cannot be written, and there is no `then`.
+            OSError: the request is carried out at once, the file cannot be written, and `then` is None.
         """
         request = Request(Path(path), step, then)
         if self._is_collecting:
@@ -62,7 +62,7 @@ class CheckpointRequests:
 
     @contextmanager
     def collected(self) -> Generator[None]:
-        """Around a step: requests are collected, and carried out at the end; an exception drops them.
+        """Collect the requests of a step, and carry them out at its end; an exception drops them.
 
         A full disk is no reason to lose a night's training: a file that cannot be written costs a warning.
         """

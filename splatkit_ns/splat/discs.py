@@ -1,4 +1,4 @@
-"""Flat Gaussians: discs with a normal, as 2D Gaussian Splatting draws them (https://arxiv.org/abs/2403.17888)."""
+"""Flat Gaussians: discs with a normal, as in 2D Gaussian Splatting (https://arxiv.org/abs/2403.17888)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TO_THIRD = ((0.5, 0.5, 0.5, 0.5), (0.5, -0.5, -0.5, -0.5), (1.0, 0.0, 0.0, 0.0)
 
 @torch.no_grad()
 def flatten(params: Params) -> None:
-    """Make discs of Gaussians, in place: the thinnest axis of each becomes its third one, which gets `LOG_THICKNESS`.
+    """Turn Gaussians into discs, in place: the thinnest axis of each becomes its third one and gets `LOG_THICKNESS`.
 
-    Discs stay as they are, and Gaussians that are round keep their axes.
+    Discs stay as they are, and round Gaussians keep their axes.
 
     Args:
         params: raw parameters, see `schema.KEYS`.
@@ -35,12 +35,12 @@ def flatten(params: Params) -> None:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Hamilton product of quaternions (N, 4), wxyz: the rotation b, then a."""
+    """Return the Hamilton product of quaternions (N, 4), wxyz: the rotation b, then a."""
     w = a[:, :1] * b[:, :1] - (a[:, 1:] * b[:, 1:]).sum(1, keepdim=True)
     xyz = a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:] + torch.linalg.cross(a[:, 1:], b[:, 1:])
     return torch.cat([w, xyz], dim=1)
 
 
 def disc_log_scales(log_scales: Tensor) -> Tensor:
-    """Log scales (N, 3) with the thickness of a disc in the third column, through which no gradient passes."""
+    """Return log scales (N, 3) with the thickness of a disc in the third column, through which no gradient passes."""
     return torch.cat([log_scales[:, :2], torch.full_like(log_scales[:, 2:], LOG_THICKNESS)], dim=1)

@@ -1,4 +1,4 @@
-"""Gaussians to start from: made from a point cloud, or trained before."""
+"""Gaussians to start training from: made from a point cloud, or trained before."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ logger = logging.getLogger(__name__)
 
 NUM_NEIGHBOURS = 3
 MIN_DISTANCE = math.sqrt(1e-7)
-"""Smallest distance to the neighbours that is believed, as in 3DGS: points that coincide would give a scale of zero."""
+"""Smallest distance to the neighbours that is used, as in 3DGS: points that coincide would give a scale of zero."""
 LONE_POINT_DISTANCE = 1.0
 
 
 def random_points(num: int, extent: float, generator: torch.Generator | None = None) -> Tensor:
-    """(num, 3) points, uniform in the cube [-extent, extent]^3 of world units, on the CPU."""
+    """Draw (num, 3) points, uniform in the cube [-extent, extent]^3 of world units, on the CPU."""
     return (torch.rand(num, 3, generator=generator) * 2 - 1) * extent
 
 
 def neighbour_distances(points: Tensor) -> Tensor:
-    """Mean distance of each point to its 3 nearest neighbours.
+    """Compute the mean distance of each point to its 3 nearest neighbours.
 
     Args:
         points: (M, 3), finite.
 
     Returns:
-        (M,) float32 on the CPU, at least `MIN_DISTANCE`. With fewer than 4 points, the mean over the others that there
-        are; 1 for a single point.
+        (M,) float32 on the CPU, at least `MIN_DISTANCE`. With fewer than 4 points, the mean over all others; 1
+        for a single point.
     """
     num_neighbours = min(NUM_NEIGHBOURS, len(points) - 1)
     if num_neighbours <= 0:
         return torch.full((len(points),), LONE_POINT_DISTANCE)
     positions: NDArray[np.float64] = points.detach().cpu().double().numpy()
     tree = cKDTree(positions)
-    # in the order of the tree, where points that follow each other are neighbours: the cache makes it 3 times as quick
+    # in the order of the tree, in which successive points are neighbours: thanks to the cache 3 times as fast
     order: NDArray[np.intp] = np.asarray(tree.indices)
     distances, _ = tree.query(positions[order], k=num_neighbours + 1, workers=-1)
     mean = np.empty(len(positions))
@@ -61,7 +61,7 @@ def gaussians_from_points(
     init_scale: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Raw parameters of one isotropic Gaussian a point.
+    """Make the raw parameters of one isotropic Gaussian per point.
 
     Args:
         points: (M, 3) in world units.
@@ -69,7 +69,7 @@ def gaussians_from_points(
         sh_degree: 0 to 3; the coefficients above degree 0 start at zero.
         init_opacity: in (0, 1).
         init_scale: standard deviation in units of the mean distance to the 3 nearest neighbours, > 0.
-        generator: of the CPU; draws rotations and missing colours. None for the global one.
+        generator: CPU generator for rotations and missing colours; None for the global one.
 
     Returns:
         The six parameters, float32 on the CPU.
@@ -113,7 +113,7 @@ def _checked_points(points: Tensor) -> Tensor:
 
 def _checked_colors(colors: Tensor, num: int) -> Tensor:
     if colors.shape != (num, 3):
-        raise ValueError(f"colors must have shape {(num, 3)}, one row a point, found {tuple(colors.shape)}.")
+        raise ValueError(f"colors must have shape {(num, 3)}, one row per point, found {tuple(colors.shape)}.")
     if not colors.is_floating_point():
         raise ValueError(f"colors must be floating point in 0..1, found {colors.dtype}: divide 8-bit colours by 255.")
     colors = colors.detach().to("cpu", torch.float32)
@@ -124,12 +124,12 @@ def _checked_colors(colors: Tensor, num: int) -> Tensor:
 
 
 def gaussians_from_file(path: str | PathLike[str], sh_degree: int) -> dict[str, Tensor]:
-    """Raw parameters of the Gaussians in a file of any format, with SH coefficients up to `sh_degree`.
+    """Read the raw parameters of the Gaussians in a file of any format, with SH coefficients up to `sh_degree`.
 
     Coefficients that the file lacks are zero; those it has above `sh_degree` are left out, with a note in the log.
 
     Args:
-        path: of a format that `formats.find_format` finds by its suffix.
+        path: a file whose suffix names one of the formats, see `formats.find_format`.
         sh_degree: 0 to 3.
 
     Raises:

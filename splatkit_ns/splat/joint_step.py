@@ -1,7 +1,7 @@
 """One step of several optimizers together: on CUDA, all their Adams in one kernel.
 
-The optimizers stay `torch.optim.Adam` objects with PyTorch's own state, so checkpoints, schedules and row changes know
-nothing of it. Six small kernels one after the other are bound by latency, and six calls of `step` by Python.
+The optimizers stay `torch.optim.Adam` objects with PyTorch's own state, so checkpoints, schedules and row changes work
+as before. Six small kernels in sequence are bound by latency, and six calls of `step` by Python.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 _ALIGNMENT = 16
-"""Bytes; Triton compiles another kernel for pointers that are not multiples of it."""
+"""The alignment of pointers in bytes; Triton compiles another kernel for pointers that are not multiples of it."""
 
 _SMALLEST_EPS = 1e-18
-"""GPUs take the quick root of a number below 1.2e-38 for 0, so only an eps above such roots makes up for it."""
+"""The least eps: the fast root of GPUs is 0 for numbers below 1.2e-38, and only an eps above such roots hides that."""
 
 
 def clear_gradients(optimizer: Optimizer) -> None:
-    """What ``zero_grad(set_to_none=True)`` does, without its profiling, which takes longer than the work."""
+    """Set gradients to None, as ``zero_grad(set_to_none=True)`` does, without its profiling, which takes longer."""
     for group in optimizer.param_groups:
         for param in group["params"]:
             param.grad = None
@@ -40,12 +40,12 @@ def clear_gradients(optimizer: Optimizer) -> None:
 def step_together(optimizers: Iterable[Optimizer]) -> None:
     """Step optimizers: fused Adams on the current GPU together, all others by their own `step`.
 
-    The result is that of calling `step` of each, up to rounding in those that step together. It is their own `step`
-    that runs where an Adam has no state yet, more than one parameter, AMSGrad, weight decay, hooks, no eps, a
-    learning rate that is a tensor, or where Triton cannot be used.
+    The result is that of calling `step` of each, up to rounding in those that step together. An Adam's own `step` runs
+    if it has no state yet, more than one parameter, AMSGrad, weight decay, hooks, no eps or a learning rate that is a
+    tensor, or if Triton cannot be used.
 
     Args:
-        optimizers: no parameter may be in two of them.
+        optimizers: the optimizers to step; no parameter may be in two of them.
     """
     together: dict[tuple[float, float, float], list[AdamTensors]] = {}
     for optimizer in optimizers:
@@ -57,12 +57,12 @@ def step_together(optimizers: Iterable[Optimizer]) -> None:
             together.setdefault((*group["betas"], group["eps"]), []).append(tensors)
     for (beta1, beta2, eps), entries in together.items():
         kernel = joint_kernel()
-        assert kernel is not None, "or _adam_tensors had returned None"
+        assert kernel is not None, "_adam_tensors returns None without a kernel"
         kernel(entries, beta1, beta2, eps)
 
 
 def _adam_tensors(optimizer: Optimizer) -> AdamTensors | None:
-    """What the kernel needs of this optimizer, or None if it has to step by itself."""
+    """Return the tensors of this optimizer for the kernel, or None if its own `step` has to run."""
     if type(optimizer) is not torch.optim.Adam or _has_hooks(optimizer) or _schedule_waits(optimizer):
         return None
     groups = optimizer.param_groups
@@ -82,7 +82,7 @@ def _adam_tensors(optimizer: Optimizer) -> AdamTensors | None:
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:
-    """Whether someone wants to hear of this optimizer's steps."""
+    """Whether this optimizer's steps have hooks, its own or global ones."""
     own: Any = optimizer
     return bool(
         own._optimizer_step_pre_hooks
@@ -93,7 +93,7 @@ def _has_hooks(optimizer: Optimizer) -> bool:
 
 
 def _schedule_waits(optimizer: Optimizer) -> bool:
-    """Whether a schedule, which warns unless the optimizer steps before it, has yet to see a first `step`."""
+    """Whether a schedule still needs a first `step` of the optimizer; without one it would warn."""
     return hasattr(optimizer.step, "_wrapped_by_lr_sched") and not getattr(optimizer, "_opt_called", False)
 
 
@@ -124,9 +124,9 @@ def _is_plain(tensor: Tensor, like: Tensor) -> bool:
     )
 
 
-@lazy_kernel(otherwise="Each Adam steps by itself")
+@lazy_kernel(otherwise="Each Adam has kernels of its own")
 def joint_kernel() -> Callable[[list[AdamTensors], float, float, float], None]:
-    """The joint step in Triton, or None where that cannot be used."""
+    """The joint step in Triton, or None if that cannot be used."""
     from splatkit_ns.splat._adam_triton import adam_step, first_launch
 
     first_launch("cuda")

@@ -40,8 +40,8 @@ class SplatModel:
     shN: Tensor
     """(N, K - 1, 3) SH coefficients of degrees 1 and up."""
     render_mode: SplatRenderMode = "default"
-    """How they were trained: as 3D Gaussians, with Mip-Splatting's 2D filter (``mip``), or as discs (``2dgs``); the
-    formats that can say so keep it, and viewers draw them that way."""
+    """The way in which they were trained: as 3D Gaussians, with Mip-Splatting's 2D filter (``mip``), or as discs
+    (``2dgs``). Formats with a field for it store it, and viewers draw the Gaussians accordingly."""
 
     def __post_init__(self) -> None:
         for key in KEYS:
@@ -54,7 +54,7 @@ class SplatModel:
 
     @property
     def sh_degree(self) -> int:
-        """Highest SH degree that there are coefficients for, 0 to 3."""
+        """The SH degree of the coefficients, 0 to 3."""
         return sh_degree_of(int(self.shN.shape[1]))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -62,12 +62,12 @@ class SplatModel:
         return {key: getattr(self, key) for key in KEYS}
 
     def to_gaussians(self) -> Gaussians:
-        """The same Gaussians as arrays, which share the memory."""
+        """Return the same Gaussians as arrays, which share the memory."""
         return Gaussians(**{key: value.numpy() for key, value in self.tensors().items()}, render_mode=self.render_mode)
 
     @classmethod
     def from_gaussians(cls, gaussians: Gaussians) -> SplatModel:
-        """A model of Gaussians that a format's reader or `frames.transform` returned, which shares their memory."""
+        """Make a model of Gaussians from a format's reader or `frames.transform`; it shares their memory."""
         tensors = {key: torch.from_numpy(value) for key, value in gaussians.arrays().items()}
         return cls(**tensors, render_mode=gaussians.render_mode)
 
@@ -76,8 +76,8 @@ class SplatModel:
         """Read a file of any format; see `formats.read`.
 
         Args:
-            path: of the file, or of a SOG folder.
-            format: name of the format; None to go by the suffix.
+            path: the file, or a SOG folder.
+            format: name of the format; None to find it by the suffix.
 
         Raises:
             FormatError: the file is missing, of no known format, damaged, or holds no Gaussians.
@@ -89,8 +89,8 @@ class SplatModel:
 
         Args:
             path: file to write; its folder is made if it is missing.
-            format: name of the format; None to go by the suffix.
-            **options: of the format, such as ``version=2`` for SPZ.
+            format: name of the format; None to find it by the suffix.
+            **options: options of the format, such as ``version=2`` for SPZ.
 
         Raises:
             FormatError: there is no such format or option, or no Gaussian has only finite values.
@@ -100,7 +100,7 @@ class SplatModel:
 
     @classmethod
     def load_ply(cls, path: str | PathLike[str]) -> SplatModel:
-        """Read a PLY file in the layout of 3DGS, whatever its suffix; see `ply.read_ply`.
+        """Read a PLY file in the layout of 3DGS, with any suffix; see `ply.read_ply`.
 
         Raises:
             PlyError: the file is missing, damaged or holds no Gaussians.
@@ -108,7 +108,7 @@ class SplatModel:
         return cls.load(path, format="ply")
 
     def save_ply(self, path: str | PathLike[str], *, format: PlyFormat = "binary_little_endian") -> None:
-        """Write a PLY file in the layout of 3DGS, atomically, whatever its suffix; see `ply.write_ply`.
+        """Write a PLY file in the layout of 3DGS, atomically, with any suffix; see `ply.write_ply`.
 
         Args:
             path: file to write; its folder is made if it is missing.
@@ -123,11 +123,11 @@ class SplatModel:
     def to_training_state(
         self, learning_rates: Mapping[str, float] | None = None, device: torch.device | str = "cpu"
     ) -> SplatTrainingState:
-        """A copy with optimizers, to go on training.
+        """Return a copy with optimizers, for further training.
 
         Args:
             learning_rates: name -> rate; names left out get the value of `optimizers.LEARNING_RATES`.
-            device: where to train.
+            device: the device to train on.
 
         Raises:
             ValueError: a learning rate names no parameter.

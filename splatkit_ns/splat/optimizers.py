@@ -1,4 +1,4 @@
-"""Adam optimizers for Gaussians, one a parameter."""
+"""Adam optimizers for Gaussians, one per parameter."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ADAM_EPS = 1e-15
 
 
 def complete_learning_rates(learning_rates: Mapping[str, float] | None, names: list[str]) -> dict[str, float]:
-    """The learning rate of each name as a Python float: the one given, else the one of 3DGS.
+    """Return the learning rate of each name as a Python float: the given one, else that of 3DGS.
 
     Raises:
-        ValueError: a rate is given for a parameter that does not exist, or none is known for one that does.
+        ValueError: a rate is given for a parameter that does not exist, or a parameter has no rate.
     """
     given = dict(learning_rates or {})
     unknown = sorted(set(given) - set(names))
@@ -48,7 +48,7 @@ def make_optimizers(
     learning_rates: Mapping[str, float] | None = None,
     eps: float = ADAM_EPS,
 ) -> dict[str, Optimizer]:
-    """One Adam a parameter, fused where the device has a fused Adam.
+    """Make one Adam per parameter, fused if the device has a fused Adam.
 
     Args:
         params: name -> parameter.

@@ -11,7 +11,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """State of Python's, numpy's, torch's and all CUDA devices' generators: only tensors, numbers, strings, tuples."""
+    """Return the state of Python's, numpy's, torch's and all CUDA devices' generators, as values for a checkpoint."""
     algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),
@@ -30,12 +30,12 @@ def rng_state() -> dict[str, Any]:
 def seed_generators(device: torch.device, *counter: int | str) -> None:
     """Seed PyTorch's default generators of the CPU and of one device from a counter.
 
-    What is drawn afterwards depends on the counter alone: not on what was drawn before, on whether steps run as CUDA
-    graphs, or on whether a run has been resumed.
+    Later random numbers depend on the counter alone: not on numbers drawn before, on whether steps run as CUDA graphs,
+    or on whether a run has been resumed.
 
     Args:
-        device: the device that draws, besides the CPU.
-        counter: numbers and words that tell apart what must not draw the same, such as seed, step and purpose.
+        device: the device to seed, besides the CPU.
+        counter: numbers and words that identify a sequence of random numbers, such as seed, step and purpose.
     """
     text = "/".join(map(str, counter))
     seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
@@ -47,7 +47,7 @@ def seed_generators(device: torch.device, *counter: int | str) -> None:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Put the generators into a state that `rng_state` returned.
 
-    CUDA devices are left alone when their number differs from that of the machine which wrote the state.
+    CUDA devices keep their state if their number differs from that of the machine that wrote the state.
     """
     random.setstate(state["python"])
     numpy_state = state["numpy"]

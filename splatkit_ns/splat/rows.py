@@ -1,7 +1,7 @@
 """The one place where rows of parameters and of their optimizers' state are added, dropped and rewritten.
 
-A row is one Gaussian. Every operation on rows is described by a `RowChange`, which says where each new row comes
-from; whoever keeps a tensor with one entry a Gaussian carries it along with `RowChange.apply`.
+A row is one Gaussian. Every operation on rows is described by a `RowChange`, which holds the source of each new row.
+Code that keeps a tensor with one entry per Gaussian updates it with `RowChange.apply`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Optimizers = Mapping[str, Optimizer]
 
 
 class _Parts(NamedTuple):
-    """The source of the kept rows, and where kept and new rows lie, or None if all new rows come last."""
+    """The source of the kept rows, and the places of kept and new rows, or None if all new rows come last."""
 
     kept_source: Tensor
     positions: tuple[Tensor, Tensor] | None
@@ -31,25 +31,25 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowChange:
-    """What happened to the rows: which old row each new row is."""
+    """A change of rows: for each new row, the old row that it is."""
 
     source: Tensor
     """(N_after,) int64: the index, before the change, of the Gaussian that this row still is; -1 if the row is new."""
     num_before: int
-    """Number of rows before the change."""
+    """The number of rows before the change."""
 
     @property
     def num_after(self) -> int:
-        """Number of rows after the change."""
+        """The number of rows after the change."""
         return int(self.source.shape[0])
 
     @property
     def num_new(self) -> int:
-        """Number of rows that are new or rewritten."""
+        """The number of rows that are new or rewritten."""
         return self.num_after - len(self._parts.kept_source)
 
     def apply(self, tensor: Tensor, fill: float | int | bool = 0) -> Tensor:
-        """Carry a per-Gaussian tensor along: kept rows keep their values, new rows get `fill`.
+        """Apply the change to a per-Gaussian tensor: kept rows keep their values, new rows get `fill`.
 
         Args:
             tensor: (num_before, ...), on any device.
@@ -64,7 +64,7 @@ class RowChange:
         return self.merge(tensor, tensor.new_full((self.num_new, *tensor.shape[1:]), fill))
 
     def merge(self, tensor: Tensor, new_rows: Tensor) -> Tensor:
-        """Like `apply`, with a value for each new row.
+        """Do the same as `apply`, with a value for each new row.
 
         Args:
             tensor: (num_before, ...), on any device.
@@ -97,7 +97,7 @@ class RowChange:
         return _Parts(kept_source, (is_kept.nonzero(as_tuple=True)[0], (~is_kept).nonzero(as_tuple=True)[0]))
 
     def is_identity(self) -> bool:
-        """Whether every row is still what it was, at the same place."""
+        """Whether every row is still the same Gaussian, at the same place."""
         if self.num_after != self.num_before:
             return False
         return bool((self.source == torch.arange(self.num_before, device=self.source.device)).all())
@@ -120,13 +120,13 @@ def change_rows(
     Args:
         params: name -> parameter (num_before, ...).
         optimizers: name -> optimizer of that parameter alone; the same keys.
-        change: where each new row comes from.
+        change: the source of each new row.
         new_rows: name -> (R, ...), the values of the R rows that `change` marks as rewritten, in their order. A name
-            may be left out when R is 0.
-        with_gradients: names whose gradient is carried along, with zeros in new rows. The others have none afterwards.
+            may be left out if R is 0.
+        with_gradients: names of parameters that keep their gradient, with zeros in new rows; the others lose theirs.
 
     Raises:
-        ValueError: an optimizer does not hold the parameter of its name, or shapes disagree. Nothing is changed then.
+        ValueError: an optimizer does not hold the parameter of its name, or shapes disagree; then nothing is changed.
     """
     for name, param in params.items():
         _check_optimizer(name, param, optimizers)
@@ -168,7 +168,7 @@ def _has_rows(key: str, entry: Any, num_rows: int) -> bool:
 def _check_rows(name: str, param: Tensor, change: RowChange, rows: Tensor | None) -> None:
     if param.shape[0] != change.num_before:
         raise ValueError(
-            f"params[{name!r}] has {param.shape[0]} rows where {change.num_before} were expected: all parameters must "
+            f"params[{name!r}] has {param.shape[0]} rows, but {change.num_before} were expected: all parameters must "
             "have one row per Gaussian."
         )
     expected = (change.num_new, *param.shape[1:])

@@ -12,7 +12,7 @@ __all__ = ["KEYS", "NUM_COEFFICIENTS_TO_DEGREE", "check_shapes", "sh_degree_of"]
 
 
 def sh_degree_of(num_coefficients: int) -> int:
-    """SH degree of `num_coefficients` coefficients a channel above degree 0.
+    """Return the SH degree of `num_coefficients` coefficients per channel above degree 0.
 
     Raises:
         ValueError: no degree from 0 to 3 has that many.
@@ -20,7 +20,7 @@ def sh_degree_of(num_coefficients: int) -> int:
     if num_coefficients not in NUM_COEFFICIENTS_TO_DEGREE:
         expected = ", ".join(str(count) for count in NUM_COEFFICIENTS_TO_DEGREE)
         raise ValueError(
-            f"shN must have {expected} coefficients (SH degree 0, 1, 2, 3), found {num_coefficients} a channel."
+            f"shN must have {expected} coefficients (SH degree 0, 1, 2, 3), found {num_coefficients} per channel."
         )
     return NUM_COEFFICIENTS_TO_DEGREE[num_coefficients]
 
@@ -29,7 +29,7 @@ def check_shapes(tensors: Mapping[str, Tensor] | Mapping[str, nn.Parameter] | nn
     """Check that all six parameters are there and agree in shape.
 
     Raises:
-        ValueError: naming each parameter that is missing or has another shape, with the shape expected.
+        ValueError: parameters are missing or have other shapes; the message names each, with the expected shape.
     """
     missing = [key for key in KEYS if key not in tensors]
     if missing:

@@ -12,11 +12,11 @@ from splatkit_ns.splat.rows import Params
 
 NUM_SAMPLES = 2
 SHRINK = 1.6
-"""How much smaller each sample is: 0.8 * NUM_SAMPLES, the value of the 3DGS code."""
+"""The factor by which samples are smaller: 0.8 * NUM_SAMPLES, the value of the 3DGS code."""
 
 
 LONG_AXIS_OFFSET = 0.45
-"""Distance of the halves' centres from the whole one's, in units of three standard deviations of its longest axis."""
+"""Distance of the halves' centres from that of the whole, in units of three standard deviations of its longest axis."""
 LONG_AXIS_SHRINK = 0.55
 """Length of a half, relative to the whole; the other axes shrink to sqrt(1 - 0.45²)."""
 LONG_AXIS_OPACITY = 0.6
@@ -24,7 +24,7 @@ LONG_AXIS_OPACITY = 0.6
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """Rotation matrices (N, 3, 3) of quaternions (N, 4) in wxyz order, which need not be normalised."""
+    """Return rotation matrices (N, 3, 3) of quaternions (N, 4) in wxyz order, which need not be normalised."""
     w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -36,7 +36,7 @@ def rotation_matrices(quats: Tensor) -> Tensor:
 
 @torch.no_grad()
 def split_rows(params: Params, selected: Tensor, revised_opacity: bool = False) -> dict[str, Tensor]:
-    """Parameters of the Gaussians that replace the selected ones.
+    """Make the parameters of the Gaussians that replace the selected ones.
 
     The means are drawn from the selected Gaussians (section 5.2 of 3DGS, arXiv:2308.04079), the standard deviations
     are divided by 1.6, everything else is copied.
@@ -45,7 +45,7 @@ def split_rows(params: Params, selected: Tensor, revised_opacity: bool = False) 
         params: the parameters of all N Gaussians.
         selected: (M,) int64 indices.
         revised_opacity: give the samples the opacity 1 - sqrt(1 - o), which keeps the density of the pair near that of
-            the one (arXiv:2404.06109), instead of o.
+            the whole (arXiv:2404.06109), instead of o.
 
     Returns:
         name -> (2 M, ...): all first samples, then all second ones.
@@ -65,7 +65,7 @@ def split_rows(params: Params, selected: Tensor, revised_opacity: bool = False) 
 
 @torch.no_grad()
 def long_axis_rows(params: Params, selected: Tensor) -> dict[str, Tensor]:
-    """Parameters of the Gaussians that replace the selected ones, two each, side by side along the longest axis.
+    """Make two Gaussians in place of each selected one, side by side along its longest axis; return their parameters.
 
     The long-axis split of Improved-GS (arXiv:2508.12313), with its constants; nothing is drawn at random.
 

@@ -1,7 +1,7 @@
-"""What a training state puts into a checkpoint, and how it comes back.
+"""The part of a checkpoint that holds a training state: writing and reading.
 
 The layout is nerfstudio's: `step`, `pipeline` with the parameters as `_model.gauss_params.<name>`, `optimizers`,
-`schedulers`, `scalers`. The entry `splatkit` holds what nerfstudio has no place for.
+`schedulers`, `scalers`. The entry `splatkit` holds all other state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PACKAGES = ("splatkit-ns", "nerfstudio", "gsplat", "torch", "numpy")
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a checkpoint means; those not installed are left out."""
+    """Return the versions of the packages that the meaning of a checkpoint depends on, if they are installed."""
     versions: dict[str, str] = {}
     for name in _PACKAGES:
         try:
@@ -36,10 +36,10 @@ def package_versions() -> dict[str, str]:
 
 
 def splatkit_entry(modules: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The entry `splatkit` of a checkpoint: schema version, random generators, modules' states, package versions.
+    """Make the entry `splatkit` of a checkpoint: schema version, random generators, modules' states, package versions.
 
     Args:
-        modules: name -> state of whatever else takes part in training, such as densification.
+        modules: name -> state of the other parts of training, such as densification.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -50,9 +50,9 @@ def splatkit_entry(modules: Mapping[str, Any] | None = None) -> dict[str, Any]:
 
 
 def state_to_checkpoint(params: Params, optimizers: Mapping[str, Optimizer], step: int | None = None) -> dict[str, Any]:
-    """A checkpoint with all that parameters and optimizers know by themselves; no schedulers, modules or samplers.
+    """Make a checkpoint of parameters and optimizers alone, without schedulers, modules and samplers.
 
-    The tensors are those under training, not copies.
+    The tensors are those in training, not copies.
     """
     return {
         "step": 0 if step is None else int(step),
@@ -65,7 +65,7 @@ def state_to_checkpoint(params: Params, optimizers: Mapping[str, Optimizer], ste
 
 
 def params_from_checkpoint(checkpoint: Mapping[str, Any], path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Raw parameters of a checkpoint, by name.
+    """Return the raw parameters of a checkpoint, by name.
 
     Raises:
         CheckpointError: parameters are missing, are no float tensors, or do not fit together; `path` is named.
@@ -90,7 +90,7 @@ def params_from_checkpoint(checkpoint: Mapping[str, Any], path: str | PathLike[s
 
 
 def learning_rates_from_checkpoint(checkpoint: Mapping[str, Any], names: list[str]) -> dict[str, float]:
-    """Learning rates that the checkpoint's optimizers had; names that are not there are left out."""
+    """Return the learning rates of the checkpoint's optimizers; names that are not there are left out."""
     rates: dict[str, float] = {}
     for name in names:
         try:
@@ -119,7 +119,7 @@ def load_optimizers(
             optimizer.load_state_dict(states[name])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"checkpoint {path}: the optimizer of {name!r} does not load: {error}.") from error
-        optimizer.param_groups[0].update(kernels)  # what this device supports, not what the writer's did
+        optimizer.param_groups[0].update(kernels)  # as this device supports them, not the device that wrote the file
         _check_state(optimizer.state.get(params[name], {}), name, params[name], path)
 
 

@@ -1,8 +1,8 @@
-"""Detects row changes made by code that knows nothing of `SplatTrainingState`, such as gsplat's strategies.
+"""Detection of row changes that other code makes without `SplatTrainingState`, such as gsplat's strategies.
 
-gsplat's operations replace the parameters and carry every entry of the optimizers' state along: entries of kept rows
-are kept, entries of new rows are zero. A temporary entry that numbers the rows therefore shows afterwards where each
-row came from.
+gsplat's operations replace the parameters and update every entry of the optimizers' state: entries of kept rows are
+kept, entries of new rows are zero. A temporary entry that numbers the rows therefore shows afterwards the source of
+each row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IDENTITY_KEYS = ("quats", "sh0")
 
 
 class _WatchedState(defaultdict[Tensor, Any]):
-    """The state of an optimizer, which says so before it first hands out or drops the entries of a parameter."""
+    """The state of an optimizer; it calls `touched` before it first returns or drops the entries of a parameter."""
 
     def __init__(self, state: dict[Tensor, Any], touched: Callable[[], None]) -> None:
         super().__init__(getattr(state, "default_factory", dict), state)
@@ -52,14 +52,14 @@ class _WatchedState(defaultdict[Tensor, Any]):
 
 
 class RowTracker:
-    """Marks the rows when they are about to change, and reads off later what became of them.
+    """A tracker that marks the rows when they are about to change, and later derives the change from the marks.
 
-    Whoever changes rows has to carry the optimizers' state along, and gsplat's operations do: they ask an optimizer for
-    the entries of a parameter before they touch that parameter, or (since gsplat 1.5) right after they have put the
-    first new one in its place. Until somebody asks, nothing is marked or copied, so that a step without a change costs
-    a few microseconds whatever the number of Gaussians.
+    Code that changes rows has to update the optimizers' state, and gsplat's operations do: they read the entries of a
+    parameter in its optimizer before they touch that parameter, or (since gsplat 1.5) right after they have put the
+    first new one in its place. Until such a read nothing is marked or copied, so that a step without a change costs a
+    few microseconds with any number of Gaussians.
 
-    A row counts as kept if its optimizer state was carried along and its `quats` and `sh0` are still the same bits.
+    A row counts as kept if its optimizer state was kept and its `quats` and `sh0` are still the same bits.
     So a dead Gaussian that MCMC relocates counts as rewritten, unless it was an exact copy of its new value already.
     """
 
@@ -69,7 +69,7 @@ class RowTracker:
         Args:
             params: name -> parameter (N, ...).
             optimizers: name -> optimizer of that parameter alone.
-            with_gradients: names whose gradient `finish` carries along, with zeros in new rows.
+            with_gradients: names of parameters whose gradient `finish` keeps, with zeros in new rows.
         """
         self._params = params
         self._optimizers = optimizers
@@ -93,7 +93,7 @@ class RowTracker:
 
     @torch.no_grad()
     def _mark(self) -> None:
-        """Number the rows in the optimizer's state, the first time that a state is asked for."""
+        """Number the rows in the optimizer's state, at the first access to a state."""
         if self._is_marked:
             return
         self._is_marked = True
@@ -109,15 +109,15 @@ class RowTracker:
             if optimizer.state is watched:
                 state.clear()
                 state.update(watched)
-                optimizer.state = state  # pyright: ignore[reportAttributeAccessIssue] - the defaultdict that it was
+                optimizer.state = state  # pyright: ignore[reportAttributeAccessIssue] - the original defaultdict
         self._watched = []
 
     @torch.no_grad()
     def finish(self) -> RowChange | None:
-        """Remove the marks and tell what happened since `start`; None if no row changed.
+        """Remove the marks and return the change since `start`; None if no row changed.
 
         Raises:
-            RuntimeError: the marks are gone or do not fit, because rows were changed in some way other than gsplat's.
+            RuntimeError: the marks are gone or do not fit, because rows were changed in another way than gsplat's.
         """
         self._stop_watching()
         param, before = self._params[_MARKED], self._before
@@ -130,7 +130,7 @@ class RowTracker:
         if marks is None or marks.shape != (param.shape[0],):
             found = "none" if marks is None else str(tuple(marks.shape))
             raise RuntimeError(
-                f"rows were changed without carrying the optimizer state along: expected row marks of shape "
+                f"rows were changed without the optimizer state: expected row marks of shape "
                 f"({param.shape[0]},) in the state of optimizers['means'], found {found}. Use "
                 "training_state.duplicate, split and remove, or gsplat.strategy.ops."
             )
@@ -140,14 +140,14 @@ class RowTracker:
         return None if change.is_identity() else change
 
     def _carry_gradients(self, change: RowChange | None) -> None:
-        """Give parameters that were replaced their gradients back; an opacity reset replaces one without a change."""
+        """Restore the gradients of replaced parameters; an opacity reset replaces one without a change of rows."""
         grads, self._grads = self._grads, {}
         for name, grad in grads.items():
             if grad is not None and self._params[name].grad is None:
                 self._params[name].grad = grad if change is None else change.apply(grad)
 
     def _remove_marks(self) -> Tensor | None:
-        """Remove the marks wherever they are; return those of the parameter of now."""
+        """Remove the marks from all states; return those of the current parameter."""
         now = self._params[_MARKED]
         marks, marked = self._pop_marks(now), self._before[_MARKED]
         if marked is not now:

@@ -1,4 +1,4 @@
-"""The Gaussians under training: parameters, their optimizers, and the operations that add and remove Gaussians."""
+"""The Gaussians in training: parameters, their optimizers, and the operations that add and remove Gaussians."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ RowListener = Callable[[RowChange], None]
 
 
 class SplatTrainingState:
-    """N Gaussians under training, with one optimizer a parameter.
+    """N Gaussians in training, with one optimizer per parameter.
 
-    `params` holds raw values (logs, logits; see `schema.KEYS`): what optimizers and gsplat's strategies work on. The
+    `params` holds the raw values (logs, logits; see `schema.KEYS`) that optimizers and gsplat's strategies change. The
     properties `means`, `quats`, `scales`, `opacities`, `sh0` and `shN` are the activated values, and carry gradients.
 
-    Whoever keeps values per Gaussian elsewhere subscribes to row changes, see `subscribe`.
+    Code that keeps values per Gaussian elsewhere subscribes to row changes, see `subscribe`.
     """
 
     def __init__(self, params: dict[str, nn.Parameter] | nn.ParameterDict, optimizers: Mapping[str, Optimizer]) -> None:
         """Wrap parameters and optimizers; neither is copied.
 
         Args:
-            params: the six of `schema.KEYS`, float32, and any others with one row a Gaussian.
+            params: the six of `schema.KEYS`, float32, and any others with one row per Gaussian.
             optimizers: the same keys; each holds one group with that parameter. Empty for Gaussians that are only
-                looked at.
+                rendered.
 
         Raises:
             ValueError: keys or shapes do not fit.
@@ -66,7 +66,7 @@ class SplatTrainingState:
         return self.num_gaussians
 
     def use_optimizers(self, optimizers: Mapping[str, Optimizer]) -> None:
-        """Take the optimizers that train the parameters from now on, with the keys of `params`."""
+        """Use these optimizers for the parameters from now on; they have the keys of `params`."""
         self.optimizers = {name: optimizers[name] for name in self.params}
 
     def use_checkpoints_of(self, requests: CheckpointRequests) -> None:
@@ -74,25 +74,25 @@ class SplatTrainingState:
         self._requests = requests
 
     def keep_gradients_of(self, names: Set[str]) -> None:
-        """Carry the gradients of these parameters along when rows change, with zeros in new rows.
+        """Keep the gradients of these parameters when rows change, with zeros in new rows.
 
-        For gradients that are being summed up over several steps; those of other parameters are None after a change.
+        This is for gradients that are summed up over several steps; those of other parameters are None after a change.
         """
         self._summed_up = names
 
     @property
     def num_gaussians(self) -> int:
-        """N, the number of Gaussians now."""
+        """The current number of Gaussians, N."""
         return int(self.params["means"].shape[0])
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return self.params["means"].device
 
     @property
     def sh_degree(self) -> int:
-        """Highest SH degree that there are coefficients for, 0 to 3."""
+        """The SH degree of the coefficients, 0 to 3."""
         return sh_degree_of(int(self.params["shN"].shape[1]))
 
     @property
@@ -114,8 +114,8 @@ class SplatTrainingState:
     def make_flat(self) -> None:
         """Turn the Gaussians into discs, see `discs.flatten`; from now on nothing changes their thickness.
 
-        For renderers that draw discs. The third scale is then a constant, so that it neither decides about
-        densification nor gets lost in PLY files, where it makes the discs thin in viewers that draw 3D Gaussians.
+        Renderers of discs use this. The third scale is then a constant, so that it does not influence densification and
+        is stored in PLY files, where it makes the discs thin in viewers that draw 3D Gaussians.
         """
         flatten(self.params)
         self._flat = True
@@ -157,7 +157,7 @@ class SplatTrainingState:
 
         Args:
             mask: bool (N,), or (C, N) for "in any of C cameras". All False changes nothing.
-            revised_opacity: lower the opacity so that the pair is as dense as the one (arXiv:2404.06109).
+            revised_opacity: lower the opacity so that the pair is as dense as the whole (arXiv:2404.06109).
 
         Raises:
             ValueError: wrong length or dtype.
@@ -189,17 +189,17 @@ class SplatTrainingState:
             return
         if len(selected) == self.num_gaussians:
             raise ValueError(
-                f"remove: the mask marks all {self.num_gaussians} Gaussians, and none would be left. "
+                f"remove: the mask marks all {self.num_gaussians} Gaussians, so that none would be left. "
                 'params["opacities"] holds logits, not opacities: compare training_state.opacities, which lie in '
                 "(0, 1), with a threshold such as 0.005."
             )
         self._change(self._others(selected), 0, {})
 
     def change_rows(self, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
-        """Apply any change of rows, for operations that the three above do not cover.
+        """Apply any change of rows, for operations that the methods above do not cover.
 
         Args:
-            change: where each new row comes from.
+            change: the source of each new row.
             new_rows: name -> values of the rows that `change` marks as rewritten, in their order; see
                 `rows.change_rows`.
 
@@ -220,9 +220,9 @@ class SplatTrainingState:
 
     @torch.no_grad()
     def limit_opacities(self, highest: float) -> None:
-        """Lower all opacities to at most `highest`, in (0, 1), and let their optimizer forget its moments.
+        """Lower all opacities to at most `highest`, in (0, 1), and reset the moments of their optimizer.
 
-        The opacity reset of 3DGS; rows stay what they are.
+        This is the opacity reset of 3DGS; rows stay as they are.
         """
         logits = self.params["opacities"]
         logits.clamp_(max=math.log(highest / (1 - highest)))
@@ -231,11 +231,11 @@ class SplatTrainingState:
                 entry.zero_()
 
     def subscribe(self, listener: RowListener) -> None:
-        """Have `listener` called with a `RowChange` after each change of rows, when `params` is in its new state."""
+        """Call `listener` with a `RowChange` after each change of rows, when `params` is in its new state."""
         self._listeners.append(listener)
 
     def unsubscribe(self, listener: RowListener) -> None:
-        """Take back `subscribe`.
+        """Undo `subscribe`.
 
         Raises:
             ValueError: the listener is not subscribed.
@@ -244,12 +244,12 @@ class SplatTrainingState:
 
     @contextmanager
     def track_row_changes(self) -> Generator[None, None, None]:
-        """Within the block, also notice row changes that others make, such as gsplat's strategies.
+        """Within the block, also detect row changes by other code, such as gsplat's strategies.
 
-        Listeners are told at the end of the block, and before each of this object's own operations in it. A row then
-        counts as kept when the strategy regards it as the same Gaussian, even if it reset its opacity or moved its
-        mean; see `tracking.RowTracker`. No optimizer may step inside the block. Blocks can be nested; what happened in
-        an inner block is told at its end. Where nothing changes, a block costs microseconds.
+        Listeners are called at the end of the block, and before each of this object's own operations in it. A row then
+        counts as kept if it is the same Gaussian for the strategy, even if its opacity was reset or its mean moved; see
+        `tracking.RowTracker`. No optimizer may step inside the block. Blocks can be nested; changes in an inner block
+        are reported at its end. If nothing changes, a block costs microseconds.
 
         Raises:
             RuntimeError: rows were changed without their optimizer state.
@@ -269,12 +269,13 @@ class SplatTrainingState:
             self._report(tracker, quiet=failed, continues=outer is not None)
 
     def _report(self, tracker: RowTracker, quiet: bool = False, continues: bool = False) -> None:
-        """Tell listeners what has changed.
+        """Call the listeners with the change.
 
         Args:
-            tracker: of the change.
-            quiet: tell nothing of rows that were changed without their optimizer state: another exception says more.
-            continues: the tracker goes on with what is there now.
+            tracker: the tracker of the change.
+            quiet: whether to ignore rows that were changed without their optimizer state, because another exception is
+                more informative.
+            continues: whether the tracker starts again with the current rows.
         """
         try:
             change = tracker.finish()
@@ -297,7 +298,7 @@ class SplatTrainingState:
         self.change_rows(RowChange(source=source, num_before=self.num_gaussians), new_rows)
 
     def _replace(self, mask: Tensor, operation: str, new_rows: Callable[[Tensor], dict[str, Tensor]]) -> None:
-        """Put ``NUM_SAMPLES`` new rows, of indices (M,), in the place of each masked one."""
+        """Replace each masked row by ``NUM_SAMPLES`` new ones, which ``new_rows`` makes for indices (M,)."""
         selected = self._selected(mask, operation)
         if len(selected) > 0:
             self._change(self._others(selected), NUM_SAMPLES * len(selected), new_rows(selected))
@@ -326,7 +327,7 @@ class SplatTrainingState:
             mask = mask.any(dim=0)
         return mask.to(self.device).nonzero(as_tuple=True)[0]
 
-    # ------------------------------------------------------------------ from and to elsewhere
+    # ------------------------------------------------------------------ conversions and checkpoints
 
     @classmethod
     def from_tensors(
@@ -336,7 +337,7 @@ class SplatTrainingState:
         learning_rates: Mapping[str, float] | None = None,
         device: torch.device | str = "cpu",
     ) -> SplatTrainingState:
-        """New parameters with copies of the given raw values, and new optimizers.
+        """Make new parameters with copies of the given raw values, and new optimizers.
 
         Raises:
             ValueError: keys, shapes or learning rates do not fit.
@@ -360,7 +361,7 @@ class SplatTrainingState:
         device: torch.device | str = "cpu",
         generator: torch.Generator | None = None,
     ) -> SplatTrainingState:
-        """One Gaussian a point; see `initialization.gaussians_from_points` for the arguments and errors."""
+        """Make one Gaussian per point; see `initialization.gaussians_from_points` for the arguments and errors."""
         tensors = initialization.gaussians_from_points(
             points,
             colors,
@@ -372,10 +373,10 @@ class SplatTrainingState:
         return cls.from_tensors(tensors, learning_rates=learning_rates, device=device)
 
     def to_splat_model(self, render_mode: SplatRenderMode = "default") -> SplatModel:
-        """A copy of the Gaussians on the CPU, without optimizers.
+        """Return a copy of the Gaussians on the CPU, without optimizers.
 
         Args:
-            render_mode: how they were trained; `SplatRenderer.splat_mode` tells it.
+            render_mode: the way in which they were trained, `SplatRenderer.splat_mode` of their renderer.
         """
         from splatkit_ns.splat.model import SplatModel  # the two convert into each other
 
@@ -385,16 +386,16 @@ class SplatTrainingState:
     def save_ckpt(self, path: str | PathLike[str], step: int | None = None, then: Then | None = None) -> None:
         """Write a checkpoint that training resumes from; see `state_checkpoint.state_to_checkpoint`.
 
-        Under a trainer it is the trainer's full checkpoint, otherwise what this object knows. During a training step it
-        is written when all hooks of the step have run, so that it holds their states after this step.
+        With a trainer it is the trainer's full checkpoint, otherwise one of this object alone. During a training step
+        it is written when all hooks of the step have run, so that it holds their states after this step.
 
         Args:
             path: the file to write, atomically. Its folder is made if it is missing.
             step: the training step to store, as nerfstudio counts it. None: the trainer's, or 0 without a trainer.
-            then: is called with None when the file has been written, or with the `OSError` if it could not be.
+            then: callback with None when the file has been written, or with the `OSError` if it could not be.
 
         Raises:
-            OSError: there is no `then`, no step is under way, and the file cannot be written; an old file is then as it
+            OSError: `then` is None, no step is under way, and the file cannot be written; an old file is then as it
                 was.
         """
         self._requests.add(path, step, then)
@@ -404,9 +405,9 @@ class SplatTrainingState:
 
     @classmethod
     def from_ckpt(cls, path: str | PathLike[str], device: torch.device | str = "cpu") -> SplatTrainingState:
-        """Parameters and optimizers of a checkpoint, whichever of nerfstudio or splatkit wrote it.
+        """Read parameters and optimizers from a checkpoint of nerfstudio or splatkit.
 
-        The global random number generators are left alone; see `rng.set_rng_state`.
+        The global random number generators keep their state; see `rng.set_rng_state`.
 
         Raises:
             CheckpointError: the file is missing, damaged, refused or lacks something.
@@ -416,7 +417,7 @@ class SplatTrainingState:
         rates = state_checkpoint.learning_rates_from_checkpoint(checkpoint, list(tensors))
         try:
             state = cls.from_tensors(tensors, learning_rates=rates, device=device)
-        except ValueError as error:  # a parameter of a kind of its own without an optimizer, or an impossible rate
+        except ValueError as error:  # an unknown parameter without an optimizer, or an impossible rate
             raise CheckpointError(f"checkpoint {path} cannot be trained further: {error}") from error
         state_checkpoint.load_optimizers(state.params, state.optimizers, checkpoint, path)
         return state

@@ -39,7 +39,7 @@ SHORTHANDS = {
 }
 """The fields of `SplatTrainerConfig` that are settings of the method, with their places in its config."""
 
-PARTS = ("renderer", "loss_fn", "densification")
+PARTS = ("renderer", "image_model", "loss_fn", "densification")
 
 
 @dataclass
@@ -166,7 +166,7 @@ class SplatTrainerConfig:
         return given
 
     def changes_part(self, name: str) -> bool:
-        """Whether a setting is one of the renderer, the loss or the densification."""
+        """Whether a setting is one of a part, such as the renderer."""
         return any(_place(option).startswith(f"pipeline.model.{name}.") for option in self.settings)
 
     def _check_device(self, problems: list[str]) -> None:

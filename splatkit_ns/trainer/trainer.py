@@ -18,6 +18,7 @@ from splatkit_ns.data_provider import SplatDataProvider
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.parts.checks import check_instance
@@ -72,6 +73,7 @@ class SplatTrainer:
         modules: what else hooks into training, in this order.
         ckpt_path: checkpoint to go on from, written by `SplatExporter`, `SplatTrainingState.save_ckpt` or ``ns-train``.
         viewer: run nerfstudio's viewer during training.
+        image_model: see `renderer`; 3DGS has none.
 
     Raises:
         SplatkitError: something is not what it should be, a setting is out of range, the output folder cannot be
@@ -88,6 +90,7 @@ class SplatTrainer:
         modules: Sequence[SplatBaseModule[Any]] = (),
         ckpt_path: str | PathLike[str] | None = None,
         viewer: bool = False,
+        image_model: SplatImageModel[Any] | None = None,
     ) -> None:
         check_instance(config, SplatTrainerConfig, "config")
         check_instance(data_provider, SplatDataProvider, "data_provider")
@@ -98,7 +101,12 @@ class SplatTrainer:
         self.modules = modules
         self.ckpt_path = None if ckpt_path is None else Path(ckpt_path)
         self.viewer = viewer
-        self._parts = {"renderer": renderer, "loss_fn": loss_fn, "densification": densification}
+        self._parts = {
+            "renderer": renderer,
+            "image_model": image_model,
+            "loss_fn": loss_fn,
+            "densification": densification,
+        }
         self._check()
         check_writable(config.output_dir, "SplatTrainerConfig.output_dir")
 

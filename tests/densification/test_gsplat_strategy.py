@@ -148,7 +148,11 @@ class WantsMore(Notes):
     [
         (DefaultStrategy, "strategy is <class .* expected an object with initialize_state"),
         (object(), r"expected an object with initialize_state\(\), such as gsplat\.strategy\.DefaultStrategy\(\)"),
-        (WantsMore(), "WantsMore.step_post_backward of GsplatStrategy wants 'images'; there are: params, optimizers"),
+        (
+            WantsMore(),
+            "WantsMore.step_post_backward of GsplatStrategy has a parameter 'images', which is not available; "
+            "available are: params, optimizers",
+        ),
     ],
 )
 def test_what_is_no_strategy_is_refused(strategy: Any, message: str) -> None:

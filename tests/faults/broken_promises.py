@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from splatkit_ns import ranges
+from splatkit_ns import files, ranges
 from splatkit_ns.densification import SplatDefaultDensification
+from splatkit_ns.formats import ply
 from splatkit_ns.modules import checkpointer
 from splatkit_ns.parts import dispatch
 from splatkit_ns.parts.context import StepContext
@@ -29,7 +30,7 @@ from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.step import finite
 from splatkit_ns.plugin.step.training_step import TrainingStep
-from splatkit_ns.splat import checkpoint, files, ply
+from splatkit_ns.splat import checkpoint
 from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
 
 FOLDER = Path(__file__).parent
@@ -136,7 +137,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("tuples may be endless", checkpoint, "check_tuples", nothing, "test_hostile_checkpoints.py::test_names_in_capitals"),
     ("tensors may be of any size", checkpoint, "Counter", lambda _: 0, "test_hostile_checkpoints.py::test_sizes_are_checked_also_where_torch_does_not"),
     ("any shape is taken", weights, "check", nothing, "test_hostile_checkpoints.py::test_content_that_does_not_fit"),
-    ("rows are not counted", ply, "_check_room", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
+    ("rows are not counted", ply, "check_room", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
     ("NaN is read", ply, "_check_finite", nothing, "test_hostile_ply.py::test_a_broken_file_is_refused"),
     ("options are not checked", ranges, "problems", lambda *_, **__: [], "test_fuzz_options.py::test_fuzz_options"),
 ]  # fmt: skip

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from splatkit_ns import files
 from splatkit_ns.files import TEMPORARY_PREFIX
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.splat import files
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, At, make_config, run_command
 

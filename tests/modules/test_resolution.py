@@ -108,7 +108,7 @@ def test_training_images_grow_and_evaluation_images_are_whole(
     assert heights[int(0.8 * 20) :] == [whole] * 4
     assert "Images of training: 1/" in capsys.readouterr().out
     camera, batch = trainer.pipeline.datamanager.next_eval(0)
-    model.frames.downscale = 2
+    model.parts.frames.downscale = 2
     trainer.pipeline.eval()
     assert model.get_outputs_for_camera(camera)["rgb"].shape[0] == batch["image"].shape[0]
 

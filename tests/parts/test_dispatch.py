@@ -81,11 +81,12 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
     dispatcher.run("post_compute_loss")
     names = {
         "logger", "renderer", "data_provider", "loss_fn", "densification", "modules", "max_steps", "training_state",
-        "step", "world_rank", "world_size", "scene_scale", "stop",
+        "step", "world_rank", "world_size", "scene_scale", "num_train_images", "image_model", "stop",
     }  # fmt: skip
     assert seen["on_setup"] == names
     of_step = {
-        "target_frames", "masks", "target_depths", "target_normals", "view", "cam_to_worlds", "Ks",
+        "target_frames", "masks", "pixel_weights", "image_index", "image_name",
+        "target_depths", "target_normals", "view", "cam_to_worlds", "Ks",
         "rendered_frames", "rend_out", "loss", "loss_terms",
     }  # fmt: skip
     assert seen["post_compute_loss"] == names | of_step
@@ -111,8 +112,9 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
     assert str(caught.value) == (
         "MyModule.pre_step asks for 'iteration', 'images', which does not exist there.\n"
         "  It may ask for: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
-        "training_state, step, world_rank, world_size, scene_scale, stop, target_frames, masks, target_depths, "
-        "target_normals\n"
+        "training_state, step, world_rank, world_size, scene_scale, stop, num_train_images, image_model, "
+        "target_frames, masks, pixel_weights, target_depths, "
+        "target_normals, image_index, image_name\n"
         "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
     )
 

@@ -73,7 +73,7 @@ def test_the_host_does_not_wait_for_copies_of_training_images(masked_scene: Path
     batch["target_depths"], batch["target_normals"] = torch.ones(24, 32, 1), torch.ones(24, 32, 3)
     copies: list[dict[str, Any]] = []
     watched = {name: _Watched(value, copies) if torch.is_tensor(value) else value for name, value in batch.items()}
-    pipeline.model.take_frame(camera, watched)
+    pipeline.model.parts.take_frame(camera, watched)
     assert copies == [{"non_blocking": True}] * 4, "image, mask, depth and normals"
 
 
@@ -149,8 +149,8 @@ def test_a_training_camera_is_read_from_its_device_once(tiny_scene: Path, monkey
     monkeypatch.setattr("splatkit_ns.plugin.step.frame.pinhole_view", watched)
     camera, _ = pipeline.datamanager.train_view(2)
     for downscale in (4, 2, 1):
-        pipeline.model.frames.downscale = downscale
-        view, expected = pipeline.model.frames.view(camera), pinhole_view(camera, downscale)
+        pipeline.model.parts.frames.downscale = downscale
+        view, expected = pipeline.model.parts.frames.view(camera), pinhole_view(camera, downscale)
         assert (view.width, view.height) == (expected.width, expected.height) == (32 // downscale, 24 // downscale)
         assert torch.equal(view.Ks, expected.Ks)
         assert torch.equal(view.cam_to_worlds, expected.cam_to_worlds)

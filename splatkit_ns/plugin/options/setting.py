@@ -9,9 +9,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from splatkit_ns.plugin.run.held import HeldDensification, HeldLossFn, HeldRenderer, part_itself
+from splatkit_ns.plugin.run.held import HeldDensification, HeldImageModel, HeldLossFn, HeldRenderer, part_itself
 
-HELD = (HeldRenderer, HeldLossFn, HeldDensification)
+HELD = (HeldRenderer, HeldImageModel, HeldLossFn, HeldDensification)
 
 
 class OptionError(ValueError):

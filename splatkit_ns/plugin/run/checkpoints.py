@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.run.weights import PARTS, unknown_parts
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
-from splatkit_ns.splat.state_checkpoint import load_optimizers, splatkit_entry
+from splatkit_ns.splat.state_checkpoint import PARAM_PREFIX, load_optimizers, splatkit_entry
 
 FILE_NAME = re.compile(r"step-(\d+)\.ckpt")
 MODEL_DIR = "nerfstudio_models"
@@ -43,9 +44,9 @@ def collect(run: RunState, step: int) -> dict[str, Any]:
         step: the last that was trained, 0-based.
     """
     optimizers = run.optimizers
-    entry = splatkit_entry(run.model.dispatcher.state_dict())
+    entry = splatkit_entry(run.model.parts.dispatcher.state_dict())
     entry["sampler"] = run.data.sampler_state()
-    entry["renderer"] = type(run.model.renderer).__name__
+    entry["renderer"] = type(run.model.parts.renderer).__name__
     entry["learning_rates"] = run.configured_rates
     entry["gradients"] = {
         name: param.grad
@@ -89,8 +90,8 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
         _use_changed_rates(run, entry.get("learning_rates", {}))
         for schedule in optimizers.schedulers.values():
             _apply_rate(schedule)
-        _compare_renderers(entry.get("renderer"), type(run.model.renderer).__name__, path)
-        run.model.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
+        _compare_renderers(entry.get("renderer"), type(run.model.parts.renderer).__name__, path)
+        run.model.parts.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
             named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:
@@ -111,14 +112,36 @@ def _compare_renderers(theirs: Any, ours: str, path: Path) -> None:
         )
 
 
-def restore_weights(pipeline: VanillaPipeline, checkpoint: dict[str, Any], path: Path) -> None:
-    """Give a pipeline the Gaussians and camera corrections of a checkpoint.
+def restore_weights(
+    pipeline: VanillaPipeline, checkpoint: dict[str, Any], path: Path, for_training: bool = False
+) -> None:
+    """Give a pipeline the Gaussians, camera corrections and parameters of parts of a checkpoint.
+
+    Args:
+        pipeline: of the run.
+        checkpoint: what `collect` returned.
+        path: where it came from, for messages.
+        for_training: refuse a checkpoint with parameters of parts that the run does not have.
 
     Raises:
         SplatkitError: the checkpoint holds no model that fits the pipeline.
     """
     with _explained(path):
+        if for_training:
+            _refuse_unknown_parts(pipeline, checkpoint["pipeline"])
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
+
+
+def _refuse_unknown_parts(pipeline: VanillaPipeline, stored: dict[str, Any]) -> None:
+    model: Any = pipeline.model
+    unknown = unknown_parts(stored, model.part_params.state_dict(), prefix=f"_model.{PARTS}")
+    rows = {key.removeprefix(PARAM_PREFIX) for key in stored if key.startswith(PARAM_PREFIX)}
+    unknown += sorted(rows - {*model.gauss_params, *model.part_params.rows})
+    if unknown:
+        raise SplatkitError(
+            f"it has trained parameters that no part of this run has: {', '.join(unknown)}. Resume with the config.yml "
+            "that lies beside it (--load-config), or add the part again; training on would lose them."
+        )
 
 
 def check_modules(dispatcher: ModuleDispatcher) -> None:

@@ -15,6 +15,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from splatkit_ns.densification import SplatDensification
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.parts.copying import Uncopied, holdable, running_copy
 from splatkit_ns.renderer import SplatRenderer
@@ -53,6 +54,13 @@ class HeldLossFn(SplatLossFn):
 
 
 @dataclass
+class HeldImageModel(SplatImageModel):
+    """An image model whose settings are no flags."""
+
+    module: Opaque
+
+
+@dataclass
 class HeldDensification(SplatDensification):
     """A densification strategy whose settings are no flags."""
 
@@ -68,7 +76,7 @@ def _is_made_of_its_fields(part: Any) -> bool:
 
 
 def held(part: Any) -> Any:
-    """A renderer, loss or densification as a config holds it: as it is if it is a dataclass that can be copied."""
+    """A part of a model as a config holds it: as it is if it is a dataclass that can be copied."""
     copyable = holdable(part)
     if _is_made_of_its_fields(part) and not isinstance(copyable, Uncopied):
         return part
@@ -76,10 +84,11 @@ def held(part: Any) -> Any:
         (SplatRenderer, HeldRenderer),
         (SplatLossFn, HeldLossFn),
         (SplatDensification, HeldDensification),
+        (SplatImageModel, HeldImageModel),
     ):
         if isinstance(part, base):
             return holder(copyable)
-    raise TypeError(f"{part!r} is no renderer, loss or densification.")
+    raise TypeError(f"{part!r} is no renderer, image model, loss or densification.")
 
 
 def release(part: Any) -> Any:
@@ -89,6 +98,6 @@ def release(part: Any) -> Any:
 
 def part_itself(part: Any) -> Any:
     """What was given to `held`."""
-    if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification)):
+    if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification, HeldImageModel)):
         part = part.module
     return part.module if isinstance(part, Uncopied) else part

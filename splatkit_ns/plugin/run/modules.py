@@ -12,6 +12,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.importing import import_object, why_not_called
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules.builtin import BuiltinModules
@@ -48,7 +49,7 @@ def run_modules(config: TrainerConfig, folder: Path) -> list[SplatBaseModule[Any
 def gpu_kernels(config: TrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
     """Kernels that a run with these modules uses on a GPU, each once."""
     model: Any = config.pipeline.model
-    parts = [part_itself(part) for part in (model.renderer, model.loss_fn, model.densification)]
+    parts = [part_itself(part) for part in (model.renderer, model.image_model, model.loss_fn, model.densification)]
     kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
     return list(dict.fromkeys([*kernels, joint_kernel]))
 
@@ -101,7 +102,7 @@ def _find_module(path: str) -> Any:
     return found
 
 
-def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any) -> None:
+def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, image_model: Any = None) -> None:
     """Check what a user hands over as the parts of a run; None stands for 3DGS's.
 
     Raises:
@@ -112,6 +113,7 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any) -
         ("renderer", renderer, SplatRenderer, "render"),
         ("loss_fn", loss_fn, SplatLossFn, "compute_loss"),
         ("densification", densification, SplatDensification, "densify"),
+        ("image_model", image_model, SplatImageModel, "apply"),
     ]
     for name, part, expected, method in kinds:
         if part is not None:

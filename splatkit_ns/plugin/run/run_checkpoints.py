@@ -49,7 +49,7 @@ class RunCheckpoints:
         context = self._run.model.context
         context.step = checkpoints.restore(self._run, content, path, self._load_schedules)
         self._resumed = LoadedCheckpoint(path, checkpoints.rng_only(content))
-        self._run.model.dispatcher.run("on_checkpoint_loaded")
+        self._run.model.parts.dispatcher.run("on_checkpoint_loaded")
         return path
 
     def restore_rng(self) -> None:
@@ -70,7 +70,7 @@ class RunCheckpoints:
         self._watch.check()
         model = self._run.model
         if announce:
-            model.dispatcher.run("pre_save_checkpoint")
+            model.parts.dispatcher.run("pre_save_checkpoint")
         check_parameters(self._run.parameters(), model.context.step)
         return checkpoints.collect(self._run, model.context.step - 1 if step is None else step)
 

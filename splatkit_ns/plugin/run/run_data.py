@@ -14,7 +14,6 @@ from torch import Tensor
 from splatkit_ns.parts.evaluation import ImageEvaluation
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
-from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat.rng import rng_state, set_rng_state
@@ -33,14 +32,8 @@ class RunModel(StepModel, Protocol):
     """A model that also evaluates."""
 
     training: bool
-    frames: TrainingFrames
     backgrounds: Backgrounds
     config: Any
-
-    @property
-    def frame(self) -> TrainingFrame | None:
-        """The training image of the current step."""
-        ...
 
     @property
     def device(self) -> torch.device:
@@ -112,17 +105,17 @@ class RunData:
         From the beginning of a step (`pre_step`) to its end, on the step's background.
         """
         model = self._model
-        current = model.frame
+        current = model.parts.frame
         camera, batch = self.datamanager.train_view(index)
-        frame = model.frames.make(camera, batch, None if current is None else current.background)
+        frame = model.parts.frames.make(camera, batch, None if current is None else current.background)
         assert frame.target is not None
         options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
-        payload = model.renderer.render(model.training_state, frame.view, options)
+        payload = model.parts.renderer.render(model.training_state, frame.view, options)
         return TrainingView(frame.view, frame.target, payload.renders, frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this from the next one on; evaluation images stay whole."""
-        self._model.frames.downscale = downscale
+        self._model.parts.frames.downscale = downscale
 
     def evaluate(self) -> Iterator[ImageEvaluation]:
         """Render and measure the evaluation images one by one, with the Gaussians as they are now.
@@ -133,10 +126,10 @@ class RunData:
         model = self._model
         data = self._evaluation_data()
         was_training = model.training
-        with model.dispatcher.validation(len(data.eval_dataset)) as is_heard:
+        with model.parts.dispatcher.validation(len(data.eval_dataset)) as is_heard:
             for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
                 if is_heard:
-                    model.dispatcher.run("pre_validation_image")
+                    model.parts.dispatcher.run("pre_validation_image")
                 model.train(False)
                 try:
                     with torch.no_grad():

@@ -13,10 +13,14 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from splatkit_ns.cameras import View
+from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.rasterize.tile_list_space import ListSpace
+
+IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals")
+"""The fields of a frame that are images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +41,45 @@ class TrainingFrame:
     """(1, H, W, 1) in world units, NaN if unknown."""
     target_normals: Tensor | None = None
     """(1, H, W, 3), NaN if unknown."""
+    pixel_weights: Tensor | None = None
+    """The weights of the pixels in the loss, (1, H, W); None for 1."""
+    image_index: int | None = None
+    """The number of the photograph among the training images; None if it is not known."""
+    index_on_device: Tensor | None = None
+    """The same as a tensor, () int64, for image models."""
     image_name: str = ""
     """The file name of the photograph."""
     list_space: ListSpace | None = None
     """The space for tile lists on CUDA; None means as much as they need."""
+
+    def edited(self, edit: FrameEdit, owner: str) -> TrainingFrame:
+        """The frame with a part's changes.
+
+        Args:
+            edit: the changes.
+            owner: the hook that wants them, for messages.
+
+        Raises:
+            ModuleError: they do not fit the image.
+        """
+        edit.check(owner, self.view.height, self.view.width)
+        changes: dict[str, Any] = {}
+        if edit.target_frames is not None:
+            changes["target"] = edit.target_frames
+        if edit.masks is not None:
+            changes["mask"] = edit.masks
+        if edit.pixel_weights is not None:
+            ours = self.pixel_weights
+            changes["pixel_weights"] = edit.pixel_weights if ours is None else ours * edit.pixel_weights
+        frame = dataclasses.replace(self, **changes)
+        return frame if edit.crop is None else frame.cropped(edit.crop)
+
+    def cropped(self, crop: Crop) -> TrainingFrame:
+        """A part of the frame: the camera sees, and the photograph shows, only these pixels."""
+        left, top, width, height = crop
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        parts = {name: None if (value := getattr(self, name)) is None else value[:, rows, columns] for name in IMAGES}
+        return dataclasses.replace(self, view=self.view.crop(left, top, width, height), **parts)
 
 
 class TrainingFrames:
@@ -49,12 +88,14 @@ class TrainingFrames:
     Args:
         backgrounds: the colours behind the Gaussians.
         camera_optimizer: corrects the poses, unless its mode is off.
+        num_images: the number of training photographs.
     """
 
-    def __init__(self, backgrounds: Backgrounds, camera_optimizer: CameraOptimizer) -> None:
+    def __init__(self, backgrounds: Backgrounds, camera_optimizer: CameraOptimizer, num_images: int) -> None:
         self._backgrounds = backgrounds
         self._camera_optimizer = camera_optimizer
         self._views: dict[int, View] = {}
+        self._numbers = torch.arange(num_images)
         self.downscale = 1
         """The number by which the sides of training images are divided."""
 
@@ -70,7 +111,11 @@ class TrainingFrames:
         if background is None:
             has_alpha = batch is not None and batch["image"].shape[-1] == 4
             background = self._backgrounds.of_step(has_alpha, device)
+        index = (camera.metadata or {}).get("cam_idx")
         frame = TrainingFrame(camera, self.view(camera), background)
+        if index is not None:
+            self._numbers = self._numbers.to(device)
+            frame = dataclasses.replace(frame, image_index=int(index), index_on_device=self._numbers[int(index)])
         return frame if batch is None else self.with_image(frame, batch)
 
     def with_image(self, frame: TrainingFrame, batch: Mapping[str, Any]) -> TrainingFrame:
@@ -112,7 +157,9 @@ def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
     to.view.cam_to_worlds.copy_(source.view.cam_to_worlds)
     to.view.Ks.copy_(source.view.Ks)
     to.background.copy_(source.background)
-    for name in ("target", "mask", "target_depths", "target_normals"):
+    if source.index_on_device is not None and to.index_on_device is not None:
+        to.index_on_device.copy_(source.index_on_device)
+    for name in IMAGES:
         value, place = getattr(source, name), getattr(to, name)
         if value is not None and place is not None:
             place.copy_(value)
@@ -123,8 +170,7 @@ def empty_frame_like(frame: TrainingFrame) -> TrainingFrame:
     view = dataclasses.replace(
         frame.view, cam_to_worlds=torch.empty_like(frame.view.cam_to_worlds), Ks=torch.empty_like(frame.view.Ks)
     )
-    places = {
-        name: None if (value := getattr(frame, name)) is None else torch.empty_like(value)
-        for name in ("target", "mask", "target_depths", "target_normals")
-    }
-    return dataclasses.replace(frame, view=view, background=torch.empty_like(frame.background), **places)
+    places = {name: None if (value := getattr(frame, name)) is None else torch.empty_like(value) for name in IMAGES}
+    index = None if frame.index_on_device is None else torch.empty_like(frame.index_on_device)
+    background = torch.empty_like(frame.background)
+    return dataclasses.replace(frame, view=view, background=background, index_on_device=index, **places)

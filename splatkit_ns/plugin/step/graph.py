@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.base import SplatBaseModule
@@ -79,18 +79,17 @@ def forward_backward(
         cuda_graphs: whether they are wanted.
         accumulation: parameter group -> number of steps to sum up gradients over.
     """
-    renderer, loss_fn, dispatcher = model.renderer, model.loss_fn, model.dispatcher
+    dispatcher = model.parts.dispatcher
     watchers = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
     possible = (
         cuda_graphs
         and torch.device(device).type == "cuda"
-        and can_capture(renderer)
-        and can_capture(loss_fn)
-        and not loss_fn.wanted_targets
+        and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
+        and not model.parts.loss_fn.wanted_targets
         and not watchers
         and not dispatcher.listeners("on_phase")
         and model.camera_optimizer.config.mode == "off"
-        and all(accumulation[name] == 1 for name in model.gauss_params)
+        and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
     return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
 
@@ -147,7 +146,7 @@ class GraphForwardBackward:
         frame = dataclasses.replace(frame, list_space=self.list_space)
         if self._runs_as_graph(frame):
             return {}
-        self._model.use_frame(frame)
+        self._model.parts.use_frame(frame)
         outputs = self._plain.run(frame, batch)
         self._note_length()
         return outputs
@@ -161,7 +160,7 @@ class GraphForwardBackward:
         if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
             self._run_without(kind)
             return False
-        key = (kind, *(param.data_ptr() for param in self._model.gauss_params.values()))
+        key = (kind, *(param.data_ptr() for param in self._parameters().values()))
         if self._step is None or key != self._key:
             self._forget()
             if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
@@ -179,21 +178,23 @@ class GraphForwardBackward:
         self._replays += 1
         self._needed.fill(UNKNOWN)
         copy_frame(frame, step.frame)
-        model.use_frame(dataclasses.replace(step.frame, image_name=frame.image_name))
+        shown = dataclasses.replace(step.frame, image_name=frame.image_name, image_index=frame.image_index)
+        model.parts.use_frame(shown)
         step.graph.replay()
         length = self._wait_for_length()
         self._lengths.append(length)
         if length > step.capacity:
             logger.info("A step runs again without a graph: lists of %d had space for %d.", length, step.capacity)
             self._forget()
-            model.reseed_render()
+            model.parts.reseed_render()
             return False
         for name, value in step.results.items():
             setattr(context, name, value)
         losses = step.losses.clone().unbind()  # a module that keeps them keeps this step's
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
+        parameters = self._parameters()
         for name, gradient in step.gradients.items():
-            model.gauss_params[name].grad = gradient
+            parameters[name].grad = gradient
         return True
 
     def _wait_for_length(self) -> int:
@@ -209,6 +210,9 @@ class GraphForwardBackward:
                 torch.cuda.current_stream().synchronize()  # raises what went wrong on the device
         return int(self._needed[0])
 
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: params[0] for name, params in self._model.get_param_groups().items()}
+
     def _kind(self, frame: TrainingFrame) -> Hashable:
         """The properties of a step by which kernels are chosen, besides the Gaussians."""
         model = self._model
@@ -218,15 +222,20 @@ class GraphForwardBackward:
             model.sh_degree_now(),
             model.wants_depth_now(),
             frame.mask is None,
+            frame.pixel_weights is None,
             len(model.training_state),
         )
 
     def _settings(self) -> tuple[Any, ...]:
         """Numbers and words that the kernels were chosen by, which a module may change during training."""
         model = self._model
-        values = [getattr(part, f.name) for part in (model.renderer, model.loss_fn) for f in settings_of(part)]
+        values = [
+            getattr(part, f.name)
+            for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
+            for f in settings_of(part)
+        ]
         plain = [value for value in values if isinstance(value, bool | int | float | str)]
-        return (*plain, *(param.requires_grad for param in model.gauss_params.values()))
+        return (*plain, *(param.requires_grad for param in self._parameters().values()))
 
     def _run_without(self, kind: Hashable) -> None:
         """Before a step that PyTorch does kernel by kernel."""
@@ -259,7 +268,7 @@ class GraphForwardBackward:
         except Exception as error:
             logger.info("Steps run without CUDA graphs (%s: %s).", type(error).__name__, error)
             self.close()
-            for param in self._model.gauss_params.values():
+            for param in self._parameters().values():
                 param.grad = None
             return None
 
@@ -267,7 +276,7 @@ class GraphForwardBackward:
         model, context = self._model, self._model.context
         static = empty_frame_like(frame)
         copy_frame(frame, static)
-        model.use_frame(static)
+        model.parts.use_frame(static)
         capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths)))
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream()
@@ -294,7 +303,7 @@ class GraphForwardBackward:
         if losses is None or not self.list_space.was_used:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
-        gradients = {name: param.grad for name, param in model.gauss_params.items() if param.grad is not None}
+        gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}
         return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:

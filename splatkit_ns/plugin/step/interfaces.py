@@ -8,11 +8,9 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor, nn
 
-from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.step.frame import TrainingFrame
-from splatkit_ns.renderer import SplatRenderer
+from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -21,26 +19,12 @@ class StepModel(Protocol):
 
     context: StepContext
     training_state: SplatTrainingState
-    gauss_params: nn.ParameterDict
-    renderer: SplatRenderer[Any]
-    loss_fn: SplatLossFn[Any]
     camera_optimizer: CameraOptimizer
 
-    @property
-    def dispatcher(self) -> ModuleDispatcher:
-        """Runs the hooks of all parts."""
-        ...
+    parts: StepParts
 
-    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
-        """Fill the context with the training image of this step, and run `pre_step`."""
-        ...
-
-    def use_frame(self, frame: TrainingFrame) -> None:
-        """Render this frame, and compare it, from now on."""
-        ...
-
-    def reseed_render(self) -> None:
-        """Draw the random numbers of this step's render once more."""
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All that is trained, one group for each parameter."""
         ...
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The calls that a training step makes of renderer, loss, densification and modules."""
+"""The calls that a training step makes of the parts of a run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 from torch import Tensor
 
 from splatkit_ns.densification import SplatDensification
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.frame_edit import FrameEdit
+from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.plugin.step.frame import TrainingFrame
+from splatkit_ns.plugin.data.cameras import camera_extent
+from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat.rng import seed_generators
@@ -26,8 +33,10 @@ class StepParts:
 
     Args:
         context: what the parts may ask for; filled in as a step goes on.
+        frames: makes the training image of a step.
         renderer: turns Gaussians into images.
-        loss_fn: compares these with photographs.
+        image_model: turns these into what a camera would have taken.
+        loss_fn: compares them with photographs.
         densification: adds and removes Gaussians.
 
     Raises:
@@ -37,29 +46,56 @@ class StepParts:
     def __init__(
         self,
         context: StepContext,
+        frames: TrainingFrames,
         renderer: SplatRenderer[Any],
+        image_model: SplatImageModel[Any],
         loss_fn: SplatLossFn[Any],
         densification: SplatDensification[Any],
     ) -> None:
-        self.context = context
-        self._renderer, self._loss_fn, self._densification = renderer, loss_fn, densification
-        context.renderer, context.loss_fn, context.densification = renderer, loss_fn, densification
+        self.context, self.frames = context, frames
+        self.renderer, self.image_model = renderer, image_model
+        self.loss_fn, self.densification = loss_fn, densification
+        context.renderer, context.image_model = renderer, image_model
+        context.loss_fn, context.densification = loss_fn, densification
+        self.frame: TrainingFrame | None = None
+        """The training image of the current step, from `take_frame` on."""
         self.use_modules([])
         context.training_state.subscribe(self._rows_changed)
 
     def use_modules(self, modules: Sequence[SplatBaseModule[Any]]) -> None:
-        """Let these modules hook into training, after renderer, loss and densification."""
-        parts = [self._renderer, self._loss_fn, self._densification, *modules]
+        """Let these modules hook into training, after renderer, image model, loss and densification."""
+        given = [self.renderer, self.image_model, self.loss_fn, self.densification]
+        parts = [part for part in given if type(part) is not IdentityImageModel] + list(modules)
         self.dispatcher = ModuleDispatcher(parts, self.context)
         self.context.modules = parts
-        check_signature(self._renderer)
-        name = f"{self._loss_fn.module_name}.compute_loss"
-        self._compute_loss = bind_arguments(self._loss_fn.compute_loss, RENDER_ARGUMENTS, name)
-        name = f"{self._densification.module_name}.densify"
-        self._densify = bind_arguments(self._densification.densify, LOSS_ARGUMENTS, name)
+        check_signature(self.renderer)
+        name = f"{self.loss_fn.module_name}.compute_loss"
+        self._compute_loss = bind_arguments(self.loss_fn.compute_loss, RENDER_ARGUMENTS, name)
+        name = f"{self.densification.module_name}.densify"
+        self._densify = bind_arguments(self.densification.densify, LOSS_ARGUMENTS, name)
 
     def _rows_changed(self, row_change: Any) -> None:
         self.dispatcher.run("on_gaussians_changed", row_change=row_change)
+
+    def _call(self, part: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
+        return self.dispatcher.guarded(part.module_name, name, call)
+
+    def join(self, attributes: TrainingCallbackAttributes, global_scale: float) -> None:
+        """Take what a trainer other than ours knows: optimizers, number of steps, seed, and the size of the scene.
+
+        Args:
+            attributes: nerfstudio's.
+            global_scale: multiplies the scene's scale.
+        """
+        context = self.context
+        assert attributes.optimizers is not None
+        context.training_state.use_optimizers(attributes.optimizers.optimizers)
+        if attributes.trainer is not None:
+            config = attributes.trainer.config
+            context.max_steps, context.seed = config.max_num_iterations, config.machine.seed
+        data = None if attributes.pipeline is None else attributes.pipeline.datamanager.train_dataset
+        if data is not None and context.data_provider is None:
+            context.scene_scale = (camera_extent(data.cameras) or 1.0) * global_scale
 
     def run_hooks(self, hook: str, after: str) -> None:
         """Run a hook of all parts, between the end of the phase before it and that of "modules"."""
@@ -67,7 +103,7 @@ class StepParts:
         self.dispatcher.run(hook)
         self.dispatcher.run("on_phase", phase="modules")
 
-    def seed(self, purpose: str, of_rank: bool) -> None:
+    def _seed(self, purpose: str, of_rank: bool) -> None:
         """Seed the random generators for a part of the step.
 
         Args:
@@ -77,6 +113,56 @@ class StepParts:
         context = self.context
         rank = context.world_rank if of_rank else 0
         seed_generators(context.training_state.device, context.seed, context.step, purpose, rank)
+
+    # ------------------------------------------------------------------ the calls, in the order of a step
+
+    def begin_step(self, step: int) -> None:
+        """Count the step, and run `pre_batch`; before the first step of a run, set up the modules.
+
+        Args:
+            step: nerfstudio's, 0-based.
+        """
+        if not self.dispatcher.is_training:
+            self.dispatcher.setup()
+        self.frame = None
+        self.context.step = step + 1
+        self.run_hooks("pre_batch", after="other")
+
+    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
+        """Fill the context with the training image of this step, and run `pre_step`, which may change it.
+
+        Args:
+            camera: the camera of the image.
+            batch: the image and what comes with it; None if `add_image` will bring it.
+        """
+        self.context.start_step(self.context.step)
+        self._seed("frame", of_rank=True)
+        frame = self.use_frame(self.frames.make(camera, batch))
+        self.dispatcher.run("on_phase", phase="data")
+        for owner, edit in self.dispatcher.results("pre_step"):
+            if not isinstance(edit, FrameEdit):
+                raise ModuleError(f"{owner}.pre_step returned {edit!r:.60}, expected None or a FrameEdit.")
+            frame = self.use_frame(frame.edited(edit, f"{owner}.pre_step"))
+        self.dispatcher.run("on_phase", phase="modules")
+        self.reseed_render()
+        return frame
+
+    def reseed_render(self) -> None:
+        """Draw the random numbers of this step's render from their beginning."""
+        self._seed("render", of_rank=True)
+
+    def use_frame(self, frame: TrainingFrame) -> TrainingFrame:
+        """Render this frame, and compare it, from now on."""
+        self.frame, context = frame, self.context
+        context.image_name, context.image_index = frame.image_name, frame.image_index
+        context.target_frames, context.masks, context.pixel_weights = frame.target, frame.mask, frame.pixel_weights
+        context.target_depths, context.target_normals = frame.target_depths, frame.target_normals
+        return frame
+
+    def add_image(self, batch: dict[str, Any]) -> None:
+        """Take the photograph of the frame, if only its camera was known."""
+        if self.context.target_frames is None and self.frame is not None:
+            self.use_frame(self.frames.with_image(self.frame, batch))
 
     def render(self, frame: TrainingFrame, sh_degree: int, with_depth: bool) -> SplatRenderPayload:
         """Render a training image, and fill the context with the result.
@@ -95,27 +181,66 @@ class StepParts:
             list_space=frame.list_space,
         )
         state = context.training_state
-        payload = self._call(self._renderer, "render", lambda _: self._renderer.render(state, view, options))
-        check_payload(payload, self._renderer, context, view.width, view.height)
+        payload = self._call(self.renderer, "render", lambda _: self.renderer.render(state, view, options))
+        check_payload(payload, self.renderer, context, view.width, view.height)
         payload.retain_gradients()
-        context.view, context.rend_out, context.rendered_frames = view, payload, payload.renders
+        context.view, context.rend_out = view, payload
+        seen = ImageFrame(view, frame.index_on_device, frame.image_name, context.step)
+        context.rendered_frames = self.image_of(payload.renders, seen)
         return payload
+
+    def image_of(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        """What the camera of a frame made of a render, (1, H, W, 3).
+
+        Raises:
+            ModuleError: the image model returned something else.
+        """
+        model = self.image_model
+        if type(model) is IdentityImageModel:
+            return rendered
+        image = self._call(model, "apply", lambda _: model.apply(rendered, frame))
+        if not isinstance(image, Tensor) or image.shape != rendered.shape:
+            found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"{image!r:.60}"
+            raise ModuleError(f"{model.module_name}.apply returned {found}, expected one of {tuple(rendered.shape)}.")
+        return image
 
     def loss_terms(self) -> dict[str, Tensor]:
         """The named terms of the loss of the rendered image."""
-        result = self._call(self._loss_fn, "compute_loss", self._compute_loss)
-        return named_terms(result, self._loss_fn.module_name, self.context)
+        result = self._call(self.loss_fn, "compute_loss", self._compute_loss)
+        return named_terms(result, self.loss_fn.module_name, self.context)
 
     def set_loss(self, terms: dict[str, Tensor]) -> None:
         """Sum up the terms, and fill the context with them."""
         self.context.loss_terms = terms
         self.context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
 
-    def densify(self) -> None:
-        """Let the densification change the set of Gaussians; all ranks draw the same numbers."""
-        self.seed("densification", of_rank=False)
-        with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
-            self._call(self._densification, "densify", self._densify)
+    def finish_step(self, step: int) -> None:
+        """Densification and the hooks after the optimizers' step.
 
-    def _call(self, part: SplatBaseModule[Any], name: str, call: Callable[[StepContext], Any]) -> Any:
-        return self.dispatcher.guarded(part.module_name, name, call)
+        After a step that was left out, because it was not finite, only `post_step` and `on_evaluate` run.
+        """
+        if self.context.is_skipped:
+            self.run_hooks("post_step", after="optimizers")
+        else:
+            self.run_hooks("on_optimize", after="optimizers")
+            self._seed("densification", of_rank=False)
+            with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
+                self._call(self.densification, "densify", self._densify)
+            self.run_hooks("post_step", after="densify")
+        self.dispatcher.run("on_evaluate")
+
+    def pass_on_stop(self, trainer: Any, step: int) -> None:
+        """Tell the trainer, which may be nerfstudio's own, that a part has asked the run to stop.
+
+        Args:
+            trainer: nerfstudio's or ours; None if it is not known.
+            step: nerfstudio's, 0-based.
+        """
+        if trainer is not None and self.context.stop_reason is not None:
+            trainer.stop_training = True
+
+    def end_training(self, step: int) -> None:
+        """Clean up after the last step, if nothing else has."""
+        if self.dispatcher.is_training:
+            self.dispatcher.run("post_train")
+            self.dispatcher.cleanup()

@@ -74,10 +74,10 @@ class TrainingStep:
             updates.clear_gradients(step)
             self._run_callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)  # counts the step; `pre_batch`
             camera, batch = self._data.next_train(step)
-            frame = model.take_frame(camera, batch)  # `pre_step`
+            frame = model.parts.take_frame(camera, batch)  # `pre_step`
             outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
             metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step) else {}
-            model.dispatcher.run("on_phase", phase="backward")
+            model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
             if self.watch.admits(context, updates.optimizers):
                 updates.step(step)

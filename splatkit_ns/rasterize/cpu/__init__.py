@@ -1,4 +1,4 @@
-"""Rasterization on the CPU: numba kernels and their torch wiring. Importing this imports numba."""
+"""Rasterization on the CPU: numba kernels and torch functions that call them. Importing this imports numba."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _writable(folder: Path) -> bool:
 
 
 def _kernel_cache() -> str:
-    """A folder for compiled kernels, named after the source of all of them.
+    """Return a folder for compiled kernels, named after a hash of their source code.
 
-    numba notices a change in a kernel's own file only, not in the constants and helpers that it takes from another:
-    without the hash an edit there would leave old kernels in use. Tried in turn: `NUMBA_CACHE_DIR`, the package's
-    folder, the user's cache folder; with none writable (a read-only container) a private temporary folder, so that
-    kernels are compiled in each process, which takes about 15 seconds.
+    numba notices a change in a kernel's own file only, not in the constants and helpers that it imports from another:
+    without the hash an edit there would leave old kernels in use. `NUMBA_CACHE_DIR`, the package's folder and the
+    user's cache folder are tried in turn. If none is writable (a read-only container), the folder is a private
+    temporary one, so that kernels are compiled in each process, which takes about 15 seconds.
     """
     here = Path(__file__).parent
     sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
@@ -45,7 +45,7 @@ def _kernel_cache() -> str:
 
 
 def _define_kernels() -> None:
-    """Import the kernels while numba's cache folder is ours; a kernel keeps the folder it was defined with."""
+    """Import the kernels while numba's cache folder is ours; a kernel keeps the folder of its definition."""
     before = numba_config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
     numba_config.CACHE_DIR = _kernel_cache()  # pyright: ignore[reportAttributeAccessIssue]
     try:

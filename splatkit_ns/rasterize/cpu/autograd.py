@@ -29,19 +29,19 @@ def array_of(tensor: Tensor) -> Array:
 
 
 def zeros_like(like: Tensor) -> Tensor:
-    """Contiguous zeros, whatever the strides of `like`: the kernels are compiled for contiguous arrays only."""
+    """Return contiguous zeros even if `like` is strided: the kernels are compiled for contiguous arrays only."""
     return torch.zeros(like.shape, dtype=like.dtype)
 
 
 def blocks_of(n: int) -> int:
-    """Blocks that N Gaussians' sums are cut into: a function of N only, so that sums do not depend on threads."""
+    """Return the number of blocks that sums over N Gaussians are cut into; it does not depend on threads."""
     return max(1, min(64, n // 64))
 
 
 class Project(torch.autograd.Function):
     """(means, quats, scales, opacities, viewmats, Ks, ...) -> (means2d, depths, conics, compensations, radii).
 
-    Opacities only decide what is seen: no gradient. See `projection.project` for shapes.
+    Opacities only decide which Gaussians are seen: they get no gradient. See `projection.project` for shapes.
     """
 
     @staticmethod
@@ -90,7 +90,7 @@ class Project(torch.autograd.Function):
 
 
 class ShColours(torch.autograd.Function):
-    """(means, camera_centres, coefficients, radii, degree) -> colours (C, N, 3); zero where not seen."""
+    """(means, camera_centres, coefficients, radii, degree) -> colours (C, N, 3); zero for unseen Gaussians."""
 
     @staticmethod
     def forward(ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int) -> Tensor:
@@ -124,7 +124,7 @@ class Composite(torch.autograd.Function):
 
     renders is (C, H, W, D), alphas (C, H, W, 1).
 
-    Backward also leaves `absgrad` (C, N, 2) on the means2d tensor when asked, as gsplat does.
+    If `absgrad` is set, backward also stores `absgrad` (C, N, 2) on the means2d tensor, as gsplat does.
     """
 
     @staticmethod

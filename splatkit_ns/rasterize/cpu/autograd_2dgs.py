@@ -24,8 +24,8 @@ from .tiles import TileLists, build_tile_lists
 class ProjectDiscs(torch.autograd.Function):
     """(means, quats, scales, opacities, viewmats, Ks, ...) -> (means2d, depths, transforms, normals, radii, ...).
 
-    The last two, footprints and records, are for `CompositeDiscs`. Opacities only decide what is seen: no gradient. See
-    `projection_2dgs.project_2dgs` for shapes.
+    The last two, footprints and records, are for `CompositeDiscs`. Opacities only decide which discs are seen: they get
+    no gradient. See `projection_2dgs.project_2dgs` for shapes.
     """
 
     @staticmethod
@@ -76,9 +76,10 @@ class ProjectDiscs(torch.autograd.Function):
 class CompositeDiscs(torch.autograd.Function):
     """(means2d, transforms, opacities, values, backgrounds, ...) -> (images, alphas, distortion, median).
 
-    images is (C, H, W, D), the others (C, H, W, 1). values (C, N, D) hold depths as their `depth_channel`, or none if
-    that is -1: then distortion and median are 0. means2d and transforms are in the records already, and only get their
-    gradients here. Backward also leaves `absgrad` (C, N, 2) on the means2d tensor when asked, as gsplat does.
+    images is (C, H, W, D), the others (C, H, W, 1). values (C, N, D) hold depths in channel `depth_channel`; if that is
+    -1 they hold none, and distortion and median are 0. means2d and transforms are in the records already, and only get
+    their gradients here. If `absgrad` is set, backward also stores `absgrad` (C, N, 2) on the means2d tensor, as gsplat
+    does.
     """
 
     @staticmethod

@@ -1,9 +1,10 @@
 """Front-to-back alpha compositing of tile lists, forward.
 
 3DGS (Kerbl et al. 2023), equation 3, with its cut-offs. One call handles one tile: Gaussians outside, pixels inside, on
-rows of a small local buffer, so that LLVM vectorises the pixel loop. Everything that differs a pixel is a plane of that
-one buffer: with constant distances between planes the compiler needs no overlap checks. Indices are unsigned, which
-spares numba's negative-index handling. Each tile is computed by one thread in a fixed order: results are reproducible.
+rows of a small local buffer, so that LLVM vectorises the pixel loop. Each quantity that differs between pixels is a
+plane of that one buffer: with constant distances between planes the compiler needs no overlap checks. Indices are
+unsigned, which spares numba's negative-index handling. Each tile is computed by one thread in a fixed order: results
+are reproducible.
 """
 
 # Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
@@ -39,7 +40,7 @@ def fill_pixel_centres(buffer, tile_x, tile_y):
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
 def open_tile(buffer, tile_x, tile_y, height, width):
-    """Fill planes PX, PY and LIGHT of a zeroed buffer; returns how many rows and columns lie inside the image."""
+    """Fill planes PX, PY and LIGHT of a zeroed buffer; returns the numbers of rows and columns inside the image."""
     fill_pixel_centres(buffer, tile_x, tile_y)
     rows_used, columns_used = min(TILE, height - tile_y * TILE), min(TILE, width - tile_x * TILE)
     for row in range(rows_used):
@@ -50,7 +51,7 @@ def open_tile(buffer, tile_x, tile_y, height, width):
 
 @numba.njit(cache=True, fastmath=FAST, forceinline=True, error_model="numpy")
 def ellipse_of(record):
-    """The six numbers of a record that `_blend` and its gradient take."""
+    """Return the six numbers of a record that `_blend` and its gradient take."""
     return record[MEAN_X], record[MEAN_Y], record[L11], record[L21], record[L22], record[LOG2_OPACITY]
 
 
@@ -109,7 +110,7 @@ def add_colour(buffer, first, last, colour):
 
 @numba.njit(cache=True, error_model="numpy")
 def all_finished(buffer):
-    """Whether no pixel of the tile lets light through. Counted: unlike a maximum of floats, that vectorises."""
+    """Whether no pixel of the tile lets light through. Counting vectorises, unlike a maximum of floats."""
     unfinished = 0
     for p in range(PLANE):
         unfinished += buffer[LIGHT + U(p)] > 0

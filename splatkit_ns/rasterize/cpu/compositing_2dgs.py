@@ -1,6 +1,6 @@
-"""Front-to-back compositing of flat discs from tile lists, forward; `compositing` says how tiles and buffers work.
+"""Front-to-back compositing of flat discs from tile lists, forward; `compositing` explains tiles and buffers.
 
-What is composited, a disc's values, are colours, then depth if there is one, then the normal.
+The composited values of a disc are colours, then depth if it is rendered, then the normal.
 """
 
 # Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
@@ -17,18 +17,18 @@ from .projection_2dgs import CENTRE_X, CENTRE_Y, LOG2_OPACITY, OFFSET_X, OFFSET_
 from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, LOG2_E, PREFETCH, TRANSMITTANCE_MIN, exp2, prefetch
 from .tiles import TILE
 
-# Planes of the buffer: these, and from HEAD on those of `compositing`, whose functions are given that part.
+# Planes of the buffer: these, and from HEAD on those of `compositing`, whose functions get that part.
 FRONT, DEPTH_SUM, DISTORTION, MEDIAN, MEDIAN_PLACE, HEAD = U(0), U(256), U(512), U(768), U(1024), U(1280)
 PX, PY, LIGHT, LAST = HEAD + shared.PX, HEAD + shared.PY, HEAD + shared.LIGHT, HEAD + shared.LAST
 WEIGHT, SUMS = HEAD + shared.WEIGHT, HEAD + shared.SUMS
 NEARNESS_MIN = 1e-6
-"""Least w (depth of the centre over depth of the ray's point): rays that pass the disc's plane behind the camera."""
+"""Least w (depth of the centre over depth of the ray's point): below it the ray meets the plane behind the camera."""
 SCREEN_SCALE = 0.5 * SCREEN_PRECISION * LOG2_E
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _blend_weights(buffer, first, last, record, number):
-    """Plane WEIGHT = alpha * light of one disc on pixels [first, last); updates LIGHT and LAST.
+    """Set plane WEIGHT = alpha * light of one disc on pixels [first, last); updates LIGHT and LAST.
 
     Plane FRONT gets the light before the disc. Light (transmittance) of a finished pixel is stored negated.
     """
@@ -60,10 +60,10 @@ def _blend_weights(buffer, first, last, record, number):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _add_depth(buffer, first, last, depth, number):
-    """Add to distortion and median those of the disc whose weights are in plane WEIGHT.
+    """Update distortion and median by the disc whose weights are in plane WEIGHT.
 
-    Distortion: 2DGS, equation 13, with |z_i - z_j| for depths in world units. As discs come in order of depth, each one
-    adds 2 weight * (depth * weights in front - weighted depths in front), which are running sums.
+    Distortion is equation 13 of 2DGS with |z_i - z_j| for depths in world units. As discs come in order of depth, each
+    one adds 2 weight * (depth * weights in front - weighted depths in front), from running sums.
     """
     kind = buffer.dtype.type
     one, zero, half, two = kind(1.0), kind(0.0), kind(0.5), kind(2.0)
@@ -123,8 +123,8 @@ def composite_2dgs(
     """Composite tiles schedule[first:last_job] of one camera's lists (`tiles.TileLists`) into preallocated arrays.
 
     records (N, RECORD) of `projection_2dgs`, values (N, D), background (D,) -> image (H, W, D), light_left (H, W), last
-    (H, W) int32 as in `compositing.composite`; from the values' `depth_channel`, unless that is -1: distortion and
-    median (H, W), and median_place (H, W) int32, the place in the tile's list of the disc with the median depth.
+    (H, W) int32 as in `compositing.composite`; unless depth_channel is -1, distortion and median (H, W) of
+    that channel, and median_place (H, W) int32, the place in the tile's list of the disc with the median depth.
     """
     for job in range(first, last_job):
         _composite_tile(

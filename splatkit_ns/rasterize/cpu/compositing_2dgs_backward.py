@@ -1,4 +1,4 @@
-"""Gradients of `compositing_2dgs.composite_2dgs`, back to front; how sums are ordered see `compositing_backward`.
+"""Gradients of `compositing_2dgs.composite_2dgs`, back to front; see `compositing_backward` for the order of sums.
 
 With (u, v) and w of `projection_2dgs` and s = dL/dsigma for sigma = (u² + v²) / 2, let p = s u / w, q = s v / w and
 r = s (u² + v²) / w. The gradient of M is a matrix product with the sums over pixels of (p, q, -r)^T (dx, dy, 1): nine
@@ -35,8 +35,8 @@ from .projection_2dgs import (
 from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
 from .tiles import TILE
 
-# Planes of the buffer: of depth, of the moments' p, q, r and the screen-space Gaussian's slope; from HEAD on those of
-# `compositing_backward`, whose functions are given that part.
+# Planes of the buffer: for depth, for the moments' p, q, r and for the screen-space Gaussian's slope; from HEAD on
+# those of `compositing_backward`, whose functions get that part.
 TWICE_V_DISTORTION, ALPHA, DEPTH_SUM, DEPTH_LEFT = U(0), U(256), U(512), U(768)
 MEDIAN_PLACE, V_MEDIAN, P, Q, R, SCREEN, HEAD = U(1024), U(1280), U(1536), U(1792), U(2048), U(2304), U(2560)
 PX, PY, LIGHT, LAST = HEAD + shared.PX, HEAD + shared.PY, HEAD + shared.LIGHT, HEAD + shared.LAST
@@ -47,11 +47,12 @@ V_MEAN_X, V_MEAN_Y, V_OPACITY, V_ABS_X, V_ABS_Y, V_VALUES = 9, 10, 11, 12, 13, 1
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _slopes(buffer, first, last, record, depth, number):
-    """Planes WEIGHT, P, Q, R and SCREEN of one disc; steps LIGHT, BEHIND and DEPTH_LEFT to in front of it.
+    """Set planes WEIGHT, P, Q, R and SCREEN of one disc; moves LIGHT, BEHIND and DEPTH_LEFT to the front of it.
 
     Returns the sum of dL/dsigma, and of the gradients of its depth through distortion and median.
 
-    Distortion's derivatives, with A and Z the weights and depths in front of the disc, of all at the pixel A' and Z':
+    With A and Z the sums of weights and depths in front of the disc, and A' and Z' those of all discs at the pixel,
+    distortion has the derivatives
     dL/dweight = 2 (depth (2 A - A') + Z' - 2 Z), dL/ddepth = 2 weight (2 A + weight - A').
     """
     kind = buffer.dtype.type
@@ -102,7 +103,7 @@ def _slopes(buffer, first, last, record, depth, number):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _moments(buffer, plane, first, last, centre_x, centre_y, out):
-    """out[0:3] = sums over pixels of a plane times (dx, dy, 1)."""
+    """Set out[0:3] to the sums over pixels of a plane times (dx, dy, 1)."""
     m_x = m_y = m_1 = buffer.dtype.type(0.0)
     for p in range(first, last):
         value = buffer[plane + p]
@@ -114,7 +115,7 @@ def _moments(buffer, plane, first, last, centre_x, centre_y, out):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _screen_gradient(buffer, plane, first, last, mean_x, mean_y, out):
-    """Gradient of means2d, and its absolute values' sums, from slopes where the screen-space Gaussian is larger."""
+    """Write means2d's gradient, and sums of its absolute values, from pixels with a larger screen-space Gaussian."""
     kind = buffer.dtype.type
     precision = kind(SCREEN_PRECISION)
     v_x = v_y = abs_x = abs_y = kind(0.0)
@@ -157,7 +158,7 @@ def _backward_tile(
     deepest = load_tile(tail, tile_x, tile_y, background, light_left, last, v_image, v_alpha)
     if depth_channel >= 0:
         _load_depth(buffer, tile_x, tile_y, light_left, depth_sum, median_place, v_distortion, v_median)
-    for i in range(start + deepest, offsets[tile + 1]):  # behind every pixel's last: no gradient
+    for i in range(start + deepest, offsets[tile + 1]):  # behind the last disc of every pixel: no gradient
         row_gradients[slots[i]] = kind(0.0)
     for back in range(deepest):
         i = start + deepest - 1 - back
@@ -191,7 +192,7 @@ def composite_2dgs_backward(
     """Write the gradients of all intersections of tiles schedule[first:last_job] into row_gradients (M, columns + D).
 
     v_image (H, W, D), v_alpha, v_distortion and v_median (H, W) are the gradients of the images; depth_sum (H, W) is
-    the image's depth channel, unread where depth_channel is -1; the others are `composite_2dgs`'s.
+    the image's depth channel, which is not read if depth_channel is -1; the others are those of `composite_2dgs`.
     """
     for job in range(first, last_job):
         _backward_tile(
@@ -205,7 +206,7 @@ def composite_2dgs_backward(
 def _transform_gradient(sums, record, depth, product, v_transform):
     """Write the gradient of M: with N = M^-1 it is -N^T G N^T for the gradient G of N, at the disc's centre.
 
-    `sums` begins with the nine moments; `product` (3x3) is for use here.
+    `sums` begins with the nine moments; `product` (3x3) is scratch space.
     """
     scale = 1.0 / PLANE_SCALE  # of u and v in the records and in the moments
     a, b, c, d = scale * record[A], scale * record[B], scale * record[C], scale * record[D]

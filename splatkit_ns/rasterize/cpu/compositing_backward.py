@@ -20,7 +20,7 @@ from .compositing import FAST, PLANE, PX, PY, SIDE, U, ellipse_of, fill_pixel_ce
 from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
 from .tiles import MEAN_X, MEAN_Y, TILE
 
-# Planes of the backward buffer (PX and PY are the forward's); dL/dimage follows, one plane a channel.
+# Planes of the backward buffer (PX and PY are the forward's); dL/dimage follows, one plane per channel.
 LIGHT, LAST, BEHIND, DOT, WEIGHT, SLOPE, SUMS = U(512), U(768), U(1024), U(1280), U(1536), U(1792), U(2048)
 # Columns of an intersection's gradient row; colours follow.
 V_MEAN_X, V_MEAN_Y, V_A, V_B, V_C, V_OPACITY, V_ABS_X, V_ABS_Y, V_COLOURS = 0, 1, 2, 3, 4, 5, 6, 7, 8
@@ -28,7 +28,7 @@ V_MEAN_X, V_MEAN_Y, V_A, V_B, V_C, V_OPACITY, V_ABS_X, V_ABS_Y, V_COLOURS = 0, 1
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def dot_with_colour(buffer, first, last, colour):
-    """Plane DOT = colour . dL/dimage."""
+    """Set plane DOT = colour . dL/dimage."""
     c = colour[0]
     for p in range(first, last):
         buffer[DOT + p] = c * buffer[SUMS + p]
@@ -41,9 +41,9 @@ def dot_with_colour(buffer, first, last, colour):
 
 @numba.njit(cache=True, fastmath=FAST, forceinline=True, error_model="numpy")
 def _step_back(buffer, p, ellipse, number, dot):
-    """Return dx, dy, dL/dsigma and weight of one Gaussian at pixel p, where colour . dL/dimage is `dot`.
+    """Return dx, dy, dL/dsigma and weight of one Gaussian at pixel p, given colour . dL/dimage as `dot`.
 
-    Steps LIGHT and BEHIND to in front of it.
+    Moves LIGHT and BEHIND to the front of it.
     """
     kind = buffer.dtype.type
     one, zero = kind(1.0), kind(0.0)
@@ -78,7 +78,7 @@ def _add_moments(sums, dx, dy, slope):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _slopes(buffer, first, last, record, colour, number, moments, v_colour):
-    """Plane SLOPE = dL/dsigma of one Gaussian; steps LIGHT and BEHIND to in front of it.
+    """Set plane SLOPE = dL/dsigma of one Gaussian; moves LIGHT and BEHIND to the front of it.
 
     Writes the moments of SLOPE into moments[0:6]: (dx, dy, dx²/2, dx dy, dy²/2, 1), and the gradient of the colour.
     Three channels are summed in the same loop.
@@ -113,7 +113,7 @@ def _slopes(buffer, first, last, record, colour, number, moments, v_colour):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
-    """Sums over pixels of |dL/dmean_x| and |dL/dmean_y|."""
+    """Return the sums over pixels of |dL/dmean_x| and |dL/dmean_y|."""
     total_x = total_y = buffer.dtype.type(0.0)
     for p in range(first, last):
         dx = buffer[PX + p] - mean_x
@@ -126,7 +126,7 @@ def _absolute_means(buffer, first, last, mean_x, mean_y, a, b, c):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def colour_gradient(buffer, first, last, channels, out):
-    """out[k] = sum of WEIGHT * dL/dimage[k]."""
+    """Set out[k] to the sum of WEIGHT * dL/dimage[k]."""
     for k in range(channels):
         plane = SUMS + U(k) * PLANE
         total = buffer.dtype.type(0.0)
@@ -168,7 +168,7 @@ def _backward_tile(
     moments = np.empty(6, records.dtype)
     start = offsets[tile]
     deepest = load_tile(buffer, tile % tiles_x, tile // tiles_x, background, light_left, last, v_image, v_alpha)
-    for i in range(start + deepest, offsets[tile + 1]):  # behind every pixel's last: no gradient
+    for i in range(start + deepest, offsets[tile + 1]):  # behind the last Gaussian of every pixel: no gradient
         row_gradients[slots[i]] = kind(0.0)
     for back in range(deepest):
         i = start + deepest - 1 - back
@@ -199,7 +199,7 @@ def composite_backward(
     """Write the gradients of all intersections of tiles schedule[first:last_job] into row_gradients (M, columns + D).
 
     v_image (H, W, D) and v_alpha (H, W) are the gradients of the image and of alpha = 1 - light_left; the other
-    arguments are `compositing.composite`'s. See the columns above; V_ABS_* are written only with absgrad.
+    arguments are those of `compositing.composite`. See the columns above; V_ABS_* are written only with absgrad.
     """
     for job in range(first, last_job):
         _backward_tile(
@@ -215,7 +215,7 @@ def gather_by_gaussian(
 ):  # fmt: skip
     """Add up the rows of Gaussians first to last into (N, 2), (N, 3), (N,), (N, D) and (N, 2).
 
-    v_absolute gets sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) when absgrad is set.
+    v_absolute gets sums over pixels of absolute mean gradients (AbsGS, arXiv 2404.10484) if absgrad is set.
     """
     for g in range(first, last):
         for slot in range(slot_offsets[g], slot_offsets[g + 1]):

@@ -1,9 +1,9 @@
 """Run a kernel over a range with as many threads as torch uses.
 
-Our own pool rather than numba's `prange`, whose OpenMP threads spin while they wait: on a machine of few cores where
-anything else runs (a viewer, data loading, torch's own OpenMP pool), that made a step ten times slower. Here threads
-sleep while they wait, take pieces as they get done, and may serve several callers (a viewer renders while training
-does). Kernels release Python's interpreter lock and never depend on how a range is cut.
+The pool is our own because the OpenMP threads of numba's `prange` spin while they wait: on a machine with few cores and
+other work (a viewer, data loading, torch's own OpenMP pool), that made a step ten times slower. Here threads sleep
+while they wait, take the next piece when one is done, and may serve several callers (a viewer renders during training).
+Kernels release Python's interpreter lock, and their results never depend on the pieces.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import torch
 
 PIECES_PER_THREAD = 6
 FEW_THREADS = 2
-"""Up to this many threads, torch's operations on one thread and ours on all are the quickest; more were not tried."""
+"""The most threads with which `cores_for_kernels` has an effect: it is faster up to there, and more were not tried."""
 
 _pool: ThreadPoolExecutor | None = None
 _kernel_threads: int | None = None
-"""How many threads kernels have within `cores_for_kernels`."""
+"""The number of threads that kernels have within `cores_for_kernels`."""
 
 
 def _forget_pool() -> None:
-    """In a forked child the pool's threads do not exist."""
+    """Drop the pool in a forked child, which has none of its threads."""
     global _pool
     _pool = None
 
@@ -36,11 +36,10 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 @contextmanager
 def cores_for_kernels() -> Generator[None]:
-    """Within, where there are few threads, torch's own operations run on one of them, and kernels on all as before.
+    """Run torch's own operations on one thread within the block, and kernels on all as before, if threads are few.
 
-    torch's OpenMP threads spin for a while after each operation, on the core that a kernel's thread should have by
-    then; and where other programs run, an operation waits for its slower half. On two cores a step is a fifth quicker
-    without them.
+    torch's OpenMP threads spin for a while after each operation, on a core that a kernel's thread needs by then; and if
+    other programs run, an operation waits for its slower half. On two cores a step is a fifth quicker without them.
     """
     global _kernel_threads
     threads = torch.get_num_threads()
@@ -59,7 +58,7 @@ def cores_for_kernels() -> Generator[None]:
 def run_parallel(kernel: Callable[..., Any], count: int, *args: Any) -> None:
     """Call kernel(first, last, *args) on pieces that make up range(count), on `torch.get_num_threads()` threads.
 
-    Within `cores_for_kernels` it is the number from before that counts.
+    Within `cores_for_kernels` the number of threads is the one from before that block.
     """
     global _pool
     threads = min(_kernel_threads or torch.get_num_threads(), count)
@@ -78,5 +77,5 @@ def run_parallel(kernel: Callable[..., Any], count: int, *args: Any) -> None:
     helpers = [_pool.submit(work) for _ in range(threads - 1)]
     work()
     for helper in helpers:
-        if not helper.cancel():  # one that has not begun has nothing left to do
+        if not helper.cancel():  # a helper that has not begun has nothing left to do
             helper.result()

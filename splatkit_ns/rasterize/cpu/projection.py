@@ -1,7 +1,7 @@
 """Perspective projection of 3D Gaussians to image-plane Gaussians, forward (EWA splatting).
 
 Zwicker et al., "EWA Volume Splatting" (2001), and Ye et al., "Mathematical Supplement for the gsplat Library"
-(arXiv 2312.02121). The arithmetic is float64 whatever the tensors' type: the determinant of a thin Gaussian's
+(arXiv 2312.02121). The arithmetic is float64 for tensors of any type: the determinant of a thin Gaussian's
 covariance cancels badly in float32, and projection is a small part of a frame.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from .scalar_math import ALPHA_MIN, FUSED
 
 MAX_RADIUS = 1 << 24
-"""Radii in pixels are cut here, so that they fit int32 whatever a diverging scale does."""
+"""The largest radius in pixels: radii are cut here to fit int32 even if a scale diverges."""
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
@@ -48,7 +48,7 @@ def clamped_slope(u: float, focal: float, centre: float, size: float) -> float:
     """Clamp the slope x/z (or y/z) to 15% beyond the image on each side.
 
     The local affine approximation of the projection explodes far outside the view; the supplement's section 3 clamps
-    where the Jacobian is evaluated, not the projected mean.
+    the point at which the Jacobian is evaluated, not the projected mean.
     """
     margin = 0.3 * 0.5 * size / focal
     return min((size - centre) / focal + margin, max(-centre / focal - margin, u))
@@ -102,8 +102,8 @@ def project(
 ):  # fmt: skip
     """Project Gaussians first to last of N into one of C cameras.
 
-    Inputs as `splatkit_ns.rasterize.rasterization` takes them. Outputs, zero-filled by the caller and left at zero
-    where a Gaussian is not seen: means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
+    Inputs are as in `splatkit_ns.rasterize.rasterization`. Outputs, zero-filled by the caller and left at zero for
+    unseen Gaussians, are means2d (C, N, 2) pixels, depths (C, N) world units, conics (C, N, 3) upper triangle
     of the inverse covariance in 1/pixels², compensations (C, N) in [0, 1], radii (C, N, 2) int32 pixels.
     """
     rotation, frame, factor = np.empty((3, 3)), np.empty((4, 3)), np.empty((2, 3))

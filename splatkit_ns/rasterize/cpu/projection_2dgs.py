@@ -1,4 +1,4 @@
-"""Projection of 2D Gaussians (flat discs), forward: what 2DGS needs of a disc to meet it with rays.
+"""Projection of 2D Gaussians (flat discs), forward: the quantities from which 2DGS intersects discs with rays.
 
 Huang et al. 2024 (arXiv 2403.17888). The disc's plane has coordinates (u, v) in standard deviations; M maps (u, v, 1)
 to (x z, y z, z) on the screen (equation 8). A pixel's (u, v) is that of M^-1 (x, y, 1). With dx and dy the pixel's
@@ -7,7 +7,7 @@ distance from the disc's projected centre it is
     u = (A dx + B dy) / w,    v = (C dx + D dy) / w,    w = 1 + E dx + F dy,
 
 where w is the centre's depth over the depth of the point, so above 0 in front of the camera. The arithmetic is float64
-whatever the tensors' type, as in `projection`.
+for tensors of any type, as in `projection`.
 """
 
 # Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
@@ -25,13 +25,13 @@ from .projection import MAX_RADIUS, in_depth_range, rotation_of
 from .scalar_math import ALPHA_MIN, LOG2_E
 
 RADIUS_SIGMAS = 3.33
-"""Radii are this many standard deviations, as in gsplat 1.5."""
+"""The number of standard deviations in a radius, as in gsplat 1.5."""
 VARIANCE_MIN = 1e-4
-"""Least variance, in pixels², that radii are made of, as in gsplat."""
+"""Least variance, in pixels², that radii are computed from, as in gsplat."""
 SCREEN_PRECISION = 2.0
 """Inverse variance, in 1/pixels², of the screen-space Gaussian that keeps discs visible: 2DGS, equation 11."""
 COEFFICIENT_MAX = 1e15
-"""Discs whose A to F exceed this are seen edge-on: left out."""
+"""Largest A to F of a disc: one that exceeds it is seen edge-on and left out."""
 
 # Columns of the record that compositing reads. A to D are scaled so that u² + v² is the exponent of 2^-x.
 CENTRE_X, CENTRE_Y, A, B, C, D, E, F, OFFSET_X, OFFSET_Y, LOG2_OPACITY = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
@@ -50,7 +50,7 @@ def disc_frame(view: Any, mean: Any, rotation: Any, frame: Any) -> None:
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
 def normal_sign(frame: Any) -> float:
-    """1.0, or -1.0 if the normal has to be turned to face the camera."""
+    """Return 1.0, or -1.0 if the normal has to be turned to face the camera."""
     return 1.0 if frame[0, 2] * frame[0, 3] + frame[1, 2] * frame[1, 3] + frame[2, 2] * frame[2, 3] < 0.0 else -1.0
 
 
@@ -79,8 +79,9 @@ def _from_centre(transform: Any, centred: Any) -> None:
 def _outline(centred: Any, z: float, k2: float, outline: Any) -> bool:
     """Write centre (2) and shape xx, xy, yy of the ellipse that the disc of k standard deviations has on the screen.
 
-    The ellipse holds p with (p - centre)^T shape^-1 (p - centre) <= 1; its half-widths are the roots of xx and yy. From
-    the dual conic M diag(k², k², -1) M^T. False, and nothing written, if that disc reaches the plane of the camera.
+    The ellipse holds p with (p - centre)^T shape^-1 (p - centre) <= 1; its half-widths are the roots of xx and yy. They
+    come from the dual conic M diag(k², k², -1) M^T. Returns False, and writes nothing, if that disc reaches the plane
+    of the camera.
     """
     p0, p1, q0, q1, r0, r1 = centred[0, 0], centred[0, 1], centred[1, 0], centred[1, 1], centred[2, 0], centred[2, 1]
     below = z * z - k2 * (r0 * r0 + r1 * r1)
@@ -102,8 +103,9 @@ def _write_footprint(
 ) -> bool:  # fmt: skip
     """Write an ellipse around all pixels with alpha >= 1/255; returns whether it meets the image.
 
-    `footprint` (5) has its centre and the conic a, b, c, as `tiles.build_tile_lists` takes them: the ellipse is where
-    a dx² + 2 b dx dy + c dy² <= 2 ln(255 opacity). It holds the disc's outline and the screen-space Gaussian's circle.
+    `footprint` (5) has its centre and the conic a, b, c, as in `tiles.build_tile_lists`: the ellipse is the set of
+    points with a dx² + 2 b dx dy + c dy² <= 2 ln(255 opacity). It holds the disc's outline and the screen-space
+    Gaussian's circle.
     """
     t = max(2.0 * math.log(opacity / ALPHA_MIN), 1e-6)
     whole = 0.25 * (width * width + height * height) + 1.0
@@ -112,7 +114,7 @@ def _write_footprint(
         apart = math.sqrt((outline[0] - offset_x) ** 2 + (outline[1] - offset_y) ** 2)
         reach = math.sqrt(t / SCREEN_PRECISION) + apart
         wide, high = outline[2] + reach * reach, outline[4] + reach * reach
-        if wide + high < 1e4 * whole:  # else, or NaN, about to cross the plane of the camera
+        if wide + high < 1e4 * whole:  # otherwise, or if NaN, the disc is about to cross the plane of the camera
             x, y = transform[0, 2] / transform[2, 2] + outline[0], transform[1, 2] / transform[2, 2] + outline[1]
             xx, xy, yy = wide, outline[3], high
     half_x, half_y = math.sqrt(xx), math.sqrt(yy)
@@ -126,7 +128,7 @@ def _write_footprint(
 def _write_record(
     centred: Any, transform: Any, offset_x: float, offset_y: float, opacity: float, values: Any, record: Any
 ) -> bool:
-    """Write the record of a disc, from float64 `values` (6) for A to F; False if it is seen edge-on."""
+    """Write the record of a disc, from float64 `values` (6) for A to F; returns False if the disc is seen edge-on."""
     z = transform[2, 2]
     factor = z / (centred[0, 0] * centred[1, 1] - centred[0, 1] * centred[1, 0])
     values[0], values[1] = factor * centred[1, 1], -factor * centred[0, 1]
@@ -150,11 +152,11 @@ def project_2dgs(
 ):  # fmt: skip
     """Project discs first to last of N into one of C cameras.
 
-    Inputs as `splatkit_ns.rasterize.rasterization_2dgs` takes them. Outputs, zero-filled by the caller and left at zero
-    where a disc is not seen: means2d (C, N, 2) pixels, the middle of the box around the disc of one standard deviation;
+    Inputs are as in `splatkit_ns.rasterize.rasterization_2dgs`. Outputs, zero-filled by the caller and left at zero for
+    unseen discs, are means2d (C, N, 2) pixels, the middle of the box around the disc of one standard deviation;
     depths (C, N) world units; transforms (C, N, 3, 3), M above; normals (C, N, 3), camera space, facing the camera;
-    radii (C, N, 2) int32 pixels; footprints (C, N, 5) float64, see `_write_footprint`; records (C, N, RECORD). Left out
-    is a disc that reaches the plane of the camera within one standard deviation.
+    radii (C, N, 2) int32 pixels; footprints (C, N, 5) float64, see `_write_footprint`; records (C, N, RECORD). A
+    disc that reaches the plane of the camera within one standard deviation is left out.
     """
     rotation, frame, transform, centred = np.empty((3, 3)), np.empty((3, 4)), np.empty((3, 3)), np.empty((3, 2))
     outline, coefficients = np.empty(5), np.empty(6)

@@ -81,7 +81,7 @@ def project_2dgs_backward(
     first_block, last_block, blocks, means, quats, scales, viewmats, Ks, radii, v_means2d, v_depths, v_transforms,
     v_normals, v_means, v_quats, v_scales, v_view_partial,
 ):  # fmt: skip
-    """Add the gradients of means, quats and scales, for some of the blocks that N is cut into, to v_means ... v_scales.
+    """Add the gradients of means, quats and scales, of some of the blocks that N is cut into, to v_means ... v_scales.
 
     v_view_partial (blocks, C, 4, 4) float64 gets each block's sum, as in `projection_backward.project_backward`.
     """

@@ -52,7 +52,7 @@ def rotation_gradient(quat: Any, norm: float, v_rot: Any, v_quat: Any) -> None:
 def _covariance_gradient(
     xx: float, xy: float, yy: float, eps2d: float, v_conic: Any, v_compensation: float
 ) -> tuple[float, float, float]:
-    """Gradient (xx, xy, yy), as entries of a symmetric 2x2 matrix, with respect to the covariance before the blur."""
+    """Return the gradient (xx, xy, yy), entries of a symmetric 2x2 matrix, of the covariance before the blur."""
     bx, by = xx + eps2d, yy + eps2d
     det = bx * by - xy * xy
     # C = blurred covariance^-1: dL/dcov = -C V C with V = [[v0, v1/2], [v1/2, v2]].
@@ -157,7 +157,7 @@ def project_backward(
     first_block, last_block, blocks, means, quats, scales, viewmats, Ks, width, height, eps2d, radii,
     v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_view_partial,
 ):  # fmt: skip
-    """Add the gradients of means, quats and scales, for some of the blocks that N is cut into, to v_means ... v_scales.
+    """Add the gradients of means, quats and scales, of some of the blocks that N is cut into, to v_means ... v_scales.
 
     v_view_partial (blocks, C, 4, 4) float64 gets each block's sum for the view matrices: with a number of blocks that
     depends on N only, the total does not depend on threads.

@@ -1,4 +1,4 @@
-"""`rasterization` on the CPU: the kernels put together as gsplat puts its own together."""
+"""`rasterization` on the CPU: the kernels combined as in gsplat."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def rasterize_on_cpu(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`, whose arguments have been checked before.
 
-    One geometry whatever gsplat is installed: a Gaussian covers exactly the ellipse where its alpha is at least 1/255,
-    and its radii are that ellipse's half-widths along x and y, rounded up (as gsplat 1.5 has them). gsplat 1.4 has
-    squares of 3 standard deviations instead: where a tile ends they cut a rim (alpha up to 0.011) off opaque Gaussians,
-    and they list faint ones in many tiles for nothing.
+    The geometry does not depend on the installed gsplat: a Gaussian covers exactly the ellipse where its alpha is at
+    least 1/255, and its radii are that ellipse's half-widths along x and y, rounded up (as gsplat 1.5 has them). gsplat
+    1.4 has squares of 3 standard deviations instead: at the edge of a tile they cut a rim (alpha up to 0.011) off
+    opaque Gaussians, and they list faint ones in many tiles to no effect.
     """
     if settings.packed:
         raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
@@ -78,7 +78,7 @@ def check_all_finite(gaussians: Gaussians, cameras: PinholeCameras, settings: Ra
 def composited_channels(
     gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """What is composited, (C, N, X), and its background (C, X): colours, depths or both."""
+    """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
     if settings.render_mode in ("D", "ED"):
         return depths[..., None], None
     colors, backgrounds = gaussians.colors, settings.backgrounds

@@ -1,4 +1,4 @@
-"""`rasterization_2dgs` on the CPU: the kernels put together as gsplat puts its own together."""
+"""`rasterization_2dgs` on the CPU: the kernels combined as in gsplat."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def rasterize_2dgs_on_cpu(
 
     Returns images with depth accumulated, alphas, normals in camera space, distortion, median depth and the info dict.
 
-    One geometry whatever gsplat is installed: a disc covers exactly the pixels where its alpha is at least 1/255 in
-    front of the camera. gsplat lists discs in tiles by a box of about 3 standard deviations, which cuts the near side
-    of discs that stretch towards the camera and the rim of small ones; and it draws what lies behind the camera, too.
+    The geometry does not depend on the installed gsplat: a disc covers exactly the pixels where its alpha is at least
+    1/255 in front of the camera. gsplat lists discs in tiles by a box of about 3 standard deviations, which cuts the
+    near side of discs that stretch towards the camera and the rim of small ones; and it also draws discs behind the
+    camera.
     """
     check_all_finite(gaussians, cameras, settings)
     width, height = cameras.size

@@ -1,7 +1,8 @@
 """Scalar helpers for the numba kernels: cut-offs and a base-2 exponential.
 
-Why our own exponential: without Intel's SVML, LLVM turns `math.exp` in a loop into one library call a pixel. A short
-polynomial vectorises, and its relative error (2e-7 in float32) is far below what an 8-bit image can show.
+The exponential is our own because without Intel's SVML, LLVM turns `math.exp` in a loop into one library call per
+pixel. A short polynomial vectorises, and its relative error (2e-7 in float32) is far below what an 8-bit image can
+show.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 ALPHA_MIN = 1.0 / 255.0
-"""A Gaussian that would change a pixel by less than one 8-bit level is skipped there (3DGS paper, appendix C)."""
+"""Least alpha: a Gaussian is skipped at pixels that it would change by less than one 8-bit level (3DGS, appendix C)."""
 ALPHA_MAX = 0.999
-"""Alpha is clamped here so that the transmittance never becomes zero and can be divided out again."""
+"""Largest alpha: it is clamped so that the transmittance never becomes zero and can be divided out again."""
 TRANSMITTANCE_MIN = 1e-4
-"""A pixel is finished when the next Gaussian would leave no more than this of the light."""
+"""Least transmittance: a pixel is finished when the next Gaussian would leave no more light than this."""
 LOG2_ALPHA_MIN = math.log2(ALPHA_MIN)
 LOG2_E = math.log2(math.e)
 FUSED = {"contract", "arcp"}
-"""Fast-math that may fuse a product and a sum, and divide by multiplying with a reciprocal; nothing else."""
+"""Fast-math flags that allow fused multiply-adds and division by multiplying with a reciprocal; nothing else."""
 PREFETCH = 4
-"""How many Gaussians ahead `prefetch` is asked for those that come next."""
+"""The number of Gaussians by which `prefetch` runs ahead."""
 
 
 @intrinsic
 def _floor(typingctx: Any, x: Any) -> Any:
-    """floor(x) as a float32: numba's own makes an integer of 64 bits, whose conversions halve the speed of a loop."""
+    """Return floor(x) as a float32: numba's own is a 64-bit integer, whose conversions halve the speed of a loop."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.floor", [ir.FloatType()]), args)
@@ -42,7 +43,7 @@ def _floor(typingctx: Any, x: Any) -> Any:
 
 @intrinsic
 def _times_power_of_two(typingctx: Any, x: Any, exponent: Any) -> Any:
-    """x * 2**exponent for whole exponents that lead to no overflow or underflow; float32."""
+    """Return x * 2**exponent in float32, for whole exponents without overflow or underflow."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         int32 = ir.IntType(32)
@@ -70,7 +71,7 @@ def _prefetch(typingctx: Any, rows: Any, index: Any) -> Any:
 
 @numba.njit(cache=True, forceinline=True)
 def prefetch(rows: Any, index: int) -> None:
-    """Ask for a row of a 2D array to be brought into the cache: loops that read rows at random wait for little else."""
+    """Fetch a row of a 2D array into the cache: loops that read rows at random mostly wait for memory."""
     _prefetch(rows, np.int64(index))  # pyright: ignore[reportCallIssue]  (numba passes the typing context itself)
 
 
@@ -82,7 +83,7 @@ _MANTISSA_BITS = 23
 
 
 def exp2(x: float) -> float:
-    """2**x for -30 <= x <= 30; below -30 it is 2**-30. In float32 a polynomial that vectorises, in float64 exact."""
+    """Return 2**x for -30 <= x <= 30, and 2**-30 below; float32 by a polynomial that vectorises, float64 exactly."""
     return 2.0 ** max(x, -30.0)
 
 

@@ -47,7 +47,7 @@ def sh_basis(degree: int, x: float, y: float, z: float, basis: Any) -> None:
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
 def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> tuple[float, float, float]:
-    """Gradient with respect to (x, y, z), before normalisation, of sum_k v[k] * basis[k]."""
+    """Return the gradient with respect to (x, y, z), before normalisation, of sum_k v[k] * basis[k]."""
     gx = gy = gz = 0.0
     if degree >= 1:
         gx, gy, gz = -Y1 * v[3], -Y1 * v[1], Y1 * v[2]
@@ -68,10 +68,10 @@ def sh_direction_gradient(degree: int, x: float, y: float, z: float, v: Any) -> 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def sh_colours(first, last, camera, degree, means, centres, coefficients, radii, colours):
-    """Colours (C, N, 3) of Gaussians first to last of N, seen from one of the camera centres (C, 3).
+    """Write the colours (C, N, 3) of Gaussians first to last of N, seen from one of the camera centres (C, 3).
 
-    coefficients is (N, K, 3) with K >= (degree + 1)²; further bands are ignored. Colours stay as they are where radii
-    (C, N, 2) are 0.
+    coefficients is (N, K, 3) with K >= (degree + 1)²; further bands are ignored. Colours of Gaussians whose radii
+    (C, N, 2) are 0 stay as they are.
     """
     bands = (degree + 1) * (degree + 1)
     basis = np.empty(16)
@@ -129,7 +129,7 @@ def sh_colours_backward(
     first_block, last_block, blocks, degree, means, centres, coefficients, radii, colours, v_colours, v_means, v_sh,
     v_centre_partial,
 ):  # fmt: skip
-    """Add the gradients of means and coefficients, for some of the blocks that N is cut into, to v_means and v_sh.
+    """Add the gradients of means and coefficients, of some of the blocks that N is cut into, to v_means and v_sh.
 
     v_centre_partial (blocks, C, 3) float64 gets each block's sum, as in `projection_backward.project_backward`.
     """

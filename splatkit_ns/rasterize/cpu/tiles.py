@@ -1,8 +1,9 @@
-"""Which Gaussians touch which tiles, front to back: the lists that compositing walks through.
+"""Lists of the Gaussians that touch each tile, front to back, for compositing.
 
-There is one sort a frame, of the Gaussians by depth; tiles then receive them in that order by counting (each chunk of
-the depth order knows where its entries go), so nothing of the length of the intersections is ever sorted. A tile gets a
-Gaussian only if the ellipse where alpha reaches 1/255 truly crosses it, and only for the pixel rows that it crosses.
+There is one sort per frame, of the Gaussians by depth; tiles then receive them in that order by counting (each chunk of
+the depth order has its own places in the lists), so no array of the length of the intersections is ever sorted. A tile
+gets a Gaussian only if the ellipse where alpha reaches 1/255 truly crosses it, and only for the pixel rows that it
+crosses.
 """
 
 # Kernel arguments are scalars and arrays whose types numba infers; their shapes are in the docstrings.
@@ -22,9 +23,9 @@ from .parallel import run_parallel
 from .scalar_math import LOG2_ALPHA_MIN, LOG2_E, PREFETCH, prefetch
 
 TILE = 16
-"""Side of a tile in pixels: one AVX-512 register of float32 a row."""
+"""Side of a tile in pixels: one AVX-512 register of float32 per row."""
 CHUNKS = 16
-"""Pieces of the depth order that are counted and filled in parallel; the result does not depend on it."""
+"""The number of pieces of the depth order that are processed in parallel; the result does not depend on it."""
 
 # Columns of the per-Gaussian record that compositing reads (one cache line of 32 bytes in float32).
 MEAN_X, MEAN_Y, L11, L21, L22, LOG2_OPACITY = 0, 1, 2, 3, 4, 5
@@ -60,10 +61,11 @@ class TileLists:
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
 def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float) -> tuple[float, float]:
-    """Range of x over the part of the ellipse a x² + 2 b x y + c y² <= t with lo <= y <= hi; empty: (1, -1).
+    """Return the range of x over the part of the ellipse a x² + 2 b x y + c y² <= t with lo <= y <= hi; empty: (1, -1).
 
     The right-most point of the whole ellipse is at y* = -(b / c) x*, x* = sqrt(t c / det); the ellipse is convex, so
-    within a band the extreme is at the band's y nearest to y*. (Same idea as SnugBox, Hanson et al., arXiv 2412.00578.)
+    within a band the extreme is at the band's y nearest to y*. (SnugBox uses the same idea: Hanson et al., arXiv
+    2412.00578.)
     """
     det = a * c - b * b
     y_max = math.sqrt(t * a / det)
@@ -79,7 +81,7 @@ def _ellipse_reach(a: float, b: float, c: float, t: float, lo: float, hi: float)
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
 def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
-    """Tiles [first, last) along one axis that hold a pixel centre within [low, high] pixels."""
+    """Return the tiles [first, last) along one axis that hold a pixel centre within [low, high] pixels."""
     if high < 0.0 or low > tiles * TILE:
         return 0, 0
     first = max(0, math.ceil(max(low, -1.0) - 0.5)) // TILE
@@ -89,7 +91,7 @@ def _tile_span(low: float, high: float, tiles: int) -> tuple[int, int]:
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
 def _ellipse(conic: Any, record: Any) -> tuple[float, float, float, float]:
-    """(a, b, c, t) of the ellipse that holds every pixel with alpha >= 1/255, t widened for float32 rounding."""
+    """Return (a, b, c, t) of the ellipse that holds every pixel with alpha >= 1/255, t widened for float32 rounding."""
     t = 2.0 / LOG2_E * max(0.0, float(record[LOG2_OPACITY]) - LOG2_ALPHA_MIN)
     return float(conic[0]), float(conic[1]), float(conic[2]), t * (1.0 + 1e-3) + 2e-3
 
@@ -202,7 +204,7 @@ def _fill(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _counts_to_cursors(tile_counts, offsets):
-    """Turn (CHUNKS, tiles) counts into where each chunk's entries of a tile begin; fills offsets (tiles + 1,)."""
+    """Turn (CHUNKS, tiles) counts into the starts of each chunk's entries of a tile; fills offsets (tiles + 1,)."""
     position = 0
     for tile in range(tile_counts.shape[1]):
         offsets[tile] = position
@@ -214,14 +216,14 @@ def _counts_to_cursors(tile_counts, offsets):
 
 
 def nearest_first(depths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Stable argsort of depths (V,).
+    """Return the stable argsort of depths (V,).
 
-    The bits of positive floats sort as the numbers do, and numpy sorts 16-bit integers by radix: two such passes take a
-    fraction of a comparison sort's time.
+    The bits of positive floats have the order of the numbers, and numpy sorts 16-bit integers by radix: two such passes
+    take a fraction of a comparison sort's time.
     """
     if depths.dtype != np.float32 or len(depths) == 0 or depths.min() < 0.0:
         return np.argsort(depths, kind="stable")
-    bits = (depths + np.float32(0.0)).view(np.uint32)  # the sum makes -0.0 a 0.0
+    bits = (depths + np.float32(0.0)).view(np.uint32)  # the sum turns -0.0 into 0.0
     order = np.argsort((bits & 0xFFFF).astype(np.uint16), kind="stable")
     return order[np.argsort((bits >> 16).astype(np.uint16)[order], kind="stable")]
 
@@ -237,8 +239,8 @@ def build_tile_lists(
 ) -> TileLists:
     """Sort one camera's Gaussians by depth and list for each tile those that reach it.
 
-    means2d (N, 2) and conics (N, 3) in pixels, opacities (N,) as composited, depths (N,), visible (N,): all others are
-    left out. A visible Gaussian has an opacity of at least 1/255.
+    means2d (N, 2) and conics (N, 3) in pixels, opacities (N,) as composited, depths (N,), visible (N,): Gaussians that
+    are not visible are left out. A visible Gaussian has an opacity of at least 1/255.
     """
     tiles_x, tiles_y = -(-width // TILE), -(-height // TILE)
     seen = np.flatnonzero(visible)
@@ -260,7 +262,7 @@ def build_tile_lists(
         _fill, CHUNKS, order, means2d, conics, records, tiles_x, tiles_y, width, height, slot_offsets, tile_counts,
         gaussian_ids, rows, slots,
     )  # fmt: skip
-    # Heaviest tiles first: whoever takes the last piece then does not keep the others waiting.
+    # Heaviest tiles come first, so that the threads do not wait long for the last piece.
     schedule = np.argsort(-np.diff(offsets), kind="stable").astype(np.int32)
     return TileLists(
         width, height, tiles_x, tiles_y, records, offsets, gaussian_ids, rows, slots, slot_offsets, schedule

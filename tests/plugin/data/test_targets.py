@@ -52,7 +52,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 def first_step(scene: Path, loss: Any, downscale: int = 1, **options: Any) -> Any:
     """The context after one step without optimizers, and the true depth of its image in the run's world units."""
     pipeline = make_pipeline(scene, loss_fn=loss, **options)
-    pipeline.model.frames.downscale = downscale
+    pipeline.model.parts.frames.downscale = downscale
     _, losses, _ = pipeline.get_train_loss_dict(0)
     sum(losses.values()).backward()
     context = pipeline.model.context

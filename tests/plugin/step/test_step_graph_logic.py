@@ -11,6 +11,7 @@ import torch
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.image_model import IdentityImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.frame import TrainingFrame
@@ -58,7 +59,8 @@ class StubModel:
     """Renders one number and has one parameter."""
 
     def __init__(self) -> None:
-        self.renderer, self.loss_fn = Splat3DGSRenderer(), Splat3DGSLossFn()
+        self.renderer, self.image_model, self.loss_fn = Splat3DGSRenderer(), IdentityImageModel(), Splat3DGSLossFn()
+        self.parts = self
         self.gauss_params = {"means": torch.nn.Parameter(torch.ones(5, 3))}
         self.training_state = self.gauss_params["means"]
         self.degree = 0
@@ -68,6 +70,9 @@ class StubModel:
         self.context: Any = SimpleNamespace(masks=None)
         for name in (*step_graph.CONTEXT_FIELDS, "loss", "loss_terms"):
             setattr(self.context, name, None)
+
+    def get_param_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        return {name: [param] for name, param in self.gauss_params.items()}
 
     def reseed_render(self) -> None:
         self.reseeded += 1

@@ -1,0 +1,49 @@
+"""What a camera made of the scene: the part between render and loss."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.image_frame import ImageFrame
+from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
+
+
+class SplatImageModel(SplatBaseModule[PayloadT]):
+    """Turns the render of the scene into the image that a particular camera would have taken of it.
+
+    For what belongs to a photograph and not to the scene: exposure, white balance, vignetting. All hooks of a module
+    are called on it, too. Exports, the viewer and new views show the scene without it.
+
+    """
+
+    applies_in_evaluation: ClassVar[bool] = False
+    """Whether `apply` is also called for held-out images, whose ``frame.image_index`` is None; otherwise photographs
+    are compared with the render itself. The report of an evaluation says which."""
+
+    @abstractmethod
+    def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        """The image of a camera.
+
+        Args:
+            rendered: the render, (1, H, W, 3) on the background, not clamped.
+            frame: the camera, and the photograph that the image will be compared with.
+
+        Returns:
+            (1, H, W, 3).
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class IdentityImageModel(SplatImageModel[SplatRenderPayload]):
+    """Images are the renders themselves."""
+
+    capturable: ClassVar[bool] = True
+
+    def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        return rendered

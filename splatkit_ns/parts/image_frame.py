@@ -1,0 +1,25 @@
+"""The camera and the photograph that an image model makes an image for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from splatkit_ns.cameras import View
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFrame:
+    """One image, as `SplatImageModel.apply` sees it."""
+
+    view: View
+    """The camera, of one image."""
+    image_index: Tensor | None = None
+    """The number of the training photograph, () int64 on the device; None for views that no photograph belongs to.
+
+    A tensor, so that a CUDA graph reads that of each step: index parameters with it."""
+    image_name: str = ""
+    """The file name of the photograph."""
+    step: int = 0
+    """The step of training, 1-based; 0 outside of it."""

@@ -1,0 +1,68 @@
+"""The parameters that a part owns and the trainer optimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DEFAULT_LR = 1e-3
+"""The learning rate of the parameters of a part that is an `nn.Module` and names no other as `learning_rate`."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Schedule:
+    """How Adam optimises a parameter."""
+
+    lr: float
+    """The learning rate."""
+    lr_final: float | None = None
+    """The learning rate falls exponentially to this at the last step; None means that it stays."""
+    warmup_steps: int = 0
+    """The rate first rises from 0 for this many steps; only with `lr_final`."""
+    max_norm: float | None = None
+    """Gradients are clipped to this norm; None means that they are not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trainable(Schedule):
+    """A parameter of any shape. The part keeps the `Parameter` object and reads it where it needs it."""
+
+    parameter: nn.Parameter
+    """The parameter; it is moved to the device of the training, and stays the same object."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowTrainable(Schedule):
+    """A parameter with one row for each Gaussian, found as ``training_state.params[name]``.
+
+    The rows follow every duplication, split and removal: a new Gaussian has the row of the one that it was made of.
+    """
+
+    shape: tuple[int, ...] = ()
+    """The shape of a row."""
+    initial: float | Callable[[Any], Tensor] = 0.0
+    """The value of all rows at the start, or a function of the training state that returns them, (N, *shape)."""
+
+    def rows(self, training_state: Any) -> Tensor:
+        """The rows that training starts with, (N, *shape) float32.
+
+        Raises:
+            ValueError: `initial` returned another shape.
+        """
+        shape = (len(training_state), *self.shape)
+        if not callable(self.initial):
+            return torch.full(shape, float(self.initial), device=training_state.device)
+        rows = self.initial(training_state).detach().to(training_state.device, torch.float32)
+        if tuple(rows.shape) != shape:
+            raise ValueError(f"initial returned rows of shape {tuple(rows.shape)}, expected {shape}")
+        return rows.clone()
+
+
+def module_trainables(part: nn.Module) -> dict[str, Trainable]:
+    """The parameters of a part that is an `nn.Module`, by their names with "/" in place of the dots."""
+    lr = float(getattr(part, "learning_rate", DEFAULT_LR))
+    return {name.replace(".", "/"): Trainable(param, lr=lr) for name, param in nn.Module.named_parameters(part)}

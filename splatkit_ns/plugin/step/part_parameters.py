@@ -1,0 +1,137 @@
+"""The parameters that parts own, as a model keeps them: in checkpoints, on its device, and in optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from splatkit_ns.errors import ModuleError, hook_failure
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
+from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable
+from splatkit_ns.splat.schema import KEYS
+
+
+class OwnTensors(nn.Module):
+    """The parameters and buffers of one part, by name."""
+
+    def __init__(self, trainables: Mapping[str, Trainable], buffers: Iterable[tuple[str, Tensor]]) -> None:
+        super().__init__()
+        for name, trainable in trainables.items():
+            self.register_parameter(name, trainable.parameter)
+        for name, buffer in buffers:
+            self.register_buffer(name.replace(".", "/"), buffer)
+
+
+class PartParameters(nn.Module):
+    """Asks every part for what it trains, once, and keeps it.
+
+    Args:
+        gauss_params: the parameters of the Gaussians, to which rows of parts are added.
+    """
+
+    def __init__(self, gauss_params: nn.ParameterDict) -> None:
+        super().__init__()
+        self._gauss_params = [gauss_params]  # in a list, so that this module does not count them as its own
+        self._asked: dict[int, SplatBaseModule[Any]] = {}
+        self.schedules: dict[str, Schedule] = {}
+        """How each parameter is optimised, by the name of its group."""
+        self.rows: dict[str, RowTrainable] = {}
+        """The parameters with one row for each Gaussian, by name."""
+
+    def add_parts(self, dispatcher: ModuleDispatcher, context: StepContext) -> None:
+        """Take in the parameters of parts that have not been asked before.
+
+        Args:
+            dispatcher: names the parts.
+            context: what a part may ask for.
+
+        Raises:
+            ModuleError: what a part declares cannot be trained; names it.
+            HookFailedError: its `trainables` raised.
+        """
+        for part_name, part in dispatcher.modules.items():
+            if id(part) not in self._asked:
+                self._asked[id(part)] = part
+                self._add_part(part_name, part, context)
+
+    def _add_part(self, part_name: str, part: SplatBaseModule[Any], context: StepContext) -> None:
+        where = f"{part_name}.trainables"
+        call = bind_arguments(part.trainables, RUN_ARGUMENTS, where)
+        try:
+            declared: Any = call(context)
+        except ModuleError:
+            raise
+        except Exception as error:
+            raise hook_failure(where, context.step, error) from error
+        own: dict[str, Trainable] = {}
+        for name, entry in _checked(declared, where).items():
+            if isinstance(entry, RowTrainable):
+                self._add_rows(name, entry, where, context)
+            else:
+                own[name] = entry
+                self.schedules[f"{part_name}.{name}"] = entry
+        buffers = list(nn.Module.named_buffers(part)) if isinstance(part, nn.Module) else []
+        if own or buffers:
+            tensors = OwnTensors(own, buffers).to(context.training_state.device)
+            if isinstance(part, nn.Module):
+                _move_buffers(part, tensors)
+            self.add_module(part_name, tensors)
+
+    def _add_rows(self, name: str, entry: RowTrainable, where: str, context: StepContext) -> None:
+        params = self._gauss_params[0]
+        if name in KEYS or name in self.rows:
+            raise ModuleError(
+                f"{where}: there is a parameter {name!r} of the Gaussians already; give yours another name."
+            )
+        self.rows[name] = entry
+        self.schedules[name] = entry
+        if name not in params:
+            params[name] = nn.Parameter(entry.rows(context.training_state))
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """One group for each parameter of a part's own, named ``PART.NAME``."""
+        return {
+            f"{part}.{name}": [param]
+            for part, tensors in self.named_children()
+            for name, param in tensors.named_parameters()
+        }
+
+
+def _checked(declared: Any, where: str) -> Mapping[str, Trainable | RowTrainable]:
+    if not isinstance(declared, Mapping):
+        raise ModuleError(f"{where} returned {declared!r}, expected a dict of Trainable and RowTrainable by name.")
+    for name, entry in declared.items():
+        if not isinstance(name, str) or not name or "." in name:
+            raise ModuleError(f"{where}: {name!r} is no name for a parameter; use letters, digits and _.")
+        if not isinstance(entry, (Trainable, RowTrainable)):
+            raise ModuleError(
+                f"{where}: {name!r} is of type {type(entry).__name__}, expected Trainable(parameter, lr=…), or "
+                "RowTrainable(shape=…, lr=…) for one row a Gaussian."
+            )
+        parameter: Any = entry.parameter if isinstance(entry, Trainable) else None
+        if isinstance(entry, Trainable) and not isinstance(parameter, nn.Parameter):
+            raise ModuleError(f"{where}: {name!r} holds {type(parameter).__name__}, expected a torch.nn.Parameter.")
+        if not entry.lr > 0:
+            raise ModuleError(f"{where}: the lr of {name!r} is {entry.lr}, expected a number above 0.")
+    return declared
+
+
+def _move_buffers(part: nn.Module, tensors: OwnTensors) -> None:
+    """Let a part use the buffers that are kept, on the device of the training."""
+    kept: dict[str, Tensor] = dict(tensors.named_buffers())
+    for prefix, module in nn.Module.named_modules(part):
+        for name in list(module._buffers):  # type: ignore[reportPrivateUsage]  # there is no public way to replace one
+            full = f"{prefix}.{name}" if prefix else name
+            module._buffers[name] = kept[full.replace(".", "/")]  # type: ignore[reportPrivateUsage]
+
+
+def fit_rows(params: nn.ParameterDict, name: str, value: Tensor) -> None:
+    """Give a row parameter other rows, in the same `Parameter` object if there is one."""
+    if name in params:
+        params[name].data = value
+    else:
+        params[name] = nn.Parameter(value)

@@ -1,0 +1,274 @@
+"""Parts that own what they train: optimised, saved, restored, resumed, refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.image_model import SplatImageModel
+from splatkit_ns.loss_fn import Splat3DGSLossFn
+from splatkit_ns.methods import make_method
+from splatkit_ns.modules import SplatBaseModule
+from splatkit_ns.parts.trainables import RowTrainable, Trainable
+from splatkit_ns.plugin.loading import load_run
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.splat import SplatTrainingState, read_checkpoint
+from tests.plugin.helpers import forget_writers, make_trainer, run_config
+
+STEPS = 16
+
+
+@dataclass
+class Exposure(SplatImageModel):
+    """A gain for each photograph and channel."""
+
+    capturable: ClassVar[bool] = True
+    lr: float = 0.01
+
+    def trainables(self, num_train_images: int) -> dict[str, Trainable]:
+        self.log_gain = nn.Parameter(torch.zeros(num_train_images, 3))
+        return {"log_gain": Trainable(self.log_gain, lr=self.lr, lr_final=self.lr / 10)}
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        return rendered if frame.image_index is None else rendered * self.log_gain[frame.image_index].exp()
+
+
+@dataclass
+class Features(SplatBaseModule[Any]):
+    """Eight features a Gaussian, drawn towards its position so that they are trained."""
+
+    weight: float = 0.1
+
+    def trainables(self) -> dict[str, RowTrainable]:
+        return {"features": RowTrainable(shape=(8,), lr=0.01, initial=lambda state: state.means.repeat(1, 3)[:, :8])}
+
+
+class FeatureLoss(Splat3DGSLossFn):
+    """3DGS's, and a term of the features."""
+
+    def compute_loss(self, training_state: Any, **others: Any) -> dict[str, Tensor]:
+        terms = super().compute_loss(training_state=training_state, **others)
+        features = training_state.params["features"]
+        return {
+            **terms,
+            "features": 0.1 * (features - training_state.means.detach().repeat(1, 3)[:, :8] - 1).square().mean(),
+        }
+
+
+class Tone(nn.Module, SplatImageModel):
+    """A small network on the colours, with a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3, 3)
+        self.register_buffer("seen", torch.zeros(1))
+        with torch.no_grad():
+            self.net.weight.copy_(torch.eye(3))
+            self.net.bias.zero_()
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:  # type: ignore[override]
+        self.seen += 1
+        return self.net(rendered)
+
+
+class ToneOtherWay(SplatImageModel, nn.Module):
+    """The same with its bases the other way round."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.net = nn.Linear(3, 3)
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        return self.net(rendered)
+
+
+def config_of(scene: Path, output: Path, **parts: Any) -> Any:
+    parts.setdefault(
+        "densification",
+        SplatDefaultDensification(
+            refine_start_iter=2, refine_every=5, reset_every=0, grow_grad2d=1e-6, max_gaussians=80
+        ),
+    )
+    return run_config(scene, output, steps=STEPS, method=make_method("parts", **parts))
+
+
+def train(config: Any, *, load: Path | None = None) -> Any:
+    config.load_checkpoint = load
+    trainer = make_trainer(config)
+    trainer.train()
+    forget_writers()
+    return trainer
+
+
+def differing(one: Path, other: Path) -> list[str]:
+    """The parameters and optimizer states of two checkpoints that are not the same bits."""
+    a, b = read_checkpoint(one), read_checkpoint(other)
+    assert a["pipeline"].keys() == b["pipeline"].keys()
+    found = [key for key, value in a["pipeline"].items() if not torch.equal(value, b["pipeline"][key])]
+    for name, state in a["optimizers"].items():
+        theirs = b["optimizers"][name]["state"]
+        found += [
+            f"{name}/{key}"
+            for key, value in state["state"].get(0, {}).items()
+            if not torch.equal(value, theirs[0][key])
+        ]
+    return found
+
+
+def resumed_is_the_same(scene: Path, tmp_path: Path, **parts: Any) -> Any:
+    """Train whole, and cut in the middle and resumed; returns the whole run."""
+    whole_config = config_of(scene, tmp_path / "whole", **parts)
+    whole_config.steps_per_save, whole_config.save_only_latest_checkpoint = 6, False
+    whole = train(whole_config)
+    cut = checkpoints.path_of(whole.checkpoint_dir, 6)
+    resumed = train(config_of(scene, tmp_path / "resumed", **parts), load=cut)
+    last = checkpoints.path_of(whole.checkpoint_dir, STEPS - 1)
+    assert differing(last, checkpoints.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
+    return whole
+
+
+def test_an_exposure_is_trained_saved_resumed_and_opened(tiny_scene: Path, tmp_path: Path) -> None:
+    whole = resumed_is_the_same(tiny_scene, tmp_path, image_model=Exposure())
+    model = whole.pipeline.model
+    gains = model.image_model.log_gain
+    assert gains is model.part_params.groups()["Exposure.log_gain"][0]
+    assert float(gains.abs().sum()) > 0
+    seen = gains.abs().sum(1) > 0
+    assert int(seen.sum()) > 3
+    rate = whole.optimizers.optimizers["Exposure.log_gain"].param_groups[0]["lr"]
+    assert rate == pytest.approx(0.001)
+    stored = read_checkpoint(checkpoints.path_of(whole.checkpoint_dir, STEPS - 1))
+    assert torch.equal(stored["pipeline"]["_model.part_params.Exposure.log_gain"], gains)
+
+
+def test_what_a_run_learnt_is_there_when_it_is_opened(tiny_scene: Path, tmp_path: Path) -> None:
+    config = config_of(tiny_scene, tmp_path, image_model=Exposure(), modules=[Features()], loss_fn=FeatureLoss())
+    config.save_config()
+    trainer = train(config)
+    run = load_run(trainer.base_dir / "config.yml", device="cpu")
+    opened, trained = run.pipeline.model, trainer.pipeline.model
+    assert torch.equal(opened.image_model.log_gain, trained.image_model.log_gain)
+    assert torch.equal(opened.gauss_params["features"], trained.gauss_params["features"])
+    state = SplatTrainingState.from_ckpt(run.checkpoint)
+    assert torch.equal(state.params["features"], trained.gauss_params["features"])
+    camera, _ = trainer.pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    ours = trainer.pipeline.eval().model.get_outputs_for_camera(camera)["rgb"]
+    assert torch.equal(opened.get_outputs_for_camera(camera)["rgb"], ours)
+
+
+@pytest.mark.parametrize("densification", ["adc", "mcmc"])
+def test_a_feature_for_each_gaussian_follows_the_rows(densification: str, tiny_scene: Path, tmp_path: Path) -> None:
+    parts: dict[str, Any] = {"modules": [Features()], "loss_fn": FeatureLoss()}
+    if densification == "mcmc":
+        parts["densification"] = SplatMCMCDensification(
+            refine_start_iter=2, refine_every=5, max_gaussians=80, min_opacity=0.09, growth=0.2
+        )
+    whole = resumed_is_the_same(tiny_scene, tmp_path, **parts)
+    params = whole.pipeline.model.gauss_params
+    assert len(params["features"]) == len(params["means"]) > 48
+    assert params["features"] is whole.optimizers.optimizers["features"].param_groups[0]["params"][0]
+    # each began as its Gaussian's position, and the term draws all of them the same way
+    moved = params["features"][:, :3] - params["means"]
+    assert float(moved.mean()) > 0.05
+
+
+def test_an_nn_module_is_taken_as_it_is(tiny_scene: Path, tmp_path: Path) -> None:
+    whole = resumed_is_the_same(tiny_scene, tmp_path, image_model=Tone())
+    model = whole.pipeline.model
+    assert set(model.part_params.groups()) == {"Tone.net/weight", "Tone.net/bias"}
+    assert not torch.equal(model.image_model.net.weight, torch.eye(3))
+    assert float(model.image_model.seen) == STEPS
+    opened = train(config_of(tiny_scene, tmp_path / "other", image_model=ToneOtherWay()))
+    assert set(opened.pipeline.model.part_params.groups()) == {"ToneOtherWay.net/weight", "ToneOtherWay.net/bias"}
+
+
+def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_path: Path) -> None:
+    def accumulating(output: Path) -> Any:
+        config = config_of(tiny_scene, output, image_model=Exposure())
+        config.gradient_accumulation_steps = {"Exposure.log_gain": 4, "means": 2}
+        config.optimizers["Exposure.log_gain"] = config.optimizers["camera_opt"]
+        return config
+
+    config = accumulating(tmp_path / "whole")
+    config.steps_per_save, config.save_only_latest_checkpoint = 6, False
+    whole = train(config)
+    resumed = train(accumulating(tmp_path / "resumed"), load=checkpoints.path_of(whole.checkpoint_dir, 6))
+    last = checkpoints.path_of(whole.checkpoint_dir, STEPS - 1)
+    assert differing(last, checkpoints.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
+
+
+def test_a_checkpoint_is_not_resumed_without_the_part_that_it_trained(tiny_scene: Path, tmp_path: Path) -> None:
+    exposed = train(config_of(tiny_scene, tmp_path / "a", image_model=Exposure()))
+    path = checkpoints.path_of(exposed.checkpoint_dir, STEPS - 1)
+    with pytest.raises(SplatkitError, match=r"that no part of this run has: Exposure.log_gain\. Resume with"):
+        train(config_of(tiny_scene, tmp_path / "b"), load=path)
+    featured = train(config_of(tiny_scene, tmp_path / "c", modules=[Features()], loss_fn=FeatureLoss()))
+    path = checkpoints.path_of(featured.checkpoint_dir, STEPS - 1)
+    with pytest.raises(SplatkitError, match="that no part of this run has: features"):
+        train(config_of(tiny_scene, tmp_path / "d"), load=path)
+
+
+def test_a_part_that_is_new_since_the_checkpoint_starts_as_it_says(tiny_scene: Path, tmp_path: Path) -> None:
+    plain_config = config_of(tiny_scene, tmp_path / "a")
+    plain_config.steps_per_save, plain_config.save_only_latest_checkpoint = 6, False
+    plain = train(plain_config)
+    cut = checkpoints.path_of(plain.checkpoint_dir, 6)
+    parts = {"image_model": Exposure(), "modules": [Features()], "loss_fn": FeatureLoss()}
+    later = train(config_of(tiny_scene, tmp_path / "b", **parts), load=cut)
+    assert float(later.pipeline.model.image_model.log_gain.detach().abs().sum()) > 0
+    assert len(later.pipeline.model.gauss_params["features"]) == len(later.pipeline.model.gauss_params["means"])
+
+
+class Declares(SplatBaseModule[Any]):
+    def __init__(self, declared: Any) -> None:
+        self.declared = declared
+
+    def trainables(self) -> Any:
+        return self.declared() if callable(self.declared) else self.declared
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ([1], r"Declares.trainables returned \[1\], expected a dict"),
+        ({"a.b": Trainable(nn.Parameter(torch.ones(1)), lr=1)}, "'a.b' is no name for a parameter"),
+        ({"a": torch.ones(3)}, r"'a' is of type Tensor, expected Trainable"),
+        ({"a": Trainable(torch.ones(3), lr=1)}, "'a' holds Tensor, expected a torch.nn.Parameter"),  # type: ignore[arg-type]
+        ({"a": RowTrainable(shape=(2,), lr=0)}, "the lr of 'a' is 0"),
+        ({"means": RowTrainable(shape=(3,), lr=1)}, "there is a parameter 'means' of the Gaussians already"),
+        (lambda: {}["gone"], "Declares.trainables failed at step 0: KeyError: 'gone'"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_message(declared: Any, message: str, tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises((ModuleError, HookFailedError), match=message):
+        make_trainer(config_of(tiny_scene, tmp_path, modules=[Declares(declared)]))
+    forget_writers()
+
+
+@pytest.mark.gpu
+def test_an_exposure_runs_as_one_graph_with_the_same_bits(tiny_scene: Path, tmp_path: Path) -> None:
+    found: list[dict[str, Tensor]] = []
+    for graphs in (True, False):
+        config = config_of(
+            tiny_scene, tmp_path / str(graphs), image_model=Exposure(), renderer=Splat3DGSRenderer(dropout=0.1)
+        )
+        config.max_num_iterations, config.machine.device_type, config.cuda_graphs = 120, "cuda", graphs
+        trainer = train(config)
+        model = trainer.pipeline.model
+        assert trainer.training_step._forward_backward.__class__.__name__.startswith("Graph" if graphs else "Plain")
+        found.append(
+            {
+                **{n: p.detach().cpu() for n, p in model.gauss_params.items()},
+                "gain": model.image_model.log_gain.detach().cpu(),
+            }
+        )
+    for name, value in found[0].items():
+        assert torch.equal(found[1][name], value), name
