@@ -44,7 +44,7 @@ from splatkit_ns.modules import (
 )
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
-from splatkit_ns.plugin.run_config import surroundings, trainer_config
+from splatkit_ns.plugin.run_config import trainer_config
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.trainer.trainer import seed_everything
 
@@ -80,8 +80,12 @@ class Run:
             max_num_iterations=NEVER + 1,
             output_dir=folder / name,
             pipeline=SplatkitPipelineConfig(datamanager=datamanager, model=model),
-            **surroundings(device_type=device, seed=0, steps_per_log=NEVER, table=False, viewer=False),
+            vis="none",
         )
+        config.machine.device_type, config.machine.seed = device, 0  # type: ignore[assignment]
+        config.logging.steps_per_log, config.logging.profiler = NEVER, "none"
+        config.logging.local_writer.enable = False
+        config.viewer.quit_on_train_completion = True
         config.set_timestamp()
         self.device = device
         self.trainer = SplatkitTrainer(config)

@@ -7,12 +7,14 @@ optional package.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
 
 from splatkit_ns.densification import SplatBudgetDensification, SplatDensification, SplatMCMCDensification
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
@@ -24,6 +26,8 @@ from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 
 __all__ = [
+    "MethodSpecification",
+    "find_method",
     "gaussian_optimizers",
     "make_method",
     "splatkit_2dgs",
@@ -165,3 +169,23 @@ splatkit_2dgs = make_method(
     optimizers=gaussian_optimizers(lr_share=0.1),
     description="2D Gaussian Splatting: flat discs, for surfaces with normals (splatkit-ns).",
 )
+
+
+def find_method(name: str) -> MethodSpecification:
+    """The method of a name: one of this package, or one that is registered with nerfstudio.
+
+    Raises:
+        SplatkitError: there is none; names the nearest ones.
+    """
+    ours = (splatkit_3dgs, splatkit_3dgs_fast, splatkit_3dgs_big, splatkit_3dgs_adc, splatkit_3dgs_mcmc, splatkit_2dgs)
+    known = {str(method.config.method_name): method for method in ours}
+    if name not in known:
+        from nerfstudio.plugins.registry import discover_methods  # imports every plugin, this file among them
+
+        configs, descriptions = discover_methods()
+        known |= {key: MethodSpecification(config, descriptions[key]) for key, config in configs.items()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(known))}"
+    raise SplatkitError(f"There is no method {name!r}; {hint}")

@@ -53,7 +53,7 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
 
     def __init__(self, hooks: Sequence[str | Hook]) -> None:
         self.hooks = parse_hooks(hooks)
-        self.trainer = TrainerView(self.call_hook)
+        self.trainer = TrainerView(self.call_hook, self.hooks)
         self._runs = False
         for event, point in EVENTS.items():
             if self.listens_to(point):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +12,8 @@ from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.importing import import_object, why_not_called
 
 ItemT = TypeVar("ItemT")
+
+logger = logging.getLogger("splatkit_ns")
 
 
 def check_is_list(found: Any, setting: str) -> None:
@@ -40,7 +43,7 @@ class Registry(Generic[ItemT]):
     def register(self, name: str | None = None) -> Callable[[type[ItemT]], type[ItemT]]:
         """Decorator that puts a class into the registry, under its own name unless told another.
 
-        A class registered later under the same name takes the place of the earlier one.
+        A class registered later under the same name takes the place of the earlier one, with a warning in the log.
 
         Raises:
             SplatkitError: what is decorated is no class of the registry's kind.
@@ -48,7 +51,11 @@ class Registry(Generic[ItemT]):
 
         def decorate(cls: type[ItemT]) -> type[ItemT]:
             self._check(cls, repr(cls))
-            self._classes[name or cls.__name__] = cls
+            known = name or cls.__name__
+            earlier = self._classes.get(known)
+            if earlier is not None and _origin(earlier) != _origin(cls):  # the same one: its module was reloaded
+                logger.warning("The %s %r is now %s, in place of %s.", self.kind, known, _origin(cls), _origin(earlier))
+            self._classes[known] = cls
             return cls
 
         return decorate
@@ -108,3 +115,7 @@ class Registry(Generic[ItemT]):
     def _check(self, cls: object, name: str) -> None:
         if not (inspect.isclass(cls) and issubclass(cls, self.base)):
             raise SplatkitError(f"{name} is not a {self.kind}: expected a subclass of {self.base.__name__}.")
+
+
+def _origin(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ POINT_CLOUD_NAMES = {
     "features_rest": "shN",
 }
 """How hooks call the Gaussians' parameters, and how they are called everywhere else."""
+
+
+def hooks_name(parameter: str) -> str:
+    """The name that hooks use for a parameter, such as ``point_cloud.position`` for ``means``."""
+    ours = {theirs: f"point_cloud.{name}" for name, theirs in POINT_CLOUD_NAMES.items()}
+    return ours.get(parameter, parameter)
 
 
 class PointCloudView:
@@ -59,12 +65,61 @@ class OptimizerView:
 
         What is written to a group (``group["lr"] = 1e-3``) reaches its optimizer.
         """
-        ours = {theirs: f"point_cloud.{name}" for name, theirs in POINT_CLOUD_NAMES.items()}
         return [
-            ChainMap(group, {"name": ours.get(name, name)})
+            ChainMap(group, {"name": hooks_name(name)})
             for name, optimizer in self._optimizers.items()
             for group in optimizer.param_groups
         ]
+
+
+class SchedulersView(Mapping[str, Any]):
+    """The schedules of the learning rates, by names such as ``point_cloud.position``; the trainer steps them."""
+
+    def __init__(self, schedulers: Mapping[str, Any]) -> None:
+        self._schedulers = {hooks_name(name): schedule for name, schedule in schedulers.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._schedulers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._schedulers)
+
+    def __len__(self) -> int:
+        return len(self._schedulers)
+
+
+class DatapipelineView:
+    """The data: the two data sets, which have a length, and their images.
+
+    Args:
+        datamanager: nerfstudio's.
+    """
+
+    def __init__(self, datamanager: Any) -> None:
+        self._datamanager = datamanager
+
+    @property
+    def training_dataset(self) -> Any:
+        """nerfstudio's data set of the training images."""
+        return self._datamanager.train_dataset
+
+    @property
+    def validation_dataset(self) -> Any:
+        """nerfstudio's data set of the evaluation images."""
+        return self._datamanager.eval_dataset
+
+    def next_train(self, step: int) -> dict[str, Any]:
+        """Draw a training image, as `next_val` returns one; the run then trains on the images after it."""
+        camera, batch = self._datamanager.next_train(step)
+        return {**batch, "camera": camera}
+
+    def next_val(self, index: int) -> dict[str, Any]:
+        """An evaluation image by its index, as nerfstudio's batch: ``image``, (H, W, 3 or 4), ``image_idx``, and more.
+
+        Its camera is there as ``camera``.
+        """
+        dataset = self.validation_dataset
+        return {**dataset[index], "camera": dataset.cameras[index : index + 1]}
 
 
 class ConfigView:
@@ -78,6 +133,11 @@ class ConfigView:
         """Number of steps of the whole run."""
         return self._config.max_num_iterations
 
+    @property
+    def val_interval(self) -> int:
+        """Steps between two of nerfstudio's evaluations on all images; 0 means none."""
+        return self._config.steps_per_eval_all_images
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -87,14 +147,17 @@ class ConfigView:
 class TrainerView:
     """What a hook can see and do.
 
-    Before data and model are loaded, in `Hook.before_run`, there are only ``cfg``, ``exp_dir``, ``device`` and
-    ``global_step``.
+    Before data and model are loaded, in `Hook.before_run`, there are only ``cfg``, ``exp_dir``, ``device``, ``hooks``
+    and ``global_step``.
 
     Args:
         call_hook: calls a method of all hooks.
+        hooks: that `call_hook` reaches.
     """
 
-    def __init__(self, call_hook: Callable[..., None]) -> None:
+    def __init__(self, call_hook: Callable[..., None], hooks: Sequence[Any] = ()) -> None:
+        self.hooks = list(hooks)
+        """The hooks that `call_hook` reaches, in their order."""
         self.call_hook = call_hook
         """``call_hook(name, **kwargs)`` calls a method of all hooks that have it."""
         self.logger: Writer | None = None
@@ -141,6 +204,47 @@ class TrainerView:
         """The current step, 1-based; outside steps the number of those done."""
         pipeline = getattr(self._trainer, "pipeline", None)
         return 0 if pipeline is None else pipeline.model.context.step
+
+    @property
+    def start_steps(self) -> int:
+        """The first step of this process, 1-based: 1 in a run that starts afresh."""
+        return self.unwrapped.start_step + 1
+
+    @property
+    def datapipeline(self) -> DatapipelineView:
+        """The training and evaluation images."""
+        return DatapipelineView(self.unwrapped.pipeline.datamanager)
+
+    @property
+    def renderer(self) -> Any:
+        """The run's renderer, a `SplatRenderer`."""
+        return self.context.renderer
+
+    @property
+    def schedulers(self) -> SchedulersView:
+        """The schedules of the learning rates."""
+        return SchedulersView(self.unwrapped.optimizers.schedulers)
+
+    @property
+    def optimizer_dict(self) -> dict[str, Any]:
+        """The values of this step that densification works from; empty before the first render of a process.
+
+        ``loss``: scalar. ``uv_points``: positions in the image, (C, N, 2), with their gradient after the backward
+        pass. ``radii``: (C, N) in pixels, 0 if not seen. ``visibility``: (C, N) bool.
+        """
+        payload = self.context.rend_out
+        if payload is None:
+            return {}
+        return {
+            "loss": self.context.loss,
+            "uv_points": payload.means2d,
+            "radii": payload.radii,
+            "visibility": payload.radii > 0,
+        }
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step as if it were the last; see `StepContext.stop`."""
+        self.context.stop(reason)
 
     @property
     def context(self) -> StepContext:

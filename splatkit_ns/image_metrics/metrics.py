@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ class ImageMetrics:
     """PSNR, SSIM (11×11 Gaussian window, valid padding) and LPIPS (AlexNet).
 
     Args:
-        lpips: whether to try LPIPS; its weights are loaded, and downloaded if they are missing, at the first image.
+        lpips: whether to try LPIPS; its weights are loaded, and downloaded if they are missing, at the first image. A
+            download that fails is not tried again in this process.
     """
 
     def __init__(self, lpips: bool = True) -> None:
         self._wants_lpips = lpips
-        self._lpips: Any = None
 
     @staticmethod
     def l1(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
@@ -57,19 +58,23 @@ class ImageMetrics:
     def _network(self, device: torch.device) -> Any:
         if not self._wants_lpips:
             return None
-        if self._lpips is None:
-            try:
-                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        network = lpips_network()
+        return None if network is None else network.to(device)
 
-                with torch.random.fork_rng():  # the network is initialised at random before its weights are loaded
-                    self._lpips = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
-            except Exception as error:  # no internet, no disk space, no torchvision: the metric is optional
-                self._wants_lpips = False
-                logger.warning(
-                    "LPIPS is left out of the metrics: the AlexNet weights are not on this machine and could not be "
-                    "downloaded (%s: %s).",
-                    type(error).__name__,
-                    error,
-                )
-                return None
-        return self._lpips.to(device)
+
+@lru_cache(maxsize=1)
+def lpips_network() -> Any:
+    """The LPIPS metric with its AlexNet weights, one for the process; None, with one warning, if there are none."""
+    try:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        with torch.random.fork_rng():  # the network is initialised at random before its weights are loaded
+            return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    except Exception as error:  # no internet, no disk space, no torchvision: the metric is optional
+        logger.warning(
+            "LPIPS is left out of the metrics: the AlexNet weights are not on this machine and could not be "
+            "downloaded (%s: %s).",
+            type(error).__name__,
+            error,
+        )
+        return None

@@ -66,7 +66,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         if world_rank == 0 and (self.save_images or self.save_stats):
             check_output_dir(self.output_dir, self.module_name)
 
-    def post_step(
+    def on_evaluate(
         self,
         logger: logging.Logger,
         step: int,

@@ -89,7 +89,10 @@ class SplatBaseModule(Generic[PayloadT]):
         """After the optimizers' step, before densification; the gradients are still there."""
 
     def post_step(self, **kwargs: Any) -> None:
-        """At the very end of a step, after densification."""
+        """At the end of a step, after densification."""
+
+    def on_evaluate(self, **kwargs: Any) -> None:
+        """After every module's `post_step`: the place to evaluate, when the step is complete for all of them."""
 
     def on_gaussians_changed(self, **kwargs: Any) -> None:
         """After the rows of the Gaussians changed; ``row_change`` says which new row was which old one."""
@@ -119,7 +122,7 @@ class SplatBaseModule(Generic[PayloadT]):
         """After each part of a step; ``phase`` names the part that ends: see `context.PHASES`."""
 
     def on_cleanup(self, **kwargs: Any) -> None:
-        """Once, after the last step, also when training ends by an exception or a signal."""
+        """Once, after the last step, also when training ends by an exception or a signal, or `on_setup` failed."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep of this module: tensors, numbers, strings, and lists or dicts of them."""

@@ -27,6 +27,7 @@ RUN_ARGUMENTS = (
     "world_rank",
     "world_size",
     "scene_scale",
+    "stop",
     "num_train_images",
     "image_model",
 )
@@ -107,6 +108,10 @@ class StepContext:
     """The number of this step's training photograph, from 0; None if it is not known."""
     image_name: str = ""
     """The file name of this step's training photograph."""
+    stop_reason: str | None = None
+    """The reason that a part gave to `stop`; None means that the run goes on."""
+    exit_request: SystemExit | None = None
+    """The `SystemExit` that a hook raised during a step, to be raised once the step is complete and saved."""
 
     @property
     def cam_to_worlds(self) -> Tensor | None:
@@ -117,6 +122,18 @@ class StepContext:
     def Ks(self) -> Tensor | None:
         """Its intrinsics in pixels of this step's images, (1, 3, 3)."""
         return None if self.view is None else self.view.Ks
+
+    def stop(self, reason: str) -> None:
+        """End the run after this step as if it were the last: `post_train`, last checkpoint, clean-up, result.
+
+        A run that is resumed from that checkpoint goes on to its ``max_steps``. Before the first step, in `on_setup`,
+        it means that none is trained.
+
+        Args:
+            reason: printed at the end; that of the first call counts.
+        """
+        if self.stop_reason is None:
+            self.stop_reason = reason
 
     def start_step(self, step: int) -> None:
         """Forget the last step's images and losses."""

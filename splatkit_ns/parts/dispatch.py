@@ -33,6 +33,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "post_compute_loss": LOSS_ARGUMENTS,
     "on_optimize": LOSS_ARGUMENTS,
     "post_step": LOSS_ARGUMENTS,
+    "on_evaluate": LOSS_ARGUMENTS,
     "on_gaussians_changed": RUN_ARGUMENTS,
     "pre_validation": RUN_ARGUMENTS,
     "pre_validation_image": RUN_ARGUMENTS,
@@ -57,6 +58,9 @@ EXTRA_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "on_exception": ("exception",),
 }
 """Arguments that only one hook has."""
+
+OUTSIDE_STEPS = ("on_checkpoint_loaded", "on_setup", "post_train", "on_exception", "on_cleanup")
+"""Hooks in which a `SystemExit` ends the run at once; in the others, and in `densify`, the step is completed first."""
 
 
 class ModuleDispatcher:
@@ -103,7 +107,7 @@ class ModuleDispatcher:
 
     @property
     def is_training(self) -> bool:
-        """Whether `setup` has been run and `cleanup` has not."""
+        """Whether `setup` has begun and `cleanup` has not."""
         return bool(self._set_up)
 
     def setup(self) -> None:
@@ -118,12 +122,12 @@ class ModuleDispatcher:
                 self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
         calls = dict(self._calls["on_setup"])
         for name in self.modules:
+            self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something
             if name in calls:
                 self.guarded(name, "on_setup", calls[name])
-            self._set_up.add(name)
 
     def cleanup(self) -> None:
-        """Run `on_cleanup` once of every module that has been set up, also of those after one that fails.
+        """Run `on_cleanup` once of every module whose set-up has begun, also of those after one that fails.
 
         Raises:
             HookFailedError: the first failure.
@@ -194,11 +198,20 @@ class ModuleDispatcher:
                 yield name, result
 
     def guarded(self, name: str, method: str, call: Callable[..., Any], **extra: Any) -> Any:
-        """Call a bound method of a module; see `run` for what happens to its exceptions."""
+        """Call a bound method of a module; see `run` for what happens to its exceptions.
+
+        A `SystemExit` during a step is kept as the context's `exit_request`: the state in the middle of a step cannot
+        be saved, so the step is completed first.
+        """
         try:
             return call(self.context, **extra)
         except (SplatkitError, HookFailedError):
             raise
+        except SystemExit as error:
+            if method in OUTSIDE_STEPS or method not in (*HOOKS, "densify"):  # `render` and others have to return
+                raise
+            self.context.exit_request = self.context.exit_request or error
+            self.context.stop(f"{name}.{method} raised SystemExit")
         except Exception as error:
             raise hook_failure(f"{name}.{method}", self.context.step, error) from error
 

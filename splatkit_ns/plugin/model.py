@@ -239,11 +239,15 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
         Under a trainer other than ours, this is also where the model learns of optimizers, data and number of steps.
         """
+        attributes = training_callback_attributes
         if not self.training_state.optimizers:
-            self.parts.join(training_callback_attributes, self.config.global_scale)
+            self.parts.join(attributes, self.config.global_scale)
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.parts.begin_step),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.parts.finish_step),
+            TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.parts.pass_on_stop, args=[attributes.trainer]
+            ),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.parts.end_training),
         ]
 

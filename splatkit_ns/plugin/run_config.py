@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
@@ -70,24 +70,3 @@ def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any
         "vis": "viewer",
     }
     return SplatkitTrainerConfig(method_name=method_name, **{**chosen, **settings})
-
-
-def surroundings(*, device_type: str, seed: int, steps_per_log: int, table: bool, viewer: bool) -> dict[str, Any]:
-    """Fields of `SplatkitTrainerConfig` for a run that a Python program starts, and that returns when it is done.
-
-    Args:
-        device_type: "cuda" or "cpu".
-        seed: of the random generators.
-        steps_per_log: steps between log entries.
-        table: whether nerfstudio's table of timings is drawn in the terminal.
-        viewer: whether nerfstudio's viewer runs during training.
-    """
-    device: Any = device_type
-    return {
-        "machine": MachineConfig(device_type=device, seed=seed),
-        "logging": LoggingConfig(
-            steps_per_log=steps_per_log, local_writer=LocalWriterConfig(enable=table), profiler="none"
-        ),
-        "viewer": ViewerConfig(num_rays_per_chunk=1 << 15, quit_on_train_completion=True),
-        "vis": "viewer" if viewer else "none",
-    }

@@ -157,7 +157,8 @@ class SplatkitTrainer(Trainer):
         self._folder = RunFolder(config)
         self._folder.claim()
         super().__init__(config, local_rank, world_size)
-        self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
+        with self._folder.discarded_if_refused():
+            self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """The modules that hook into training besides renderer, loss and densification; may be added to before
         `setup`."""
         self.run_hooks = RunHooks(config, self.modules, self.base_dir)
@@ -170,7 +171,8 @@ class SplatkitTrainer(Trainer):
         """Make pipeline, optimizers and viewer, and take up the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
-        with interruptible(), self.run_hooks.setting_up(self), explained_logins(self.config.vis):
+        refusal, set_up = self._folder.discarded_if_refused(), self.run_hooks.setting_up(self)
+        with refusal, interruptible(), set_up, explained_logins(self.config.vis):
             super().setup(test_mode)
         config, model = self.config, self.pipeline.model
         model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
@@ -247,13 +249,15 @@ class SplatkitTrainer(Trainer):
             with stop_requests() as self._stop_request:
                 self._write_transform()
                 with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
-                    dispatcher.setup()
-                    checkpoints.check_modules(dispatcher)
+                    with self._folder.discarded_if_refused():
+                        dispatcher.setup()
+                        checkpoints.check_modules(dispatcher)
                     self._train_steps()
                     self.training_step.close()
+                    self._say_why_stopped()
                     if self._stop_request.signum is None:
                         dispatcher.run("post_train")
-                    self._saver.save_last(self.step, stopped=self._stops())
+                    self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
         finally:
             self.training_step.close()
             self._folder.release()
@@ -343,7 +347,20 @@ class SplatkitTrainer(Trainer):
             evaluate(config, self.pipeline, step)
 
     def _stops(self) -> bool:
-        return self.stop_training or bool(self._stop_request)
+        asked = self.pipeline.model.context.stop_reason is not None
+        return asked or self.stop_training or bool(self._stop_request)
+
+    def _say_why_stopped(self) -> None:
+        """Print the reason if a part has asked the run to stop.
+
+        Raises:
+            SystemExit: the part did so by raising it.
+        """
+        context = self.pipeline.model.context
+        if context.exit_request is not None:
+            raise context.exit_request
+        if context.stop_reason is not None:
+            CONSOLE.print(f"Training stops after step {self.step + 1}: {escape(context.stop_reason)}")
 
     def _after_train(self) -> None:
         """Tell where the results are; stay for the viewer's sake if that was asked for."""

@@ -1,96 +1,205 @@
-"""Settings of a `SplatTrainer`."""
+"""Settings of a `SplatTrainer`: a method's config, and what a run changes in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal, TypeAlias
 
-import torch
+from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.methods import MethodSpecification, find_method
+from splatkit_ns.plugin.options.check import option_problems
+from splatkit_ns.plugin.options.setting import OptionError, set_option
+from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+from splatkit_ns.ranges import Positive
 
-from splatkit_ns import ranges
-from splatkit_ns.errors import OptionsError
-from splatkit_ns.ranges import NonNegative, Opacity, Positive, at_most, one_of
-from splatkit_ns.splat import LEARNING_RATES
+BackgroundColor: TypeAlias = Literal["auto", "random", "black", "white"]
 
-BackgroundColor = Literal["auto", "random", "black", "white"]
+SHORTHANDS = {
+    "max_steps": "max_num_iterations",
+    "output_dir": "output_dir",
+    "experiment_name": "experiment_name",
+    "seed": "machine.seed",
+    "device": "machine.device_type",
+    "sh_degree": "pipeline.model.sh_degree",
+    "sh_degree_interval": "pipeline.model.sh_degree_interval",
+    "init_opacity": "pipeline.model.init_opacity",
+    "init_scale": "pipeline.model.init_scale",
+    "num_random": "pipeline.model.num_random",
+    "global_scale": "pipeline.model.global_scale",
+    "background_color": "pipeline.model.background_color",
+    "render_depth": "pipeline.model.output_depth_during_training",
+    "lpips": "pipeline.model.lpips",
+    "steps_per_save": "steps_per_save",
+    "steps_per_log": "logging.steps_per_log",
+    "hooks": "hooks",
+    "writers": "writers",
+}
+"""The fields of `SplatTrainerConfig` that are settings of the method, with their places in its config."""
+
+PARTS = ("renderer", "image_model", "loss_fn", "densification")
 
 
 @dataclass
 class SplatTrainerConfig:
-    """Settings of a run from Python; those that ``ns-train`` has, too, have the same defaults."""
+    """Settings of a run from Python: a method, and everything that is to be otherwise than in it.
 
-    max_steps: Annotated[int, Positive]
+    `settings` reaches every option of ``ns-train``; the other fields are short names for the most common ones. None
+    means that the method's own value stays.
+
+    """
+
+    max_steps: int | None = None
     """Number of training steps; modules count them from 1 to this."""
+    method: str | MethodSpecification = "splatkit-3dgs-adc"
+    """The method to start from, by its name for ``ns-train`` or as `make_method` returns it. The default is 3DGS with
+    the paper's settings. Its parts are used unless `SplatTrainer` is given others."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further settings by the names of ``ns-train``'s options, such as ``{"pipeline.model.init_ply": "scene.ply"}``."""
     output_dir: str | Path = "outputs"
-    """Where runs are saved; a run's folder is ``output_dir/experiment_name/splatkit-3dgs/TIME``, as ``ns-train``'s."""
+    """The folder of all runs; a run's own is ``output_dir/experiment_name/METHOD/TIME``, as ``ns-train``'s."""
     experiment_name: str | None = None
     """None means the name of the data's folder."""
-    seed: Annotated[int, NonNegative, at_most(2**32 - 1)] = 42
-    """Of all random generators."""
+    seed: int | None = None
+    """Seed of all random generators; the methods have 42."""
     device: str | None = None
     """``"cuda"`` or ``"cpu"``; None means the GPU if there is one."""
-    sh_degree: Annotated[int, one_of(0, 1, 2, 3)] = 3
-    """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
-    sh_degree_interval: Annotated[int, Positive] = 1000
-    """One more degree is used every this many steps."""
-    init_opacity: Annotated[float, Opacity] = 0.1
-    """Opacity at the start, in (0, 1)."""
-    init_scale: Annotated[float, Positive] = 1.0
-    """Size at the start, relative to the mean distance of the three nearest neighbours."""
-    num_random: Annotated[int, Positive] = 50_000
-    """Number of random points that training starts from where the data has no seed points."""
-    global_scale: Annotated[float, Positive] = 1.0
+    sh_degree: int | None = None
+    """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3; 3DGS has 3."""
+    sh_degree_interval: int | None = None
+    """One more degree is used every this many steps; 3DGS has 1000."""
+    init_opacity: float | None = None
+    """Opacity at the start, in (0, 1); 3DGS has 0.1."""
+    init_scale: float | None = None
+    """Size at the start, relative to the mean distance of the three nearest neighbours; 3DGS has 1."""
+    num_random: int | None = None
+    """Number of random points that training starts from if the data has no seed points; 50,000 by default."""
+    global_scale: float | None = None
     """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
     learning_rates: dict[str, float] = field(default_factory=dict[str, float])
-    """By parameter: means, scales, quats, opacities, sh0, shN. Those left out are 3DGS's; that of means is relative to
-    the scene's scale and falls to a hundredth."""
-    background_color: BackgroundColor = "auto"
+    """By parameter: means, scales, quats, opacities, sh0, shN, camera_opt; also in a run that goes on from a
+    checkpoint. Those left out are the method's. That of means is relative to the scene's scale. Schedules keep their
+    shape: if the method's rate falls to a hundredth, so does the new one."""
+    background_color: BackgroundColor | None = None
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
-    render_depth: bool = False
+    render_depth: bool | None = None
     """Render expected depth in training, too, for losses that read ``rend_out.depths``."""
-    steps_per_save: Annotated[int, NonNegative] = 2000
+    steps_per_save: int | None = None
     """Steps between the trainer's own checkpoints; there is always one after the last step."""
-    steps_per_log: Annotated[int, Positive] = 50
+    steps_per_log: int | None = None
     """Steps between log entries."""
-    lpips: bool = True
+    lpips: bool | None = None
     """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
-    hooks: tuple[str, ...] = ()
+    hooks: tuple[str, ...] | None = None
     """Hooks, by registered name or import path (package.module:Class). An instance goes into the trainer's modules, as
     ``HookModule([hook])``."""
-    writers: tuple[str, ...] = ()
+    writers: tuple[str, ...] | None = None
     """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
 
     def check(self) -> None:
-        """Check all settings at once.
+        """Check all settings at once, before there are data and parts; `SplatTrainer` checks them with these, too.
 
         Raises:
-            OptionsError: names every setting that is out of its range.
+            SplatkitError: there is no such method.
+            OptionsError: names every setting that does not exist or is out of its range.
         """
-        problems = ranges.problems(self)
+        problems: list[str] = []
+        config = self.method_config()
+        self.set_in(config, problems)
+        problems += option_problems(config, self.name_of)
+        if problems:
+            raise OptionsError(problems)
+
+    def set_in(self, config: SplatkitTrainerConfig, problems: list[str]) -> None:
+        """Make these settings.
+
+        Args:
+            config: of the run.
+            problems: is appended to, a line for each setting that cannot be made.
+        """
+        self._check_device(problems)
+        for place, value in self._given(problems).items():
+            try:
+                set_option(config, place, value)
+            except OptionError as error:
+                problems.append(f"{self.name_of(place)}{error}")
+        self._set_learning_rates(config.optimizers, problems)
+
+    def method_config(self) -> SplatkitTrainerConfig:
+        """A copy of the method's config, without these settings.
+
+        Raises:
+            SplatkitError: there is no such method.
+        """
+        if isinstance(self.method, str):
+            config = find_method(self.method).config
+        else:
+            config = getattr(self.method, "config", None)
+        if not isinstance(config, SplatkitTrainerConfig):
+            raise SplatkitError(
+                f"method is {self.method!r:.80}, expected the name of a splatkit method, or what make_method returns."
+            )
+        return deepcopy(config)
+
+    def _given(self, problems: list[str]) -> dict[str, Any]:
+        """The settings to be made, by their places."""
+        given = {place: getattr(self, name) for name, place in SHORTHANDS.items() if getattr(self, name) is not None}
+        if self.device is not None:
+            given["machine.device_type"] = str(self.device).partition(":")[0]
+        given["output_dir"] = Path(self.output_dir)
         for name in ("hooks", "writers"):
-            names = 'a tuple or list of names, such as ("LogHook",) with the comma'
-            value = getattr(self, name)
-            if not isinstance(value, (tuple, list)):
-                problems.append(f"{name} is {value!r}, expected {names}")
-        known = ", ".join(LEARNING_RATES)
-        for name, rate in self.learning_rates.items():
-            if name not in LEARNING_RATES:
-                problems.append(f"learning_rates has {name!r}, expected names among: {known}")
-            if (complaint := Positive.complaint(rate)) is not None:
-                problems.append(f"learning_rates[{name!r}] {complaint}")
+            if isinstance(given.get(name), list):
+                given[name] = tuple(given[name])
+        shown = {place: name for name, place in SHORTHANDS.items() if name != "output_dir" and place in given}
+        for option, value in self.settings.items():
+            place = _place(option)
+            part = place.removeprefix("pipeline.model.")
+            if place in shown:
+                problems.append(f"{shown[place]} and settings[{option!r}] are the same: give one of them")
+            elif part in PARTS and place != part:
+                problems.append(f"settings[{option!r}]: hand the part to SplatTrainer, as {part}=…")
+            else:
+                given[place] = value
+        return given
+
+    def changes_part(self, name: str) -> bool:
+        """Whether a setting is one of a part, such as the renderer."""
+        return any(_place(option).startswith(f"pipeline.model.{name}.") for option in self.settings)
+
+    def _check_device(self, problems: list[str]) -> None:
         if self.device is not None and str(self.device) not in ("cuda", "cuda:0", "cpu"):
             problems.append(
                 f"device is {self.device!r}, expected cuda, cpu or None (to use another GPU, set the environment "
                 "variable CUDA_VISIBLE_DEVICES)"
             )
-        if problems:
-            raise OptionsError(problems)
 
-    @property
-    def device_type(self) -> Literal["cuda", "cpu"]:
-        """The device's kind, with None decided."""
-        if self.device is None:
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return "cuda" if str(self.device).startswith("cuda") else "cpu"
+    def _set_learning_rates(self, optimizers: dict[str, Any], problems: list[str]) -> None:
+        """Change rates, and the ends of their schedules with them."""
+        for name, rate in self.learning_rates.items():
+            if name not in optimizers:
+                problems.append(f"learning_rates has {name!r}, expected names among: {', '.join(optimizers)}")
+                continue
+            optimizer, schedule = optimizers[name]["optimizer"], optimizers[name]["scheduler"]
+            if Positive.complaint(rate) is None and hasattr(schedule, "lr_final"):
+                schedule.lr_final *= rate / optimizer.lr
+            optimizer.lr = rate  # one that is out of its range is found with the others
+
+    def name_of(self, place: str) -> str:
+        """The name that Python has for an option, for messages.
+
+        Args:
+            place: in the config of a run, such as ``pipeline.model.sh_degree``.
+        """
+        names = {known: name for name, known in SHORTHANDS.items()}
+        rates = {f"optimizers.{name}.optimizer.lr": f"learning_rates[{name!r}]" for name in self.learning_rates}
+        if place in names and (getattr(self, names[place]) is not None):
+            return names[place]
+        return rates.get(place, f"settings[{place!r}]")
+
+
+def _place(option: str) -> str:
+    """The place in a run's config of an option that may be written as on the command line."""
+    return str(option).removeprefix("--").replace("-", "_")

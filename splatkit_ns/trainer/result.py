@@ -30,7 +30,9 @@ class SplatTrainerResult:
     output_dir: Path
     """The run's folder, with config.yml, which the ``ns-*`` commands take."""
     checkpoint_path: Path
-    """The checkpoint after the last step."""
+    """The checkpoint after the last step; there is none if a run was stopped before its first."""
+    stop_reason: str | None
+    """The reason that a module or hook gave to ``stop``; None if the run came to its last step."""
     modules: tuple[SplatBaseModule[Any], ...]
     """The run-time copies of renderer, loss, densification and modules, in the order of their hooks."""
     history: list[dict[str, float]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,45 +15,45 @@ import torch
 
 from splatkit_ns.data_provider import SplatDataProvider
 from splatkit_ns.densification import SplatDensification
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.parts.checks import check_instance
 from splatkit_ns.parts.copying import running_copy
-from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
+from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.reporting.history import History
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.held import held
+from splatkit_ns.plugin.run.held import held, part_itself
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
-from splatkit_ns.plugin.run_config import gaussian_optimizers, surroundings, trainer_config
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat import check_writable
 from splatkit_ns.trainer.config import SplatTrainerConfig
 from splatkit_ns.trainer.result import SplatTrainerResult
 
-METHOD_NAME = "splatkit-3dgs"
-"""The registered method under whose name runs are saved, so that the ``ns-*`` commands open them."""
-
 
 class SplatTrainer:
     """Trains Gaussians from Python, with the same steps, checkpoints and writers as ``ns-train``.
 
     Renderer, loss, densification and modules are copied for each run, so that what a run changes stays out of yours;
-    the result holds the copies. What cannot be copied is used as it is.
+    the result holds the copies. A copy shares an attribute that cannot be copied, such as a lock, with its original.
+
+    The run is filed under its method's name, and the classes of parts of other classes than the method's after it:
+    ``splatkit-3dgs-adc+Splat2DGSRenderer``.
 
     Args:
-        config: settings of the run.
+        config: method and settings of the run.
         data_provider: what to train on.
-        renderer: None means `Splat3DGSRenderer`.
-        loss_fn: None means `Splat3DGSLossFn`.
-        densification: None means `SplatDefaultDensification`.
+        renderer: None means that of the config's method, as for the other parts; without a method, 3DGS's.
+        loss_fn: see `renderer`.
+        densification: see `renderer`.
         modules: what else hooks into training, in this order.
         ckpt_path: checkpoint to go on from, written by `SplatExporter`, `SplatTrainingState.save_ckpt` or ``ns-train``.
         viewer: run nerfstudio's viewer during training.
+        image_model: see `renderer`; 3DGS has none.
 
     Raises:
         SplatkitError: something is not what it should be, a setting is out of range, the output folder cannot be
@@ -69,20 +70,25 @@ class SplatTrainer:
         modules: Sequence[SplatBaseModule[Any]] = (),
         ckpt_path: str | PathLike[str] | None = None,
         viewer: bool = False,
+        image_model: SplatImageModel[Any] | None = None,
     ) -> None:
         check_instance(config, SplatTrainerConfig, "config")
-        config.check()
         check_instance(data_provider, SplatDataProvider, "data_provider")
-        check_parts(renderer, loss_fn, densification, modules)
         if ckpt_path is not None and not Path(ckpt_path).is_file():
             raise SplatkitError(f"ckpt_path: there is no file {ckpt_path}.")
-        check_writable(config.output_dir, "SplatTrainerConfig.output_dir")
         self.config = config
         self.data_provider = data_provider
-        self.modules = tuple(modules)
+        self.modules = modules
         self.ckpt_path = None if ckpt_path is None else Path(ckpt_path)
         self.viewer = viewer
-        self._parts = {"renderer": renderer, "loss_fn": loss_fn, "densification": densification}
+        self._parts = {
+            "renderer": renderer,
+            "image_model": image_model,
+            "loss_fn": loss_fn,
+            "densification": densification,
+        }
+        self._check()
+        check_writable(config.output_dir, "SplatTrainerConfig.output_dir")
 
     def run(self) -> SplatTrainerResult:
         """Train, up to ``max_steps``; from a checkpoint, only the steps that are missing.
@@ -94,61 +100,76 @@ class SplatTrainer:
             StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
             HookFailedError: a module's hook raised.
         """
-        config = self._trainer_config()
+        modules = [running_copy(module) for module in self.modules]
+        config = self._run_config([])
+        config.set_timestamp()
         config.save_config()
         reset_writers()
-        seed_everything(self.config.seed)
-        trainer = SplatkitTrainer(config)
+        seed_everything(config.machine.seed)
         try:
-            trainer.modules += [running_copy(module) for module in self.modules]
-            trainer.setup()
-            history = History.begin()
-            trainer.train()
+            trainer = SplatkitTrainer(config)
+            trainer.modules += modules
+            try:
+                trainer.setup()
+                history = History.begin()
+                trainer.train()
+            finally:
+                if trainer.viewer_state is not None:
+                    trainer.shutdown()
         finally:
             reset_writers()
             RunFolder(config).release()
-            if getattr(trainer, "viewer_state", None) is not None:
-                trainer.shutdown()
         return _result(trainer, history)
 
-    def _trainer_config(self) -> SplatkitTrainerConfig:
-        """nerfstudio's config of this run, in a new folder."""
-        settings = self.config
-        model = SplatkitModelConfig(
-            **{name: held(part) for name, part in self._parts.items() if part is not None},
-            sh_degree=settings.sh_degree,
-            sh_degree_interval=settings.sh_degree_interval,
-            init_opacity=settings.init_opacity,
-            init_scale=settings.init_scale,
-            num_random=settings.num_random,
-            global_scale=settings.global_scale,
-            background_color=settings.background_color,
-            output_depth_during_training=settings.render_depth,
-            lpips=settings.lpips,
-        )
+    def _check(self) -> None:
+        """Check settings and parts together.
+
+        Raises:
+            ModuleError: a part is no instance of what it should be.
+            OptionsError: names every setting that does not exist or is out of its range.
+        """
+        problems: list[str] = []
+        try:
+            check_parts(**self._parts, modules=self.modules)
+        except OptionsError as error:
+            problems += error.problems
+        config = self._run_config(problems)
+        problems += option_problems(config, self._name_of)
+        if problems:
+            raise OptionsError(list(dict.fromkeys(problems)))
+
+    def _name_of(self, place: str) -> str:
+        """The name that Python has for an option, for messages; see `SplatTrainerConfig.name_of`."""
+        for name, part in self._parts.items():
+            owner = f"pipeline.model.{name}."
+            if part is not None and place.startswith(owner):
+                return f"{part.module_name}.{place.removeprefix(owner).removeprefix('module.')}"
+        return self.config.name_of(place)
+
+    def _run_config(self, problems: list[str]) -> SplatkitTrainerConfig:
+        """nerfstudio's config of this run.
+
+        Args:
+            problems: is appended to, a line for each setting that cannot be made.
+        """
+        config = self.config.method_config()
         datamanager = self.data_provider.datamanager_config()
         datamanager.data = datamanager.dataparser.data  # nerfstudio names the experiment after it
-        config = trainer_config(
-            METHOD_NAME,
-            model,
-            max_num_iterations=settings.max_steps,
-            output_dir=Path(settings.output_dir),
-            experiment_name=settings.experiment_name,
-            steps_per_save=settings.steps_per_save,
-            load_checkpoint=self.ckpt_path,
-            hooks=tuple(settings.hooks),
-            writers=tuple(settings.writers),
-            pipeline=SplatkitPipelineConfig(datamanager=datamanager, model=model),
-            optimizers=gaussian_optimizers(settings.learning_rates),
-            **surroundings(
-                device_type=settings.device_type,
-                seed=settings.seed,
-                steps_per_log=settings.steps_per_log,
-                table=sys.stdout.isatty() and not draws_progress(self.modules),
-                viewer=self.viewer,
-            ),
-        )
-        config.set_timestamp()
+        config.pipeline.datamanager = datamanager
+        others: list[str] = []  # the classes of parts that take the place of the method's
+        for name, part in self._parts.items():
+            if part is not None:
+                if type(part) is not type(part_itself(getattr(config.pipeline.model, name))):
+                    others.append(type(part).__name__)
+                holder = held(part)
+                setattr(config.pipeline.model, name, deepcopy(holder) if self.config.changes_part(name) else holder)
+        config.method_name = "+".join([str(config.method_name), *others])
+        config.load_checkpoint = self.ckpt_path
+        config.logging.local_writer.enable = sys.stdout.isatty() and not draws_progress(self.modules)
+        config.logging.profiler = "none"
+        config.viewer.quit_on_train_completion = True
+        config.vis = "viewer" if self.viewer else "none"
+        self.config.set_in(config, problems)
         return config
 
 
@@ -180,6 +201,7 @@ def _result(trainer: SplatkitTrainer, history: History) -> SplatTrainerResult:
         step=trainer.step + 1,
         output_dir=trainer.base_dir,
         checkpoint_path=trainer.checkpoint_dir / f"step-{trainer.step:09d}.ckpt",
+        stop_reason=context.stop_reason,
         modules=tuple(context.modules),
         history=history.entries,
         run_model=model,

@@ -20,6 +20,7 @@ from splatkit_ns import files, ranges
 from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.formats import ply
 from splatkit_ns.modules import checkpointer
+from splatkit_ns.parts import dispatch
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin import trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
@@ -115,6 +116,9 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("a last save may fail", Saver, "save_last", lambda self, *_, **__: self.try_to_save(35), "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),
     ("a full disk ends training in a module", checkpointer, "told_of_checkpoint", raising, "test_full_disk.py::test_training_goes_on_when_a_module_cannot_write"),
     ("an error costs all steps before it", Saver, "_save_before_error", nothing, "test_failing_parts.py::test_what_was_trained_before_an_error_is_saved"),
+    ("a SystemExit cuts its step short", dispatch, "OUTSIDE_STEPS", tuple(dispatch.HOOKS), "test_failing_parts.py::test_a_system_exit_of_a_part_saves_first_and_keeps_its_status[post_step]"),
+    ("changed learning rates are lost", checkpoints, "_use_changed_rates", nothing, "test_resume.py::test_learning_rates_that_a_resumed_run_changes_count_and_are_told"),
+    ("refused runs leave their folders", run_folder.RunFolder, "_discard_if_without_results", nothing, "test_run_folder.py::test_a_refused_run_leaves_no_folder"),
     ("states that cannot be saved are found late", checkpoints, "check_modules", nothing, "test_failing_parts.py::test_a_state_that_cannot_be_saved_is_refused_before_training"),
     ("spoilt parameters are saved", run_checkpoints, "check_parameters", nothing, "test_finite.py::test_spoilt_parameters_are_not_saved_though_gradients_are_fine"),
     ("options are checked by each process", trainer.SplatkitTrainerConfig, "check", nothing, "test_run_folder.py::test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left"),

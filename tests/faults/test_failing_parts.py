@@ -14,7 +14,7 @@ from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
-from tests.faults.runs import CHEAP, At, make_config, make_trainer, run_command, send, train
+from tests.faults.runs import CHEAP, At, CheapLoss, make_config, make_trainer, run_command, send, train
 
 
 def saved_steps(config: Any) -> list[int]:
@@ -68,6 +68,46 @@ def test_half_a_step_is_not_saved(scene: Path, tmp_path: Path) -> None:
     with pytest.raises(HookFailedError):
         train(config, At(20, fail))
     assert saved_steps(config) == [12, 18]
+
+
+class ExitsInPreStep(At):
+    """Ends the process from within a step."""
+
+    def pre_step(self, step: int) -> None:
+        if step == self.when:
+            raise SystemExit(7)
+
+
+class ExitsInLoss(CheapLoss):
+    """Ends the process where the step cannot go on without a result."""
+
+    def compute_loss(self, step: int, **images: Any) -> Any:
+        if step == 21:
+            raise SystemExit(7)
+        return super().compute_loss(images["rendered_frames"], images["target_frames"])
+
+
+def leave() -> None:
+    raise SystemExit(7)
+
+
+@pytest.mark.parametrize(
+    ("module", "loss_fn", "saved"),
+    [(At(21, leave), CheapLoss(), 20), (ExitsInPreStep(21, lambda: None), CheapLoss(), 20), (None, ExitsInLoss(), 19)],
+    ids=["post_step", "pre_step", "compute_loss"],
+)
+def test_a_system_exit_of_a_part_saves_first_and_keeps_its_status(
+    scene: Path, tmp_path: Path, messages: Any, module: At | None, loss_fn: CheapLoss, saved: int
+) -> None:
+    config = make_config(scene, tmp_path, steps_per_save=0, **{**CHEAP, "model_loss_fn": loss_fn})
+    parts = [part for part in (module, At(0, lambda: None)) if part is not None]
+    with pytest.raises(SystemExit) as caught:
+        train(config, *parts)
+    assert caught.value.code == 7
+    assert saved_steps(config) == [saved]
+    assert [part.cleaned_up for part in parts] == [1] * len(parts)
+    assert len(parts[-1].steps) == saved + 1, "the modules after it complete the step"
+    assert "Training ends by SystemExit. The last checkpoint is" in messages.text
 
 
 class KeepsASet(At):

@@ -18,6 +18,7 @@ from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import LEARNING_RATES, CheckpointError, read_checkpoint
 from tests.faults.runs import (
     CHEAP,
@@ -160,16 +161,67 @@ def test_more_steps_after_a_finished_run(scene: Path, tmp_path: Path, uninterrup
     assert checkpoints.path_of(trainer.checkpoint_dir, longer - 1).is_file()
 
 
-def test_a_schedule_that_the_checkpoint_does_not_know(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
-    """It goes on as if it had been there from the first step, with the checkpoint's rate."""
-    optimizers = gaussian_optimizers({"quats": 0.5}, lr_share=0.01, decay_from=0.0)
+@pytest.mark.parametrize("rate", [LEARNING_RATES["quats"], 0.5])
+def test_a_schedule_that_the_checkpoint_does_not_know(
+    scene: Path, tmp_path: Path, uninterrupted: Any, rate: float
+) -> None:
+    """It goes on as if it had been there from the first step."""
+    optimizers = gaussian_optimizers({"quats": rate}, lr_share=0.01, decay_from=0.0)
     trainer = make_trainer(
         make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=19, optimizers=optimizers)
     )
-    rates = LEARNING_RATES["quats"] * 0.01 ** (torch.arange(20, MAX_STEPS + 1) / MAX_STEPS)
+    rates = rate * 0.01 ** (torch.arange(20, MAX_STEPS + 1) / MAX_STEPS)
     assert trainer.optimizers.optimizers["quats"].param_groups[0]["lr"] == pytest.approx(float(rates[0]), rel=1e-6)
     trainer.train()
     assert trainer.optimizers.optimizers["quats"].param_groups[0]["lr"] == pytest.approx(float(rates[-1]), rel=1e-6)
+
+
+def test_learning_rates_that_a_resumed_run_changes_count_and_are_told(
+    scene: Path, tmp_path: Path, uninterrupted: Any, messages: Any
+) -> None:
+    """With a schedule (means) and without one (scales); the others stay the checkpoint's."""
+    folder, longer = uninterrupted("default"), 2 * MAX_STEPS
+
+    def rates(**changed: float) -> dict[str, float]:
+        optimizers = gaussian_optimizers(changed)
+        options = {"load_dir": folder, "max_num_iterations": longer, "optimizers": optimizers}
+        trainer = make_trainer(make_config(scene, tmp_path / str(len(changed)), **options))
+        made = {name: one.param_groups[0]["lr"] for name, one in trainer.optimizers.optimizers.items()}
+        trainer.train()
+        state = read_checkpoint(checkpoints.path_of(trainer.checkpoint_dir, longer - 1))
+        assert state["splatkit"]["learning_rates"] == trainer._state.configured_rates, (
+            "for the run that goes on from it"
+        )
+        return made
+
+    plain = rates()
+    assert "learning rate" not in messages.text
+    changed = rates(means=10 * LEARNING_RATES["means"], scales=0.05)
+    assert changed["means"] == pytest.approx(10 * plain["means"])
+    assert changed["scales"] == 0.05
+    for name in ("quats", "opacities", "sh0", "shN"):
+        assert changed[name] == plain[name], name
+    assert "The learning rate of scales is now 0.05; the checkpoint's run had 0.005." in messages.text
+
+
+def test_on_checkpoint_loaded_sees_the_optimizers(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
+    seen: dict[str, float] = {}
+
+    class Looks(SplatBaseModule[Any]):
+        def on_checkpoint_loaded(self, training_state: Any, step: int) -> None:
+            for name, optimizer in training_state.optimizers.items():
+                seen[name] = float(optimizer.state[training_state.params[name]]["step"])
+
+        def on_setup(self) -> None:
+            assert seen, "it comes before"
+
+    config = make_config(scene, tmp_path, load_dir=uninterrupted("default"), max_num_iterations=MAX_STEPS + 1)
+    trainer = SplatkitTrainer(config)
+    trainer.modules.append(Looks())
+    trainer.setup()
+    trainer.train()
+    steps = dict.fromkeys(("means", "scales", "quats", "opacities", "sh0"), float(MAX_STEPS))
+    assert seen == {**steps, "shN": MAX_STEPS - 6.0}, "which has no gradient while the SH degree is 0"
 
 
 def test_schedules_can_begin_anew(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:

@@ -16,12 +16,15 @@ import yaml
 from nerfstudio.configs import experiment_config
 from nerfstudio.utils.eval_utils import eval_load_checkpoint
 
+from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import TEMPORARY_PREFIX, atomic_write
+from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.reporting import console as reporting
 from splatkit_ns.plugin.run import checkpoints, folder_lock
 from splatkit_ns.plugin.run.folder import Claim, RunFolder
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
+from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
 
@@ -277,6 +280,58 @@ def test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left(
     with pytest.raises(SplatkitError, match=r"option\(s\) cannot be used"):
         config.save_config()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+class AsksForTooMuch(SplatBaseModule[Any]):
+    """A hook of it wants what does not exist."""
+
+    def post_step(self, gaussians: Any) -> None: ...
+
+
+class RefusesTheRun(SplatBaseModule[Any]):
+    """Finds at set-up that it cannot take part."""
+
+    def on_setup(self) -> None:
+        raise SplatkitError("no such thing here")
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["nosuch:X", f"{__name__}:Nothing", f"{__name__}:AsksForTooMuch", f"{__name__}:RefusesTheRun"],
+)
+def test_a_refused_run_leaves_no_folder(scene: Path, tmp_path: Path, module: str) -> None:
+    """On whichever of the ways to its first step it is refused."""
+    config = make_config(scene, tmp_path / "out", **{**CHEAP, "vis": "none"})
+    config.modules.own = (module,)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SplatkitError):
+        run_command(config)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_part_that_is_refused_in_python_leaves_no_folder(scene: Path, tmp_path: Path) -> None:
+    config = SplatTrainerConfig(max_steps=2, output_dir=tmp_path / "out", device="cpu", lpips=False)
+    with pytest.raises(SplatkitError, match="asks for 'gaussians'"):
+        SplatTrainer(config, NerfstudioDataProvider(scene), modules=[AsksForTooMuch()]).run()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_refused_run_leaves_the_folder_that_it_was_started_from(scene: Path, tmp_path: Path) -> None:
+    """A config.yml that was there before it, and anything else in its folder, is not its to delete."""
+    config = make_config(scene, tmp_path, **{**CHEAP, "vis": "none"})
+    config.save_config()
+    RunFolder(config).release()
+    config.modules.own = (f"{__name__}:RefusesTheRun",)
+    with pytest.raises(SplatkitError):
+        run_command(config)
+    assert (config.get_base_dir() / "config.yml").is_file()
+    other = make_config(scene, tmp_path / "other", **{**CHEAP, "vis": "none"})
+    other.get_base_dir().mkdir(parents=True)
+    (other.get_base_dir() / "notes.txt").write_text("mine")
+    other.modules.own = (f"{__name__}:RefusesTheRun",)
+    with pytest.raises(SplatkitError):
+        run_command(other)
+    assert {path.name for path in other.get_base_dir().iterdir()} >= {"notes.txt", "config.yml"}
 
 
 def test_folders_with_brackets_in_their_names(scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import tyro
@@ -127,14 +129,23 @@ def test_all_mistakes_are_told_at_once_before_data_is_loaded(tmp_path: Path) -> 
     assert "LogHook" in str(caught.value)
 
 
-def test_the_last_one_registered_under_a_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_one_registered_under_a_name_counts_and_the_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HOOK_REGISTRY, "_classes", dict(HOOK_REGISTRY._classes))  # type: ignore[attr-defined]
+    logger = Mock()
+    monkeypatch.setattr("splatkit_ns.hooks.registry.logger", logger)
+    HOOK_REGISTRY.register()(LogHook)  # as when its module is reloaded
+    assert logger.warning.call_args_list == []
 
     @HOOK_REGISTRY.register("LogHook")
     class Mine(Hook):
         pass
 
     assert HOOK_REGISTRY.get("LogHook") is Mine
+    (call,) = logger.warning.call_args_list
+    text = call.args[0] % call.args[1:]
+    assert re.fullmatch(
+        r"The hook 'LogHook' is now tests\S+\.Mine, in place of splatkit_ns\.hooks\.log\.LogHook\.", text
+    )
 
 
 class HasABug(Hook):

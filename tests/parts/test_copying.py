@@ -1,10 +1,13 @@
-"""Copies of modules for a run: one each, and none where that cannot be."""
+"""Copies of modules for a run: one each, which shares only what cannot be copied."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
 
+import pytest
+
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.copying import Uncopied, holdable, running_copy
 
 
@@ -28,9 +31,41 @@ def test_a_module_is_copied_once_for_a_run() -> None:
     assert len(module.copies) == 1
 
 
-def test_what_cannot_be_copied_runs_itself() -> None:
-    lock = threading.Lock()
-    assert running_copy(lock) is lock
-    held = holdable(lock)
-    assert isinstance(held, Uncopied)
-    assert running_copy(held) is lock
+class Locked:
+    """Has a lock, which cannot be copied, a list, and a method of its own among its attributes."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.seen: list[int] = []
+        self.note = self.add
+
+    def add(self, number: int) -> None:
+        self.seen.append(number)
+
+
+@pytest.mark.parametrize("hold", [lambda module: module, holdable])
+def test_a_copy_shares_only_what_cannot_be_copied(hold: Any) -> None:
+    module = Locked()
+    made = running_copy(hold(module))
+    assert isinstance(made, Locked)
+    assert made is not module
+    assert made.lock is module.lock
+    made.note(3)
+    assert (made.seen, module.seen) == ([3], [])
+
+
+def test_a_module_that_cannot_be_copied_whole_is_held_in_configs() -> None:
+    assert isinstance(holdable(Locked()), Uncopied)
+    plain = Counted()
+    assert holdable(plain) is plain
+
+
+def test_a_module_that_cannot_be_copied_at_all_is_refused() -> None:
+    class Slots:
+        __slots__ = ("lock",)
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+    with pytest.raises(ModuleError, match=r"Slots cannot be copied for the run \(TypeError: .*on_setup, or give"):
+        running_copy(Slots())

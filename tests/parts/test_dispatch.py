@@ -81,7 +81,7 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
     dispatcher.run("post_compute_loss")
     names = {
         "logger", "renderer", "data_provider", "loss_fn", "densification", "modules", "max_steps", "training_state",
-        "step", "world_rank", "world_size", "scene_scale", "num_train_images", "image_model",
+        "step", "world_rank", "world_size", "scene_scale", "num_train_images", "image_model", "stop",
     }  # fmt: skip
     assert seen["on_setup"] == names
     of_step = {
@@ -112,7 +112,7 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
     assert str(caught.value) == (
         "MyModule.pre_step asks for 'iteration', 'images', which does not exist there.\n"
         "  It may ask for: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
-        "training_state, step, world_rank, world_size, scene_scale, num_train_images, image_model, "
+        "training_state, step, world_rank, world_size, scene_scale, stop, num_train_images, image_model, "
         "target_frames, masks, pixel_weights, target_depths, "
         "target_normals, image_index, image_name\n"
         "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
@@ -242,18 +242,51 @@ def test_clean_up_runs_once_and_only_after_set_up() -> None:
     assert entries == [("diary", "on_setup"), ("diary", "on_cleanup")]
 
 
-def test_what_was_set_up_before_a_failure_is_cleaned_up() -> None:
+def test_what_was_set_up_before_a_failure_is_cleaned_up_and_so_is_what_failed() -> None:
+    """It may have opened a file before it failed."""
     entries: list[tuple[str, str]] = []
 
-    class Refuses(SplatBaseModule):
-        def on_setup(self) -> None:
+    class Refuses(Diary):
+        def on_setup(self, **kwargs: Any) -> None:
             raise OSError("disk is full")
 
-    dispatcher = ModuleDispatcher([Diary("first", entries), Refuses()], context())
+    modules = [Diary("first", entries), Refuses("second", entries), Diary("third", entries)]
+    dispatcher = ModuleDispatcher(modules, context())
     with pytest.raises(HookFailedError, match="disk is full"):
         dispatcher.setup()
     dispatcher.cleanup()
-    assert ("first", "on_cleanup") in entries
+    assert [who for who, hook in entries if hook == "on_cleanup"] == ["first", "second"]
+
+
+def test_a_system_exit_in_a_step_waits_until_the_step_is_complete() -> None:
+    class Leaves(SplatBaseModule):
+        def post_step(self) -> None:
+            raise SystemExit(3)
+
+        def on_setup(self) -> None:
+            raise SystemExit(4)
+
+    entries: list[tuple[str, str]] = []
+    dispatcher = ModuleDispatcher([Leaves(), Diary("later", entries)], context())
+    dispatcher.run("post_step")
+    assert entries == [("later", "post_step")]
+    assert dispatcher.context.stop_reason == "Leaves.post_step raised SystemExit"
+    assert dispatcher.context.exit_request is not None
+    assert dispatcher.context.exit_request.code == 3
+    with pytest.raises(SystemExit, match="4"):
+        dispatcher.setup()
+
+
+def test_the_first_reason_to_stop_counts() -> None:
+    class Stops(SplatBaseModule):
+        def post_step(self, stop: Any, step: int) -> None:
+            stop(f"reason {step}")
+
+    dispatcher = ModuleDispatcher([Stops()], context(step=1))
+    dispatcher.run("post_step")
+    dispatcher.context.start_step(2)
+    dispatcher.run("post_step")
+    assert dispatcher.context.stop_reason == "reason 1"
 
 
 def test_two_instances_of_one_class_have_names_and_states_of_their_own() -> None:

@@ -60,8 +60,8 @@ class Recorder(SplatBaseModule[Any]):
         self.calls.append("on_cleanup")
 
 
-@pytest.mark.parametrize("data", [FullImageDatamanagerConfig, SplatkitDatamanagerConfig])
-def test_nerfstudios_trainer_and_pipeline_train_the_model(data: Any, tiny_scene: Path, tmp_path: Path) -> None:
+def foreign_trainer(data: Any, scene: Path, output: Path) -> Trainer:
+    """nerfstudio's own trainer and pipeline, set up with our model."""
     model = SplatkitModelConfig(
         renderer=Splat3DGSRenderer(dropout=0.1),
         densification=SplatDefaultDensification(
@@ -70,11 +70,11 @@ def test_nerfstudios_trainer_and_pipeline_train_the_model(data: Any, tiny_scene:
         background_color="black",
         lpips=False,
     )
-    parser = NerfstudioDataParserConfig(load_3D_points=True, eval_mode="interval", eval_interval=4, data=tiny_scene)
+    parser = NerfstudioDataParserConfig(load_3D_points=True, eval_mode="interval", eval_interval=4, data=scene)
     config = TrainerConfig(
         method_name="splatkit",
         experiment_name="foreign",
-        output_dir=tmp_path,
+        output_dir=output,
         timestamp="run",
         max_num_iterations=STEPS,
         vis="tensorboard",
@@ -91,6 +91,12 @@ def test_nerfstudios_trainer_and_pipeline_train_the_model(data: Any, tiny_scene:
     trainer = Trainer(config)
     trainer.setup()
     assert type(trainer.pipeline) is VanillaPipeline
+    return trainer
+
+
+@pytest.mark.parametrize("data", [FullImageDatamanagerConfig, SplatkitDatamanagerConfig])
+def test_nerfstudios_trainer_and_pipeline_train_the_model(data: Any, tiny_scene: Path, tmp_path: Path) -> None:
+    trainer = foreign_trainer(data, tiny_scene, tmp_path)
     recorder = Recorder()
     trainer.pipeline.model.use_modules([recorder])
     trainer.train()
@@ -102,3 +108,18 @@ def test_nerfstudios_trainer_and_pipeline_train_the_model(data: Any, tiny_scene:
     assert recorder.counts[0] == 48
     assert max(recorder.counts) > 60
     assert (tmp_path / "foreign/splatkit/run/nerfstudio_models/step-000000049.ckpt").is_file()
+
+
+def test_a_module_stops_nerfstudios_trainer(tiny_scene: Path, tmp_path: Path) -> None:
+    class Stops(Recorder):
+        def on_evaluate(self, step: int, stop: Any) -> None:
+            if step == 3:
+                stop("enough")
+
+    trainer = foreign_trainer(SplatkitDatamanagerConfig, tiny_scene, tmp_path)
+    module = Stops()
+    trainer.pipeline.model.use_modules([module])  # type: ignore[reportAttributeAccessIssue]
+    trainer.train()
+    forget_writers()
+    assert len(module.losses) == 3
+    assert module.calls[-2:] == ["post_step", "on_cleanup"]

@@ -47,6 +47,14 @@ class Recorder(SplatBaseModule[SplatRenderPayload]):
         self.state = dict(state)
 
 
+class LockedRecorder(Recorder):
+    """Has a lock, which cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 def assert_same_gaussians(a: SplatTrainingState, b: SplatTrainingState) -> None:
     for name, param in a.params.items():
         assert torch.equal(param, b.params[name]), name
@@ -138,7 +146,9 @@ def test_settings_reach_the_run(tiny_scene: Path, tmp_path: Path) -> None:
     assert plain.opacity == pytest.approx(0.1, abs=1e-4)
 
 
-def test_a_part_that_cannot_be_copied_or_pickled_is_used_as_it_is(tiny_scene: Path, tmp_path: Path) -> None:
+def test_a_part_that_cannot_be_copied_whole_or_pickled_is_copied_all_the_same(tiny_scene: Path, tmp_path: Path) -> None:
+    """The run behaves as with any other part: the caller's own instance is not touched."""
+
     class Locked(SplatLossFn[SplatRenderPayload]):
         def __init__(self) -> None:
             self.lock = threading.Lock()
@@ -149,8 +159,13 @@ def test_a_part_that_cannot_be_copied_or_pickled_is_used_as_it_is(tiny_scene: Pa
             return (rendered_frames - target_frames).square().mean()
 
     loss_fn = Locked()
-    result = train(tiny_scene, tmp_path, 2, loss_fn=loss_fn)
-    assert loss_fn.calls == 2
+    result = train(tiny_scene, tmp_path, 2, loss_fn=loss_fn, modules=[LockedRecorder()])
+    ran, recorder = result.modules[1], result.modules[-1]
+    assert isinstance(ran, Locked)
+    assert isinstance(recorder, LockedRecorder)
+    assert (ran.calls, loss_fn.calls) == (2, 0)
+    assert ran.lock is loss_fn.lock
+    assert recorder.state == {"seen": 2}
     assert not (result.output_dir / "config.yml").exists()
 
 

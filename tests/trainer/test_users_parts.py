@@ -379,9 +379,7 @@ def test_clean_up_runs_after_a_failure(tiny_scene: Path, tmp_path: Path) -> None
     assert cleaned == [1]
 
 
-def test_a_module_whose_set_up_fails_is_not_cleaned_up_but_those_before_it_are(
-    tiny_scene: Path, tmp_path: Path
-) -> None:
+def test_a_module_whose_set_up_fails_is_cleaned_up_and_so_are_those_before_it(tiny_scene: Path, tmp_path: Path) -> None:
     cleaned: list[str] = []
 
     class Opens(SplatBaseModule[SplatRenderPayload]):
@@ -393,11 +391,12 @@ def test_a_module_whose_set_up_fails_is_not_cleaned_up_but_those_before_it_are(
 
     class Fails(Opens):
         def on_setup(self) -> None:
+            self.file = "half open"
             raise RuntimeError("no room")
 
     with pytest.raises(HookFailedError, match=r"Fails\.on_setup failed at step 0: RuntimeError: no room"):
         train(tiny_scene, tmp_path, 2, modules=[Opens(), Fails(), Opens()])
-    assert cleaned == ["open"]
+    assert cleaned == ["open", "half open"]
 
 
 def test_modules_log_to_the_packages_logger(tiny_scene: Path, tmp_path: Path) -> None:

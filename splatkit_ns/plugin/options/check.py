@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
+from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
 from splatkit_ns.rasterize import check_cuda_backend
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -50,41 +51,73 @@ RANGES: dict[type, dict[str, Sequence[Range]]] = {
 """The ranges of fields that nerfstudio's own config classes define, by a base of theirs."""
 
 
+def _flag(place: str) -> str:
+    """The command line's name of an option."""
+    owner, _, name = place.replace("_", "-").rpartition(".")
+    return f"--{name} of the dataparser" if owner.endswith("dataparser") else f"--{place.replace('_', '-')}"
+
+
 def check_options(config: Any) -> None:
     """Check a run's options.
 
     Raises:
         OptionsError: names every option that is out of its range, with its flag and value.
     """
-    problems = ranges.problems(config, shown=_flag, others=_nerfstudios_ranges)
-    model: Any = config.pipeline.model
-    renderer = model.renderer
-    near, far = getattr(renderer, "near_plane", 0.0), getattr(renderer, "far_plane", math.inf)
-    if near >= far:
-        problems.append(f"--pipeline.model.renderer.near-plane is {near}, expected less than far-plane, which is {far}")
-    if isinstance(renderer, Splat3DGSRenderer) and renderer.packed and config.machine.device_type == "cpu":
-        problems.append("--pipeline.model.renderer.packed is True, expected False with --machine.device-type cpu")
-    for name, steps in config.gradient_accumulation_steps.items():
-        if name not in config.optimizers:
-            problems.append(
-                f"--gradient-accumulation-steps names {name!r}, expected groups among: {', '.join(config.optimizers)}"
-            )
-        if steps < 1:
-            problems.append(f"--gradient-accumulation-steps of {name} is {steps}, expected at least 1")
-    if config.mixed_precision or config.use_grad_scaler:
-        problems.append("--mixed-precision and --use-grad-scaler must be False: Gaussians are trained in float32")
-    for name, count in (("devices", config.machine.num_devices), ("machines", config.machine.num_machines)):
-        if count != 1:
-            problems.append(f"--machine.num-{name} is {count}, expected 1: training on several GPUs is not supported")
-    if config.load_checkpoint is not None and not Path(config.load_checkpoint).is_file():
-        problems.append(f"--load-checkpoint: there is no file {config.load_checkpoint}")
-    if config.load_dir is not None and not Path(config.load_dir).is_dir():
-        problems.append(f"--load-dir: there is no folder {config.load_dir}")
-    if model.init_ply is not None and not RunFolder(config).is_resuming:
-        problems += _initial_file_problems(Path(model.init_ply))
-    problems += name_problems(config)
+    problems = option_problems(config)
     if problems:
         raise OptionsError(problems)
+
+
+def option_problems(config: Any, shown: Callable[[str], str] = _flag) -> list[str]:
+    """All that is wrong with a run's options, one line each.
+
+    Args:
+        config: of the run.
+        shown: the name that messages use for an option, from its place in the config.
+    """
+    problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
+    model: Any = config.pipeline.model
+    problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
+    problems += _trainer_problems(config, shown)
+    for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
+        path = getattr(config, name)
+        if path is not None and not exists(Path(path)):
+            problems.append(f"{shown(name)}: there is no {kind} {path}")
+    if model.init_ply is not None and not RunFolder(config).is_resuming:
+        problems += _initial_file_problems(Path(model.init_ply), shown("pipeline.model.init_ply"))
+    return problems + own_module_problems(config) + name_problems(config)
+
+
+def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], str]) -> list[str]:
+    problems: list[str] = []
+    near, far = getattr(renderer, "near_plane", 0.0), getattr(renderer, "far_plane", math.inf)
+    if near >= far:
+        name = shown("pipeline.model.renderer.near_plane")
+        problems.append(f"{name} is {near}, expected less than far-plane, which is {far}")
+    if isinstance(renderer, Splat3DGSRenderer) and renderer.packed and device_type == "cpu":
+        name, device = shown("pipeline.model.renderer.packed"), shown("machine.device_type")
+        problems.append(f"{name} is True, expected False with {device} cpu")
+    return problems
+
+
+def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problems of options for which nerfstudio has values that Gaussians cannot be trained with."""
+    problems: list[str] = []
+    accumulation = shown("gradient_accumulation_steps")
+    for name, steps in config.gradient_accumulation_steps.items():
+        if name not in config.optimizers:
+            problems.append(f"{accumulation} names {name!r}, expected groups among: {', '.join(config.optimizers)}")
+        if steps < 1:
+            problems.append(f"{accumulation} of {name} is {steps}, expected at least 1")
+    if config.mixed_precision or config.use_grad_scaler:
+        names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
+        problems.append(f"{names} must be False: Gaussians are trained in float32")
+    for name in ("num_devices", "num_machines"):
+        count = getattr(config.machine, name)
+        if count != 1:
+            flag = shown(f"machine.{name}")
+            problems.append(f"{flag} is {count}, expected 1: training on several GPUs is not supported")
+    return problems
 
 
 def _nerfstudios_ranges(owner: type, definer: type, name: str) -> Sequence[Range]:
@@ -93,20 +126,14 @@ def _nerfstudios_ranges(owner: type, definer: type, name: str) -> Sequence[Range
     return next((fields[name] for base, fields in RANGES.items() if issubclass(owner, base) and name in fields), ())
 
 
-def _initial_file_problems(path: Path) -> list[str]:
+def _initial_file_problems(path: Path, option: str) -> list[str]:
     if not path.exists():
-        return [f"--pipeline.model.init-ply: there is no file {path}"]
+        return [f"{option}: there is no file {path}"]
     try:
         find_format(path)
     except FormatError as error:
-        return [f"--pipeline.model.init-ply: {error}"]
+        return [f"{option}: {error}"]
     return []
-
-
-def _flag(place: str) -> str:
-    """The command line's name of an option."""
-    owner, _, name = place.replace("_", "-").rpartition(".")
-    return f"--{name} of the dataparser" if owner.endswith("dataparser") else f"--{place.replace('_', '-')}"
 
 
 def check_device(device_type: str, option: str = "--machine.device-type") -> None:

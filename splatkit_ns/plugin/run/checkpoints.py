@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def collect(run: RunState, step: int) -> dict[str, Any]:
     entry = splatkit_entry(run.model.parts.dispatcher.state_dict())
     entry["sampler"] = run.data.sampler_state()
     entry["renderer"] = type(run.model.parts.renderer).__name__
+    entry["learning_rates"] = run.configured_rates
     entry["gradients"] = {
         name: param.grad
         for name, param in run.parameters().items()
@@ -84,9 +86,10 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if load_schedules:
             _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
+        entry = checkpoint.get("splatkit", {})
+        _use_changed_rates(run, entry.get("learning_rates", {}))
         for schedule in optimizers.schedulers.values():
             _apply_rate(schedule)
-        entry = checkpoint.get("splatkit", {})
         _compare_renderers(entry.get("renderer"), type(run.model.parts.renderer).__name__, path)
         run.model.parts.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
@@ -218,6 +221,28 @@ def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps:
         else:
             schedule.last_epoch = steps
             schedule.base_lrs = [group.get("initial_lr", group["lr"]) for group in schedule.optimizer.param_groups]
+
+
+def _use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
+    """Let learning rates count that this run's config has, and that of the checkpoint's run had not.
+
+    Others are the checkpoint's: a hook may have changed them.
+
+    Args:
+        run: the state of the run.
+        theirs: the rates that the config of the checkpoint's run had, by parameter group.
+    """
+    for name, ours in run.configured_rates.items():
+        if name not in theirs or math.isclose(ours, theirs[name], rel_tol=1e-6):
+            continue
+        logger.info("The learning rate of %s is now %g; the checkpoint's run had %g.", name, ours, theirs[name])
+        for group in run.optimizers.optimizers[name].param_groups:
+            group["lr"] = ours
+            if "initial_lr" in group:
+                group["initial_lr"] = ours
+        if name in run.optimizers.schedulers:
+            schedule: Any = run.optimizers.schedulers[name]
+            schedule.base_lrs = [ours for _ in schedule.base_lrs]
 
 
 def _apply_rate(schedule: Any) -> None:

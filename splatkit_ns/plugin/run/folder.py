@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import re
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.markup import escape
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
-from splatkit_ns.plugin.run.folder_lock import FolderLock
+from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.splat import atomic_write_text
 
 
@@ -35,12 +36,17 @@ class Claim(Enum):
     """This process is a fork of the one that writes into the folder."""
 
 
+WRITTEN_BEFORE_TRAINING = {"config.yml", "dataparser_transforms.json", LOCK_NAME}
+
+
 @dataclass
 class _State:
     """The state of one folder in this process."""
 
     lock: FolderLock | None = None
     is_continued: bool = False
+    has_new_config: bool = False
+    """Whether this process has written a ``config.yml`` where none was before."""
 
     @property
     def claim(self) -> Claim:
@@ -161,6 +167,22 @@ class RunFolder:
                 folder.rmdir()
                 folder = folder.parent
 
+    @contextlib.contextmanager
+    def discarded_if_refused(self) -> Generator[None]:
+        """Around what comes before the first step: if it is refused, the folder goes, unless it holds results."""
+        try:
+            yield
+        except SplatkitError:
+            if self._state.has_new_config and self.path.is_dir():
+                self._discard_if_without_results()
+            raise
+
+    def _discard_if_without_results(self) -> None:
+        if {path.name for path in self.path.iterdir()} <= WRITTEN_BEFORE_TRAINING:
+            for name in WRITTEN_BEFORE_TRAINING - {LOCK_NAME}:
+                (self.path / name).unlink(missing_ok=True)
+            self.discard_if_empty()
+
     @classmethod
     def release_all(cls) -> None:
         """Give back every folder that this process has claimed."""
@@ -186,6 +208,7 @@ class RunFolder:
                 "--timestamp, or none."
             )
         CONSOLE.log(f"Saving config to: {escape(str(path))}")
+        self._state.has_new_config = not path.exists()
         _report_if_unreadable(path, text)
         try:
             atomic_write_text(path, text)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.densification import SplatDensification
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.importing import import_object, why_not_called
 from splatkit_ns.loss_fn import SplatLossFn
@@ -58,6 +59,18 @@ def draws_progress(modules: Sequence[Any]) -> bool:
     return any(isinstance(module, SplatProgressTracker) and not module.is_idle for module in modules)
 
 
+def own_module_problems(config: TrainerConfig) -> list[str]:
+    """What is wrong with the import paths of a user's own modules, one line each; no module is made."""
+    builtin: BuiltinModules = getattr(config, "modules", None) or BuiltinModules()  # old config.yml files have none
+    problems: list[str] = []
+    for path in builtin.own:
+        try:
+            _find_module(path)
+        except SplatkitError as error:
+            problems.append(str(error))
+    return problems
+
+
 def import_module(path: str) -> SplatBaseModule[Any]:
     """The module behind ``package.module:Class`` (made without arguments) or ``package.module:instance`` (copied).
 
@@ -65,6 +78,15 @@ def import_module(path: str) -> SplatBaseModule[Any]:
         ModuleError: names the path, and what is wrong with it.
         OptionsError: names every setting of the module that is out of its range.
     """
+    found: Any = _find_module(path)
+    make: Any = found if inspect.isclass(found) else partial(running_copy, found)
+    module: SplatBaseModule[Any] = make()
+    check_settings({f"--modules.own {path}: {module.module_name}": module})
+    return module
+
+
+def _find_module(path: str) -> Any:
+    """The class or instance behind an import path, from which a module can be made."""
     where = f"--modules.own {path}"
     found, name = import_object(path, where, ModuleError), path.partition(":")[2]
     if inspect.isclass(found) and issubclass(found, SplatBaseModule):
@@ -74,14 +96,10 @@ def import_module(path: str) -> SplatBaseModule[Any]:
                 f"{where}: {name}() cannot be made without arguments ({problem}). Give its arguments defaults, or name "
                 f"an instance, such as one made by: module = {name}(…)"
             )
-        module = found()
-        check_settings({f"{where}: {module.module_name}": module})
-        return module
-    if not isinstance(found, SplatBaseModule):
+    elif not isinstance(found, SplatBaseModule):
         kind = f"the class {name}" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise ModuleError(f"{where} is {kind}, expected a subclass of SplatBaseModule, or an instance of one.")
-    check_settings({f"{where}: {found.module_name}": found})
-    return running_copy(found)
+    return found
 
 
 def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, image_model: Any = None) -> None:

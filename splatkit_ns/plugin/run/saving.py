@@ -68,14 +68,14 @@ class Saver:
 
         Args:
             step: the last step that was trained, 0-based.
-            stopped: whether the run ends before its last step.
+            stopped: whether a signal or the viewer ended the run.
 
         Raises:
             SplatkitError: it cannot be saved.
         """
         trained = step >= self._start_step
         path = checkpoints.path_of(self._checkpoints.folder, step)
-        if self._saved_step == step or (not trained and (stopped or path.exists())):
+        if step < 0 or self._saved_step == step or (not trained and (stopped or path.exists())):
             return
         try:
             self.save(step)
@@ -90,7 +90,7 @@ class Saver:
 
     @contextmanager
     def saving_before_errors(self) -> Generator[None]:
-        """Around the training: an error in someone's code does not cost the steps before it.
+        """Around the training: an error in someone's code, or a `SystemExit`, does not cost the steps before it.
 
         A step that was under way is not in what is saved. Where the state itself is at fault, or has been saved, or is
         that of half a step, nothing is.
@@ -99,20 +99,20 @@ class Saver:
             yield
         except (NotFiniteError, out_of_memory.OutOfMemory):
             raise
-        except Exception:
+        except (Exception, SystemExit) as error:
             complete = self._training_step.complete_steps
             step = -1 if complete is None else complete - 1
             if step >= self._start_step and step != self._saved_step and not self._fails:
-                self._save_before_error(step)
+                self._save_before_error(step, "SystemExit" if isinstance(error, SystemExit) else "an error")
             raise
 
-    def _save_before_error(self, step: int) -> None:
+    def _save_before_error(self, step: int, cause: str) -> None:
         try:
             self.save(step, announce=False)
         except Exception as error:
-            logger.error("Training ends by an error, and its state could not be saved: %s", error)
+            logger.error("Training ends by %s, and its state could not be saved: %s", cause, error)
         else:
-            logger.warning("Training ends by an error. %s", self.last_checkpoint())
+            logger.warning("Training ends by %s. %s", cause, self.last_checkpoint())
 
     def explain_spoilt_parameters(self, error: Exception) -> None:
         """Raise what is behind an error in a step whose Gaussians are NaN or infinite.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nerfstudio.engine.optimizers import Optimizers
@@ -40,6 +40,13 @@ class RunState:
     """nerfstudio's; it does nothing here, but its checkpoints have one."""
     accumulation: Mapping[str, int]
     """Parameter group -> number of steps to sum up gradients over."""
+    configured_rates: dict[str, float] = field(init=False)
+    """Parameter group -> learning rate that the run's config says, at the start of its schedule."""
+
+    def __post_init__(self) -> None:
+        groups = {name: optimizer.param_groups[0] for name, optimizer in self.optimizers.optimizers.items()}
+        rates = {name: float(group.get("initial_lr", group["lr"])) for name, group in groups.items()}
+        object.__setattr__(self, "configured_rates", rates)  # how a frozen dataclass is completed
 
     def parameters(self) -> dict[str, Parameter]:
         """The one parameter of each group."""

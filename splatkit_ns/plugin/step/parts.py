@@ -217,16 +217,27 @@ class StepParts:
     def finish_step(self, step: int) -> None:
         """Densification and the hooks after the optimizers' step.
 
-        After a step that was left out, because it was not finite, only `post_step` runs.
+        After a step that was left out, because it was not finite, only `post_step` and `on_evaluate` run.
         """
         if self.context.is_skipped:
             self.run_hooks("post_step", after="optimizers")
-            return
-        self.run_hooks("on_optimize", after="optimizers")
-        self._seed("densification", of_rank=False)
-        with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
-            self._call(self.densification, "densify", self._densify)
-        self.run_hooks("post_step", after="densify")
+        else:
+            self.run_hooks("on_optimize", after="optimizers")
+            self._seed("densification", of_rank=False)
+            with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
+                self._call(self.densification, "densify", self._densify)
+            self.run_hooks("post_step", after="densify")
+        self.dispatcher.run("on_evaluate")
+
+    def pass_on_stop(self, trainer: Any, step: int) -> None:
+        """Tell the trainer, which may be nerfstudio's own, that a part has asked the run to stop.
+
+        Args:
+            trainer: nerfstudio's or ours; None if it is not known.
+            step: nerfstudio's, 0-based.
+        """
+        if trainer is not None and self.context.stop_reason is not None:
+            trainer.stop_training = True
 
     def end_training(self, step: int) -> None:
         """Clean up after the last step, if nothing else has."""
