@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,19 +16,15 @@ from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName
 from nerfstudio.viewer.viewer import Viewer as ViewerState
-from rich import box
 from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
 
-from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import part_optimizers, run_optimizers
-from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.plugin.options.starting import check_run, save_run_config
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
-from splatkit_ns.plugin.reporting.console import connect_logging, report_once
+from splatkit_ns.plugin.reporting.console import connect_logging, print_results
 from splatkit_ns.plugin.reporting.writers import explained_logins
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.excepthook import install_excepthook
@@ -39,33 +33,23 @@ from splatkit_ns.plugin.run.held import Opaque
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
-from splatkit_ns.plugin.run.resuming import run_checkpoint
+from splatkit_ns.plugin.run.resuming import run_checkpoint, say_if_nothing_to_train
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.validation import evaluate
-from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError, stop_message
+from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.graph import forward_backward
 from splatkit_ns.plugin.step.training_step import TrainingStep
-from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores
 from splatkit_ns.plugin.viewer.thumbnails import Thumbnails
-from splatkit_ns.splat import atomic_write_text
 from splatkit_ns.triton_kernels import load_ahead
 
 Vis = Literal[
-    "viewer",
-    "wandb",
-    "tensorboard",
-    "comet",
-    "viewer+wandb",
-    "viewer+tensorboard",
-    "viewer+comet",
-    "viewer_legacy",
+    "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy",
     "none",
-]
-
-logger = logging.getLogger("splatkit_ns")
+]  # fmt: skip
 
 
 @dataclass
@@ -102,39 +86,12 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
             RunFolder(self).say_if_new()
 
     def save_config(self) -> None:
-        """Check the options, claim the run's folder, and write ``config.yml`` into it.
-
-        A part that cannot be written costs the other ``ns-*`` commands, not the run.
-
-        Raises:
-            SplatkitError: options are out of range, the device cannot be used, or the folder cannot be written or
-                belongs to another run. No empty folder is left behind.
-        """
-        install_excepthook()
-        folder = RunFolder(self)
-        try:
-            folder.note_if_same_run()
-            self.check()
-            folder.save_config()
-        except (SplatkitError, StoppedBySignal):
-            folder.discard_if_empty()
-            raise
-        except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
-            report_once(
-                f"There is no config.yml in {self.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
-                f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
-            )
+        """Check the options, claim the run's folder, and write ``config.yml``; see `starting.save_run_config`."""
+        save_run_config(self)
 
     def check(self) -> None:
-        """Check options and device, before a run begins; the first time on a GPU, gsplat is compiled meanwhile.
-
-        Raises:
-            SplatkitError: options are out of range, or the device cannot be used.
-            StoppedBySignal: Ctrl+C.
-        """
-        with interruptible():
-            check_options(self)
-            check_device(self.machine.device_type)
+        """Check options and device; see `starting.check_run`."""
+        check_run(self)
 
 
 class SplatkitTrainer(Trainer):
@@ -247,7 +204,7 @@ class SplatkitTrainer(Trainer):
         dispatcher = self.pipeline.model.dispatcher
         try:
             with stop_requests() as self._stop_request:
-                self._write_transform()
+                self._folder.write_transform(self.pipeline.datamanager.train_dataparser_outputs)
                 with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
                     with self._folder.discarded_if_refused():
                         dispatcher.setup()
@@ -266,14 +223,6 @@ class SplatkitTrainer(Trainer):
         writer.put_time(EventName.TOTAL_TRAIN_TIME, time.perf_counter() - began, self.step, avg_over_steps=False)
         self._after_train()
 
-    def _write_transform(self) -> None:
-        outputs = self.pipeline.datamanager.train_dataparser_outputs
-        content = {"transform": outputs.dataparser_transform.tolist(), "scale": float(outputs.dataparser_scale)}
-        try:
-            atomic_write_text(self.base_dir / "dataparser_transforms.json", json.dumps(content, indent=4))
-        except OSError as error:
-            raise self._folder.write_error(error) from error
-
     def _init_viewer_state(self) -> None:
         """Show the training cameras in the viewer, with the images that have been loaded by now."""
         if not isinstance(self.viewer_state, ViewerState):
@@ -287,13 +236,7 @@ class SplatkitTrainer(Trainer):
         """Train the steps that are left; what comes between two of them is `_after_step`."""
         self.stop_training = False
         self.step = self._start_step - 1
-        if self._start_step >= self.config.max_num_iterations:
-            CONSOLE.print(
-                f"The checkpoint has {self._start_step} steps already, --max-num-iterations is "
-                f"{self.config.max_num_iterations}: nothing to train. To go on: --load-dir "
-                f"{escape(str(self.checkpoint_dir))} with a larger --max-num-iterations, or a larger "
-                "max_num_iterations in the config.yml that --load-config reads."
-            )
+        say_if_nothing_to_train(self.config, self._start_step)
         _ = self.pipeline.datamanager.cached_train  # loads the images
         self._init_viewer_state()
         self._checkpoints.restore_rng()
@@ -303,18 +246,12 @@ class SplatkitTrainer(Trainer):
             if self._stops():
                 break
             self.step = step
-            try:
+            with self._saver.explaining_errors():
                 self._train_step(step)
-            except NotFiniteError as error:
-                raise stop_message(error, self._saver.last_checkpoint()) from error
-            except Exception as error:
-                self._saver.explain_out_of_memory(error)
-                self._saver.explain_spoilt_parameters(error)
-                raise
 
     def _train_step(self, step: int) -> None:
         """One step, and what comes between it and the next: log, viewer, evaluation, a checkpoint."""
-        with self.train_lock, self._cores():
+        with self.train_lock, training_cores(self.device):
             self.pipeline.train()
             result = self.training_step.run(step)
         self._log.after_step(step, result)
@@ -324,14 +261,6 @@ class SplatkitTrainer(Trainer):
         if step_check(step, self.config.steps_per_save):
             self._saver.try_to_save(step)
         self._log.flush()
-
-    def _cores(self) -> AbstractContextManager[None]:
-        """The sharing out of a step's threads."""
-        if self.device != "cpu":
-            return nullcontext()
-        from splatkit_ns.rasterize.cpu.parallel import cores_for_kernels  # imports numba
-
-        return cores_for_kernels()
 
     def _wait_while_paused(self) -> None:
         while self.training_state == "paused" and not self._stops():
@@ -366,10 +295,7 @@ class SplatkitTrainer(Trainer):
         """Tell where the results are; stay for the viewer's sake if that was asked for."""
         self.training_state = "completed"
         self._log.flush()
-        table = Table(title=None, show_header=False, box=box.MINIMAL)
-        table.add_row("Config File", escape(str(self.base_dir / "config.yml")))
-        table.add_row("Checkpoint Directory", escape(str(self.checkpoint_dir)))
-        CONSOLE.print(Panel(table, title="[bold green]Training Finished[/bold green]", expand=False))
+        print_results(self.base_dir, self.checkpoint_dir)
         for callback in self.callbacks:
             callback.run_callback_at_location(self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from nerfstudio.utils import profiler, writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich import box
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
 
 _reported: set[str] = set()
 
@@ -26,6 +30,14 @@ def connect_logging() -> None:
         logger.addHandler(RichHandler(console=CONSOLE, show_path=False))
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def print_results(folder: Path, checkpoint_dir: Path) -> None:
+    """Print where the results of a run are."""
+    table = Table(title=None, show_header=False, box=box.MINIMAL)
+    table.add_row("Config File", escape(str(folder / "config.yml")))
+    table.add_row("Checkpoint Directory", escape(str(checkpoint_dir)))
+    CONSOLE.print(Panel(table, title="[bold green]Training Finished[/bold green]", expand=False))
 
 
 def reset_writers() -> None:

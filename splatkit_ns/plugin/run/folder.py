@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import yaml
@@ -212,6 +213,18 @@ class RunFolder:
         _report_if_unreadable(path, text)
         try:
             atomic_write_text(path, text)
+        except OSError as error:
+            raise self.write_error(error) from error
+
+    def write_transform(self, outputs: Any) -> None:
+        """Write ``dataparser_transforms.json``, with which nerfstudio's commands undo the placement of the scene.
+
+        Raises:
+            SplatkitError: the folder cannot be written.
+        """
+        content = {"transform": outputs.dataparser_transform.tolist(), "scale": float(outputs.dataparser_scale)}
+        try:
+            atomic_write_text(self.path / "dataparser_transforms.json", json.dumps(content, indent=4))
         except OSError as error:
             raise self.write_error(error) from error
 

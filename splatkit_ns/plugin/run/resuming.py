@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -16,6 +18,21 @@ class LoadedCheckpoint(NamedTuple):
 
     path: Path
     content: dict[str, Any]
+
+
+def say_if_nothing_to_train(config: TrainerConfig, start_step: int) -> None:
+    """Print what to do if the checkpoint has as many steps as were asked for.
+
+    Args:
+        config: of the run.
+        start_step: the number of steps that have been trained.
+    """
+    if start_step >= config.max_num_iterations:
+        CONSOLE.print(
+            f"The checkpoint has {start_step} steps already, --max-num-iterations is {config.max_num_iterations}: "
+            f"nothing to train. To go on: --load-dir {escape(str(config.get_checkpoint_dir()))} with a larger "
+            "--max-num-iterations, or a larger max_num_iterations in the config.yml that --load-config reads."
+        )
 
 
 def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:

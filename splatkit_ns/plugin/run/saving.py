@@ -129,6 +129,23 @@ class Saver:
         except RuntimeError:  # a GPU that was lost answers nothing any more: the first error says why
             return
 
+    @contextmanager
+    def explaining_errors(self) -> Generator[None]:
+        """Around a step and what follows it: say what helps if values are not finite or memory does not suffice.
+
+        Raises:
+            NotFiniteError: a value is not finite; says which checkpoint there is.
+            OutOfMemory: the device's memory did not suffice; the state has been saved if it is that of a whole step.
+        """
+        try:
+            yield
+        except NotFiniteError as error:
+            raise stop_message(error, self.last_checkpoint()) from error
+        except Exception as error:
+            self.explain_out_of_memory(error)
+            self.explain_spoilt_parameters(error)
+            raise
+
     def last_checkpoint(self) -> str:
         """Sentence that says which checkpoint there is."""
         paths = checkpoints.checkpoint_paths(self._checkpoints.folder)

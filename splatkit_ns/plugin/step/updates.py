@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 
 from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
+
+
+def training_cores(device: str) -> AbstractContextManager[None]:
+    """Share the cores out to the kernels of a step; on a GPU there is nothing to share."""
+    if device != "cpu":
+        return nullcontext()
+    from splatkit_ns.rasterize.cpu.parallel import cores_for_kernels  # imports numba
+
+    return cores_for_kernels()
 
 
 class ParameterUpdates:

@@ -1,0 +1,49 @@
+"""The checks and the config.yml of a run that begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
+
+
+def check_run(config: Any) -> None:
+    """Check options and device, before a run begins; the first time on a GPU, gsplat is compiled meanwhile.
+
+    Raises:
+        SplatkitError: options are out of range, or the device cannot be used.
+        StoppedBySignal: Ctrl+C.
+    """
+    with interruptible():
+        check_options(config)
+        check_device(config.machine.device_type)
+
+
+def save_run_config(config: Any) -> None:
+    """Check the options, claim the run's folder, and write ``config.yml`` into it.
+
+    A part that cannot be written costs the other ``ns-*`` commands, not the run.
+
+    Raises:
+        SplatkitError: options are out of range, the device cannot be used, or the folder cannot be written or belongs
+            to another run. No empty folder is left behind.
+    """
+    install_excepthook()
+    folder = RunFolder(config)
+    try:
+        folder.note_if_same_run()
+        config.check()
+        folder.save_config()
+    except (SplatkitError, StoppedBySignal):
+        folder.discard_if_empty()
+        raise
+    except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
+        report_once(
+            f"There is no config.yml in {config.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
+            f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
+        )
