@@ -120,7 +120,6 @@ class SplatTrainerConfig:
             config: of the run.
             problems: is appended to, a line for each setting that cannot be made.
         """
-        self._check_device(problems)
         for place, value in self._given(problems).items():
             try:
                 set_option(config, place, value)
@@ -148,7 +147,7 @@ class SplatTrainerConfig:
         """The settings to be made, by their places."""
         given = {place: getattr(self, name) for name, place in SHORTHANDS.items() if getattr(self, name) is not None}
         if self.device is not None:
-            given["machine.device_type"] = str(self.device).partition(":")[0]
+            given["machine.device_type"] = self._device_type(problems)
         given["output_dir"] = Path(self.output_dir)
         for name in ("hooks", "writers"):
             if isinstance(given.get(name), list):
@@ -169,12 +168,14 @@ class SplatTrainerConfig:
         """Whether a setting is one of a part, such as the renderer."""
         return any(_place(option).startswith(f"pipeline.model.{name}.") for option in self.settings)
 
-    def _check_device(self, problems: list[str]) -> None:
-        if self.device is not None and str(self.device) not in ("cuda", "cuda:0", "cpu"):
+    def _device_type(self, problems: list[str]) -> str:
+        if str(self.device) not in ("cuda", "cuda:0", "cpu"):
             problems.append(
                 f"device is {self.device!r}, expected cuda, cpu or None (to use another GPU, set the environment "
                 "variable CUDA_VISIBLE_DEVICES)"
             )
+            return "cpu"  # which is checked no further
+        return str(self.device).partition(":")[0]
 
     def _set_learning_rates(self, optimizers: dict[str, Any], problems: list[str]) -> None:
         """Change rates, and the ends of their schedules with them."""

@@ -52,7 +52,7 @@ def test_the_methods_values_stay_unless_others_are_given(tiny_scene: Path, tmp_p
     assert (plain.method_name, plain.pipeline.model.init_opacity) == ("splatkit-3dgs-adc", 0.1)
 
 
-def test_all_that_issue_16_found_out_of_reach(tiny_scene: Path, tmp_path: Path) -> None:
+def test_settings_reach_every_option_of_the_run(tiny_scene: Path, tmp_path: Path) -> None:
     model = SplatModel.load_ply(_exported(tiny_scene, tmp_path))
     settings = {
         "pipeline.model.init_ply": str(tmp_path / "start.ply"),
