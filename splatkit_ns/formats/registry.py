@@ -149,6 +149,7 @@ def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = 
     """
     found = find_format(path, format)
     chosen = _make_options(found, options)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     found.write(Path(path), drop_non_finite(gaussians, path), chosen)
 
 

@@ -100,8 +100,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     It is a subclass of `SplatfactoModel` because nerfstudio's viewer and exporter ask for one; it takes nothing else
     from it. `get_outputs`, `get_loss_dict` and the training callbacks each run the hooks that belong to them, so that
-    nerfstudio's own trainer can train the model, too. Its step is: callback `begin_step`, `get_outputs`,
-    `get_loss_dict`, backward, optimizers, callback `finish_step`.
+    nerfstudio's own trainer can train the model, too.
     """
 
     config: SplatkitModelConfig
@@ -142,8 +141,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     # ------------------------------------------------------------------ parts
 
-    # not attributes, because PyTorch would count a part that is an nn.Module as a submodule
-
+    # properties, because PyTorch would count an attribute that is an nn.Module as a submodule
     @property
     def renderer(self) -> SplatRenderer[Any]:
         """The run-time copy of the renderer."""
@@ -262,7 +260,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         if not self.training:
             state, view = cropped(self.training_state, self.crop_box), pinhole_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
-            return view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            return outputs | parts.images_of_new_view(outputs["rgb"], view)
         frame = parts.frame
         if frame is None or frame.camera is not camera:
             frame = parts.take_frame(camera)
