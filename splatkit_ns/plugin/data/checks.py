@@ -201,7 +201,7 @@ def no_image_left(split: str) -> DataError:
 
 @contextmanager
 def explained(parser: Any) -> Generator[None]:
-    """Turn what a dataparser raises into a `DataError` that names the parser and the folder."""
+    """Turn the exceptions of a dataparser into a `DataError` that names the parser and the folder."""
     try:
         yield
     except SplatkitError:
@@ -245,7 +245,7 @@ def _explain(error: Exception, parser: Any) -> DataError:
 
 
 def check_point_cloud(path: Path) -> None:
-    """Check that a PLY file of seed points is whole; nerfstudio reads what it can, and starts anywhere without it.
+    """Check that a PLY file of seed points is whole; nerfstudio reads damaged files in part, or trains without them.
 
     Raises:
         DataError: it is missing, has no points with x, y and z, or fewer than its header says.

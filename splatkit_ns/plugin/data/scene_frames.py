@@ -26,7 +26,7 @@ def frame_to_training(datamanager: Any, frame: Literal["dataset", "world"]) -> t
     of other formats have no second transform, so the two frames are the same.
 
     Args:
-        datamanager: of a run; its dataparser has been used.
+        datamanager: the datamanager of a run; its dataparser has been used.
         frame: dataset, the frame of the poses and points in the data set's files; or world, COLMAP's frame.
 
     Returns:

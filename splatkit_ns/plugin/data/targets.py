@@ -168,7 +168,7 @@ def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) ->
         pixels: (h, w, X), of any resolution; NaN where unknown.
         stored: the camera as the data set has it.
         pinhole: the one into which nerfstudio turned it.
-        path: of the file, for messages.
+        path: the path of the file, for messages.
 
     Returns:
         (H, W, X) of the pinhole camera's size.

@@ -101,11 +101,11 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
 
 
 def _compare_renderers(theirs: Any, ours: str, path: Path) -> None:
-    """Warn if the Gaussians were trained with another renderer. It is no error: a user's renderer may be meant for them."""
+    """Warn if the Gaussians were trained with another renderer; a user's own renderer may be meant for them."""
     if theirs not in (None, ours):
         logger.warning(
-            "The Gaussians of checkpoint %s were trained with %s, this run has %s. To begin with such Gaussians, "
-            "turned into what the renderer draws: export them, and --pipeline.model.init-ply.",
+            "The Gaussians of checkpoint %s were trained with %s, this run has %s. To start from them, converted "
+            "for this renderer: export them, and name the file with --pipeline.model.init-ply.",
             path,
             theirs,
             ours,

@@ -103,7 +103,7 @@ class RunFolder:
                     number += 1
                     config.timestamp = f"{timestamp}-{number}"
                     continue
-                return  # a file where a folder should be: `save_config` reports it
+                return  # a file in place of a folder: `save_config` reports it
             except OSError:
                 return  # likewise
 

@@ -18,7 +18,7 @@ class OutOfMemory(SplatkitError):
 
 
 def find(error: BaseException) -> BaseException | None:
-    """The out-of-memory error among this exception and its causes, such as that of a failed hook; None if there is none."""
+    """The out-of-memory error among this exception and its causes, such as that of a failed hook; None if none is."""
     kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
     seen: BaseException | None = error
     while seen is not None:

@@ -36,7 +36,7 @@ class PartParameters(nn.Module):
     def __init__(self, gauss_params: nn.ParameterDict) -> None:
         super().__init__()
         self._gauss_params = [gauss_params]  # in a list, so that this module does not count them as its own
-        self._asked: dict[int, SplatBaseModule[Any]] = {}
+        self._collected: dict[int, SplatBaseModule[Any]] = {}
         self.schedules: dict[str, Schedule] = {}
         """The optimizer settings of each parameter, by the name of its group."""
         self.rows: dict[str, RowTrainable] = {}
@@ -54,8 +54,8 @@ class PartParameters(nn.Module):
             HookFailedError: the `trainables` of a part raised an exception.
         """
         for part_name, part in dispatcher.modules.items():
-            if id(part) not in self._asked:
-                self._asked[id(part)] = part
+            if id(part) not in self._collected:
+                self._collected[id(part)] = part
                 self._add_part(part_name, part, context)
 
     def _add_part(self, part_name: str, part: SplatBaseModule[Any], context: StepContext) -> None:
