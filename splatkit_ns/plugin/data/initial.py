@@ -1,4 +1,4 @@
-"""Where a run's Gaussians come from: a trained PLY file, the data's seed points, or chance."""
+"""The initial Gaussians of a run: from a trained file, from the data's seed points, or random."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from splatkit_ns.splat.initialization import gaussians_from_file, gaussians_from
 
 
 class StartSettings(Protocol):
-    """The settings that decide what a run starts with; see the model's config."""
+    """The settings of a run's initial Gaussians; see the model's config."""
 
     init_ply: Path | None
     random_init: bool
@@ -32,8 +32,8 @@ def initial_gaussians(
     """Raw parameters of the Gaussians that a run starts with.
 
     Args:
-        config: says which of the three it is.
-        seed_points: the data's points (M, 3) in world units and their colours (M, 3) in 0…255, if it has some.
+        config: selects one of the three sources.
+        seed_points: the data's points (M, 3) in world units and their colours (M, 3) in 0…255; None if it has none.
         scene_box: random points fill it, enlarged by ``config.random_scale``.
 
     Returns:

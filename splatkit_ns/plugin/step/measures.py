@@ -1,4 +1,4 @@
-"""The figures of training and evaluation images, and the pictures beside them."""
+"""The figures of training and evaluation images, and pictures of the latter."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Measures:
         return self._for_log(context.rendered_frames[0], context.target_frames[0], mask, context)
 
     def of_outputs(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
-        """The same of an evaluation image."""
+        """PSNR of an evaluation image, and the number of Gaussians."""
         target, mask = evaluation_target(batch, outputs["background"])
         return self._for_log(_compared(outputs), target, mask, context)
 
@@ -58,9 +58,9 @@ class Measures:
     def of_evaluation_image(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], dispatcher: ModuleDispatcher
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side.
+        """PSNR, SSIM and LPIPS over the valid pixels, and a picture of ground truth and render side by side.
 
-        During an evaluation that modules hear of, they are told the result.
+        During an evaluation that is announced to modules, they are told the result.
         """
         target, mask = evaluation_target(batch, outputs["background"])
         rendered = _compared(outputs)

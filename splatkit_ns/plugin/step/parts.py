@@ -31,13 +31,13 @@ from splatkit_ns.splat.rng import seed_generators
 
 
 class StepParts:
-    """The parts of a run, called with what they ask for; their exceptions name part and step.
+    """The parts of a run, called with the arguments that they name; their exceptions name part and step.
 
     Args:
-        context: what the parts may ask for; filled in as a step goes on.
+        context: the arguments that parts may name; filled in as a step goes on.
         frames: makes the training image of a step.
         renderer: turns Gaussians into images.
-        image_model: turns these into what a camera would have taken.
+        image_model: turns these into the images that a camera would have taken.
         loss_fn: compares them with photographs.
         densification: adds and removes Gaussians.
 
@@ -83,10 +83,10 @@ class StepParts:
         return self.dispatcher.guarded(part.module_name, name, call)
 
     def join(self, attributes: TrainingCallbackAttributes, global_scale: float) -> None:
-        """Take what a trainer other than ours knows: optimizers, number of steps, seed, and the size of the scene.
+        """Take optimizers, number of steps, seed and the size of the scene from a trainer other than ours.
 
         Args:
-            attributes: nerfstudio's.
+            attributes: nerfstudio's attributes of training callbacks.
             global_scale: multiplies the scene's scale.
         """
         context = self.context
@@ -110,7 +110,7 @@ class StepParts:
 
         Args:
             purpose: the part of the step.
-            of_rank: whether each rank draws numbers of its own, or all draw the same.
+            of_rank: whether each rank draws numbers of its own; False if all draw the same.
         """
         context = self.context
         rank = context.world_rank if of_rank else 0
@@ -135,7 +135,7 @@ class StepParts:
 
         Args:
             camera: the camera of the image.
-            batch: the image and what comes with it; None if `add_image` will bring it.
+            batch: the image, with its mask and other data; None if it will come with `add_image`.
         """
         self.context.start_step(self.context.step)
         self._seed("frame", of_rank=True)
@@ -150,11 +150,11 @@ class StepParts:
         return frame
 
     def reseed_render(self) -> None:
-        """Draw the random numbers of this step's render from their beginning."""
+        """Set the random generators to the beginning of this step's render."""
         self._seed("render", of_rank=True)
 
     def use_frame(self, frame: TrainingFrame) -> TrainingFrame:
-        """Render this frame, and compare it, from now on."""
+        """Make this the frame that is rendered and compared from now on."""
         self.frame, context = frame, self.context
         context.image_name, context.image_index = frame.image_name, frame.image_index
         context.target_frames, context.masks, context.pixel_weights = frame.target, frame.mask, frame.pixel_weights
@@ -192,7 +192,7 @@ class StepParts:
         return payload
 
     def image_of(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
-        """What the camera of a frame made of a render, (1, H, W, 3).
+        """The image that the image model makes from a render of a frame, (1, H, W, 3).
 
         Raises:
             ModuleError: the image model returned something else.
@@ -223,27 +223,27 @@ class StepParts:
         return named_terms(result, self.loss_fn.module_name, self.context)
 
     def set_loss(self, terms: dict[str, Tensor]) -> None:
-        """Sum up the terms, and fill the context with them."""
+        """Sum up the terms, and put them and the sum into the context."""
         self.context.loss_terms = terms
         self.context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
 
     def finish_step(self, step: int) -> None:
-        """Densification and the hooks after the optimizers' step.
+        """Run densification and the hooks after the optimizers' step.
 
-        After a step that was left out, because it was not finite, only `post_step` and `on_evaluate` run.
+        After a step that was skipped because it was not finite, only `post_step` and `on_evaluate` run.
         """
         if self.context.is_skipped:
             self.run_hooks("post_step", after="optimizers")
         else:
             self.run_hooks("on_optimize", after="optimizers")
             self._seed("densification", of_rank=False)
-            with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
+            with self.context.training_state.track_row_changes():  # a gsplat strategy changes rows itself
                 self._call(self.densification, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")
 
     def pass_on_stop(self, trainer: Any, step: int) -> None:
-        """Tell the trainer, which may be nerfstudio's own, that a part has asked the run to stop.
+        """Tell the trainer, which may be nerfstudio's own, that a part has requested the run to stop.
 
         Args:
             trainer: nerfstudio's or ours; None if it is not known.
@@ -253,7 +253,7 @@ class StepParts:
             trainer.stop_training = True
 
     def end_training(self, step: int) -> None:
-        """Clean up after the last step, if nothing else has."""
+        """Clean up after the last step, unless it has been done."""
         if self.dispatcher.is_training:
             self.dispatcher.run("post_train")
             self.dispatcher.cleanup()
