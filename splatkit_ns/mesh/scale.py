@@ -19,8 +19,8 @@ TRUNCATION_VOXELS = 4.0
 SEED_SHARE = 0.9
 """Share of the seed points that the depth limit must not cut off; the rest may be far behind the scene."""
 BYTES_PER_BLOCK = BLOCK_VOXELS**3 * (25 + 16 + 10)
-"""The bytes of a block. Each voxel needs some for distance, weight and colour, with room to grow, some for the places of
-triangles' corners, while they are made, and some for the mesh. As measured: 2.5 GB for 12,500 blocks."""
+"""The bytes of a block. Each voxel needs some for distance, weight and colour, with room to grow; some for the places
+of triangles' corners, while they are made; and some for the mesh. As measured: 2.5 GB for 12,500 blocks."""
 
 
 MAX_BLOCKS = 2**31 // (BLOCK_VOXELS**3 * 3) - 1
