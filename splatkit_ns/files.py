@@ -16,8 +16,8 @@ from splatkit_ns.errors import SplatkitError
 NEW_FILE_MODE = 0o666
 
 TEMPORARY_PREFIX = "tmp-0."
-"""The beginning of temporary files' names. nerfstudio's ``ns-eval`` takes the text between the first ``-`` and the first
-``.`` of every name in a folder of checkpoints for a step, and fails if it is no number: here it reads step 0."""
+"""The beginning of temporary files' names. nerfstudio's ``ns-eval`` takes the text between the first ``-`` and the
+first ``.`` of every name in a folder of checkpoints for a step, and fails if it is no number: here it reads step 0."""
 TEMPORARY_SUFFIX = ".tmp"
 
 

@@ -35,7 +35,7 @@ def codebook_1d(values: FloatArray, size: int) -> FloatArray:
             return distinct.astype(np.float32)
     means, weights = _histogram(flat)
     total, moment = np.cumsum(weights), np.cumsum(weights * means)
-    # half of the entries where the values are many, half evenly, so that rare large ones are not all one
+    # half of the entries by density, half evenly, so that rare large values do not all become one
     quantiles = np.interp((np.arange(size // 2) + 0.5) / (size // 2) * total[-1], total, means)
     entries = np.unique(np.concatenate([quantiles, np.linspace(means[0], means[-1], size - size // 2)]))
     for _ in range(_ROUNDS_1D):

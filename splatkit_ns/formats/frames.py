@@ -107,7 +107,7 @@ class Similarity:
 
 
 def up_axis(up: UpAxis) -> Similarity:
-    """The turn of nerfstudio's frame, where z is up, by which the given axis becomes the upward one; x stays.
+    """The turn of nerfstudio's frame, whose z axis is up, that makes the given axis the upward one; x stays.
 
     Raises:
         FormatError: there is no such axis.

@@ -59,7 +59,7 @@ class PlyHeader:
 
 
 def read_header(file: BinaryIO, path: Path) -> PlyHeader:
-    """Parse the header at the start of an open file, which is left where the data starts.
+    """Parse the header at the start of an open file, whose position is then the start of the data.
 
     Raises:
         PlyError: the file is no PLY, or its header is malformed.

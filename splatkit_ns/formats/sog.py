@@ -170,13 +170,7 @@ def _images_of(path: Path) -> set[str]:
         meta = json.loads(path.read_bytes())
         ours = meta["asset"]["generator"] == "splatkit-ns"
         names = {name for value in meta.values() if isinstance(value, dict) for name in value.get("files", ())}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ):  # none yet, or one of another program: no image is ours
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or another program's
         return set()
     return {name for name in names if ours and isinstance(name, str) and name == Path(name).name}
 

@@ -53,7 +53,7 @@ class MeshOptions:
     load_step: int | None = None
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
     data: Path | None = None
-    """Folder of the data set, if it is no longer where the run found it."""
+    """Folder of the data set, if it has moved since the run."""
     device: Literal["cuda", "cpu"] | None = None
     """The device that renders. If not given, the GPU if there is one, else the CPU."""
 

@@ -90,7 +90,7 @@ class RunViews:
 
 
 def _training_masks(datamanager: Any) -> list[NDArray[np.bool_]]:
-    """Masks of the training images, true where the pixel counts, undistorted as training has them."""
+    """Masks of the training images, True for pixels that count, undistorted as in training."""
     masks = [batch["mask"][..., 0].bool().cpu().numpy() for batch in datamanager.cached_train]
     del datamanager.cached_train  # the images are not needed
     return masks

@@ -30,7 +30,7 @@ class DepthView:
         return float(np.sqrt(self.K[0, 0] * self.K[1, 1]))
 
     def within(self, depth_limit: float) -> FloatArray:
-        """`depth`, with 0 where it is beyond the limit."""
+        """`depth`, with 0 for values beyond the limit."""
         return np.where(self.depth <= depth_limit, self.depth, np.float32(0))
 
     def directions(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> DoubleArray:

@@ -89,9 +89,9 @@ class StepContext:
     pixel_weights: Tensor | None = None
     """The weight of each pixel in the loss, (1, H, W), or None for 1; `FrameEdit` sets them."""
     target_depths: Tensor | None = None
-    """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss wants it."""
+    """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss needs it."""
     target_normals: Tensor | None = None
-    """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss wants them."""
+    """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss needs them."""
     view: View | None = None
     """The training camera, with the size of this step's images."""
     rendered_frames: Tensor | None = None

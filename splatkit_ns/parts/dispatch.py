@@ -68,7 +68,7 @@ class ModuleDispatcher:
 
     A hook that a module does not override costs nothing, nor does a module that is idle.
 
-    Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
+    Two instances of one class are distinguished by a number: ``SplatExporter``, ``SplatExporter_2``.
 
     Raises:
         ModuleError: on construction, when something that is no module instance is among the modules, a hook takes

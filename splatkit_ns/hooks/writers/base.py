@@ -103,7 +103,7 @@ def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, proj
 
     Args:
         names: that `WRITER_REGISTRY` knows.
-        log_dir: where files go.
+        log_dir: the folder of files.
         experiment_name: for services that show it.
         project_name: for services that show it.
 
