@@ -1,6 +1,6 @@
-"""The command ``splatkit``: one module a subcommand, each with its options and what they do.
+"""The command ``splatkit``: one module a subcommand, each with its options and the function that uses them.
 
-Importing them is cheap, so that ``--help`` is there at once: what takes long to import is imported when a command runs.
+Importing them is cheap, so that ``--help`` shows at once: slow imports happen when a command runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: Any = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",
-        description="What becomes of trained Gaussians.",
+        description="Commands for trained Gaussians.",
         args=arguments,
     )
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))

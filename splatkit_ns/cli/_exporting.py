@@ -1,4 +1,4 @@
-"""What ``splatkit export`` does."""
+"""The work of ``splatkit export``."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
 
 EQUAL_DB = 100.0
-"""From here on two renders are the same but for the rounding of float32."""
+"""The PSNR in dB from which on two renders are the same except for the rounding of float32."""
 
 
 def export(options: ExportOptions, console: Console | None = None) -> None:
-    """Do what the options say.
+    """Write the files that the options name.
 
     Args:
         options: see `ExportOptions`.
-        console: where the report goes; None means the terminal.
+        console: the output for the report; None means the terminal.
 
     Raises:
         SplatkitError: options, run or disk do not allow it; the message says why.
@@ -81,7 +81,7 @@ def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
 
 
 def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:
-    """The move from the frame of training to the one that the options ask for.
+    """The move from the frame of training to the one that the options name.
 
     Raises:
         SplatkitError: Gaussians cannot follow it.
@@ -97,7 +97,7 @@ def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:
 
 
 def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similarity) -> str:
-    """What a file that was just written shows, as the end of a line."""
+    """The quality of a file that was just written, as the end of a line."""
     found = formats.read(path)
     db = views.psnr(found, move)
     text = ", the same pictures" if db >= min(EQUAL_DB, MOST_DB) else f", {db:.2f} dB"

@@ -1,4 +1,4 @@
-"""How much a file's pictures differ from those of the run that it was exported from."""
+"""The difference of a file's pictures from those of the run from which it was exported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_DB = 120.0
 
 
 class HeldOutViews:
-    """The held-out cameras of a run, or some of them, evenly chosen, and what the run shows there.
+    """The held-out cameras of a run, or some of them, evenly chosen, and the run's renders from them.
 
     Args:
         pipeline: of the run, set to evaluation.

@@ -44,7 +44,7 @@ __all__ = ["PlyError", "PlyFormat", "PlyOptions", "read_ply", "write_ply"]
 NUM_REST = (0, 9, 24, 45)
 """Number of f_rest properties of SH degree 0, 1, 2, 3."""
 THICKNESS = "scale_2"
-"""The property that discs can do without."""
+"""The property that files of discs may lack."""
 _CHUNK_ROWS = 1 << 16  # 16 MB of Gaussians of degree 3 at a time: stays in cache, and memory stays flat
 _MAX_NUMBER_BYTES = 64
 _BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
@@ -68,10 +68,10 @@ def property_names(num_rest: int, normals: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class PlyOptions:
-    """What can be chosen of a PLY file."""
+    """The options of a PLY file."""
 
     encoding: PlyFormat = "binary_little_endian"
-    """How the numbers are written; every viewer reads binary_little_endian."""
+    """The encoding of the numbers; every viewer reads binary_little_endian."""
     comments: tuple[str, ...] = ()
     """Lines for the header."""
 
@@ -83,7 +83,7 @@ def write_ply(
     format: PlyFormat = "binary_little_endian",
     comments: tuple[str, ...] = (),
 ) -> None:
-    """Write Gaussians atomically. Those with a NaN or infinity are left out, with one warning: viewers choke on them.
+    """Write Gaussians atomically. Those with a NaN or infinity are left out, with one warning: viewers fail on them.
 
     Args:
         path: file to write; its folder is made if it is missing.

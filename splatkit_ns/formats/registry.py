@@ -20,7 +20,7 @@ from splatkit_ns.formats.gaussians import FormatError, Gaussians, drop_non_finit
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A format with nothing to choose."""
+    """The options of a format that has none."""
 
 
 def _no_version(path: Path) -> str:
@@ -29,23 +29,23 @@ def _no_version(path: Path) -> str:
 
 @dataclass(frozen=True)
 class SplatFormat:
-    """A file format: how it is called, found, read and written."""
+    """A file format: its name, its suffixes, and the functions that read and write it."""
 
     name: str
-    """A word for options and messages, which is also the suffix of files that we name ourselves: "ply", "spz"."""
+    """The name in options and messages, which is also the suffix of files that we name ourselves: "ply", "spz"."""
     suffixes: tuple[str, ...]
     """Ends of file names that mean this format, in lower case, such as ".spz". The longest that fits a name decides."""
     about: str
     """One line: which programs open it, and what it costs."""
     read: Callable[[Path], Gaussians]
-    """Read a file. Raises `FormatError` for whatever is wrong with it, and takes no more memory than a small multiple
-    of the file's size."""
+    """Read a file. Raises `FormatError` for any fault of the file, and takes no more memory than a small multiple of
+    the file's size."""
     write: Callable[[Path, Gaussians, Any], None]
     """Write at least one Gaussian, all finite, atomically; the last argument is an instance of `options`."""
     options: type[Any] = NoOptions
-    """A dataclass of what can be chosen when writing; each field has a default."""
+    """A dataclass of the options for writing; each field has a default."""
     version: Callable[[Path], str] = _no_version
-    """The version of the format that a file says it has, with its encoding if there are several; an empty text for
+    """The version of the format that a file claims, with its encoding if there are several; an empty text for
     formats without versions. Raises `FormatError` for files of another kind."""
 
 
@@ -100,7 +100,7 @@ def find_format(path: str | PathLike[str], name: str | None = None) -> SplatForm
         name: of the format; None to go by the path's suffix.
 
     Raises:
-        FormatError: there is no such format; the message lists those that there are.
+        FormatError: there is no such format; the message lists the known ones.
     """
     known = all_formats()
     if name is not None:
