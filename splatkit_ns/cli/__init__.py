@@ -12,14 +12,16 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from splatkit_ns.cli import convert, export, info, mesh
+from splatkit_ns.cli import clean, convert, export, info, mesh, prune
 from splatkit_ns.errors import SplatkitError
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
+    "clean": (clean.CleanOptions, clean.run),
     "convert": (convert.ConvertOptions, convert.run),
     "export": (export.ExportOptions, export.run),
     "info": (info.InfoOptions, info.run),
     "mesh": (mesh.MeshOptions, mesh.run),
+    "prune": (prune.PruneOptions, prune.run),
 }
 """Options and function of each subcommand."""
 

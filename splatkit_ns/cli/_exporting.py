@@ -43,7 +43,7 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
     say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
     gaussians = run_gaussians(run, console)
     move, offset = split_offset(gaussians, training_to_file(run, options))
-    views = HeldOutViews(run.pipeline, options.measure) if options.measure else None
+    views = HeldOutViews(run.pipeline, options.measure, gaussians) if options.measure else None
     moved = limit_sh_degree(transform(gaussians, move), options.sh_degree)
     for path in options.output:
         written = write_file(path, moved)
