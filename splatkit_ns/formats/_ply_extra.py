@@ -1,7 +1,8 @@
 """Further rows of Gaussians in PLY files, such as those that parts of a run train.
 
 The rows NAME with the shape (d0, d1) are the float properties ``extra_NAME_0`` to ``extra_NAME_k``, flattened, and the
-header has ``comment extra NAME d0 d1``. Characters that a header cannot hold are written as in URLs, ``%20`` for a space.
+header has ``comment extra NAME d0 d1``. Characters that a header cannot hold are written as in URLs: ``%20`` for a
+space.
 """
 
 from __future__ import annotations

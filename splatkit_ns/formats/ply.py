@@ -2,8 +2,8 @@
 
 One `vertex` element: x y z, nx ny nz (zero), f_dc_0..2, f_rest_0.., opacity, scale_0..2, rot_0..3, all float32, in the
 raw space of `Gaussians`. f_rest goes channel by channel: all red coefficients, then green, then blue. A comment
-``SplatRenderMode: mip`` or ``2dgs``, as Brush writes it, marks Gaussians that were trained that way. Extra rows follow as
-properties of their own, see `_ply_extra`.
+``SplatRenderMode: mip`` or ``2dgs``, as Brush writes it, marks Gaussians that were trained that way. Extra rows
+follow as properties of their own, see `_ply_extra`.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
     """Read Gaussians from an ascii or binary PLY file, or from a compressed one of PlayCanvas.
 
     Properties may come in any order and as any scalar type of PLY; normals and unknown properties are skipped, as are
-    elements and bytes after the vertices. Extra rows are read if a comment declares them. Discs, which 2DGS's authors write without ``scale_2``, get `LOG_THICKNESS` as
-    that. Memory stays within a small multiple of the file's size.
+    elements and bytes after the vertices. Extra rows are read if a comment declares them. Discs, which 2DGS's authors
+    write without ``scale_2``, get `LOG_THICKNESS` as that. Memory stays within a small multiple of the file's size.
 
     Raises:
         PlyError: the file is missing, is no PLY, is truncated, lacks a property, or holds NaN or infinite values.
