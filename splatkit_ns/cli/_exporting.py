@@ -110,4 +110,5 @@ def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similari
 def ply_bytes(gaussians: Gaussians) -> int:
     """Size of an uncompressed PLY file without its header, in bytes."""
     per_gaussian = 3 + 3 + 3 + 3 * gaussians.shN.shape[1] + 1 + 3 + 4  # with the normals, which are zero
+    per_gaussian += sum(rows[0].size for rows in gaussians.extra.values())
     return len(gaussians) * per_gaussian * np.dtype(np.float32).itemsize

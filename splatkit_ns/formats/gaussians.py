@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, Literal, get_args
 
@@ -55,7 +55,11 @@ class NonFiniteError(FormatError):
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
-    """N Gaussians in the raw space of training, float32."""
+    """N Gaussians in the raw space of training, float32.
+
+    Raises:
+        FormatError: extra rows are not one for each Gaussian, or have the name of another parameter.
+    """
 
     means: FloatArray
     """(N, 3) centres in world units."""
@@ -71,6 +75,20 @@ class Gaussians:
     """(N, K - 1, 3) SH coefficients of degrees 1 and up, K = 1, 4, 9 or 16."""
     render_mode: SplatRenderMode = "default"
     """The way in which they were trained, if the file stores it."""
+    extra: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    """Name -> further rows (N, ...), such as those of `RowTrainable`. Only PLY files hold them."""
+
+    def __post_init__(self) -> None:
+        checked = {name: np.asarray(rows, np.float32) for name, rows in self.extra.items()}
+        for name, rows in checked.items():
+            if not name or name in KEYS:
+                raise FormatError(f"extra rows need a name other than {', '.join(KEYS)}, found {name!r}.")
+            if rows.shape[:1] != (len(self.means),):
+                raise FormatError(
+                    f"the extra rows {name!r} must have shape ({len(self.means)}, ...), one row for each Gaussian, "
+                    f"found {rows.shape}."
+                )
+        object.__setattr__(self, "extra", checked)
 
     def __len__(self) -> int:
         return len(self.means)
@@ -84,9 +102,15 @@ class Gaussians:
         """The six arrays by name."""
         return {key: getattr(self, key) for key in KEYS}
 
+    def all_arrays(self) -> dict[str, FloatArray]:
+        """The six arrays and the extra rows by name."""
+        return {**self.arrays(), **self.extra}
+
     def take(self, rows: NDArray[Any]) -> Gaussians:
         """The Gaussians of these indices, or those for which this mask is True, in their order."""
-        return Gaussians(**{key: value[rows] for key, value in self.arrays().items()}, render_mode=self.render_mode)
+        arrays = {key: value[rows] for key, value in self.arrays().items()}
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        return Gaussians(**arrays, render_mode=self.render_mode, extra=extra)
 
 
 assert tuple(field.name for field in fields(Gaussians))[:6] == KEYS
@@ -103,7 +127,7 @@ def drop_non_finite(gaussians: Gaussians, path: str | PathLike[str]) -> Gaussian
         FormatError: none is left.
     """
     num = len(gaussians)
-    finite = finite_rows(gaussians.arrays())
+    finite = finite_rows(gaussians.all_arrays())
     if finite is not None:
         logger.warning("%d of %d Gaussians are not finite and are left out of %s.", num - len(finite), num, path)
         gaussians = gaussians.take(finite)
@@ -138,7 +162,7 @@ def check_finite(
     Raises:
         NonFiniteError: one has NaN or infinite values.
     """
-    finite = finite_rows(gaussians.arrays())
+    finite = finite_rows(gaussians.all_arrays())
     if finite is not None:
         bad = np.setdiff1d(np.arange(len(gaussians)), finite)
         raise error(

@@ -7,15 +7,18 @@ format that it implements with `register`. A format of your own is registered th
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from splatkit_ns.formats.gaussians import FormatError, Gaussians, drop_non_finite
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class SplatFormat:
     version: Callable[[Path], str] = _no_version
     """The version of the format that a file claims, with its encoding if there are several; an empty text for
     formats without versions. Raises `FormatError` for files of another kind."""
+    keeps_extra: bool = False
+    """Whether it stores `Gaussians.extra`. Otherwise they are dropped before `write`, with a warning."""
 
 
 _FORMATS: dict[str, SplatFormat] = {}
@@ -137,6 +142,8 @@ def read(path: str | PathLike[str], format: str | None = None) -> Gaussians:
 def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = None, **options: Any) -> None:
     """Write Gaussians to a file of any format, atomically. Those that are not finite are left out, with a warning.
 
+    Extra rows, which only PLY files hold, are left out of the other formats, with a warning that names them.
+
     Args:
         path: of the file; its folder is made if it is missing.
         gaussians: to write.
@@ -150,6 +157,15 @@ def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = 
     found = find_format(path, format)
     chosen = _make_options(found, options)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if gaussians.extra and not found.keeps_extra:
+        # before the check of finite values: rows that are not written decide nothing
+        logger.warning(
+            "%s is written without the extra rows %s: the format %s cannot hold them; PLY files do.",
+            path,
+            ", ".join(map(repr, gaussians.extra)),
+            found.name,
+        )
+        gaussians = replace(gaussians, extra={})
     found.write(Path(path), drop_non_finite(gaussians, path), chosen)
 
 

@@ -189,7 +189,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             SplatkitError: the Gaussians have to be made, and the file to make them from cannot be used.
         """
         if self.is_stand_in:
-            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box))
+            shapes = {name: tuple(declared.shape) for name, declared in self.part_params.rows.items()}
+            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box, shapes))
         groups = {**self.get_gaussian_param_groups(), **self.part_params.groups()}
         self.camera_optimizer.get_param_groups(param_groups=groups)
         return groups
