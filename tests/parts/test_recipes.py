@@ -144,10 +144,10 @@ def test_new_gaussians_lie_on_the_data_s_surface(scene: Path, tmp_path: Path) ->
     """Seen by the camera of the step, each new Gaussian has the depth and the place of its pixel."""
 
     class Watched(AddWhereDepthErrs):
-        def post_step(self, step: int, training_state: Any, target_depths: Any, view: Any, **others: Any) -> None:
+        def post_step(self, step, max_steps, training_state, rend_out, target_depths, target_frames, view, scene_scale):
             before = len(training_state)
             super().post_step(
-                step=step, training_state=training_state, target_depths=target_depths, view=view, **others
+                step, max_steps, training_state, rend_out, target_depths, target_frames, view, scene_scale
             )
             new = training_state.means[before:].detach()
             if len(new):
