@@ -79,7 +79,7 @@ class _Reader:
         degrees = {part.sh_degree for part in parts}
         if len(degrees) > 1:
             self._fail(f"its Gaussians have different SH degrees: {sorted(degrees)}")
-        arrays = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
+        arrays: dict[str, Any] = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
         found = Gaussians(**arrays, render_mode=parts[0].render_mode)
         return check_finite(found, self.path)
 

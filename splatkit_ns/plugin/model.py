@@ -189,8 +189,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             SplatkitError: the Gaussians have to be made, and the file to make them from cannot be used.
         """
         if self.is_stand_in:
-            shapes = {name: tuple(declared.shape) for name, declared in self.part_params.rows.items()}
-            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box, shapes))
+            rows = self.part_params.row_shapes
+            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box, rows))
         groups = {**self.get_gaussian_param_groups(), **self.part_params.groups()}
         self.camera_optimizer.get_param_groups(param_groups=groups)
         return groups
@@ -264,9 +264,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             background = self.backgrounds.of_evaluation(self.device)
             outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
             return outputs | parts.images_of_new_view(outputs["rgb"], view)
-        frame = parts.frame
-        if frame is None or frame.camera is not camera:
-            frame = parts.take_frame(camera)
+        frame = parts.frame_of(camera)
         payload = parts.render(frame, self.sh_degree_now(), self.wants_depth_now())
         assert self.context.rendered_frames is not None
         return {

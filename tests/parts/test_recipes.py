@@ -1,4 +1,4 @@
-"""The parts of docs/recipes.md: trained as a registered method, cut, resumed, and evaluated by another process's code."""
+"""The parts of docs/recipes.md: trained as a registered method, cut, resumed, and evaluated as ns-eval does."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class TrainingFrame:
     image_index: int | None = None
     """The number of the photograph among the training images; None if it is not known."""
     index_on_device: Tensor | None = None
-    """The same as a tensor, () int64, for image models."""
+    """The same as a tensor, (1,) int64, for image models."""
     image_name: str = ""
     """The file name of the photograph."""
     list_space: ListSpace | None = None
@@ -115,7 +115,9 @@ class TrainingFrames:
         frame = TrainingFrame(camera, self.view(camera), background)
         if index is not None:
             self._numbers = self._numbers.to(device)
-            frame = dataclasses.replace(frame, image_index=int(index), index_on_device=self._numbers[int(index)])
+            frame = dataclasses.replace(
+                frame, image_index=int(index), index_on_device=self._numbers[int(index) : int(index) + 1]
+            )
         return frame if batch is None else self.with_image(frame, batch)
 
     def with_image(self, frame: TrainingFrame, batch: Mapping[str, Any]) -> TrainingFrame:

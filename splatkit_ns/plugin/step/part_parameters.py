@@ -92,6 +92,11 @@ class PartParameters(nn.Module):
         if name not in params:
             params[name] = nn.Parameter(entry.rows(context.training_state))
 
+    @property
+    def row_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the rows of parameters with one row for each Gaussian."""
+        return {name: tuple(declared.shape) for name, declared in self.rows.items()}
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """One group for each parameter of a part's own, named ``PART.NAME``."""
         return {

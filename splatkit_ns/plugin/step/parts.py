@@ -130,6 +130,12 @@ class StepParts:
         self.context.step = step + 1
         self.run_hooks("pre_batch", after="other")
 
+    def frame_of(self, camera: Cameras) -> TrainingFrame:
+        """The training image of this camera, taken already with its batch or now without one."""
+        if self.frame is not None and self.frame.camera is camera:
+            return self.frame
+        return self.take_frame(camera)
+
     def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
         """Fill the context with the training image of this step, and run `pre_step`, which may change it.
 
