@@ -284,6 +284,7 @@ def put(place: str, value: Any) -> Callable[[Any], None]:
         (put("accessors.0.count", 0), "does not fit"),
         (put("accessors.0.count", -1), "whole number"),
         (put("accessors.0.componentType", 5125), "should be 3 numbers"),
+        (put("accessors.0.componentType", [5126]), "should be 3 numbers"),
         (put("accessors.0.type", "MAT4"), "should be 3 numbers"),
         (put("accessors.0.sparse", {}), "not sparse"),
         (put("bufferViews.0.byteOffset", 10**9), "does not fit"),
