@@ -1,4 +1,4 @@
-"""Modules: what hooks into training."""
+"""Modules: the parts whose hooks are called during training."""
 
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.checkpointer import SplatCheckpointer

@@ -1,5 +1,5 @@
-"""nerfstudio's full-image datamanager: with one message for broken data, without a GPU, and without slicing cameras
-anew at every step."""
+"""nerfstudio's full-image datamanager, changed in three ways: one message for broken data, support for machines without
+a GPU, and no slicing of cameras at every step."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from splatkit_ns.plugin.run.excepthook import install_excepthook
 
 
 class SplatkitDataset(InputDataset):
-    """Images that say which of them is broken."""
+    """The images of a split; an error names the broken image."""
 
     @property
     def dataparser_outputs(self) -> DataparserOutputs:
-        """What the dataparser made of this split."""
+        """The dataparser's output for this split."""
         return self._dataparser_outputs
 
     def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
-        """The image, (H, W, 3 or 4) uint8; nerfstudio's own takes indices of a palette and CMYK for colours.
+        """The image, (H, W, 3 or 4) uint8; nerfstudio's own method mistakes palette indices and CMYK for RGB.
 
         Raises:
             DataError: it cannot be decoded, or has more than 8 bits a channel.
@@ -64,7 +64,7 @@ class SplatkitDataset(InputDataset):
             raise DataError(f"The image {path} cannot be decoded: {error}. {RESTORE}") from error
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """The image and what comes with it.
+        """The image, and its mask if it has one.
 
         Raises:
             DataError: the image or its mask cannot be used.
@@ -130,7 +130,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         self._target_files: dict[TargetName, list[Path]] = {}
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
-        """Load depth or normals beside the training images; to be called before those are loaded.
+        """Load depth or normals with the training images; call it before the images are loaded.
 
         Raises:
             DataError: the data set has none.
@@ -165,7 +165,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         return camera, batch
 
     def sampler_state(self) -> dict[str, Any]:
-        """Where the drawing of images stands, as numbers that a checkpoint can keep."""
+        """The state of the image sampler, as numbers that a checkpoint can hold."""
         state: dict[str, Any] = {
             "train_unseen_cameras": [int(i) for i in self.train_unseen_cameras],
             "eval_unseen_cameras": [int(i) for i in self.eval_unseen_cameras],
@@ -178,10 +178,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         return state
 
     def load_sampler_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing where `sampler_state` was taken; a state of another number of images is ignored.
+        """Go on drawing from a state of `sampler_state`; a state for a different number of images is ignored.
 
         Raises:
-            ValueError: this is no such state.
+            ValueError: the state is not one of `sampler_state`.
         """
         train, evaluation = list(state["train_unseen_cameras"]), list(state["eval_unseen_cameras"])
         if not train or not all(isinstance(i, int) and i >= 0 for i in [*train, *evaluation]):

@@ -1,4 +1,4 @@
-"""Opening a trained run for looking at it, as ``ns-eval`` does, with one message for what cannot be opened."""
+"""Opening a trained run for evaluation, as ``ns-eval`` does, with one message if it cannot be opened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run as one of its checkpoints has it, set to evaluation."""
+    """A run in the state of one of its checkpoints, set to evaluation."""
 
     config: SplatkitTrainerConfig
     pipeline: SplatkitPipeline
@@ -37,12 +37,12 @@ def load_run(
 
     Args:
         config_path: the run's ``config.yml``.
-        data: folder of the data set; None means where the run found it.
-        step: 0-based, of the checkpoint; None means the newest that is whole.
-        device: "cuda" or "cpu"; None means what the machine has.
+        data: folder of the data set; None means the one that the run used.
+        step: the checkpoint's step, 0-based; None means the newest checkpoint that is whole.
+        device: "cuda" or "cpu"; None means "cuda" if the machine has it, else "cpu".
 
     Raises:
-        SplatkitError: no config or checkpoint of a splatkit method, or its data set is not there.
+        SplatkitError: there is no config or checkpoint of a splatkit method, or the data set does not exist.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device, option="--device")
@@ -85,7 +85,7 @@ def _read_config(path: Path) -> SplatkitTrainerConfig:
 
 
 def _read_checkpoint(folder: Path, step: int | None) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint, or that of a step; the only one there is says itself what is wrong with it."""
+    """The newest checkpoint, or that of a step; if there is only one, the error says why it cannot be read."""
     paths = checkpoints.checkpoint_paths(folder)
     if len(paths) == 1 and step in (None, checkpoints.step_of(paths[0])):
         return paths[0], checkpoints.read(paths[0])

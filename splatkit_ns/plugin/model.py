@@ -47,23 +47,23 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
 
     _target: type = field(default_factory=lambda: SplatkitModel)
     renderer: SplatRenderer = field(default_factory=Splat3DGSRenderer)
-    """How Gaussians become images."""
+    """The renderer, which turns Gaussians into images."""
     image_model: SplatImageModel = field(default_factory=IdentityImageModel)
-    """What a camera made of the scene: the identity, or a part that changes colours from photograph to photograph."""
+    """The model of the camera's image processing: the identity, or a part that changes colours for each photograph."""
     loss_fn: SplatLossFn = field(default_factory=Splat3DGSLossFn)
-    """What training minimises."""
+    """The loss, which training minimises."""
     densification: SplatDensification = field(default_factory=SplatDefaultDensification)
-    """How Gaussians are added and removed."""
+    """The strategy that adds and removes Gaussians."""
     sh_degree: Annotated[int, one_of(0, 1, 2, 3)] = 3
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
     sh_degree_interval: Annotated[int, Positive] = 1000
-    """One more degree is used every this many steps."""
+    """The number of steps after which one more degree is used."""
     background_color: BackgroundColor = "auto"
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     init_ply: Path | None = None
-    """Start from the Gaussians of this file (PLY, SPZ, SOG, …), such as an earlier run exported; its coordinates must
-    be those of this data set as nerfstudio orients and scales it."""
+    """Start from the Gaussians of this file (PLY, SPZ, SOG, …), such as the export of an earlier run; its coordinates
+    must be those of this data set as nerfstudio orients and scales it."""
     random_init: bool = False
     """Start from random points even if the data has seed points."""
     num_random: Annotated[int, Positive] = 50_000
@@ -75,7 +75,7 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     init_scale: Annotated[float, Positive] = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""
     global_scale: Annotated[float, Positive] = 1.0
-    """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
+    """Factor of the scene's scale. The learning rate of positions and the sizes in densification are relative to it."""
     output_depth_during_training: bool = False
     """Render depth in training, too, for losses that use it."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
@@ -98,10 +98,9 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
 class SplatkitModel(GaussianAttributes, SplatfactoModel):
     """Renderer, loss and densification as a nerfstudio model.
 
-    It is a subclass of `SplatfactoModel` because nerfstudio's viewer and exporter ask for one; it takes nothing else
-    from it. `get_outputs`, `get_loss_dict` and the training callbacks each run the hooks that belong to them, so that
-    nerfstudio's own trainer can train the model, too. Its step is: callback `begin_step`, `get_outputs`,
-    `get_loss_dict`, backward, optimizers, callback `finish_step`.
+    It is a subclass of `SplatfactoModel` only because nerfstudio's viewer and exporter require one. `get_outputs`,
+    `get_loss_dict` and the training callbacks each run the hooks that belong to them, so that nerfstudio's own trainer
+    can train the model, too.
     """
 
     config: SplatkitModelConfig
@@ -109,8 +108,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     def populate_modules(self) -> None:
         """Make run-time copies of the parts, and a stand-in for the Gaussians.
 
-        The Gaussians themselves come from a checkpoint (`load_state_dict`), or are made when training asks for its
-        parameters (`get_param_groups`): to look at a run, no time is spent on those that it started from.
+        The Gaussians themselves come from a checkpoint (`load_state_dict`), or are made when training requests its
+        parameters (`get_param_groups`): opening a trained run does not compute its initial Gaussians.
         """
         config, metadata = self.config, self.kwargs.get("metadata") or {}
         stand_in = one_gaussian(config.sh_degree)
@@ -142,8 +141,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     # ------------------------------------------------------------------ parts
 
-    # not attributes, because PyTorch would count a part that is an nn.Module as a submodule
-
+    # properties, because PyTorch would count an attribute that is an nn.Module as a submodule
     @property
     def renderer(self) -> SplatRenderer[Any]:
         """The run-time copy of the renderer."""
@@ -170,7 +168,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         return self.parts.dispatcher
 
     def use_modules(self, modules: list[SplatBaseModule[Any]]) -> None:
-        """Let these modules hook into training, and train what they own.
+        """Let these modules hook into training, and train the parameters that they own.
 
         Raises:
             ModuleError: one of them does not fit.
@@ -191,7 +189,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             SplatkitError: the Gaussians have to be made, and the file to make them from cannot be used.
         """
         if self.is_stand_in:
-            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box))
+            shapes = {name: tuple(declared.shape) for name, declared in self.part_params.rows.items()}
+            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box, shapes))
         groups = {**self.get_gaussian_param_groups(), **self.part_params.groups()}
         self.camera_optimizer.get_param_groups(param_groups=groups)
         return groups
@@ -199,7 +198,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     def _set_gaussians(self, values: dict[str, Tensor]) -> None:
         """Put values of any number of Gaussians into the `Parameter` objects, which optimizers know.
 
-        Rows of parts that are not among the values start as the parts say.
+        Row parameters of parts that are not among the values start with the values that the parts declare.
         """
         for name, value in values.items():
             fit_rows(self.gauss_params, name, value.to(self.gauss_params["means"]))
@@ -211,10 +210,11 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same.
 
-        Parameters of parts that are not here are named in a note, unless they have a row a Gaussian: those are kept.
+        A note names the parameters of parts that this model does not have. They are dropped, unless they have one row
+        a Gaussian: those are kept.
 
         Raises:
-            SplatkitError: the weights are of another kind of model; says what was found and what helps.
+            SplatkitError: the weights are of another type of model; the message says what was found and what helps.
         """
         rows = weights.check(dict, self.gauss_params)
         self._set_gaussians({name: value.clone() for name, value in rows.items()})
@@ -223,11 +223,11 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     @property
     def step(self) -> int:
-        """nerfstudio's number of the current step, 0-based; the one count of steps is that of the context."""
+        """nerfstudio's number of the current step, 0-based, computed from the step of the context."""
         return max(self.context.step - 1, 0)
 
     def update_to_step(self, step: int) -> None:
-        """Take over the step of a checkpoint (0-based), on which the SH degree depends."""
+        """Set the step to that of a checkpoint (0-based), because the SH degree depends on it."""
         self.context.step = step + 1
 
     # ------------------------------------------------------------------ one step
@@ -237,7 +237,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     ) -> list[TrainingCallback]:
         """The calls before and after a step's render, loss and backward, and after the last step.
 
-        Under a trainer other than ours, this is also where the model learns of optimizers, data and number of steps.
+        With a trainer other than ours, this call also gives the model the optimizers, the data and the number of steps.
         """
         attributes = training_callback_attributes
         if not self.training_state.optimizers:
@@ -262,7 +262,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         if not self.training:
             state, view = cropped(self.training_state, self.crop_box), pinhole_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
-            return view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            return outputs | parts.images_of_new_view(outputs["rgb"], view)
         frame = parts.frame
         if frame is None or frame.camera is not camera:
             frame = parts.take_frame(camera)
@@ -301,7 +302,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS of an evaluation image, and ground truth and render side by side."""
+        """PSNR, SSIM and LPIPS of an evaluation image, and a picture of ground truth and render side by side."""
         return self.measures.of_evaluation_image(outputs, batch, self.dispatcher)
 
     # ------------------------------------------------------------------ schedules
@@ -312,10 +313,10 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     def sh_degree_now(self) -> int:
         """The degree up to which this step evaluates spherical harmonics."""
-        if self.config.init_ply is not None:  # trained before: its colours are used whole from the start
+        if self.config.init_ply is not None:  # these Gaussians were trained before: all degrees are used from the start
             return self.config.sh_degree
         return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
     def set_background(self, background_color: Tensor) -> None:
-        """Take the viewer's background colour (3,), shown behind models trained on random ones."""
+        """Take the viewer's background colour (3,), shown behind models trained on random backgrounds."""
         self.backgrounds.set_viewer_color(background_color)

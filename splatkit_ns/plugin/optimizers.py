@@ -1,4 +1,4 @@
-"""Optimizers and schedules whose state is plain numbers and tensors.
+"""Optimizers and schedules that keep plain numbers and tensors as their state.
 
 nerfstudio's own exponential schedule puts `numpy.float64` into the optimizer's state, which
 ``torch.load(weights_only=True)``, the default since torch 2.6, refuses: that is why ``ns-eval`` and the other commands
@@ -25,7 +25,7 @@ from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 @dataclass
 class FusedAdamConfig(OptimizerConfig):
-    """Adam, in one kernel for the whole step where the device has it."""
+    """Adam, in one kernel for the whole step if PyTorch has one for the device."""
 
     _target: type = torch.optim.Adam
     lr: Annotated[float, Positive] = 0.0005
@@ -42,7 +42,7 @@ class FusedAdamConfig(OptimizerConfig):
 
 
 class FactorSchedule(Scheduler, ABC):
-    """Learning rate that is the first one, times a factor of the step."""
+    """A schedule that multiplies the first learning rate by a factor that depends on the step."""
 
     config: Any
 
@@ -94,11 +94,11 @@ class ExponentialDecay(FactorSchedule):
 
 @dataclass
 class LateDecayConfig(SchedulerConfig):
-    """Learning rate that stays, and in the last part of the run falls exponentially."""
+    """Learning rate that is constant at first and falls exponentially in the last part of the run."""
 
     _target: type = field(default_factory=lambda: LateDecay)
     lr_share: Annotated[float, Positive] = 0.1
-    """What is left of the learning rate at max_steps, as a share of it."""
+    """The share of the learning rate that remains at max_steps."""
     decay_from: Annotated[float, Fraction] = 0.9
     """Share of max_steps after which it falls."""
     max_steps: Annotated[int | None, Positive] = None
@@ -123,7 +123,7 @@ def part_optimizers(schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     """The optimizer configs of the parameters that parts own, as in a method's config.
 
     Args:
-        schedules: what the parts declare, by parameter group.
+        schedules: the schedules that the parts declare, by parameter group.
     """
     return {
         name: {
@@ -143,8 +143,8 @@ def run_optimizers(
 
     Args:
         configs: name -> ``{"optimizer": …, "scheduler": …}``, as in a method's config.
-        names: the parameter groups there are.
-        max_steps: length of the run, for schedules that name none.
+        names: the parameter groups of the run.
+        max_steps: length of the run, for schedules without one of their own.
         scales: name -> factor of the learning rate; a schedule's end is scaled with it.
     """
 

@@ -21,7 +21,7 @@ class SplatkitPipelineConfig(FillsInDefaults, VanillaPipelineConfig):
 
     _target: type = field(default_factory=lambda: SplatkitPipeline)
     datamanager: SplatkitDatamanagerConfig = field(default_factory=SplatkitDatamanagerConfig)
-    """Where images and cameras come from."""
+    """The source of images and cameras."""
     model: SplatkitModelConfig = field(default_factory=SplatkitModelConfig)
     """The Gaussians, and how they are rendered and trained."""
 
@@ -48,7 +48,7 @@ class SplatkitPipeline(VanillaPipeline):
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Draw an image, render it and compute the loss, with the hooks in between; for trainers other than ours."""
-        if self.model.context.step != step + 1:  # no callback has begun it
+        if self.model.context.step != step + 1:  # no callback has begun the step
             self.model.parts.begin_step(step)
         camera, batch = self.datamanager.next_train(step)
         self.model.parts.take_frame(camera, batch)

@@ -23,9 +23,9 @@ def gaussian_optimizers(
     """Optimizers and schedules of the Gaussians' parameters and the cameras' poses.
 
     Args:
-        learning_rates: by parameter name; those left out are 3DGS's. That of means falls to a hundredth.
-        lr_share: the others fall to this share of themselves by the end of training; 1 means that they stay.
-        decay_from: share of the steps after which they begin to.
+        learning_rates: by parameter name; the default is 3DGS's. The rate of the means falls to a hundredth.
+        lr_share: the other rates fall to this share of themselves by the end of training; 1 keeps them constant.
+        decay_from: the share of the steps after which these rates begin to fall.
     """
     rates = {**LEARNING_RATES, **(learning_rates or {})}
     late = LateDecayConfig(lr_share=lr_share, decay_from=decay_from) if lr_share != 1.0 else None
@@ -44,12 +44,12 @@ def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any
     """A run of 30,000 steps with this model, on the GPU if there is one.
 
     Args:
-        method_name: as ``ns-train`` calls it.
-        model: its settings.
-        settings: fields of `SplatkitTrainerConfig`, in place of what is chosen here.
+        method_name: the name of the method in ``ns-train``.
+        model: the settings of the model.
+        settings: fields of `SplatkitTrainerConfig` that replace the values chosen here.
 
     Raises:
-        TypeError: a setting is no field of `SplatkitTrainerConfig`.
+        TypeError: a setting is not a field of `SplatkitTrainerConfig`.
     """
     chosen: dict[str, Any] = {
         "max_num_iterations": 30_000,

@@ -62,28 +62,28 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
     hooks: tuple[str, ...] = ()
     """Hooks, by registered name or import path (package.module:Class): LogHook, CheckPointHook."""
     writers: tuple[str, ...] = ()
-    """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
+    """Writers of hooks and trainer, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
     vis: Vis = "viewer"
     """Viewer and event writers; none runs neither."""
     modules: BuiltinModules = field(default_factory=BuiltinModules)
-    """What else hooks into training."""
+    """Other modules that hook into training."""
     attached: Opaque = ()
     """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
     cuda_graphs: bool = True
-    """On a GPU, launch render, loss and backward pass of a step as one CUDA graph, where no module looks in between;
-    small scenes take half the time for it. The arithmetic is the same."""
+    """On a GPU, launch render, loss and backward pass of a step as one CUDA graph, unless a module runs between them;
+    small scenes then take half the time. The arithmetic is the same."""
     on_nan: Literal["stop", "skip"] = "stop"
-    """What to do when the loss or a gradient is NaN or infinite: stop, or leave that step out and go on. On a GPU,
-    skip makes every step wait for the device."""
+    """The reaction to a loss or gradient that is NaN or infinite: stop, or skip that step and go on. On a GPU, skip
+    makes every step wait for the device."""
 
     def set_timestamp(self) -> None:
-        """Name the run after the time, unless it has a name; two runs never get the same."""
+        """Name the run after the time, unless it has a name; two runs never get the same name."""
         given = self.timestamp
         super().set_timestamp()
         if self.timestamp != given:
             RunFolder.set_unused_timestamp(self, self.timestamp)
         elif self.load_dir is None and self.load_checkpoint is None:
-            RunFolder(self).say_if_new()
+            RunFolder(self).note_if_empty()
 
     def save_config(self) -> None:
         """Check the options, claim the run's folder, and write ``config.yml``; see `starting.save_run_config`."""
@@ -97,7 +97,7 @@ class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
 class SplatkitTrainer(Trainer):
     """Trains a splatkit pipeline.
 
-    `TrainingStep` is what happens in a step; this class is what nerfstudio's trainer does around it.
+    `TrainingStep` runs a step; this class does the work of nerfstudio's trainer around it.
 
     Raises:
         SplatkitError: on construction, if options are out of range or the device cannot be used; in `setup`, if the
@@ -125,7 +125,7 @@ class SplatkitTrainer(Trainer):
     # ------------------------------------------------------------------ set-up
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Make pipeline, optimizers and viewer, and take up the checkpoint to resume from."""
+        """Make pipeline, optimizers and viewer, and load the checkpoint to resume from."""
         if draws_progress(self.modules):
             self.config.logging.local_writer.enable = False
         refusal, set_up = self._folder.discarded_if_refused(), self.run_hooks.setting_up(self)
@@ -152,8 +152,8 @@ class SplatkitTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """Optimizers with this run's length and scene scale.
 
-        The weights of a checkpoint are loaded before, and the modules attached, so that `_load_checkpoint` finds all
-        that it fills.
+        Before that, the weights of a checkpoint are loaded and the modules are attached, so that everything which
+        `_load_checkpoint` restores exists.
         """
         model = self.pipeline.model
         model.use_modules(self.modules)
@@ -179,7 +179,7 @@ class SplatkitTrainer(Trainer):
         return optimizers
 
     def _load_checkpoint(self) -> None:
-        """Take up the rest of the checkpoint whose weights the model has."""
+        """Restore the rest of the checkpoint, after the weights."""
         path = self._checkpoints.take_up()
         if path is not None:
             self._start_step = self.pipeline.model.context.step
@@ -196,7 +196,7 @@ class SplatkitTrainer(Trainer):
         """Train up to the maximum number of steps, save, and clean up whatever happens.
 
         Raises:
-            StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
+            StoppedBySignal: SIGINT or SIGTERM was received; everything is saved and cleaned up.
             SplatkitError: the run's folder cannot be written, memory did not suffice, the loss or a gradient was not
                 finite, or the last checkpoint could not be saved.
         """
@@ -224,7 +224,7 @@ class SplatkitTrainer(Trainer):
         self._after_train()
 
     def _init_viewer_state(self) -> None:
-        """Show the training cameras in the viewer, with the images that have been loaded by now."""
+        """Show the training cameras in the viewer, with the images that training has loaded."""
         if not isinstance(self.viewer_state, ViewerState):
             super()._init_viewer_state()
             return
@@ -233,7 +233,7 @@ class SplatkitTrainer(Trainer):
         self.viewer_state.init_scene(thumbnails, self.training_state, data.eval_dataset)
 
     def _train_steps(self) -> None:
-        """Train the steps that are left; what comes between two of them is `_after_step`."""
+        """Train the steps that are left."""
         self.stop_training = False
         self.step = self._start_step - 1
         say_if_nothing_to_train(self.config, self._start_step)
@@ -250,7 +250,7 @@ class SplatkitTrainer(Trainer):
                 self._train_step(step)
 
     def _train_step(self, step: int) -> None:
-        """One step, and what comes between it and the next: log, viewer, evaluation, a checkpoint."""
+        """Train one step; then update log and viewer, and evaluate and save a checkpoint if they are due."""
         with self.train_lock, training_cores(self.device):
             self.pipeline.train()
             result = self.training_step.run(step)
@@ -280,10 +280,10 @@ class SplatkitTrainer(Trainer):
         return asked or self.stop_training or bool(self._stop_request)
 
     def _say_why_stopped(self) -> None:
-        """Print the reason if a part has asked the run to stop.
+        """Print the reason if a part has requested the run to stop.
 
         Raises:
-            SystemExit: the part did so by raising it.
+            SystemExit: the part requested it by raising this exception.
         """
         context = self.pipeline.model.context
         if context.exit_request is not None:
@@ -292,14 +292,14 @@ class SplatkitTrainer(Trainer):
             CONSOLE.print(f"Training stops after step {self.step + 1}: {escape(context.stop_reason)}")
 
     def _after_train(self) -> None:
-        """Tell where the results are; stay for the viewer's sake if that was asked for."""
+        """Print where the results are; keep the viewer open if the config says so."""
         self.training_state = "completed"
         self._log.flush()
         print_results(self.base_dir, self.checkpoint_dir)
         for callback in self.callbacks:
             callback.run_callback_at_location(self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:
-            with suppress(KeyboardInterrupt):  # how one leaves the viewer, with nothing left to save
+            with suppress(KeyboardInterrupt):  # Ctrl+C closes the viewer; everything is saved already
                 self._train_complete_viewer()
 
     @check_main_thread

@@ -1,1 +1,1 @@
-"""Images, cameras and seed points as nerfstudio reads them, checked and brought into our shapes."""
+"""Images, cameras and seed points that nerfstudio reads, checked and converted to our shapes."""

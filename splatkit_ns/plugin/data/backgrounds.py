@@ -19,8 +19,8 @@ class Backgrounds:
 
     Args:
         mode: random changes at every step; auto is the data set's colour, random for images with an alpha channel.
-        dataset_color: (3,), the colour onto which the data set lays images with transparency; black if it leaves them
-            as they are.
+        dataset_color: (3,), the colour that the data set puts behind transparent images; None, which means black, if
+            it leaves them transparent.
     """
 
     def __init__(self, mode: BackgroundColor, dataset_color: Tensor | None = None) -> None:
@@ -49,5 +49,5 @@ class Backgrounds:
         return color
 
     def set_viewer_color(self, color: Tensor) -> None:
-        """Take the viewer's background colour, (3,), which is shown behind models trained on random ones."""
+        """Take the viewer's background colour, (3,), which is shown behind models trained on random backgrounds."""
         self._colors["random"] = color

@@ -1,4 +1,4 @@
-"""nerfstudio's `Cameras` as the renderers want them: OpenCV camera-to-world, K, and the size as Python numbers."""
+"""nerfstudio's `Cameras` converted for renderers: OpenCV camera-to-world, K, and the size as Python numbers."""
 
 from __future__ import annotations
 

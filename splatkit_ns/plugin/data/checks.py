@@ -1,4 +1,4 @@
-"""Mistakes in data sets, found before training and told in one message each."""
+"""Checks that find mistakes in data sets before training and report each in one message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOT_DAMAGED = {
     "Some filenames for split": "Correct the data set's list of the images of that split.",
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }
-"""What nerfstudio's dataparsers say, in part, of mistakes that no restored file would mend; and what to do."""
+"""Part of a nerfstudio dataparser's message -> the advice, for mistakes that restoring a file would not fix."""
 
 
 class DataError(SplatkitError):
@@ -38,7 +38,7 @@ class DataError(SplatkitError):
 
 
 def check_folder(parser: Any) -> None:
-    """Check that the data folder exists and is of the kind that this dataparser reads.
+    """Check that the data folder exists and has the format that this dataparser reads.
 
     Args:
         parser: a dataparser's config.
@@ -85,7 +85,10 @@ def check_folder(parser: Any) -> None:
 
 
 def _relative(data: Path) -> str:
-    """Say where a relative path was looked for: a run's config keeps the path as it was given to ``ns-train``."""
+    """A sentence that says where a relative path was looked for; empty for an absolute path.
+
+    A run's config keeps the path as it was given to ``ns-train``.
+    """
     if data.is_absolute():
         return ""
     return (
@@ -95,7 +98,7 @@ def _relative(data: Path) -> str:
 
 
 def _other_format(data: Path) -> str:
-    """Say which dataparser would read this folder."""
+    """A sentence that names the dataparser for this folder, or says how to make a data set."""
     if (data / "transforms.json").is_file():
         return f"The folder looks like nerfstudio's own format: end the command with: nerfstudio-data --data {data}"
     if (data / "transforms_train.json").is_file():
@@ -104,7 +107,7 @@ def _other_format(data: Path) -> str:
 
 
 def _colmap_format(data: Path) -> str | None:
-    """Say where a folder has a COLMAP model; None where it has none."""
+    """A sentence that says where the COLMAP model of a folder is; None if it has no model."""
     for model in ("colmap/sparse/0", "sparse/0", "sparse"):
         if any((data / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             return (
@@ -198,7 +201,7 @@ def no_image_left(split: str) -> DataError:
 
 @contextmanager
 def explained(parser: Any) -> Generator[None]:
-    """Turn what a dataparser raises into a `DataError` that names the parser and the folder."""
+    """Turn the exceptions of a dataparser into a `DataError` that names the parser and the folder."""
     try:
         yield
     except SplatkitError:
@@ -214,11 +217,11 @@ def _explain(error: Exception, parser: Any) -> DataError:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
     if isinstance(error, UnidentifiedImageError):
         return DataError(f"{where}: {error}. Restore the image, or take it out of the data set.")
-    if isinstance(error, EOFError):  # of the colmap dataparser's one question
+    if isinstance(error, EOFError):  # from the only question that the colmap dataparser asks in the terminal
         return DataError(
             f"{where}: its images are above 1600 pixels, or --downscale-factor asks for smaller ones, but there is no "
-            "folder of those (such as images_2), and nobody answered whether to make it. Use the images in full size: "
-            "--downscale-factor 1 of the dataparser; or answer in a terminal, with ffmpeg installed."
+            "folder of those (such as images_2), and the question whether to make it was not answered. Use the images "
+            "in full size: --downscale-factor 1 of the dataparser; or answer in a terminal, with ffmpeg installed."
         )
     if isinstance(error, ZeroDivisionError):
         return DataError(
@@ -242,7 +245,7 @@ def _explain(error: Exception, parser: Any) -> DataError:
 
 
 def check_point_cloud(path: Path) -> None:
-    """Check that a PLY file of seed points is whole; nerfstudio reads what it can, and starts anywhere without it.
+    """Check that a PLY file of seed points is whole; nerfstudio reads damaged files in part, or trains without them.
 
     Raises:
         DataError: it is missing, has no points with x, y and z, or fewer than its header says.
@@ -267,8 +270,10 @@ def check_point_cloud(path: Path) -> None:
 
 
 def _rows_in(file: BinaryIO, path: Path, header: PlyHeader) -> int | None:
-    """How many vertices the file has room for after its header, which has been read; None where they do not come first
-    or are of no fixed size."""
+    """The number of vertices that fit into the rest of the file, after its header has been read.
+
+    None if the vertices are not the first element or their size is not fixed.
+    """
     first = next(iter(header.elements.values()), None)
     if first is None or first.name != "vertex" or first.lists:
         return None

@@ -1,4 +1,4 @@
-"""Mistakes in what a dataparser made of a data set: cameras, seed points and image files."""
+"""Checks of a dataparser's output: cameras, seed points and image files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from splatkit_ns.plugin.data.checks import DataError, no_image_left
 
 PROJECTIONS = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)
-"""Cameras whose images nerfstudio turns into a pinhole's."""
+"""The camera types that can be trained on: nerfstudio undistorts their images to those of a pinhole camera."""
 RESTORE = "Restore it, or take it out of the data set."
 ROTATION_TOLERANCE = 0.02
-"""How far R^T R may be from the identity: files round their numbers."""
+"""The largest deviation of R^T R from the identity that is accepted: files round their numbers."""
 
 
 def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool) -> None:
-    """Check what a dataparser made of a data set.
+    """Check the output of a dataparser.
 
     Args:
         outputs: of one split.

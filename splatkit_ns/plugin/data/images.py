@@ -1,4 +1,4 @@
-"""Ground truth: from what the datamanager holds to what the loss compares with."""
+"""Ground truth: the datamanager's images, masks, depths and normals, prepared for comparison with renders."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ground_truth(image: Tensor, downscale: int) -> Tensor:
 
 
 def valid_pixels(mask: Tensor, downscale: int) -> Tensor:
-    """A mask at the resolution of this step; a pixel is valid when all that it averages over are.
+    """A mask at the resolution of this step; a pixel is valid if all pixels that it averages are valid.
 
     Args:
         mask: (H, W, 1), true where the pixel counts.
@@ -59,7 +59,7 @@ def valid_pixels(mask: Tensor, downscale: int) -> Tensor:
 
 
 def mean_depths(depths: Tensor, downscale: int) -> Tensor:
-    """Depths at the resolution of this step; unknown where one of those that are averaged is.
+    """Depths at the resolution of this step; a pixel is unknown if one of the depths that it averages is unknown.
 
     Args:
         depths: (H, W, 1), NaN where unknown.
@@ -98,7 +98,7 @@ def composite(image: Tensor, background: Tensor) -> Tensor:
 
 
 def evaluation_target(batch: Mapping[str, Any], background: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What the render of an evaluation image is compared with.
+    """The ground truth of an evaluation image.
 
     Args:
         batch: the image and its mask, if it has one.

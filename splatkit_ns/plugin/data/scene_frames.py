@@ -1,4 +1,4 @@
-"""The frames that a scene has: that of training, that of the data set's files, and that from before they were made."""
+"""The coordinate frames of a scene: of training, of the data set's files, and of COLMAP before these were written."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OLD_APPLIED_TRANSFORM = [[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
 
 
 def frame_to_training(datamanager: Any, frame: Literal["dataset", "world"]) -> tuple[DoubleArray, float]:
-    """How the scene was moved from another frame into that of training.
+    """The transform from another frame into that of training.
 
-    nerfstudio's dataparser tells its own move and ``ns-process-data``'s as one. They are taken apart here: the file
-    transforms.json has the second one, x_dataset = applied_scale (applied_transform x_world). Data sets of other kinds
-    have no such move, so that the two frames are the same.
+    nerfstudio's dataparser reports its own transform and that of ``ns-process-data`` as one. This function separates
+    them: the file transforms.json has the second one, x_dataset = applied_scale (applied_transform x_world). Data sets
+    of other formats have no second transform, so the two frames are the same.
 
     Args:
-        datamanager: of a run; its dataparser has been used.
-        frame: dataset, where the poses and points of the data set's files are; or world, where COLMAP had them.
+        datamanager: the datamanager of a run; its dataparser has been used.
+        frame: dataset, the frame of the poses and points in the data set's files; or world, COLMAP's frame.
 
     Returns:
         A transform (3, 4) and a scale: x_training = scale (transform x_frame).
@@ -39,7 +39,7 @@ def frame_to_training(datamanager: Any, frame: Literal["dataset", "world"]) -> t
     whole = outputs.dataparser_transform.double().cpu().numpy()
     scale = float(outputs.dataparser_scale)
     applied, applied_scale = _applied_move(datamanager.config.dataparser)
-    # nerfstudio multiplies both scales, but moves by the applied transform alone
+    # nerfstudio multiplies both scales, but transforms by the applied transform alone
     to_training = whole @ np.linalg.inv(applied)
     if frame == "dataset":
         return to_training, scale / applied_scale
@@ -48,7 +48,7 @@ def frame_to_training(datamanager: Any, frame: Literal["dataset", "world"]) -> t
 
 
 def _applied_move(parser: Any) -> tuple[DoubleArray, float]:
-    """What was done to poses before they were written into transforms.json: a matrix (4, 4) and a scale."""
+    """The transform of poses before they were written into transforms.json: a matrix (4, 4) and a scale."""
     whole = np.eye(4)
     if not isinstance(parser, NerfstudioDataParserConfig):
         return whole, 1.0

@@ -1,4 +1,4 @@
-"""Seed points of nerfstudio's own format, read without open3d, whose import takes longer than all else at the start."""
+"""Seed points in nerfstudio's own format, read without open3d: its import takes longer than all else at the start."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "=
 
 
 class NerfstudioWithoutOpen3d(Nerfstudio):
-    """nerfstudio's dataparser, which takes open3d only for point clouds of an unusual kind."""
+    """nerfstudio's dataparser, which uses open3d only for unusual point clouds."""
 
     def _load_3D_points(self, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float) -> Any:
-        """What nerfstudio's method of this name returns, to the bit."""
+        """The same result, to the bit, as that of nerfstudio's method of this name."""
         vertices = read_vertices(Path(ply_file_path))
         if vertices is None:
             return super()._load_3D_points(ply_file_path, transform_matrix, scale_factor)
@@ -37,8 +37,8 @@ class NerfstudioWithoutOpen3d(Nerfstudio):
 def read_vertices(path: Path) -> NDArray[Any] | None:
     """The vertices of a PLY file as a structured array, with x, y and z, and red, green and blue of 8 bits.
 
-    None where the file is damaged or of a kind whose points open3d may understand in another way: it divides colours of
-    any type by 255, and nerfstudio multiplies by that again, which leaves only bytes as they are.
+    None if the file is damaged, or if open3d may read its points differently: open3d divides colours of any type by
+    255, and nerfstudio multiplies them by 255 again, which leaves only bytes unchanged.
     """
     try:
         with path.open("rb") as file:
@@ -62,9 +62,9 @@ def read_vertices(path: Path) -> NDArray[Any] | None:
 
 @contextmanager
 def quick_seed_points(parser: Any) -> Generator[None]:
-    """While a datamanager makes the dataparser of this config: nerfstudio's own is `NerfstudioWithoutOpen3d`.
+    """Use `NerfstudioWithoutOpen3d` in place of nerfstudio's own dataparser while a datamanager makes its dataparser.
 
-    The config stays as it is, and with it ``config.yml``.
+    The config does not change, and neither does ``config.yml``.
     """
     if parser._target is not Nerfstudio:
         yield

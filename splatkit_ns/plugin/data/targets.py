@@ -1,4 +1,4 @@
-"""Depth and normals that a data set has beside its images, as losses compare with them."""
+"""Depth and normal images of a data set, prepared for losses that compare with them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ SOURCES: dict[TargetName, str] = {
 
 
 def target_files(datamanager: FullImageDatamanager[Any], wanted: Iterable[TargetName]) -> dict[TargetName, list[Path]]:
-    """Files of the training images' depth and normals, in the images' order.
+    """The depth and normal files of the training images, in the images' order.
 
     Raises:
-        DataError: the data set has none for one of those that the loss wants, or a file does not exist.
+        DataError: the data set lacks depth or normals that the loss needs, or a file does not exist.
     """
     files: dict[TargetName, list[Path]] = {}
     outputs = datamanager.train_dataparser_outputs
@@ -57,7 +57,7 @@ def target_files(datamanager: FullImageDatamanager[Any], wanted: Iterable[Target
 
 
 def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
-    """What ``normal_file_path`` says in transforms.json, which nerfstudio's dataparser passes over."""
+    """The files that transforms.json names as ``normal_file_path``, an entry that nerfstudio's dataparser ignores."""
     parser = datamanager.dataparser
     if not isinstance(parser, Nerfstudio):
         return []
@@ -78,18 +78,18 @@ def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
 def add_targets(
     datamanager: FullImageDatamanager[Any], batches: list[dict[str, Tensor]], files: dict[TargetName, list[Path]]
 ) -> None:
-    """Read the files and put what they hold beside the training images, as pixels of the pinhole cameras.
+    """Read the files and add their depth and normals to the training images' batches, as pixels of pinhole cameras.
 
     Args:
         datamanager: whose training images these are.
         batches: one an image, undistorted; gets entries ``target_depths`` (H, W, 1), in world units, and
-            ``target_normals`` (H, W, 3), in the camera's axes, both NaN where unknown. They lie where the images do, in
-            pinned memory if these are.
+            ``target_normals`` (H, W, 3), in the camera's axes, both NaN where unknown. They are on the images' device,
+            and in pinned memory if the images are.
         files: see `target_files`.
 
     Raises:
-        DataError: a file cannot be read or has another shape than it should, or a camera is of a kind whose depth and
-            normals cannot be turned into a pinhole's.
+        DataError: a file cannot be read or has the wrong shape, or the depth and normals of a camera's type cannot be
+            converted to those of a pinhole camera.
     """
     dataset, outputs = datamanager.train_dataset, datamanager.train_dataparser_outputs
     unit = float(outputs.metadata.get("depth_unit_scale_factor", 1.0)) * float(outputs.dataparser_scale)
@@ -110,7 +110,7 @@ def read_depths(path: Path, unit: float) -> Pixels:
 
     Args:
         path: a PNG, TIFF or EXR with one channel, or a NumPy array (H, W).
-        unit: world units in one of the file's.
+        unit: the length of the file's unit in world units.
 
     Raises:
         DataError: the file cannot be read, or has another shape.
@@ -143,7 +143,7 @@ def read_normals(path: Path) -> Pixels:
     length = np.linalg.norm(normals, axis=-1, keepdims=True)
     none = ~(np.isfinite(length) & (length > 0.1))[..., 0]
     if stored.dtype.kind == "u":
-        none |= (stored[..., :3] == 0).all(-1)  # black is what programs leave where they know nothing
+        none |= (stored[..., :3] == 0).all(-1)  # programs write black for unknown normals
     normals = normals / np.maximum(length, 1e-6)
     normals[none] = np.nan
     return normals
@@ -162,13 +162,13 @@ def _read(path: Path, kind: str) -> NDArray[Any]:
 
 
 def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) -> Pixels:
-    """Pixels of a camera with distortion as its undistorted image has them, each the nearest one.
+    """Undistort the pixels of a camera, by nearest-neighbour sampling.
 
     Args:
         pixels: (h, w, X), of any resolution; NaN where unknown.
         stored: the camera as the data set has it.
         pinhole: the one into which nerfstudio turned it.
-        path: of the file, for messages.
+        path: the path of the file, for messages.
 
     Returns:
         (H, W, X) of the pinhole camera's size.
@@ -193,7 +193,7 @@ def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) ->
 def _undistortion_maps(
     stored: Cameras, pinhole: Cameras, distortion: NDArray[np.float64], path: Path
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Where in the stored image each pixel of the pinhole's lies: x and y."""
+    """The position of each pinhole pixel in the stored image: x and y."""
     size = int(pinhole.width), int(pinhole.height)
     kind = CameraType(int(stored.camera_type))
     if kind is CameraType.PERSPECTIVE:
@@ -215,7 +215,7 @@ def _undistortion_maps(
 
 
 def _matrix(camera: Cameras) -> NDArray[np.float64]:
-    """K as OpenCV has it: the centre of the first pixel is 0, not 0.5."""
+    """K in OpenCV's convention: the centre of the first pixel is at 0, not 0.5."""
     K = camera.get_intrinsics_matrices().double().numpy().copy()
     K[:2, 2] -= 0.5
     return K

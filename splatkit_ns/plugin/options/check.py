@@ -1,4 +1,4 @@
-"""Checks all options of a run at once, before any data is loaded."""
+"""Checks of all options of a run at once, before any data is loaded."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ RANGES: dict[type, dict[str, Sequence[Range]]] = {
         "train_split_fraction": (Fraction,),
     },
 }
-"""The ranges of fields that nerfstudio's own config classes define, by a base of theirs."""
+"""The ranges of fields that nerfstudio's own config classes define, by a base class of the config."""
 
 
 def _flag(place: str) -> str:
-    """The command line's name of an option."""
+    """The name of an option on the command line."""
     owner, _, name = place.replace("_", "-").rpartition(".")
     return f"--{name} of the dataparser" if owner.endswith("dataparser") else f"--{place.replace('_', '-')}"
 
@@ -61,7 +61,7 @@ def check_options(config: Any) -> None:
     """Check a run's options.
 
     Raises:
-        OptionsError: names every option that is out of its range, with its flag and value.
+        OptionsError: options are out of their ranges; the message names each with its flag and value.
     """
     problems = option_problems(config)
     if problems:
@@ -69,11 +69,11 @@ def check_options(config: Any) -> None:
 
 
 def option_problems(config: Any, shown: Callable[[str], str] = _flag) -> list[str]:
-    """All that is wrong with a run's options, one line each.
+    """The problems of a run's options, one line each.
 
     Args:
-        config: of the run.
-        shown: the name that messages use for an option, from its place in the config.
+        config: the config of the run.
+        shown: gives the name that messages use for an option, from its place in the config.
     """
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
@@ -101,7 +101,7 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
 
 
 def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
-    """The problems of options for which nerfstudio has values that Gaussians cannot be trained with."""
+    """The problems of nerfstudio's options with values that Gaussians cannot be trained with."""
     problems: list[str] = []
     accumulation = shown("gradient_accumulation_steps")
     for name, steps in config.gradient_accumulation_steps.items():
@@ -141,10 +141,10 @@ def check_device(device_type: str, option: str = "--machine.device-type") -> Non
 
     Args:
         device_type: "cuda", "cpu" or "mps".
-        option: the command line's name for it, for messages.
+        option: the name of the option on the command line, for messages.
 
     Raises:
-        SplatkitError: it does not, or cannot; says what was found.
+        SplatkitError: the device is missing or gsplat's CUDA code cannot be used; the message says what was found.
     """
     if device_type == "mps":
         raise SplatkitError(f"{option} mps is not supported: use cpu.")

@@ -22,9 +22,9 @@ def set_option(config: Any, place: str, value: Any) -> None:
     """Set an option of a run's config.
 
     Args:
-        config: a dataclass; those and dicts within it are gone through.
+        config: a dataclass; dataclasses and dicts within it are searched.
         place: names joined by dots, such as ``pipeline.model.init_ply``.
-        value: a copy of it is set; a string becomes a path if the option is one.
+        value: the option is set to a copy of it; a string becomes a path if the option is a path.
 
     Raises:
         OptionError: there is no such option.

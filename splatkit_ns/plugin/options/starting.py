@@ -13,7 +13,7 @@ from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 
 
 def check_run(config: Any) -> None:
-    """Check options and device, before a run begins; the first time on a GPU, gsplat is compiled meanwhile.
+    """Check options and device before a run begins; the first check on a GPU compiles gsplat.
 
     Raises:
         SplatkitError: options are out of range, or the device cannot be used.
@@ -27,7 +27,7 @@ def check_run(config: Any) -> None:
 def save_run_config(config: Any) -> None:
     """Check the options, claim the run's folder, and write ``config.yml`` into it.
 
-    A part that cannot be written costs the other ``ns-*`` commands, not the run.
+    If a part cannot be written, the run goes on, but the other ``ns-*`` commands cannot open it.
 
     Raises:
         SplatkitError: options are out of range, the device cannot be used, or the folder cannot be written or belongs
@@ -42,7 +42,7 @@ def save_run_config(config: Any) -> None:
     except (SplatkitError, StoppedBySignal):
         folder.discard_if_empty()
         raise
-    except Exception as error:  # YAML pickles the parts, and a user's may refuse in any way
+    except Exception as error:  # YAML pickles the parts, and a user's part may raise any exception
         report_once(
             f"There is no config.yml in {config.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
             f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."

@@ -1,1 +1,1 @@
-"""What a run prints and logs."""
+"""The output of a run: console messages and logs."""

@@ -1,4 +1,4 @@
-"""How people hear from us: nerfstudio's console, one message for a mistake, no traceback."""
+"""Console output, through nerfstudio's console: notes, log messages and the results of a run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _reported: set[str] = set()
 
 
 def report_once(message: str) -> None:
-    """Print a note the first time it comes up."""
+    """Print a note, unless it has been printed before."""
     if message not in _reported:
         _reported.add(message)
         CONSOLE.print(f"[bold yellow]Note:[/bold yellow] {escape(message)}")
 
 
 def connect_logging() -> None:
-    """Show what `logging.getLogger("splatkit_ns")` says on nerfstudio's console."""
+    """Show the messages of `logging.getLogger("splatkit_ns")` on nerfstudio's console."""
     logger = logging.getLogger("splatkit_ns")
     if not logger.handlers:
         logger.addHandler(RichHandler(console=CONSOLE, show_path=False))

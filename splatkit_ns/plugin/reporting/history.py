@@ -10,11 +10,11 @@ from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
 NAMES = {"Train Loss": "loss", "gaussian_count": "num_gaussians"}
-"""nerfstudio's name of a figure -> that in the history."""
+"""nerfstudio's name of a figure -> its name in the history."""
 
 
 class History:
-    """A writer of nerfstudio's that keeps the figures of training steps.
+    """A nerfstudio writer that keeps the figures of training steps.
 
     Attributes:
         entries: one dictionary for each logged step; see `SplatTrainerResult.history`.
@@ -41,7 +41,7 @@ class History:
         return self.entries[-1]
 
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
-        """Take a figure of a step (0-based), if it is one of training."""
+        """Take a figure of a step (0-based), if it is a training figure."""
         if name in NAMES or name.startswith("learning_rate/"):
             self._entry(step + 1)[NAMES.get(name, name)] = float(scalar)
 

@@ -19,15 +19,15 @@ LOGIN = {
     "wandb": "Log in with `wandb login`, or set WANDB_MODE=offline.",
     "comet": "Set COMET_API_KEY, or log in with `comet login`.",
 }
-"""What helps where a service that keeps logs cannot be reached."""
+"""Logging service -> the advice if a run cannot be started there."""
 
 
 @contextmanager
 def explained_logins(vis: str) -> Generator[None]:
-    """Around nerfstudio's set-up, which starts the writers of ``--vis``.
+    """Explain errors of the writers of ``--vis``, which nerfstudio starts in the block.
 
     Raises:
-        SplatkitError: one of them cannot be started; no package, or no login.
+        SplatkitError: a writer cannot be started, because its package or a login is missing.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def explained_logins(vis: str) -> Generator[None]:
 
 @WRITER_REGISTRY.register()
 class WandbWriter(Writer):
-    """Weights & Biases, through nerfstudio's writer: the same run where ``--vis wandb`` has started one.
+    """Weights & Biases, through nerfstudio's writer: the same run if ``--vis wandb`` has started one.
 
     Args:
         writer: nerfstudio's.
@@ -57,7 +57,7 @@ class WandbWriter(Writer):
         """Start a W&B run, or join nerfstudio's.
 
         Raises:
-            SplatkitError: it cannot be started; no package, or no login.
+            SplatkitError: the run cannot be started, because the package or a login is missing.
         """
         for writer in nerfstudio_writer.EVENT_WRITERS:
             if isinstance(writer, nerfstudio_writer.WandbWriter):
@@ -82,7 +82,7 @@ class WandbWriter(Writer):
 
 
 def _advice(service: str, error: Exception) -> str | None:
-    """What helps, if this service can be the cause."""
+    """The advice for this service; None if the service is not known."""
     return "Install it with pip." if service in LOGIN and isinstance(error, ImportError) else LOGIN.get(service)
 
 

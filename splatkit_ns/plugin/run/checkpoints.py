@@ -1,4 +1,4 @@
-"""The one checkpoint format: what goes in, and how a run takes it up again."""
+"""The checkpoint format: collecting the state of a run, and restoring a run from it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from splatkit_ns.splat.state_checkpoint import PARAM_PREFIX, load_optimizers, sp
 
 FILE_NAME = re.compile(r"step-(\d+)\.ckpt")
 MODEL_DIR = "nerfstudio_models"
-"""Where nerfstudio puts checkpoints in a run's folder."""
+"""The name of nerfstudio's folder for checkpoints, within a run's folder."""
 KEPT = 2
-"""How many checkpoints stay when only the latest is wanted: one more than it says, in case the newest is damaged."""
+"""The number of checkpoints that stay if only the latest is wanted: one more, in case the newest is damaged."""
 
 _ADVICE = (
     "Resume with the config.yml that lies beside it (--load-config), or start a new run from its Gaussians "
@@ -41,7 +41,7 @@ def collect(run: RunState, step: int) -> dict[str, Any]:
 
     Args:
         run: the state of the run.
-        step: the last that was trained, 0-based.
+        step: the last step that was trained, 0-based.
     """
     optimizers = run.optimizers
     entry = splatkit_entry(run.model.parts.dispatcher.state_dict())
@@ -70,9 +70,9 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
 
     Args:
         run: the state of the run, which has the weights already.
-        checkpoint: what `collect` returned, or nerfstudio's own trainer with a splatkit model.
-        path: where it came from, for messages.
-        load_schedules: whether schedules go on as in the checkpoint, or begin anew.
+        checkpoint: the result of `collect`, or a checkpoint of nerfstudio's own trainer with a splatkit model.
+        path: the file of the checkpoint, for messages.
+        load_schedules: whether schedules go on as in the checkpoint; False begins them anew.
 
     Returns:
         The step to go on with, 0-based.
@@ -96,16 +96,16 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
             named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:
             run.data.load_sampler_state(entry["sampler"])
-        restore_rng(rng_entry(checkpoint), path)  # a broken one is found now, not after images have been loaded
+        restore_rng(rng_entry(checkpoint), path)  # an error is found now, not after images have been loaded
     return int(checkpoint["step"]) + 1
 
 
 def _compare_renderers(theirs: Any, ours: str, path: Path) -> None:
-    """A note where Gaussians have been trained to be rendered otherwise; a renderer of one's own may be meant to."""
+    """Warn if the Gaussians were trained with another renderer; a user's own renderer may be meant for them."""
     if theirs not in (None, ours):
         logger.warning(
-            "The Gaussians of checkpoint %s were trained with %s, this run has %s. To begin with such Gaussians, "
-            "turned into what the renderer draws: export them, and --pipeline.model.init-ply.",
+            "The Gaussians of checkpoint %s were trained with %s, this run has %s. To start from them, converted "
+            "for this renderer: export them, and name the file with --pipeline.model.init-ply.",
             path,
             theirs,
             ours,
@@ -118,9 +118,9 @@ def restore_weights(
     """Give a pipeline the Gaussians, camera corrections and parameters of parts of a checkpoint.
 
     Args:
-        pipeline: of the run.
-        checkpoint: what `collect` returned.
-        path: where it came from, for messages.
+        pipeline: the pipeline of the run.
+        checkpoint: the result of `collect`.
+        path: the file of the checkpoint, for messages.
         for_training: refuse a checkpoint with parameters of parts that the run does not have.
 
     Raises:
@@ -145,10 +145,10 @@ def _refuse_unknown_parts(pipeline: VanillaPipeline, stored: dict[str, Any]) -> 
 
 
 def check_modules(dispatcher: ModuleDispatcher) -> None:
-    """See before training that checkpoints can hold what modules want them to, not when the first is written.
+    """Check before training that checkpoints can hold the state of all modules, not when the first one is written.
 
     Raises:
-        ModuleError: names the module, and what of its state cannot be saved.
+        ModuleError: a state cannot be saved; the message names the module and the entry.
     """
     for name, module in dispatcher.modules.items():
         try:
@@ -163,16 +163,16 @@ def check_modules(dispatcher: ModuleDispatcher) -> None:
 
 
 def restore_rng(state: Any, path: Path) -> None:
-    """Put the random number generators where they were when the checkpoint was taken.
+    """Set the random number generators to the state that they have in the checkpoint.
 
-    Setting up draws random numbers, too (seed points, samplers, modules): this comes last, right before the first step.
+    Setting up draws random numbers, too (seed points, samplers, modules), so call this right before the first step.
 
     Args:
         state: see `rng_entry`; None changes nothing.
-        path: where it came from, for messages.
+        path: the file of the checkpoint, for messages.
 
     Raises:
-        SplatkitError: this is no such state.
+        SplatkitError: `state` is not a state of random number generators.
     """
     if state is not None:
         with _explained(path):
@@ -180,7 +180,7 @@ def restore_rng(state: Any, path: Path) -> None:
 
 
 def rng_entry(checkpoint: dict[str, Any]) -> Any:
-    """What `restore_rng` needs of a checkpoint; None where nerfstudio wrote it."""
+    """The entry of a checkpoint for `restore_rng`; None if nerfstudio's own trainer wrote the checkpoint."""
     return checkpoint.get("splatkit", {}).get("rng")
 
 
@@ -191,7 +191,7 @@ def rng_only(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _explained(path: Path) -> Generator[None, None, None]:
-    """Name the file in every complaint; content of a wrong kind can make code complain in nearly any way."""
+    """Name the file in every error; content of a wrong type can make code raise nearly any exception."""
     try:
         yield
     except CheckpointError:
@@ -208,12 +208,12 @@ def _explained(path: Path) -> Generator[None, None, None]:
 
 
 def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps: int) -> None:
-    """Put each schedule to its step.
+    """Set each schedule to its step.
 
     Args:
-        schedules: by the name of their optimizers.
-        states: those of the checkpoint; a schedule that its run did not have goes on as if it had.
-        steps: done when the checkpoint was made.
+        schedules: the schedules of the run, by the name of their optimizers.
+        states: the schedules' states in the checkpoint; a schedule without one goes on as if its state were there.
+        steps: the number of steps that the checkpoint's run had trained.
     """
     for name, schedule in schedules.items():
         if name in states:
@@ -224,13 +224,13 @@ def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps:
 
 
 def _use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
-    """Let learning rates count that this run's config has, and that of the checkpoint's run had not.
+    """Set the learning rates that differ between this run's config and that of the checkpoint's run.
 
-    Others are the checkpoint's: a hook may have changed them.
+    The other rates stay as in the checkpoint: a hook may have changed them.
 
     Args:
         run: the state of the run.
-        theirs: the rates that the config of the checkpoint's run had, by parameter group.
+        theirs: the rates in the config of the checkpoint's run, by parameter group.
     """
     for name, ours in run.configured_rates.items():
         if name not in theirs or math.isclose(ours, theirs[name], rel_tol=1e-6):
@@ -246,8 +246,8 @@ def _use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
 
 
 def _apply_rate(schedule: Any) -> None:
-    """Compute a schedule's rate anew: it is not the checkpoint's if the run has become longer, or the schedule began
-    anew."""
+    """Compute a schedule's rate again: it differs from the checkpoint's if the run has become longer, or if the
+    schedule began anew."""
     if not isinstance(schedule, LambdaLR):
         return
     rates = [
@@ -255,14 +255,14 @@ def _apply_rate(schedule: Any) -> None:
     ]
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # what get_last_lr() reports
+    schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # get_last_lr() reports it
 
 
 def read(path: Path) -> dict[str, Any]:
     """Read one checkpoint.
 
     Raises:
-        SplatkitError: it cannot be used; says why.
+        SplatkitError: the checkpoint cannot be used; the message says why.
     """
     return read_checkpoint(path)
 
@@ -287,12 +287,12 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, oldest first, by their steps; clocks and other files do not matter."""
+    """The checkpoints of a folder in the order of their steps, whatever their times; other files are ignored."""
     return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step (0-based) is."""
+    """The path of the checkpoint of a step (0-based)."""
     return folder / f"step-{step:09d}.ckpt"
 
 
@@ -307,13 +307,13 @@ def save(folder: Path, checkpoint: dict[str, Any], only_latest: bool) -> None:
     """Write a checkpoint, then delete others.
 
     Args:
-        folder: made where it does not exist.
-        checkpoint: what `collect` returned.
-        only_latest: keep only this one and the one before it. Those of later steps go, too: they are from before the
-            run was resumed at an earlier step, and ``ns-eval`` would take them for the newest.
+        folder: the folder for the checkpoint, made if it does not exist.
+        checkpoint: the result of `collect`.
+        only_latest: keep only this one and the one before it. Those of later steps are deleted, too: they are from
+            before the run was resumed at an earlier step, and ``ns-eval`` would take them for the newest.
 
     Raises:
-        OSError: it could not be written; nothing was deleted.
+        OSError: the checkpoint could not be written; nothing was deleted.
     """
     path = path_of(folder, checkpoint["step"])
     write_checkpoint(path, checkpoint)

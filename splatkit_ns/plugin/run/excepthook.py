@@ -15,10 +15,10 @@ from splatkit_ns.plugin.run import checkpoints
 
 
 def install_excepthook() -> None:
-    """Let a `SplatkitError` that nobody catches end the process with its message alone, and exit status 1.
+    """Let an uncaught `SplatkitError` end the process with its message alone, and exit status 1.
 
-    The ``ns-*`` commands are nerfstudio's own; this is the one place where a plugin can spare their users a traceback
-    for a mistake in their data, or a checkpoint that is gone or damaged. All other exceptions look as before.
+    The ``ns-*`` commands are nerfstudio's own, so only the excepthook of a plugin can replace the traceback for a
+    mistake in the data, or for a missing or damaged checkpoint. All other exceptions look as before.
     """
     previous = sys.excepthook
     if getattr(previous, "is_splatkit", False):
@@ -36,14 +36,14 @@ def install_excepthook() -> None:
 
 
 def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
-    """What is wrong with the checkpoint that nerfstudio was about to load; None if it is not that.
+    """The error of the checkpoint that nerfstudio was about to load; None if the cause is another.
 
-    nerfstudio reads it by itself, with none of our code on the way, so all there is to see is the exception. Its
-    traceback holds the config, which says where the checkpoints are.
+    nerfstudio reads the checkpoint without calling our code, so only the exception is known. Its traceback holds the
+    config, which says where the checkpoints are.
 
     Args:
-        error: that nobody caught.
-        traceback: its own.
+        error: the uncaught exception.
+        traceback: the traceback of the exception.
     """
     if not isinstance(error, Exception):
         return None
@@ -60,7 +60,7 @@ def _what_is_wrong(folder: Path, step: int | None) -> SplatkitError | None:
     paths = [path for path in checkpoints.checkpoint_paths(folder) if step in (None, checkpoints.step_of(path))]
     try:
         if paths:
-            checkpoints.read(paths[-1])  # the one that nerfstudio takes
+            checkpoints.read(paths[-1])  # the checkpoint that nerfstudio takes
         else:
             checkpoints.newest_readable(folder, step)
     except SplatkitError as found:

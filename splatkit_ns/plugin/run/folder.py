@@ -47,7 +47,7 @@ class _State:
     lock: FolderLock | None = None
     is_continued: bool = False
     has_new_config: bool = False
-    """Whether this process has written a ``config.yml`` where none was before."""
+    """Whether this process has written a ``config.yml`` into a folder that had none."""
 
     @property
     def claim(self) -> Claim:
@@ -64,12 +64,12 @@ class _State:
 class RunFolder:
     """The folder of the run that a config describes.
 
-    Its state is in two parts, `claim_state` and `is_continued`. All objects for one folder, by whichever path, share it
-    within a process. A claim ends with `release`, or with the process.
+    Its state has two parts, `claim_state` and `is_continued`. Within a process, all objects for one folder share it,
+    whatever path they were made with. A claim ends with `release`, or with the process.
 
     Args:
-        config: of the run. Its folder is read once: make a new object after a change of names, timestamp or
-            ``output_dir``.
+        config: the config of the run. The folder is read from it once: make a new object after a change of names,
+            timestamp or ``output_dir``.
     """
 
     _states: ClassVar[dict[Path, _State]] = {}
@@ -88,7 +88,7 @@ class RunFolder:
     def set_unused_timestamp(config: TrainerConfig, timestamp: str) -> None:
         """Set a config's timestamp and make the folder; a number is added if another run has that name already.
 
-        Two runs that start in the same second, or a clock that is set back, then do not meet in one folder.
+        Two runs therefore never share a folder, even if they start in the same second, or if the clock is set back.
         """
         number = 1
         config.timestamp = timestamp
@@ -103,11 +103,11 @@ class RunFolder:
                     number += 1
                     config.timestamp = f"{timestamp}-{number}"
                     continue
-                return  # a file where a folder should be: `save_config` reports it
+                return  # a file in place of a folder: `save_config` reports it
             except OSError:
                 return  # likewise
 
-    def say_if_new(self) -> None:
+    def note_if_empty(self) -> None:
         """Print a note if the named folder holds no run yet.
 
         This happens, for instance, if --load-config is used in another working directory than the run had.
@@ -117,7 +117,7 @@ class RunFolder:
             CONSOLE.print(f"There is no checkpoint in {folder} yet: training begins at its first step.")
 
     def note_if_same_run(self) -> None:
-        """Find out whether the run is started again in its own folder, with the very same config: `is_continued`."""
+        """Set `is_continued`: whether the run is started again in its own folder, with the same config."""
         self._state.is_continued = False
         if checkpoint_paths(self._checkpoint_dir):
             self._state.is_continued = _holds(self.path / "config.yml", yaml.dump(self._config))
@@ -129,7 +129,7 @@ class RunFolder:
 
     @property
     def is_resuming(self) -> bool:
-        """Whether the run starts from a checkpoint: of ``load_dir``, of ``load_checkpoint``, or its own."""
+        """Whether the run starts from a checkpoint: from ``load_dir``, ``load_checkpoint``, or its own folder."""
         named = self._config.load_dir is not None or self._config.load_checkpoint is not None
         return named or self.is_continued
 
@@ -141,7 +141,7 @@ class RunFolder:
         return self._state.claim
 
     def claim(self) -> None:
-        """Claim the folder for this process, until `release` or the end of the process, however it ends.
+        """Claim the folder for this process, until `release` or the end of the process, whatever ends it.
 
         It does nothing if this process has claimed the folder already.
 
@@ -156,21 +156,21 @@ class RunFolder:
             raise _write_error(self._real_path, error) from error
 
     def release(self) -> None:
-        """Give the folder back; nothing happens if this process has not claimed it."""
+        """End the claim; nothing happens if this process has not claimed the folder."""
         self._state.release()
 
     def discard_if_empty(self) -> None:
         """Release the folder of a run that does not begin, and delete it and its parents in ``output_dir`` if empty."""
         self.release()
         folder, output_dir = self.path, self._config.output_dir
-        with contextlib.suppress(OSError):  # one that is not empty
+        with contextlib.suppress(OSError):  # a folder that is not empty
             while folder != output_dir and output_dir in folder.parents:
                 folder.rmdir()
                 folder = folder.parent
 
     @contextlib.contextmanager
     def discarded_if_refused(self) -> Generator[None]:
-        """Around what comes before the first step: if it is refused, the folder goes, unless it holds results."""
+        """Delete the folder if the block, which runs before the first step, fails; a folder with results stays."""
         try:
             yield
         except SplatkitError:
@@ -186,7 +186,7 @@ class RunFolder:
 
     @classmethod
     def release_all(cls) -> None:
-        """Give back every folder that this process has claimed."""
+        """Release every folder that this process has claimed."""
         for state in cls._states.values():
             state.release()
 
@@ -250,14 +250,15 @@ def _write_error(folder: Path, error: OSError) -> SplatkitError:
 
 
 def _holds(path: Path, text: str) -> bool:
-    """Whether a file holds this very config.
+    """Whether a file holds the same config.
 
-    Compared as text, or after it has been read and written again: people add comments, and older versions lack options.
+    It is compared as text, then after reading and writing it again: users add comments, and files of older versions
+    lack options.
     """
     try:
         found = path.read_text("utf-8")
         return found == text or yaml.dump(yaml.load(found, Loader=yaml.Loader)) == text
-    except Exception:  # a file that holds something else can fail to load in any way
+    except Exception:  # loading a file with other content can raise any exception
         return False
 
 

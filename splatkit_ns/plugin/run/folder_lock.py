@@ -18,8 +18,8 @@ LOCK_NAME = "run.lock"
 class FolderLock:
     """A lock that this process has on a folder, made by `acquire`.
 
-    The system takes it back when the process ends, however it ends. The process id in the file is for messages, and for
-    file systems without locks.
+    The system removes the lock when the process ends, whatever ends it. The process id in the file is for messages, and
+    for file systems without locks.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -53,7 +53,7 @@ class FolderLock:
             if _is_same_file(path, descriptor):
                 break
             os.close(descriptor)  # its owner released it, and deleted the file, between our open and our lock
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # a full disk: the lock is valid even without the entry
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
         return cls(path, descriptor)
@@ -95,7 +95,7 @@ def _owner(descriptor: int) -> str:
 def _refuse_live_owner(descriptor: int, folder: Path) -> None:
     """Raise an error if the process named in the file may still run.
 
-    Of a process of this machine we can find out; one of another machine may always still run.
+    This can be found out for a process of this machine; a process of another machine is assumed to run.
     """
     entry = _owner_entry(descriptor)
     pid, host = entry.get("pid"), entry.get("host")
@@ -106,7 +106,7 @@ def _refuse_live_owner(descriptor: int, folder: Path) -> None:
             os.kill(pid, 0)
         except ProcessLookupError:
             return
-        except OSError:  # it runs, and belongs to another user
+        except OSError:  # the process runs, and belongs to another user
             pass
     os.close(descriptor)
     raise SplatkitError(

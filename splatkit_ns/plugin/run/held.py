@@ -1,7 +1,7 @@
-"""Parts that are no dataclasses, kept whole in a config.
+"""Wrappers that keep parts which are no dataclasses whole in a config.
 
 tyro, which makes the command line, would take a plain class apart: it offers the arguments of ``__init__`` as flags and
-makes a new object from their defaults, whatever the one at hand was made with.
+makes a new object from their defaults, whatever arguments the given object was made with.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Opaque = Annotated[
     ),
     tyro.conf.Suppress,
 ]
-"""A field that the command line neither shows nor touches."""
+"""A field that the command line neither shows nor changes."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class HeldDensification(SplatDensification):
 
 
 def _is_made_of_its_fields(part: Any) -> bool:
-    """Whether this is a dataclass with the ``__init__`` of one; a subclass may have another."""
+    """Whether this is a dataclass with a generated ``__init__``; a subclass may have one of its own."""
     if not dataclasses.is_dataclass(part):
         return False
     names = {field.name for field in dataclasses.fields(part) if field.init}
@@ -76,7 +76,8 @@ def _is_made_of_its_fields(part: Any) -> bool:
 
 
 def held(part: Any) -> Any:
-    """A part of a model as a config holds it: as it is if it is a dataclass that can be copied."""
+    """The form in which a config holds a part of a model: the part itself if it is a dataclass that can be copied, else
+    a wrapper."""
     copyable = holdable(part)
     if _is_made_of_its_fields(part) and not isinstance(copyable, Uncopied):
         return part
@@ -92,12 +93,12 @@ def held(part: Any) -> Any:
 
 
 def release(part: Any) -> Any:
-    """A run-time copy of what `held` returned."""
+    """A run-time copy of a part that `held` returned."""
     return running_copy(part_itself(part))
 
 
 def part_itself(part: Any) -> Any:
-    """What was given to `held`."""
+    """The part that was given to `held`."""
     if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification, HeldImageModel)):
         part = part.module
     return part.module if isinstance(part, Uncopied) else part

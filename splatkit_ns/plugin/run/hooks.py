@@ -1,4 +1,4 @@
-"""Connects a trainer with the hooks and writers that its config names."""
+"""The connection of a trainer with the hooks and writers that its config names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from splatkit_ns.hooks.registry import check_is_list
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.dispatch import VALIDATION_HOOKS, ModuleDispatcher
 from splatkit_ns.plugin.reporting.writers import (
-    WRITER_REGISTRY,  # from there, so that those that need nerfstudio are known
+    WRITER_REGISTRY,  # imported from there so that the writers that need nerfstudio are registered
 )
 
 __all__ = ["RunHooks", "name_problems"]
@@ -27,7 +27,7 @@ logger = logging.getLogger("splatkit_ns")
 
 
 def name_problems(config: TrainerConfig) -> list[str]:
-    """What is wrong with the hooks and writers that a config names: those that cannot be had, and which names are near.
+    """The problems of the hooks and writers that a config names: unknown names, with similar ones that exist.
 
     In Python `config.hooks` may hold instances of `Hook`, too; they need no check.
     """
@@ -52,9 +52,9 @@ class RunHooks:
     """The hooks and writers of one run.
 
     Args:
-        config: names hooks and writers.
-        modules: the run's modules, to which the config's hooks are added as one; a program may add others.
-        folder: of the run.
+        config: the config that names hooks and writers.
+        modules: the run's modules. The config's hooks are added to them as one module; a program may add others.
+        folder: the run's folder.
     """
 
     def __init__(self, config: TrainerConfig, modules: list[SplatBaseModule[Any]], folder: Path) -> None:
@@ -63,15 +63,15 @@ class RunHooks:
 
     @property
     def modules(self) -> list[HookModule]:
-        """The modules that carry hooks: that of the config's, and those that a program has added."""
+        """The modules that run hooks: the module with the config's hooks, and those that a program has added."""
         return [module for module in self._all_modules if isinstance(module, HookModule)]
 
     @contextmanager
     def setting_up(self, trainer: Trainer) -> Generator[None]:
-        """Around the trainer's set-up: the first point before it, the last ones if it fails.
+        """Run the first hook before the trainer's set-up, which is the block, and the last hooks if it fails.
 
         Args:
-            trainer: what hooks see.
+            trainer: the trainer that is given to hooks.
         """
         names: Sequence[str] = getattr(self._config, "hooks", ())
         if names:
@@ -90,9 +90,9 @@ class RunHooks:
 
     @contextmanager
     def running(self, dispatcher: ModuleDispatcher) -> Generator[None]:
-        """Around the training: modules are told of an exception, and then, whatever happened, clean up.
+        """Tell modules of an exception in the training, which is the block, and let them clean up in any case.
 
-        What fails in cleaning up after an exception is logged, because the exception says more.
+        An error in cleaning up after an exception is only logged, because the exception is more informative.
         """
         try:
             yield
@@ -110,7 +110,7 @@ class RunHooks:
         finally:
             try:
                 for module in self.modules:
-                    module.on_cleanup()  # does nothing where the dispatcher has done it
+                    module.on_cleanup()  # does nothing if the dispatcher has called it
             finally:
                 self._close_writers()
 
@@ -131,7 +131,7 @@ class RunHooks:
             nerfstudio_writer.EVENT_WRITERS.append(self._bridge)
 
     def _close_writers(self) -> None:
-        """Close the writers, and let nerfstudio know them no longer."""
+        """Close the writers, and remove them from nerfstudio's list."""
         if self._bridge is None:
             return
         if self._bridge in nerfstudio_writer.EVENT_WRITERS:
@@ -152,7 +152,7 @@ def _logged_failures() -> Generator[None]:
 
 @contextmanager
 def _disk_faults_as_such() -> Generator[None]:
-    """Around what nerfstudio logs: a full disk costs that, not the run, and `RunLog.flush` knows it by its class."""
+    """Raise a writer's disk error as `OSError`: `RunLog.flush` catches it by that class, so that the run goes on."""
     try:
         yield
     except HookFailedError as error:
@@ -162,7 +162,7 @@ def _disk_faults_as_such() -> Generator[None]:
 
 
 class _Bridge:
-    """Hands what nerfstudio logs to our writers, with 1-based steps."""
+    """Passes nerfstudio's log on to our writers, with 1-based steps."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer

@@ -1,4 +1,4 @@
-"""What a run tells nerfstudio's writers: at few steps, so that the steps between cost nothing."""
+"""The log of a run for nerfstudio's writers, written at few steps, so that the other steps cost nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from splatkit_ns.plugin.step.training_step import StepResult
 
 
 class RunLog:
-    """Logs losses, metrics, learning rates and speed every so many steps.
+    """Logs losses, metrics, learning rates and speed at regular steps.
 
     Args:
         steps_per_log: the number of steps between two entries; 0 logs nothing.
-        device: of the training.
-        schedules: of the optimizers, by parameter group.
+        device: the device of the training.
+        schedules: the schedules of the optimizers, by parameter group.
         rays_per_step: the number of pixels of a step's image.
         start_step: the first step of this process, 0-based.
     """
@@ -35,11 +35,11 @@ class RunLog:
         self._last = (0, 0.0)
 
     def begin(self) -> None:
-        """Before the first step."""
+        """Begin the log, before the first step."""
         writer.GLOBAL_BUFFER["step"] = self._start_step  # the terminal's table reads it before anything is put
 
     def is_due(self, step: int) -> bool:
-        """Whether a step is logged; not the first, whose time is that of loading images and compiling kernels."""
+        """Whether a step is logged. The first is not: its time is that of loading images and compiling kernels."""
         return step > self._start_step and step_check(step, self._steps_per_log)
 
     def after_step(self, step: int, result: StepResult) -> None:
@@ -70,7 +70,7 @@ class RunLog:
             writer.put_scalar(name="GPU Memory (MB)", scalar=megabytes, step=step)
 
     def flush(self) -> None:
-        """Write logged values; a full disk costs those, not the run."""
+        """Write logged values; if the disk is full, they are lost and the run goes on."""
         try:
             writer.write_out_storage()
         except OSError as error:

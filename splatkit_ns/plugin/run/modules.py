@@ -1,4 +1,4 @@
-"""Which modules take part in a run: those of the method, the user's own by import path, and the built-in ones."""
+"""The modules of a run: those of the method, the user's own by import path, and the built-in ones."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def run_modules(config: TrainerConfig, folder: Path) -> list[SplatBaseModule[Any
     """Run-time instances of a run's modules, in the order of their hooks: method's, own, built-in.
 
     Args:
-        config: of the run.
-        folder: of the run, which relative output folders of built-in modules lie in.
+        config: the config of the run.
+        folder: the run's folder; relative output folders of built-in modules are in it.
 
     Raises:
-        ModuleError: an import path leads to no module.
+        ModuleError: an import path does not lead to a module.
     """
     attached: Sequence[Any] = getattr(config, "attached", ())
     builtin: BuiltinModules = getattr(config, "modules", None) or BuiltinModules()  # old config.yml files have none
@@ -47,7 +47,7 @@ def run_modules(config: TrainerConfig, folder: Path) -> list[SplatBaseModule[Any
 
 
 def gpu_kernels(config: TrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
-    """Kernels that a run with these modules uses on a GPU, each once."""
+    """The kernels that a run with these modules uses on a GPU, without duplicates."""
     model: Any = config.pipeline.model
     parts = [part_itself(part) for part in (model.renderer, model.image_model, model.loss_fn, model.densification)]
     kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
@@ -60,7 +60,7 @@ def draws_progress(modules: Sequence[Any]) -> bool:
 
 
 def own_module_problems(config: TrainerConfig) -> list[str]:
-    """What is wrong with the import paths of a user's own modules, one line each; no module is made."""
+    """The problems of the import paths of a user's own modules, one line each; no module is made."""
     builtin: BuiltinModules = getattr(config, "modules", None) or BuiltinModules()  # old config.yml files have none
     problems: list[str] = []
     for path in builtin.own:
@@ -75,8 +75,8 @@ def import_module(path: str) -> SplatBaseModule[Any]:
     """The module behind ``package.module:Class`` (made without arguments) or ``package.module:instance`` (copied).
 
     Raises:
-        ModuleError: names the path, and what is wrong with it.
-        OptionsError: names every setting of the module that is out of its range.
+        ModuleError: the path does not lead to a module; the message names the path and the reason.
+        OptionsError: settings of the module are out of their ranges; the message names all of them.
     """
     found: Any = _find_module(path)
     make: Any = found if inspect.isclass(found) else partial(running_copy, found)
@@ -103,11 +103,11 @@ def _find_module(path: str) -> Any:
 
 
 def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, image_model: Any = None) -> None:
-    """Check what a user hands over as the parts of a run; None stands for 3DGS's.
+    """Check the parts of a run that a user passes; None stands for 3DGS's part.
 
     Raises:
-        ModuleError: names the argument, what was expected and what was found.
-        OptionsError: names every setting that is out of its range, with its part.
+        ModuleError: an argument is not such a part; the message names it, what was expected and what was found.
+        OptionsError: settings are out of their ranges; the message names all of them, with their parts.
     """
     kinds: list[tuple[str, Any, type, str]] = [
         ("renderer", renderer, SplatRenderer, "render"),

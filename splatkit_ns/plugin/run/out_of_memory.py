@@ -1,4 +1,4 @@
-"""Running out of memory: what was in use, and what reduces it."""
+"""Out-of-memory errors: a message with the memory in use and the options that reduce it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from splatkit_ns.errors import SplatkitError
 
 _WORDS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory")
-"""Of errors that have no class of their own: from the CPU's allocator, and from what allocates past torch's."""
+"""Texts of errors without a class of their own: from the CPU's allocator, and from code that bypasses torch's."""
 
 
 class OutOfMemory(SplatkitError):
@@ -18,7 +18,7 @@ class OutOfMemory(SplatkitError):
 
 
 def find(error: BaseException) -> BaseException | None:
-    """The out-of-memory error that this exception is, or that a module's hook failed with; None if it is another."""
+    """The out-of-memory error among this exception and its causes, such as that of a failed hook; None if none is."""
     kind = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
     seen: BaseException | None = error
     while seen is not None:
@@ -31,7 +31,7 @@ def find(error: BaseException) -> BaseException | None:
 
 
 def free(error: BaseException) -> None:
-    """Let go of what the failed step held, so that there is room to save."""
+    """Free the memory of the failed step, so that there is room to save."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)
@@ -41,7 +41,7 @@ def free(error: BaseException) -> None:
 
 
 def usage(device: str) -> str:
-    """What is in use on the device, in words; asked before anything is freed."""
+    """A phrase that says how much memory is in use on the device; call it before memory is freed."""
     if not device.startswith("cuda"):
         return "in main memory"
     gigabytes = 1024**3
@@ -54,15 +54,15 @@ def usage(device: str) -> str:
 
 
 def message(error: BaseException, step: int, num_gaussians: int, in_use: str, checkpoint: str, config: Any) -> str:
-    """Everything a user needs to go on.
+    """The message for the user: what happened, and how to go on.
 
     Args:
-        error: torch's.
-        step: in which it happened, 1-based.
-        num_gaussians: how many there were.
+        error: torch's error.
+        step: the step in which it happened, 1-based.
+        num_gaussians: the number of Gaussians at that step.
         in_use: see `usage`.
-        checkpoint: sentence that says which checkpoint there is.
-        config: of the trainer; the options that reduce memory are named with their present values.
+        checkpoint: a sentence that says which checkpoint there is.
+        config: the config of the trainer; the options that reduce memory are named with their present values.
     """
     model, data = config.pipeline.model, config.pipeline.datamanager
     options: list[str] = []

@@ -21,10 +21,10 @@ class LoadedCheckpoint(NamedTuple):
 
 
 def say_if_nothing_to_train(config: TrainerConfig, start_step: int) -> None:
-    """Print what to do if the checkpoint has as many steps as were asked for.
+    """Print what to do if the checkpoint has as many steps as the config sets.
 
     Args:
-        config: of the run.
+        config: the config of the run.
         start_step: the number of steps that have been trained.
     """
     if start_step >= config.max_num_iterations:

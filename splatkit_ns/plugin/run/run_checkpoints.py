@@ -1,4 +1,4 @@
-"""The checkpoints of one run: taking one up, making them, and writing them for all who ask."""
+"""The checkpoints of one run: restoring one, making them, and writing them for the trainer and for parts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from splatkit_ns.splat import CheckpointRequests
 
 
 class RunCheckpoints:
-    """Every checkpoint of a run goes through this object, which file it may be for.
+    """Makes every checkpoint of a run, whatever file it is for.
 
     Args:
         run: the state of the run.
-        watch: is asked whether the steps since its last look were finite.
-        config: of the run.
+        watch: checks that the steps since its last check were finite.
+        config: the config of the run.
         resumed: the checkpoint to go on from, whose weights have been loaded; None for a new run.
     """
 
@@ -32,7 +32,7 @@ class RunCheckpoints:
         self.folder: Path = config.get_checkpoint_dir()
         """The folder of the trainer's own checkpoints."""
         self.requests = CheckpointRequests(self.make)
-        """Takes the requests of parts for checkpoints of their own."""
+        """The requests of parts for checkpoints of their own."""
 
     def take_up(self) -> Path | None:
         """Put the run into the state of the checkpoint to go on from, and tell the modules.
@@ -61,11 +61,11 @@ class RunCheckpoints:
         """Everything a run needs to go on, for any file that is to hold it.
 
         Args:
-            step: the last that was trained, 0-based; None means the current one.
-            announce: tell modules and hooks before.
+            step: the last step that was trained, 0-based; None means the current one.
+            announce: whether modules and hooks are told before.
 
         Raises:
-            NotFiniteError: a step since the last look was not finite, or a parameter is not.
+            NotFiniteError: a step since the last check was not finite, or a parameter is not finite.
         """
         self._watch.check()
         model = self._run.model
@@ -78,7 +78,7 @@ class RunCheckpoints:
         """Write the trainer's checkpoint of a step (0-based), and only then delete older ones if no more are wanted.
 
         Raises:
-            OSError: it could not be written; those before are untouched.
+            OSError: the checkpoint could not be written; older ones are untouched.
             NotFiniteError: see `make`.
         """
         checkpoints.save(self.folder, self.make(step, announce), self._only_latest)

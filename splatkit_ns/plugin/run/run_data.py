@@ -1,4 +1,4 @@
-"""What modules see as ``data_provider`` while a run trains."""
+"""The ``data_provider`` of modules while a run trains."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class RunModel(StepModel, Protocol):
 
 
 class RunData:
-    """The images of a run, and its evaluation. It offers what `EvaluationSource` and `TrainingViewSource` do.
+    """The images of a run, and its evaluation; an `EvaluationSource` and a `TrainingViewSource`.
 
     Args:
-        datamanager: a `SplatkitDatamanager`; also an attribute, for whatever is not here.
+        datamanager: a `SplatkitDatamanager`; also an attribute, for everything that this class does not offer.
         model: renders and measures.
     """
 
@@ -102,7 +102,7 @@ class RunData:
     def training_view(self, index: int) -> TrainingView:
         """A training image beside its render with the Gaussians as they are now, at this step's resolution.
 
-        From the beginning of a step (`pre_step`) to its end, on the step's background.
+        It is on the step's background from the beginning of a step (`pre_step`) to its end.
         """
         model = self._model
         current = model.parts.frame
@@ -114,14 +114,14 @@ class RunData:
         return TrainingView(frame.view, frame.target, payload.renders, frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
-        """Divide the sides of training images by this from the next one on; evaluation images stay whole."""
+        """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""
         self._model.parts.frames.downscale = downscale
 
     def evaluate(self) -> Iterator[ImageEvaluation]:
         """Render and measure the evaluation images one by one, with the Gaussians as they are now.
 
-        These are the images and figures of ``ns-eval``: of a data set with a split for tests, such as Blender's, that
-        split. Training goes on as if it had not happened: nothing is drawn from the random generators.
+        These are the images and figures of ``ns-eval``: if the data set has a test split, such as Blender's, the images
+        are from that split. Training is not affected: nothing is drawn from the random generators.
         """
         model = self._model
         data = self._evaluation_data()
@@ -146,7 +146,7 @@ class RunData:
                 )
 
     def evaluation_protocol(self) -> dict[str, Any]:
-        """How the figures come about; fit for JSON."""
+        """A description of how the figures are computed, of values that JSON can hold."""
         data = self._evaluation_data()
         parser = data.config.dataparser
         fields = {field.name for field in dataclasses.fields(parser)}
@@ -161,12 +161,19 @@ class RunData:
             "eval_images": [path.name for path in self.eval_image_paths],
             "background": {"training": model.config.background_color, "evaluation": color},
             "masks": "pixels outside the images' masks do not count" if masked else "none",
+            "compared_with": self._compared_with(),
             "metrics": METRICS,
             "versions": package_versions(),
         }
 
+    def _compared_with(self) -> str:
+        model = self._model.parts.image_model
+        if not model.applies_in_evaluation:
+            return "the render of the scene, without an image model"
+        return f"what {model.module_name} makes of the render, without a training photograph"
+
     def _evaluation_data(self) -> Any:
-        """The datamanager that holds the split ``ns-eval`` measures: mostly the run's own."""
+        """The datamanager with the split that ``ns-eval`` measures: usually the run's own."""
         if self._test_data is None:
             self._test_data = self.datamanager
             if self.datamanager.test_split != "test":

@@ -1,4 +1,4 @@
-"""Saving a run's checkpoints, and what is said and kept when that, or a step, fails."""
+"""Saving a run's checkpoints, and the messages and checkpoints if saving or a step fails."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger("splatkit_ns")
 
 
 class Saver:
-    """Saves while a run trains and when it ends.
+    """Saves checkpoints while a run trains and when it ends.
 
     Args:
         run_checkpoints: writes the checkpoints.
         run: the state of the run.
-        training_step: knows of how many whole steps the state is.
-        config: of the run; out-of-memory messages name its options.
+        training_step: knows how many complete steps the state is the result of.
+        config: the config of the run; out-of-memory messages name its options.
         start_step: the first step of this process, 0-based.
     """
 
@@ -48,7 +48,7 @@ class Saver:
         self._saved_step = step
 
     def try_to_save(self, step: int) -> bool:
-        """Save; a full disk is no reason to stop: a warning, and the next time it is tried again."""
+        """Save; if the disk is full, warn and go on training: the next save tries again."""
         try:
             self.save(step)
         except OSError as error:
@@ -64,14 +64,14 @@ class Saver:
         return True
 
     def save_last(self, step: int, stopped: bool) -> None:
-        """Save where training ended.
+        """Save the state at the end of training.
 
         Args:
             step: the last step that was trained, 0-based.
             stopped: whether a signal or the viewer ended the run.
 
         Raises:
-            SplatkitError: it cannot be saved.
+            SplatkitError: the state cannot be saved.
         """
         trained = step >= self._start_step
         path = checkpoints.path_of(self._checkpoints.folder, step)
@@ -90,10 +90,10 @@ class Saver:
 
     @contextmanager
     def saving_before_errors(self) -> Generator[None]:
-        """Around the training: an error in someone's code, or a `SystemExit`, does not cost the steps before it.
+        """Save the steps before an error in the block, which is the training, or before a `SystemExit`.
 
-        A step that was under way is not in what is saved. Where the state itself is at fault, or has been saved, or is
-        that of half a step, nothing is.
+        The saved state does not include a step that was under way. Nothing is saved if the state itself is the cause of
+        the error, has been saved already, or is that of an incomplete step.
         """
         try:
             yield
@@ -115,10 +115,10 @@ class Saver:
             logger.warning("Training ends by %s. %s", cause, self.last_checkpoint())
 
     def explain_spoilt_parameters(self, error: Exception) -> None:
-        """Raise what is behind an error in a step whose Gaussians are NaN or infinite.
+        """Raise the cause of an error in a step if it is that parameters are NaN or infinite.
 
         Raises:
-            NotFiniteError: if they are.
+            NotFiniteError: a parameter is not finite.
         """
         complete = self._training_step.complete_steps
         step = self._run.model.context.step if complete is None else complete
@@ -126,15 +126,15 @@ class Saver:
             check_parameters(self._run.parameters(), step)
         except NotFiniteError as cause:
             raise stop_message(cause, self.last_checkpoint()) from error
-        except RuntimeError:  # a GPU that was lost answers nothing any more: the first error says why
+        except RuntimeError:  # a lost GPU fails every call from now on: the first error says why
             return
 
     @contextmanager
     def explaining_errors(self) -> Generator[None]:
-        """Around a step and what follows it: say what helps if values are not finite or memory does not suffice.
+        """Explain errors of a step and the work after it: values that are not finite, and too little memory.
 
         Raises:
-            NotFiniteError: a value is not finite; says which checkpoint there is.
+            NotFiniteError: a value is not finite; the message says which checkpoint there is.
             OutOfMemory: the device's memory did not suffice; the state has been saved if it is that of a whole step.
         """
         try:
@@ -147,17 +147,17 @@ class Saver:
             raise
 
     def last_checkpoint(self) -> str:
-        """Sentence that says which checkpoint there is."""
+        """A sentence that says which checkpoint there is."""
         paths = checkpoints.checkpoint_paths(self._checkpoints.folder)
         if not paths:
             return "There is no checkpoint yet."
         return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self._checkpoints.folder}."
 
     def explain_out_of_memory(self, error: Exception) -> None:
-        """Save if the state is that after a whole step, and raise an error that tells what helps.
+        """If memory did not suffice, save the state if it is that of a whole step, and raise an error with advice.
 
         Raises:
-            OutOfMemory: if that is what the error is.
+            OutOfMemory: memory did not suffice.
         """
         cause = out_of_memory.find(error)
         if cause is None:

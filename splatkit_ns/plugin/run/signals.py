@@ -29,7 +29,7 @@ class StoppedBySignal(SystemExit):
 
 @contextmanager
 def interruptible() -> Generator[None]:
-    """Around what comes before training: Ctrl+C ends the process there with the status that it has in training.
+    """Let Ctrl+C in the block, which runs before training, end the process with the same exit status as in training.
 
     Raises:
         StoppedBySignal: Python raised `KeyboardInterrupt`.
@@ -43,7 +43,7 @@ def interruptible() -> Generator[None]:
 
 @dataclass
 class StopRequest:
-    """Whether a signal has asked the training to stop."""
+    """A signal's request to stop the training; true if there is one."""
 
     signum: int | None = None
 
@@ -53,10 +53,10 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Generator[StopRequest, None, None]:
-    """While the block runs, take a SIGINT or SIGTERM for a request; the handlers from before are put back afterwards.
+    """Treat SIGINT and SIGTERM as requests while the block runs; the previous handlers are restored afterwards.
 
     After the first signal both have their default action again: a second one ends the process at once, also inside
-    a kernel that takes long. Python lets only the main thread handle signals: elsewhere nothing is changed.
+    a kernel that takes long. Python lets only the main thread handle signals: in other threads nothing is changed.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -77,5 +77,5 @@ def stop_requests() -> Generator[StopRequest, None, None]:
         yield request
     finally:
         for each, handler in previous.items():
-            # None: a handler that was not set from Python, and cannot be put back by it
+            # None: a handler that was not set from Python, so that Python cannot restore it
             signal.signal(each, signal.SIG_DFL if handler is None else handler)

@@ -28,10 +28,10 @@ class SampledData(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RunState:
-    """What trains, and how far it has come; by reference."""
+    """References to the objects of a run that hold its state."""
 
     pipeline: VanillaPipeline
-    """Data and model together, whose weights are stored."""
+    """Data and model together; their weights are stored."""
     model: StepModel
     data: SampledData
     optimizers: Optimizers
@@ -41,12 +41,12 @@ class RunState:
     accumulation: Mapping[str, int]
     """Parameter group -> number of steps to sum up gradients over."""
     configured_rates: dict[str, float] = field(init=False)
-    """Parameter group -> learning rate that the run's config says, at the start of its schedule."""
+    """Parameter group -> learning rate in the run's config, at the start of its schedule."""
 
     def __post_init__(self) -> None:
         groups = {name: optimizer.param_groups[0] for name, optimizer in self.optimizers.optimizers.items()}
         rates = {name: float(group.get("initial_lr", group["lr"])) for name, group in groups.items()}
-        object.__setattr__(self, "configured_rates", rates)  # how a frozen dataclass is completed
+        object.__setattr__(self, "configured_rates", rates)  # the way to set a field of a frozen dataclass
 
     def parameters(self) -> dict[str, Parameter]:
         """The one parameter of each group."""

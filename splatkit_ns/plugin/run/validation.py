@@ -21,7 +21,7 @@ class AnnouncedImages:
 
     Args:
         images: pairs of camera and batch; with a length.
-        dispatcher: of the modules.
+        dispatcher: runs the hooks of the modules.
     """
 
     def __init__(self, images: Any, dispatcher: ModuleDispatcher) -> None:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's weights are those of a model like this one."""
+"""Checks that a checkpoint's weights fit a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
 PARTS = "part_params."
 """The prefix of the parameters that parts own, in a model's state."""
 ROWS = "gauss_params."
-"""The prefix of the parameters with one row a Gaussian."""
+"""The prefix of the parameters with one row a Gaussian, in a model's state."""
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -23,14 +23,14 @@ def check(weights: Mapping[str, Any], params: Mapping[str, Tensor] | nn.Paramete
     """Check weights that are to be loaded into these parameters, of any number of Gaussians.
 
     Args:
-        weights: of a checkpoint, by ``gauss_params.NAME``.
-        params: the model's, by name.
+        weights: the weights of a checkpoint, by ``gauss_params.NAME``.
+        params: the model's parameters, by name.
 
     Returns:
-        The checkpoint's parameters with one row a Gaussian, by name, those that the model lacks included.
+        The checkpoint's parameters with one row a Gaussian, by name, including those that the model lacks.
 
     Raises:
-        SplatkitError: they do not fit; says what was found and what helps.
+        SplatkitError: the weights do not fit; the message says what was found and what helps.
     """
     missing = [name for name in KEYS if f"gauss_params.{name}" not in weights]
     if missing:
@@ -65,9 +65,9 @@ def unknown_parts(weights: Mapping[str, Any], known: Mapping[str, Any], prefix: 
     """The names of the parameters of parts in a checkpoint that a model does not have, ``PART.NAME``.
 
     Args:
-        weights: of the checkpoint.
-        known: the model's own, without prefix.
-        prefix: of these parameters' keys in `weights`.
+        weights: the weights of the checkpoint.
+        known: the model's own parameters of parts, by name without prefix.
+        prefix: the prefix of these parameters' keys in `weights`.
     """
     found = [key.removeprefix(prefix) for key in weights if key.startswith(prefix)]
     return sorted(set(found) - set(known))
@@ -76,10 +76,10 @@ def unknown_parts(weights: Mapping[str, Any], known: Mapping[str, Any], prefix: 
 def without_unknown_parts(
     weights: Mapping[str, Any], known: Mapping[str, Tensor], rows: Mapping[str, Tensor] | nn.ParameterDict
 ) -> dict[str, Any]:
-    """The weights that a model has a place for, with its own in the place of those that the checkpoint lacks.
+    """The weights that a model can load; the model's own values replace those that the checkpoint lacks.
 
     Args:
-        weights: of a checkpoint.
+        weights: the weights of a checkpoint.
         known: the parameters and buffers of the model's parts, without prefix.
         rows: the model's parameters with one row a Gaussian.
 

@@ -1,4 +1,4 @@
-"""Notices NaN and infinite losses and gradients, without reading back from the device at every step."""
+"""Detection of NaN and infinite losses and gradients, without reading back from the device at every step."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from splatkit_ns.loss_fn.base import describe_non_finite
 from splatkit_ns.parts.context import StepContext
 
 STEPS_PER_CHECK = 100
-"""On a GPU, the largest values are read back once every this many steps, and before anything is saved."""
+"""The number of steps on a GPU after which the largest values are read back; they also are before a checkpoint."""
 
 MAX_SKIPPED_IN_A_ROW = 100
-"""After this many useless steps in a row, skipping is given up."""
+"""The number of skipped steps in a row that ends training."""
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -32,9 +32,9 @@ class FiniteWatch:
 
     Args:
         names: the parameter groups.
-        device: where the loss is.
-        every_step: look at every step right away, which waits for the device.
-        skips: leave out steps that are not finite, instead of an exception; needs `every_step`.
+        device: the device of the loss.
+        every_step: whether every step is checked right away, which waits for the device.
+        skips: whether steps that are not finite are skipped, instead of an exception; needs `every_step`.
     """
 
     def __init__(self, names: list[str], device: torch.device | str, every_step: bool, skips: bool = False) -> None:
@@ -49,14 +49,14 @@ class FiniteWatch:
 
     @torch.no_grad()
     def record(self, context: StepContext, optimizers: Mapping[str, Optimizer]) -> None:
-        """Note this step's loss and gradients, after backward.
+        """Record this step's loss and gradients, after backward.
 
         Args:
-            context: of the step.
-            optimizers: by parameter group; what has no gradient counts as 0.
+            context: the context of the step.
+            optimizers: by parameter group; a parameter without a gradient counts as 0.
 
         Raises:
-            NotFiniteError: it was time to look, and a value since the last look was not finite.
+            NotFiniteError: a check was due, and a value since the last check was not finite.
         """
         loss = context.loss
         assert loss is not None
@@ -80,7 +80,7 @@ class FiniteWatch:
         """Whether the optimizers may step; see `record` for the arguments.
 
         Raises:
-            NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row have been.
+            NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row were skipped.
         """
         try:
             self.record(context, optimizers)
@@ -94,10 +94,11 @@ class FiniteWatch:
         return True
 
     def check(self) -> None:
-        """Look at the steps since the last look.
+        """Check the steps since the last check.
 
         Raises:
-            NotFiniteError: names the first step whose loss or gradients were not finite, its image and the groups.
+            NotFiniteError: a loss or gradient was not finite; the message names the first such step, its image and the
+                groups.
         """
         steps, self._steps = self._steps, []
         if not steps:
@@ -116,16 +117,16 @@ class FiniteWatch:
 
 
 def check_parameters(parameters: Mapping[str, Tensor], step: int) -> None:
-    """Look at the parameters themselves: an optimizer with impossible settings, or a module, can spoil them, too.
+    """Check the parameters themselves: an optimizer with impossible settings, or a module, can spoil them, too.
 
     On a GPU this waits for the device.
 
     Args:
-        parameters: by name.
-        step: that has been trained, 1-based.
+        parameters: the parameters, by name.
+        step: the last step that was trained, 1-based.
 
     Raises:
-        NotFiniteError: names those that are not finite.
+        NotFiniteError: parameters are not finite; the message names them.
     """
     found = torch.stack([(~param.detach().isfinite()).sum() for param in parameters.values()]).tolist()
     bad = [f"{number:,} of the values of {name}" for name, number in zip(parameters, found, strict=True) if number]
@@ -137,7 +138,7 @@ def check_parameters(parameters: Mapping[str, Tensor], step: int) -> None:
 
 
 def _largest(grads: list[Tensor]) -> list[Tensor]:
-    """The largest magnitude of each; NaN where there is one."""
+    """The largest magnitude of each gradient; NaN if it contains NaN."""
     if grads[0].device.type != "cpu":
         return torch._foreach_norm(grads, math.inf)  # type: ignore[reportPrivateUsage]  # one launch for all
     # that norm is not vectorised on the CPU; numpy's extremes take a tenth of its time, on this thread alone
@@ -146,11 +147,11 @@ def _largest(grads: list[Tensor]) -> list[Tensor]:
 
 
 def stop_message(error: NotFiniteError, checkpoint: str) -> NotFiniteError:
-    """What to say when training stops because of it.
+    """The error with the message for training that stops because of it.
 
     Args:
         error: says what was not finite.
-        checkpoint: sentence that says which checkpoint there is.
+        checkpoint: a sentence that says which checkpoint there is.
     """
     return NotFiniteError(
         f"{error} {checkpoint} Check that image, its pose and its mask, lower the learning rates, or skip such steps: "

@@ -25,10 +25,10 @@ IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals")
 
 @dataclass(frozen=True, eq=False)
 class TrainingFrame:
-    """What a step renders, and what it compares the render with."""
+    """The camera that a step renders, and the images that it compares the render with."""
 
     camera: Cameras
-    """The camera as the datamanager gave it, by which `get_outputs` knows the frame."""
+    """The datamanager's camera object, by which `get_outputs` recognises the frame."""
     view: View
     """The camera at the resolution of this step; its pose is corrected if the camera optimizer is on."""
     background: Tensor
@@ -50,17 +50,17 @@ class TrainingFrame:
     image_name: str = ""
     """The file name of the photograph."""
     list_space: ListSpace | None = None
-    """The space for tile lists on CUDA; None means as much as they need."""
+    """The space for tile lists on CUDA; None means that it has the size which they need."""
 
     def edited(self, edit: FrameEdit, owner: str) -> TrainingFrame:
         """The frame with a part's changes.
 
         Args:
             edit: the changes.
-            owner: the hook that wants them, for messages.
+            owner: the hook that returned them, for messages.
 
         Raises:
-            ModuleError: they do not fit the image.
+            ModuleError: the changes do not fit the image.
         """
         edit.check(owner, self.view.height, self.view.width)
         changes: dict[str, Any] = {}
@@ -83,7 +83,7 @@ class TrainingFrame:
 
 
 class TrainingFrames:
-    """Makes frames of what a datamanager gives.
+    """Makes frames from the images and cameras of a datamanager.
 
     Args:
         backgrounds: the colours behind the Gaussians.
@@ -104,7 +104,7 @@ class TrainingFrames:
 
         Args:
             camera: the camera, (1,).
-            batch: the image and what comes with it; None if it is not known yet.
+            batch: the image, with its mask and other data; None if it is not known yet.
             background: (3,); None draws the background of a step.
         """
         device = torch.device(camera.device)
@@ -133,7 +133,7 @@ class TrainingFrames:
         return dataclasses.replace(frame, image_name=name, **found)
 
     def view(self, camera: Cameras) -> View:
-        """The view of a training camera, which is read from its device only once, whatever the resolution."""
+        """The view of a training camera; the camera is read from its device only once, whatever the resolution."""
         index = (camera.metadata or {}).get("cam_idx")
         view = None if index is None else self._views.get(index)
         if view is None:
@@ -153,7 +153,7 @@ def _to(pixels: Tensor, like: Tensor) -> Tensor:
 
 
 def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
-    """Copy the values of a frame to the places of another of the same shapes, such as those that a CUDA graph reads."""
+    """Copy the values of a frame into the tensors of another of the same shapes, such as the one a CUDA graph reads."""
     to.view.cam_to_worlds.copy_(source.view.cam_to_worlds)
     to.view.Ks.copy_(source.view.Ks)
     to.background.copy_(source.background)

@@ -1,8 +1,8 @@
 """Render, loss and backward pass of a step as one CUDA graph.
 
 A step of a small scene is a hundred short kernels, and launching them one by one from Python takes longer than running
-them. A CUDA graph is launched as a whole. It is captured anew whenever something changes that its kernels' arguments
-hold: the number of Gaussians, where their parameters lie, the size of the image, the degree of the spherical harmonics.
+them. A CUDA graph is launched as a whole. It is captured anew whenever the arguments of its kernels change: the number
+of Gaussians, the addresses of their parameters, the size of the image, the degree of the spherical harmonics.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ logger = logging.getLogger("splatkit_ns")
 MARGIN = 1.5
 """Space for tile lists, relative to the longest of the last steps."""
 MIN_SPACE = 100_000
-"""The least space for tile lists: those of small scenes grow fast, and this much costs nothing."""
+"""The least space for tile lists: those of small scenes grow fast, and this space costs nothing."""
 REMEMBERED = 300
 """The number of steps whose tile lists' lengths are remembered."""
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
 CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
-"""What a step leaves in the context, besides its losses."""
+"""The fields of the context that a step sets, besides its losses."""
 TRIED = 20
-"""After so many captures a graph must have been replayed `WORTH_IT` times each, or there are no more."""
+"""The number of captures after which graphs are given up, unless each was replayed `WORTH_IT` times on average."""
 WORTH_IT = 5
 UNKNOWN = -1
 """A length that the device has not written yet."""
 LOOKS = 100_000
-"""After so many looks for a length the host waits for the whole step: something may have gone wrong."""
+"""The number of reads of a length after which the host waits for the whole step: something may have gone wrong."""
 
 
 class CapturedStep(NamedTuple):
-    """A graph, where it reads and where it writes."""
+    """A graph, with the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
     frame: TrainingFrame
@@ -54,29 +54,29 @@ class CapturedStep(NamedTuple):
     results: dict[str, Any]
     loss_names: list[str]
     losses: Tensor
-    """The loss's terms, and as the last the loss."""
+    """The loss's terms, followed by the loss."""
     gradients: dict[str, Tensor]
     capacity: int
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:
-    """Whether a renderer's or loss's class says of itself, not of its subclasses, that graphs may hold its steps."""
+    """Whether the class of a renderer or loss declares itself capturable in a graph; subclasses do not inherit this."""
     return bool(vars(type(part)).get("capturable", False))
 
 
 def forward_backward(
     model: StepModel, device: torch.device | str, cuda_graphs: bool, accumulation: Mapping[str, int]
 ) -> ForwardBackward:
-    """The way to run render, loss and backward pass of a run: as CUDA graphs if they are wanted and possible.
+    """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
-    They are not on the CPU, if camera poses are corrected, if gradients are summed up over steps, if the loss compares
-    with more than images, and if a module looks at a step between render and backward pass, or wants to know how long
-    each part of it takes.
+    They are not possible on the CPU, if camera poses are corrected, if gradients are summed up over steps, if the loss
+    compares with more than images, or if a module runs between render and backward pass or measures the time of each
+    part of a step.
 
     Args:
-        model: its modules attached.
-        device: of the training.
-        cuda_graphs: whether they are wanted.
+        model: the model, with its modules attached.
+        device: the device of the training.
+        cuda_graphs: whether CUDA graphs are wanted.
         accumulation: parameter group -> number of steps to sum up gradients over.
     """
     dispatcher = model.parts.dispatcher
@@ -95,15 +95,15 @@ def forward_backward(
 
 
 def settings_of(part: Any) -> tuple[dataclasses.Field[Any], ...]:
-    """The fields of a part that has any."""
+    """The fields of a part; empty if it has none."""
     return dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
 
 
 class GraphForwardBackward:
-    """The graph of the present kind of step, captured when it is first needed.
+    """Runs steps with the graph for the present step, which is captured when it is first needed.
 
     Args:
-        model: on a CUDA device, its modules attached.
+        model: the model on a CUDA device, with its modules attached.
     """
 
     def __init__(self, model: StepModel) -> None:
@@ -124,7 +124,7 @@ class GraphForwardBackward:
         self._needed = self.list_space.needed.numpy()
 
     def _pool(self) -> Any:
-        """A memory pool that outlives the single graphs, so that each finds the memory of the one before."""
+        """A memory pool that outlives the single graphs, so that each reuses the memory of the one before."""
         if self._holder is None:
             holder = torch.cuda.CUDAGraph()
             with torch.cuda.stream(self._stream):
@@ -135,7 +135,7 @@ class GraphForwardBackward:
         return self._holder.pool()
 
     def close(self) -> None:
-        """Give the graph and its memory back; there is no other graph."""
+        """Free the graph and its memory; there is no other graph."""
         self._off = True
         self._forget()
         self._holder = self._held = None
@@ -152,7 +152,7 @@ class GraphForwardBackward:
         return outputs
 
     def _runs_as_graph(self, frame: TrainingFrame) -> bool:
-        """Run a step as a graph, if that can be done; then context and gradients hold the results."""
+        """Run a step, as a graph if possible; then context and gradients hold the results."""
         if self._off:
             return False
         kind = (self._kind(frame), self._settings())
@@ -164,7 +164,7 @@ class GraphForwardBackward:
         if self._step is None or key != self._key:
             self._forget()
             if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
-                logger.info("Steps run without CUDA graphs: what they hold changes too often.")
+                logger.info("Steps run without CUDA graphs: the properties that a graph depends on change too often.")
                 self.close()
                 return False
             self._step = self._try_to_capture(frame)
@@ -190,7 +190,7 @@ class GraphForwardBackward:
             return False
         for name, value in step.results.items():
             setattr(context, name, value)
-        losses = step.losses.clone().unbind()  # a module that keeps them keeps this step's
+        losses = step.losses.clone().unbind()  # copies, so that a module may keep them
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
         parameters = self._parameters()
         for name, gradient in step.gradients.items():
@@ -207,7 +207,7 @@ class GraphForwardBackward:
             time.sleep(0)  # lets other threads run
             looks += 1
             if looks % LOOKS == 0:
-                torch.cuda.current_stream().synchronize()  # raises what went wrong on the device
+                torch.cuda.current_stream().synchronize()  # raises the device's error if there was one
         return int(self._needed[0])
 
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -227,7 +227,7 @@ class GraphForwardBackward:
         )
 
     def _settings(self) -> tuple[Any, ...]:
-        """Numbers and words that the kernels were chosen by, which a module may change during training."""
+        """The numbers and strings by which the kernels were chosen, which a module may change during training."""
         model = self._model
         values = [
             getattr(part, f.name)
@@ -238,12 +238,12 @@ class GraphForwardBackward:
         return (*plain, *(param.requires_grad for param in self._parameters().values()))
 
     def _run_without(self, kind: Hashable) -> None:
-        """Before a step that PyTorch does kernel by kernel."""
+        """Prepare a step that PyTorch runs kernel by kernel."""
         self._forget()
         self._warm = {kind}
 
     def _note_length(self) -> None:
-        """Note how long the lists of a step without a graph were."""
+        """Record the length of the tile lists of a step without a graph."""
         if self.list_space.longest:
             self._lengths.append(self.list_space.longest)
             self.list_space.longest = 0
@@ -256,10 +256,10 @@ class GraphForwardBackward:
     # ------------------------------------------------------------------ capturing
 
     def _try_to_capture(self, frame: TrainingFrame) -> CapturedStep | None:
-        """Capture, or go without from now on.
+        """Capture a graph; if that fails, run all further steps without graphs.
 
         Raises:
-            SplatkitError: the capture has been broken, after which CUDA's random numbers cannot be drawn any more.
+            SplatkitError: the capture failed in a way after which CUDA's random numbers cannot be drawn any more.
         """
         try:
             return self._capture(frame)
@@ -295,7 +295,7 @@ class GraphForwardBackward:
             except RuntimeError as error:
                 raise SplatkitError(
                     f"This step cannot be captured in a CUDA graph ({failure or error}). Start again with "
-                    "--cuda-graphs False, or do not say of the renderer or loss that it is capturable."
+                    "--cuda-graphs False, or do not declare the renderer or loss capturable."
                 ) from (failure or error)
         if failure is not None:
             raise failure
@@ -307,7 +307,7 @@ class GraphForwardBackward:
         return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
-        """Run the three as PyTorch does; returns the loss's terms and the loss, one after the other."""
+        """Run render, loss and backward pass in PyTorch; returns the loss's terms, followed by the loss."""
         context = self._model.context
         self._plain.run(frame, {})
         assert context.loss is not None

@@ -1,4 +1,4 @@
-"""The few things that a training step needs of a model and its data, and the ways to run the differentiated part."""
+"""The interfaces of a training step to the model and its data, and the ways to run the differentiated part."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StepModel(Protocol):
     parts: StepParts
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All that is trained, one group for each parameter."""
+        """The trained parameters, one group for each."""
         ...
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class FrameSource(Protocol):
     """A datamanager."""
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """The next training image: its camera, and what comes with it."""
+        """The next training image: its camera, and its batch."""
         ...
 
 
@@ -60,7 +60,7 @@ class ForwardBackward(Protocol):
     """Runs render, loss and backward pass of a step."""
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        """Run the three; then context and gradients hold the results.
+        """Run render, loss and backward pass; then context and gradients hold the results.
 
         Returns:
             The outputs of the model; empty if they are in the context alone.
@@ -68,12 +68,12 @@ class ForwardBackward(Protocol):
         ...
 
     def close(self) -> None:
-        """Give memory back that steps have left behind."""
+        """Free the memory that earlier steps still hold."""
         ...
 
 
 class PlainForwardBackward:
-    """Lets PyTorch run the three, kernel by kernel."""
+    """Runs render, loss and backward pass in PyTorch, kernel by kernel."""
 
     def __init__(self, model: StepModel) -> None:
         self._model = model

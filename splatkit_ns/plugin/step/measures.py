@@ -1,4 +1,4 @@
-"""The figures of training and evaluation images, and the pictures beside them."""
+"""The figures of training and evaluation images, and pictures of the latter."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from splatkit_ns.image_metrics.metrics import ImageMetrics
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.data.images import evaluation_target
+
+CAMERA_IMAGE = "camera_image"
+"""The output that photographs are compared with if there is one: what an image model makes of the render."""
 
 
 class Measures:
@@ -35,9 +38,9 @@ class Measures:
         return self._for_log(context.rendered_frames[0], context.target_frames[0], mask, context)
 
     def of_outputs(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
-        """The same of an evaluation image."""
+        """PSNR of an evaluation image, and the number of Gaussians."""
         target, mask = evaluation_target(batch, outputs["background"])
-        return self._for_log(outputs["rgb"], target, mask, context)
+        return self._for_log(_compared(outputs), target, mask, context)
 
     def _for_log(self, rendered: Tensor, target: Tensor, mask: Tensor | None, context: StepContext) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -50,17 +53,17 @@ class Measures:
     def difference(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The mean absolute difference of an evaluation image from its render."""
         target, mask = evaluation_target(batch, outputs["background"])
-        return self.metrics.l1(outputs["rgb"], target, mask)
+        return self.metrics.l1(_compared(outputs), target, mask)
 
     def of_evaluation_image(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], dispatcher: ModuleDispatcher
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS over the valid pixels, and ground truth and render side by side.
+        """PSNR, SSIM and LPIPS over the valid pixels, and a picture of ground truth and render side by side.
 
-        During an evaluation that modules hear of, they are told the result.
+        During an evaluation that is announced to modules, they are told the result.
         """
         target, mask = evaluation_target(batch, outputs["background"])
-        rendered = outputs["rgb"]
+        rendered = _compared(outputs)
         found = self.metrics.all(rendered, target, mask)
         if dispatcher.is_validating and dispatcher.listens_to("post_validation_image"):
             dispatcher.run(
@@ -71,3 +74,7 @@ class Measures:
                 target_frames=target[None],
             )
         return found, {"img": torch.cat([target, rendered], dim=1)}
+
+
+def _compared(outputs: Mapping[str, Any]) -> Tensor:
+    return outputs.get(CAMERA_IMAGE, outputs["rgb"])

@@ -27,7 +27,7 @@ class OwnTensors(nn.Module):
 
 
 class PartParameters(nn.Module):
-    """Asks every part for what it trains, once, and keeps it.
+    """Collects the trained parameters of every part, once, and keeps them.
 
     Args:
         gauss_params: the parameters of the Gaussians, to which rows of parts are added.
@@ -36,26 +36,26 @@ class PartParameters(nn.Module):
     def __init__(self, gauss_params: nn.ParameterDict) -> None:
         super().__init__()
         self._gauss_params = [gauss_params]  # in a list, so that this module does not count them as its own
-        self._asked: dict[int, SplatBaseModule[Any]] = {}
+        self._collected: dict[int, SplatBaseModule[Any]] = {}
         self.schedules: dict[str, Schedule] = {}
-        """How each parameter is optimised, by the name of its group."""
+        """The optimizer settings of each parameter, by the name of its group."""
         self.rows: dict[str, RowTrainable] = {}
         """The parameters with one row for each Gaussian, by name."""
 
     def add_parts(self, dispatcher: ModuleDispatcher, context: StepContext) -> None:
-        """Take in the parameters of parts that have not been asked before.
+        """Add the parameters of parts that have not been collected before.
 
         Args:
             dispatcher: names the parts.
-            context: what a part may ask for.
+            context: the arguments that a part's `trainables` may name.
 
         Raises:
-            ModuleError: what a part declares cannot be trained; names it.
-            HookFailedError: its `trainables` raised.
+            ModuleError: a parameter that a part declares cannot be trained; the message names it.
+            HookFailedError: the `trainables` of a part raised an exception.
         """
         for part_name, part in dispatcher.modules.items():
-            if id(part) not in self._asked:
-                self._asked[id(part)] = part
+            if id(part) not in self._collected:
+                self._collected[id(part)] = part
                 self._add_part(part_name, part, context)
 
     def _add_part(self, part_name: str, part: SplatBaseModule[Any], context: StepContext) -> None:

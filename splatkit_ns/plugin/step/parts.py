@@ -10,6 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
@@ -23,19 +24,20 @@ from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
+from splatkit_ns.plugin.step.measures import CAMERA_IMAGE
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat.rng import seed_generators
 
 
 class StepParts:
-    """The parts of a run, called with what they ask for; their exceptions name part and step.
+    """The parts of a run, called with the arguments that they name; their exceptions name part and step.
 
     Args:
-        context: what the parts may ask for; filled in as a step goes on.
+        context: the arguments that parts may name; filled in as a step goes on.
         frames: makes the training image of a step.
         renderer: turns Gaussians into images.
-        image_model: turns these into what a camera would have taken.
+        image_model: turns these into the images that a camera would have taken.
         loss_fn: compares them with photographs.
         densification: adds and removes Gaussians.
 
@@ -81,10 +83,10 @@ class StepParts:
         return self.dispatcher.guarded(part.module_name, name, call)
 
     def join(self, attributes: TrainingCallbackAttributes, global_scale: float) -> None:
-        """Take what a trainer other than ours knows: optimizers, number of steps, seed, and the size of the scene.
+        """Take optimizers, number of steps, seed and the size of the scene from a trainer other than ours.
 
         Args:
-            attributes: nerfstudio's.
+            attributes: nerfstudio's attributes of training callbacks.
             global_scale: multiplies the scene's scale.
         """
         context = self.context
@@ -108,7 +110,7 @@ class StepParts:
 
         Args:
             purpose: the part of the step.
-            of_rank: whether each rank draws numbers of its own, or all draw the same.
+            of_rank: whether each rank draws numbers of its own; False if all draw the same.
         """
         context = self.context
         rank = context.world_rank if of_rank else 0
@@ -133,7 +135,7 @@ class StepParts:
 
         Args:
             camera: the camera of the image.
-            batch: the image and what comes with it; None if `add_image` will bring it.
+            batch: the image, with its mask and other data; None if it will come with `add_image`.
         """
         self.context.start_step(self.context.step)
         self._seed("frame", of_rank=True)
@@ -148,11 +150,11 @@ class StepParts:
         return frame
 
     def reseed_render(self) -> None:
-        """Draw the random numbers of this step's render from their beginning."""
+        """Set the random generators to the beginning of this step's render."""
         self._seed("render", of_rank=True)
 
     def use_frame(self, frame: TrainingFrame) -> TrainingFrame:
-        """Render this frame, and compare it, from now on."""
+        """Make this the frame that is rendered and compared from now on."""
         self.frame, context = frame, self.context
         context.image_name, context.image_index = frame.image_name, frame.image_index
         context.target_frames, context.masks, context.pixel_weights = frame.target, frame.mask, frame.pixel_weights
@@ -190,7 +192,7 @@ class StepParts:
         return payload
 
     def image_of(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
-        """What the camera of a frame made of a render, (1, H, W, 3).
+        """The image that the image model makes from a render of a frame, (1, H, W, 3).
 
         Raises:
             ModuleError: the image model returned something else.
@@ -204,33 +206,44 @@ class StepParts:
             raise ModuleError(f"{model.module_name}.apply returned {found}, expected one of {tuple(rendered.shape)}.")
         return image
 
+    @torch.no_grad()
+    def images_of_new_view(self, rendered: Tensor, view: View) -> dict[str, Tensor]:
+        """The image that an image model makes of the render (H, W, 3) of a view without a training photograph.
+
+        Returns:
+            It as `CAMERA_IMAGE`; nothing if the model does not apply to such views.
+        """
+        if not self.image_model.applies_in_evaluation:
+            return {}
+        return {CAMERA_IMAGE: self.image_of(rendered[None], ImageFrame(view))[0].clamp(0, 1)}
+
     def loss_terms(self) -> dict[str, Tensor]:
         """The named terms of the loss of the rendered image."""
         result = self._call(self.loss_fn, "compute_loss", self._compute_loss)
         return named_terms(result, self.loss_fn.module_name, self.context)
 
     def set_loss(self, terms: dict[str, Tensor]) -> None:
-        """Sum up the terms, and fill the context with them."""
+        """Sum up the terms, and put them and the sum into the context."""
         self.context.loss_terms = terms
         self.context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
 
     def finish_step(self, step: int) -> None:
-        """Densification and the hooks after the optimizers' step.
+        """Run densification and the hooks after the optimizers' step.
 
-        After a step that was left out, because it was not finite, only `post_step` and `on_evaluate` run.
+        After a step that was skipped because it was not finite, only `post_step` and `on_evaluate` run.
         """
         if self.context.is_skipped:
             self.run_hooks("post_step", after="optimizers")
         else:
             self.run_hooks("on_optimize", after="optimizers")
             self._seed("densification", of_rank=False)
-            with self.context.training_state.track_row_changes():  # a strategy of gsplat's changes rows itself
+            with self.context.training_state.track_row_changes():  # a gsplat strategy changes rows itself
                 self._call(self.densification, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")
 
     def pass_on_stop(self, trainer: Any, step: int) -> None:
-        """Tell the trainer, which may be nerfstudio's own, that a part has asked the run to stop.
+        """Tell the trainer, which may be nerfstudio's own, that a part has requested the run to stop.
 
         Args:
             trainer: nerfstudio's or ours; None if it is not known.
@@ -240,7 +253,7 @@ class StepParts:
             trainer.stop_training = True
 
     def end_training(self, step: int) -> None:
-        """Clean up after the last step, if nothing else has."""
+        """Clean up after the last step, unless it has been done."""
         if self.dispatcher.is_training:
             self.dispatcher.run("post_train")
             self.dispatcher.cleanup()

@@ -17,7 +17,7 @@ from splatkit_ns.splat import CheckpointRequests
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What a step leaves for the log."""
+    """The values of a step for the log."""
 
     loss: Tensor
     """Scalar."""
@@ -33,11 +33,12 @@ class TrainingStep:
     Args:
         model: renders, compares and densifies.
         data: gives the training images.
-        callbacks: those of model, datamanager and pipeline; the model's count the step and run the hooks around it.
-        forward_backward: how render, loss and backward pass run.
-        watch: notices values that are not finite.
+        callbacks: those of model, datamanager and pipeline; the model's callbacks count the step and run the hooks
+            around it.
+        forward_backward: runs render, loss and backward pass.
+        watch: detects values that are not finite.
         updates: optimizers and schedules.
-        requests: the checkpoints that parts have asked for during the step.
+        requests: the checkpoints that parts have requested during the step.
         wants_metrics: whether a step (0-based) is logged.
         complete_steps: the number of steps that have been trained before.
     """
@@ -58,7 +59,7 @@ class TrainingStep:
         self._forward_backward, self.watch, self._updates = forward_backward, watch, updates
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
-        """The number of steps that the present state is the outcome of; None in the middle of one."""
+        """The number of steps that the present state is the result of; None in the middle of a step."""
 
     def run(self, step: int) -> StepResult:
         """Train one step.
@@ -82,7 +83,7 @@ class TrainingStep:
             if self.watch.admits(context, updates.optimizers):
                 updates.step(step)
             else:
-                updates.clear_all_gradients()  # those that are being summed up are spoilt, too
+                updates.clear_all_gradients()  # gradients that are being summed up are spoilt, too
                 context.is_skipped = True
             updates.step_schedules()
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
@@ -91,13 +92,13 @@ class TrainingStep:
         return StepResult(context.loss, context.loss_terms, metrics)
 
     def release_memory(self) -> None:
-        """Let go of the images of the last step, of all gradients, and of what steps as CUDA graphs hold."""
+        """Free the images of the last step, all gradients, and the memory of CUDA graphs."""
         self.close()
         self._model.context.start_step(self._model.context.step)
         self._updates.clear_all_gradients()
 
     def close(self) -> None:
-        """Give back the memory of CUDA graphs; the images of the last step stay."""
+        """Free the memory of CUDA graphs; the images of the last step stay."""
         self._forward_backward.close()
 
     def _run_callbacks(self, location: TrainingCallbackLocation, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The optimizers and schedules of a run, and which of them step when."""
+"""The optimizers and schedules of a run, and the steps at which each is due."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
 
 
 def training_cores(device: str) -> AbstractContextManager[None]:
-    """Share the cores out to the kernels of a step; on a GPU there is nothing to share."""
+    """Distribute the cores among the kernels of a step; on a GPU this does nothing."""
     if device != "cpu":
         return nullcontext()
     from splatkit_ns.rasterize.cpu.parallel import cores_for_kernels  # imports numba
@@ -24,9 +24,9 @@ class ParameterUpdates:
     """Steps the optimizers, each after as many steps as its gradients are summed up over.
 
     Args:
-        optimizers: nerfstudio's, with their schedules.
+        optimizers: nerfstudio's optimizers, with their schedules.
         accumulation: parameter group -> number of steps to sum up gradients over.
-        training_state: is told whose gradients are being summed up.
+        training_state: is told the groups whose gradients are being summed up.
     """
 
     def __init__(

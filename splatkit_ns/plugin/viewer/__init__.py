@@ -1,1 +1,1 @@
-"""What nerfstudio's viewer, evaluation and ``ns-render`` show of a model."""
+"""The images and attributes of a model that nerfstudio's viewer, evaluation and ``ns-render`` show."""

@@ -1,4 +1,4 @@
-"""The attributes by which nerfstudio's viewer and exporter read Gaussians."""
+"""The attributes that nerfstudio's viewer and exporter read from a model of Gaussians."""
 
 from __future__ import annotations
 

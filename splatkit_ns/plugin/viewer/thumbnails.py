@@ -1,4 +1,4 @@
-"""The training images as the viewer shows them at their cameras, made of those that training has loaded."""
+"""Thumbnails of the training images for the viewer, made from the images that training has loaded."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 SHORTER_SIDE = 100
-"""Pixels; nerfstudio's viewer makes images this small, and leaves those alone that are."""
+"""The shorter side in pixels to which nerfstudio's viewer reduces images; it does not change images of this size."""
 
 
 class Thumbnails:
-    """What nerfstudio's viewer reads of a data set, in place of one that decodes every image anew, in full size.
+    """A data set for nerfstudio's viewer, in place of one that decodes every image again, in full size.
 
     Args:
-        cameras: of the training images.
+        cameras: the cameras of the training images.
         batches: the loaded images, in the same order.
     """
 
@@ -34,9 +34,10 @@ class Thumbnails:
 
 
 def thumbnail(image: Tensor) -> Tensor:
-    """An image whose shorter side is 100 pixels, interpolated as the viewer would.
+    """An image whose shorter side is 100 pixels, interpolated like the viewer's.
 
-    Reads only the four neighbours of each pixel: what a library does with the whole image takes as long as decoding it.
+    Reads only the four neighbours of each pixel: a library would resample the whole image, which takes as long as
+    decoding it.
 
     Args:
         image: (H, W, 3 or 4), uint8 in 0…255 or float in [0, 1].
@@ -55,7 +56,7 @@ def thumbnail(image: Tensor) -> Tensor:
 
 
 def _neighbours(size: int, smaller: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each of the pixels: the indices of the two that it lies between, and how far it is from the first."""
+    """For each pixel, the indices of the two source pixels around it, and its distance from the first."""
     places = ((torch.arange(smaller, device=device) + 0.5) * (size / smaller) - 0.5).clamp(0, size - 1)
     before = places.long()
     return before, (before + 1).clamp(max=size - 1), places - before

@@ -1,4 +1,4 @@
-"""What viewer, evaluation and ``ns-render`` see of one camera."""
+"""The outputs of one camera for viewer, evaluation and ``ns-render``."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 
 INVISIBLE = -1e4
-"""A logit of opacity 0."""
+"""A logit that gives an opacity of 0."""
 
 
 @torch.no_grad()
 def view_outputs(
     renderer: SplatRenderer[Any], state: SplatTrainingState, view: View, sh_degree: int, background: Tensor
 ) -> dict[str, Tensor]:
-    """Render one camera with everything that there is to look at.
+    """Render one camera with all outputs that can be shown.
 
     Args:
-        renderer: of the model.
+        renderer: the model's renderer.
         state: the Gaussians.
         view: the camera.
         sh_degree: degree up to which spherical harmonics are evaluated.
         background: colour behind the Gaussians, (3,).
 
     Returns:
-        rgb (H, W, 3), accumulation (H, W, 1), background (H, W, 3), depth (H, W, 1) where the renderer has it, farthest
-        where nothing is; surface_depth (H, W, 1) where it has a better one; and the payload's `extra_images`.
+        rgb (H, W, 3), accumulation (H, W, 1), background (H, W, 3); depth (H, W, 1) if the renderer has it, with the
+        farthest depth in empty pixels; surface_depth (H, W, 1) if the payload has it; and the payload's `extra_images`.
     """
     options = RenderOptions(sh_degree=sh_degree, backgrounds=background[None], render_mode="RGB+ED")
     payload = renderer.render(state, view, options)
@@ -54,7 +54,7 @@ def view_outputs(
 def cropped(state: SplatTrainingState, box: OrientedBox | None) -> SplatTrainingState:
     """The Gaussians whose centres lie in a box; without a box, all of them.
 
-    Where there are none, one that cannot be seen, so that renderers still make their images.
+    If there are none, a single invisible Gaussian, so that renderers still make their images.
     """
     if box is None:
         return state
