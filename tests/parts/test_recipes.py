@@ -1,4 +1,4 @@
-"""The parts of docs/recipes.md: trained as a registered method, cut, resumed, and evaluated as ns-eval does."""
+"""The parts of docs/recipes.md: trained as a registered method, cut, resumed, evaluated by the code of ns-eval."""
 
 from __future__ import annotations
 
