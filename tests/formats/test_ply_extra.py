@@ -109,12 +109,12 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path: Path, caplog: pytest.Lo
 def test_rows_that_do_not_fit_the_gaussians() -> None:
     with pytest.raises(FormatError, match=r"'a' must have shape \(5, \.\.\.\).*found \(4, 2\)"):
         make_gaussians(5, extra={"a": np.zeros((4, 2))})
-    with pytest.raises(FormatError, match="a name other than means, .*found 'sh0'"):
+    with pytest.raises(FormatError, match=r"a name other than means, .*found 'sh0'"):
         make_gaussians(5, extra={"sh0": np.zeros(5)})
 
 
 def test_rows_too_long_for_a_header(tmp_path: Path) -> None:
-    with pytest.raises(PlyError, match="the PLY header would have .* bytes, expected at most 1048576"):
+    with pytest.raises(PlyError, match=r"the PLY header would have .* bytes, expected at most 1048576"):
         write_ply(tmp_path / "a.ply", make_gaussians(1, extra={"a": np.zeros((1, 50_000))}))
     assert list(tmp_path.iterdir()) == []
     write_ply(tmp_path / "a.ply", make_gaussians(1, 0, extra={"nothing": np.zeros((1, 0))}))
