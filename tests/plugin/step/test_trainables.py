@@ -185,7 +185,8 @@ def test_a_run_starts_with_the_rows_of_a_file(tiny_scene: Path, tmp_path: Path) 
     """Those that a part declares, in another number of Gaussians than the stand-in has."""
     rows = torch.randn(5, 8)
     path = tmp_path / "start.ply"
-    SplatModel(**make_tensors(5, 3), extra={"features": rows, "unknown": rows[:, 0]}).save_ply(path)
+    tensors: dict[str, Any] = make_tensors(5, 3)
+    SplatModel(**tensors, extra={"features": rows, "unknown": rows[:, 0]}).save_ply(path)
     config = config_of(tiny_scene, tmp_path, modules=[Features()], loss_fn=FeatureLoss())
     config.pipeline.model.init_ply = path
     trainer = make_trainer(config)
@@ -193,7 +194,7 @@ def test_a_run_starts_with_the_rows_of_a_file(tiny_scene: Path, tmp_path: Path) 
     assert torch.equal(params["features"], rows)
     assert "unknown" not in params
     assert params["features"] is trainer.optimizers.optimizers["features"].param_groups[0]["params"][0]
-    SplatModel(**make_tensors(5, 3)).save_ply(path)
+    SplatModel(**tensors).save_ply(path)
     params = make_trainer(config).pipeline.model.gauss_params
     assert torch.equal(params["features"], params["means"].repeat(1, 3)[:, :8]), "as the part says"
 
