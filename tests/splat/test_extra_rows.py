@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +26,13 @@ def make_state(num: int = 6) -> SplatTrainingState:
     return SplatTrainingState.from_tensors({**make_tensors(num), **extra_rows(num)}, learning_rates=rates)
 
 
+def make_model(extra: dict[str, Tensor]) -> SplatModel:
+    tensors: dict[str, Any] = make_tensors(6)
+    return SplatModel(**tensors, extra=extra)
+
+
 def save(path: Path) -> Path:
-    SplatModel(**make_tensors(6), extra=extra_rows()).save_ply(path)
+    make_model(extra_rows()).save_ply(path)
     return path
 
 
@@ -62,9 +68,9 @@ def test_rates_for_rows_that_are_not_there_are_refused() -> None:
 
 def test_rows_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'a' must have shape \(6, \.\.\.\).*found \(5, 2\)"):
-        SplatModel(**make_tensors(6), extra={"a": torch.zeros(5, 2)})
+        make_model({"a": torch.zeros(5, 2)})
     with pytest.raises(ValueError, match="found 'quats'"):
-        SplatModel(**make_tensors(6), extra={"quats": torch.zeros(6)})
+        make_model({"quats": torch.zeros(6)})
 
 
 def test_a_start_takes_the_rows_that_are_declared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

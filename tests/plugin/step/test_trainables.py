@@ -20,8 +20,9 @@ from splatkit_ns.parts.trainables import RowTrainable, Trainable
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.renderer import Splat3DGSRenderer
-from splatkit_ns.splat import SplatTrainingState, read_checkpoint
+from splatkit_ns.splat import SplatModel, SplatTrainingState, read_checkpoint
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
+from tests.splat.helpers import make_tensors
 
 STEPS = 16
 
@@ -178,6 +179,24 @@ def test_a_feature_for_each_gaussian_follows_the_rows(densification: str, tiny_s
     # each began as its Gaussian's position, and the term draws all of them the same way
     moved = params["features"][:, :3] - params["means"]
     assert float(moved.mean()) > 0.05
+
+
+def test_a_run_starts_with_the_rows_of_a_file(tiny_scene: Path, tmp_path: Path) -> None:
+    """Those that a part declares, in another number of Gaussians than the stand-in has."""
+    rows = torch.randn(5, 8)
+    path = tmp_path / "start.ply"
+    tensors: dict[str, Any] = make_tensors(5, 3)
+    SplatModel(**tensors, extra={"features": rows, "unknown": rows[:, 0]}).save_ply(path)
+    config = config_of(tiny_scene, tmp_path, modules=[Features()], loss_fn=FeatureLoss())
+    config.pipeline.model.init_ply = path
+    trainer = make_trainer(config)
+    params = trainer.pipeline.model.gauss_params
+    assert torch.equal(params["features"], rows)
+    assert "unknown" not in params
+    assert params["features"] is trainer.optimizers.optimizers["features"].param_groups[0]["params"][0]
+    SplatModel(**tensors).save_ply(path)
+    params = make_trainer(config).pipeline.model.gauss_params
+    assert torch.equal(params["features"], params["means"].repeat(1, 3)[:, :8]), "as the part says"
 
 
 def test_an_nn_module_is_taken_as_it_is(tiny_scene: Path, tmp_path: Path) -> None:
