@@ -86,13 +86,13 @@ def gaussians(num: int) -> SplatTrainingState:
 
 
 def each(state: SplatTrainingState) -> None:
-    """What was done before: one step after the other."""
+    """The reference: one step for each optimizer, one after the other."""
     for optimizer in state.optimizers.values():
         optimizer.step()
 
 
 def gpu_microseconds(method: Callable[[], None]) -> float:
-    """Of one step, without waiting for the host."""
+    """Microseconds of one step, without waiting for the host."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     torch.cuda._sleep(BALLAST_CYCLES)
@@ -105,7 +105,7 @@ def gpu_microseconds(method: Callable[[], None]) -> float:
 
 
 def host_microseconds(method: Callable[[], None]) -> float:
-    """Of one step, with the device idle before it."""
+    """Microseconds of one step, with the device idle before it."""
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(STEPS):

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def compare(trainer: Any) -> list[dict[str, Any]]:
-    """Milliseconds of each, printed, too."""
+    """Measure and print the milliseconds of each."""
     model = trainer.pipeline.model
     view = model.parts.frames.view(trainer.pipeline.datamanager.next_train(0)[0])
     with torch.no_grad():
@@ -82,7 +82,7 @@ def compare(trainer: Any) -> list[dict[str, Any]]:
 def blended_by(
     name: str, leaves: list[Tensor], width: int, height: int, tile: int, lists: TileLists
 ) -> Callable[[], tuple[Tensor, Tensor]]:
-    """What blends these Gaussians."""
+    """A function that blends these Gaussians."""
     from gsplat import rasterize_to_pixels
 
     means, conics, colors, opacities = leaves

@@ -9,7 +9,8 @@ different machines. Distances are in thousandths of the scene's unit: its ball h
 about 18 at the default size.
 
 A run is METHOD:STEPS, optionally with overrides of the method's config:
-``splatkit-3dgs:2000:pipeline.model.sh_degree=2``. "truth" is a fusion of the true depths: what voxels and pixels cost.
+``splatkit-3dgs:2000:pipeline.model.sh_degree=2``. "truth" is a fusion of the true depths:
+the error of voxels and pixels alone.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def train(scene: Path, run: str, seed: int, device: str | None) -> tuple[list[De
 
 
 def mean_distortion(pipeline: Any, scale: float) -> float | None:
-    """How far the discs along a ray lie apart, over all training cameras, in the scene's units; None for 3DGS."""
+    """The spread of the discs along a ray, over all training cameras, in the scene's units; None for 3DGS."""
     import torch
 
     cameras = pipeline.datamanager.train_dataset.cameras.to(pipeline.device)
@@ -199,7 +200,7 @@ def measure_runs(args: argparse.Namespace) -> None:
 
 
 def load(path: Path) -> tuple[list[DepthView], dict[str, Any]]:
-    """What `save` wrote."""
+    """Read the views that `save` wrote."""
     with np.load(path) as file:
         stacks = {name: file[name] for name in ("depth", "color", "K", "cam_to_world")}
         about = json.loads(str(file["about"]))

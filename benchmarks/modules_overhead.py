@@ -1,4 +1,4 @@
-"""What attached modules cost a training step while they have nothing to do.
+"""Measure the cost of attached modules per training step while they have nothing to do.
 
     python benchmarks/modules_overhead.py [SCENE] [--device cuda] [--rounds 40] [--block 10] [--out results.json]
 

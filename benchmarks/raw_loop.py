@@ -1,4 +1,4 @@
-"""What nerfstudio's engine adds: the same steps in a bare loop and under the trainer, in one process.
+"""Measure the time that nerfstudio's engine adds: the same steps in a bare loop and under the trainer, in one process.
 
 python benchmarks/raw_loop.py SCENE [--method splatkit-3dgs] [--steps 3000] [--device cpu] [--phases 500]
                               [--json FILE] [--profile]
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--phases", type=int, default=0, help="also print the parts of the trainer's last so many steps"
+        "--phases", type=int, default=0, help="also print the parts of this many last steps of the trainer"
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--profile", action="store_true", help="also print where 50 more steps of the trainer go")
@@ -80,7 +80,7 @@ def timed(args: argparse.Namespace, loop: Any) -> tuple[float, float, Any]:
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""How far a resumed run ends from an uninterrupted one, against how far two uninterrupted ones end from each other.
+"""Compare the results of resumed and of uninterrupted runs, and their differences with those of chance.
 
 python benchmarks/resume_gpu.py SCENE [--steps 2000] [--runs 3] [--out FILE]
 

@@ -23,7 +23,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/experimen
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SCENES = {"fox": "fox", "herzjesu_p25": "herzjesu", "banana": "banana", "sceaux": "sceaux", "lego": "lego"}
-"""In the order of the tables, with what these call them."""
+"""The scenes in the order of the tables, with their names there."""
 METHODS = ("splatfacto", "splatkit-3dgs-fast", "splatkit-3dgs", "splatkit-3dgs-big")
 SMALL_FIRST = ":modules.resolution.max_downscale=4"
 
@@ -60,7 +60,7 @@ def with_tables(text: str, runs: list[Run]) -> str:
 
 
 def quality_table(runs: list[Run]) -> str:
-    """What the methods reach as they are now, averaged over the runs that differ."""
+    """The figures of the methods with their present settings, averaged over the runs that differ."""
     rows = []
     for scene, name in SCENES.items():
         cells = [quality(runs, scene, method) for method in METHODS]

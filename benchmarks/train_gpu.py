@@ -183,7 +183,7 @@ def evaluate(pipeline: Any) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """What the figures depend on."""
+    """The environment that the figures depend on."""
     from importlib import metadata
 
     import torch

@@ -18,7 +18,7 @@ def make_contact_sheet(comparisons: list[Path], sheet: Path, columns: int = 2) -
     Args:
         comparisons: pictures of one size, ground truth on the left half and render on the right.
         sheet: the file to write.
-        columns: how many comparisons stand in a row.
+        columns: the number of comparisons in a row.
 
     Raises:
         ValueError: there is nothing to show.

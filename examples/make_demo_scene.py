@@ -32,7 +32,7 @@ GAMMA = 2.2
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `transforms.json` notes about how it was made, by which the scene is known again."""
+    """The settings that `transforms.json` stores, by which a scene of this script is recognised."""
     names = ("views", "width", "height", "seed")
     return {"name": "splatkit-ns demo scene", "version": VERSION, **{name: getattr(arguments, name) for name in names}}
 

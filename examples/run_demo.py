@@ -1,4 +1,4 @@
-"""What `make demo` runs: makes a scene, trains on it, measures the result, exports it and shows it in one picture.
+"""The script of `make demo`: it makes a scene, trains on it, measures the result, exports it and shows it in a picture.
 
     python examples/run_demo.py [--out demo] [--steps 1500] [--method splatkit-3dgs-adc]
 
@@ -28,11 +28,11 @@ STEP_ROW = re.compile(r"^(?:\x1b\[[0-9;]*m)*(\d+) \(\d+\.\d+%\)")  # of nerfstud
 
 
 class DemoError(Exception):
-    """A part of the demo did not work; the message says which, and where to read on."""
+    """A part of the demo failed; the message names it, and the log with the details."""
 
 
 def run(name: str, command: list[str | Path], log: Path) -> Iterator[str]:
-    """Runs one command; its lines come as they are printed, and are in `log` too.
+    """Runs one command, and yields its lines as they are printed; `log` gets them, too.
 
     Raises:
         DemoError: the command is missing, or ended with a status other than 0.
@@ -64,7 +64,7 @@ def run(name: str, command: list[str | Path], log: Path) -> Iterator[str]:
 
 
 def say(text: str) -> None:
-    """One line for the person who waits, at once."""
+    """Prints one line of progress at once."""
     print(text, flush=True)
 
 
@@ -103,7 +103,7 @@ def export(programs: Path, out: Path, config: Path) -> Path:
 
 
 def demo(programs: Path, out: Path, method: str, steps: int) -> None:
-    """Everything, one line for each part and a summary at the end."""
+    """Runs all parts; prints one line for each and a summary at the end."""
     start = time.monotonic()
     say(f"[1/4] The scene: {out / 'scene'}")
     list(run("make_demo_scene.py", [sys.executable, SCENE_SCRIPT, out / "scene"], out / "logs" / "scene.log"))
@@ -123,7 +123,7 @@ def demo(programs: Path, out: Path, method: str, steps: int) -> None:
 
 
 def main(words: list[str] | None = None, programs: Path | None = None) -> int:
-    """The exit status; `programs` is where the ns-* commands are, beside this Python if not given."""
+    """Runs the demo; returns the exit status. `programs` is the folder of the ns-* commands, by default Python's."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for everything: demo if not given")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps: {STEPS} if not given")

@@ -1,7 +1,7 @@
 """Gaussian Splatting for nerfstudio, made of parts that people can swap.
 
-What a notebook needs is here: `render`, cameras and files. It is imported when it is first used, because nerfstudio's
-commands import this package to learn of its methods.
+The names for notebooks are here: `render`, cameras and files. They are imported when they are first used, because
+nerfstudio's commands import this package to find its methods.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HOMES = {
     "save_video": "image_files",
     "turntable": "rendering",
 }
-"""Where each name is defined."""
+"""The module that defines each name."""
 
 __all__ = [
     "SplatModel",

@@ -38,8 +38,8 @@ def orbit(
         centre: the point to look at, (3,), in world units.
         radius: the distance of the cameras from it in world units, more than 0.
         num: the number of cameras, from 1.
-        elevation: how far the cameras are above the centre, as an angle in degrees between -90 and 90; negative ones
-            look up from below.
+        elevation: the height of the cameras above the centre, as an angle in degrees between -90 and 90; with a
+            negative angle they look up from below.
         up: the axis of the circle, (3,), which points upwards in the images.
         start: the angle of the first camera in degrees. With the default `up`, 0 is in direction +x and 90 in +y.
         turns: the number of turns, counter-clockwise seen from above; a negative number turns clockwise.
@@ -140,9 +140,9 @@ def _catmull_rom(keys: Tensor, times: Tensor, closed: bool, mix: Mix) -> Tensor:
         keys: if the curve is closed, they begin with the last and end with the first two once more.
         times: (M,), counted in keys from the first.
         closed: whether the curve returns to its beginning.
-        mix: how two values are interpolated.
+        mix: the interpolation of two values.
     """
-    if not closed:  # one more key at each end, straight on from the two that are there
+    if not closed:  # one more key at each end, in a straight line from the last two
         one = torch.ones_like(times[:1, None])
         keys = torch.cat([mix(keys[:1], keys[1:2], -one), keys, mix(keys[-2:-1], keys[-1:], 2 * one)])
     begin = times.floor().long().clamp(max=len(keys) - 4)

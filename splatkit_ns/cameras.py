@@ -17,7 +17,7 @@ Vectors = Sequence[float] | Sequence[Sequence[float]] | Tensor
 """Three numbers, or C times three."""
 
 LensModel = Literal["pinhole", "opencv", "opencv_fisheye", "equirectangular"]
-"""How a ray becomes a pixel. Renderers say which of them they draw."""
+"""The mapping from rays to pixels. Each renderer says which lenses it can draw."""
 
 
 @dataclass(frozen=True, eq=False)

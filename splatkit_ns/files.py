@@ -1,4 +1,4 @@
-"""Writing a file so that a crash, a full disk or a killed process never leaves half of one."""
+"""The writing of files so that a crash, a full disk or a killed process never leaves half of one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from splatkit_ns.errors import SplatkitError
 NEW_FILE_MODE = 0o666
 
 TEMPORARY_PREFIX = "tmp-0."
-"""How names of temporary files begin. nerfstudio's ``ns-eval`` takes whatever stands between the first ``-`` and the
-first ``.`` of every name in a folder of checkpoints for a step, and fails where that is no number: it reads step 0."""
+"""The beginning of temporary files' names. nerfstudio's ``ns-eval`` takes the text between the first ``-`` and the
+first ``.`` of every name in a folder of checkpoints for a step, and fails if it is no number: here it reads step 0."""
 TEMPORARY_SUFFIX = ".tmp"
 
 
 def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -> None:
-    """Write a file all at once: whoever reads `path` sees the old file or the complete new one.
+    """Write a file all at once: a program that reads `path` sees the old file or the complete new one.
 
     The content goes to a temporary file in the same folder (which is made if it is missing), reaches the disk, and is
     then renamed to `path`. Temporary files that killed processes left in the folder are deleted first.
@@ -83,18 +83,18 @@ def atomic_write_text(path: str | PathLike[str], text: str) -> None:
 
 
 def delete_leftovers(folder: Path) -> list[Path]:
-    """Delete temporary files whose writers are gone; those still being written, by whichever process, stay.
+    """Delete temporary files whose writers have ended; those that any process still writes stay.
 
     A writer holds a lock on its temporary file, which the system takes back when the process ends, however it ends.
 
     Returns:
-        what was deleted.
+        The deleted files.
     """
     deleted: list[Path] = []
     for path in folder.glob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"):
         try:
             descriptor = os.open(path, os.O_RDONLY)
-        except OSError:  # another process was quicker, or it is not ours to delete
+        except OSError:  # another process has deleted it, or we lack the permission
             continue
         with contextlib.suppress(OSError):  # locked: it is being written. Or this file system has no locks: let it be.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,13 +109,13 @@ def _create_temporary(target: Path) -> tuple[Path, int]:
     while True:
         name = f"{TEMPORARY_PREFIX}{target.name[:64]}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
         path = target.with_name(name)
-        # not tempfile: its files are readable by their owner alone, and so would be the checkpoint
+        # not tempfile: its files, and so the checkpoint, are readable by their owner alone
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
-        with contextlib.suppress(OSError):  # a file system without locks: then nobody takes it for a leftover either
+        with contextlib.suppress(OSError):  # a file system without locks, where no process deletes leftovers
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if path.exists():
             return path, descriptor
-        os.close(descriptor)  # someone took it for a leftover before it was locked
+        os.close(descriptor)  # another process deleted it as a leftover before it was locked
 
 
 def _named(error: OSError, target: Path) -> OSError:
@@ -140,8 +140,8 @@ def check_writable(folder: str | PathLike[str], owner: str) -> Path:
     """Make a folder, and check that files can be written there, before hours of work depend on it.
 
     Args:
-        folder: made where it does not exist.
-        owner: who will write there, for the message.
+        folder: made if it does not exist.
+        owner: the name of the writer, for the message.
 
     Raises:
         SplatkitError: it cannot be made or written.

@@ -1,4 +1,4 @@
-"""Imports of objects that a user names by their import path."""
+"""The import of objects that a user names by their import path."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def import_object(path: str, where: str, error_type: type[SplatkitError] = Splat
         raise error_type(f"{where}: expected package.module:name.")
     try:
         found: Any = importlib.import_module(source)
-    except Exception as error:  # user code: it may raise anything while it is imported
+    except Exception as error:  # user code may raise any exception while it is imported
         hint = " Is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
         raise error_type(f"{where}: {source} cannot be imported: {type(error).__name__}: {error}.{hint}") from error
     for part in name.split("."):

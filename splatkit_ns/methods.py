@@ -1,7 +1,6 @@
-"""The methods that ``ns-train`` offers, and how to make one of your own.
+"""The methods that ``ns-train`` offers, and a function to make further ones.
 
-Every ``ns-train`` imports this file, whichever method it is asked for: what it imports needs no GPU, no compiler and no
-optional package.
+Every ``ns-train`` imports this file, for any method: so its imports need no GPU, no compiler and no optional package.
 """
 
 from __future__ import annotations
@@ -63,10 +62,10 @@ def make_method(
         image_model: None means that images are the renders themselves.
         loss_fn: see `renderer`.
         densification: see `renderer`.
-        modules: what else hooks into training.
+        modules: further modules whose hooks are called during training.
         description: one line for ``ns-train --help``.
-        settings: further fields of `SplatkitModelConfig` (such as ``sh_degree``) or `SplatkitTrainerConfig` (such as
-            ``max_num_iterations``).
+        settings: values of further fields of `SplatkitModelConfig` (such as ``sh_degree``) or `SplatkitTrainerConfig`
+            (such as ``max_num_iterations``).
 
     Raises:
         ModuleError: a part is no instance of what it should be.
@@ -89,7 +88,7 @@ def make_method(
 
 
 def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dict[str, Any]:
-    """The start and the regularisers of 3DGS-MCMC, which lives on Gaussians that nobody needs becoming transparent."""
+    """The start and the regularisers of 3DGS-MCMC, which needs superfluous Gaussians to become transparent."""
     loss_fn = Splat3DGSLossFn(mse_lambda=mse_lambda, opacity_reg=0.01, scale_reg=0.01)
     return {"densification": densification, "loss_fn": loss_fn, "init_opacity": 0.5, "init_scale": 0.1}
 
@@ -102,10 +101,10 @@ def _quick_mcmc(
     pixels_per_gaussian: float = 50,
     decay_from: float = 0.9,
 ) -> dict[str, Any]:
-    """3DGS-MCMC that grows to a number which follows the scene within 2,000 steps, learns few images less by heart, and
-    comes to rest at the end.
+    """3DGS-MCMC that grows within 2,000 steps to a number of Gaussians that follows the scene, overfits less to small
+    image sets, and settles at the end.
 
-    What each setting gives is in docs/experiments.md.
+    The effect of each setting is in docs/experiments.md.
     """
     densification = SplatMCMCDensification(
         max_gaussians=5_000_000,

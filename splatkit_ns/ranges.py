@@ -1,11 +1,11 @@
-"""The values that a setting may have, said at the setting's own field, and the one check of them.
+"""The ranges of settings, declared at the settings' own fields, and the one check of them.
 
-A field of a dataclass says its range in its type::
+A field of a dataclass declares its range in its type::
 
     growth: Annotated[float, NonNegative] = 0.05
 
-Several ranges are checked in their order, and the first that does not fit is told. Without any, a field of type ``int``
-still has to be a whole number, and one of type ``Literal`` one of its words; None fits where the type admits it.
+Several ranges are checked in their order, and the first that does not fit is reported. Without any, a field of type
+``int`` still has to be a whole number, and one of type ``Literal`` one of its words; None fits if the type admits it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Range:
         self.fits = fits
 
     def complaint(self, value: Any) -> str | None:
-        """What is wrong with a value, such as "is -1, expected a number above 0"; None if nothing is."""
+        """The fault of a value, such as "is -1, expected a number above 0"; None if there is none."""
         return None if self.fits(value) else f"is {_shown(value)}, expected {self.expected}"
 
 
@@ -118,7 +118,7 @@ class WholeNumbers(Range):
         self.low = low
 
     def complaint(self, value: Any) -> str | None:
-        """See `Range.complaint`; the first number that does not fit is told."""
+        """See `Range.complaint`; the first number that does not fit is reported."""
         if value is None:
             return None
         if isinstance(value, str) or not isinstance(value, Iterable):
@@ -150,7 +150,7 @@ def _shown(value: Any) -> str:
 
 
 RangesOfOthers = Callable[[type, type, str], Sequence[Range]]
-"""The ranges of a field that cannot say its own, from the object's class, the class that defines the field, and
+"""The ranges of a field that cannot declare its own, from the object's class, the class that defines the field, and
 its name."""
 
 
@@ -161,13 +161,13 @@ def _no_others(owner: type, definer: type, name: str) -> Sequence[Range]:
 def problems(
     value: Any, path: str = "", shown: Callable[[str], str] = str, others: RangesOfOthers = _no_others
 ) -> list[str]:
-    """All that is wrong with the settings in an object, one line each, such as "growth is -1.0, expected …".
+    """The faults of the settings in an object, one line each, such as "growth is -1.0, expected …".
 
     Args:
         value: a dataclass or dict, whose values may be others; anything else has no settings.
-        path: the name of the object, which the names of its settings are appended to with a dot.
-        shown: what messages call the setting of a path.
-        others: ranges of fields that cannot say their own.
+        path: the name of the object, to which the names of its settings are appended with a dot.
+        shown: the function that gives the name of a path's setting in messages.
+        others: ranges of fields that cannot declare their own.
     """
     found: list[str] = []
     _collect(value, path, lambda place, complaint: found.append(f"{shown(place)} {complaint}"), others, ())
@@ -265,5 +265,5 @@ def _resolved(definer: type, name: str, annotation: Any) -> Any:
     names = vars(sys.modules[definer.__module__]) if definer.__module__ in sys.modules else {}
     try:
         return get_type_hints(holder, names, dict(vars(definer)), include_extras=True)[name]
-    except Exception:  # whatever evaluating a user's annotation raises: this field then says no range
+    except Exception:  # a user's annotation may raise any exception: then the field has no range
         return Any

@@ -9,7 +9,7 @@ import torch.distributed
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among those that train one run."""
+    """The rank of this process among those that train one run."""
 
     rank: int = 0
     """The number of this process, from 0; rank 0 writes files, evaluates and logs."""

@@ -24,9 +24,9 @@ Model = SplatModel | SplatTrainingState | str | PathLike[str]
 """Gaussians, or the file that holds them, of any format that `formats.read` knows."""
 
 SHARE_IN_SIGHT = 0.95
-"""The share of the Gaussians, weighted by opacity, by which a turntable measures how far a scene reaches."""
+"""The share of the Gaussians, weighted by opacity, within a scene's reach, for a turntable."""
 MARGIN = 1.2
-"""The radius of what a turntable fits into the image, relative to that reach: room for the outermost Gaussians."""
+"""The radius that a turntable fits into the image, relative to that reach, with room for the outermost Gaussians."""
 
 
 @overload
@@ -65,7 +65,7 @@ def render(
 ) -> Tensor | list[Tensor]:
     """Render Gaussians as a camera sees them.
 
-    It is done on the GPU if there is one, except for a training state, which is rendered where it is.
+    The GPU renders if there is one, except for a training state, which is rendered on its own device.
 
     Args:
         model: the Gaussians, or the path of their file (PLY, SPZ, SOG, …). A file is read at every call: to render more
@@ -74,16 +74,16 @@ def render(
         renderer: None means the one that the model was trained for: with a model or file, `SplatModel.render_mode`
             decides, that is 3D Gaussians, antialiased ones or discs. A training state tells only whether it has discs.
         background: the colour behind the Gaussians, (3,) in [0, 1].
-        sh_degree: the degree up to which spherical harmonics are evaluated; None means all that there are.
+        sh_degree: the degree up to which spherical harmonics are evaluated; None means the highest one.
         depth: render depth instead of colours.
 
     Returns:
         The image, (H, W, 3) in [0, 1], on the CPU; of a list of views, one for each camera. With `depth`, the distance
-        along the viewing axis, averaged with the blend weights, (H, W) in world units, 0 where there is nothing.
+        along the viewing axis, averaged with the blend weights, (H, W) in world units, 0 where no Gaussian is.
 
     Raises:
         FormatError: the file cannot be read.
-        SplatkitError: `view` has several cameras, or another argument is not what it should be.
+        SplatkitError: `view` has several cameras, or another argument is invalid.
     """
     if isinstance(view, View) and len(view) != 1:
         raise SplatkitError(f"render: the view has {len(view)} cameras, expected one. list(view) takes them apart.")
@@ -114,7 +114,7 @@ def turntable(
     width: int = 800,
     height: int = 600,
 ) -> list[View]:
-    """An `orbit` around the middle of the Gaussians, as far away that they fit into the image.
+    """An `orbit` around the middle of the Gaussians, at a distance from which they fit into the image.
 
     The middle is the median of their centres; the far background, which photographs of a room or a garden have, is left
     out of account. For such scenes `orbit` with a centre and a radius of your own shows more.
@@ -144,7 +144,7 @@ def turntable(
 def _gaussians(
     model: Model, renderer: SplatRenderer[Any] | None, device: str | None = None
 ) -> tuple[SplatTrainingState, SplatRenderer[Any]]:
-    """The Gaussians where they are rendered, and the renderer."""
+    """The Gaussians on the device that renders them, and the renderer."""
     if isinstance(model, SplatTrainingState):
         return model, renderer or renderer_of("2dgs" if model.is_flat else "default")
     if isinstance(model, (str, PathLike)):

@@ -1,4 +1,4 @@
-"""Kernels in Triton: a check that they can be used on this machine, and their compilation ahead of use."""
+"""Kernels in Triton: a check that they work on this machine, and their compilation before use."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def load_ahead(kernels: Sequence[LazyKernel[Any]], device: str) -> threading.Thr
 
 
 def run_together(calls: Sequence[Callable[[], object]]) -> None:
-    """Call each in a thread of its own, on the current GPU; in sequence if Triton needs that.
+    """Call each function in a thread of its own, on the current GPU; in sequence if Triton needs that.
 
     Triton compiles a kernel when it is launched for the first time, mostly without Python's lock.
 
@@ -103,7 +103,7 @@ def run_together(calls: Sequence[Callable[[], object]]) -> None:
 
 
 def run_apart(*calls: Callable[[], object]) -> None:
-    """Call each in a thread of its own, on the current GPU, and wait for all.
+    """Call each function in a thread of its own, on the current GPU, and wait for all.
 
     nerfstudio's viewer interrupts a render by an exception at any line of its thread. The exception must neither
     interrupt the loading of kernels, which happens once per process, nor count as its failure: here it only ends the

@@ -1,4 +1,4 @@
-"""Where the demo's pictures are taken from, in nerfstudio's (OpenGL's) convention: x right, y up, looking along -z."""
+"""The cameras of the demo's pictures, in nerfstudio's (OpenGL's) convention: x right, y up, looking along -z."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lens:
 
 
 def orbit(views: int) -> list[Array]:
-    """(4, 4) camera-to-world matrices: a good three times round the table, rising, sinking, looking at its middle."""
+    """Camera-to-world matrices (4, 4): more than three turns round the table, up and down, looking at its middle."""
     return [_looking_from(*place) for place in zip(*_places(views), strict=True)]
 
 

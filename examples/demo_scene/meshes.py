@@ -59,7 +59,7 @@ def revolved(radii: Array, heights: Array, segments: int = 96) -> Mesh:
 
     Args:
         radii, heights: (P,) the curve; walking along it, the outside is on the right.
-        segments: how many steps make a full turn.
+        segments: the number of steps of a full turn.
     """
     angles = np.linspace(0, 2 * np.pi, segments + 1)
     tangent = np.stack([np.gradient(radii), np.gradient(heights)], axis=1)

@@ -1,4 +1,4 @@
-"""What stands on the table, and how light falls on it."""
+"""The objects on the table, and the light on them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def objects() -> list[tuple[Mesh, textures.Texture, float]]:
 
 @dataclass
 class Hits:
-    """Where rays met the scene: points (N, 3), and what they look like from there: colors (N, 3), linear RGB."""
+    """The points (N, 3) at which rays meet the scene, and their colors (N, 3), linear RGB, as seen along the rays."""
 
     points: Array
     colors: Array
 
 
 class StillLife:
-    """The scene, ready to be seen along rays; light that no view changes is computed once, at the vertices."""
+    """The scene, prepared for ray casting; light that does not depend on the view is computed once, at the vertices."""
 
     def __init__(self, seed: int = 0) -> None:
         self._noise = textures.Noise(seed)
@@ -67,7 +67,7 @@ class StillLife:
         self._light = self._vertex_light(np.random.default_rng(seed))
 
     def look(self, origin: Array, directions: Array) -> Hits:
-        """What is seen from `origin` (3,) along unit `directions` (N, 3)."""
+        """The points and colours that are seen from `origin` (3,) along unit `directions` (N, 3)."""
         rays = np.concatenate([np.broadcast_to(origin, directions.shape), directions], axis=1).astype(np.float32)
         answer = self._caster.cast_rays(o3d.core.Tensor(rays))
         distance = answer["t_hit"].numpy().astype(np.float64)

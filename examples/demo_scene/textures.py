@@ -1,4 +1,4 @@
-"""Colours by where on an object a point lies: each function maps (N, 3) local points to (N, 3) linear RGB."""
+"""Colours by the position of a point on an object: each function maps (N, 3) local points to (N, 3) linear RGB."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def rgb(code: str) -> Array:
 
 
 def mix(first: Array, second: Array, share: Array) -> Array:
-    """`first` where `share` (N,) is 0, `second` where it is 1; both (3,) or (N, 3)."""
+    """The blend of two colours: `first` if `share` (N,) is 0, `second` if it is 1; both (3,) or (N, 3)."""
     return first + (second - first) * np.clip(share, 0, 1)[:, None]
 
 
@@ -154,7 +154,7 @@ def book(cover: str, size: tuple[float, float, float]) -> Texture:
 
 
 def surroundings(directions: Array, noise: Noise) -> Array:
-    """Sky with soft clouds above, hills and fields below: what lies far behind the table, by unit direction (N, 3)."""
+    """Sky with soft clouds above, hills and fields below: the background of the table, by unit direction (N, 3)."""
     up = directions[:, 2]
     sky = mix(rgb("f6dfc2"), rgb("3f86d0"), np.clip(up / 0.55, 0, 1) ** 0.6)
     cloud = step(noise(directions * np.array([1, 1, 2.0]) + 0.4, 0.2), 0.35, 1.2)

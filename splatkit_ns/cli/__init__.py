@@ -1,6 +1,6 @@
-"""The command ``splatkit``: one module a subcommand, each with its options and what they do.
+"""The command ``splatkit``: one module a subcommand, each with its options and the function that uses them.
 
-Importing them is cheap, so that ``--help`` is there at once: what takes long to import is imported when a command runs.
+Importing them is cheap, so that ``--help`` shows at once: slow imports happen when a command runs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from splatkit_ns.cli import convert, export, info, mesh
+from splatkit_ns.cli import clean, convert, export, info, mesh, prune
 from splatkit_ns.errors import SplatkitError
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
+    "clean": (clean.CleanOptions, clean.run),
     "convert": (convert.ConvertOptions, convert.run),
     "export": (export.ExportOptions, export.run),
     "info": (info.InfoOptions, info.run),
     "mesh": (mesh.MeshOptions, mesh.run),
+    "prune": (prune.PruneOptions, prune.run),
 }
 """Options and function of each subcommand."""
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: Any = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",
-        description="What becomes of trained Gaussians.",
+        description="Commands for trained Gaussians.",
         args=arguments,
     )
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))

@@ -33,7 +33,7 @@ def describe(path: Path) -> dict[str, Any]:
         gaussians = formats.read(path)
     except NonFiniteError as error:
         gaussians = error.gaussians
-    finite = finite_rows(gaussians.arrays())
+    finite = finite_rows(gaussians.all_arrays())
     kept = gaussians if finite is None else gaussians.take(finite)
     return {
         "file": str(path),

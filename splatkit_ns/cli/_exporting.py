@@ -1,4 +1,4 @@
-"""What ``splatkit export`` does."""
+"""The work of ``splatkit export``."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
 
 EQUAL_DB = 100.0
-"""From here on two renders are the same but for the rounding of float32."""
+"""The PSNR in dB from which on two renders are the same except for the rounding of float32."""
 
 
 def export(options: ExportOptions, console: Console | None = None) -> None:
-    """Do what the options say.
+    """Write the files that the options name.
 
     Args:
         options: see `ExportOptions`.
-        console: where the report goes; None means the terminal.
+        console: the output for the report; None means the terminal.
 
     Raises:
         SplatkitError: options, run or disk do not allow it; the message says why.
@@ -43,7 +43,7 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
     say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
     gaussians = run_gaussians(run, console)
     move, offset = split_offset(gaussians, training_to_file(run, options))
-    views = HeldOutViews(run.pipeline, options.measure) if options.measure else None
+    views = HeldOutViews(run.pipeline, options.measure, gaussians) if options.measure else None
     moved = limit_sh_degree(transform(gaussians, move), options.sh_degree)
     for path in options.output:
         written = write_file(path, moved)
@@ -81,7 +81,7 @@ def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
 
 
 def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:
-    """The move from the frame of training to the one that the options ask for.
+    """The move from the frame of training to the one that the options name.
 
     Raises:
         SplatkitError: Gaussians cannot follow it.
@@ -97,7 +97,7 @@ def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:
 
 
 def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similarity) -> str:
-    """What a file that was just written shows, as the end of a line."""
+    """The quality of a file that was just written, as the end of a line."""
     found = formats.read(path)
     db = views.psnr(found, move)
     text = ", the same pictures" if db >= min(EQUAL_DB, MOST_DB) else f", {db:.2f} dB"
@@ -110,4 +110,5 @@ def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similari
 def ply_bytes(gaussians: Gaussians) -> int:
     """Size of an uncompressed PLY file without its header, in bytes."""
     per_gaussian = 3 + 3 + 3 + 3 * gaussians.shN.shape[1] + 1 + 3 + 4  # with the normals, which are zero
+    per_gaussian += sum(rows[0].size for rows in gaussians.extra.values())
     return len(gaussians) * per_gaussian * np.dtype(np.float32).itemsize

@@ -12,7 +12,7 @@ from splatkit_ns.formats import FormatError, Gaussians
 
 _UNITS = ("bytes", "KB", "MB", "GB")
 SIDE_FILE_SUFFIX = ".offset.json"
-"""What is appended to a file's name for the file that says where its coordinates begin."""
+"""The suffix, after a file's whole name, of the file with the offset of its coordinates."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ def check_outputs(
         outputs: the files.
         overwrite: whether files that exist may be replaced.
         inputs: files that are read, which are never replaced.
-        option: what the messages call the outputs.
+        option: the name of the outputs in messages.
 
     Raises:
-        OptionsError: names all that is wrong.
+        OptionsError: names all faults.
     """
     problems: list[str] = [] if outputs else [f"{option} names no file, expected at least one"]
     taken = {path.resolve(): "is the file that is read; name another one" for path in inputs}
@@ -81,7 +81,7 @@ def _output_problem(path: Path, overwrite: bool) -> str | None:
 
 
 def side_file(path: Path) -> Path:
-    """The file beside a file of Gaussians that says where its coordinates begin."""
+    """The file beside a file of Gaussians that has the offset of its coordinates."""
     return path.with_name(path.name + SIDE_FILE_SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""How Gaussians are turned, scaled and simplified on the way into a file."""
+"""The turn, scale and simplification of Gaussians before they are written to a file."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
 
     Args:
         options: see `ConvertOptions`.
-        console: where the report goes; None means the terminal.
+        console: the output for the report; None means the terminal.
 
     Raises:
         SplatkitError: a file cannot be read or written, or an option cannot be used; the message says which.

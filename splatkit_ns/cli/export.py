@@ -24,8 +24,8 @@ class ExportOptions:
     output: tuple[Path, ...]
     """The files to write."""
     frame: Literal["nerfstudio", "dataset", "world"] = "nerfstudio"
-    """nerfstudio: where training had the scene. dataset: where the data set's files have poses and points, such as
-    transforms.json and sparse_pc.ply. world: where COLMAP had them, before ns-process-data turned them. If the scene
+    """nerfstudio: the frame of training. dataset: the frame of the poses and points in the data set's files, such as
+    transforms.json and sparse_pc.ply. world: COLMAP's frame, before ns-process-data turned the poses. If the scene
     is far from the origin there, the file has small coordinates, and one beside it (.offset.json) the offset."""
     up: Literal["y", "z", "minus-y"] | None = None
     """Turn the scene so that the frame's z axis, which is up in nerfstudio's, becomes this axis. If not given, and for
@@ -35,15 +35,15 @@ class ExportOptions:
     sh_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = None
     """Leave out spherical harmonics above this degree."""
     measure: Annotated[int, NonNegative] = 8
-    """At most this many held-out views are rendered from each file; 0 leaves it out."""
+    """The most held-out views that are rendered from each file; 0 leaves the check out."""
     overwrite: bool = False
     """Replace files that exist."""
     load_step: Annotated[int | None, arg(aliases=("--step",))] = None
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
     data: Path | None = None
-    """Folder of the data set, if it is no longer where the run found it."""
+    """Folder of the data set, if it has moved since the run."""
     device: Literal["cuda", "cpu"] | None = None
-    """Where to render. If not given, what the machine has."""
+    """The device that renders. If not given, the GPU if there is one, else the CPU."""
 
 
 def run(options: ExportOptions) -> None:

@@ -14,10 +14,10 @@ from splatkit_ns.errors import SplatkitError
 
 @dataclass
 class InfoOptions:
-    """Say what is in files of Gaussians.
+    """Describe files of Gaussians.
 
-    Format, number of Gaussians, spherical harmonics, how they were trained, where they are, how large and opaque, and
-    whether some are not finite.
+    The figures are the format, the number of Gaussians, spherical harmonics, the kind of training, positions, sizes,
+    opacities, and the number of Gaussians that are not finite.
     """
 
     file: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE …]")]
@@ -31,7 +31,7 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
 
     Args:
         options: see `InfoOptions`.
-        console: where the figures go; None means the terminal.
+        console: the output for the figures; None means the terminal.
 
     Raises:
         SplatkitError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""Data providers: what a `SplatTrainer` trains on, and what modules see of it."""
+"""Data providers: the data sets that a `SplatTrainer` trains on, and the images of them that modules see."""
 
 from splatkit_ns.data_provider.photographs import Photograph
 from splatkit_ns.data_provider.providers import (

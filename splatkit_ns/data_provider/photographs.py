@@ -30,7 +30,7 @@ class Photograph:
 
     @property
     def image(self) -> Tensor:
-        """(H, W, 3) in [0, 1]; what is transparent is black."""
+        """(H, W, 3) in [0, 1]; transparent pixels are black."""
         return images.composite(images.ground_truth(self._batch["image"], 1), torch.zeros(3))
 
     @property
@@ -40,7 +40,7 @@ class Photograph:
 
 
 class OpenedData:
-    """A data set that has been read, but for its images.
+    """A data set that has been read, except for its images.
 
     Args:
         config: of the datamanager that training would use.

@@ -17,12 +17,12 @@ from splatkit_ns.data_provider.photographs import OpenedData, Photograph, Split
 from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
 
 EvalMode = Literal["fraction", "filename", "interval", "all"]
-"""interval: every n-th image is for evaluation; fraction: the share that training leaves; filename: names that hold
-"train" or "eval"; all: every image is for both."""
+"""interval: every n-th image is used for evaluation; fraction: the images outside the training share are; filename:
+names that contain "train" or "eval" decide; all: every image is used for both."""
 
 
 class SplatDataProvider(ABC):
-    """Where a run's images, cameras and seed points come from."""
+    """The source of a run's images, cameras and seed points."""
 
     @abstractmethod
     def dataparser_config(self) -> DataParserConfig:
@@ -67,7 +67,7 @@ class DataProvider(SplatDataProvider):
     """A data set read by any nerfstudio dataparser."""
 
     dataparser: DataParserConfig
-    """Settings of the dataparser, its ``data`` included; ``load_3D_points=True`` where it has that, for seed points."""
+    """Settings of the dataparser, its ``data`` included; ``load_3D_points=True`` if it has that, for seed points."""
 
     def dataparser_config(self) -> DataParserConfig:
         return self.dataparser
@@ -75,24 +75,24 @@ class DataProvider(SplatDataProvider):
 
 @dataclass(kw_only=True)
 class Placement:
-    """How images are split, and how the scene is placed: the same for every format that photographs come in."""
+    """Settings of the split of the images and of the scene's placement, which all formats of photographs share."""
 
     downscale_factor: int = 1
     """Sides of the images are divided by this; images in a folder ``images_2`` are used for 2, and so on."""
     eval_mode: EvalMode = "interval"
-    """How images are split; lists of file names in transforms.json go first."""
+    """The rule that splits the images; lists of file names in transforms.json take precedence."""
     eval_interval: int = 8
-    """Every how manieth image is for evaluation, where eval_mode is interval."""
+    """Every n-th image is used for evaluation, if eval_mode is interval."""
     train_split_fraction: float = 0.9
-    """Share of images for training, where eval_mode is fraction."""
+    """Share of images for training, if eval_mode is fraction."""
     scale_factor: float = 1.0
     """Camera positions are multiplied by this."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
-    """How the scene is turned upright."""
+    """The method by which the scene is turned upright."""
     center_method: Literal["poses", "focus", "none"] = "poses"
-    """Where the origin is put."""
+    """The method by which the origin is chosen."""
     auto_scale_poses: bool = True
-    """Scale camera positions into a cube from -1 to 1."""
+    """Whether camera positions are scaled into a cube from -1 to 1."""
 
     def placement_settings(self) -> dict[str, Any]:
         """The same, as a dataparser's config names them; seed points are always loaded."""

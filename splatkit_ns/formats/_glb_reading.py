@@ -1,4 +1,4 @@
-"""Reading Gaussians out of GLB files, whose structure is others' and may say anything."""
+"""The reader of Gaussians in GLB files, which trusts nothing in the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAGIC, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 EXTENSION = "KHR_gaussian_splatting"
 PREFIX = f"{EXTENSION}:"
 MODE_EXTRA = "SplatRenderMode"
-"""Key in a primitive's extras: how its Gaussians were trained, which the extension cannot say."""
+"""Key in a primitive's extras for the way in which its Gaussians were trained, which the extension cannot store."""
 _MAX_JSON_BYTES = 16 << 20
 _MAX_NODES = 100_000
 _BYTES_OF_ONE = 240
@@ -67,7 +67,7 @@ class _Reader:
     binary: bytes
 
     def gaussians(self) -> Gaussians:
-        """Those of all primitives that have the extension, where the nodes put them."""
+        """The Gaussians of all primitives that have the extension, at the places that the nodes give them."""
         parts: list[Gaussians] = []
         total = 0
         for matrix, primitive in self._primitives():
@@ -154,7 +154,7 @@ class _Reader:
         return np.array(found, np.float64)
 
     def _move(self, matrix: DoubleArray) -> Similarity:
-        """From a primitive's data to the axes of PLY files; half a turn about x lies between them and glTF's."""
+        """The move from a primitive's data to the axes of PLY files, which are half a turn about x from glTF's."""
         try:
             return Similarity.from_matrix(np.diag([1.0, -1.0, -1.0, 1.0]) @ matrix)
         except FormatError as error:
@@ -195,7 +195,7 @@ class _Reader:
         return self._item("accessors", cast(dict[str, Any], attributes)[name])
 
     def _values(self, primitive: dict[str, Any], name: str, width: int) -> NDArray[Any]:
-        """Values (N, width) of an attribute, all of whose bytes are in the file."""
+        """Values (N, width) of an attribute, after checking that all its bytes are in the file."""
         accessor = self._accessor(primitive, name)
         code, kind = accessor.get("componentType"), accessor.get("type")
         if (

@@ -1,4 +1,4 @@
-"""Compressed bytes: read without trusting how large they say they are, and written on several cores."""
+"""Compressed bytes: read without trusting the size that they claim, and written on several cores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from splatkit_ns.formats.gaussians import FormatError
 
 HARMLESS_BYTES = 64 << 20
 MAX_RATIO = 100
-"""Real files of Gaussians become 3 to 10 times as large when decompressed; a bomb becomes 1,000 times as large."""
+"""The largest ratio of decompressed to compressed size: that of real files is 3 to 10, that of a bomb 1,000."""
 _READ_BYTES = 1 << 18
 _BLOCK_BYTES = 1 << 20
 _WINDOW_BYTES = 1 << 15
@@ -38,14 +38,14 @@ def check_inflated(path: Path, wanted: int, file_bytes: int) -> None:
 
 
 class GzipReader:
-    """The start of a gzip stream, then the rest, as long as the file's reader knows how much it wants."""
+    """A gzip stream, read in pieces whose sizes the file's reader knows."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file, self._path = file, path
         self._decompress = zlib.decompressobj(wbits=31)
 
     def read(self, num_bytes: int) -> bytearray:
-        """The next bytes of the content: exactly so many. Memory grows with what is really there.
+        """Read exactly this many further bytes of the content. Memory grows with the bytes that really exist.
 
         Raises:
             FormatError: the stream is damaged or ends before.
@@ -69,7 +69,7 @@ class GzipReader:
 def write_gzip(file: BinaryIO, parts: list[bytes], level: int) -> None:
     """Write one gzip stream of all parts, compressed in blocks side by side.
 
-    Each block knows the 32 KiB before it and ends on a byte, so that the blocks make up an ordinary stream.
+    Each block can refer to the 32 KiB before it and ends on a byte, so that the blocks make up an ordinary stream.
     """
     content = b"".join(parts)
     starts = range(0, len(content), _BLOCK_BYTES)

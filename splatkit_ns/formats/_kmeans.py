@@ -35,7 +35,7 @@ def codebook_1d(values: FloatArray, size: int) -> FloatArray:
             return distinct.astype(np.float32)
     means, weights = _histogram(flat)
     total, moment = np.cumsum(weights), np.cumsum(weights * means)
-    # half of the entries where the values are many, half evenly, so that rare large ones are not all one
+    # half of the entries by density, half evenly, so that rare large values do not all become one
     quantiles = np.interp((np.arange(size // 2) + 0.5) / (size // 2) * total[-1], total, means)
     entries = np.unique(np.concatenate([quantiles, np.linspace(means[0], means[-1], size - size // 2)]))
     for _ in range(_ROUNDS_1D):
@@ -65,7 +65,7 @@ def nearest_1d(values: FloatArray, codebook: FloatArray) -> NDArray[np.uint8]:
 
 
 def palette(rows: FloatArray, size: int, rounds: int, seed: int = 0) -> tuple[FloatArray, NDArray[Any]]:
-    """At most `size` rows that stand for many, and which of them stands for each.
+    """At most `size` rows that stand for many, and for each row the index of the one that stands for it.
 
     To compare each row with each entry would take hours for a million rows. So rows are first put into about
     sqrt(size) groups, each group gets a share of the entries, and in the end a row is compared with the entries of the
@@ -130,7 +130,7 @@ def _palette(
 
 
 def _shares(data: Tensor, groups: Tensor, group_of: Tensor, size: int) -> list[int]:
-    """How many entries each group gets, by the sum of its rows' distances from its middle; 0 for an empty group."""
+    """The number of entries of each group, by the sum of its rows' distances from its middle; 0 for an empty group."""
     distances = (data - groups[group_of]).norm(dim=1).double()
     need = torch.zeros(len(groups), dtype=torch.float64).index_add_(0, group_of, distances)
     filled = torch.bincount(group_of, minlength=len(groups)) > 0
@@ -140,7 +140,7 @@ def _shares(data: Tensor, groups: Tensor, group_of: Tensor, size: int) -> list[i
 
 
 def _lloyd(data: Tensor, size: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """At most `size` means of rows that lie together, from random rows on."""
+    """At most `size` means of rows that lie together, found from random rows."""
     if len(data) <= size:
         return data
     centres = data[torch.randperm(len(data), generator=generator)[:size]]

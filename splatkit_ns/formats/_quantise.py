@@ -1,4 +1,4 @@
-"""Numbers as few bits, and rows in an order in which neighbours resemble each other; what several formats share."""
+"""Shared by several formats: numbers as few bits, and rows in an order in which neighbours resemble each other."""
 
 from __future__ import annotations
 

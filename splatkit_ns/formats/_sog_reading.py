@@ -1,4 +1,4 @@
-"""Reading SOG, whose archive, metadata and images are others' and may say anything."""
+"""The reader of SOG files, which trusts nothing in their archive, metadata and images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from splatkit_ns.formats._webp import decode_image
 from splatkit_ns.formats.gaussians import DoubleArray, FloatArray, FormatError, Gaussians, SplatRenderMode, check_finite
 
 MODELS: dict[str, SplatRenderMode] = {"default": "default", "antialiased": "mip", "2dgs": "2dgs"}
-"""How metadata calls the way in which Gaussians were trained."""
+"""The metadata's names of the ways in which Gaussians are trained -> ours."""
 PALETTE_COLUMNS = 64
 """Entries of the SH palette in a row of its image."""
 _MAX_META_BYTES = 1 << 20
@@ -137,7 +137,7 @@ def _read_sh(
 
 
 class _Meta:
-    """What meta.json says, each thing checked when it is asked for."""
+    """The content of meta.json; each value is checked when it is read."""
 
     def __init__(self, data: bytes, path: Path) -> None:
         self._path = path

@@ -19,7 +19,7 @@ def encode_webp(pixels: ByteArray) -> bytes:
 
     ``exact`` keeps the colours of transparent pixels, which hold numbers here like any others.
     """
-    from PIL import Image  # takes a while: not for those who only list the formats
+    from PIL import Image  # takes a while, and is not needed to list the formats
 
     target = io.BytesIO()
     Image.fromarray(pixels, "RGBA").save(target, "WEBP", lossless=True, exact=True, quality=75, method=4)
@@ -33,7 +33,7 @@ def decode_image(data: bytes, name: str, path: Path, whole_bytes: int) -> ByteAr
         data: of the image.
         name: of the image, for messages.
         path: of the file that it belongs to, for messages.
-        whole_bytes: size of all that belongs to the file, to which that of the pixels is compared.
+        whole_bytes: size of the whole file, with which the size of the pixels is compared.
 
     Raises:
         FormatError: it is no image, damaged, or too large for a file of that size.
@@ -49,12 +49,12 @@ def decode_image(data: bytes, name: str, path: Path, whole_bytes: int) -> ByteAr
                 return np.asarray(image.convert("RGBA"))
     except FormatError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever they come across
+    except Exception as error:  # Pillow's decoders raise many kinds of exception
         raise FormatError(f"{path}: the image {name} cannot be read: {error}.") from error
 
 
 def _image_size(data: bytes) -> tuple[int, int]:
-    """Width and height that the header of a WebP or PNG image says; Pillow takes memory for them when it opens it.
+    """Width and height in the header of a WebP or PNG image; Pillow allocates memory for them when it opens it.
 
     Raises:
         ValueError, struct.error: it is neither, or ends within the header.

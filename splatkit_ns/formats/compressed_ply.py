@@ -45,11 +45,11 @@ from splatkit_ns.formats.ply_header import (
 from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 
 CHUNK = 256
-"""Gaussians of a chunk; the last one may have fewer."""
+"""The number of Gaussians of a chunk; the last one may have fewer."""
 MAX_LOG_SCALE = 20.0
-"""Log scales beyond this would leave a chunk's others no bits."""
+"""The bound of log scales on both sides: values beyond would leave no bits for the others of a chunk."""
 SH_RANGE = 8.0
-"""SH coefficients from -4 to 4 can be written; others become the nearest of those."""
+"""The width of the range of SH coefficients, -4 to 4; values outside are clamped to it when written."""
 _QUANTITIES = {"": ("x", "y", "z"), "scale_": ("x", "y", "z"), "colour": ("r", "g", "b")}
 CHUNK_NAMES = tuple(
     f"{bound}_{prefix if prefix != 'colour' else ''}{axis}"
@@ -109,7 +109,7 @@ def _chunk_bounds(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _fractions(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.float64]:
-    """Where (N, 3) values lie between their chunk's bounds (C, 3), 0 to 1."""
+    """The positions of values (N, 3) between their chunk's bounds (C, 3), 0 to 1."""
     low, extent = _per_row(low, len(values)), _per_row(high.astype(np.float64) - low, len(values))
     return np.divide(values - low, extent, out=np.zeros(values.shape), where=extent > 0)
 
@@ -120,7 +120,7 @@ def _per_row(chunks: NDArray[Any], num: int) -> NDArray[Any]:
 
 
 def _pack(fractions: NDArray[Any], bits: tuple[int, ...]) -> NDArray[np.uint32]:
-    """Fractions (N, 3) as unsigned numbers of so many bits, the first one highest."""
+    """Fractions (N, 3) as unsigned numbers of the given bits, the first one highest."""
     packed = np.zeros(len(fractions), np.uint32)
     for column, count in enumerate(bits):
         top = 2**count - 1

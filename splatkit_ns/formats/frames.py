@@ -13,7 +13,7 @@ from splatkit_ns.formats.gaussians import DoubleArray, FloatArray, FormatError, 
 from splatkit_ns.formats.sh_rotation import rotate_sh
 
 UpAxis = Literal["z", "y", "-y"]
-"""Which way is up in a file: z as in nerfstudio's frame, y as in glTF and Blender's imports, -y as viewers take PLY
+"""The upward axis of a file: z as in nerfstudio's frame, y as in glTF and Blender's imports, -y as in viewers of PLY
 files, whose axes are right, down and forward."""
 
 _FLIP_SH = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
@@ -61,7 +61,7 @@ class Similarity:
 
     @classmethod
     def from_matrix(cls, matrix: DoubleArray) -> Similarity:
-        """From a matrix (3, 4) or (4, 4) whose left part is a rotation times a scale.
+        """Make a move from a matrix (3, 4) or (4, 4) whose left part is a rotation times a scale.
 
         Raises:
             FormatError: the matrix shears, mirrors, or is not finite.
@@ -76,7 +76,7 @@ class Similarity:
 
     @classmethod
     def from_dataparser(cls, transform: DoubleArray, scale: float) -> Similarity:
-        """How nerfstudio's dataparser moved a data set, from its ``transform`` (3, 4) and ``scale``.
+        """The move of a data set by nerfstudio's dataparser, from its ``transform`` (3, 4) and ``scale``.
 
         x_nerfstudio = scale (rotation x_dataset + shift); the inverse takes Gaussians to the data set's frame.
         """
@@ -107,7 +107,7 @@ class Similarity:
 
 
 def up_axis(up: UpAxis) -> Similarity:
-    """The turn of nerfstudio's frame, where z is up, by which the given axis becomes the upward one; x stays.
+    """The turn of nerfstudio's frame, whose z axis is up, that makes the given axis the upward one; x stays.
 
     Raises:
         FormatError: there is no such axis.

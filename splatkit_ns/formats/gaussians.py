@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, Literal, get_args
 
@@ -30,8 +30,8 @@ LOG_THICKNESS = math.log(1e-6)
 disc, and far from where float32 covariances vanish."""
 
 SplatRenderMode = Literal["default", "mip", "2dgs"]
-"""How Gaussians were trained, in the words of PLY files: as 3D Gaussians, with Mip-Splatting's 2D filter (antialiased),
-or as the discs of 2D Gaussian Splatting. A viewer has to draw them the same way."""
+"""The way in which Gaussians were trained, in the words of PLY files: as 3D Gaussians, with Mip-Splatting's 2D filter
+(antialiased), or as the discs of 2D Gaussian Splatting. A viewer has to draw them the same way."""
 RENDER_MODES: tuple[SplatRenderMode, ...] = get_args(SplatRenderMode)
 
 
@@ -41,11 +41,11 @@ def render_mode_named(name: object) -> SplatRenderMode | None:
 
 
 class FormatError(SplatkitError, ValueError):
-    """A file of Gaussians cannot be read or written as asked; the message says which, what was found and what to do."""
+    """A file of Gaussians cannot be read or written; the message names it, what was found and the remedy."""
 
 
 class NonFiniteError(FormatError):
-    """A file has Gaussians with NaN or infinite values; whoever can do with the others finds all of them here."""
+    """A file has Gaussians with NaN or infinite values; the error has all Gaussians, for callers that drop those."""
 
     def __init__(self, message: str, gaussians: Gaussians) -> None:
         super().__init__(message)
@@ -55,7 +55,11 @@ class NonFiniteError(FormatError):
 
 @dataclass(frozen=True, eq=False)
 class Gaussians:
-    """N Gaussians in the raw space of training, float32."""
+    """N Gaussians in the raw space of training, float32.
+
+    Raises:
+        FormatError: extra rows are not one for each Gaussian, or have the name of another parameter.
+    """
 
     means: FloatArray
     """(N, 3) centres in world units."""
@@ -70,30 +74,50 @@ class Gaussians:
     shN: FloatArray
     """(N, K - 1, 3) SH coefficients of degrees 1 and up, K = 1, 4, 9 or 16."""
     render_mode: SplatRenderMode = "default"
-    """How they were trained, as far as the file says it."""
+    """The way in which they were trained, if the file stores it."""
+    extra: Mapping[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    """Name -> further rows (N, ...), such as those of `RowTrainable`. Only PLY files hold them."""
+
+    def __post_init__(self) -> None:
+        checked = {name: np.asarray(rows, np.float32) for name, rows in self.extra.items()}
+        for name, rows in checked.items():
+            if not name or name in KEYS:
+                raise FormatError(f"extra rows need a name other than {', '.join(KEYS)}, found {name!r}.")
+            if rows.shape[:1] != (len(self.means),):
+                raise FormatError(
+                    f"the extra rows {name!r} must have shape ({len(self.means)}, ...), one row for each Gaussian, "
+                    f"found {rows.shape}."
+                )
+        object.__setattr__(self, "extra", checked)
 
     def __len__(self) -> int:
         return len(self.means)
 
     @property
     def sh_degree(self) -> int:
-        """Highest SH degree that there are coefficients for, 0 to 3."""
+        """Highest SH degree with coefficients, 0 to 3."""
         return NUM_COEFFICIENTS_TO_DEGREE[self.shN.shape[1]]
 
     def arrays(self) -> dict[str, FloatArray]:
         """The six arrays by name."""
         return {key: getattr(self, key) for key in KEYS}
 
+    def all_arrays(self) -> dict[str, FloatArray]:
+        """The six arrays and the extra rows by name."""
+        return {**self.arrays(), **self.extra}
+
     def take(self, rows: NDArray[Any]) -> Gaussians:
-        """The Gaussians of these indices, or where this mask is True, in their order."""
-        return Gaussians(**{key: value[rows] for key, value in self.arrays().items()}, render_mode=self.render_mode)
+        """The Gaussians of these indices, or those for which this mask is True, in their order."""
+        arrays = {key: value[rows] for key, value in self.arrays().items()}
+        extra = {name: value[rows] for name, value in self.extra.items()}
+        return Gaussians(**arrays, render_mode=self.render_mode, extra=extra)
 
 
 assert tuple(field.name for field in fields(Gaussians))[:6] == KEYS
 
 
 def drop_non_finite(gaussians: Gaussians, path: str | PathLike[str]) -> Gaussians:
-    """The Gaussians without a NaN or infinity, with one warning if there are others: viewers choke on those.
+    """The Gaussians without a NaN or infinity, with one warning if there are others: viewers fail on those.
 
     Args:
         gaussians: to be written.
@@ -103,7 +127,7 @@ def drop_non_finite(gaussians: Gaussians, path: str | PathLike[str]) -> Gaussian
         FormatError: none is left.
     """
     num = len(gaussians)
-    finite = finite_rows(gaussians.arrays())
+    finite = finite_rows(gaussians.all_arrays())
     if finite is not None:
         logger.warning("%d of %d Gaussians are not finite and are left out of %s.", num - len(finite), num, path)
         gaussians = gaussians.take(finite)
@@ -128,7 +152,7 @@ def finite_rows(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.intp] | None:
 def check_finite(
     gaussians: Gaussians, path: str | PathLike[str], error: type[NonFiniteError] = NonFiniteError
 ) -> Gaussians:
-    """The same Gaussians, after checking those that a reader made of a file.
+    """Return the Gaussians that a reader found in a file, after checking them.
 
     Args:
         gaussians: of the file.
@@ -138,7 +162,7 @@ def check_finite(
     Raises:
         NonFiniteError: one has NaN or infinite values.
     """
-    finite = finite_rows(gaussians.arrays())
+    finite = finite_rows(gaussians.all_arrays())
     if finite is not None:
         bad = np.setdiff1d(np.arange(len(gaussians)), finite)
         raise error(

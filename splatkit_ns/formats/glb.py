@@ -49,7 +49,7 @@ def write_glb(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
 
 
 def _attributes(gaussians: Gaussians) -> dict[str, NDArray[Any]]:
-    """Arrays (N, …) by attribute; each takes a multiple of 4 bytes."""
+    """Arrays (N, …) by attribute; the size of each is a multiple of 4 bytes."""
     colours = to_bytes((gaussians.sh0[:, 0] * SH_C0 + 0.5) * 255)
     coefficients: FloatArray = np.concatenate([gaussians.sh0, gaussians.shN], axis=1)
     attributes: dict[str, NDArray[Any]] = {
@@ -110,7 +110,7 @@ FORMAT = register(
     SplatFormat(
         name="glb",
         suffixes=(".glb",),
-        about="CesiumJS and what else knows KHR_gaussian_splatting. Nothing is lost; as large as a PLY file.",
+        about="CesiumJS and others with KHR_gaussian_splatting open it. Nothing is lost; as large as a PLY file.",
         read=read_glb,
         write=write_glb,
         version=lambda path: "2.0",  # the reader refuses others

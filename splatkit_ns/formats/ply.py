@@ -2,7 +2,8 @@
 
 One `vertex` element: x y z, nx ny nz (zero), f_dc_0..2, f_rest_0.., opacity, scale_0..2, rot_0..3, all float32, in the
 raw space of `Gaussians`. f_rest goes channel by channel: all red coefficients, then green, then blue. A comment
-``SplatRenderMode: mip`` or ``2dgs``, as Brush writes it, marks Gaussians that were trained that way.
+``SplatRenderMode: mip`` or ``2dgs``, as Brush writes it, marks Gaussians that were trained that way. Extra rows
+follow as properties of their own, see `_ply_extra`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatkit_ns.files import atomic_write
+from splatkit_ns.formats._ply_extra import (
+    Shapes,
+    declared_extra,
+    extra_comments,
+    extra_names,
+    extra_shapes,
+    fill_extra,
+    split_extra,
+)
 from splatkit_ns.formats.compressed_ply import is_compressed, read_compressed
 from splatkit_ns.formats.gaussians import (
     LOG_THICKNESS,
@@ -26,6 +36,7 @@ from splatkit_ns.formats.gaussians import (
     drop_non_finite,
 )
 from splatkit_ns.formats.ply_header import (
+    MAX_HEADER_BYTES,
     NonFinitePlyError,
     PlyElement,
     PlyError,
@@ -44,7 +55,7 @@ __all__ = ["PlyError", "PlyFormat", "PlyOptions", "read_ply", "write_ply"]
 NUM_REST = (0, 9, 24, 45)
 """Number of f_rest properties of SH degree 0, 1, 2, 3."""
 THICKNESS = "scale_2"
-"""The property that discs can do without."""
+"""The property that files of discs may lack."""
 _CHUNK_ROWS = 1 << 16  # 16 MB of Gaussians of degree 3 at a time: stays in cache, and memory stays flat
 _MAX_NUMBER_BYTES = 64
 _BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
@@ -68,10 +79,10 @@ def property_names(num_rest: int, normals: bool = True) -> list[str]:
 
 @dataclass(frozen=True)
 class PlyOptions:
-    """What can be chosen of a PLY file."""
+    """The options of a PLY file."""
 
     encoding: PlyFormat = "binary_little_endian"
-    """How the numbers are written; every viewer reads binary_little_endian."""
+    """The encoding of the numbers; every viewer reads binary_little_endian."""
     comments: tuple[str, ...] = ()
     """Lines for the header."""
 
@@ -83,7 +94,7 @@ def write_ply(
     format: PlyFormat = "binary_little_endian",
     comments: tuple[str, ...] = (),
 ) -> None:
-    """Write Gaussians atomically. Those with a NaN or infinity are left out, with one warning: viewers choke on them.
+    """Write Gaussians atomically. Those with a NaN or infinity are left out, with one warning: viewers fail on them.
 
     Args:
         path: file to write; its folder is made if it is missing.
@@ -92,7 +103,7 @@ def write_ply(
         comments: lines for the header.
 
     Raises:
-        PlyError: the format is unknown, or a comment has a line break.
+        PlyError: the format is unknown, a comment has a line break, or the header would be too long for the extra rows.
         FormatError: no Gaussian would be written.
         OSError: the file cannot be written; an old file is then as it was.
     """
@@ -107,17 +118,26 @@ def _write(path: Path, gaussians: Gaussians, options: PlyOptions) -> None:
     if bad:
         raise PlyError(f"a PLY comment must be one line of printable ASCII, found {bad[0]!r}.")
     num = len(gaussians)
-    names = property_names(gaussians.shN.shape[1] * 3)
-    comments = (*options.comments, *mode_comments(gaussians.render_mode))
+    shapes = extra_shapes(gaussians.extra)
+    own_names = property_names(gaussians.shN.shape[1] * 3)
+    names = own_names + extra_names(shapes)
+    comments = (*options.comments, *mode_comments(gaussians.render_mode), *extra_comments(shapes))
     header = ["ply", f"format {format} 1.0", *(f"comment {comment}" for comment in comments), f"element vertex {num}"]
     header += [f"property float {name}" for name in names] + ["end_header", ""]
+    head = "\n".join(header).encode("ascii")
+    if len(head) > MAX_HEADER_BYTES:
+        raise PlyError(
+            f"{path}: the PLY header would have {len(head)} bytes, expected at most {MAX_HEADER_BYTES}. Write fewer "
+            f"comments, or fewer extra rows than {shapes}."
+        )
 
     def write(file: BinaryIO) -> None:
-        file.write("\n".join(header).encode("ascii"))
+        file.write(head)
         buffer = np.zeros((min(num, _CHUNK_ROWS), len(names)), dtype=np.float32)  # the normals stay zero
         for start in range(0, num, _CHUNK_ROWS):
             rows = buffer[: min(num - start, _CHUNK_ROWS)]
             _fill_rows(rows, gaussians, start)
+            fill_extra(rows[:, len(own_names) :], gaussians.extra, shapes, start)
             _write_rows(file, rows, format)
 
     atomic_write(path, write)
@@ -149,8 +169,8 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
     """Read Gaussians from an ascii or binary PLY file, or from a compressed one of PlayCanvas.
 
     Properties may come in any order and as any scalar type of PLY; normals and unknown properties are skipped, as are
-    elements and bytes after the vertices. Discs, which 2DGS's authors write without ``scale_2``, get `LOG_THICKNESS` as
-    that. Memory stays within a small multiple of the file's size.
+    elements and bytes after the vertices. Extra rows are read if a comment declares them. Discs, which 2DGS's authors
+    write without ``scale_2``, get `LOG_THICKNESS` as that. Memory stays within a small multiple of the file's size.
 
     Raises:
         PlyError: the file is missing, is no PLY, is truncated, lacks a property, or holds NaN or infinite values.
@@ -163,7 +183,8 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
                 return read_compressed(file, header, file_path)
             vertex = _seek_vertices(file, header, file_path)
             num_rest = _check_properties(vertex, file_path)
-            names = property_names(num_rest, normals=False)
+            shapes = declared_extra(header.comments, vertex, file_path)
+            names = property_names(num_rest, normals=False) + extra_names(shapes)
             thickness = names.index(THICKNESS)
             flat = THICKNESS not in vertex.properties
             if flat:
@@ -174,7 +195,7 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
                 values = np.insert(values, thickness, np.float32(LOG_THICKNESS), axis=1)
     except OSError as error:
         raise PlyError(f"{file_path} cannot be read: {error.strerror or error}.") from error
-    found = _to_gaussians(values, num_rest, "2dgs" if flat else render_mode_of(header.comments))
+    found = _to_gaussians(values, num_rest, "2dgs" if flat else render_mode_of(header.comments), shapes)
     return check_finite(found, file_path, NonFinitePlyError)
 
 
@@ -269,8 +290,8 @@ def _read_ascii(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: li
     return values
 
 
-def _to_gaussians(values: FloatArray, num_rest: int, render_mode: SplatRenderMode) -> Gaussians:
-    """Split the columns, which are in the order of `property_names` without normals, into the six arrays."""
+def _to_gaussians(values: FloatArray, num_rest: int, render_mode: SplatRenderMode, shapes: Shapes) -> Gaussians:
+    """Split the columns, in the order of `property_names` without normals and `extra_names`, into arrays."""
     num, rest = len(values), 6 + num_rest
     columns = {
         "means": values[:, 0:3],
@@ -280,7 +301,8 @@ def _to_gaussians(values: FloatArray, num_rest: int, render_mode: SplatRenderMod
         "sh0": values[:, None, 3:6],
         "shN": values[:, 6:rest].reshape(num, 3, num_rest // 3).transpose(0, 2, 1),
     }
-    return Gaussians(**{key: np.ascontiguousarray(value) for key, value in columns.items()}, render_mode=render_mode)
+    arrays = {key: np.ascontiguousarray(value) for key, value in columns.items()}
+    return Gaussians(**arrays, render_mode=render_mode, extra=split_extra(values[:, rest + 8 :], shapes))
 
 
 FORMAT = register(
@@ -292,5 +314,6 @@ FORMAT = register(
         write=_write,
         options=PlyOptions,
         version=encoding_of,
+        keeps_extra=True,
     )
 )

@@ -1,4 +1,4 @@
-"""Headers of PLY files: parsing what others wrote, with one clear message for each thing that can be wrong."""
+"""The parser of PLY files' headers, with one clear message for each possible fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCALAR_TYPES = {
 
 
 class PlyError(FormatError):
-    """A PLY file that cannot be used; the message says what was expected, what was found and what to do."""
+    """A PLY file cannot be used; the message says what was expected, what was found and what to do."""
 
 
 class NonFinitePlyError(NonFiniteError, PlyError):
@@ -30,7 +30,7 @@ class NonFinitePlyError(NonFiniteError, PlyError):
 
 @dataclass
 class PlyElement:
-    """One element of a header, such as `vertex`: how many rows it has, and of which properties."""
+    """One element of a header, such as `vertex`: its number of rows, and their properties."""
 
     name: str
     count: int
@@ -53,13 +53,13 @@ class PlyHeader:
     elements: dict[str, PlyElement]
     """By name, in the order of the file."""
     num_bytes: int
-    """Size of the header: where the data starts."""
+    """Size of the header, which is the offset of the data, in bytes."""
     comments: list[str] = field(default_factory=list[str])
     """Texts of the comment lines."""
 
 
 def read_header(file: BinaryIO, path: Path) -> PlyHeader:
-    """Parse the header at the start of an open file, which is left where the data starts.
+    """Parse the header at the start of an open file, whose position is then the start of the data.
 
     Raises:
         PlyError: the file is no PLY, or its header is malformed.
@@ -102,7 +102,7 @@ def read_header(file: BinaryIO, path: Path) -> PlyHeader:
 
 
 def encoding_of(path: Path) -> str:
-    """How a PLY file writes its numbers, and the version of PLY.
+    """The encoding of the numbers in a PLY file, and the version of PLY.
 
     Raises:
         PlyError: the file is no PLY, or its header is malformed.
@@ -162,12 +162,12 @@ def check_room(path: Path, start: int, count: int, row_bytes: int, slack: int = 
 
 
 def mode_comments(mode: SplatRenderMode) -> tuple[str, ...]:
-    """The comment that marks how Gaussians were trained, in Brush's spelling; none for plain 3D Gaussians."""
+    """The comment that marks the way in which Gaussians were trained, as Brush writes it; none for 3D Gaussians."""
     return () if mode == "default" else (f"SplatRenderMode: {mode}",)
 
 
 def render_mode_of(comments: list[str]) -> SplatRenderMode:
-    """How Gaussians were trained, as comments say it; the last one counts.
+    """The way in which Gaussians were trained, from comments; the last one counts.
 
     Brush writes ``SplatRenderMode: default | mip | 2dgs``, Postshot ``antialiased 0 | 1``.
     """

@@ -7,9 +7,10 @@ format that it implements with `register`. A format of your own is registered th
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any
 
 from splatkit_ns.formats.gaussians import FormatError, Gaussians, drop_non_finite
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A format with nothing to choose."""
+    """The options of a format that has none."""
 
 
 def _no_version(path: Path) -> str:
@@ -29,24 +32,26 @@ def _no_version(path: Path) -> str:
 
 @dataclass(frozen=True)
 class SplatFormat:
-    """A file format: how it is called, found, read and written."""
+    """A file format: its name, its suffixes, and the functions that read and write it."""
 
     name: str
-    """A word for options and messages, which is also the suffix of files that we name ourselves: "ply", "spz"."""
+    """The name in options and messages, which is also the suffix of files that we name ourselves: "ply", "spz"."""
     suffixes: tuple[str, ...]
     """Ends of file names that mean this format, in lower case, such as ".spz". The longest that fits a name decides."""
     about: str
     """One line: which programs open it, and what it costs."""
     read: Callable[[Path], Gaussians]
-    """Read a file. Raises `FormatError` for whatever is wrong with it, and takes no more memory than a small multiple
-    of the file's size."""
+    """Read a file. Raises `FormatError` for any fault of the file, and takes no more memory than a small multiple of
+    the file's size."""
     write: Callable[[Path, Gaussians, Any], None]
     """Write at least one Gaussian, all finite, atomically; the last argument is an instance of `options`."""
     options: type[Any] = NoOptions
-    """A dataclass of what can be chosen when writing; each field has a default."""
+    """A dataclass of the options for writing; each field has a default."""
     version: Callable[[Path], str] = _no_version
-    """The version of the format that a file says it has, with its encoding if there are several; an empty text for
+    """The version of the format that a file claims, with its encoding if there are several; an empty text for
     formats without versions. Raises `FormatError` for files of another kind."""
+    keeps_extra: bool = False
+    """Whether it stores `Gaussians.extra`. Otherwise they are dropped before `write`, with a warning."""
 
 
 _FORMATS: dict[str, SplatFormat] = {}
@@ -100,7 +105,7 @@ def find_format(path: str | PathLike[str], name: str | None = None) -> SplatForm
         name: of the format; None to go by the path's suffix.
 
     Raises:
-        FormatError: there is no such format; the message lists those that there are.
+        FormatError: there is no such format; the message lists the known ones.
     """
     known = all_formats()
     if name is not None:
@@ -137,6 +142,8 @@ def read(path: str | PathLike[str], format: str | None = None) -> Gaussians:
 def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = None, **options: Any) -> None:
     """Write Gaussians to a file of any format, atomically. Those that are not finite are left out, with a warning.
 
+    Extra rows, which only PLY files hold, are left out of the other formats, with a warning that names them.
+
     Args:
         path: of the file; its folder is made if it is missing.
         gaussians: to write.
@@ -149,6 +156,16 @@ def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = 
     """
     found = find_format(path, format)
     chosen = _make_options(found, options)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if gaussians.extra and not found.keeps_extra:
+        # before the check of finite values: rows that are not written decide nothing
+        logger.warning(
+            "%s is written without the extra rows %s: the format %s cannot hold them; PLY files do.",
+            path,
+            ", ".join(map(repr, gaussians.extra)),
+            found.name,
+        )
+        gaussians = replace(gaussians, extra={})
     found.write(Path(path), drop_non_finite(gaussians, path), chosen)
 
 

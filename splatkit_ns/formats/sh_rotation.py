@@ -1,4 +1,4 @@
-"""Spherical harmonics that turn with the scene: colours as functions of the direction, in another frame."""
+"""The rotation of spherical harmonics with the scene: colours as functions of the direction, in another frame."""
 
 from __future__ import annotations
 

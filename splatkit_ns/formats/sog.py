@@ -28,12 +28,12 @@ from splatkit_ns.formats.registry import SplatFormat, register
 
 MAX_PALETTE = 1 << 16
 MAX_SIDE = 16383
-"""Of a WebP image, in pixels."""
+"""The largest side of a WebP image, in pixels."""
 
 
 @dataclass(frozen=True)
 class SogOptions:
-    """What can be chosen of a SOG file."""
+    """The options of a SOG file."""
 
     palette_size: int | None = None
     """Rows of the SH palette, at most 65,536: more are better and larger. If not given, one for 8 Gaussians."""
@@ -44,7 +44,7 @@ class SogOptions:
 def write_sog(path: Path, gaussians: Gaussians, options: SogOptions) -> None:
     """Write a bundle, or a folder if `path` is that of its meta.json; see `SplatFormat.write`.
 
-    In a folder images have names of their own content, so that until meta.json is replaced the old files are whole.
+    In a folder images are named after their content, so that the old files stay complete until meta.json is replaced.
     """
     if options.palette_size is not None and not 1 <= options.palette_size <= MAX_PALETTE:
         raise FormatError(f"the option palette_size of SOG is {options.palette_size}, expected 1 to {MAX_PALETTE}.")
@@ -69,7 +69,7 @@ def write_sog(path: Path, gaussians: Gaussians, options: SogOptions) -> None:
 
 
 def image_size(num: int) -> tuple[int, int]:
-    """Width and height of images for so many Gaussians, multiples of 4."""
+    """Width and height of images for this many Gaussians, multiples of 4."""
     width = math.ceil(math.sqrt(num) / 4) * 4
     return width, math.ceil(num / width / 4) * 4
 
@@ -124,7 +124,7 @@ def _quantised_sh(gaussians: Gaussians, options: SogOptions) -> tuple[dict[str, 
 
 
 def _padded(codebook: FloatArray) -> list[float]:
-    """256 entries, the last one repeated: some readers count on so many."""
+    """The codebook with 256 entries, the last one repeated: some readers expect that number."""
     values: list[float] = codebook.astype(np.float64).tolist()
     return values + values[-1:] * (256 - len(values))
 
@@ -170,7 +170,7 @@ def _images_of(path: Path) -> set[str]:
         meta = json.loads(path.read_bytes())
         ours = meta["asset"]["generator"] == "splatkit-ns"
         names = {name for value in meta.values() if isinstance(value, dict) for name in value.get("files", ())}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or not one of ours: nothing is ours
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or another program's
         return set()
     return {name for name in names if ours and isinstance(name, str) and name == Path(name).name}
 

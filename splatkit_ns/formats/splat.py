@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("colour", "u1", 4), ("quat", "u1", 4)])
 MIN_SCALE = 1e-13
-"""A standard deviation of zero, which other writers produce, has no logarithm: it is read as this."""
+"""The value for a standard deviation of zero, which other writers produce, and which has no logarithm."""
 
 
 def write_splat(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
@@ -39,7 +39,7 @@ def write_splat(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
 
 
 def read_splat(path: Path) -> Gaussians:
-    """Read a .splat file, which has no header: whatever its numbers allow is taken for Gaussians.
+    """Read a .splat file, which has no header: all rows with valid numbers are taken for Gaussians.
 
     Raises:
         FormatError: its size is no multiple of 32 bytes, or it has values that no Gaussian has.

@@ -42,13 +42,14 @@ MAGIC = 0x5053474E  # "NGSP"
 HEADER = struct.Struct("<IIIBBBB")
 """Magic number, version, number of Gaussians, SH degree, fractional bits, flags; reserved, or number of streams (4)."""
 HEADER_4 = struct.Struct("<IIIBBBBI12x")
-"""The same of version 4, and where the table of the streams' sizes begins."""
+"""The same for version 4, and the offset of the table of the streams' sizes."""
 ANTIALIASED = 0x1
 MAX_FRACTIONAL_BITS = 20
-"""Of positions. The reference writer always takes 12, which is coarse for a scene of a few units; readers go by the
-header. Bits beyond these say nothing: a float32 of size 1 has 23."""
+"""The most fractional bits of positions. The reference writer always takes 12, which is coarse for a scene of a few
+units; readers use the number in the header. More bits carry no information: a float32 of size 1 has 23."""
 COLOUR_SCALE = 0.15
-"""Wider than the 0.28 of colours from 0 to 1, because SH of higher degrees may bring others back into that range."""
+"""The scale of colours: wider than the 0.28 of colours from 0 to 1, because SH of higher degrees may bring others back
+into that range."""
 MIN_LOG_SCALE, LOG_SCALE_STEPS = -10.0, 16.0
 _NUM_COEFFICIENTS = (0, 3, 8, 15, 24)
 _KEPT_COEFFICIENTS = 15
@@ -62,20 +63,20 @@ SpzAxes = Literal["rub", "rdf"]
 
 @dataclass(frozen=True)
 class SpzOptions:
-    """What can be chosen of an SPZ file."""
+    """The options of an SPZ file."""
 
     version: SpzVersion = 3
-    """3 has finer rotations, and all but the oldest viewers open it; glTF and Cesium want 2."""
+    """The version of SPZ. 3 has finer rotations, and all but the oldest viewers open it; glTF and Cesium need 2."""
     axes: SpzAxes = "rub"
-    """rub is what the format says. Some writers copy the rdf of PLY files instead, and a viewer made for those shows
-    rub upside down."""
+    """The axes. The format prescribes rub. Some writers copy the rdf of PLY files instead, and a viewer made for those
+    shows rub upside down."""
     sh1_bits: int = 6
     """Bits of an SH coefficient of degree 1, 1 to 8: more are better and larger. The reference writer's 5 and 4
     turn most coefficients of a scene that is trained for minutes to zero."""
     sh_rest_bits: int = 5
     """Bits of an SH coefficient of degree 2 or 3, 1 to 8."""
     level: int = 4
-    """How hard to compress, 1 (quick) to 9 (small). 6 makes files 3 % smaller and takes three times as long."""
+    """The level of compression, 1 (quick) to 9 (small). 6 makes files 3 % smaller and takes three times as long."""
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -115,13 +116,13 @@ def _check_options(options: SpzOptions) -> None:
 
 
 def _fractional_bits(means: FloatArray, path: Path) -> int:
-    """As many as leave room for the farthest centre: 24 bits, one of them the sign."""
+    """The number of fractional bits that leaves room for the farthest centre: 24 bits, one of them the sign."""
     largest = float(np.abs(means).max())
     bits = min(MAX_FRACTIONAL_BITS, 22 - math.frexp(largest)[1]) if largest > 0 else MAX_FRACTIONAL_BITS
     if bits < 0:
         raise FormatError(
             f"{path}: SPZ has no room for a centre {largest:g} units from the origin; scale or move the scene, or "
-            "leave out what is far away."
+            "leave out distant Gaussians."
         )
     return bits
 
@@ -162,7 +163,7 @@ def _pack_sh(coefficients: FloatArray, options: SpzOptions) -> bytes:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a header says."""
+    """The values of a header."""
 
     version: int
     num: int
@@ -203,7 +204,7 @@ def read_spz(path: Path, axes: SpzAxes = "rub") -> Gaussians:
 
 
 def version_of(path: Path) -> str:
-    """The version that an SPZ file says it has.
+    """The version that an SPZ file claims.
 
     Raises:
         FormatError: the file is of another kind or damaged.
@@ -213,7 +214,7 @@ def version_of(path: Path) -> str:
 
 
 def _open(file: BinaryIO, path: Path) -> tuple[_Header, GzipReader | None]:
-    """The header, and the reader of what follows in the gzip stream; None if that is not in one (version 4)."""
+    """The header, and the reader of the rest of the gzip stream; None if there is no such stream (version 4)."""
     start = file.read(4)
     file.seek(0)
     if start[:2] == b"\x1f\x8b":

@@ -27,14 +27,14 @@ EVENTS = {
     "pre_save_checkpoint": "before_save_checkpoint",
     "post_train": "after_train",
 }
-"""Events of modules that are nothing but a point of hooks.
+"""The events of modules that each correspond to one point of the hooks.
 
 The others need a method: `HookModule.pre_validation`, `post_validation_image`, `on_exception` and `on_cleanup`.
 `before_run` comes before there is a dispatcher: see `HookModule.begin`.
 """
 
 POINTS = tuple(name for name in vars(Hook) if not name.startswith("_"))
-"""All that a run calls of a hook, its state included."""
+"""All methods of a hook that a run calls, those of its state included."""
 
 VALIDATION_POINTS = ("before_val", "before_val_iter", "after_val_iter", "after_val")
 
@@ -42,7 +42,7 @@ logger = logging.getLogger("splatkit_ns")
 
 
 class HookModule(SplatBaseModule[SplatRenderPayload]):
-    """Runs hooks as one module among the others.
+    """A module that runs hooks, as one module among the others.
 
     Args:
         hooks: instances, or names that `HOOK_REGISTRY` knows.
@@ -67,11 +67,11 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         return any(overrides(hook, point) for hook in self.hooks)
 
     def call_hook(self, name: str, **kwargs: Any) -> None:
-        """Call a method, one of the thirteen or one of their own, of all hooks that have it.
+        """Call a method of all hooks that have it: one of the thirteen or a further one.
 
         Raises:
             HookFailedError: a hook raised; names hook, method and step, and keeps the cause's traceback.
-            HookTypeError: the same, and a `TypeError`, where the hook raised one.
+            HookTypeError: the same, and a `TypeError`, if the hook raised one.
         """
         for hook in self.hooks:
             if hasattr(hook, name):
@@ -122,13 +122,13 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         self.call_hook("before_run")
 
     def on_exception(self, exception: BaseException) -> None:
-        """Tell every hook, also those after one that fails; failures are logged."""
+        """Call every hook's `exception`, also those after one that fails; failures are logged."""
         self.trainer.error = exception
         for failure in self._call_all("exception"):
             logger.error("%s", failure)
 
     def on_cleanup(self) -> None:
-        """The last point, once a run; every hook gets it, and the first failure is raised."""
+        """Run the last point, once a run: it is called on every hook, and then the first failure is raised."""
         if not self._runs:
             return
         self._runs = False
@@ -143,7 +143,7 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         for hook in self.hooks:
             try:
                 self._call(hook, point)
-            except Exception as error:  # every hook gets its turn; the caller reports
+            except Exception as error:  # the other hooks still run; the caller reports
                 failures.append(error)
         return failures
 
@@ -163,7 +163,7 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
         load_states(self._named(), state)
 
     def _named(self) -> list[tuple[str, Hook]]:
-        """Hooks with names that tell two of one class apart: ``LogHook``, ``LogHook_2``."""
+        """The hooks with names that distinguish two of one class: ``LogHook``, ``LogHook_2``."""
         seen: dict[str, int] = {}
         named: list[tuple[str, Hook]] = []
         for hook in self.hooks:

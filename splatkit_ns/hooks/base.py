@@ -57,7 +57,7 @@ class Hook:
         """When the run ends by an exception, before `after_run`; ``trainer.error`` is what was raised."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep of this hook: tensors, numbers, strings, and lists or dicts of them."""
+        """The state of this hook for a checkpoint: tensors, numbers, strings, and lists or dicts of them."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ HOOK_REGISTRY: Registry[Hook] = Registry("hook", Hook)
 
 
 def parse_hooks(hooks: Sequence[Any]) -> list[Hook]:
-    """Make hooks out of their names (str); instances of `Hook` stay as they are.
+    """Make hooks from their names (str); instances of `Hook` stay as they are.
 
     Raises:
         SplatkitError: a name is unknown, or an entry is no hook.

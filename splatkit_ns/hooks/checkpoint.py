@@ -14,10 +14,10 @@ logger = logging.getLogger("splatkit_ns")
 
 @HOOK_REGISTRY.register()
 class CheckPointHook(Hook):
-    """Writes ``ckpts/step_001000.ckpt`` into the run's folder every so many steps and at the last, and keeps them all.
+    """Writes ``ckpts/step_001000.ckpt`` into the run's folder every n-th step and after the last, and keeps them all.
 
-    These are besides the checkpoints that the trainer itself writes (``--steps-per-save``), of which it keeps the
-    newest only.
+    These come in addition to the checkpoints that the trainer itself writes (``--steps-per-save``), of which it keeps
+    the newest only.
 
     Args:
         every: steps between two checkpoints.
@@ -32,7 +32,7 @@ class CheckPointHook(Hook):
         self.every = every
 
     def after_train_iter(self, trainer: TrainerView) -> None:
-        """Write one where it is due."""
+        """Write a checkpoint if one is due."""
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.cfg.max_steps:
             path = trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt"

@@ -24,7 +24,7 @@ logger = logging.getLogger("splatkit_ns")
 class LogHook(Hook):
     """Logs the number of Gaussians, the learning rate of their positions and the losses, and means of evaluations.
 
-    A progress bar shows the exponential moving average of the loss where output goes to a terminal. The means over all
+    A progress bar shows the exponential moving average of the loss if output goes to a terminal. The means over all
     evaluation images are written as ``val/psnr`` and so on, those of nerfstudio's checks of a single image as
     ``val_image/psnr``; nothing is read from the device in steps that are not logged.
 
@@ -40,7 +40,7 @@ class LogHook(Hook):
             raise OptionsError([f"LogHook's every is {every}, expected at least 1"])
         self.every = every
         self.bar_info: dict[str, str] = {}
-        """What the bar shows, by name."""
+        """The values that the bar shows, by name."""
         self.val_means: dict[str, float] = {}
         """Means of the last evaluation, by metric."""
         self._ema: Tensor | float = 0.0
@@ -49,7 +49,7 @@ class LogHook(Hook):
 
     @property
     def ema_loss_for_log(self) -> float:
-        """0.4 times the last finite loss plus 0.6 times what this was before, from 0; reading it waits for the GPU."""
+        """0.4 times the last finite loss plus 0.6 times the value before, from 0; reading it waits for the GPU."""
         return float(self._ema)
 
     # ------------------------------------------------------------------ training
@@ -64,7 +64,7 @@ class LogHook(Hook):
 
     @torch.no_grad()
     def after_train_iter(self, trainer: TrainerView) -> None:
-        """Follow the loss; write and show it where it is due."""
+        """Update the average of the loss; write and show it if that is due."""
         losses = trainer.loss_dict
         loss = losses["loss"]  # not finite in a step that was left out, which must not spoil all later means
         self._ema = torch.where(torch.isfinite(loss), 0.4 * loss + 0.6 * self._ema, self._ema)
@@ -83,7 +83,7 @@ class LogHook(Hook):
             trainer.logger.write_scalar(name, value, step)
 
     def after_run(self, trainer: TrainerView) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -123,5 +123,5 @@ class LogHook(Hook):
         return {"ema_loss": self.ema_loss_for_log}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the moving average."""
+        """Restore the moving average."""
         self._ema = float(state["ema_loss"])

@@ -1,4 +1,4 @@
-"""Registries: what a config can choose by name."""
+"""Registries: the classes that a config can choose by name."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ logger = logging.getLogger("splatkit_ns")
 
 
 def check_is_list(found: Any, setting: str) -> None:
-    """Check that what should hold several names does.
+    """Check that a setting is a collection of names.
 
     Raises:
-        ModuleError: it is one name alone, or nothing that can be gone through.
+        ModuleError: it is a single name, or cannot be iterated over.
     """
     if isinstance(found, str) or not isinstance(found, Iterable):
         one = f'("{found}",), with the comma' if isinstance(found, str) else '("LogHook",)'
@@ -31,8 +31,8 @@ class Registry(Generic[ItemT]):
     """Classes of one kind, by name.
 
     Args:
-        kind: how messages call an entry, like ``"hook"``.
-        base: what every entry must be a subclass of.
+        kind: the word for an entry in messages, like ``"hook"``.
+        base: the base class of every entry.
     """
 
     def __init__(self, kind: str, base: type[ItemT]) -> None:
@@ -41,12 +41,12 @@ class Registry(Generic[ItemT]):
         self._classes: dict[str, type[ItemT]] = {}
 
     def register(self, name: str | None = None) -> Callable[[type[ItemT]], type[ItemT]]:
-        """Decorator that puts a class into the registry, under its own name unless told another.
+        """Decorator that puts a class into the registry, under its own name unless another is given.
 
         A class registered later under the same name takes the place of the earlier one, with a warning in the log.
 
         Raises:
-            SplatkitError: what is decorated is no class of the registry's kind.
+            SplatkitError: the decorated object is no class of the registry's kind.
         """
 
         def decorate(cls: type[ItemT]) -> type[ItemT]:
@@ -93,7 +93,7 @@ class Registry(Generic[ItemT]):
         return self.make(name, self.get(name), **settings)
 
     def make(self, name: str, make: Callable[..., ItemT], *arguments: Any, **settings: Any) -> ItemT:
-        """Call what makes an instance.
+        """Make an instance by calling a class or function.
 
         Args:
             name: of the class, for messages.

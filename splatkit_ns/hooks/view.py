@@ -21,7 +21,7 @@ POINT_CLOUD_NAMES = {
     "features": "sh0",
     "features_rest": "shN",
 }
-"""How hooks call the Gaussians' parameters, and how they are called everywhere else."""
+"""The names that hooks use for the Gaussians' parameters, and the names used everywhere else."""
 
 
 def hooks_name(parameter: str) -> str:
@@ -145,7 +145,7 @@ class ConfigView:
 
 
 class TrainerView:
-    """What a hook can see and do.
+    """The trainer as a hook can read and control it.
 
     Before data and model are loaded, in `Hook.before_run`, there are only ``cfg``, ``exp_dir``, ``device``, ``hooks``
     and ``global_step``.
@@ -161,20 +161,20 @@ class TrainerView:
         self.call_hook = call_hook
         """``call_hook(name, **kwargs)`` calls a method of all hooks that have it."""
         self.logger: Writer | None = None
-        """Where scalars and images go, from `Hook.before_train` on; None when no writer was chosen."""
+        """The writer of scalars and images, from `Hook.before_train` on; None if no writer was chosen."""
         self.metric_dict: dict[str, Any] = {}
-        """The last evaluation image: L1_loss, psnr, ssims, lpips where its weights are there, the render as images and
+        """The last evaluation image: L1_loss, psnr, ssims, lpips if its weights are there, the render as images and
         the ground truth as gt_images, both (1, H, W, 3) in [0, 1], and rgb_file_name."""
         self.val_dataset_size = 0
         """Number of images of the current or last evaluation."""
         self.val_is_complete = False
         """Whether these are all evaluation images; nerfstudio also checks a single one now and then."""
         self.error: BaseException | None = None
-        """What ended the run, in `Hook.exception` and `Hook.after_run`."""
+        """The exception that ended the run, in `Hook.exception` and `Hook.after_run`."""
         self._trainer: Any = None
 
     def connect(self, trainer: Any) -> None:
-        """Look at a trainer; called by the trainer itself."""
+        """Attach this view to a trainer; called by the trainer itself."""
         self._trainer = trainer
 
     @property
@@ -196,7 +196,7 @@ class TrainerView:
 
     @property
     def device(self) -> str:
-        """Where training runs, like ``cuda:0`` or ``cpu``."""
+        """The device of the training, like ``cuda:0`` or ``cpu``."""
         return str(self.unwrapped.device)
 
     @property
@@ -227,7 +227,7 @@ class TrainerView:
 
     @property
     def optimizer_dict(self) -> dict[str, Any]:
-        """The values of this step that densification works from; empty before the first render of a process.
+        """The values of this step that densification uses; empty before the first render of a process.
 
         ``loss``: scalar. ``uv_points``: positions in the image, (C, N, 2), with their gradient after the backward
         pass. ``radii``: (C, N) in pixels, 0 if not seen. ``visibility``: (C, N) bool.
@@ -248,7 +248,7 @@ class TrainerView:
 
     @property
     def context(self) -> StepContext:
-        """Everything that modules can ask for: images, masks, payload, and more."""
+        """All values that modules can take as arguments: images, masks, payload, and more."""
         return self.unwrapped.pipeline.model.context
 
     @property

@@ -1,4 +1,4 @@
-"""Image models: what a particular camera made of the scene."""
+"""Image models: the part between render and loss, which imitates a particular camera."""
 
 from splatkit_ns.image_model.base import IdentityImageModel, SplatImageModel
 

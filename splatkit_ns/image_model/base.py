@@ -1,4 +1,4 @@
-"""What a camera made of the scene: the part between render and loss."""
+"""The base of image models: the part between render and loss, which imitates a particular camera."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 
 
 class SplatImageModel(SplatBaseModule[PayloadT]):
-    """Turns the render of the scene into the image that a particular camera would have taken of it.
+    """The base of parts that turn the render of the scene into the image that a particular camera would have taken.
 
-    For what belongs to a photograph and not to the scene: exposure, white balance, vignetting. All hooks of a module
-    are called on it, too. Exports, the viewer and new views show the scene without it.
-
+    They model the properties of a photograph that are not the scene's: exposure, white balance, vignetting. All hooks
+    of a module are called on it, too. Exports, the viewer and new views show the scene without it.
     """
 
     applies_in_evaluation: ClassVar[bool] = False

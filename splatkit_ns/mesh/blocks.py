@@ -1,4 +1,4 @@
-"""Which blocks of a voxel grid a surface needs."""
+"""The blocks of a voxel grid that a surface needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_VOXELS = 16
 
 
 def touched_blocks(view: DepthView, voxel_size: float, truncation: float) -> NDArray[np.int32]:
-    """Blocks within the truncation distance of what a view sees, (N, 3) integer coordinates.
+    """Blocks within the truncation distance of the surfaces in a view, (N, 3) integer coordinates.
 
     Block i of an axis spans from i times the block's side to i + 1 times.
 
@@ -45,8 +45,9 @@ def touched_blocks(view: DepthView, voxel_size: float, truncation: float) -> NDA
 def count_blocks(views: Iterable[DepthView], voxel_size: float, truncation: float) -> int:
     """Estimate how many blocks a fusion of these views at full resolution will need.
 
-    Views may be coarse. Where their pixels are farther apart than blocks are wide, cells of 2ᵏ blocks a side are
-    counted, and taken to be crossed by a surface: 4ᵏ blocks across, and as many along the ray as the truncation needs.
+    Views may be coarse. If their pixels are farther apart than blocks are wide, cells of 2ᵏ blocks a side are
+    counted, and assumed to be crossed by a surface: 4ᵏ blocks across, and as many along the ray as the truncation
+    needs.
 
     Args:
         views: at any resolution.
@@ -65,7 +66,7 @@ def count_blocks(views: Iterable[DepthView], voxel_size: float, truncation: floa
     count = 0.0
     finer: list[tuple[int, NDArray[np.int64]]] = []
     for level, keys in sorted(cells.items()):
-        for other, known in finer:  # what a nearer view shows more finely is counted once
+        for other, known in finer:  # a surface that a nearer view shows more finely is counted once
             keys = np.setdiff1d(keys, pack(unpack(known).astype(np.int64) >> (level - other)))
         finer.append((level, keys))
         along = (1 + 2 * truncation / block) / (1 + 2 * truncation / (block * 2**level))
@@ -74,7 +75,7 @@ def count_blocks(views: Iterable[DepthView], voxel_size: float, truncation: floa
 
 
 def within(blocks: NDArray[Any], low: NDArray[np.int32], high: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which blocks (N, 3) lie in a box, from low to before high, (3,) each."""
+    """Whether each of the blocks (N, 3) lies in a box, from low to before high, (3,) each."""
     return np.logical_and.reduce((blocks >= low) & (blocks < high), axis=1)
 
 
@@ -83,7 +84,7 @@ def boxes(blocks: NDArray[np.int32], most: int) -> Iterator[tuple[NDArray[np.int
 
     Args:
         blocks: (N, 3), N at least 1.
-        most: blocks of a box and right beside it, at most; at least 27, which a box of one block can have.
+        most: the most blocks in a box and directly beside it; at least 27, which a box of one block can have.
     """
     pending = [(blocks.min(axis=0), blocks.max(axis=0) + 1)]
     while pending:
@@ -113,7 +114,7 @@ def pack(coordinates: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def unpack(packed: NDArray[np.int64]) -> NDArray[np.int32]:
-    """What `pack` packed, (N, 3)."""
+    """The integers (N, 3) that `pack` packed."""
     mask = (1 << _BITS) - 1
     columns = [packed >> 2 * _BITS, (packed >> _BITS) & mask, packed & mask]
     return (np.stack(columns, axis=1) - _OFFSET).astype(np.int32)

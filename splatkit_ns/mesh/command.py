@@ -29,23 +29,23 @@ T = TypeVar("T")
 
 
 def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
-    """Do what the options say.
+    """Make the mesh that the options describe.
 
     Args:
         options: see `MeshOptions`.
-        console: where progress and figures go; None means the terminal.
+        console: the output for progress and figures; None means the terminal.
 
     Returns:
         The file that was written.
 
     Raises:
-        SplatkitError: options, run or scene do not allow it; the message says what does.
+        SplatkitError: options, run or scene do not allow it; the message says how to change that.
     """
     console = console or Console()
     check_options(options)
     path = output_path(options)
     run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
-    check_writable(path.parent, "splatkit mesh")  # makes the folder, which a config that is not there must not
+    check_writable(path.parent, "splatkit mesh")  # makes the folder, so it comes after the check that the config exists
     console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
     views = RunViews(run.pipeline, options.min_accumulation)
     frame = views.frames[options.frame]
@@ -66,7 +66,7 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
 
 
 def _sizes(options: MeshOptions, views: RunViews, unit: float, console: Console) -> FusionSizes:
-    """Look at the scene at low resolution, and say what is going to happen."""
+    """Choose the sizes of the fusion from the scene at low resolution, and print them."""
     downscale = max(1.0, views.longest_side / COARSE_SIDE)
     coarse = list(_shown(views.views(downscale), "Looking at the scene", len(views), console))
     free = available_memory()

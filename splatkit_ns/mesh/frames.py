@@ -1,4 +1,4 @@
-"""Between the frame that nerfstudio trains in and others."""
+"""Conversions between the frame in which nerfstudio trains and others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from splatkit_ns.mesh.views import DoubleArray
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """How a dataparser moved the scene: x_nerfstudio = scale (rotation x + shift)."""
+    """The move of a scene by a dataparser: x_nerfstudio = scale (rotation x + shift)."""
 
     rotation: DoubleArray
     """(3, 3), orthogonal."""
     shift: DoubleArray
-    """(3,), in units of the frame from before."""
+    """(3,), in units of the frame before the move."""
     scale: float = 1.0
-    """nerfstudio's units per unit of the frame from before."""
+    """nerfstudio's units per unit of the frame before the move."""
 
     @classmethod
     def identity(cls) -> SceneFrame:
@@ -32,11 +32,11 @@ class SceneFrame:
         return cls(transform[:, :3], transform[:, 3], scale)
 
     def to_original(self, points: DoubleArray) -> DoubleArray:
-        """Points (N, 3) of nerfstudio's frame where they were before."""
+        """Points (N, 3) of nerfstudio's frame in the frame before the move."""
         return (points / self.scale - self.shift) @ np.linalg.inv(self.rotation).T
 
     def mesh_to_original(self, mesh: Mesh) -> Mesh:
-        """The mesh where it was before; its triangles still face outwards if that is a mirror image."""
+        """The mesh in the frame before the move; its triangles face outwards even if that is a mirror image."""
         vertices = self.to_original(mesh.vertices.astype(np.float64)).astype(np.float32)
         mirrored = np.linalg.det(self.rotation) < 0
         triangles = mesh.triangles[:, ::-1] if mirrored else mesh.triangles

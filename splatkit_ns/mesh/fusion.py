@@ -22,14 +22,14 @@ from splatkit_ns.mesh.views import DepthView
 
 _ATTRIBUTES = ("tsdf", "weight", "color")
 _MARGIN = 1.25
-"""Room for this many times more blocks than were estimated: to grow, the volume must be in memory twice."""
+"""The factor of the estimated number of blocks to make room for: to grow, the volume must be in memory twice."""
 _BLOCKS_AT_ONCE = 512
-"""open3d makes room for all the blocks it is given, also for those that it has already."""
+"""The most blocks to give to open3d at once: it makes room for all of them, also for those that it has already."""
 BLOCKS_AT_ONCE_EXTRACTED = 2**31 // (BLOCK_VOXELS**3 * 16) - 1
 """Blocks whose triangles open3d can make at once: with more its 32-bit offsets, of 16 bytes a voxel, overflow, and it
 writes anywhere."""
 BLOCKS_OF_A_PART = BLOCKS_AT_ONCE_EXTRACTED // 4
-"""Where there are more, so many at once: a part is a copy."""
+"""The most blocks of a part, if the volume is taken apart because it has more than that; each part is a copy."""
 
 
 class Volume:
@@ -38,7 +38,7 @@ class Volume:
     Args:
         voxel_size: side of a voxel, in world units.
         truncation: distances are known up to this far from a surface, in world units.
-        expected_blocks: how many blocks to make room for; more of them cost a copy of the volume.
+        expected_blocks: the number of blocks to make room for; more of them cost a copy of the volume.
     """
 
     def __init__(self, voxel_size: float, truncation: float, expected_blocks: int) -> None:
@@ -52,7 +52,7 @@ class Volume:
         return int(self._grid.hashmap().size())
 
     def integrate(self, view: DepthView) -> None:
-        """Add one view; pixels with depth 0 tell nothing."""
+        """Add one view; pixels with depth 0 are ignored."""
         blocks = touched_blocks(view, self.voxel_size, self.truncation)
         if len(blocks) == 0:
             return
@@ -68,7 +68,7 @@ class Volume:
                 *images,
                 *camera,
                 depth_scale=1.0,
-                depth_max=float(view.depth.max()) * 2,  # what is too far has no depth already
+                depth_max=float(view.depth.max()) * 2,  # pixels that are too far already have depth 0
                 trunc_voxel_multiplier=float(self.truncation / self.voxel_size),
             )
 
@@ -97,7 +97,7 @@ class Volume:
         return grid
 
     def _make_room(self, number: int) -> None:
-        """Let the volume have room for more blocks, by less than the doubling that open3d would choose."""
+        """Make room for more blocks in the volume, by less than the doubling that open3d would choose."""
         hashmap = self._grid.hashmap()
         needed = int(hashmap.size()) + number
         if needed > hashmap.capacity():

@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""The memory that is available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LIMITS = (
 
 
 def available_memory() -> int | None:
-    """Bytes that can still be allocated without swapping, in this container or machine; None where nobody says."""
+    """Bytes that can still be allocated without swapping, in this container or machine; None if it is unknown."""
     candidates = [_machine(), *(_container(*names) for names in _LIMITS)]
     known = [value for value in candidates if value is not None]
     return min(known) if known else None

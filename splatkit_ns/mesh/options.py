@@ -30,32 +30,32 @@ class MeshOptions:
     overwrite: bool = False
     """Replace the file if there is one."""
     frame: FrameName = "nerfstudio"
-    """nerfstudio: where training had the scene, as ns-export writes it. dataset: where the data set's files have poses
-    and points, such as transforms.json and sparse_pc.ply. world: where COLMAP, or whatever made the poses, had them,
-    before ns-process-data turned them."""
+    """nerfstudio: the frame of training, as ns-export writes it. dataset: the frame of the poses and points in the data
+    set's files, such as transforms.json and sparse_pc.ply. world: the frame of COLMAP, or of another program that made
+    the poses, before ns-process-data turned them."""
     voxel_size: Annotated[float | None, Positive] = None
-    """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times what a
-    pixel covers on the surfaces."""
+    """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times the width
+    that a pixel covers on the surfaces."""
     truncation: Annotated[float | None, Positive] = None
-    """How far from a surface distances to it are known; surfaces that are nearer to each other than this may merge. If
-    not given, 4 voxels."""
+    """The largest distance from a surface that is stored; surfaces that are nearer to each other than this may merge.
+    If not given, 4 voxels."""
     depth_limit: Annotated[float | None, Positive] = None
-    """What is farther from a camera than this is left out. If not given, the diameter of the ring of cameras, or where
-    nine tenths of the seed points are nearer, whichever is more."""
+    """Surfaces farther from a camera than this are left out. If not given, the diameter of the ring of cameras, or the
+    distance within which nine tenths of the seed points lie, whichever is more."""
     min_accumulation: Annotated[float, Fraction] = 0.5
     """Pixels that the Gaussians cover less than this show no surface; 0 to 1."""
     keep_components: Annotated[int, NonNegative] = 50
-    """At most this many connected pieces are kept, the largest; 0 keeps any number."""
+    """The most connected pieces that are kept, the largest ones; 0 keeps any number."""
     min_component_share: Annotated[float, Fraction] = 0.001
-    """Pieces with a smaller share of all triangles are dropped; 0 to 1."""
+    """The least share of all triangles that a piece needs to be kept; 0 to 1."""
     max_memory: Annotated[float | None, Positive] = None
-    """GiB that may be used. If not given, 80 % of what is free."""
+    """GiB that may be used. If not given, 80 % of the free memory."""
     load_step: int | None = None
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
     data: Path | None = None
-    """Folder of the data set, if it is no longer where the run found it."""
+    """Folder of the data set, if it has moved since the run."""
     device: Literal["cuda", "cpu"] | None = None
-    """Where to render. If not given, what the machine has."""
+    """The device that renders. If not given, the GPU if there is one, else the CPU."""
 
 
 def check_options(options: MeshOptions) -> None:
@@ -76,7 +76,7 @@ def check_options(options: MeshOptions) -> None:
 
 
 def output_path(options: MeshOptions) -> Path:
-    """Where the mesh goes."""
+    """The file of the mesh."""
     return options.load_config.parent / "mesh.ply" if options.output is None else options.output
 
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from splatkit_ns.mesh.views import DepthView
 
 REFINEMENT = 2
-"""More samples a pixel's side. A fusion reads the nearest sample, so that a slanted surface comes in steps."""
+"""The number of samples per pixel's side. A fusion reads the nearest sample, so a slanted surface shows steps."""
 
 
 def refined(view: DepthView, max_step: float, factor: int = REFINEMENT) -> DepthView:
     """The view with `factor` times as many pixels a side.
 
-    Inverse depth is interpolated linearly, which is exact on planes. Where neighbouring pixels differ by more than
-    `max_step`, or one shows nothing, there is an edge, and depth stays that of the nearest pixel.
+    Inverse depth is interpolated linearly, which is exact on planes. If neighbouring pixels differ by more than
+    `max_step`, or one shows no surface, there is an edge, and depth stays that of the nearest pixel.
 
     Args:
         view: at least one pixel.

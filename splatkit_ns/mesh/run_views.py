@@ -1,4 +1,4 @@
-"""What the training cameras of a run see of its Gaussians."""
+"""The views of a run's Gaussians from its training cameras."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class RunViews:
         self._cameras: Any = pipeline.datamanager.train_dataset.cameras  # after the masks, which may undistort them
         points = outputs.metadata.get("points3D_xyz")
         self.seed_points: DoubleArray | None = None if points is None else points.double().cpu().numpy()
-        """(N, 3) in nerfstudio's frame, or None where the data set has none."""
+        """(N, 3) in nerfstudio's frame, or None if the data set has none."""
         self.frames: dict[FrameName, SceneFrame] = {
             "nerfstudio": SceneFrame.identity(),
             "dataset": SceneFrame.from_dataparser(*frame_to_training(pipeline.datamanager, "dataset")),
             "world": SceneFrame.from_dataparser(*frame_to_training(pipeline.datamanager, "world")),
         }
-        """How the scene came into nerfstudio's frame from each other one."""
+        """The moves of the scene into nerfstudio's frame, by the name of the other frame."""
         self.has_surface_depth = False
-        """Whether the renderer knows surfaces better than by the average along the ray; known after the first view."""
+        """Whether the renderer's surfaces are better than the average along the ray; known after the first view."""
 
     def __len__(self) -> int:
         return len(self._cameras)
 
     @property
     def longest_side(self) -> int:
-        """Of all pictures, in pixels."""
+        """The longest side of all pictures, in pixels."""
         return int(torch.maximum(self._cameras.width, self._cameras.height).max())
 
     def views(self, downscale: float = 1.0) -> Iterator[DepthView]:
@@ -90,14 +90,14 @@ class RunViews:
 
 
 def _training_masks(datamanager: Any) -> list[NDArray[np.bool_]]:
-    """Masks of the training images, true where the pixel counts, undistorted as training has them."""
+    """Masks of the training images, True for pixels that count, undistorted as in training."""
     masks = [batch["mask"][..., 0].bool().cpu().numpy() for batch in datamanager.cached_train]
     del datamanager.cached_train  # the images are not needed
     return masks
 
 
 def _resampled(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask at another resolution: of each pixel, what lies in its middle."""
+    """A mask at another resolution: each pixel has the value in its middle."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(shape, mask.shape, strict=True)
     )

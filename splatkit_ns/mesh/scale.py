@@ -1,4 +1,4 @@
-"""How fine, how thick and how far: the sizes of a fusion, from the scene where they are not given."""
+"""The sizes of a fusion (voxels, truncation, depth limit), derived from the scene if they are not given."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from splatkit_ns.mesh.memory import GIB
 from splatkit_ns.mesh.views import DepthView, DoubleArray
 
 VOXELS_PER_PIXEL = 1.5
-"""A voxel's side by what a pixel covers: finer ones reproduce the pixels' steps."""
+"""A voxel's side in widths that a pixel covers: finer ones reproduce the pixels' steps."""
 TRUNCATION_VOXELS = 4.0
 SEED_SHARE = 0.9
 """Share of the seed points that the depth limit must not cut off; the rest may be far behind the scene."""
 BYTES_PER_BLOCK = BLOCK_VOXELS**3 * (25 + 16 + 10)
-"""Of a voxel: distance, weight and colour, with room to grow; where triangles' corners are, while they are made; the
-mesh. As measured: 2.5 GB for 12,500 blocks."""
+"""The bytes of a block. Each voxel needs some for distance, weight and colour, with room to grow; some for the places
+of triangles' corners, while they are made; and some for the mesh. As measured: 2.5 GB for 12,500 blocks."""
 
 
 MAX_BLOCKS = 2**31 // (BLOCK_VOXELS**3 * 3) - 1
-"""What open3d's 32-bit indices of colours reach, however much memory there is."""
+"""The most blocks that open3d's 32-bit indices of colours can address, independent of the memory."""
 
 
 @dataclass(frozen=True)
 class FusionSizes:
-    """What a fusion needs to know before it starts; lengths in world units of the views."""
+    """The sizes of a fusion; lengths in world units of the views."""
 
     voxel_size: float
     truncation: float
@@ -44,8 +44,8 @@ class FusionSizes:
 
 
 def depth_limit_of(views: Sequence[DepthView], seed_points: DoubleArray | None) -> float:
-    """How far from a camera surfaces are looked for: the diameter of the ring of cameras, or as far as most seed points
-    are from the cameras that see them.
+    """The largest distance of a surface from a camera: the diameter of the ring of cameras, or the distance within
+    which most seed points are from the cameras that see them.
 
     Args:
         views: of all cameras.
@@ -84,13 +84,13 @@ def choose_sizes(
 
     Args:
         views: of all cameras, at low resolution.
-        downscale: how many times more pixels a side the fusion's own views have.
+        downscale: the factor by which the fusion's own views have more pixels a side.
         seed_points: (N, 3), or None.
-        voxel_size: None means what `VOXELS_PER_PIXEL` says.
+        voxel_size: None means that `VOXELS_PER_PIXEL` determines it.
         truncation: None means `TRUNCATION_VOXELS`.
         depth_limit: None means that of `depth_limit_of`.
         memory: bytes that may be used; None means as many as `MAX_BLOCKS` take.
-        unit: length that messages count in.
+        unit: the unit of lengths in messages.
 
     Raises:
         SplatkitError: no surface is within reach, or the voxels that were asked for do not fit into memory.
@@ -125,7 +125,7 @@ def choose_sizes(
     raise SplatkitError(
         f"Voxels of {voxel / unit:.4g} would need about {chosen.memory / GIB:.2g} GiB ({chosen.num_blocks:,} blocks of "
         f"{BLOCK_VOXELS}³), and {allowed / GIB:.2g} GiB may be used (--max-memory; never more than "
-        f"{MAX_BLOCKS:,} blocks). {remedy}. Leaving out what is far away takes less, too: --depth-limit, now "
+        f"{MAX_BLOCKS:,} blocks). {remedy}. Leaving out distant surfaces takes less, too: --depth-limit, now "
         f"{limit / unit:.4g}."
     )
 
@@ -142,7 +142,7 @@ def _checked_limit(views: Sequence[DepthView], limit: float, unit: float) -> flo
     if depths.size == 0:
         raise SplatkitError(
             f"None of the {len(views)} training cameras sees a surface: everywhere the Gaussians cover less of the "
-            "pixels than --min-accumulation asks for, or the data set's masks leave the pixels out. Train longer, or "
+            "pixels than --min-accumulation requires, or the data set's masks leave the pixels out. Train longer, or "
             "lower --min-accumulation."
         )
     limit = limit or float(depths.max())

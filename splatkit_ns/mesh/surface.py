@@ -1,4 +1,4 @@
-"""A triangle mesh, and what is done to one."""
+"""A triangle mesh, and operations on it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Mesh:
 
 
 def in_fixed_order(mesh: Mesh) -> Mesh:
-    """The same mesh with vertices and triangles sorted, so that it does not depend on which thread was quicker."""
+    """The same mesh with vertices and triangles sorted, so that it does not depend on the order of the threads."""
     order = np.lexsort(mesh.vertices.T)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -74,11 +74,11 @@ def drop_small_components(mesh: Mesh, keep: int, min_share: float) -> tuple[Mesh
 
     Args:
         mesh: its triangles share vertices where they meet.
-        keep: at most this many pieces stay; 0 means any number.
-        min_share: pieces with a smaller share of all triangles go.
+        keep: the most pieces to keep; 0 means any number.
+        min_share: pieces with a smaller share of all triangles are dropped.
 
     Returns:
-        what is left, and how many pieces went.
+        The remaining mesh, and the number of pieces that were dropped.
     """
     if len(mesh.triangles) == 0:
         return mesh, 0

@@ -1,4 +1,4 @@
-"""A view as the fusion sees it: how far away surfaces are, and what colour they have."""
+"""A view for the fusion: the depth and the colour of surfaces."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DoubleArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DepthView:
-    """One pinhole camera and what it sees."""
+    """One pinhole camera with its depth and colour images."""
 
     depth: FloatArray
-    """(H, W), along the viewing axis (not along the ray), in world units; 0 where no surface is known."""
+    """(H, W), along the viewing axis (not along the ray), in world units; 0 if no surface is known."""
     color: FloatArray
     """(H, W, 3) in [0, 1]."""
     K: DoubleArray
@@ -30,7 +30,7 @@ class DepthView:
         return float(np.sqrt(self.K[0, 0] * self.K[1, 1]))
 
     def within(self, depth_limit: float) -> FloatArray:
-        """`depth`, with 0 where it is beyond the limit."""
+        """`depth`, with 0 for values beyond the limit."""
         return np.where(self.depth <= depth_limit, self.depth, np.float32(0))
 
     def directions(self, y: NDArray[np.intp], x: NDArray[np.intp]) -> DoubleArray:

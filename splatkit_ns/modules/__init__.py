@@ -1,4 +1,4 @@
-"""Modules: what hooks into training."""
+"""Modules: the parts whose hooks are called during training."""
 
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.checkpointer import SplatCheckpointer
@@ -10,12 +10,19 @@ from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
+from splatkit_ns.parts.frame_edit import Crop, FrameEdit
+from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.trainables import RowTrainable, Trainable
 
 __all__ = [
     "BuiltinModules",
+    "Crop",
     "EvaluationSource",
+    "FrameEdit",
     "ImageEvaluation",
+    "ImageFrame",
+    "RowTrainable",
     "SplatBaseModule",
     "SplatCheckpointer",
     "SplatEvaluator",
@@ -25,4 +32,5 @@ __all__ = [
     "SplatResolutionSchedule",
     "SplatTensorboard",
     "SplatTimer",
+    "Trainable",
 ]

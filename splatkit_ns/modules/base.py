@@ -1,4 +1,4 @@
-"""The base of modules, at the place where users import it from."""
+"""The base of modules, in the module from which users import it."""
 
 from splatkit_ns.parts.base import SplatBaseModule
 

@@ -21,8 +21,8 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 
 @dataclass
 class BuiltinModules(FillsInDefaults):
-    """What ``ns-train`` can attach to a run. Each is off until its steps are given; relative folders lie in the run's
-    folder."""
+    """The modules that ``ns-train`` can attach to a run. Each is off until its steps are given; relative folders lie in
+    the run's folder."""
 
     own: tuple[str, ...] = ()
     """Modules of your own, as import paths: package.module:Class, or package.module:instance."""
@@ -43,13 +43,13 @@ class BuiltinModules(FillsInDefaults):
     resolution: SplatResolutionSchedule = field(default_factory=lambda: SplatResolutionSchedule(max_downscale=1))
     """Small images first: set max-downscale."""
     timer: SplatTimer = field(default_factory=lambda: SplatTimer(every=0))
-    """Where the time of a step goes: set every."""
+    """The time that each part of a step takes: set every."""
 
     def active(self, folder: Path) -> list[SplatBaseModule[Any]]:
         """Run-time copies of the modules that are on.
 
         Args:
-            folder: of the run, which relative output folders lie in.
+            folder: of the run, in which relative output folders lie.
         """
         entries = [getattr(self, entry.name) for entry in dataclasses.fields(self) if entry.name != "own"]
         copies: list[SplatBaseModule[Any]] = [running_copy(entry) for entry in entries if not entry.is_idle]

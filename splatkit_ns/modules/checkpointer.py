@@ -1,4 +1,4 @@
-"""Saves checkpoints at regular intervals."""
+"""A module that saves checkpoints at regular intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from splatkit_ns.splat import SplatTrainingState
 
 @dataclass
 class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
-    """Writes ``step_001000.ckpt`` every so many steps and after the last, beside the trainer's own checkpoints.
+    """Writes ``step_001000.ckpt`` every n-th step and after the last, beside the trainer's own checkpoints.
 
     Raises:
         OptionsError: if a setting is negative.
@@ -28,7 +28,7 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
     every: Annotated[int, NonNegative] = 1000
     """Steps between checkpoints; 0 turns it off."""
     keep: Annotated[int, NonNegative] = 0
-    """How many to keep: older ones that this module wrote are deleted once a newer one is complete. 0 keeps all."""
+    """The number of checkpoints to keep: the module deletes older ones once a newer one is complete. 0 keeps all."""
 
     @property
     def is_idle(self) -> bool:
@@ -41,7 +41,7 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
     def post_step(
         self, logger: logging.Logger, step: int, max_steps: int, training_state: SplatTrainingState, world_rank: int
     ) -> None:
-        """Save when it is time."""
+        """Save a checkpoint if one is due."""
         if world_rank != 0 or (step % self.every != 0 and step != max_steps):
             return
         folder = Path(self.output_dir)

@@ -1,4 +1,4 @@
-"""Measures the Gaussians on the evaluation images at chosen steps."""
+"""A module that measures the Gaussians on the evaluation images at chosen steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_tex
 
 @dataclass
 class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
-    """PSNR, SSIM and, where its weights are at hand, LPIPS of every evaluation image, at chosen steps.
+    """Measures PSNR, SSIM and, if its weights are at hand, LPIPS of every evaluation image, at chosen steps.
 
     Writes ``stats/step_007000.json`` (the means, each image, and the protocol: split, background, masks, metrics,
     versions), the same as ``stats/step_007000.csv``, and ``images/step_007000/0000_NAME.png`` (photograph left, render
@@ -74,7 +74,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         training_state: SplatTrainingState,
         world_rank: int,
     ) -> None:
-        """Evaluate when it is time."""
+        """Evaluate if this is one of the steps."""
         if step not in self._steps or world_rank != 0:
             return
         what, writes = f"The evaluation of step {step}", True  # the first file that cannot be written is the last tried
@@ -102,7 +102,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
             write_or_warn(logger, what, lambda: self._save_stats(step, results))
 
     def stats_path(self, step: int, suffix: str = ".json") -> Path:
-        """Where the metrics of a step (counted from 1) are saved."""
+        """The JSON file of a step's metrics, steps counted from 1."""
         return Path(self.output_dir) / "stats" / f"step_{step:06d}{suffix}"
 
     def images_path(self, step: int) -> Path:
@@ -133,7 +133,7 @@ def mean_metrics(images: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _for_json(value: Any) -> Any:
-    """JSON has no infinity (the PSNR of a perfect image): it becomes a string."""
+    """A value for JSON, which has no infinity (the PSNR of a perfect image): that becomes a string."""
     if isinstance(value, dict):
         return {str(key): _for_json(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

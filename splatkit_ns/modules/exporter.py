@@ -1,4 +1,4 @@
-"""Saves the trained Gaussians and the state of training at chosen steps."""
+"""A module that saves the trained Gaussians and the state of training at chosen steps."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         world_rank: int,
         renderer: Any,
     ) -> None:
-        """Export when it is time."""
+        """Export if this is one of the steps."""
         if step not in self._steps or world_rank != 0:
             return
         splat, ckpt = self.splat_path(step), self.ckpt_path(step)
@@ -84,9 +84,9 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         training_state.to_splat_model(renderer.splat_mode).save(path, format=self.splat_format)
 
     def splat_path(self, step: int) -> Path:
-        """Where the Gaussians of a step (counted from 1) are saved."""
+        """The file of the Gaussians of a step, counted from 1."""
         return Path(self.output_dir) / "splats" / f"step_{step:06d}.{self.splat_format}"
 
     def ckpt_path(self, step: int) -> Path:
-        """Where the checkpoint of a step (counted from 1) is saved."""
+        """The file of the checkpoint of a step, counted from 1."""
         return Path(self.output_dir) / "ckpts" / f"step_{step:06d}.ckpt"

@@ -1,4 +1,4 @@
-"""The payload of a render, at the place where users import it from."""
+"""The payload of a render, in the module from which users import it."""
 
 from splatkit_ns.parts.payload import SplatRenderPayload
 

@@ -21,7 +21,7 @@ from splatkit_ns.splat import SplatTrainingState
 
 @dataclass
 class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
-    """Shows step, loss, PSNR, number of Gaussians, steps a second and the time left. Quiet where there is no terminal.
+    """Shows step, loss, PSNR, number of Gaussians, steps a second and the time left. Quiet if there is no terminal.
 
     Raises:
         OptionsError: if update_every is negative.
@@ -49,7 +49,7 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
         masks: Tensor | None,
         training_state: SplatTrainingState,
     ) -> None:
-        """Update the bar when it is time."""
+        """Update the bar if that is due."""
         if self._console is None or (step % self.update_every != 0 and step != max_steps and self._bar is not None):
             return
         now = time.perf_counter()
@@ -69,7 +69,7 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
         )
 
     def on_cleanup(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar, which stays as it is."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

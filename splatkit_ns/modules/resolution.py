@@ -1,4 +1,4 @@
-"""Training with small images first, for as long as they hold what is learnt then, or on a fixed schedule."""
+"""Training with small images first, as long as they hold the detail that is learnt then, or on a fixed schedule."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive, Share
 
 SMALLEST_SHARE = 0.25
-"""The first images hold at least this share of the amplitudes of every photograph."""
+"""The least share of the amplitudes of every photograph that the first images hold."""
 SMALLEST_SIDE = 32
-"""Pixels that the shorter side of an image keeps."""
+"""The least number of pixels of an image's shorter side."""
 NEARLY_ALL = 1 - 1e-5
-"""A share of at least this is all of the amplitudes; what is missing is rounding."""
+"""The share from which on all amplitudes count as kept; the rest is rounding."""
 MAX_IMAGES = 50
-"""So many photographs, evenly drawn from all, stand for all."""
+"""The number of photographs, evenly drawn from all, that stand for all."""
 
 
 @dataclass
@@ -36,11 +36,11 @@ class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
 
     Raises:
         OptionsError: if a setting is out of range.
-        ModuleError: at set-up, if there are no images to look at.
+        ModuleError: at set-up, if there are no training images.
     """
 
     max_downscale: Annotated[int, Positive] = 4
-    """Training starts with sides divided by at most this; 1 is off."""
+    """The largest number by which sides are divided at the start of training; 1 is off."""
     full_from: Annotated[float, Share] = 0.9
     """Share of the steps after which images are whole."""
     halve_every: Annotated[int, NonNegative] = 0
@@ -68,12 +68,12 @@ class SplatResolutionSchedule(SplatBaseModule[SplatRenderPayload]):
         data_provider.use_downscale(self.downscale(step))
 
     def downscale(self, step: int) -> int:
-        """What the sides are divided by in this step (from 1)."""
+        """The number by which the sides are divided in this step (from 1)."""
         return max((n for n, end in self._ends.items() if step <= end), default=1)
 
 
 def amplitude_shares(image: Tensor, max_downscale: int) -> list[float]:
-    """How much of an image's spectrum smaller images hold.
+    """The share of an image's spectrum that smaller images hold.
 
     Args:
         image: (H, W, 3 or 4), uint8 or float.
@@ -99,10 +99,11 @@ def amplitude_shares(image: Tensor, max_downscale: int) -> list[float]:
 
 
 def last_steps(shares: Sequence[Sequence[float]], last: float, max_downscale: int) -> dict[int, int]:
-    """Up to which step images are divided by each number.
+    """The last step in which images are divided by each number.
 
-    At first the images are to hold `SMALLEST_SHARE` of the amplitudes or, if they may not be divided further, what
-    those divided by one more would hold; at the end all. Images that lose nothing are divided to the last step.
+    At first the images are to hold `SMALLEST_SHARE` of the amplitudes or, if they may not be divided further, the
+    share that images divided by one more would hold; at the end all. Images that lose nothing are divided to the last
+    step.
 
     Args:
         shares: of each image, as `amplitude_shares` gives them.

@@ -1,4 +1,4 @@
-"""Writes what happens in training where TensorBoard finds it."""
+"""A module that writes scalars and images of training for TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from splatkit_ns.splat import SplatTrainingState
 
 @dataclass
 class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
-    """Loss and its terms, PSNR, number of Gaussians, learning rates, memory, and images, for ``tensorboard --logdir``.
+    """Writes loss and its terms, PSNR, number of Gaussians, learning rates, memory and images for TensorBoard.
+
+    ``tensorboard --logdir`` shows them.
 
     Raises:
         OptionsError: if a setting is negative.
@@ -65,7 +67,7 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
         masks: Tensor | None,
         training_state: SplatTrainingState,
     ) -> None:
-        """Write what this step is due for."""
+        """Write the scalars and images that are due in this step."""
         if self._writer is None:
             return
         if self.scalars_every > 0 and step % self.scalars_every == 0:
@@ -92,7 +94,7 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory used so far, in bytes: PyTorch's tensors on a GPU, the whole process on the CPU."""
+    """The most memory used so far, in bytes: PyTorch's tensors on a GPU, the whole process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Shows where the time of a step goes."""
+"""A module that logs how long each part of a step takes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
 STEPS_PER_READING = 100
-"""CUDA events are read, which waits for the GPU, at least this often, so that they do not pile up."""
+"""The most steps between two reads of the CUDA events, which wait for the GPU: so the events do not pile up."""
 
 
 @dataclass
 class SplatTimer(SplatBaseModule[SplatRenderPayload]):
-    """Logs, every so many steps, how long each part of a step took, and the most memory used.
+    """Logs every n-th step how long each part of a step took, and the most memory used.
 
-    The parts: data, render, loss, backward, optimizers, densify, modules (the hooks of all modules), and other (what
-    happens between steps: logging, viewer, evaluation, checkpoints). On a GPU they are timed with CUDA events, which do
-    not hold it up.
+    The parts: data, render, loss, backward, optimizers, densify, modules (the hooks of all modules), and other
+    (everything between steps: logging, viewer, evaluation, checkpoints). On a GPU they are timed with CUDA events,
+    which do not hold it up.
 
     Raises:
         OptionsError: if every is negative.
@@ -58,7 +58,7 @@ class SplatTimer(SplatBaseModule[SplatRenderPayload]):
         self._marks.append((phase, mark))
 
     def post_step(self, logger: logging.Logger, step: int, training_state: SplatTrainingState) -> None:
-        """Report when it is time."""
+        """Report if a report is due."""
         self._steps += 1
         if self._steps % STEPS_PER_READING == 0:
             self._read()

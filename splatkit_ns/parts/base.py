@@ -19,7 +19,7 @@ class SplatBaseModule(Generic[PayloadT]):
     Override the hooks you need. A hook receives, by keyword, exactly the arguments that its signature names; it may
     leave any of them out or take ``**kwargs``. A name that does not exist is an error before training starts.
 
-    Settings belong into the fields of a dataclass (or ``__init__``); what is needed at run time (files, writers,
+    Settings belong in the fields of a dataclass (or ``__init__``); what is needed at run time (files, writers,
     tensors) is made in `on_setup`, so that a module can be copied, pickled and stored in a config.
 
     The generic parameter says which payload the module reads: ``SplatBaseModule[MyPayload]`` is refused at set-up
@@ -28,7 +28,7 @@ class SplatBaseModule(Generic[PayloadT]):
 
     @property
     def module_name(self) -> str:
-        """How messages and checkpoints call this module."""
+        """The name of this module in messages and checkpoints."""
         return type(self).__name__
 
     @property
@@ -38,8 +38,8 @@ class SplatBaseModule(Generic[PayloadT]):
 
     capturable: ClassVar[bool] = False
     """For renderers and losses: whether `render` or `compute_loss` may be captured in a CUDA graph. Then its kernels
-    must not depend on numbers that change from step to step, and nothing may be read back from the device. A class
-    says so for itself; its subclasses have to say it again."""
+    must not depend on numbers that change from step to step, and nothing may be read back from the device. The value
+    holds for the class that sets it; subclasses have to set it again."""
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -49,7 +49,7 @@ class SplatBaseModule(Generic[PayloadT]):
     def trainables(self, **kwargs: Any) -> Mapping[str, Trainable | RowTrainable]:
         """The parameters that this part owns and the trainer optimises, by name.
 
-        Asked for once, when the part joins a run or an opened one, before weights are loaded and before `on_setup`. A
+        Called once, when the part joins a run or an opened one, before weights are loaded and before `on_setup`. A
         part that is an `nn.Module` trains its parameters without a method of its own.
         """
         return module_trainables(self) if isinstance(self, nn.Module) else {}
@@ -125,18 +125,18 @@ class SplatBaseModule(Generic[PayloadT]):
         """Once, after the last step, also when training ends by an exception or a signal, or `on_setup` failed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint has to keep of this module: tensors, numbers, strings, and lists or dicts of them."""
+        """The state of this module for a checkpoint: tensors, numbers, strings, and lists or dicts of them."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` returned; called before `on_setup`.
 
-        All tensors in it are on the training device, wherever they were when the checkpoint was written.
+        All tensors in it are on the training device, whatever device they were on when the checkpoint was written.
         """
 
 
 def payload_type(module: SplatBaseModule[Any]) -> type[SplatRenderPayload]:
-    """The payload that a module's class declares, `SplatRenderPayload` where it declares none."""
+    """The payload that a module's class declares, `SplatRenderPayload` if it declares none."""
     for cls in type(module).__mro__:
         for base in getattr(cls, "__orig_bases__", ()):
             for argument in typing.get_args(base):

@@ -1,4 +1,4 @@
-"""Checks of what users hand over as parts of a run."""
+"""Checks of the parts that users give to a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_instance(found: Any, expected: type, name: str) -> None:
     """Check that something is an instance of a class.
 
     Args:
-        found: what was handed over.
+        found: the object to check.
         expected: the class.
         name: of the argument, for messages.
 
@@ -34,14 +34,14 @@ def check_instance(found: Any, expected: type, name: str) -> None:
 
 
 def check_method(part: Any, method: str, name: str) -> None:
-    """Check that a part has the method it is there for.
+    """Check that a part has its main method.
 
     Raises:
         ModuleError: it has none, or only the base's.
     """
     implementation = getattr(type(part), method, None)
     if implementation is None or getattr(implementation, "__isabstractmethod__", False):
-        raise ModuleError(f"{name}: {type(part).__name__} has no {method}() of its own, which is what it is there for.")
+        raise ModuleError(f"{name}: {type(part).__name__} has no {method}() of its own, but the run calls it.")
 
 
 def check_modules(modules: Any) -> None:

@@ -1,4 +1,4 @@
-"""What hooks may ask for, and the one object that holds it."""
+"""The arguments that hooks may take, and the one object that holds them."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ LOSS_ARGUMENTS = (*RENDER_ARGUMENTS, "loss", "loss_terms")
 """Known once the loss has been computed."""
 
 PHASES = ("other", "data", "modules", "render", "loss", "backward", "optimizers", "densify")
-"""The parts of a step that `SplatBaseModule.on_phase` hears of: "other" is what happens between steps (logging, viewer,
-evaluation, checkpoints), "modules" are the hooks."""
+"""The parts of a step that `SplatBaseModule.on_phase` is called for: "other" is everything between steps (logging,
+viewer, evaluation, checkpoints), "modules" are the hooks."""
 
 
 @dataclasses.dataclass
 class StepContext:
-    """Everything a hook can ask for, filled in as a step goes on.
+    """All arguments that hooks may take, filled in as a step goes on.
 
-    Every hook's arguments come out of this one object by name, so none can be forgotten on the way to one of them.
+    Every hook's arguments come out of this one object by name, so that none can be forgotten on the way to a hook.
     """
 
     logger: logging.Logger
@@ -89,9 +89,9 @@ class StepContext:
     pixel_weights: Tensor | None = None
     """The weight of each pixel in the loss, (1, H, W), or None for 1; `FrameEdit` sets them."""
     target_depths: Tensor | None = None
-    """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss wants it."""
+    """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss needs it."""
     target_normals: Tensor | None = None
-    """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss wants them."""
+    """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss needs them."""
     view: View | None = None
     """The training camera, with the size of this step's images."""
     rendered_frames: Tensor | None = None
@@ -127,7 +127,7 @@ class StepContext:
         """End the run after this step as if it were the last: `post_train`, last checkpoint, clean-up, result.
 
         A run that is resumed from that checkpoint goes on to its ``max_steps``. Before the first step, in `on_setup`,
-        it means that none is trained.
+        it means that no step is trained.
 
         Args:
             reason: printed at the end; that of the first call counts.
@@ -152,7 +152,7 @@ def bind_arguments(
 
     Args:
         method: a bound method.
-        available: names that ``method`` may ask for, attributes of `StepContext`.
+        available: names of arguments that ``method`` may take, attributes of `StepContext`.
         owner: how errors call the method, like ``"MyLoss.compute_loss"``.
         extra: further names, given as keywords to the returned function.
 
@@ -172,8 +172,8 @@ def bind_arguments(
     unknown = [p.name for p in named if p.name not in known]
     if unknown:
         raise ModuleError(
-            f"{owner} asks for {', '.join(repr(name) for name in unknown)}, which does not exist there.\n"
-            f"  It may ask for: {', '.join(known)}\n"
+            f"{owner} takes {', '.join(repr(name) for name in unknown)}, which does not exist there.\n"
+            f"  It may take: {', '.join(known)}\n"
             "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
         )
     if any(p.kind is p.POSITIONAL_ONLY for p in named):

@@ -1,4 +1,4 @@
-"""Calls the modules' hooks, in order, with the arguments they name."""
+"""The dispatcher, which calls the modules' hooks in order, with the arguments they name."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class ModuleDispatcher:
 
     A hook that a module does not override costs nothing, nor does a module that is idle.
 
-    Two instances of one class are told apart by a number: ``SplatExporter``, ``SplatExporter_2``.
+    Two instances of one class are distinguished by a number: ``SplatExporter``, ``SplatExporter_2``.
 
     Raises:
-        ModuleError: on construction, when something that is no module instance is among the modules, a hook asks for
-            an argument that does not exist, or a module wants a payload that the renderer does not return.
+        ModuleError: on construction, when something that is no module instance is among the modules, a hook takes
+            an argument that does not exist, or a module reads a payload that the renderer does not return.
     """
 
     def __init__(self, modules: Sequence[SplatBaseModule[Any]], context: StepContext) -> None:
@@ -84,7 +84,7 @@ class ModuleDispatcher:
         self.context = context
         self._set_up: set[str] = set()
         self.is_validating = False
-        """Whether the modules hear of evaluation images now."""
+        """Whether the hooks around evaluation images are called now."""
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
             hook: [
                 (
@@ -150,14 +150,14 @@ class ModuleDispatcher:
 
     @contextmanager
     def validation(self, num_images: int, all_images: bool = True) -> Generator[bool]:
-        """Around an evaluation, with the modules' hooks before and after it; outside training they hear nothing.
+        """Run the modules' hooks before and after an evaluation; outside training none is called.
 
         Args:
             num_images: the number of images.
             all_images: whether these are all evaluation images.
 
         Yields:
-            Whether the modules hear of it; then `pre_validation_image` is to be run before each image.
+            Whether the hooks are called; then `pre_validation_image` is to be run before each image.
         """
         if not self.is_training:
             yield False
@@ -171,7 +171,7 @@ class ModuleDispatcher:
         self.run("post_validation")
 
     def report_exception(self, exception: BaseException) -> None:
-        """Run `on_exception` of all modules; what fails there is logged, so that it does not hide the exception."""
+        """Run `on_exception` of all modules; a failure there is logged, so that it does not hide the exception."""
         for name, call in self._calls["on_exception"]:
             try:
                 call(self.context, exception=exception)
@@ -190,7 +190,7 @@ class ModuleDispatcher:
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.
 
-        What is done with a result is done before the next module's hook runs.
+        The caller uses each result before the next module's hook runs.
         """
         for name, call in self._calls[hook]:
             result = self.guarded(name, hook, call)
@@ -286,5 +286,5 @@ def _check_payloads(modules: Sequence[SplatBaseModule[Any]], renderer: SplatBase
         if not issubclass(given, wanted):
             raise ModuleError(
                 f"{module.module_name} reads {wanted.__name__}, but {renderer.module_name} returns {given.__name__}. "
-                f"Use a renderer that returns {wanted.__name__}, or a module that is content with {given.__name__}."
+                f"Use a renderer that returns {wanted.__name__}, or a module that reads {given.__name__}."
             )

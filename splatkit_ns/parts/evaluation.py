@@ -1,4 +1,4 @@
-"""What a module can ask of the run's evaluation, whoever provides it."""
+"""The interface through which modules evaluate the Gaussians of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ImageEvaluation:
     name: str
     """File name of the photograph."""
     metrics: Mapping[str, float]
-    """psnr (dB), ssim, and lpips where its weights are at hand."""
+    """psnr (dB), ssim, and lpips if its weights are at hand."""
     target: Tensor
     """The photograph on the evaluation's background, (H, W, 3) in [0, 1]."""
     rendered: Tensor
@@ -32,5 +32,5 @@ class EvaluationSource(Protocol):
         ...
 
     def evaluation_protocol(self) -> dict[str, Any]:
-        """How the figures come about: split, images, background, masks, metrics, versions; fit for JSON."""
+        """The conditions of the figures: split, images, background, masks, metrics, versions; fit for JSON."""
         ...

@@ -1,4 +1,4 @@
-"""What modules do when a file cannot be written, before and in the middle of training."""
+"""The writing of modules' files: a check of the folder before training, and a warning if a write fails during it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_output_dir(folder: Any, owner: str) -> None:
 
 
 def told_of_checkpoint(logger: logging.Logger, what: str, path: Path) -> Callable[[OSError | None], None]:
-    """For `SplatTrainingState.save_ckpt`: says in the log that a checkpoint has been written, or why it could not be.
+    """Make the callback of `SplatTrainingState.save_ckpt`; it logs that a checkpoint was written, or why it was not.
 
     Args:
         logger: the log.
@@ -45,12 +45,12 @@ def told_of_checkpoint(logger: logging.Logger, what: str, path: Path) -> Callabl
 
 
 def write_or_warn(logger: logging.Logger, what: str, write: Callable[[], object]) -> bool:
-    """Write a file; a full disk is no reason to lose a night's training: a warning, and the file is missing.
+    """Write a file. If that fails, such as on a full disk, warn and go on without it, so that no training is lost.
 
     Args:
         logger: to warn with.
-        what: is written, for the warning.
-        write: does it.
+        what: the name of the file's content, for the warning.
+        write: the function that writes the file.
 
     Returns:
         Whether it was written.

@@ -21,7 +21,7 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FrameEdit:
-    """What a hook `pre_step` may return to change the step's training image; None leaves a thing as it is.
+    """The changes that a hook `pre_step` may return for the step's training image; a value of None changes nothing.
 
     The crop comes last: the other values have the size of the image as the hook sees it.
     """
@@ -33,7 +33,7 @@ class FrameEdit:
     pixel_weights: Tensor | None = None
     """The weights of the pixels in the loss, (1, H, W), at least 0; multiplied with those of other parts."""
     crop: Crop | None = None
-    """Render and compare this part of the image alone."""
+    """The part of the image to which rendering and comparison are restricted."""
 
     def check(self, owner: str, height: int, width: int) -> None:
         """Check the shapes against the image.

@@ -16,7 +16,7 @@ class ImageFrame:
     view: View
     """The camera, of one image."""
     image_index: Tensor | None = None
-    """The number of the training photograph, () int64 on the device; None for views that no photograph belongs to.
+    """The number of the training photograph, () int64 on the device; None for views without a photograph.
 
     A tensor, so that a CUDA graph reads that of each step: index parameters with it."""
     image_name: str = ""

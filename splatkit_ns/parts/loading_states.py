@@ -1,4 +1,4 @@
-"""Handing modules and hooks the states that a checkpoint has of them."""
+"""The loading of the states of modules and hooks from a checkpoint."""
 
 from __future__ import annotations
 

@@ -7,15 +7,15 @@ import inspect
 from collections.abc import Collection, Iterator
 
 CUTOFF = 0.85
-"""How alike names must be, from 0 to 1: ``post_stepp`` is 0.95 like ``post_step``, a helper ``setup`` 0.77 like
-``on_setup``."""
+"""The least similarity of two names, from 0 to 1: ``post_stepp`` is 0.95 like ``post_step``, a helper ``setup`` 0.77
+like ``on_setup``."""
 
 
 def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Public methods of a user's class that nobody calls, but something of nearly that name.
+    """Find public methods of a user's class that are never called, but have nearly the name of one that is.
 
     Args:
-        part: an instance; methods that classes of this package have, too, are called by somebody.
+        part: an instance; methods that classes of this package have, too, count as called.
         known: names of the methods that are called.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Lets a ``config.yml`` of an earlier release load after options have been added."""
+"""A base of configs with which a ``config.yml`` of an earlier release still loads after options have been added."""
 
 from __future__ import annotations
 

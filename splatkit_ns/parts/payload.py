@@ -1,4 +1,4 @@
-"""What one render returns."""
+"""The payload: the result of one render."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from splatkit_ns.cameras import View
 
 @dataclasses.dataclass(kw_only=True)
 class SplatRenderPayload:
-    """The images of one render and what densification needs to know of it.
+    """The images of one render and the values of it that densification needs.
 
     A renderer of your own returns a subclass with further fields; they reach the loss and every module through
     ``rend_out``. Fields can be read like attributes or like a dict's items.
     """
 
     key_for_gradient: ClassVar[str] = "means2d"
-    """Name of the field whose gradient says how Gaussians want to move on the screen, which densification looks at; as
-    gsplat's strategies call it."""
+    """Name of the field whose gradient densification reads, that of the Gaussians' positions on the screen; gsplat's
+    strategies use the same name."""
 
     renders: Tensor
     """Colours, (C, H, W, 3), composited onto the background."""
@@ -32,13 +32,13 @@ class SplatRenderPayload:
     height: int
     n_cameras: int
     info: dict[str, Any]
-    """The rasteriser's own dict, what gsplat's strategies take; ``radii`` there has the gsplat version's own shape."""
+    """The rasteriser's own dict, which gsplat's strategies take; ``radii`` there has the gsplat version's own shape."""
     means2d: Tensor
     """Projected centres in pixels, (C, N, 2), or (nnz, 2) in a packed render; after backward with ``.grad``, and
     ``.absgrad`` if asked for."""
     gaussian_ids: Tensor | None = None
-    """None, or of a packed render, (nnz,) int64: which Gaussian each row of ``means2d`` and ``radii`` is of. There is
-    one row for each camera and Gaussian that it sees, so that a Gaussian may have none, or several."""
+    """The index of the Gaussian of each row of ``means2d`` and ``radii`` in a packed render, (nnz,) int64, else None.
+    There is one row for each camera and Gaussian that it sees, so that a Gaussian may have none, or several."""
     depths_expected: Tensor | None = None
     """Depth along the viewing axis, averaged with the blend weights, (C, H, W, 1) in world units."""
     depths_accumulated: Tensor | None = None
@@ -70,7 +70,7 @@ class SplatRenderPayload:
 
     @property
     def densification_gradient(self) -> Tensor | None:
-        """How the loss changes with each Gaussian's position on the screen, (C, N, 2) a pixel; None before backward.
+        """The loss's gradient by each Gaussian's position on the screen, (C, N, 2) per pixel; None before backward.
 
         In a packed render (nnz, 2), see ``gaussian_ids``.
         """
@@ -83,7 +83,7 @@ class SplatRenderPayload:
                 tensor.retain_grad()
 
     def extra_images(self, view: View) -> dict[str, Tensor]:
-        """What viewer and ``ns-render`` show besides colour and depth, by name; a payload of your own may add some.
+        """The images that viewer and ``ns-render`` offer besides colour and depth, by name; subclasses may add some.
 
         Args:
             view: the cameras that were rendered.

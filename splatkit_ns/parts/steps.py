@@ -1,4 +1,4 @@
-"""The steps at which a module is asked to do something."""
+"""The steps at which a module does its work."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 def reachable_steps(
     owner: str, name: str, steps: Sequence[int], max_steps: int, logger: logging.Logger
 ) -> frozenset[int]:
-    """The steps as a set; those that a run does not reach are warned of.
+    """Return the steps as a set; warn of those that the run does not reach.
 
     Args:
         owner: name of the module, for messages.
         name: name of its setting, for messages.
         steps: 1-based; the last step of a run is ``max_steps``.
-        max_steps: steps beyond it are warned of.
-        logger: where the warning goes.
+        max_steps: the last step of the run; steps beyond it cause the warning.
+        logger: the log for the warning.
     """
     beyond = sorted(step for step in steps if step > max_steps)
     if beyond:

@@ -10,26 +10,26 @@ import torch
 from torch import Tensor, nn
 
 DEFAULT_LR = 1e-3
-"""The learning rate of the parameters of a part that is an `nn.Module` and names no other as `learning_rate`."""
+"""The learning rate of the parameters of a part that is an `nn.Module` without a `learning_rate` of its own."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Schedule:
-    """How Adam optimises a parameter."""
+    """The settings of Adam for a parameter."""
 
     lr: float
     """The learning rate."""
     lr_final: float | None = None
-    """The learning rate falls exponentially to this at the last step; None means that it stays."""
+    """The learning rate at the last step, to which it falls exponentially; None means that it stays."""
     warmup_steps: int = 0
-    """The rate first rises from 0 for this many steps; only with `lr_final`."""
+    """The number of first steps in which the rate rises from 0; only with `lr_final`."""
     max_norm: float | None = None
-    """Gradients are clipped to this norm; None means that they are not."""
+    """The norm to which gradients are clipped; None means that they are not."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trainable(Schedule):
-    """A parameter of any shape. The part keeps the `Parameter` object and reads it where it needs it."""
+    """A parameter of any shape. The part keeps the `Parameter` object and reads it when it needs it."""
 
     parameter: nn.Parameter
     """The parameter; it is moved to the device of the training, and stays the same object."""
@@ -39,7 +39,7 @@ class Trainable(Schedule):
 class RowTrainable(Schedule):
     """A parameter with one row for each Gaussian, found as ``training_state.params[name]``.
 
-    The rows follow every duplication, split and removal: a new Gaussian has the row of the one that it was made of.
+    The rows follow every duplication, split and removal: a new Gaussian has the row of the one that it was made from.
     """
 
     shape: tuple[int, ...] = ()

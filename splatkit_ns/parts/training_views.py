@@ -1,4 +1,4 @@
-"""What a module can ask of a run's training views, whoever provides them."""
+"""The interface through which modules see a run's training views."""
 
 from __future__ import annotations
 

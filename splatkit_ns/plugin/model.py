@@ -100,8 +100,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     It is a subclass of `SplatfactoModel` only because nerfstudio's viewer and exporter require one. `get_outputs`,
     `get_loss_dict` and the training callbacks each run the hooks that belong to them, so that nerfstudio's own trainer
-    can train the model, too. Its step is: callback `begin_step`, `get_outputs`, `get_loss_dict`, backward, optimizers,
-    callback `finish_step`.
+    can train the model, too.
     """
 
     config: SplatkitModelConfig
@@ -142,8 +141,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
 
     # ------------------------------------------------------------------ parts
 
-    # not attributes, because PyTorch would count a part that is an nn.Module as a submodule
-
+    # properties, because PyTorch would count an attribute that is an nn.Module as a submodule
     @property
     def renderer(self) -> SplatRenderer[Any]:
         """The run-time copy of the renderer."""
@@ -191,7 +189,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
             SplatkitError: the Gaussians have to be made, and the file to make them from cannot be used.
         """
         if self.is_stand_in:
-            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box))
+            shapes = {name: tuple(declared.shape) for name, declared in self.part_params.rows.items()}
+            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box, shapes))
         groups = {**self.get_gaussian_param_groups(), **self.part_params.groups()}
         self.camera_optimizer.get_param_groups(param_groups=groups)
         return groups
@@ -263,7 +262,8 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         if not self.training:
             state, view = cropped(self.training_state, self.crop_box), pinhole_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
-            return view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            return outputs | parts.images_of_new_view(outputs["rgb"], view)
         frame = parts.frame
         if frame is None or frame.camera is not camera:
             frame = parts.take_frame(camera)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from os import PathLike
 
 import numpy as np
@@ -139,7 +140,9 @@ def checked_colors(colors: Tensor, num: int) -> Tensor:
     return colors
 
 
-def gaussians_from_file(path: str | PathLike[str], sh_degree: int) -> dict[str, Tensor]:
+def gaussians_from_file(
+    path: str | PathLike[str], sh_degree: int, extra_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Tensor]:
     """Read the raw parameters of the Gaussians in a file of any format, with SH coefficients up to `sh_degree`.
 
     Coefficients that the file lacks are zero; those it has above `sh_degree` are left out, with a note in the log.
@@ -147,15 +150,40 @@ def gaussians_from_file(path: str | PathLike[str], sh_degree: int) -> dict[str, 
     Args:
         path: a file whose suffix names one of the formats, see `formats.find_format`.
         sh_degree: 0 to 3.
+        extra_shapes: name -> shape of a row, of the extra rows that are wanted. Those that the file lacks are left out;
+            those that only the file has, or has in another shape, are ignored, with a warning.
+
+    Returns:
+        The six parameters and the wanted extra rows, float32 on the CPU.
 
     Raises:
         FormatError: the file is missing, of no known format, damaged or holds no Gaussians.
     """
-    tensors = {key: torch.from_numpy(value) for key, value in formats.read(path).arrays().items()}
+    gaussians = formats.read(path)
+    tensors = {key: torch.from_numpy(value) for key, value in gaussians.arrays().items()}
     wanted, found = (sh_degree + 1) ** 2 - 1, tensors["shN"].shape[1]
     if found != wanted:
         what = "those above are left out" if found > wanted else "those above its own start at zero"
         logger.info("%s has SH coefficients of degree %d, sh_degree is %d: %s.", path, math.isqrt(found + 1) - 1,
                     sh_degree, what)  # fmt: skip
     tensors["shN"] = F.pad(tensors["shN"][:, :wanted], (0, 0, 0, max(0, wanted - found)))
-    return tensors
+    extra = {name: torch.from_numpy(rows) for name, rows in gaussians.extra.items()}
+    return {**tensors, **_wanted_rows(extra, extra_shapes or {}, path)}
+
+
+def _wanted_rows(
+    extra: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: str | PathLike[str]
+) -> dict[str, Tensor]:
+    """The rows with a wanted name and shape; one warning names the others."""
+    fitting: dict[str, Tensor] = {}
+    ignored: list[str] = []
+    for name, rows in extra.items():
+        shape = tuple(rows.shape[1:])
+        if shapes.get(name) == shape:
+            fitting[name] = rows
+        else:
+            expected = f", expected {shapes[name]}" if name in shapes else ""
+            ignored.append(f"{name!r} of shape {shape}{expected}")
+    if ignored:
+        logger.warning("%s: extra rows that no part of this run declares are ignored: %s.", path, "; ".join(ignored))
+    return fitting

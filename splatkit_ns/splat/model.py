@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from splatkit_ns import formats
 from splatkit_ns.formats import Gaussians, SplatRenderMode
 from splatkit_ns.formats.ply import PlyFormat
-from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
+from splatkit_ns.splat.optimizers import EXTRA_LEARNING_RATE
+from splatkit_ns.splat.schema import KEYS, check_extra, check_shapes, sh_degree_of
 
 if TYPE_CHECKING:
     from splatkit_ns.splat.training_state import SplatTrainingState
@@ -42,12 +43,17 @@ class SplatModel:
     render_mode: SplatRenderMode = "default"
     """The way in which they were trained: as 3D Gaussians, with Mip-Splatting's 2D filter (``mip``), or as discs
     (``2dgs``). Formats with a field for it store it, and viewers draw the Gaussians accordingly."""
+    extra: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """Name -> further rows (N, ...): the row parameters that parts of a run declare. Only PLY files hold them."""
 
     def __post_init__(self) -> None:
         for key in KEYS:
             value = torch.as_tensor(getattr(self, key)).detach().to("cpu", torch.float32)
             object.__setattr__(self, key, value)
         check_shapes(self.tensors())
+        extra = {name: torch.as_tensor(rows).detach().to("cpu", torch.float32) for name, rows in self.extra.items()}
+        check_extra(extra, len(self))
+        object.__setattr__(self, "extra", extra)
 
     def __len__(self) -> int:
         return int(self.means.shape[0])
@@ -63,13 +69,16 @@ class SplatModel:
 
     def to_gaussians(self) -> Gaussians:
         """Return the same Gaussians as arrays, which share the memory."""
-        return Gaussians(**{key: value.numpy() for key, value in self.tensors().items()}, render_mode=self.render_mode)
+        arrays = {key: value.numpy() for key, value in self.tensors().items()}
+        extra = {name: rows.numpy() for name, rows in self.extra.items()}
+        return Gaussians(**arrays, render_mode=self.render_mode, extra=extra)
 
     @classmethod
     def from_gaussians(cls, gaussians: Gaussians) -> SplatModel:
         """Make a model of Gaussians from a format's reader or `frames.transform`; it shares their memory."""
         tensors = {key: torch.from_numpy(value) for key, value in gaussians.arrays().items()}
-        return cls(**tensors, render_mode=gaussians.render_mode)
+        extra = {name: torch.from_numpy(rows) for name, rows in gaussians.extra.items()}
+        return cls(**tensors, render_mode=gaussians.render_mode, extra=extra)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, format: str | None = None) -> SplatModel:
@@ -126,7 +135,8 @@ class SplatModel:
         """Return a copy with optimizers, for further training.
 
         Args:
-            learning_rates: name -> rate; names left out get the value of `optimizers.LEARNING_RATES`.
+            learning_rates: name -> rate; names left out get the value of `optimizers.LEARNING_RATES`, and extra rows
+                `optimizers.EXTRA_LEARNING_RATE`.
             device: the device to train on.
 
         Raises:
@@ -134,7 +144,8 @@ class SplatModel:
         """
         from splatkit_ns.splat.training_state import SplatTrainingState  # the two convert into each other
 
-        return SplatTrainingState.from_tensors(self.tensors(), learning_rates=learning_rates, device=device)
+        rates = {**dict.fromkeys(self.extra, EXTRA_LEARNING_RATE), **(learning_rates or {})}
+        return SplatTrainingState.from_tensors({**self.tensors(), **self.extra}, learning_rates=rates, device=device)
 
     def for_rendering(self, device: torch.device | str = "cpu") -> SplatTrainingState:
         """The Gaussians as renderers take them, without optimizers and gradients.
@@ -147,5 +158,6 @@ class SplatModel:
         """
         from splatkit_ns.splat.training_state import SplatTrainingState  # the two convert into each other
 
-        params = {key: nn.Parameter(value.to(device), requires_grad=False) for key, value in self.tensors().items()}
+        tensors = {**self.tensors(), **self.extra}
+        params = {key: nn.Parameter(value.to(device), requires_grad=False) for key, value in tensors.items()}
         return SplatTrainingState(params, {})

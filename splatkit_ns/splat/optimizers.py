@@ -21,6 +21,9 @@ LEARNING_RATES: Mapping[str, float] = MappingProxyType(
 )
 """Learning rates of 3DGS. That of `means` is for a scene of scale 1: multiply it by the scene's scale."""
 
+EXTRA_LEARNING_RATE = 1e-3
+"""The learning rate of extra rows of a `SplatModel` that is trained further, unless another one is given."""
+
 ADAM_EPS = 1e-15
 """Adam's epsilon in 3DGS: gradients of single Gaussians are so small that the usual 1e-8 would damp them."""
 

@@ -430,15 +430,16 @@ class SplatTrainingState:
         return cls.from_tensors(tensors, learning_rates=learning_rates, device=device)
 
     def to_splat_model(self, render_mode: SplatRenderMode = "default") -> SplatModel:
-        """Return a copy of the Gaussians on the CPU, without optimizers.
+        """Return a copy of the Gaussians on the CPU, without optimizers; parameters beyond the six are its `extra`.
 
         Args:
             render_mode: the way in which they were trained, `SplatRenderer.splat_mode` of their renderer.
         """
         from splatkit_ns.splat.model import SplatModel  # the two convert into each other
 
-        tensors = {key: self.params[key].detach().to("cpu", copy=True) for key in KEYS}
-        return SplatModel(**tensors, render_mode=render_mode)
+        tensors = {name: param.detach().to("cpu", copy=True) for name, param in self.params.items()}
+        six = {key: tensors.pop(key) for key in KEYS}
+        return SplatModel(**six, render_mode=render_mode, extra=tensors)
 
     def save_ckpt(self, path: str | PathLike[str], step: int | None = None, then: Then | None = None) -> None:
         """Write a checkpoint that training resumes from; see `state_checkpoint.state_to_checkpoint`.

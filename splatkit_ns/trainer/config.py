@@ -1,4 +1,4 @@
-"""Settings of a `SplatTrainer`: a method's config, and what a run changes in it."""
+"""Settings of a `SplatTrainer`: a method's config, and the changes of a run to it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PARTS = ("renderer", "image_model", "loss_fn", "densification")
 
 @dataclass
 class SplatTrainerConfig:
-    """Settings of a run from Python: a method, and everything that is to be otherwise than in it.
+    """Settings of a run from Python: a method, and all changes to its settings.
 
     `settings` reaches every option of ``ns-train``; the other fields are short names for the most common ones. None
     means that the method's own value stays.
@@ -69,7 +69,7 @@ class SplatTrainerConfig:
     sh_degree: int | None = None
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3; 3DGS has 3."""
     sh_degree_interval: int | None = None
-    """One more degree is used every this many steps; 3DGS has 1000."""
+    """The number of steps after which one more degree is used; 3DGS has 1000."""
     init_opacity: float | None = None
     """Opacity at the start, in (0, 1); 3DGS has 0.1."""
     init_scale: float | None = None
@@ -77,27 +77,27 @@ class SplatTrainerConfig:
     num_random: int | None = None
     """Number of random points that training starts from if the data has no seed points; 50,000 by default."""
     global_scale: float | None = None
-    """Multiplies the scene's scale, which learning rates of positions and sizes in densification are relative to."""
+    """A factor of the scene's scale, to which learning rates of positions and sizes in densification are relative."""
     learning_rates: dict[str, float] = field(default_factory=dict[str, float])
-    """By parameter: means, scales, quats, opacities, sh0, shN, camera_opt; also in a run that goes on from a
+    """Learning rates by parameter: means, scales, quats, opacities, sh0, shN, camera_opt; also in a run resumed from a
     checkpoint. Those left out are the method's. That of means is relative to the scene's scale. Schedules keep their
     shape: if the method's rate falls to a hundredth, so does the new one."""
     background_color: BackgroundColor | None = None
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
     render_depth: bool | None = None
-    """Render expected depth in training, too, for losses that read ``rend_out.depths``."""
+    """Whether training renders expected depth, too, for losses that read ``rend_out.depths``."""
     steps_per_save: int | None = None
     """Steps between the trainer's own checkpoints; there is always one after the last step."""
     steps_per_log: int | None = None
     """Steps between log entries."""
     lpips: bool | None = None
-    """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
+    """Whether evaluation reports LPIPS. Its weights are loaded at first use; without them it is left out."""
     hooks: tuple[str, ...] | None = None
     """Hooks, by registered name or import path (package.module:Class). An instance goes into the trainer's modules, as
     ``HookModule([hook])``."""
     writers: tuple[str, ...] | None = None
-    """Where hooks and trainer write to, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
+    """Writers for hooks and trainer, by name or import path: JsonLinesWriter, TensorboardWriter, WandbWriter."""
 
     def check(self) -> None:
         """Check all settings at once, before there are data and parts; `SplatTrainer` checks them with these, too.
@@ -202,5 +202,5 @@ class SplatTrainerConfig:
 
 
 def _place(option: str) -> str:
-    """The place in a run's config of an option that may be written as on the command line."""
+    """The place in a run's config of an option, which may be written as on the command line."""
     return str(option).removeprefix("--").replace("-", "_")

@@ -18,13 +18,14 @@ from splatkit_ns.splat import SplatTrainingState
 
 @dataclass(frozen=True, eq=False)
 class SplatTrainerResult:
-    """What a run leaves behind."""
+    """The result of a run."""
 
     training_state: SplatTrainingState
     """The trained Gaussians and their optimizers; its `save_ckpt` still writes the run's full checkpoint."""
     metrics: dict[str, float]
-    """Of the last step: ``loss``, its terms as ``loss/NAME``, ``psnr`` of its training image, ``num_gaussians``; and
-    the last means of each `SplatEvaluator` as ``eval/NAME``. Without a trained step only ``num_gaussians``."""
+    """The figures of the last step: ``loss``, its terms as ``loss/NAME``, ``psnr`` of its training image and
+    ``num_gaussians``; and the last means of each `SplatEvaluator` as ``eval/NAME``. Without a trained step only
+    ``num_gaussians``."""
     step: int
     """The last step that was trained, counted from 1."""
     output_dir: Path

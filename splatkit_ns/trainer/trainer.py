@@ -46,12 +46,12 @@ class SplatTrainer:
 
     Args:
         config: method and settings of the run.
-        data_provider: what to train on.
+        data_provider: the data set to train on.
         renderer: None means that of the config's method, as for the other parts; without a method, 3DGS's.
         loss_fn: see `renderer`.
         densification: see `renderer`.
-        modules: what else hooks into training, in this order.
-        ckpt_path: checkpoint to go on from, written by `SplatExporter`, `SplatTrainingState.save_ckpt` or ``ns-train``.
+        modules: further modules, whose hooks are called in this order.
+        ckpt_path: the checkpoint to resume from, of `SplatExporter`, `SplatTrainingState.save_ckpt` or ``ns-train``.
         viewer: run nerfstudio's viewer during training.
         image_model: see `renderer`; 3DGS has none.
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from splatkit_ns import formats
+from splatkit_ns.cli import COMMANDS
 from splatkit_ns.formats import Gaussians, format_names
 from tests.cli.helpers import refused, run
 from tests.formats.helpers import errors, make_discs, make_gaussians
@@ -171,7 +172,7 @@ def test_no_space(
     assert len(formats.read(tmp_path / "a.ply")) == 500
 
 
-@pytest.mark.parametrize("command", ["", "mesh", "convert", "info"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_there_at_once(command: str) -> None:
     """It imports neither the formats nor what takes longer."""
     code = (

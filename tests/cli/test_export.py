@@ -268,7 +268,7 @@ def test_gaussians_that_are_not_finite_are_left_out(
     checkpoint = read_checkpoint(path)
     checkpoint["pipeline"]["_model.gauss_params.means"][:2] = torch.nan
     write_checkpoint(path, checkpoint)
-    text = export(capsys, config, "--output", tmp_path / "a.ply", tmp_path / "b.spz", "--measure", "0")
+    text = export(capsys, config, "--output", tmp_path / "a.ply", tmp_path / "b.spz")
     assert text.count("2 Gaussian(s) are NaN or infinite, and left out") == 1
     assert "a.ply: " in text
     assert len(formats.read(tmp_path / "a.ply")) == 2998

@@ -311,7 +311,7 @@ def test_a_refused_run_leaves_no_folder(scene: Path, tmp_path: Path, module: str
 
 def test_a_part_that_is_refused_in_python_leaves_no_folder(scene: Path, tmp_path: Path) -> None:
     config = SplatTrainerConfig(max_steps=2, output_dir=tmp_path / "out", device="cpu", lpips=False)
-    with pytest.raises(SplatkitError, match="asks for 'gaussians'"):
+    with pytest.raises(SplatkitError, match="takes 'gaussians'"):
         SplatTrainer(config, NerfstudioDataProvider(scene), modules=[AsksForTooMuch()]).run()
     assert list((tmp_path / "out").iterdir()) == []
 

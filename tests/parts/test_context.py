@@ -52,7 +52,7 @@ def test_an_unknown_name_is_refused_even_with_a_default_or_kwargs() -> None:
     def with_kwargs(iteration: int, **kwargs: Any) -> None: ...
 
     for method in (with_default, with_kwargs):
-        with pytest.raises(ModuleError, match=r"MyLoss.f asks for 'iteration'"):
+        with pytest.raises(ModuleError, match=r"MyLoss.f takes 'iteration'"):
             bind_arguments(method, RUN_ARGUMENTS, "MyLoss.f")
 
 

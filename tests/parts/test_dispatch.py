@@ -110,8 +110,8 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
     with pytest.raises(ModuleError) as caught:
         ModuleDispatcher([MyModule()], context())
     assert str(caught.value) == (
-        "MyModule.pre_step asks for 'iteration', 'images', which does not exist there.\n"
-        "  It may ask for: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
+        "MyModule.pre_step takes 'iteration', 'images', which does not exist there.\n"
+        "  It may take: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
         "training_state, step, world_rank, world_size, scene_scale, stop, num_train_images, image_model, "
         "target_frames, masks, pixel_weights, target_depths, "
         "target_normals, image_index, image_name\n"
@@ -123,7 +123,7 @@ def test_an_argument_that_comes_later_in_the_step_does_not_exist_yet() -> None:
     class Early(SplatBaseModule):
         def pre_compute_loss(self, loss: Any) -> None: ...
 
-    with pytest.raises(ModuleError, match=r"Early.pre_compute_loss asks for 'loss', which does not exist there"):
+    with pytest.raises(ModuleError, match=r"Early.pre_compute_loss takes 'loss', which does not exist there"):
         ModuleDispatcher([Early()], context())
 
 
@@ -164,7 +164,7 @@ def test_a_module_whose_payload_the_renderer_does_not_return_is_refused() -> Non
         ModuleDispatcher([renderer, DerivedLoss()], context(renderer=renderer))
     assert str(caught.value) == (
         "DerivedLoss reads DepthPayload, but PlainRenderer returns SplatRenderPayload. Use a renderer that returns "
-        "DepthPayload, or a module that is content with SplatRenderPayload."
+        "DepthPayload, or a module that reads SplatRenderPayload."
     )
 
 

@@ -341,7 +341,7 @@ def test_a_hook_argument_that_does_not_exist_is_found_before_training(tiny_scene
     class Asks(SplatBaseModule[SplatRenderPayload]):
         def post_step(self, gaussians: Any) -> None: ...
 
-    with pytest.raises(ModuleError, match=r"Asks\.post_step asks for 'gaussians'.*\n.*may ask for: logger"):
+    with pytest.raises(ModuleError, match=r"Asks\.post_step takes 'gaussians'.*\n.*may take: logger"):
         train(tiny_scene, tmp_path, 1, modules=[Asks()])
 
 

@@ -1,4 +1,4 @@
-"""Writers: where scalars, images and the run's settings go."""
+"""Writers: the outputs of scalars, images and the run's settings."""
 
 from splatkit_ns.hooks.writers.base import WRITER_REGISTRY, Writer, Writers, open_writers
 from splatkit_ns.hooks.writers.json_lines import JsonLinesWriter

@@ -15,7 +15,7 @@ from splatkit_ns.hooks.registry import Registry, check_is_list
 
 
 class Writer(abc.ABC):
-    """Takes what a run has to tell."""
+    """The base of writers of a run's scalars, images and settings."""
 
     @abc.abstractmethod
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
@@ -47,8 +47,8 @@ class Writer(abc.ABC):
             step: 1-based, 0 before the first.
         """
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to do
-        """Write what is still held back; nothing comes after it."""
+    def close(self) -> None:  # noqa: B027 - most writers have nothing to close
+        """Write everything that is still buffered; nothing is written after it."""
 
     @classmethod
     def for_run(cls, log_dir: Path, experiment_name: str, project_name: str) -> Self:
@@ -103,7 +103,7 @@ def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, proj
 
     Args:
         names: that `WRITER_REGISTRY` knows.
-        log_dir: where files go.
+        log_dir: the folder of files.
         experiment_name: for services that show it.
         project_name: for services that show it.
 
@@ -121,5 +121,5 @@ def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, proj
 
 def _make(name: str, cls: type[Writer], log_dir: Path, experiment_name: str, project_name: str) -> Writer:
     if getattr(cls.for_run, "__func__", None) is vars(Writer)["for_run"].__func__:
-        return WRITER_REGISTRY.make(name, cls, log_dir)  # what it does, but with a look at the class's own arguments
+        return WRITER_REGISTRY.make(name, cls, log_dir)  # as `for_run` does, but checks the class's own arguments
     return WRITER_REGISTRY.make(name, cls.for_run, log_dir, experiment_name, project_name)

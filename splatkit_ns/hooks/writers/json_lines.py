@@ -22,7 +22,7 @@ class JsonLinesWriter(Writer):
     the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
 
     Args:
-        log_dir: folder of the files; made where it does not exist.
+        log_dir: folder of the files; made if it does not exist.
     """
 
     def __init__(self, log_dir: str | Path) -> None:
@@ -47,7 +47,7 @@ class JsonLinesWriter(Writer):
         self._write(step=step, name=name, image=path.relative_to(self.log_dir).as_posix())
 
     def write_config(self, name: str, config_dict: Mapping[str, Any], step: int) -> None:
-        """Write the settings; what JSON has no type for becomes a string."""
+        """Write the settings; a value of a type that JSON lacks becomes a string."""
         self._write(step=step, name=name, config=dict(config_dict))
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -27,7 +28,10 @@ class StartSettings(Protocol):
 
 
 def initial_gaussians(
-    config: StartSettings, seed_points: tuple[Tensor, Tensor] | None, scene_box: SceneBox
+    config: StartSettings,
+    seed_points: tuple[Tensor, Tensor] | None,
+    scene_box: SceneBox,
+    row_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Tensor]:
     """Raw parameters of the Gaussians that a run starts with.
 
@@ -35,16 +39,18 @@ def initial_gaussians(
         config: selects one of the three sources.
         seed_points: the data's points (M, 3) in world units and their colours (M, 3) in 0…255; None if it has none.
         scene_box: random points fill it, enlarged by ``config.random_scale``.
+        row_shapes: name -> shape of a row, of the parameters that parts declare; they start as the file says, if it
+            has them.
 
     Returns:
-        The six parameters, float32 on the CPU.
+        The six parameters, and those of parts that a file has, float32 on the CPU.
 
     Raises:
         SplatkitError: the file to start from cannot be used.
     """
     if config.init_ply is not None:
         if Path(config.init_ply).exists():
-            return gaussians_from_file(config.init_ply, config.sh_degree)
+            return gaussians_from_file(config.init_ply, config.sh_degree, row_shapes)
         # evaluation and resuming load a checkpoint anyway; starting without one is refused by check_options
         report_once(f"The file {config.init_ply} that this run started from is not there any more.")
     if seed_points is not None and not config.random_init and len(seed_points[0]) > 0:

@@ -161,9 +161,16 @@ class RunData:
             "eval_images": [path.name for path in self.eval_image_paths],
             "background": {"training": model.config.background_color, "evaluation": color},
             "masks": "pixels outside the images' masks do not count" if masked else "none",
+            "compared_with": self._compared_with(),
             "metrics": METRICS,
             "versions": package_versions(),
         }
+
+    def _compared_with(self) -> str:
+        model = self._model.parts.image_model
+        if not model.applies_in_evaluation:
+            return "the render of the scene, without an image model"
+        return f"what {model.module_name} makes of the render, without a training photograph"
 
     def _evaluation_data(self) -> Any:
         """The datamanager with the split that ``ns-eval`` measures: usually the run's own."""

@@ -14,6 +14,9 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.data.images import evaluation_target
 
+CAMERA_IMAGE = "camera_image"
+"""The output that photographs are compared with if there is one: what an image model makes of the render."""
+
 
 class Measures:
     """Measures images.
@@ -37,7 +40,7 @@ class Measures:
     def of_outputs(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
         """PSNR of an evaluation image, and the number of Gaussians."""
         target, mask = evaluation_target(batch, outputs["background"])
-        return self._for_log(outputs["rgb"], target, mask, context)
+        return self._for_log(_compared(outputs), target, mask, context)
 
     def _for_log(self, rendered: Tensor, target: Tensor, mask: Tensor | None, context: StepContext) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -50,7 +53,7 @@ class Measures:
     def difference(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The mean absolute difference of an evaluation image from its render."""
         target, mask = evaluation_target(batch, outputs["background"])
-        return self.metrics.l1(outputs["rgb"], target, mask)
+        return self.metrics.l1(_compared(outputs), target, mask)
 
     def of_evaluation_image(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], dispatcher: ModuleDispatcher
@@ -60,7 +63,7 @@ class Measures:
         During an evaluation that is announced to modules, they are told the result.
         """
         target, mask = evaluation_target(batch, outputs["background"])
-        rendered = outputs["rgb"]
+        rendered = _compared(outputs)
         found = self.metrics.all(rendered, target, mask)
         if dispatcher.is_validating and dispatcher.listens_to("post_validation_image"):
             dispatcher.run(
@@ -71,3 +74,7 @@ class Measures:
                 target_frames=target[None],
             )
         return found, {"img": torch.cat([target, rendered], dim=1)}
+
+
+def _compared(outputs: Mapping[str, Any]) -> Tensor:
+    return outputs.get(CAMERA_IMAGE, outputs["rgb"])

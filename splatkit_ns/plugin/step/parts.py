@@ -10,6 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
@@ -23,6 +24,7 @@ from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
+from splatkit_ns.plugin.step.measures import CAMERA_IMAGE
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat.rng import seed_generators
@@ -203,6 +205,17 @@ class StepParts:
             found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"{image!r:.60}"
             raise ModuleError(f"{model.module_name}.apply returned {found}, expected one of {tuple(rendered.shape)}.")
         return image
+
+    @torch.no_grad()
+    def images_of_new_view(self, rendered: Tensor, view: View) -> dict[str, Tensor]:
+        """The image that an image model makes of the render (H, W, 3) of a view without a training photograph.
+
+        Returns:
+            It as `CAMERA_IMAGE`; nothing if the model does not apply to such views.
+        """
+        if not self.image_model.applies_in_evaluation:
+            return {}
+        return {CAMERA_IMAGE: self.image_of(rendered[None], ImageFrame(view))[0].clamp(0, 1)}
 
     def loss_terms(self) -> dict[str, Tensor]:
         """The named terms of the loss of the rendered image."""

@@ -227,6 +227,31 @@ def test_a_part_that_is_new_since_the_checkpoint_starts_as_it_says(tiny_scene: P
     assert len(later.pipeline.model.gauss_params["features"]) == len(later.pipeline.model.gauss_params["means"])
 
 
+class Half(Exposure):
+    """Also applies to held-out images, as half of the render."""
+
+    applies_in_evaluation: ClassVar[bool] = True
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        return rendered / 2 if frame.image_index is None else super().apply(rendered, frame)
+
+
+@pytest.mark.parametrize("model", [Exposure, Half])
+def test_the_report_says_what_photographs_are_compared_with(model: Any, tiny_scene: Path, tmp_path: Path) -> None:
+    pipeline = train(config_of(tiny_scene, tmp_path, image_model=model())).pipeline.eval()
+    camera, batch = pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    outputs = pipeline.model.get_outputs_for_camera(camera)
+    _, images = pipeline.model.get_image_metrics_and_images(outputs, batch)
+    compared = images["img"][:, images["img"].shape[1] // 2 :]
+    told = pipeline.model.context.data_provider.evaluation_protocol()["compared_with"]
+    if model is Half:
+        torch.testing.assert_close(compared, outputs["rgb"] / 2)
+        assert "what Half makes of the render" in told
+    else:
+        assert torch.equal(compared, outputs["rgb"])
+        assert "without an image model" in told
+
+
 class Declares(SplatBaseModule[Any]):
     def __init__(self, declared: Any) -> None:
         self.declared = declared

@@ -1,0 +1,215 @@
+"""What ``splatkit clean`` and ``splatkit prune`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from splatkit_ns import formats, ranges
+from splatkit_ns.cameras import View
+from splatkit_ns.cleaning import rules
+from splatkit_ns.cleaning.weights import blend_weights
+from splatkit_ns.cli._exporting import say
+from splatkit_ns.cli._files import check_outputs, write_file
+from splatkit_ns.cli._measuring import HeldOutViews
+from splatkit_ns.cli._offsets import read_offset, write_offset
+from splatkit_ns.cli.clean import CleanOptions
+from splatkit_ns.cli.prune import PruneOptions
+from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.formats import Gaussians
+from splatkit_ns.formats.gaussians import NonFiniteError
+from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.loading import LoadedRun, load_run
+from splatkit_ns.splat import SplatModel, SplatTrainingState
+
+
+@dataclass
+class Scene:
+    """Gaussians to make fewer, and the run that they are from."""
+
+    gaussians: Gaussians
+    """As they were found, with those that are not finite."""
+    run: LoadedRun | None
+
+    def weights(self, console: Console) -> NDArray[Any]:
+        """The blend weights of the Gaussians, all finite, in the training views: (N,)."""
+        assert self.run is not None
+        pipeline = self.run.pipeline
+        device = pipeline.device
+        tensors = SplatModel.from_gaussians(self.gaussians).tensors()
+        state = SplatTrainingState({key: nn.Parameter(value.to(device)) for key, value in tensors.items()}, {})
+        cameras: Any = pipeline.datamanager.train_dataset.cameras
+
+        def views() -> Iterator[View]:
+            numbers = range(len(cameras))
+            for index in track(numbers, "Looking at the photographs", console=console, disable=not console.is_terminal):
+                yield pinhole_view(cameras[index : index + 1].to(device))
+
+        return blend_weights(pipeline.model.renderer, state, views()).numpy()
+
+
+def clean(options: CleanOptions, console: Console | None = None) -> None:
+    """Do what the options say.
+
+    Args:
+        options: see `CleanOptions`.
+        console: where the report goes; None means the terminal.
+
+    Raises:
+        SplatkitError: options, run or file do not allow it; the message says why.
+    """
+    console = console or Console()
+    _check_options(options)
+    scene = _open(options, console)
+    whole = scene.gaussians
+    bad = rules.not_finite(whole)
+    _went(console, bad, "NaN or infinite")
+    scene.gaussians = whole.take(~bad) if bad.any() else whole
+    if len(scene.gaussians) == 0:
+        raise SplatkitError("Nothing is left: all Gaussians are NaN or infinite.")
+    views = HeldOutViews(scene.run.pipeline, None) if scene.run else None
+    before = views.psnr(scene.gaussians) if views else 0.0
+    gone = np.zeros(len(scene.gaussians), bool)
+    for mask, reason in _found(scene, options, console):
+        _went(console, mask & ~gone, reason)
+        gone |= mask
+    if gone.all():
+        raise SplatkitError("Nothing is left: every Gaussian is one that has to go. Loosen the options.")
+    kept = scene.gaussians.take(~gone)
+    share = len(kept) / len(whole)
+    say(console, f"{len(kept):,} of {len(whole):,} Gaussians are left, {share:.1%}")
+    _write(options.output, kept, options.input, console)
+    if views:
+        _say_cost(console, before, views.psnr(kept), len(views))
+
+
+def prune(options: PruneOptions, console: Console | None = None) -> None:
+    """Do what the options say.
+
+    Args:
+        options: see `PruneOptions`.
+        console: where the report goes; None means the terminal.
+
+    Raises:
+        SplatkitError: options, run or file do not allow it; the message says why.
+    """
+    console = console or Console()
+    _check_options(options)
+    _number_to_keep(options.to, 1)  # a slip is told before the run is opened
+    scene = _open(options, console)
+    assert scene.run is not None
+    bad = rules.not_finite(scene.gaussians)
+    _went(console, bad, "NaN or infinite")
+    scene.gaussians = scene.gaussians.take(~bad)
+    num = len(scene.gaussians)
+    keep = _number_to_keep(options.to, num)
+    if keep >= num:
+        raise SplatkitError(f"--to is {options.to}, expected fewer than the {num:,} Gaussians that there are.")
+    views = HeldOutViews(scene.run.pipeline, None)
+    before = views.psnr(scene.gaussians)
+    weights = scene.weights(console)
+    rows = np.sort(np.argsort(-weights, kind="stable")[:keep])
+    kept = scene.gaussians.take(rows)
+    share = weights[rows].sum() / max(weights.sum(), 1e-30)
+    say(console, f"{keep:,} of {num:,} Gaussians are kept, which make {share:.1%} of what the photographs show")
+    _write(options.output, kept, options.input, console)
+    _say_cost(console, before, views.psnr(kept), len(views))
+
+
+def _check_options(options: CleanOptions | PruneOptions) -> None:
+    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
+    if options.load_config is None and options.input is None:
+        problems.append("neither --load-config nor --input is given, expected one of them")
+    if isinstance(options, CleanOptions):
+        if options.box and any(low >= high for low, high in zip(options.box[:3], options.box[3:], strict=True)):
+            problems.append(f"--box is {options.box}, expected three smallest coordinates and then three largest")
+        if options.sphere and not options.sphere[3] > 0:
+            problems.append(f"--sphere is {options.sphere}, expected a centre and then a radius above 0")
+    if problems:
+        raise OptionsError(problems)
+    check_outputs(
+        options.output, overwrite=options.overwrite, inputs=[options.input] if options.input is not None else []
+    )
+
+
+def _number_to_keep(text: str, num: int) -> int:
+    """The number that ``--to`` means, of so many Gaussians; at least 1."""
+    share = text.strip().endswith("%")
+    try:
+        value = float(text.strip().removesuffix("%").replace(",", "").replace("_", ""))
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf") or (share and value > 100) or (not share and value != int(value)):
+        raise OptionsError([f"--to is {text!r}, expected a whole number above 0, or a share such as 25%"])
+    return max(1, round(value / 100 * num) if share else int(value))
+
+
+def _open(options: CleanOptions | PruneOptions, console: Console) -> Scene:
+    gaussians = None
+    if options.input is not None:
+        try:
+            gaussians = formats.read(options.input)
+        except NonFiniteError as error:
+            gaussians = error.gaussians
+        if options.load_config is not None and read_offset(options.input)[0] is not None:
+            raise SplatkitError(f"--input: {options.input} has an offset, so it is not in the run's frame.")
+    if options.load_config is None:
+        assert gaussians is not None
+        return Scene(gaussians, None)
+    run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
+    say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
+    model = run.pipeline.model
+    if gaussians is None:
+        gaussians = model.training_state.to_splat_model(model.renderer.splat_mode).to_gaussians()
+    return Scene(gaussians, run)
+
+
+def _found(scene: Scene, options: CleanOptions, console: Console) -> Iterator[tuple[rules.Mask, str]]:
+    """The masks of Gaussians that have to go, and why."""
+    gaussians = scene.gaussians
+    if options.min_opacity > 0:
+        yield rules.faint(gaussians, options.min_opacity), f"of an opacity below {options.min_opacity:.3g}"
+    if options.box is not None:
+        yield rules.outside_box(gaussians, options.box), "outside the box"
+    if options.sphere is not None:
+        yield rules.outside_sphere(gaussians, options.sphere), "outside the sphere"
+    if options.max_size is not None:
+        yield rules.oversized(gaussians, options.max_size), f"larger than {options.max_size:g}"
+    if options.max_elongation is not None:
+        reason = f"more than {options.max_elongation:g} times as long as wide"
+        yield rules.needles(gaussians, options.max_elongation), reason
+    if options.min_cluster > 1:
+        reason = f"alone or in a cluster of fewer than {options.min_cluster}"
+        yield rules.small_clusters(gaussians, options.min_cluster), reason
+    if scene.run is not None:
+        reason = f"of the least weight, {options.weight_share:g} of all, in the photographs"
+        yield rules.unneeded(scene.weights(console), options.weight_share), reason
+
+
+def _went(console: Console, mask: rules.Mask, reason: str) -> None:
+    count = int(mask.sum())
+    if count:
+        say(console, f"{count:,} Gaussian(s) {reason}")
+
+
+def _write(outputs: Sequence[Path], kept: Gaussians, source: Path | None, console: Console) -> None:
+    offset, frame = (None, None) if source is None else read_offset(source)
+    for path in outputs:
+        written = write_file(path, kept)
+        write_offset(path, offset, frame)
+        say(console, written.line())
+
+
+def _say_cost(console: Console, before: float, after: float, count: int) -> None:
+    say(
+        console,
+        f"PSNR of {count} held-out photograph(s): {before:.3f} dB before, {after:.3f} dB after ({after - before:+.3f})",
+    )

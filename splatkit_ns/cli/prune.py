@@ -1,0 +1,41 @@
+"""``splatkit prune``: a run or a file with a given number of Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+
+@dataclass
+class PruneOptions:
+    """Keep a given number of Gaussians, those that the training photographs show most.
+
+    Says what it cost at the held-out photographs. Run and file stay as they are.
+    """
+
+    load_config: Path
+    """The run's config.yml."""
+    output: tuple[Path, ...]
+    """The files to write, of any formats."""
+    to: str
+    """How many to keep: a number, or a share of all such as 25%."""
+    input: Path | None = None
+    """A file of that run, in nerfstudio's frame, to take in place of the run's own Gaussians."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    load_step: Annotated[int | None, arg(aliases=("--step",))] = None
+    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
+    data: Path | None = None
+    """Folder of the data set, if it is no longer where the run found it."""
+    device: Literal["cuda", "cpu"] | None = None
+    """Where to render. If not given, what the machine has."""
+
+
+def run(options: PruneOptions) -> None:
+    """Prune; see `_cleaning.prune`."""
+    from splatkit_ns.cli._cleaning import prune  # takes seconds: not for --help
+
+    prune(options)

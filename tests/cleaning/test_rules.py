@@ -1,0 +1,125 @@
+"""Which Gaussians each rule picks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from splatkit_ns.cameras import View
+from splatkit_ns.cleaning import rules
+from splatkit_ns.cleaning.weights import blend_weights
+from splatkit_ns.formats import Gaussians
+from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer
+from tests.formats.helpers import make_gaussians
+from tests.tiny_scene import orbit_poses, tiny_gaussians
+
+SIZE = 40
+
+
+def in_a_row(*positions: float, size: float = 0.1) -> Gaussians:
+    """Round Gaussians on the x axis."""
+    found = make_gaussians(len(positions))
+    found.means[:] = 0
+    found.means[:, 0] = positions
+    found.scales[:] = np.log(size)
+    return found
+
+
+def test_clusters() -> None:
+    """Two touch at up to four standard deviations of 0.1."""
+    row = in_a_row(0, 0.35, 0.7, 1.05, 5, 5.35, 9, 1.4)
+    assert rules.small_clusters(row, 2).tolist() == [False] * 6 + [True, False]
+    assert rules.small_clusters(row, 3).tolist() == [False] * 4 + [True] * 3 + [False]
+    assert rules.small_clusters(row, 6).all()
+    assert rules.small_clusters(row, 3, reach=1.5).all(), "gaps of 0.35 are too wide then"
+
+
+def test_a_large_gaussian_holds_small_ones_together() -> None:
+    row = in_a_row(0, 1, 2)
+    assert rules.small_clusters(row, 2).all()
+    row.scales[1, 2] = np.log(0.45)
+    assert not rules.small_clusters(row, 3).any()
+
+
+def test_one_gaussian_alone() -> None:
+    assert rules.small_clusters(in_a_row(0), 2).tolist() == [True]
+    assert rules.small_clusters(in_a_row(0, 0), 2).tolist() == [False, False]
+
+
+def test_many_at_one_place_do_not_hide_their_neighbours() -> None:
+    """More of them than neighbours are looked at; the pair beside them is connected from its own side."""
+    row = in_a_row(*[0.0] * 40, 0.3)
+    assert not rules.small_clusters(row, 41).any()
+
+
+def test_sizes_and_shapes() -> None:
+    row = in_a_row(0, 1, 2)
+    row.scales[:] = np.log([[0.1, 0.1, 0.1], [0.1, 3.0, 0.1], [0.1, 0.1, 1e-6]])
+    assert rules.oversized(row, 1.0).tolist() == [False, True, False]
+    assert rules.needles(row, 10.0).tolist() == [False, True, False], "a disc is no needle"
+
+
+def test_faint() -> None:
+    row = in_a_row(0, 1, 2)
+    row.opacities[:] = np.log([0.003 / 0.997, 0.005 / 0.995, 0.5 / 0.5])
+    assert rules.faint(row).tolist() == [True, False, False]
+    assert rules.faint(row, 0.1).tolist() == [True, True, False]
+
+
+def test_regions() -> None:
+    row = in_a_row(-1, 0.5, 2)
+    row.means[1, 2] = 0.9
+    assert rules.outside_box(row, (-1, -1, -1, 1, 1, 1)).tolist() == [False, False, True]
+    assert rules.outside_sphere(row, (0, 0, 0, 1)).tolist() == [False, True, True]
+    assert rules.outside_sphere(row, (2, 0, 0, 0.1)).tolist() == [True, True, False]
+
+
+def test_not_finite() -> None:
+    row = in_a_row(0, 1, 2)
+    assert not rules.not_finite(row).any()
+    row.shN[1, 4, 2] = np.inf
+    assert rules.not_finite(row).tolist() == [False, True, False]
+
+
+@given(arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1e6)), st.floats(0, 0.99))
+def test_unneeded_ones_have_at_most_their_share(weights: np.ndarray, share: float) -> None:
+    mask = rules.unneeded(weights, share)
+    assert weights[mask].sum() <= share * weights.sum() * (1 + 1e-9)
+    if weights.sum() > 0:
+        assert not mask.all()
+        assert weights[mask].max(initial=0) <= weights[~mask].min()
+        next_one = weights[~mask].min()
+        assert weights[mask].sum() + next_one > share * weights.sum() * (1 - 1e-9), "no more could go"
+        assert (mask | (weights > 0)).all(), "those without any weight always go"
+
+
+def view() -> View:
+    poses = torch.from_numpy(orbit_poses(2) @ np.diag([1.0, -1.0, -1.0, 1.0])).float()
+    K = torch.tensor([[48.0, 0, SIZE / 2], [0, 48.0, SIZE / 2], [0, 0, 1]])
+    return View(poses[:1], K[None], SIZE, SIZE)
+
+
+@pytest.mark.parametrize("kind", [Splat3DGSRenderer, Splat2DGSRenderer])
+def test_weights_sum_up_to_what_is_covered(kind: type) -> None:
+    """An image's coverage is the sum of all blend weights, for renderers that know them and for others."""
+    state = tiny_gaussians()
+    alphas = kind().render(state, view(), RenderOptions()).alphas
+    weights = blend_weights(kind(), state, [view(), view()])
+    assert float(weights.sum()) == pytest.approx(2 * float(alphas.sum()), rel=1e-4)
+    assert float(weights.min()) >= 0
+    assert state.params["sh0"].grad is None
+
+
+def test_both_ways_to_the_weights_agree() -> None:
+    class Unknowing(Splat3DGSRenderer):
+        blend_weight_sums = property()  # type: ignore[assignment]  # hasattr says no
+
+    state = tiny_gaussians()
+    known, other = (blend_weights(renderer, state, [view()]) for renderer in (Splat3DGSRenderer(), Unknowing()))
+    assert not hasattr(Unknowing(), "blend_weight_sums")
+    assert torch.allclose(known, other, rtol=1e-4, atol=1e-4)
+    assert float(known.max()) > 10

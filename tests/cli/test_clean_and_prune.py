@@ -1,0 +1,183 @@
+"""``splatkit clean`` and ``splatkit prune`` as people call them, in this process."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from splatkit_ns import formats
+from splatkit_ns.formats import Gaussians
+from splatkit_ns.plugin.loading import load_run
+from splatkit_ns.splat import read_checkpoint, write_checkpoint
+from tests.cli.helpers import refused, run
+from tests.formats.helpers import make_gaussians
+
+
+def number(pattern: str, text: str) -> float:
+    """The number that a pattern finds in a report."""
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return float(found[1].replace(",", ""))
+
+
+def run_file(made_run: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> Gaussians:
+    """The Gaussians of a run, also written as a file."""
+    status, text = run(capsys, "export", "--load-config", made_run, "--output", path, "--measure", "0")
+    assert status == 0, text
+    return formats.read(path)
+
+
+@pytest.fixture
+def dirty_run(made_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run with 1 NaN, 300 Gaussians above the cameras, and 100 too faint to be drawn."""
+    shutil.copytree(made_run.parent, tmp_path / "run")
+    (path,) = (tmp_path / "run" / "nerfstudio_models").glob("*59.ckpt")
+    checkpoint = read_checkpoint(path)
+    weights = checkpoint["pipeline"]
+    key = "_model.gauss_params.{}".format
+    weights[key("means")][0, 0] = np.nan
+    weights[key("means")][1:301, 2] = 50  # above all cameras, which look down
+    weights[key("opacities")][301:401] = -8
+    write_checkpoint(path, checkpoint)
+    return tmp_path / "run" / "config.yml"
+
+
+def test_a_run_is_cleaned_of_what_no_photograph_needs(
+    dirty_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in dirty_run.parent.rglob("*") if path.is_file()}
+    outputs = tmp_path / "a.ply", tmp_path / "a.spz"
+    status, text = run(
+        capsys, "clean", "--load-config", dirty_run, "--output", *outputs, "--min-cluster", "0", "--min-opacity", "0",
+        "--weight-share", "0",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "1 Gaussian(s) NaN or infinite" in text
+    unseen = number(r"([\d,]+) Gaussian\(s\) of the least weight, 0 of all, in the photographs", text)
+    assert 400 <= unseen < 1500, "the 300 and 100, and what else is hidden"
+    left = number(r"([\d,]+) of 3,000 Gaussians are left", text)
+    assert left == 3000 - 1 - unseen
+    assert all(len(formats.read(path)) == left for path in outputs)
+    assert number(r"after \(([-+][\d.]+)\)", text) == pytest.approx(0, abs=0.001), "nothing that was seen is gone"
+    assert {path: path.read_bytes() for path in before} == before
+    status, text = run(capsys, "clean", "--load-config", dirty_run, "--output", tmp_path / "b.ply")
+    assert status == 0, text
+    assert 5 < number(r"PSNR of 4 held-out photograph\(s\): ([\d.]+) dB before", text) < 50
+    assert number(r"([\d,]+) Gaussian\(s\) of an opacity below 0.00392", text) == 100
+    assert number(r"([\d,]+) of 3,000 Gaussians are left", text) < left
+    assert abs(number(r"after \(([-+][\d.]+)\)", text)) < 0.05
+
+
+def test_a_file_is_cleaned_without_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dense ball, three floaters, one of them NaN, one a needle."""
+    ball = make_gaussians(400)
+    ball.means[:] = np.random.default_rng(0).normal(0, 0.1, (400, 3))
+    ball.scales[:] = np.log(0.04)
+    ball.means[:3] = [[3, 0, 0], [0, 3, 0], [0, 0, 3]]
+    ball.scales[3] = np.log([0.5, 0.02, 0.02])
+    ball.opacities[:] = 1
+    ball.opacities[4] = -9
+    path = tmp_path / "in.ply"
+    formats.write(path, ball)
+    content = bytearray(path.read_bytes())
+    np.frombuffer(content, "<f4", offset=len(content) - 400 * 248).reshape(400, 62)[2, 6] = np.nan
+    path.write_bytes(content)
+    assert "Leave them out with splatkit clean" in refused(capsys, "convert", path, tmp_path / "x.spz")
+    status, text = run(capsys, "clean", "--input", path, "--output", tmp_path / "a.ply", "--max-elongation", "20")
+    assert status == 0, text
+    assert "1 Gaussian(s) NaN or infinite" in text
+    assert "1 Gaussian(s) of an opacity below 0.00392" in text
+    assert "1 Gaussian(s) more than 20 times as long as wide" in text
+    assert "PSNR" not in text
+    kept = formats.read(tmp_path / "a.ply")
+    assert np.abs(kept.means).max() < 1
+    assert 380 < len(kept) <= 395
+    assert path.read_bytes() == content
+    status, text = run(
+        capsys, "clean", "--input", path, "--output", tmp_path / "b.ply", "--min-cluster", "0", "--sphere", "0", "0",
+        "3", "3.5", "--box", "-1", "-1", "-1", "1", "4", "1", "--max-size", "0.1",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "1 Gaussian(s) outside the box" in text
+    assert "1 Gaussian(s) outside the sphere" in text
+    assert "1 Gaussian(s) larger than 0.1" in text
+    assert len(formats.read(tmp_path / "b.ply")) == 400 - 5
+
+
+def test_a_file_with_its_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run's cameras look at the file's Gaussians."""
+    whole = run_file(made_run, tmp_path / "whole.ply", capsys)
+    formats.write(tmp_path / "part.ply", whole.take(np.arange(2000)))
+    status, text = run(
+        capsys, "clean", "--load-config", made_run, "--input", tmp_path / "part.ply", "--output", tmp_path / "a.ply"
+    )
+    assert status == 0, text
+    assert "of 2,000 Gaussians are left" in text
+    assert len(formats.read(tmp_path / "a.ply")) < 2000
+    (tmp_path / "part.ply.offset.json").write_text('{"offset": [1, 2, 3]}')
+    text = refused(
+        capsys, "clean", "--load-config", made_run, "--input", tmp_path / "part.ply", "--output", tmp_path / "b.ply"
+    )
+    assert "has an offset, so it is not in the run's frame" in text
+
+
+def test_mistakes_of_clean(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "in.ply"
+    formats.write(path, make_gaussians(50))
+    content = path.read_bytes()
+    output = tmp_path / "a.ply"
+    text = refused(
+        capsys, "clean", "--output", output, "--weight-share", "1", "--max-elongation", "1", "--box", "0", "0", "0",
+        "1", "0", "1", "--sphere", "0", "0", "0", "-1",
+    )  # fmt: skip
+    assert "5 option(s) cannot be used" in text
+    assert "neither --load-config nor --input is given" in text
+    text = refused(capsys, "clean", "--input", path, "--output", path, "--overwrite")
+    assert "is the file that is read" in text
+    text = refused(capsys, "clean", "--input", path, "--output", output, "--sphere", "99", "0", "0", "1")
+    assert "Nothing is left" in text
+    bad = bytearray(content)
+    np.frombuffer(bad, "<f4", offset=len(bad) - 50 * 248).reshape(50, 62)[:, 0] = np.nan
+    (tmp_path / "bad.ply").write_bytes(bad)
+    text = refused(capsys, "clean", "--input", tmp_path / "bad.ply", "--output", output)
+    assert "Nothing is left: all Gaussians are NaN" in text
+    assert path.read_bytes() == content
+    assert not output.exists()
+
+
+def test_pruning_keeps_those_that_are_shown_most(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run_file(made_run, tmp_path / "whole.ply", capsys)
+    sizes = {"50%": 1500, "10%": 300, "2,000": 2000}
+    losses: dict[str, float] = {}
+    for to, count in sizes.items():
+        path = tmp_path / f"{count}.ply"
+        status, text = run(capsys, "prune", "--load-config", made_run, "--output", path, "--to", to)
+        assert status == 0, text
+        assert f"{count:,} of 3,000 Gaussians are kept" in text
+        kept = formats.read(path)
+        assert len(kept) == count
+        losses[to] = number(r"after \(([-+][\d.]+)\)", text)
+        rows = {row.tobytes() for row in whole.means}
+        assert all(row.tobytes() in rows for row in kept.means), "the same Gaussians"
+    assert losses["10%"] < losses["50%"] <= losses["2,000"] + 0.01
+    pipeline = load_run(made_run, device="cpu").pipeline
+    from splatkit_ns.cli._measuring import HeldOutViews
+
+    views = HeldOutViews(pipeline, None)
+    by_chance = whole.take(np.random.default_rng(0).permutation(3000)[:1500])
+    assert views.psnr(by_chance) - views.psnr(whole) < losses["50%"] - 1
+
+
+def test_mistakes_of_prune(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("prune", "--load-config", made_run, "--output", tmp_path / "a.ply", "--to")
+    for to in ("0", "-3", "many", "101%", "2.5", "nan", "inf", "%"):
+        text = refused(capsys, *arguments, to)
+        assert f"--to is '{to}', expected a whole number above 0, or a share such as 25%" in text
+    assert "expected fewer than the 3,000 Gaussians that there are" in refused(capsys, *arguments, "3000")
+    assert not (tmp_path / "a.ply").exists()
