@@ -49,15 +49,14 @@ class FeatureLoss(Splat3DGSLossFn):
         return {"features": features, "decoder": Trainable(self.decoder, lr=0.001)}
 
     def compute_loss(self, training_state, view, target_frames, **others):
-        terms = super().compute_loss(training_state=training_state, view=view, target_frames=target_frames, **others)
+        terms = super().compute_loss(
+            training_state=training_state, view=view, target_frames=target_frames, **others
+        )
         places = (training_state.means, training_state.quats, training_state.scales, training_state.opacities)
         image, _, _ = rasterization(
             *(place.detach() for place in places),
             training_state.params["features"],
-            view.world_to_cams,
-            view.Ks,
-            view.width,
-            view.height,
+            view.world_to_cams, view.Ks, view.width, view.height,
         )  # (1, H, W, 8)
         terms["features"] = self.weight * (image @ self.decoder - target_frames).abs().mean()
         return terms
