@@ -19,7 +19,7 @@ from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import holdable
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.run.held import held
+from splatkit_ns.plugin.run.held import opaque_part
 from splatkit_ns.plugin.run.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
@@ -76,7 +76,7 @@ def make_method(
     parts = {"renderer": renderer, "image_model": image_model, "loss_fn": loss_fn, "densification": densification}
     fields = {field.name for field in dataclasses.fields(SplatkitModelConfig)}
     model_settings = {key: value for key, value in settings.items() if key in fields}
-    model_settings |= {key: held(part) for key, part in parts.items() if part is not None}
+    model_settings |= {key: opaque_part(part) for key, part in parts.items() if part is not None}
     trainer_settings = {key: value for key, value in settings.items() if key not in fields}
     config = trainer_config(
         name,

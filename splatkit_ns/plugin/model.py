@@ -26,7 +26,7 @@ from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
 from splatkit_ns.plugin.run import weights
-from splatkit_ns.plugin.run.held import release
+from splatkit_ns.plugin.run.held import instance
 from splatkit_ns.plugin.step.frame import TrainingFrames
 from splatkit_ns.plugin.step.measures import Measures
 from splatkit_ns.plugin.step.part_parameters import PartParameters, fit_rows
@@ -133,7 +133,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self.backgrounds = Backgrounds(config.background_color, metadata.get("background_color"))
         frames = TrainingFrames(self.backgrounds, self.camera_optimizer, self.num_train_data)
         parts = (config.renderer, config.image_model, config.loss_fn, config.densification)
-        self.parts = StepParts(self.context, frames, *map(release, parts))
+        self.parts = StepParts(self.context, frames, *map(instance, parts))
         self.part_params = PartParameters(self.gauss_params)
         self.part_params.add_parts(self.dispatcher, self.context)
         self.measures = Measures(config.lpips, self.camera_optimizer)

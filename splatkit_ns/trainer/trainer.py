@@ -26,7 +26,7 @@ from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.reporting.history import History
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.held import held, part_itself
+from splatkit_ns.plugin.run.held import opaque_part, part_itself
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
@@ -161,7 +161,7 @@ class SplatTrainer:
             if part is not None:
                 if type(part) is not type(part_itself(getattr(config.pipeline.model, name))):
                     others.append(type(part).__name__)
-                holder = held(part)
+                holder = opaque_part(part)
                 setattr(config.pipeline.model, name, deepcopy(holder) if self.config.changes_part(name) else holder)
         config.method_name = "+".join([str(config.method_name), *others])
         config.load_checkpoint = self.ckpt_path

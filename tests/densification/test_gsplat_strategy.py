@@ -13,7 +13,7 @@ from torch import Tensor
 from splatkit_ns.densification import GsplatStrategy
 from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.methods import make_method
-from splatkit_ns.plugin.run.held import release
+from splatkit_ns.plugin.run.held import instance
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.densification.helpers import optimize, packed, random_payload, random_state
@@ -162,6 +162,6 @@ def test_what_is_no_strategy_is_refused(strategy: Any, message: str) -> None:
 
 def test_a_method_keeps_the_strategy_with_its_settings() -> None:
     config = make_method("own", densification=GsplatStrategy(DefaultStrategy(grow_grad2d=1e-6))).config
-    assert release(config.pipeline.model.densification).strategy.grow_grad2d == 1e-6  # type: ignore[attr-defined]
+    assert instance(config.pipeline.model.densification).strategy.grow_grad2d == 1e-6  # type: ignore[attr-defined]
     with pytest.raises(OptionsError, match=r"GsplatStrategy.strategy.refine_every is 0.5, expected a whole number"):
         make_method("own", densification=GsplatStrategy(DefaultStrategy(refine_every=0.5)))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.modules import SplatExporter, SplatTimer
-from splatkit_ns.plugin.run.held import release
+from splatkit_ns.plugin.run.held import instance
 from splatkit_ns.plugin.run.modules import import_module, run_modules
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -77,7 +77,7 @@ def test_a_users_method_keeps_its_parts_whole() -> None:
     assert model.sh_degree == 2
     assert model.loss_fn == user_parts.WeightedLoss(0.75)
     assert model.renderer == Splat3DGSRenderer()
-    densification = release(model.densification)
+    densification = instance(model.densification)
     assert isinstance(densification, user_parts.PlainDensification)
     assert densification.every == 4
     (counter,) = run_modules(config, Path())
@@ -94,7 +94,7 @@ def test_a_users_dataclass_fields_are_flags_with_help() -> None:
 
 def test_a_users_config_survives_yaml() -> None:
     config = yaml.load(yaml.dump(parse("users-own")), Loader=yaml.Loader)
-    assert release(config.pipeline.model.densification).every == 4
+    assert instance(config.pipeline.model.densification).every == 4
     assert dataclasses.asdict(config)["method_name"] == "users-own"
 
 

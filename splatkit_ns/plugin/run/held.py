@@ -75,7 +75,7 @@ def _is_made_of_its_fields(part: Any) -> bool:
     return set(inspect.signature(type(part)).parameters) == names
 
 
-def held(part: Any) -> Any:
+def opaque_part(part: Any) -> Any:
     """The form in which a config holds a part of a model: the part itself if it is a dataclass that can be copied, else
     a wrapper."""
     copyable = holdable(part)
@@ -92,13 +92,13 @@ def held(part: Any) -> Any:
     raise TypeError(f"{part!r} is no renderer, image model, loss or densification.")
 
 
-def release(part: Any) -> Any:
-    """A run-time copy of a part that `held` returned."""
+def instance(part: Any) -> Any:
+    """A run-time copy of a part that `opaque_part` returned."""
     return running_copy(part_itself(part))
 
 
 def part_itself(part: Any) -> Any:
-    """The part that was given to `held`."""
+    """The part that was given to `opaque_part`."""
     if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification, HeldImageModel)):
         part = part.module
     return part.module if isinstance(part, Uncopied) else part
