@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from splatkit_ns.errors import HookFailedError, ModuleError
-from splatkit_ns.plugin import trainer
+from splatkit_ns.plugin.options import starting
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.splat import read_checkpoint
@@ -157,7 +157,7 @@ def test_ctrl_c_while_gsplat_is_compiled(scene: Path, tmp_path: Path, monkeypatc
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "check_device", interrupt)
+    monkeypatch.setattr(starting, "check_device", interrupt)
     config = make_config(scene, tmp_path / "out", **CHEAP)
     with pytest.raises(StoppedBySignal) as caught:
         config.save_config()
