@@ -11,7 +11,7 @@ from tests.plugin.helpers import forget_writers
 
 @pytest.fixture(autouse=True)
 def _only_own_writers() -> Iterator[None]:
-    """nerfstudio keeps the writers of a run in a global: one of an earlier test that fails would keep the log from ours."""
+    """nerfstudio keeps the writers of a run in a global, where those of an earlier test could stop ours."""
     forget_writers()
     yield
     forget_writers()
