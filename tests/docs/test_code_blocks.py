@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import tyro
 
+from splatkit_ns import formats
 from splatkit_ns.cli import COMMANDS
 from splatkit_ns.hooks import HOOK_REGISTRY, WRITER_REGISTRY
 from splatkit_ns.image_metrics.metrics import ImageMetrics
@@ -73,6 +74,8 @@ def page_module(tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))  # type: ignore[attr-defined]
     module = types.ModuleType("documentation_page")
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    formats.all_formats()  # all that the package has, before the copy
+    monkeypatch.setattr(formats.registry, "_FORMATS", dict(formats.registry._FORMATS))
     return module
 
 
