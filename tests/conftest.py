@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _no_writers_of_other_tests() -> Generator[None]:
+    """nerfstudio keeps the writers of a run in a global, and the next run would write to them, too."""
+    _forget_writers()
+    yield
+    _forget_writers()
+
+
+def _forget_writers() -> None:
+    if "nerfstudio.utils.writer" in sys.modules:  # many tests do without nerfstudio
+        from tests.plugin.helpers import forget_writers
+
+        forget_writers()
 
 
 @pytest.fixture(scope="session")

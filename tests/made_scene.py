@@ -28,6 +28,8 @@ BOX_TURN = math.radians(25.0)
 TABLE_CENTRE, TABLE_HALF = np.array([0.0, 0.0, -0.1]), np.array([1.3, 1.3, 0.1])
 """Its top is the plane z = 0."""
 _FAR = 1e9
+TO_SAVED = np.array([[0.0, 1, 0, 0.3], [1, 0, 0, 0], [0, 0, -1, 0.2]])
+"""An `applied_transform`: what ns-process-data does to COLMAP's poses and points, and a shift."""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nerfstudio.scripts import train
 
-from tests.plugin.helpers import forget_writers, run_config
+from tests.plugin.helpers import run_config
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +29,3 @@ def some_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stub.write_text("#!/bin/sh\nexit 1\n")
         stub.chmod(0o755)
         monkeypatch.setenv("PATH", str(stub.parent), prepend=":")
-
-
-@pytest.fixture(autouse=True)
-def _no_writers_left() -> Iterator[None]:
-    """nerfstudio keeps the writers of a run in a global, and the next run would write to them, too."""
-    yield
-    forget_writers()

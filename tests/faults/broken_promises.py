@@ -30,7 +30,7 @@ from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.step import finite
 from splatkit_ns.plugin.step.training_step import TrainingStep
-from splatkit_ns.splat import checkpoint
+from splatkit_ns.splat import checkpoint, read_checkpoint
 from tests.faults import runs  # noqa: F401  # what the tests import, once for all of them
 
 FOLDER = Path(__file__).parent
@@ -48,7 +48,7 @@ def write_in_place(path: Any, write: Callable[[Any], None]) -> None:
 
 def newest_whatever(folder: Path, step: int | None) -> Any:
     path = checkpoints.checkpoint_paths(folder)[-1]
-    return path, checkpoints.read(path)
+    return path, read_checkpoint(path)
 
 
 def by_date(folder: Path) -> list[Path]:

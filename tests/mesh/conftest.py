@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from nerfstudio.scripts import train
 
 from splatkit_ns.mesh.views import DepthView
-from tests.made_scene import Array, MadeView, made_views, seen_points, write_made_scene
+from tests.made_scene import TO_SAVED, Array, MadeView, made_views, seen_points, write_made_scene
 from tests.mesh.helpers import true_view
 from tests.plugin.helpers import forget_writers, run_config
-
-TO_SAVED = np.array([[0.0, 1, 0, 0.3], [1, 0, 0, 0], [0, 0, -1, 0.2]])
-"""What ns-process-data does to COLMAP's poses and points, and a shift."""
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +45,3 @@ def made_run(made_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train.main(config)
     forget_writers()
     return config.get_base_dir() / "config.yml"
-
-
-@pytest.fixture(autouse=True)
-def _no_writers_left() -> Iterator[None]:
-    yield
-    forget_writers()

@@ -41,7 +41,7 @@ def test_depth_is_that_of_the_scene_and_masks_hold(masked_data: Path) -> None:
     views = RunViews(opaque(masked_data), min_accumulation=0.5)
     assert len(views) == len(pictures) == 6
     assert views.longest_side == 96
-    scale = views.frames["world"].scale
+    scale = views.frame("world").scale
     for view, picture in zip(views.views(), pictures, strict=True):
         ball = ball_pixels(picture)
         assert ball.sum() > 50
@@ -119,7 +119,7 @@ def test_the_data_sets_frame_is_that_of_its_points(masked_data: Path) -> None:
     assert views.seed_points is not None
     vertex = plyfile.PlyData.read(str(masked_data / "sparse_pc.ply"))["vertex"]
     original = np.stack([vertex[name] for name in "xyz"], axis=1)
-    assert np.abs(views.frames["dataset"].to_original(views.seed_points) - original).max() < 1e-4
+    assert np.abs(views.frame("dataset").to_original(views.seed_points) - original).max() < 1e-4
     assert np.abs(views.seed_points - original).max() > 0.1, "the dataparser did move them"
 
 
@@ -129,7 +129,7 @@ def test_the_data_sets_frame_is_that_of_colmap(tmp_path: Path) -> None:
     pipeline = run_config(data, dataparser=parser).pipeline.setup(device="cpu", test_mode="test")
     views = RunViews(pipeline.eval(), min_accumulation=0.5)
     assert views.seed_points is not None
-    found = views.frames["dataset"].to_original(views.seed_points)
+    found = views.frame("dataset").to_original(views.seed_points)
     assert np.abs(found - tiny_gaussians().means.detach().numpy()).max() < 1e-4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ Change = Callable[[Path], Any]
 IMAGE = "images/frame_00001.png"
 XYZ = "property float x\nproperty float y\nproperty float z\n"
 EVALUATED = "images/frame_00004.png"
+
+
+def changed_copy(scene: Path, folder: Path, change: Change) -> Path:
+    """A copy of a scene in ``folder/data``, changed."""
+    data = folder / "data"
+    shutil.copytree(scene, data)
+    change(data)
+    return data
 
 
 def in_json(change: Callable[[dict[str, Any]], Any]) -> Change:

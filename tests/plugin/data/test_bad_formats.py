@@ -19,7 +19,7 @@ from PIL import Image
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.checks import DataError, check_point_cloud
 from splatkit_ns.plugin.data.contents import check_outputs
-from tests.plugin.data.broken_data import IMAGE, XYZ, Change, cut, delete, run, write
+from tests.plugin.data.broken_data import IMAGE, XYZ, Change, changed_copy, cut, delete, run, write
 from tests.plugin.helpers import run_config
 
 
@@ -39,9 +39,7 @@ COLMAP: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("name", COLMAP)
 def test_a_broken_colmap_model(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
     change, fragment = COLMAP[name]
-    data = tmp_path / "data"
-    shutil.copytree(scenes["colmap"], data)
-    change(data)
+    data = changed_copy(scenes["colmap"], tmp_path, change)
     assert fragment in run(data, tmp_path / "out", colmap())
 
 
@@ -76,9 +74,7 @@ BLENDER: dict[str, tuple[Change, str]] = {
 @pytest.mark.parametrize("name", BLENDER)
 def test_a_broken_blender_scene(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
     change, fragment = BLENDER[name]
-    data = tmp_path / "data"
-    shutil.copytree(scenes["blender"], data)
-    change(data)
+    data = changed_copy(scenes["blender"], tmp_path, change)
     assert fragment in run(data, tmp_path / "out", BlenderDataParserConfig())
 
 

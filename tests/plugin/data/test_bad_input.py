@@ -12,7 +12,19 @@ import pytest
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
-from tests.plugin.data.broken_data import EVALUATED, IMAGE, Change, cut, delete, in_json, in_points, picture, run, write
+from tests.plugin.data.broken_data import (
+    EVALUATED,
+    IMAGE,
+    Change,
+    changed_copy,
+    cut,
+    delete,
+    in_json,
+    in_points,
+    picture,
+    run,
+    write,
+)
 from tests.plugin.helpers import make_trainer, run_config
 
 
@@ -147,9 +159,7 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_data_set_is_told_in_one_message(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
     change, fragments = BROKEN[name]
-    data = tmp_path / "data"
-    shutil.copytree(scenes["nerfstudio"], data)
-    change(data)
+    data = changed_copy(scenes["nerfstudio"], tmp_path, change)
     message = run(data, tmp_path / "out")
     for fragment in fragments:
         assert fragment in message
