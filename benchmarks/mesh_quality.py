@@ -121,13 +121,14 @@ def train(scene: Path, run: str, seed: int, device: str | None) -> tuple[list[De
         trainer.train()
         seconds = time.perf_counter() - began
     rendered = RunViews(trainer.pipeline.eval(), min_accumulation=0.5)
-    views = [in_scene(view, rendered.frames["world"]) for view in rendered.views()]
+    world = rendered.frame("world")
+    views = [in_scene(view, world) for view in rendered.views()]
     figures = {
         "steps": config.max_num_iterations,
         "train_s": seconds,
         "gaussians": int(trainer.pipeline.model.num_points),
         "surface_depth": rendered.has_surface_depth,
-        "distortion": mean_distortion(trainer.pipeline, rendered.frames["world"].scale),
+        "distortion": mean_distortion(trainer.pipeline, world.scale),
     }
     return views, figures
 

@@ -174,13 +174,18 @@ def problems(
     return found
 
 
-def check(value: Any, path: str = "") -> None:
+def flag(name: str) -> str:
+    """The command-line option of a field, such as ``--load-step`` for ``load_step``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check(value: Any, path: str = "", shown: Callable[[str], str] = str) -> None:
     """Check the settings in an object; see `problems`.
 
     Raises:
         OptionsError: names every setting that is out of its range.
     """
-    found = problems(value, path)
+    found = problems(value, path, shown)
     if found:
         raise OptionsError(found)
 

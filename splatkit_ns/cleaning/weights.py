@@ -1,4 +1,4 @@
-"""How much of a run's photographs each Gaussian makes."""
+"""The share of a run's photographs that each Gaussian makes."""
 
 from __future__ import annotations
 

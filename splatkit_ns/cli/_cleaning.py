@@ -1,4 +1,4 @@
-"""What ``splatkit clean`` and ``splatkit prune`` do."""
+"""The work of ``splatkit clean`` and ``splatkit prune``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from torch import nn
 
-from splatkit_ns import formats, ranges
+from splatkit_ns import ranges
 from splatkit_ns.cameras import View
 from splatkit_ns.cleaning import rules
 from splatkit_ns.cleaning.weights import blend_weights
-from splatkit_ns.cli._exporting import say
-from splatkit_ns.cli._files import check_outputs, write_file
+from splatkit_ns.cli._exporting import all_gaussians, open_run
+from splatkit_ns.cli._files import check_outputs, read_all, say, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._offsets import read_offset, write_offset
 from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import Gaussians
-from splatkit_ns.formats.gaussians import NonFiniteError
 from splatkit_ns.plugin.data.cameras import pinhole_view
-from splatkit_ns.plugin.loading import LoadedRun, load_run
-from splatkit_ns.splat import SplatModel, SplatTrainingState
+from splatkit_ns.plugin.loading import LoadedRun
+from splatkit_ns.splat import SplatModel
 
 
 @dataclass
@@ -44,8 +42,7 @@ class Scene:
         assert self.run is not None
         pipeline = self.run.pipeline
         device = pipeline.device
-        tensors = SplatModel.from_gaussians(self.gaussians).tensors()
-        state = SplatTrainingState({key: nn.Parameter(value.to(device)) for key, value in tensors.items()}, {})
+        state = SplatModel.from_gaussians(self.gaussians).for_rendering(device)
         cameras: Any = pipeline.datamanager.train_dataset.cameras
 
         def views() -> Iterator[View]:
@@ -70,9 +67,7 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
     _check_options(options)
     scene = _open(options, console)
     whole = scene.gaussians
-    bad = rules.not_finite(whole)
-    _went(console, bad, "NaN or infinite")
-    scene.gaussians = whole.take(~bad) if bad.any() else whole
+    _leave_out_not_finite(scene, console)
     if len(scene.gaussians) == 0:
         raise SplatkitError("Nothing is left: all Gaussians are NaN or infinite.")
     views = HeldOutViews(scene.run.pipeline, None) if scene.run else None
@@ -106,9 +101,7 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
     _number_to_keep(options.to, 1)  # a slip is told before the run is opened
     scene = _open(options, console)
     assert scene.run is not None
-    bad = rules.not_finite(scene.gaussians)
-    _went(console, bad, "NaN or infinite")
-    scene.gaussians = scene.gaussians.take(~bad)
+    _leave_out_not_finite(scene, console)
     num = len(scene.gaussians)
     keep = _number_to_keep(options.to, num)
     if keep >= num:
@@ -125,7 +118,7 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
 
 
 def _check_options(options: CleanOptions | PruneOptions) -> None:
-    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
+    problems = ranges.problems(options, shown=ranges.flag)
     if options.load_config is None and options.input is None:
         problems.append("neither --load-config nor --input is given, expected one of them")
     if isinstance(options, CleanOptions):
@@ -155,21 +148,21 @@ def _number_to_keep(text: str, num: int) -> int:
 def _open(options: CleanOptions | PruneOptions, console: Console) -> Scene:
     gaussians = None
     if options.input is not None:
-        try:
-            gaussians = formats.read(options.input)
-        except NonFiniteError as error:
-            gaussians = error.gaussians
+        gaussians = read_all(options.input)
         if options.load_config is not None and read_offset(options.input)[0] is not None:
             raise SplatkitError(f"--input: {options.input} has an offset, so it is not in the run's frame.")
     if options.load_config is None:
         assert gaussians is not None
         return Scene(gaussians, None)
-    run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
-    say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
-    model = run.pipeline.model
-    if gaussians is None:
-        gaussians = model.training_state.to_splat_model(model.renderer.splat_mode).to_gaussians()
-    return Scene(gaussians, run)
+    run = open_run(options.load_config, options, console)
+    return Scene(all_gaussians(run) if gaussians is None else gaussians, run)
+
+
+def _leave_out_not_finite(scene: Scene, console: Console) -> None:
+    bad = rules.not_finite(scene.gaussians)
+    _went(console, bad, "NaN or infinite")
+    if bad.any():
+        scene.gaussians = scene.gaussians.take(~bad)
 
 
 def _found(scene: Scene, options: CleanOptions, console: Console) -> Iterator[tuple[rules.Mask, str]]:

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatkit_ns import formats
-from splatkit_ns.cli._files import file_bytes, shown_bytes
+from splatkit_ns.cleaning import rules
+from splatkit_ns.cli._files import file_bytes, read_all, shown_bytes
 from splatkit_ns.formats import Gaussians
-from splatkit_ns.formats.gaussians import NonFiniteError, finite_rows
+from splatkit_ns.formats.gaussians import finite_rows
 
-FAINT = 1 / 255
-"""Opacities below this change no pixel."""
 _QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 _MODES = {"default": "3D Gaussians", "mip": "antialiased (Mip-Splatting)", "2dgs": "discs (2D Gaussian Splatting)"}
 
@@ -29,10 +28,7 @@ def describe(path: Path) -> dict[str, Any]:
         FormatError: the file cannot be read.
     """
     found = formats.find_format(path)
-    try:
-        gaussians = formats.read(path)
-    except NonFiniteError as error:
-        gaussians = error.gaussians
+    gaussians = read_all(path)
     finite = finite_rows(gaussians.all_arrays())
     kept = gaussians if finite is None else gaussians.take(finite)
     return {
@@ -55,7 +51,6 @@ def _figures(gaussians: Gaussians) -> dict[str, Any]:
         opacities = 1 / (1 + np.exp(-gaussians.opacities.astype(np.float64)))
         # the longest axis: the one by which a Gaussian is seen, also of discs
         sizes = np.exp(gaussians.scales.max(axis=1).astype(np.float64))
-    lengths = np.sort(gaussians.scales, axis=1)
     return {
         "bounding_box": {"min": _numbers(gaussians.means.min(axis=0)), "max": _numbers(gaussians.means.max(axis=0))},
         "middle": {
@@ -63,9 +58,9 @@ def _figures(gaussians: Gaussians) -> dict[str, Any]:
             for name, quantile in (("5%", 0.05), ("95%", 0.95))
         },
         "opacity": _quantiles(opacities),
-        "faint": float((opacities < FAINT).mean()),
+        "faint": float((opacities < rules.FAINTEST).mean()),
         "scale": _quantiles(sizes),
-        "needles": float((lengths[:, 2] - lengths[:, 1] > np.log(10)).mean()),
+        "needles": float(rules.needles(gaussians, 10).mean()),
     }
 
 

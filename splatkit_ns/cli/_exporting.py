@@ -8,15 +8,18 @@ import numpy as np
 from rich.console import Console
 
 from splatkit_ns import formats, ranges
-from splatkit_ns.cli._files import check_outputs, shown_ratio, write_file
-from splatkit_ns.cli._measuring import MOST_DB, HeldOutViews
+from splatkit_ns.cli._files import check_outputs, say, shown_ratio, write_file
+from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._offsets import split_offset, write_offset
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
+from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.export import ExportOptions
-from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.cli.prune import PruneOptions
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.formats.gaussians import finite_rows
+from splatkit_ns.formats.ply import property_names
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
 
@@ -35,12 +38,9 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
         SplatkitError: options, run or disk do not allow it; the message says why.
     """
     console = console or Console()
-    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
-    if problems:
-        raise OptionsError(problems)
+    ranges.check(options, shown=ranges.flag)
     check_outputs(options.output, overwrite=options.overwrite)
-    run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
-    say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
+    run = open_run(options.load_config, options, console)
     gaussians = run_gaussians(run, console)
     move, offset = split_offset(gaussians, training_to_file(run, options))
     views = HeldOutViews(run.pipeline, options.measure, gaussians) if options.measure else None
@@ -58,9 +58,26 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
         say(console, f"PSNR is against the run's own renders of {len(views)} held-out view(s).")
 
 
-def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+def open_run(config: Path, options: ExportOptions | CleanOptions | PruneOptions, console: Console) -> LoadedRun:
+    """Load a run, and say which checkpoint it is.
+
+    Args:
+        config: the run's config.yml.
+        options: which checkpoint, and where the data are.
+        console: the output.
+
+    Raises:
+        SplatkitError: the run cannot be loaded.
+    """
+    run = load_run(config, data=options.data, step=options.load_step, device=options.device)
+    say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
+    return run
+
+
+def all_gaussians(run: LoadedRun) -> Gaussians:
+    """The Gaussians of a run, also those that are not finite."""
+    model = run.pipeline.model
+    return model.training_state.to_splat_model(model.renderer.splat_mode).to_gaussians()
 
 
 def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
@@ -69,8 +86,7 @@ def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
     Raises:
         SplatkitError: none is finite.
     """
-    model = run.pipeline.model
-    gaussians = model.training_state.to_splat_model(model.renderer.splat_mode).to_gaussians()
+    gaussians = all_gaussians(run)
     finite = finite_rows(gaussians.arrays())
     if finite is None:
         return gaussians
@@ -100,7 +116,7 @@ def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similari
     """The quality of a file that was just written, as the end of a line."""
     found = formats.read(path)
     db = views.psnr(found, move)
-    text = ", the same pictures" if db >= min(EQUAL_DB, MOST_DB) else f", {db:.2f} dB"
+    text = ", the same pictures" if db >= EQUAL_DB else f", {db:.2f} dB"
     if found.render_mode != expected.render_mode:
         kind = "antialiased" if expected.render_mode == "mip" else "discs"
         text += f"; the file cannot say that the Gaussians are {kind}, so viewers will draw them otherwise"
@@ -109,6 +125,6 @@ def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similari
 
 def ply_bytes(gaussians: Gaussians) -> int:
     """Size of an uncompressed PLY file without its header, in bytes."""
-    per_gaussian = 3 + 3 + 3 + 3 * gaussians.shN.shape[1] + 1 + 3 + 4  # with the normals, which are zero
+    per_gaussian = len(property_names(3 * gaussians.shN.shape[1]))
     per_gaussian += sum(rows[0].size for rows in gaussians.extra.values())
     return len(gaussians) * per_gaussian * np.dtype(np.float32).itemsize

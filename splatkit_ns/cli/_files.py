@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from splatkit_ns import formats
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
+from splatkit_ns.formats.gaussians import NonFiniteError
 
 _UNITS = ("bytes", "KB", "MB", "GB")
 SIDE_FILE_SUFFIX = ".offset.json"
 """The suffix, after a file's whole name, of the file with the offset of its coordinates."""
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,18 @@ def _output_problem(path: Path, overwrite: bool) -> str | None:
 def side_file(path: Path) -> Path:
     """The file beside a file of Gaussians that has the offset of its coordinates."""
     return path.with_name(path.name + SIDE_FILE_SUFFIX)
+
+
+def read_all(path: Path) -> Gaussians:
+    """The Gaussians of a file, also those that are not finite.
+
+    Raises:
+        FormatError: the file cannot be read.
+    """
+    try:
+        return formats.read(path)
+    except NonFiniteError as error:
+        return error.gaussians
 
 
 def write_file(path: Path, gaussians: Gaussians) -> WrittenFile:

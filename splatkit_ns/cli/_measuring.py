@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.formats import Gaussians
@@ -17,7 +17,7 @@ from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.data.images import evaluation_target
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 from splatkit_ns.renderer import RenderOptions
-from splatkit_ns.splat import SplatModel, SplatTrainingState
+from splatkit_ns.splat import SplatModel
 
 MOST_DB = 120.0
 """PSNR of equal images, which is infinite, counts as this in means; float32 has not much more."""
@@ -71,8 +71,7 @@ class HeldOutViews:
         """Render Gaussians that were moved, from the cameras moved along: images (H, W, 3) on the CPU."""
         # The scale alone is undone, because renderers have settings in units of the frame of training.
         model = SplatModel.from_gaussians(transform(gaussians, Similarity(np.eye(3), np.zeros(3), 1 / move.scale)))
-        device = self._background.device
-        state = SplatTrainingState({key: nn.Parameter(value.to(device)) for key, value in model.tensors().items()}, {})
+        state = model.for_rendering(self._background.device)
         options = RenderOptions(sh_degree=self._model.sh_degree_now(), backgrounds=self._background)
         shown = [self._model.renderer.render(state, _moved(view, move), options) for view in self._views]
         return [payload.renders[0].clamp(0, 1).cpu() for payload in shown]
@@ -81,6 +80,5 @@ class HeldOutViews:
 def _moved(view: View, move: Similarity) -> View:
     """The view in a frame that is turned and shifted, and as large as before."""
     poses = view.cam_to_worlds.double().cpu().numpy()
-    matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = move.rotation, move.translation / move.scale
+    matrix = Similarity(move.rotation, move.translation / move.scale).matrix()
     return replace(view, cam_to_worlds=torch.from_numpy(matrix @ poses).to(view.cam_to_worlds))

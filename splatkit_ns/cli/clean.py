@@ -28,8 +28,8 @@ class CleanOptions:
     """A file of Gaussians. With --load-config: one of that run, in nerfstudio's frame, to take in place of the run's
     own Gaussians."""
     weight_share: Annotated[float, BelowOne] = 0.002
-    """Of a run: Gaussians go that the training photographs show least, as long as they make, all together, at most this
-    share of what the photographs show. 0 keeps all that can be seen."""
+    """With a run: removes the Gaussians that the training photographs show least, up to this share of what they show.
+    0 keeps all that can be seen."""
     min_cluster: Annotated[int, NonNegative] = 5
     """Gaussians go that hang in the air, alone or in a cluster of fewer than this many. 0 or 1 keeps all."""
     min_opacity: Annotated[float, BelowOne] = 1 / 255
@@ -47,9 +47,9 @@ class CleanOptions:
     load_step: Annotated[int | None, arg(aliases=("--step",))] = None
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
     data: Path | None = None
-    """Folder of the data set, if it is no longer where the run found it."""
+    """Folder of the data set, if it has moved since the run."""
     device: Literal["cuda", "cpu"] | None = None
-    """Where to render. If not given, what the machine has."""
+    """The device that renders. If not given, the GPU if there is one, else the CPU."""
 
 
 def run(options: CleanOptions) -> None:

@@ -10,7 +10,6 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from splatkit_ns import ranges
-from splatkit_ns.errors import OptionsError
 from splatkit_ns.ranges import Positive, one_of
 
 
@@ -49,15 +48,13 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     """
     # formats take a second to import: not for --help
     from splatkit_ns import formats
-    from splatkit_ns.cli._files import check_outputs, file_bytes, write_file
+    from splatkit_ns.cli._files import check_outputs, file_bytes, say, write_file
     from splatkit_ns.cli._offsets import read_offset, write_offset
     from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
     from splatkit_ns.formats.frames import transform
 
     console = console or Console()
-    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
-    if problems:
-        raise OptionsError(problems)
+    ranges.check(options, shown=ranges.flag)
     check_outputs(options.output, overwrite=options.overwrite, inputs=[options.input], option="OUTPUT")
     gaussians = formats.read(options.input)
     offset, frame = read_offset(options.input)
@@ -71,4 +68,4 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     for path in options.output:
         written = write_file(path, gaussians)
         write_offset(path, offset, frame)
-        console.print(written.line(base), soft_wrap=True, highlight=False, markup=False)
+        say(console, written.line(base))

@@ -39,6 +39,7 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
     import json
 
     from splatkit_ns.cli._description import describe, lines  # takes a second: not for --help
+    from splatkit_ns.cli._files import say
 
     console = console or Console()
     if not options.file:
@@ -52,9 +53,8 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
             errors.append(str(error))
             continue
         if not options.json:
-            text = "\n".join(lines(found[-1]))
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
+            say(console, "\n".join(lines(found[-1])))
     if options.json:
-        console.print(json.dumps(found, indent=1), soft_wrap=True, highlight=False, markup=False)
+        say(console, json.dumps(found, indent=1))
     if errors:
         raise SplatkitError("\n".join(errors))

@@ -21,7 +21,7 @@ class PruneOptions:
     output: tuple[Path, ...]
     """The files to write, of any formats."""
     to: str
-    """How many to keep: a number, or a share of all such as 25%."""
+    """The Gaussians to keep: a number, or a share of all, such as 25%."""
     input: Path | None = None
     """A file of that run, in nerfstudio's frame, to take in place of the run's own Gaussians."""
     overwrite: bool = False
@@ -29,9 +29,9 @@ class PruneOptions:
     load_step: Annotated[int | None, arg(aliases=("--step",))] = None
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
     data: Path | None = None
-    """Folder of the data set, if it is no longer where the run found it."""
+    """Folder of the data set, if it has moved since the run."""
     device: Literal["cuda", "cpu"] | None = None
-    """Where to render. If not given, what the machine has."""
+    """The device that renders. If not given, the GPU if there is one, else the CPU."""
 
 
 def run(options: PruneOptions) -> None:

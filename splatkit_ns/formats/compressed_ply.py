@@ -50,12 +50,9 @@ MAX_LOG_SCALE = 20.0
 """The bound of log scales on both sides: values beyond would leave no bits for the others of a chunk."""
 SH_RANGE = 8.0
 """The width of the range of SH coefficients, -4 to 4; values outside are clamped to it when written."""
-_QUANTITIES = {"": ("x", "y", "z"), "scale_": ("x", "y", "z"), "colour": ("r", "g", "b")}
+_QUANTITIES = (("", "xyz"), ("scale_", "xyz"), ("", "rgb"))
 CHUNK_NAMES = tuple(
-    f"{bound}_{prefix if prefix != 'colour' else ''}{axis}"
-    for prefix, axes in _QUANTITIES.items()
-    for bound in ("min", "max")
-    for axis in axes
+    f"{bound}_{prefix}{axis}" for prefix, axes in _QUANTITIES for bound in ("min", "max") for axis in axes
 )
 """min_x, min_y, min_z, max_x, …: the properties of a chunk, in the order in which they are written."""
 VERTEX_NAMES = ("packed_position", "packed_rotation", "packed_scale", "packed_color")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -53,6 +53,26 @@ class NonFiniteError(FormatError):
         """All Gaussians of the file, those that are not finite among them."""
 
 
+def check_extra(shapes: Mapping[str, Sequence[int]], num: int) -> None:
+    """Check the names and the lengths of further rows of `num` Gaussians.
+
+    Args:
+        shapes: name -> shape.
+        num: the number of Gaussians.
+
+    Raises:
+        FormatError: a name is that of one of the six parameters, or there is not one row for each Gaussian.
+    """
+    for name, shape in shapes.items():
+        if not name or name in KEYS:
+            raise FormatError(f"extra rows need a name other than {', '.join(KEYS)}, found {name!r}.")
+        if tuple(shape[:1]) != (num,):
+            raise FormatError(
+                f"the extra rows {name!r} must have shape ({num}, ...), one row for each Gaussian, found "
+                f"{tuple(shape)}."
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class Gaussians:
     """N Gaussians in the raw space of training, float32.
@@ -80,14 +100,7 @@ class Gaussians:
 
     def __post_init__(self) -> None:
         checked = {name: np.asarray(rows, np.float32) for name, rows in self.extra.items()}
-        for name, rows in checked.items():
-            if not name or name in KEYS:
-                raise FormatError(f"extra rows need a name other than {', '.join(KEYS)}, found {name!r}.")
-            if rows.shape[:1] != (len(self.means),):
-                raise FormatError(
-                    f"the extra rows {name!r} must have shape ({len(self.means)}, ...), one row for each Gaussian, "
-                    f"found {rows.shape}."
-                )
+        check_extra({name: rows.shape for name, rows in checked.items()}, len(self.means))
         object.__setattr__(self, "extra", checked)
 
     def __len__(self) -> int:

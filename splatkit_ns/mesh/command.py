@@ -48,7 +48,7 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     check_writable(path.parent, "splatkit mesh")  # makes the folder, so it comes after the check that the config exists
     console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
     views = RunViews(run.pipeline, options.min_accumulation)
-    frame = views.frames[options.frame]
+    frame = views.frame(options.frame)
     sizes = _sizes(options, views, frame.scale, console)
     if not views.has_surface_depth:
         console.print(

@@ -64,7 +64,7 @@ def check_options(options: MeshOptions) -> None:
     Raises:
         OptionsError: names all the options that cannot be used.
     """
-    problems = ranges.problems(options, shown=lambda name: f"--{name.replace('_', '-')}")
+    problems = ranges.problems(options, shown=ranges.flag)
     if options.voxel_size and options.truncation and options.truncation < options.voxel_size:
         problems.append(
             f"--truncation is {options.truncation}, expected at least one voxel, which --voxel-size makes "

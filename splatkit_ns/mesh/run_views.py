@@ -36,17 +36,22 @@ class RunViews:
         points = outputs.metadata.get("points3D_xyz")
         self.seed_points: DoubleArray | None = None if points is None else points.double().cpu().numpy()
         """(N, 3) in nerfstudio's frame, or None if the data set has none."""
-        self.frames: dict[FrameName, SceneFrame] = {
-            "nerfstudio": SceneFrame.identity(),
-            "dataset": SceneFrame.from_dataparser(*frame_to_training(pipeline.datamanager, "dataset")),
-            "world": SceneFrame.from_dataparser(*frame_to_training(pipeline.datamanager, "world")),
-        }
-        """The moves of the scene into nerfstudio's frame, by the name of the other frame."""
+        self._datamanager = pipeline.datamanager
         self.has_surface_depth = False
         """Whether the renderer's surfaces are better than the average along the ray; known after the first view."""
 
     def __len__(self) -> int:
         return len(self._cameras)
+
+    def frame(self, name: FrameName) -> SceneFrame:
+        """The move of the scene from a frame into nerfstudio's.
+
+        Raises:
+            SplatkitError: the data set's files do not say what it is.
+        """
+        if name == "nerfstudio":
+            return SceneFrame.identity()
+        return SceneFrame.from_dataparser(*frame_to_training(self._datamanager, name))
 
     @property
     def longest_side(self) -> int:

@@ -14,6 +14,7 @@ from splatkit_ns.plugin.options.check import check_device
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+from splatkit_ns.splat import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -88,5 +89,5 @@ def _read_checkpoint(folder: Path, step: int | None) -> tuple[Path, dict[str, An
     """The newest checkpoint, or that of a step; if there is only one, the error says why it cannot be read."""
     paths = checkpoints.checkpoint_paths(folder)
     if len(paths) == 1 and step in (None, checkpoints.step_of(paths[0])):
-        return paths[0], checkpoints.read(paths[0])
+        return paths[0], read_checkpoint(paths[0])
     return checkpoints.newest_readable(folder, step)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from splatkit_ns import formats
 from splatkit_ns.formats import Gaussians, SplatRenderMode
+from splatkit_ns.formats.gaussians import check_extra
 from splatkit_ns.formats.ply import PlyFormat
 from splatkit_ns.splat.optimizers import EXTRA_LEARNING_RATE
-from splatkit_ns.splat.schema import KEYS, check_extra, check_shapes, sh_degree_of
+from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
 
 if TYPE_CHECKING:
     from splatkit_ns.splat.training_state import SplatTrainingState
@@ -52,7 +53,7 @@ class SplatModel:
             object.__setattr__(self, key, value)
         check_shapes(self.tensors())
         extra = {name: torch.as_tensor(rows).detach().to("cpu", torch.float32) for name, rows in self.extra.items()}
-        check_extra(extra, len(self))
+        check_extra({name: rows.shape for name, rows in extra.items()}, len(self))
         object.__setattr__(self, "extra", extra)
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from splatkit_ns.formats.gaussians import KEYS, NUM_COEFFICIENTS_TO_DEGREE
 
-__all__ = ["KEYS", "NUM_COEFFICIENTS_TO_DEGREE", "check_extra", "check_shapes", "sh_degree_of"]
+__all__ = ["KEYS", "NUM_COEFFICIENTS_TO_DEGREE", "check_shapes", "sh_degree_of"]
 
 
 def sh_degree_of(num_coefficients: int) -> int:
@@ -45,19 +45,3 @@ def check_shapes(tensors: Mapping[str, Tensor] | Mapping[str, nn.Parameter] | nn
     if wrong:
         raise ValueError("parameters do not fit together: " + "; ".join(wrong) + ".")
     sh_degree_of(coefficients)
-
-
-def check_extra(extra: Mapping[str, Tensor], num: int) -> None:
-    """Check the names and the lengths of further rows of `num` Gaussians.
-
-    Raises:
-        ValueError: a name is that of one of the six parameters, or there is not one row for each Gaussian.
-    """
-    for name, rows in extra.items():
-        if not name or name in KEYS:
-            raise ValueError(f"extra rows need a name other than {', '.join(KEYS)}, found {name!r}.")
-        if tuple(rows.shape[:1]) != (num,):
-            raise ValueError(
-                f"the extra rows {name!r} must have shape ({num}, ...), one row for each Gaussian, found "
-                f"{tuple(rows.shape)}."
-            )

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.methods import MethodSpecification, find_method
+from splatkit_ns.plugin.data.backgrounds import BackgroundColor
 from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.options.setting import OptionError, set_option
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.ranges import Positive
-
-BackgroundColor: TypeAlias = Literal["auto", "random", "black", "white"]
 
 SHORTHANDS = {
     "max_steps": "max_num_iterations",

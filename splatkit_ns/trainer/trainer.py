@@ -25,6 +25,7 @@ from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.reporting.history import History
+from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.held import opaque_part, part_itself
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
@@ -200,7 +201,7 @@ def _result(trainer: SplatkitTrainer, history: History) -> SplatTrainerResult:
         metrics=metrics,
         step=trainer.step + 1,
         output_dir=trainer.base_dir,
-        checkpoint_path=trainer.checkpoint_dir / f"step-{trainer.step:09d}.ckpt",
+        checkpoint_path=checkpoints.path_of(trainer.checkpoint_dir, trainer.step),
         stop_reason=context.stop_reason,
         modules=tuple(context.modules),
         history=history.entries,

@@ -37,6 +37,11 @@ class DataError(SplatkitError):
     """A data set that cannot be trained on, and what to do about it."""
 
 
+def transforms_file(data: Path) -> Path:
+    """The transforms.json of ``--data``, which names the file or its folder."""
+    return data if data.suffix == ".json" else data / "transforms.json"
+
+
 def check_folder(parser: Any) -> None:
     """Check that the data folder exists and has the format that this dataparser reads.
 
@@ -56,7 +61,7 @@ def check_folder(parser: Any) -> None:
     if data.is_dir() and not any(data.iterdir()):
         raise DataError(f"The data folder {data} is empty. {_how_to_make_one(data)}")
     if isinstance(parser, NerfstudioDataParserConfig):
-        transforms = data if data.suffix == ".json" else data / "transforms.json"
+        transforms = transforms_file(data)
         if not transforms.is_file():
             raise DataError(f"{transforms} does not exist, which nerfstudio-data reads. {_other_format(data)}")
         meta = check_transforms(transforms)

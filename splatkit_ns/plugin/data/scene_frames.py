@@ -11,6 +11,7 @@ from nerfstudio.utils.io import load_from_json
 from numpy.typing import NDArray
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.checks import transforms_file
 
 DoubleArray = NDArray[np.float64]
 
@@ -53,7 +54,7 @@ def _applied_move(parser: Any) -> tuple[DoubleArray, float]:
     if not isinstance(parser, NerfstudioDataParserConfig):
         return whole, 1.0
     path = Path(parser.data)
-    meta: Any = load_from_json(path if path.suffix == ".json" else path / "transforms.json")
+    meta: Any = load_from_json(transforms_file(path))
     default = OLD_APPLIED_TRANSFORM if (path / "colmap/sparse/0").exists() else np.eye(4)[:3]
     try:
         whole[:3] = np.asarray(meta.get("applied_transform", default), np.float64)[:3]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatkit_ns.loss_fn.base import TargetName
-from splatkit_ns.plugin.data.checks import DataError
+from splatkit_ns.plugin.data.checks import DataError, transforms_file
 from splatkit_ns.plugin.data.contents import RESTORE
 
 Pixels = NDArray[np.float32]
@@ -62,7 +62,7 @@ def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
     if not isinstance(parser, Nerfstudio):
         return []
     data = Path(parser.config.data)
-    transforms = data if data.suffix == ".json" else data / "transforms.json"
+    transforms = transforms_file(data)
     files: dict[Path, Path] = {}
     for frame in json.loads(transforms.read_text(encoding="utf-8"))["frames"]:
         if "normal_file_path" in frame:

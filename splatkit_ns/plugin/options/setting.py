@@ -9,9 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from splatkit_ns.plugin.run.held import HeldDensification, HeldImageModel, HeldLossFn, HeldRenderer, part_itself
-
-HELD = (HeldRenderer, HeldImageModel, HeldLossFn, HeldDensification)
+from splatkit_ns.plugin.run.held import HELD, part_itself
 
 
 class OptionError(ValueError):

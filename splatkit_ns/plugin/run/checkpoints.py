@@ -258,15 +258,6 @@ def _apply_rate(schedule: Any) -> None:
     schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # get_last_lr() reports it
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read one checkpoint.
-
-    Raises:
-        SplatkitError: the checkpoint cannot be used; the message says why.
-    """
-    return read_checkpoint(path)
-
-
 def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a folder that is whole, or that of one step.
 
@@ -278,7 +269,7 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
         paths = [path for path in paths if step_of(path) == step]
     for path in reversed(paths):
         try:
-            return path, read(path)
+            return path, read_checkpoint(path)
         except CheckpointError as error:
             logger.warning("%s It is skipped.", error)
     which = "no checkpoint" if step is None else f"no checkpoint of step {step}"

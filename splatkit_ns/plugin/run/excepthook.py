@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.splat import read_checkpoint
 
 
 def install_excepthook() -> None:
@@ -60,7 +61,7 @@ def _what_is_wrong(folder: Path, step: int | None) -> SplatkitError | None:
     paths = [path for path in checkpoints.checkpoint_paths(folder) if step in (None, checkpoints.step_of(path))]
     try:
         if paths:
-            checkpoints.read(paths[-1])  # the checkpoint that nerfstudio takes
+            read_checkpoint(paths[-1])  # the checkpoint that nerfstudio takes
         else:
             checkpoints.newest_readable(folder, step)
     except SplatkitError as found:

@@ -67,6 +67,17 @@ class HeldDensification(SplatDensification):
     module: Opaque
 
 
+HOLDERS: tuple[tuple[type[Any], Any], ...] = (
+    (SplatRenderer, HeldRenderer),
+    (SplatLossFn, HeldLossFn),
+    (SplatDensification, HeldDensification),
+    (SplatImageModel, HeldImageModel),
+)
+"""The base of each kind of part, with its wrapper."""
+HELD = tuple(holder for _, holder in HOLDERS)
+"""The wrappers."""
+
+
 def _is_made_of_its_fields(part: Any) -> bool:
     """Whether this is a dataclass with a generated ``__init__``; a subclass may have one of its own."""
     if not dataclasses.is_dataclass(part):
@@ -81,12 +92,7 @@ def opaque_part(part: Any) -> Any:
     copyable = holdable(part)
     if _is_made_of_its_fields(part) and not isinstance(copyable, Uncopied):
         return part
-    for base, holder in (
-        (SplatRenderer, HeldRenderer),
-        (SplatLossFn, HeldLossFn),
-        (SplatDensification, HeldDensification),
-        (SplatImageModel, HeldImageModel),
-    ):
+    for base, holder in HOLDERS:
         if isinstance(part, base):
             return holder(copyable)
     raise TypeError(f"{part!r} is no renderer, image model, loss or densification.")
@@ -99,6 +105,6 @@ def instance(part: Any) -> Any:
 
 def part_itself(part: Any) -> Any:
     """The part that was given to `opaque_part`."""
-    if isinstance(part, (HeldRenderer, HeldLossFn, HeldDensification, HeldImageModel)):
+    if isinstance(part, HELD):
         part = part.module
     return part.module if isinstance(part, Uncopied) else part

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.splat import read_checkpoint
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -45,7 +46,7 @@ def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:
         return LoadedCheckpoint(*checkpoints.newest_readable(Path(config.load_dir), config.load_step))
     if config.load_checkpoint is not None:
         path = Path(config.load_checkpoint)
-        return LoadedCheckpoint(path, checkpoints.read(path))
+        return LoadedCheckpoint(path, read_checkpoint(path))
     if RunFolder(config).is_continued:
         return LoadedCheckpoint(*checkpoints.newest_readable(config.get_checkpoint_dir(), None))
     return None

@@ -80,14 +80,12 @@ def forward_backward(
         accumulation: parameter group -> number of steps to sum up gradients over.
     """
     dispatcher = model.parts.dispatcher
-    watchers = [*dispatcher.listeners("pre_compute_loss"), *dispatcher.listeners("post_compute_loss")]
     possible = (
         cuda_graphs
         and torch.device(device).type == "cuda"
         and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
         and not model.parts.loss_fn.wanted_targets
-        and not watchers
-        and not dispatcher.listeners("on_phase")
+        and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
         and model.camera_optimizer.config.mode == "off"
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
