@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from splatkit_ns.errors import SplatkitError
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.quick_nerfstudio", "tests.faults.runs", "open3d", "torch.utils.tensorboard"])
@@ -107,3 +110,23 @@ def _main(function: Callable[..., Any], log: Path, arguments: dict[str, Any]) ->
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def read_limited(read: Callable[[Path], Any], path: Path, extra: int, good: Path | None = None) -> None:
+    """Read a file while the process may grow by `extra` bytes only; a refusal ends it as it ends a command.
+
+    Args:
+        read: called with the path.
+        path: of the file that must be refused.
+        extra: bytes of address space. glibc reserves 64 MiB of it at once when its heap cannot grow where it is.
+        good: a file that `read` reads before the limit is set, so that what it imports does not count.
+    """
+    if good is not None:
+        read(good)
+    with open("/proc/self/status") as status:
+        virtual = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSize"))
+    resource.setrlimit(resource.RLIMIT_AS, (virtual + extra, virtual + extra))
+    try:
+        read(path)
+    except SplatkitError as error:
+        sys.exit(f"Error: {error}")

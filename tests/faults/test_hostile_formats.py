@@ -20,8 +20,8 @@ from splatkit_ns import formats
 from splatkit_ns.formats import FormatError
 from splatkit_ns.formats._webp import encode_webp
 from splatkit_ns.formats.spz import HEADER, HEADER_4, MAGIC
-from tests.faults.children import Child
-from tests.faults.test_hostile_checkpoints import FUZZ, read_limited
+from tests.faults.children import Child, read_limited
+from tests.faults.test_hostile_checkpoints import FUZZ
 from tests.formats.helpers import make_gaussians
 
 NAMES = ("compressed.ply", "glb", "sog", "splat", "spz")
@@ -354,9 +354,10 @@ def bombs() -> dict[str, bytes]:
 
 def test_bombs_take_little_memory(tmp_path: Path) -> None:
     for name, data in bombs().items():
-        path = tmp_path / name
+        path, good = tmp_path / name, tmp_path / f"good{Path(name).suffix}"
         path.write_bytes(data)
-        child = Child(read_limited, tmp_path / f"{name}.log", read=formats.read, path=path, extra=64 << 20)
+        formats.write(good, make_gaussians(5, 1))
+        child = Child(read_limited, tmp_path / f"{name}.log", read=formats.read, path=path, extra=160 << 20, good=good)
         assert child.wait() == 1
         assert child.text().startswith(f"Error: {path}: the file has {len(data)} bytes and claims"), child.text()
 

@@ -16,9 +16,9 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.ply_header import SCALAR_TYPES
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.splat import PlyError, SplatModel
-from tests.faults.children import Child
+from tests.faults.children import Child, read_limited
 from tests.faults.runs import CHEAP, make_config, make_trainer, train
-from tests.faults.test_hostile_checkpoints import FUZZ, read_limited
+from tests.faults.test_hostile_checkpoints import FUZZ
 from tests.splat.helpers import make_tensors
 
 HEADER = "ply\nformat {format} 1.0\nelement vertex {count}\n{properties}end_header\n"
@@ -87,7 +87,9 @@ def test_any_scalar_type_is_read(tmp_path: Path, kind: str) -> None:
 def test_refusing_takes_little_memory(tmp_path: Path, format: str) -> None:
     path = tmp_path / "bad.ply"
     path.write_bytes(header(NAMES, 10**12, format=format) + b"1 " * 10**6)
-    child = Child(read_limited, tmp_path / "log", read=SplatModel.load_ply, path=path, extra=32 << 20)
+    good = tmp_path / "good.ply"
+    SplatModel(**make_tensors(3)).save_ply(good)
+    child = Child(read_limited, tmp_path / "log", read=SplatModel.load_ply, path=path, extra=160 << 20, good=good)
     assert child.wait() == 1
     assert child.text().startswith(f"Error: {path} is truncated"), child.text()
 
