@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splatkit_ns.image_metrics.ssim import _window, ssim, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim import ssim, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim_window import gaussian_window
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def methods() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
         found["pytorch_msssim"] = module
     except ImportError:
         pass
-    window = _window(torch.float32, torch.device("cuda"))
+    window = gaussian_window(torch.float32, torch.device("cuda"))
     found["convolutions"] = lambda a, b: ssim_map_by_convolution(a, b, window).mean()
     return found
 

@@ -6,9 +6,9 @@ from tests.triton_compilations import assert_prints
 
 SSIM = """
 from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim
-from splatkit_ns.image_metrics.ssim import C1, C2, _window
+from splatkit_ns.image_metrics.ssim_window import C1, C2, gaussian_window
 
-window = _window(torch.float32, torch.device("cpu"))
+window = gaussian_window(torch.float32, torch.device("cpu"))
 for launch in first_launches(window, C1, C2):
     launch()
 compiled = set(variants)

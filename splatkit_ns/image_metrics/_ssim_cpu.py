@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splatkit_ns.image_metrics.ssim import WINDOW_SIZE
+from splatkit_ns.image_metrics.ssim_window import WINDOW_SIZE
 from splatkit_ns.rasterize.cpu.parallel import run_parallel
 
 Array = NDArray[Any]

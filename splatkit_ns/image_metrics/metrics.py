@@ -11,7 +11,8 @@ from torch import Tensor
 
 from splatkit_ns.image_metrics.pixel_errors import l1
 from splatkit_ns.image_metrics.psnr import psnr
-from splatkit_ns.image_metrics.ssim import WINDOW_SIZE, ssim
+from splatkit_ns.image_metrics.ssim import ssim
+from splatkit_ns.image_metrics.ssim_window import WINDOW_SIZE
 
 logger = logging.getLogger("splatkit_ns")
 

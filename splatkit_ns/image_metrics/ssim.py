@@ -5,7 +5,6 @@ Wang et al., "Image quality assessment: from error visibility to structural simi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,12 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.image_metrics.ssim_window import C1, C2, WINDOW_SIZE, gaussian_window
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-WINDOW_SIZE = 11
-SIGMA = 1.5
-C1 = 0.01**2
-C2 = 0.03**2
 MAX_NUMBERS = 2**31 // 5
 """The limit of numbers in a batch of images, from the kernels' 32-bit indices into five maps of that size."""
 
@@ -54,7 +50,7 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None, weights: Tensor | 
     if mask is None:
         kernel = _cuda_kernel() if _kernel_fits(a, b) else None
         if kernel is not None:
-            return kernel(a, b, _window(a.dtype, a.device), C1, C2)
+            return kernel(a, b, gaussian_window(a.dtype, a.device), C1, C2)
         return ssim_map(a, b).mean()
     valid = valid_windows(mask, a)
     # pixels outside the mask may have any value, even NaN, and 0 * NaN would be NaN
@@ -91,7 +87,7 @@ def ssim_map(a: Tensor, b: Tensor) -> Tensor:
         ValueError: see `ssim`.
     """
     _check_images(a, b)
-    window = _window(a.dtype, a.device)
+    window = gaussian_window(a.dtype, a.device)
     compiled = _compiled_ssim_map() if a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64) else None
     if compiled is None:
         return ssim_map_by_convolution(a, b, window)
@@ -144,21 +140,12 @@ def _check_images(a: Tensor, b: Tensor) -> None:
         )
 
 
-@lru_cache(maxsize=16)
-def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Make the vector (11,) of sum 1 whose outer product with itself is the window."""
-    half = WINDOW_SIZE // 2
-    weights = [math.exp(-(x * x) / (2 * SIGMA * SIGMA)) for x in range(-half, half + 1)]
-    total = math.fsum(weights)
-    return torch.tensor([weight / total for weight in weights], dtype=dtype, device=device)
-
-
 @lazy_kernel(otherwise="SSIM runs without Triton")
 def triton_kernel() -> Callable[..., Tensor]:
     """The mean SSIM in Triton, or None if that cannot be used."""
     from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim
 
-    window = _window(torch.float32, torch.device("cuda", torch.cuda.current_device()))
+    window = gaussian_window(torch.float32, torch.device("cuda", torch.cuda.current_device()))
     run_together(first_launches(window, C1, C2))
     return mean_ssim
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from splatkit_ns.image_metrics import ssim as ssim_module
-from splatkit_ns.image_metrics.ssim import C1, C2, ssim, ssim_map, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim import ssim, ssim_map, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim_window import C1, C2
 from tests.triton_interpreter import assert_prints
 
 WEIGHTS = torch.tensor([math.exp(-(x**2) / (2 * 1.5**2)) for x in range(-5, 6)], dtype=torch.float64)
@@ -214,9 +215,10 @@ def test_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 IN_THE_INTERPRETER = """
 import torch
 from splatkit_ns.image_metrics._ssim_triton import mean_ssim
-from splatkit_ns.image_metrics.ssim import C1, C2, _window, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim import ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim_window import C1, C2, gaussian_window
 
-window = _window(torch.float32, torch.device("cpu"))
+window = gaussian_window(torch.float32, torch.device("cpu"))
 for shape in ((1, 3, 30, 83), (2, 3, 27, 11)):
     for interleaved in (False, True):
         torch.manual_seed(0)
@@ -243,7 +245,8 @@ def test_images_beyond_32_bit_indices_are_none_for_the_kernel(monkeypatch: pytes
     taken: list[torch.Size] = []
     monkeypatch.setattr(ssim_module, "_cuda_kernel", lambda: lambda a, *_: taken.append(a.shape) or a.mean())
     # not the one that keeps its result
-    monkeypatch.setattr(ssim_module, "_window", lambda dtype, device: torch.ones(11, dtype=dtype, device=device))
+    ones = lambda dtype, device: torch.ones(11, dtype=dtype, device=device)  # noqa: E731
+    monkeypatch.setattr(ssim_module, "gaussian_window", ones)
     with FakeTensorMode():  # shapes and devices without memory
         for side in (11_000, 13_000):  # 5 maps of 3 channels: 1.8e9 and 2.5e9 numbers
             a = torch.empty(1, 3, side, side, device="cuda")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.image_metrics.ssim import C1, C2, ssim
+from splatkit_ns.image_metrics.ssim import ssim
+from splatkit_ns.image_metrics.ssim_window import C1, C2
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
 from splatkit_ns.parts.context import StepContext
