@@ -158,8 +158,11 @@ def test_packed_renders_of_a_gpu_are_counted_like_others() -> None:
         counted.append(strategy.statistics)
     others, ours = counted
     assert set(others["count"].tolist()) == {0.0, 1.0, 2.0}
-    # gsplat's packed projection rounds radii otherwise, and in 1.5 makes those of faint Gaussians smaller
-    difference = (ours["count"] - others["count"]).abs()
+    # gsplat's packed projection rounds radii otherwise; in 1.5 those of faint Gaussians are smaller, and it leaves out
+    # those below the opacity of 1/255, which no pixel shows
+    shown = state.opacities.detach() >= 1 / 255
+    assert bool((ours["count"] <= others["count"])[~shown].all())
+    difference = (ours["count"] - others["count"]).abs()[shown]
     assert float(difference.max()) <= 1
     assert int((difference > 0).sum()) <= 20
     assert bool((ours["radii"] <= others["radii"] + 1.01 / 64).all())
