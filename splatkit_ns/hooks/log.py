@@ -14,7 +14,7 @@ from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
 
-VALIDATION_METRICS = ("L1_loss", "psnr", "ssims", "lpips")
+VALIDATION_METRICS = ("L1_loss", "psnr", "ssims", "lpips", "cc_psnr", "cc_ssim", "cc_lpips")
 """Metrics whose mean over an evaluation is logged."""
 
 logger = logging.getLogger("splatkit_ns")

@@ -163,8 +163,9 @@ class TrainerView:
         self.logger: Writer | None = None
         """The writer of scalars and images, from `Hook.before_train` on; None if no writer was chosen."""
         self.metric_dict: dict[str, Any] = {}
-        """The last evaluation image: L1_loss, psnr, ssims, lpips if its weights are there, the render as images and
-        the ground truth as gt_images, both (1, H, W, 3) in [0, 1], and rgb_file_name."""
+        """The last evaluation image: L1_loss, psnr, ssims, lpips if its weights are there, the last three also after a
+        colour correction (cc_psnr, cc_ssim, cc_lpips), the render as images and the ground truth as gt_images, both
+        (1, H, W, 3) in [0, 1], and rgb_file_name."""
         self.val_dataset_size = 0
         """Number of images of the current or last evaluation."""
         self.val_is_complete = False

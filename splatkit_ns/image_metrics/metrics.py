@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splatkit_ns.image_metrics.color_correction import color_corrected
 from splatkit_ns.image_metrics.pixel_errors import l1
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.image_metrics.ssim import ssim
@@ -16,9 +17,12 @@ from splatkit_ns.image_metrics.ssim_window import WINDOW_SIZE
 
 logger = logging.getLogger("splatkit_ns")
 
+CORRECTED = "cc_"
+"""The beginning of the names of metrics of the colour-corrected render."""
+
 
 class ImageMetrics:
-    """PSNR, SSIM (11×11 Gaussian window, valid padding) and LPIPS (AlexNet).
+    """PSNR, SSIM (11×11 Gaussian window, valid padding) and LPIPS (AlexNet), with and without colour correction.
 
     Args:
         lpips: whether to try LPIPS; its weights are loaded, and downloaded if they are missing, at the first image. A
@@ -45,7 +49,15 @@ class ImageMetrics:
             rendered: (H, W, 3) in [0, 1].
             target: (H, W, 3) in [0, 1].
             mask: (H, W) bool, or None. LPIPS sees pixels outside it black in both images.
+
+        Returns:
+            psnr, ssim and lpips of the render, and the same of `color_corrected` as cc_psnr, cc_ssim and cc_lpips.
         """
+        values = self._of_pair(rendered, target, mask)
+        corrected = self._of_pair(color_corrected(rendered, target, mask), target, mask)
+        return values | {CORRECTED + name: value for name, value in corrected.items()}
+
+    def _of_pair(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
         a, b = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
         values = {"psnr": float(self.psnr(rendered, target, mask))}
         if min(rendered.shape[:2]) >= WINDOW_SIZE:

@@ -29,7 +29,8 @@ from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_tex
 
 @dataclass
 class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
-    """Measures PSNR, SSIM and, if its weights are at hand, LPIPS of every evaluation image, at chosen steps.
+    """Measures PSNR, SSIM and, if its weights are at hand, LPIPS of every evaluation image, at chosen steps; each also
+    after a correction of the render's colours (``cc_psnr`` and so on).
 
     Writes ``stats/step_007000.json`` (the means, each image, and the protocol: split, background, masks, metrics,
     versions), the same as ``stats/step_007000.csv``, and ``images/step_007000/0000_NAME.png`` (photograph left, render

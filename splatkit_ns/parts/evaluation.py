@@ -16,7 +16,8 @@ class ImageEvaluation:
     name: str
     """File name of the photograph."""
     metrics: Mapping[str, float]
-    """psnr (dB), ssim, and lpips if its weights are at hand."""
+    """psnr (dB), ssim, and lpips if its weights are at hand; with ``cc_`` before the name, those after the render's
+    colours have been corrected."""
     target: Tensor
     """The photograph on the evaluation's background, (H, W, 3) in [0, 1]."""
     rendered: Tensor

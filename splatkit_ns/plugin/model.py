@@ -300,7 +300,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS of an evaluation image, and a picture of ground truth and render side by side."""
+        """The metrics of an evaluation image (`ImageMetrics.all`), and a picture of photograph and render."""
         return self.measures.of_evaluation_image(outputs, batch, self.dispatcher)
 
     # ------------------------------------------------------------------ schedules

@@ -45,7 +45,7 @@ def test_ns_eval_reports_metrics_of_the_held_out_images(trained: Path, tmp_path:
     assert report["method_name"] == "splatkit-3dgs-adc"
     assert report["checkpoint"].endswith("step-000000029.ckpt")
     results = report["results"]
-    assert {"psnr", "psnr_std", "ssim", "ssim_std"} <= set(results)
+    assert {"psnr", "psnr_std", "ssim", "ssim_std", "cc_psnr", "cc_psnr_std"} <= set(results)
     assert 5 < results["psnr"] < 60
     assert 0 < results["ssim"] < 1
     assert len(list(renders.glob("*img*"))) == 2

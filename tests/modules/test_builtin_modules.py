@@ -135,7 +135,7 @@ def test_evaluation_gives_ns_evals_numbers(tiny_scene: Path, tmp_path: Path) -> 
     ]
     stats = json.loads((tmp_path / "eval/stats/step_000004.json").read_text())
     assert stats["mean"]["psnr"] == result.metrics["eval/psnr"]
-    assert set(stats["mean"]) == {"psnr", "ssim"}
+    assert set(stats["mean"]) == {"psnr", "ssim", "cc_psnr", "cc_ssim"}
 
     from nerfstudio.utils.eval_utils import eval_setup
 

@@ -233,7 +233,7 @@ def test_transparent_images_are_laid_onto_the_steps_own_background(transparent_s
     metrics, pictures = pipeline.model.get_image_metrics_and_images(rendered, batch)
     assert pictures["img"].shape == (24, 64, 3)
     torch.testing.assert_close(pictures["img"][0, 0], torch.tensor(VIEWER_BACKGROUND))
-    assert set(metrics) == {"psnr", "ssim"}
+    assert set(metrics) == {"psnr", "ssim", "cc_psnr", "cc_ssim"}
 
 
 def test_the_automatic_background_follows_the_data(tiny_scene: Path, transparent_scene: Path) -> None:

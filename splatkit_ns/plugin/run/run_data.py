@@ -24,6 +24,8 @@ METRICS = {
     "psnr": "-10 log10 of the mean squared error over all valid pixels and channels, images in [0, 1]; dB",
     "ssim": "11×11 Gaussian window, sigma 1.5, k1 0.01, k2 0.03, no padding; windows wholly inside the mask",
     "lpips": "AlexNet, inputs scaled to [-1, 1]; pixels outside the mask black in both images",
+    "cc_psnr, cc_ssim, cc_lpips": "the same after an affine change of the render's colours (3×3 matrix and offset), "
+    "fitted to each photograph by least squares over its valid pixels",
     "mean": "arithmetic mean over images",
 }
 

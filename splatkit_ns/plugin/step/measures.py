@@ -58,7 +58,7 @@ class Measures:
     def of_evaluation_image(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], dispatcher: ModuleDispatcher
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR, SSIM and LPIPS over the valid pixels, and a picture of ground truth and render side by side.
+        """The metrics over the valid pixels, and a picture of ground truth and render side by side.
 
         During an evaluation that is announced to modules, they are told the result.
         """
