@@ -22,7 +22,7 @@ class Schedule:
     lr_final: float | None = None
     """The learning rate at the last step, to which it falls exponentially; None means that it stays."""
     warmup_steps: int = 0
-    """The number of first steps in which the rate rises from 0; only with `lr_final`."""
+    """The number of first steps in which the rate rises from 0."""
     max_norm: float | None = None
     """The norm to which gradients are clipped; None means that they are not."""
 
