@@ -199,6 +199,32 @@ def test_a_run_starts_with_the_rows_of_a_file(tiny_scene: Path, tmp_path: Path) 
     assert torch.equal(params["features"], params["means"].repeat(1, 3)[:, :8]), "as the part says"
 
 
+@dataclass
+class AddsPoints(SplatBaseModule[Any]):
+    """Appends three Gaussians in the first step, and two with labels of their own in the next."""
+
+    def trainables(self) -> dict[str, RowTrainable]:
+        return {
+            "labels": RowTrainable(shape=(2,), lr=0.01, initial=0.5),
+            "places": RowTrainable(shape=(3,), lr=0.01, initial=lambda state: 2 * state.means),
+        }
+
+    def post_step(self, step: int, training_state: SplatTrainingState) -> None:
+        if step == 1:
+            training_state.add(torch.ones(3, 3))
+            assert torch.equal(training_state.params["labels"][-3:], torch.full((3, 2), 0.5))
+        elif step == 2:
+            training_state.add(torch.ones(2, 3), labels=torch.ones(2, 2))
+            assert torch.equal(training_state.params["labels"][-2:], torch.ones(2, 2))
+            assert torch.equal(training_state.params["places"][-2:], torch.full((2, 3), 2.0))
+
+
+def test_rows_of_added_gaussians_start_as_the_part_says(tiny_scene: Path, tmp_path: Path) -> None:
+    none = SplatDefaultDensification(refine_start_iter=1000)
+    trainer = train(config_of(tiny_scene, tmp_path, modules=[AddsPoints()], densification=none))
+    assert len(trainer.pipeline.model.gauss_params["labels"]) == 48 + 5
+
+
 def test_an_nn_module_is_taken_as_it_is(tiny_scene: Path, tmp_path: Path) -> None:
     whole = resumed_is_the_same(tiny_scene, tmp_path, image_model=Tone())
     model = whole.pipeline.model
