@@ -22,7 +22,7 @@ class Schedule:
     lr_final: float | None = None
     """The learning rate at the last step, to which it falls exponentially; None means that it stays."""
     warmup_steps: int = 0
-    """The number of first steps in which the rate rises from 0; only with `lr_final`."""
+    """The number of first steps in which the rate rises from 0."""
     max_norm: float | None = None
     """The norm to which gradients are clipped; None means that they are not."""
 
@@ -45,7 +45,8 @@ class RowTrainable(Schedule):
     shape: tuple[int, ...] = ()
     """The shape of a row."""
     initial: float | Callable[[Any], Tensor] = 0.0
-    """The value of all rows at the start, or a function of the training state that returns them, (N, *shape)."""
+    """The value of all rows at the start, or a function that returns the rows (N, *shape) of N Gaussians, in a training
+    state: of those that training starts with, or of those that `add` appends."""
 
     def rows(self, training_state: Any) -> Tensor:
         """The rows that training starts with, (N, *shape) float32.

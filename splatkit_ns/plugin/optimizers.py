@@ -19,7 +19,9 @@ from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
+from splatkit_ns.errors import OptionsError
 from splatkit_ns.parts.trainables import Schedule
+from splatkit_ns.plugin.options.groups import GroupOptions
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 
@@ -128,12 +130,48 @@ def part_optimizers(schedules: Mapping[str, Schedule]) -> dict[str, Any]:
     return {
         name: {
             "optimizer": FusedAdamConfig(lr=declared.lr, max_norm=declared.max_norm),
-            "scheduler": None
-            if declared.lr_final is None
-            else ExponentialDecayConfig(lr_final=declared.lr_final, warmup_steps=declared.warmup_steps),
+            "scheduler": _decay(declared.lr, declared.lr_final, declared.warmup_steps),
         }
         for name, declared in schedules.items()
     }
+
+
+def _decay(lr: float, lr_final: float | None, warmup_steps: int) -> ExponentialDecayConfig | None:
+    """The schedule of a rate that rises, falls, does both, or neither."""
+    if lr_final is None and not warmup_steps:
+        return None
+    return ExponentialDecayConfig(lr_final=lr if lr_final is None else lr_final, warmup_steps=warmup_steps)
+
+
+def changed_optimizers(configs: Mapping[str, Any], options: GroupOptions) -> dict[str, Any]:
+    """Optimizer configs with the changes of single groups.
+
+    Args:
+        configs: name -> ``{"optimizer": …, "scheduler": …}``, as in a method's config; they stay as they are.
+        options: the changes.
+
+    Raises:
+        OptionsError: a group has a warm-up, but its schedule has none.
+    """
+    changed: dict[str, Any] = deepcopy(dict(configs))
+    for name, entry in changed.items():
+        optimizer, schedule = entry["optimizer"], entry["scheduler"]
+        rate = options.learning_rates.get(name)
+        if rate is not None:
+            if getattr(schedule, "lr_final", None) is not None:
+                schedule.lr_final *= rate / optimizer.lr
+            optimizer.lr = rate
+        optimizer.max_norm = options.max_norms.get(name, optimizer.max_norm)
+        final, warmup = options.final_learning_rates.get(name), options.warmup_steps.get(name)
+        if isinstance(schedule, ExponentialDecayConfig):
+            schedule.lr_final = schedule.lr_final if final is None else final
+            schedule.warmup_steps = schedule.warmup_steps if warmup is None else warmup
+        elif final is not None or schedule is None:
+            entry["scheduler"] = _decay(optimizer.lr, final, warmup or 0)
+        elif warmup is not None:
+            kind = type(schedule).__name__
+            raise OptionsError([f"--warmup-steps of {name}: {kind} has none; give --final-learning-rates, too"])
+    return changed
 
 
 def run_optimizers(

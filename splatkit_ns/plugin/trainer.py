@@ -21,7 +21,8 @@ from rich.markup import escape
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.optimizers import part_optimizers, run_optimizers
+from splatkit_ns.plugin.optimizers import changed_optimizers, part_optimizers, run_optimizers
+from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
 from splatkit_ns.plugin.options.starting import check_run, save_run_config
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
@@ -53,7 +54,7 @@ Vis = Literal[
 
 
 @dataclass
-class SplatkitTrainerConfig(FillsInDefaults, TrainerConfig):
+class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, TrainerConfig):
     """Settings of a run."""
 
     _target: type = field(default_factory=lambda: SplatkitTrainer)
@@ -162,7 +163,9 @@ class SplatkitTrainer(Trainer):
             checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()
         scales = {"means": model.context.scene_scale}
-        known = {**part_optimizers(model.part_params.schedules), **self.config.optimizers}
+        check_groups(self.config, list(groups))
+        declared = {**part_optimizers(model.part_params.schedules), **self.config.optimizers}
+        known = changed_optimizers(declared, self.config)
         configs = run_optimizers(known, list(groups), self.config.max_num_iterations, scales)
         optimizers = Optimizers(configs, groups)
         for schedule in optimizers.schedulers.values():

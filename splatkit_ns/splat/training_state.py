@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from splatkit_ns.splat.model import SplatModel
 
 RowListener = Callable[[RowChange], None]
+RowStart = Callable[["SplatTrainingState"], Tensor]
+"""Makes the first rows (M, ...) of a further parameter, from M new Gaussians."""
 
 HANDFUL = 10
 """A `remove` of at most this many Gaussians is never reported, whatever their share of the scene."""
@@ -73,6 +75,9 @@ class SplatTrainingState:
         self._listeners: list[RowListener] = []
         self._tracker: RowTracker | None = None
         self._changes_in_block: list[RowChange] = []
+        self._row_starts: dict[str, RowStart] = {}
+        self.fixed_rows_reason: str | None = None
+        """The reason why rows must not be added or removed now; None if they may be."""
         self._has_warned_of_removal = False
         self._flat = False
 
@@ -93,6 +98,10 @@ class SplatTrainingState:
         This is for gradients that are summed up over several steps; those of other parameters are None after a change.
         """
         self._summed_up = names
+
+    def start_rows_with(self, name: str, start: RowStart) -> None:
+        """Let a further parameter start with these rows in Gaussians that `add` appends without values for it."""
+        self._row_starts[name] = start
 
     @property
     def num_gaussians(self) -> int:
@@ -246,13 +255,15 @@ class SplatTrainingState:
             quats: (M, 4) wxyz. None: the world's axes if `scales` are (M, 3), otherwise drawn at random.
             opacities: in (0, 1): (M,), or one number for all. None: 0.1.
             extra_rows: values of further parameters (M, ...), by their names in `params`, such as ``shN``. Those that
-                are not given start at zero.
+                are not given start as the part that owns them says (`RowTrainable.initial`), others at zero.
 
         Raises:
             ValueError: a shape, a value or a name does not fit. Nothing is changed then.
         """
         rows = rows_at(self.params, positions, colors, scales, quats, opacities, extra_rows)
         if len(positions) > 0:
+            new = SplatTrainingState({name: nn.Parameter(value) for name, value in rows.items()}, {})
+            rows |= {name: start(new) for name, start in self._row_starts.items() if name not in extra_rows}
             kept = self._all_rows()
             self._change(kept, kept.new_full((len(positions),), REWRITTEN), rows)
 
@@ -266,7 +277,10 @@ class SplatTrainingState:
 
         Raises:
             ValueError: shapes disagree.
+            RuntimeError: rows must not change now; see `fixed_rows_reason`.
         """
+        if self.fixed_rows_reason is not None:
+            raise RuntimeError(self.fixed_rows_reason)
         tracker = self._tracker
         if tracker is not None:
             self._report(tracker)

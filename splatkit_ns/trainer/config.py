@@ -14,7 +14,6 @@ from splatkit_ns.plugin.data.backgrounds import BackgroundColor
 from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.options.setting import OptionError, set_option
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
-from splatkit_ns.ranges import Positive
 
 SHORTHANDS = {
     "max_steps": "max_num_iterations",
@@ -78,9 +77,10 @@ class SplatTrainerConfig:
     global_scale: float | None = None
     """A factor of the scene's scale, to which learning rates of positions and sizes in densification are relative."""
     learning_rates: dict[str, float] = field(default_factory=dict[str, float])
-    """Learning rates by parameter: means, scales, quats, opacities, sh0, shN, camera_opt; also in a run resumed from a
-    checkpoint. Those left out are the method's. That of means is relative to the scene's scale. Schedules keep their
-    shape: if the method's rate falls to a hundredth, so does the new one."""
+    """Learning rates by group of parameters: means, scales, quats, opacities, sh0, shN, camera_opt, and those of parts,
+    such as Exposure.log_gain; also in a run resumed from a checkpoint. Those left out are the method's. That of means
+    is relative to the scene's scale. Schedules keep their shape: if the method's rate falls to a hundredth, so does
+    the new one."""
     background_color: BackgroundColor | None = None
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
@@ -108,7 +108,7 @@ class SplatTrainerConfig:
         problems: list[str] = []
         config = self.method_config()
         self.set_in(config, problems)
-        problems += option_problems(config, self.name_of)
+        problems += option_problems(config, self.name_of, modules=None)
         if problems:
             raise OptionsError(problems)
 
@@ -124,7 +124,7 @@ class SplatTrainerConfig:
                 set_option(config, place, value)
             except OptionError as error:
                 problems.append(f"{self.name_of(place)}{error}")
-        self._set_learning_rates(config.optimizers, problems)
+        config.learning_rates = {**config.learning_rates, **self.learning_rates}
 
     def method_config(self) -> SplatkitTrainerConfig:
         """A copy of the method's config, without these settings.
@@ -176,17 +176,6 @@ class SplatTrainerConfig:
             return "cpu"  # which is checked no further
         return str(self.device).partition(":")[0]
 
-    def _set_learning_rates(self, optimizers: dict[str, Any], problems: list[str]) -> None:
-        """Change rates, and the ends of their schedules with them."""
-        for name, rate in self.learning_rates.items():
-            if name not in optimizers:
-                problems.append(f"learning_rates has {name!r}, expected names among: {', '.join(optimizers)}")
-                continue
-            optimizer, schedule = optimizers[name]["optimizer"], optimizers[name]["scheduler"]
-            if Positive.complaint(rate) is None and hasattr(schedule, "lr_final"):
-                schedule.lr_final *= rate / optimizer.lr
-            optimizer.lr = rate  # one that is out of its range is found with the others
-
     def name_of(self, place: str) -> str:
         """The name that Python has for an option, for messages.
 
@@ -194,10 +183,9 @@ class SplatTrainerConfig:
             place: in the config of a run, such as ``pipeline.model.sh_degree``.
         """
         names = {known: name for name, known in SHORTHANDS.items()}
-        rates = {f"optimizers.{name}.optimizer.lr": f"learning_rates[{name!r}]" for name in self.learning_rates}
-        if place in names and (getattr(self, names[place]) is not None):
-            return names[place]
-        return rates.get(place, f"settings[{place!r}]")
+        if place == "learning_rates" or (place in names and getattr(self, names[place]) is not None):
+            return names.get(place, place)
+        return f"settings[{place!r}]"
 
 
 def _place(option: str) -> str:

@@ -135,7 +135,7 @@ class SplatTrainer:
         except OptionsError as error:
             problems += error.problems
         config = self._run_config(problems)
-        problems += option_problems(config, self._name_of)
+        problems += option_problems(config, self._name_of, self.modules)
         if problems:
             raise OptionsError(list(dict.fromkeys(problems)))
 

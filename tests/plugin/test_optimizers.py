@@ -11,8 +11,18 @@ import torch
 from nerfstudio.plugins.types import MethodSpecification
 
 from splatkit_ns import methods
+from splatkit_ns.errors import OptionsError
 from splatkit_ns.methods import gaussian_optimizers
-from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, LateDecayConfig, run_optimizers
+from splatkit_ns.parts.trainables import Schedule
+from splatkit_ns.plugin.optimizers import (
+    ExponentialDecayConfig,
+    FusedAdamConfig,
+    LateDecayConfig,
+    changed_optimizers,
+    part_optimizers,
+    run_optimizers,
+)
+from splatkit_ns.plugin.options.groups import GroupOptions
 from splatkit_ns.splat import LEARNING_RATES
 
 
@@ -75,6 +85,45 @@ def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> No
     assert made["quats"]["optimizer"].lr == LEARNING_RATES["quats"]
     assert configs["means"]["scheduler"].max_steps is None
     assert configs["means"]["optimizer"].lr == LEARNING_RATES["means"]
+
+
+def test_changes_of_single_groups_keep_the_shape_of_their_schedules() -> None:
+    configs = gaussian_optimizers(lr_share=0.1)
+    options = GroupOptions(
+        learning_rates={"means": 1e-3, "camera_opt": 2e-4, "sh0": 0.02, "quats": 0.004},
+        final_learning_rates={"sh0": 0.001},
+        warmup_steps={"means": 7, "sh0": 5},
+        max_norms={"shN": 0.5},
+    )
+    made = changed_optimizers(configs, options)
+    assert made["means"]["optimizer"].lr == 1e-3
+    assert made["means"]["scheduler"].lr_final == pytest.approx(1e-5)
+    assert made["means"]["scheduler"].warmup_steps == 7
+    assert made["camera_opt"]["scheduler"].lr_final == pytest.approx(1e-6)
+    assert made["camera_opt"]["scheduler"].warmup_steps == 1000
+    assert made["sh0"]["scheduler"] == ExponentialDecayConfig(lr_final=0.001, warmup_steps=5)
+    assert (made["quats"]["optimizer"].lr, made["quats"]["scheduler"]) == (0.004, configs["quats"]["scheduler"])
+    assert made["shN"]["optimizer"].max_norm == 0.5
+    assert made["scales"] == configs["scales"]
+    assert configs == gaussian_optimizers(lr_share=0.1), "the method's own stay"
+
+
+def test_a_rate_can_rise_and_then_stay() -> None:
+    made = changed_optimizers(gaussian_optimizers(), GroupOptions(warmup_steps={"sh0": 4}))["sh0"]
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=made["optimizer"].lr)
+    made["scheduler"].max_steps = 10
+    steps = made["scheduler"].setup().get_scheduler(optimizer, made["optimizer"].lr)
+    factors = [steps.lr_lambdas[0](step) for step in range(10)]
+    assert factors[0] == 0 < factors[1] < factors[3] < 1
+    assert factors[4:] == [1.0] * 6
+    assert part_optimizers({"a": Schedule(lr=0.1, warmup_steps=4)})["a"]["scheduler"] == ExponentialDecayConfig(
+        lr_final=0.1, warmup_steps=4
+    )
+
+
+def test_a_schedule_without_a_warm_up_is_not_given_one_in_silence() -> None:
+    with pytest.raises(OptionsError, match="--warmup-steps of sh0: LateDecayConfig has none"):
+        changed_optimizers(gaussian_optimizers(lr_share=0.1), GroupOptions(warmup_steps={"sh0": 4}))
 
 
 def test_all_rates_can_fall_late_and_those_of_means_fall_all_the_time() -> None:

@@ -12,6 +12,7 @@ from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.methods import gaussian_optimizers, make_method, splatkit_3dgs_fast
+from splatkit_ns.modules import RowTrainable, SplatBaseModule
 from splatkit_ns.plugin.optimizers import LateDecayConfig
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
@@ -79,13 +80,27 @@ def _exported(scene: Path, folder: Path) -> Path:
     return path
 
 
-def test_learning_rates_keep_the_shape_of_their_schedules(tiny_scene: Path, tmp_path: Path) -> None:
-    rates = {"means": 1e-3, "camera_opt": 2e-4}
-    optimizers = run_config(tiny_scene, tmp_path, learning_rates=rates).optimizers
-    assert optimizers["means"]["optimizer"].lr == 1e-3
-    assert optimizers["means"]["scheduler"].lr_final == pytest.approx(1e-5)
-    assert optimizers["camera_opt"]["scheduler"].lr_final == pytest.approx(1e-6)
-    assert optimizers["scales"]["optimizer"].lr == 0.005
+def test_learning_rates_are_those_of_the_command_line(tiny_scene: Path, tmp_path: Path) -> None:
+    mine = make_method("my-method", learning_rates={"quats": 0.002, "means": 0.1})
+    made = run_config(tiny_scene, tmp_path, method=mine, learning_rates={"means": 1e-3, "camera_opt": 2e-4})
+    assert made.learning_rates == {"quats": 0.002, "means": 1e-3, "camera_opt": 2e-4}
+
+
+def test_a_group_that_does_not_exist_is_told_before_data_is_loaded_if_no_part_may_own_it(tmp_path: Path) -> None:
+    rates = {"colours": 1.0}
+    with pytest.raises(
+        OptionsError, match=r"learning_rates names the group 'colours', .*; there are: means, .*camera_opt"
+    ):
+        make_trainer(tmp_path / "no data", tmp_path / "out", config={"learning_rates": rates})
+    make_trainer(tmp_path / "no data", tmp_path / "out", config={"learning_rates": rates}, modules=[OwnsColours()])
+    SplatTrainerConfig(learning_rates=rates).check()
+
+
+class OwnsColours(SplatBaseModule):
+    """A part whose parameters are known only when it is in a run."""
+
+    def trainables(self) -> dict[str, RowTrainable]:
+        return {"colours": RowTrainable(lr=1.0)}
 
 
 def test_a_run_is_filed_under_its_method_and_the_parts_that_differ(tiny_scene: Path, tmp_path: Path) -> None:
@@ -114,7 +129,7 @@ def test_all_mistakes_are_told_at_once_by_their_names_in_python(tiny_scene: Path
     config = {
         "sh_degree": 4,
         "device": "cuda:1",
-        "learning_rates": {"scales": -1.0, "colours": 1.0},
+        "learning_rates": {"scales": -1.0},
         "settings": {
             "pipeline.model.init_plyy": "a.ply",
             "pipeline.model.init_ply": "gone.ply",
@@ -137,10 +152,9 @@ def test_all_mistakes_are_told_at_once_by_their_names_in_python(tiny_scene: Path
         "settings['pipeline.model.init_plyy'] does not exist: SplatkitModelConfig has no 'init_plyy'; did you mean "
         "init_ply?",
         "settings['optimizers.means.optimizer.lrr'] does not exist: FusedAdamConfig has no 'lrr'; did you mean lr?",
-        "learning_rates has 'colours', expected names among: means, scales, quats, opacities, sh0, shN, camera_opt",
         "sh_degree is 4, expected 0, 1, 2 or 3",
         "settings['machine.seed'] is -3, expected a number of at least 0",
-        "learning_rates['scales'] is -1.0, expected a number above 0",
+        "learning_rates of scales is -1.0, expected a number above 0",
         "settings['pipeline.model.init_ply']: there is no file gone.ply",
     ]
     found = caught.value.problems

@@ -399,6 +399,31 @@ def test_a_module_whose_set_up_fails_is_cleaned_up_and_so_are_those_before_it(ti
     assert cleaned == ["open", "half open"]
 
 
+@pytest.mark.parametrize("hook", ["pre_compute_loss", "post_compute_loss", "on_optimize"])
+def test_gaussians_stay_between_render_and_densification(tiny_scene: Path, tmp_path: Path, hook: str) -> None:
+    """New parameters would have no gradient, and densification would see gradients of other rows."""
+
+    class Grows(SplatBaseModule[SplatRenderPayload]):
+        def grow(self, training_state: SplatTrainingState) -> None:
+            training_state.add(torch.zeros(1, 3))
+
+    setattr(Grows, hook, Grows.grow)
+    with pytest.raises(
+        HookFailedError, match=rf"Grows\.{hook} failed at step 1: RuntimeError: Gaussians cannot be added"
+    ):
+        train(tiny_scene, tmp_path, 1, modules=[Grows()])
+
+
+@pytest.mark.parametrize("hook", ["pre_batch", "pre_step", "post_step", "on_evaluate"])
+def test_gaussians_come_before_rendering_and_at_the_end(tiny_scene: Path, tmp_path: Path, hook: str) -> None:
+    class Grows(SplatBaseModule[SplatRenderPayload]):
+        def grow(self, training_state: SplatTrainingState) -> None:
+            training_state.add(torch.zeros(1, 3))
+
+    setattr(Grows, hook, Grows.grow)
+    assert len(train(tiny_scene, tmp_path, 2, modules=[Grows()]).training_state) == 48 + 2
+
+
 def test_modules_log_to_the_packages_logger(tiny_scene: Path, tmp_path: Path) -> None:
     class Names(SplatBaseModule[SplatRenderPayload]):
         def on_setup(self, logger: logging.Logger, data_provider: Any) -> None:

@@ -19,6 +19,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
+from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
@@ -68,17 +69,18 @@ def check_options(config: Any) -> None:
         raise OptionsError(problems)
 
 
-def option_problems(config: Any, shown: Callable[[str], str] = _flag) -> list[str]:
+def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: Sequence[Any] | None = ()) -> list[str]:
     """The problems of a run's options, one line each.
 
     Args:
         config: the config of the run.
         shown: gives the name that messages use for an option, from its place in the config.
+        modules: the run's modules besides those of the config; None if parts of the run are not known yet.
     """
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
-    problems += _trainer_problems(config, shown)
+    problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
         path = getattr(config, name)
         if path is not None and not exists(Path(path)):
@@ -103,12 +105,6 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
 def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     """The problems of nerfstudio's options with values that Gaussians cannot be trained with."""
     problems: list[str] = []
-    accumulation = shown("gradient_accumulation_steps")
-    for name, steps in config.gradient_accumulation_steps.items():
-        if name not in config.optimizers:
-            problems.append(f"{accumulation} names {name!r}, expected groups among: {', '.join(config.optimizers)}")
-        if steps < 1:
-            problems.append(f"{accumulation} of {name} is {steps}, expected at least 1")
     if config.mixed_precision or config.use_grad_scaler:
         names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
         problems.append(f"{names} must be False: Gaussians are trained in float32")

@@ -89,6 +89,7 @@ class PartParameters(nn.Module):
             )
         self.rows[name] = entry
         self.schedules[name] = entry
+        context.training_state.start_rows_with(name, entry.rows)
         if name not in params:
             params[name] = nn.Parameter(entry.rows(context.training_state))
 

@@ -29,6 +29,11 @@ from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
 from splatkit_ns.splat.rng import seed_generators
 
+FIXED_ROWS = (
+    "Gaussians cannot be added or removed between rendering and densification: the gradients and rend_out belong to "
+    "those that were rendered. Do it in pre_batch, pre_step, densify, post_step or on_evaluate."
+)
+
 
 class StepParts:
     """The parts of a run, called with the arguments that they name; their exceptions name part and step.
@@ -152,6 +157,7 @@ class StepParts:
                 raise ModuleError(f"{owner}.pre_step returned {edit!r:.60}, expected None or a FrameEdit.")
             frame = self.use_frame(frame.edited(edit, f"{owner}.pre_step"))
         self.dispatcher.run("on_phase", phase="modules")
+        self.context.training_state.fixed_rows_reason = FIXED_ROWS
         self.reseed_render()
         return frame
 
@@ -238,12 +244,15 @@ class StepParts:
 
         After a step that was skipped because it was not finite, only `post_step` and `on_evaluate` run.
         """
+        state = self.context.training_state
         if self.context.is_skipped:
+            state.fixed_rows_reason = None
             self.run_hooks("post_step", after="optimizers")
         else:
             self.run_hooks("on_optimize", after="optimizers")
+            state.fixed_rows_reason = None
             self._seed("densification", of_rank=False)
-            with self.context.training_state.track_row_changes():  # a gsplat strategy changes rows itself
+            with state.track_row_changes():  # a gsplat strategy changes rows itself
                 self._call(self.densification, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
-from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.errors import HookFailedError, ModuleError, OptionsError, SplatkitError
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method
@@ -199,6 +199,32 @@ def test_a_run_starts_with_the_rows_of_a_file(tiny_scene: Path, tmp_path: Path) 
     assert torch.equal(params["features"], params["means"].repeat(1, 3)[:, :8]), "as the part says"
 
 
+@dataclass
+class AddsPoints(SplatBaseModule[Any]):
+    """Appends three Gaussians in the first step, and two with labels of their own in the next."""
+
+    def trainables(self) -> dict[str, RowTrainable]:
+        return {
+            "labels": RowTrainable(shape=(2,), lr=0.01, initial=0.5),
+            "places": RowTrainable(shape=(3,), lr=0.01, initial=lambda state: 2 * state.means),
+        }
+
+    def post_step(self, step: int, training_state: SplatTrainingState) -> None:
+        if step == 1:
+            training_state.add(torch.ones(3, 3))
+            assert torch.equal(training_state.params["labels"][-3:], torch.full((3, 2), 0.5))
+        elif step == 2:
+            training_state.add(torch.ones(2, 3), labels=torch.ones(2, 2))
+            assert torch.equal(training_state.params["labels"][-2:], torch.ones(2, 2))
+            assert torch.equal(training_state.params["places"][-2:], torch.full((2, 3), 2.0))
+
+
+def test_rows_of_added_gaussians_start_as_the_part_says(tiny_scene: Path, tmp_path: Path) -> None:
+    none = SplatDefaultDensification(refine_start_iter=1000)
+    trainer = train(config_of(tiny_scene, tmp_path, modules=[AddsPoints()], densification=none))
+    assert len(trainer.pipeline.model.gauss_params["labels"]) == 48 + 5
+
+
 def test_an_nn_module_is_taken_as_it_is(tiny_scene: Path, tmp_path: Path) -> None:
     whole = resumed_is_the_same(tiny_scene, tmp_path, image_model=Tone())
     model = whole.pipeline.model
@@ -213,7 +239,6 @@ def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_pa
     def accumulating(output: Path) -> Any:
         config = config_of(tiny_scene, output, image_model=Exposure())
         config.gradient_accumulation_steps = {"Exposure.log_gain": 4, "means": 2}
-        config.optimizers["Exposure.log_gain"] = config.optimizers["camera_opt"]
         return config
 
     config = accumulating(tmp_path / "whole")
@@ -222,6 +247,70 @@ def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_pa
     resumed = train(accumulating(tmp_path / "resumed"), load=checkpoints.path_of(whole.checkpoint_dir, 6))
     last = checkpoints.path_of(whole.checkpoint_dir, STEPS - 1)
     assert differing(last, checkpoints.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
+
+
+def test_options_of_a_part_s_groups_reach_its_optimizers(tiny_scene: Path, tmp_path: Path) -> None:
+    def run(**options: Any) -> Any:
+        config = config_of(tiny_scene, tmp_path, image_model=Exposure(), modules=[Features()], loss_fn=FeatureLoss())
+        for name, value in options.items():
+            setattr(config, name, value)
+        return config
+
+    changes = {
+        "learning_rates": {"Exposure.log_gain": 0.05, "features": 0.02},
+        "final_learning_rates": {"features": 0.002},
+        "warmup_steps": {"Exposure.log_gain": 4},
+        "max_norms": {"features": 1e-6},
+    }
+    trainer = make_trainer(run(**changes))
+    gain, features = (trainer.optimizers.optimizers[name] for name in ("Exposure.log_gain", "features"))
+    assert (gain.param_groups[0]["initial_lr"], features.param_groups[0]["initial_lr"]) == (0.05, 0.02)
+    assert gain.param_groups[0]["lr"] == 0, "it warms up"
+    start = trainer.pipeline.model.image_model.log_gain.detach().clone()
+    trainer.train()
+    forget_writers()
+    assert gain.param_groups[0]["lr"] == pytest.approx(0.005), "it falls to a tenth, as the part says"
+    assert features.param_groups[0]["lr"] == pytest.approx(0.002)
+    assert not torch.equal(trainer.pipeline.model.image_model.log_gain, start)
+    assert float(features.state[trainer.pipeline.model.gauss_params["features"]]["exp_avg"].norm()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "message"),
+    [
+        (
+            "learning_rates",
+            "Exposure.log_gian",
+            "--learning-rates names the group 'Exposure.log_gian', which does not .*; did you mean Exposure.log_gain",
+        ),
+        (
+            "gradient_accumulation_steps",
+            "mean",
+            "--gradient-accumulation-steps names the group 'mean'.*did you mean means",
+        ),
+        ("max_norms", "zzz", "--max-norms names the group 'zzz'.*there are: means, .*camera_opt"),
+    ],
+)
+def test_a_group_that_does_not_exist_is_refused(
+    option: str, name: str, message: str, tiny_scene: Path, tmp_path: Path
+) -> None:
+    """What a part owns is known only once there is data; the folder of the refused run goes."""
+    config = config_of(tiny_scene, tmp_path, image_model=Exposure())
+    setattr(config, option, {name: 2})
+    config.save_config()
+    with pytest.raises(OptionsError, match=message):
+        make_trainer(config)
+    forget_writers()
+    assert not config.get_base_dir().exists()
+
+
+def test_optimizers_for_a_part_that_is_not_there_are_told_of(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(tiny_scene, tmp_path)
+    config.optimizers["Exposure.log_gain"] = config.optimizers["camera_opt"]
+    make_trainer(config)
+    assert "The method has optimizers for Exposure.log_gain, which no part of this run owns." in messages.text
 
 
 def test_a_checkpoint_is_not_resumed_without_the_part_that_it_trained(tiny_scene: Path, tmp_path: Path) -> None:
