@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from splatkit_ns.plugin.data.images import sh_to_rgb
+from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.renderer import SplatRenderer
+
+KINDS = {"mip": "antialiased", "2dgs": "discs"}
+"""Mode of a file that says how its Gaussians are drawn -> word for messages."""
 
 
 class GaussianAttributes:
     """The Gaussians of `gauss_params` under the names of nerfstudio's splatfacto."""
 
     gauss_params: nn.ParameterDict
+
+    @property
+    def renderer(self) -> SplatRenderer[Any]:
+        """The renderer that the Gaussians were trained with."""
+        raise NotImplementedError
 
     @property
     def features_dc(self) -> Tensor:
@@ -29,7 +41,13 @@ class GaussianAttributes:
 
     @property
     def shs_0(self) -> Tensor:
-        """See `features_dc`."""
+        """See `features_dc`. Only ``ns-export`` reads it, whose files do not say how Gaussians are drawn."""
+        kind = KINDS.get(self.renderer.splat_mode)
+        if kind is not None:
+            report_once(
+                f"These Gaussians are {kind}, and the file of ns-export does not say so: viewers draw it otherwise. "
+                "splatkit export --load-config CONFIG --output FILE.ply writes a file that does."
+            )
         return self.features_dc
 
     @property
