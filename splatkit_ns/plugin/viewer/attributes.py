@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from splatkit_ns.plugin.data.images import sh_to_rgb
@@ -23,6 +24,12 @@ class GaussianAttributes:
     def renderer(self) -> SplatRenderer[Any]:
         """The renderer that the Gaussians were trained with."""
         raise NotImplementedError
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """The colours of the Gaussians without the background, and alpha, (H, W, 4) in [0, 1]; see `view_outputs`."""
+        alpha = outputs["accumulation"]
+        colors = (outputs[output_name] - (1 - alpha) * outputs["background"]) / alpha.clamp(min=1e-6)
+        return torch.cat([colors.clamp(0, 1), alpha], dim=-1)
 
     @property
     def features_dc(self) -> Tensor:
