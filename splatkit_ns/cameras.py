@@ -17,7 +17,9 @@ Vectors = Sequence[float] | Sequence[Sequence[float]] | Tensor
 """Three numbers, or C times three."""
 
 LensModel = Literal["pinhole", "opencv", "opencv_fisheye", "equirectangular"]
-"""The mapping from rays to pixels. Each renderer says which lenses it can draw."""
+"""The mapping from rays to pixels. opencv_fisheye has the coefficients k1 to k4 of OpenCV's model, or none, which makes
+it equidistant. In an equirectangular image, longitude goes to the right and latitude up; half a turn, 180 degrees, is
+K's first focal length in pixels across, and its second one upwards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,30 @@ class View:
             raise SplatkitError("look_at: eye, target and up are for different numbers of cameras.") from None
         Ks = fov_intrinsics(fov, width, height).to(device)
         return cls(_looking(eyes, targets, ups).float(), Ks.expand(len(eyes), 3, 3), width, height)
+
+    def panorama(self) -> View:
+        """The same cameras with equirectangular images of the same size, which show all directions."""
+        return dataclasses.replace(
+            self, Ks=self._centred(self.width / 2, self.height), lens="equirectangular", distortion=None
+        )
+
+    def fisheye(self, fov: float = 180.0) -> View:
+        """The same cameras with equidistant fisheye images of the same size.
+
+        Args:
+            fov: the vertical field of view, that of the image's height, in degrees, at most 360.
+
+        Raises:
+            SplatkitError: the field of view is out of range.
+        """
+        if not 0.0 < fov <= 360.0:
+            raise SplatkitError(f"fov is {fov}, expected an angle in degrees, more than 0 and at most 360.")
+        focal = self.height / math.radians(fov)
+        return dataclasses.replace(self, Ks=self._centred(focal, focal), lens="opencv_fisheye", distortion=None)
+
+    def _centred(self, focal_x: float, focal_y: float) -> Tensor:
+        K = [[focal_x, 0.0, self.width / 2], [0.0, focal_y, self.height / 2], [0.0, 0.0, 1.0]]
+        return self.Ks.new_tensor(K).expand(len(self), 3, 3)
 
     def __len__(self) -> int:
         return len(self.cam_to_worlds)

@@ -114,7 +114,9 @@ def _palette(
 
     entries = list(pool.map(entries_of, range(len(groups))))
     starts: list[int] = np.cumsum([0, *(len(found) for found in entries)]).tolist()
-    probed = torch.cdist(groups, groups).topk(min(_NUM_PROBED, len(groups)), largest=False).indices.tolist()
+    distances = torch.cdist(groups, groups)
+    distances[:, [not len(found) for found in entries]] = torch.inf  # many groups are empty if most rows are alike
+    probed = distances.topk(min(_NUM_PROBED, len(groups)), largest=False).indices.tolist()
     centres = torch.cat(entries)
     labels = torch.zeros(len(data), dtype=torch.int64)
 

@@ -28,6 +28,8 @@ SH_C0 = 0.28209479177387814
 LOG_THICKNESS = math.log(1e-6)
 """The third scale of every disc, as a log of world units: thin enough for a viewer that draws 3D Gaussians to show a
 disc, and far from where float32 covariances vanish."""
+OPAQUE_LOGIT = math.log(1e7)
+"""The logit of an opacity of 1 - 1e-7, for Gaussians that are wholly opaque; the exact logit of 1 is infinite."""
 
 SplatRenderMode = Literal["default", "mip", "2dgs"]
 """The way in which Gaussians were trained, in the words of PLY files: as 3D Gaussians, with Mip-Splatting's 2D filter
@@ -88,7 +90,7 @@ class Gaussians:
     quats: FloatArray
     """(N, 4) wxyz, not necessarily normalised."""
     opacities: FloatArray
-    """(N,) logits."""
+    """(N,) logits; infinite ones, the logits of 1 and 0, become `OPAQUE_LOGIT` and its negative."""
     sh0: FloatArray
     """(N, 1, 3) SH coefficients of degree 0."""
     shN: FloatArray
@@ -99,6 +101,9 @@ class Gaussians:
     """Name -> further rows (N, ...), such as those of `RowTrainable`. Only PLY files hold them."""
 
     def __post_init__(self) -> None:
+        if np.isinf(self.opacities).any():
+            finite = np.nan_to_num(self.opacities, nan=np.nan, posinf=OPAQUE_LOGIT, neginf=-OPAQUE_LOGIT)
+            object.__setattr__(self, "opacities", finite)
         checked = {name: np.asarray(rows, np.float32) for name, rows in self.extra.items()}
         check_extra({name: rows.shape for name, rows in checked.items()}, len(self.means))
         object.__setattr__(self, "extra", checked)

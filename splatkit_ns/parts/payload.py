@@ -24,6 +24,12 @@ class SplatRenderPayload:
     """Name of the field whose gradient densification reads, that of the Gaussians' positions on the screen; gsplat's
     strategies use the same name."""
 
+    along_axis: ClassVar[frozenset[str]] = frozenset({"depths_expected", "depths_accumulated"})
+    """Names of the images whose values are lengths along the viewing axis. In panoramas and fisheye images made by
+    `renderer.wide_lenses` they are lengths along the ray of the pixel."""
+    averages: ClassVar[frozenset[str]] = frozenset({"depths_expected"})
+    """Names of the images that are averages over the Gaussians of a pixel, and so do not fade out with alpha."""
+
     renders: Tensor
     """Colours, (C, H, W, 3), composited onto the background."""
     alphas: Tensor

@@ -21,6 +21,8 @@ class Splat2DGSPayload(SplatRenderPayload):
     """
 
     key_for_gradient: ClassVar[str] = "gradient_2dgs"
+    along_axis: ClassVar[frozenset[str]] = SplatRenderPayload.along_axis | {"depths_median", "render_distort"}
+    averages: ClassVar[frozenset[str]] = SplatRenderPayload.averages | {"depths_median"}
 
     gradient_2dgs: Tensor
     """Zeros, (C, N, 2), whose ``.grad`` after backward is that of the discs' positions on the screen, per pixel.

@@ -22,14 +22,40 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data.contents import RESTORE, check_outputs
+from splatkit_ns.plugin.data.images import composite
 from splatkit_ns.plugin.data.seed_points import quick_seed_points
 from splatkit_ns.plugin.data.targets import add_targets, target_files
+from splatkit_ns.plugin.data.undistorting import pinhole_cameras, undistorted
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 
 
 class SplatkitDataset(InputDataset):
-    """The images of a split; an error names the broken image."""
+    """The images of a split, without lens distortion; an error names the broken image."""
+
+    background: torch.Tensor | None = None
+    """The colour behind renders outside training, (3,); None means that of the data set, or black."""
+
+    def use_pinhole_cameras(self) -> None:
+        """Replace the cameras of the files by those of the images that `get_data` returns.
+
+        Raises:
+            DataError: a lens cannot be undistorted.
+        """
+        self._stored_cameras = self.cameras
+        self.cameras = pinhole_cameras(self.cameras, self.image_filenames)
+
+    def __getitem__(self, image_idx: int) -> dict[str, Any]:
+        """The image as it is compared with renders, for nerfstudio's own loaders: on the background, (H, W, 3)."""
+        data = self.get_data(image_idx)
+        background = self.alpha_color if self.background is None else self.background
+        return {**data, "image": composite(data["image"], torch.zeros(3) if background is None else background)}
+
+    @property
+    def alpha_color(self) -> torch.Tensor | None:
+        """The colour (3,) that the data set puts behind transparent images; None if it leaves them transparent."""
+        color = self._dataparser_outputs.alpha_color
+        return None if color is None else torch.as_tensor(color, dtype=torch.float32)
 
     @property
     def dataparser_outputs(self) -> DataparserOutputs:
@@ -70,7 +96,9 @@ class SplatkitDataset(InputDataset):
             DataError: the image or its mask cannot be used.
         """
         try:
-            return super().get_data(image_idx, image_type)
+            data = super().get_data(image_idx, image_type)
+            stored = self._stored_cameras[image_idx].reshape(())
+            return undistorted(stored, data, self.image_filenames[image_idx])
         except SplatkitError:
             raise
         except Exception as error:
@@ -91,6 +119,9 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Settings of the datamanager."""
 
     _target: type = field(default_factory=lambda: SplatkitDatamanager)
+
+    render_background = None  # no field, so that it is neither a flag nor in config.yml
+    """The background (3,) of the model that a command renders, which nerfstudio does not tell its data."""
 
 
 class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
@@ -123,9 +154,12 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         check_outputs(self.train_dataparser_outputs, "train", check_images)
         if test_mode != "inference":
             check_outputs(self.eval_dataset.dataparser_outputs, "eval", check_images)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            dataset.use_pinhole_cameras()
+            dataset.background = config.render_background
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
-        if self.train_dataparser_outputs.alpha_color is not None:
-            self.train_dataset.metadata["background_color"] = self.train_dataparser_outputs.alpha_color
+        if self.train_dataset.alpha_color is not None:
+            self.train_dataset.metadata["background_color"] = self.train_dataset.alpha_color
         self._train_views: list[Cameras] = []
         self._target_files: dict[TargetName, list[Path]] = {}
 

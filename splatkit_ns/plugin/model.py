@@ -23,7 +23,7 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
-from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import lens_view
 from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
 from splatkit_ns.plugin.run import weights
 from splatkit_ns.plugin.run.held import instance
@@ -260,7 +260,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         """
         parts = self.parts
         if not self.training:
-            state, view = cropped(self.training_state, self.crop_box), pinhole_view(camera)
+            state, view = cropped(self.training_state, self.crop_box), lens_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
             outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
             return outputs | parts.images_of_new_view(outputs["rgb"], view)

@@ -43,6 +43,9 @@ class SplatkitPipeline(VanillaPipeline):
     ) -> None:
         super().__init__(config, device, test_mode, *args, **kwargs)
         self.model.context.data_provider = RunData(self.datamanager, self.model)
+        if test_mode == "inference":  # the command will make its own datamanager of this config
+            background: Any = self.model.backgrounds.of_evaluation(self.model.device).cpu()
+            config.datamanager.render_background = background
         if test_mode == "val":
             self.datamanager.use_targets(self.model.loss_fn.wanted_targets)
 

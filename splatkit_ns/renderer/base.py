@@ -19,6 +19,7 @@ from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.tile_list_space import ListSpace
+from splatkit_ns.renderer import wide_lenses
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
@@ -53,7 +54,8 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     """
 
     lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole",)
-    """The lens models that the class draws. Its `render` refuses views with any other."""
+    """The lens models that the class draws itself. If they include pinhole, panoramas and fisheye images are made of
+    pinhole images, except in training; see `wide_lenses`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -84,24 +86,40 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
             The images, and the values that densification needs.
 
         Raises:
-            ModuleError: the view has a lens that is not among `lenses`.
+            ModuleError: the view has a lens that cannot be drawn.
         """
         raise NotImplementedError
 
 
 def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the `render` of a class: check the view's lens first, and make a training state of a `SplatModel`."""
+    """Wrap the `render` of a class: make a training state of a `SplatModel`, and put together wide images."""
 
     @functools.wraps(render)
-    def checked(self: SplatRenderer[Any], training_state: Any, view: Any, *rest: Any, **named: Any) -> Any:
-        if isinstance(view, View) and view.lens not in self.lenses:
-            raise ModuleError(
-                f"{self.module_name} draws views through lenses of the model {' or '.join(self.lenses)}, found "
-                f"{view.lens}. Undistort the images, or use a renderer whose `lenses` name this model."
-            )
+    def checked(
+        self: SplatRenderer[Any],
+        training_state: Any,
+        view: Any,
+        options: RenderOptions = RenderOptions(),
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
         if isinstance(training_state, SplatModel):
             training_state = training_state.for_rendering(view.device)
-        return render(self, training_state, view, *rest, **named)
+        if not isinstance(view, View) or view.lens in self.lenses:
+            return render(self, training_state, view, options, *rest, **named)
+        if view.lens not in wide_lenses.LENSES or "pinhole" not in self.lenses or options.is_training:
+            raise ModuleError(
+                f"{self.module_name} draws views through lenses of the model {' or '.join(self.lenses)}"
+                f"{' in training' if options.is_training else ''}, found {view.lens}. Undistort the images, or use a "
+                "renderer whose `lenses` name this model."
+            )
+
+        def draw(pinhole: View, background: Tensor | None) -> Any:
+            return render(
+                self, training_state, pinhole, dataclasses.replace(options, backgrounds=background), *rest, **named
+            )
+
+        return wide_lenses.render_wide(draw, view, options.backgrounds)
 
     return checked
 

@@ -96,13 +96,24 @@ def test_antialiased_gaussians_are_marked(tmp_path: Path, name: str) -> None:
         assert b"\ncomment SplatRenderMode: mip\n" in (tmp_path / f"a.{name}").read_bytes()
 
 
+def test_a_sog_of_gaussians_with_the_same_sh_is_written(tmp_path: Path) -> None:
+    """As after a few steps of training, when no SH of a higher degree has been used."""
+    gaussians = make_gaussians(2500)
+    gaussians.shN[:] = 0.125
+    gaussians.shN[0] = 0.25
+    formats.write(tmp_path / "a.sog", gaussians)
+    found = formats.read(tmp_path / "a.sog").shN
+    counts = {float(value): int(count) for value, count in zip(*np.unique(found, return_counts=True), strict=True)}
+    assert counts == {0.125: 2499 * 45, 0.25: 45}
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_gaussians_that_are_not_finite_are_left_out(
     tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     gaussians = make_gaussians(20, 0)
     gaussians.means[3, 1] = np.nan
-    gaussians.opacities[7] = np.inf
+    gaussians.opacities[7] = np.nan
     with caplog.at_level(logging.WARNING):
         formats.write(tmp_path / f"a.{name}", gaussians)
     assert "2 of 20 Gaussians are not finite" in caplog.text

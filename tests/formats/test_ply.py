@@ -20,6 +20,7 @@ from plyfile import PlyData, PlyElement
 from splatkit_ns.formats.ply import PlyFormat, property_names, read_ply, write_ply
 from splatkit_ns.splat import PlyError, SplatModel
 from splatkit_ns.splat.discs import LOG_THICKNESS
+from tests.formats.helpers import make_gaussians
 from tests.splat.helpers import make_tensors
 
 FORMATS: tuple[PlyFormat, ...] = ("binary_little_endian", "binary_big_endian", "ascii")
@@ -122,12 +123,42 @@ def test_meshlab_opens_it(tmp_path: Path) -> None:
 def test_rows_that_are_not_finite_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str) -> None:
     tensors = make_tensors(6)
     tensors[key].view(6, -1)[1, 0] = float("nan")
-    tensors[key].view(6, -1)[4, -1] = float("-inf")
+    tensors[key].view(6, -1)[4, -1] = float("nan" if key == "opacities" else "-inf")
     with caplog.at_level(logging.WARNING):
         SplatModel(**tensors).save_ply(tmp_path / "a.ply")
     assert [record.getMessage()[:32] for record in caplog.records] == ["2 of 6 Gaussians are not finite "]
     again = SplatModel.load_ply(tmp_path / "a.ply")
     assert_equal(again, SplatModel(**{name: value[[0, 2, 3, 5]] for name, value in tensors.items()}))
+
+
+def test_infinite_opacities_are_those_of_opaque_and_invisible_gaussians(tmp_path: Path) -> None:
+    """Converters write the logits of 1 and 0 as they are."""
+    write_ply(tmp_path / "finite.ply", make_gaussians(6, 0))
+    data = bytearray((tmp_path / "finite.ply").read_bytes())
+    row = 17 * 4  # x y z, three normals, three f_dc, opacity, three scales, four rotations
+    for number, value in ((1, np.inf), (4, -np.inf)):
+        at = len(data) - (6 - number) * row + 9 * 4
+        data[at : at + 4] = np.float32(value).tobytes()
+    (tmp_path / "infinite.ply").write_bytes(data)
+    found = SplatModel.load(tmp_path / "infinite.ply")
+    expected = make_gaussians(6, 0).opacities
+    expected[[1, 4]] = np.log(1e7), -np.log(1e7)
+    assert np.allclose(found.opacities, expected)
+    assert 0.999999 < found.opacities[1].sigmoid() < 1
+    assert found.opacities[4].sigmoid() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["a.ply", "a.spz", "a.splat", "a.glb"])
+def test_infinite_opacities_are_written(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    gaussians = make_gaussians(6, 0)
+    opacities = torch.from_numpy(gaussians.opacities)
+    opacities[1], opacities[4] = torch.inf, -torch.inf
+    SplatModel.from_gaussians(gaussians).save(tmp_path / name)
+    found = SplatModel.load(tmp_path / name).opacities.sigmoid().sort().values
+    assert not caplog.records
+    assert len(found) == 6
+    assert found[0] < 0.001
+    assert found[-1] > 0.999
 
 
 def test_large_finite_values_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

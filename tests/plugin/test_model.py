@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.data.backgrounds import VIEWER_BACKGROUND
 from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.reporting import console
+from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat.schema import KEYS
 from tests.plugin.helpers import make_pipeline
 from tests.tiny_scene import corner_mask, tiny_gaussians, write_tiny_scene
@@ -256,6 +259,17 @@ def test_exporter_and_viewer_find_what_they_read(tiny_scene: Path) -> None:
         assert tuple(getattr(model, name).shape) == shape, name
     assert model.config.sh_degree == 3
     assert set(model.get_gaussian_param_groups()) == set(KEYS)
+
+
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
+def test_a_note_tells_that_the_file_of_ns_export_lacks_the_mark(
+    tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, mode: Literal["classic", "antialiased"]
+) -> None:
+    monkeypatch.setattr(console, "_reported", set())
+    model = make_pipeline(tiny_scene, renderer=Splat3DGSRenderer(rasterize_mode=mode)).model
+    with CONSOLE.capture() as capture:
+        assert model.shs_0.shape == (model.num_points, 3)
+    assert ("These Gaussians are antialiased" in capture.get()) == (mode == "antialiased")
 
 
 def test_loading_weights_of_another_number_keeps_the_parameter_objects(tiny_scene: Path) -> None:

@@ -37,15 +37,6 @@ class Narrower(Reached):
     lenses: ClassVar[tuple[LensModel, ...]] = ("equirectangular", "opencv")
 
 
-@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(), Splat2DGSRenderer()])
-def test_a_lens_that_a_renderer_does_not_draw_is_refused(renderer: SplatRenderer) -> None:
-    message = rf"^{type(renderer).__name__} draws views .* model pinhole, found opencv_fisheye\. Undistort"
-    with pytest.raises(ModuleError, match=message):
-        renderer.render(state(), FISHEYE)
-    with pytest.raises(ModuleError, match=message):
-        renderer.render(training_state=state(), view=FISHEYE, options=RenderOptions())
-
-
 def test_a_renderer_names_the_lenses_that_it_draws() -> None:
     for view in (FISHEYE, view_of(cameras())):
         with pytest.raises(LookupError, match=view.lens):

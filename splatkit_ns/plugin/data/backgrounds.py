@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from nerfstudio.model_components import renderers
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
 
@@ -41,10 +42,15 @@ class Backgrounds:
         """
         if self._mode == "random" or (self._mode == "auto" and has_alpha):
             return torch.rand(3, device=device)
-        return self.of_evaluation(device)
+        return self._fixed(device)
 
     def of_evaluation(self, device: torch.device) -> Tensor:
-        """The background outside training, (3,)."""
+        """The background outside training, (3,); the colour of a crop box, while viewer or ``ns-render`` set one."""
+        if renderers.BACKGROUND_COLOR_OVERRIDE is not None:
+            return renderers.BACKGROUND_COLOR_OVERRIDE.to(device, torch.float32)
+        return self._fixed(device)
+
+    def _fixed(self, device: torch.device) -> Tensor:
         color = self._colors[self._mode] = self._colors[self._mode].to(device)
         return color
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from splatkit_ns.cameras import View
+from splatkit_ns.errors import SplatkitError
+
+EYES = {CameraType.VR180_L: -0.032, CameraType.VR180_R: 0.032}
+"""The eyes of a VR180 camera, which nerfstudio places so far from its middle, in world units."""
 
 
 def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
@@ -36,6 +42,37 @@ def pinhole_view(camera: Cameras, downscale: int = 1) -> View:
     Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
     full = View(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
     return full.smaller(downscale)
+
+
+def lens_view(camera: Cameras) -> View:
+    """The view of a single camera, (1,), of any type whose rays start at one point, such as those of camera paths.
+
+    Raises:
+        SplatkitError: it is of another type.
+    """
+    kind = CameraType(int(camera.camera_type.item()))
+    view = pinhole_view(camera)
+    if kind is CameraType.PERSPECTIVE:
+        return view
+    if kind is CameraType.FISHEYE:
+        return dataclasses.replace(view, lens="opencv_fisheye")
+    if kind is CameraType.EQUIRECTANGULAR:
+        return dataclasses.replace(view, lens="equirectangular")
+    if kind in EYES:
+        return _vr180_eye(view, EYES[kind])
+    raise SplatkitError(
+        f"Cameras of the type {kind.name.lower()} cannot be drawn: Gaussians are seen from one point. Of the types of "
+        "camera paths, perspective, fisheye, equirectangular and vr180 can be."
+    )
+
+
+def _vr180_eye(view: View, side: float) -> View:
+    """One eye's image of half the sphere, as nerfstudio has it; `side` is the eye's place along x, in world units."""
+    Ks = view.Ks.clone()
+    Ks[:, 0, 0] *= 2  # the width is half a turn, and not a whole one
+    offset = torch.zeros_like(view.cam_to_worlds)
+    offset[:, :3, 3] = view.cam_to_worlds[:, :3, 0] * side
+    return dataclasses.replace(view, cam_to_worlds=view.cam_to_worlds + offset, Ks=Ks, lens="equirectangular")
 
 
 def camera_extent(cameras: Cameras) -> float:

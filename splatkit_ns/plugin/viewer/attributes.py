@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from splatkit_ns.plugin.data.images import sh_to_rgb
+from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.renderer import SplatRenderer
+
+KINDS = {"mip": "antialiased", "2dgs": "discs"}
+"""Mode of a file that says how its Gaussians are drawn -> word for messages."""
 
 
 class GaussianAttributes:
     """The Gaussians of `gauss_params` under the names of nerfstudio's splatfacto."""
 
     gauss_params: nn.ParameterDict
+
+    @property
+    def renderer(self) -> SplatRenderer[Any]:
+        """The renderer that the Gaussians were trained with."""
+        raise NotImplementedError
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """The colours of the Gaussians without the background, and alpha, (H, W, 4) in [0, 1]; see `view_outputs`."""
+        alpha = outputs["accumulation"]
+        colors = (outputs[output_name] - (1 - alpha) * outputs["background"]) / alpha.clamp(min=1e-6)
+        return torch.cat([colors.clamp(0, 1), alpha], dim=-1)
 
     @property
     def features_dc(self) -> Tensor:
@@ -29,7 +48,13 @@ class GaussianAttributes:
 
     @property
     def shs_0(self) -> Tensor:
-        """See `features_dc`."""
+        """See `features_dc`. Only ``ns-export`` reads it, whose files do not say how Gaussians are drawn."""
+        kind = KINDS.get(self.renderer.splat_mode)
+        if kind is not None:
+            report_once(
+                f"These Gaussians are {kind}, and the file of ns-export does not say so: viewers draw it otherwise. "
+                "splatkit export --load-config CONFIG --output FILE.ply writes a file that does."
+            )
         return self.features_dc
 
     @property

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 
-from splatkit_ns.plugin.data.cameras import camera_extent, opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.cameras import camera_extent, lens_view, opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.renderer.wide_lenses import pixel_directions
 from splatkit_ns.splat import SplatTrainingState
 from tests.tiny_scene import orbit_poses
 
@@ -29,6 +31,32 @@ def test_a_point_on_nerfstudios_ray_is_drawn_at_that_rays_pixel(pixel: tuple[int
     view = pinhole_view(camera)
     out = Splat3DGSRenderer().render(state, view)
     assert out.means2d[0, 0].tolist() == pytest.approx([column + 0.5, row + 0.5], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["FISHEYE", "EQUIRECTANGULAR", "VR180_L", "VR180_R"])
+def test_wide_views_have_nerfstudios_rays(kind: str) -> None:
+    """The cameras of a path, whose intrinsics nerfstudio sets so."""
+    poses = torch.from_numpy(orbit_poses(3)).float()[1:2, :3]
+    focal = {"fx": 20.0, "fy": 20.0} if kind == "FISHEYE" else {"fx": 16.0, "fy": 24.0}
+    camera = Cameras(poses, **focal, cx=16.0, cy=12.0, width=32, height=24, camera_type=getattr(CameraType, kind))
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True)
+    view = lens_view(camera)
+    directions = pixel_directions(view) @ view.cam_to_worlds[0, :3, :3].T
+    torch.testing.assert_close(directions, rays.directions, atol=1e-4, rtol=0)
+    torch.testing.assert_close(view.cam_to_worlds[0, :3, 3].expand(24, 32, 3), rays.origins, atol=1e-5, rtol=0)
+    assert (view.cam_to_worlds[0, :3, 3] - poses[0, :, 3]).norm() == pytest.approx(
+        0.032 * kind.startswith("VR"), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["ORTHOPHOTO", "OMNIDIRECTIONALSTEREO_R"])
+def test_cameras_whose_rays_start_at_many_points_are_refused(kind: str) -> None:
+    camera = Cameras(
+        cameras(1).camera_to_worlds, fx=1.0, fy=1.0, cx=1.0, cy=1.0, width=2, height=2,
+        camera_type=getattr(CameraType, kind),
+    )  # fmt: skip
+    with pytest.raises(SplatkitError, match=f"type {kind.lower()} cannot be drawn"):
+        lens_view(camera)
 
 
 def test_axes_are_turned_from_opengl_to_opencv() -> None:
