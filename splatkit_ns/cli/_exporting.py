@@ -31,6 +31,7 @@ class RunOptions(Protocol):
 
     data: Path | None
     load_step: int | None
+    trust: tuple[str, ...]
     device: Any
 
 
@@ -76,7 +77,7 @@ def open_run(config: Path, options: RunOptions, console: Console) -> LoadedRun:
     Raises:
         SplatkitError: the run cannot be loaded.
     """
-    run = load_run(config, data=options.data, step=options.load_step, device=options.device)
+    run = load_run(config, data=options.data, step=options.load_step, device=options.device, trust=options.trust)
     say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
     return run
 
