@@ -70,6 +70,41 @@ def orbit(
     return list(View.look_at(target + radius * outward, target, axis, fov, width, height))
 
 
+def focus(views: Sequence[View], up: Sequence[float] | Tensor = (0.0, 0.0, 1.0)) -> tuple[Tensor, float, float]:
+    """The circle on which cameras stand, as far as there is one: for an `orbit` like theirs.
+
+    Args:
+        views: the cameras, at least one.
+        up: the axis of the circle, (3,).
+
+    Returns:
+        The point that they look at, (3,) float64: that with the least sum of squared distances from their lines of
+        sight. If the lines are nearly parallel, it is as far before the cameras as they are apart. Then the median
+        distance from it, in world units, and the median elevation above it, in degrees.
+
+    Raises:
+        SplatkitError: the cameras all stand at one point, or there is none.
+    """
+    if not sum(map(len, views)):
+        raise SplatkitError("focus: there is no view.")
+    poses = torch.cat([view.cam_to_worlds.detach().cpu() for view in views]).double()
+    eyes, forward = poses[:, :3, 3], torch.nn.functional.normalize(poses[:, :3, 2], dim=-1)
+    middle, spread = eyes.mean(0), float((eyes - eyes.mean(0)).norm(dim=1).max())
+    if not spread > 0.0:
+        raise SplatkitError("focus: all cameras stand at one point. Give the centre and the radius of the orbit.")
+    ahead = middle + 2 * spread * torch.nn.functional.normalize(forward.mean(0), dim=0)
+    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None]
+    # A little pull towards the point ahead decides where parallel lines leave it open.
+    weak = 1e-3 * len(eyes)
+    point = torch.linalg.solve(
+        across.sum(0) + weak * torch.eye(3, dtype=torch.float64), (across @ eyes[..., None]).sum(0)[:, 0] + weak * ahead
+    )
+    offsets = eyes - point
+    axis = torch.nn.functional.normalize(as_vectors(up, "up")[0], dim=0)
+    rises = torch.rad2deg(torch.asin((offsets @ axis / offsets.norm(dim=1).clamp(min=1e-12)).clamp(-1, 1)))
+    return point, float(offsets.norm(dim=1).median()), float(rises.median().clamp(-89, 89))
+
+
 def path(views: Sequence[View] | View, num: int, *, closed: bool = False) -> list[View]:
     """Cameras that move smoothly through the given ones, for the frames of a video.
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, overload
 
 import torch
+import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -17,6 +19,7 @@ from splatkit_ns.cameras import View, as_vectors
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.checks import check_instance
+from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 
@@ -133,12 +136,18 @@ def turntable(
         SplatkitError: a value is out of range.
     """
     state, _ = _gaussians(model, None, device="cpu")
+    centre, radius = turntable_circle(state, fov, width, height)
+    return orbit(centre, radius, num, elevation, up=up, fov=fov, width=width, height=height)
+
+
+@torch.no_grad()
+def turntable_circle(state: SplatTrainingState, fov: float, width: int, height: int) -> tuple[Tensor, float]:
+    """The centre (3,) and the radius of a `turntable`."""
     means, weights = state.means.cpu().double(), state.opacities.cpu().double()
     centre = torch.stack([_quantile(means[:, axis], weights, 0.5) for axis in range(3)])
     reach = float(_quantile((means - centre).norm(dim=1), weights, SHARE_IN_SIGHT))
     half_angle = math.atan(math.tan(math.radians(min(fov, 179.0)) / 2) * min(1.0, width / max(height, 1)))
-    radius = MARGIN * max(reach, 1e-6) / math.sin(max(half_angle, 1e-3))
-    return orbit(centre, radius, num, elevation, up=up, fov=fov, width=width, height=height)
+    return centre, MARGIN * max(reach, 1e-6) / math.sin(max(half_angle, 1e-3))
 
 
 def _gaussians(
@@ -159,6 +168,47 @@ def renderer_of(render_mode: SplatRenderMode) -> SplatRenderer[Any]:
     if render_mode == "2dgs":
         return Splat2DGSRenderer()
     return Splat3DGSRenderer(rasterize_mode="antialiased" if render_mode == "mip" else "classic")
+
+
+@torch.no_grad()
+def view_images(
+    renderer: SplatRenderer[Any], state: SplatTrainingState, view: View, options: RenderOptions, kinds: Sequence[str]
+) -> dict[str, Tensor]:
+    """Render several kinds of images of one camera.
+
+    Args:
+        renderer: draws the Gaussians.
+        state: the Gaussians.
+        view: the camera, on the same device.
+        options: background and SH degree; `render_mode` is set here.
+        kinds: of rgb, alpha, depth and normals.
+
+    Returns:
+        On the CPU, by kind: rgb (H, W, 3) and alpha (H, W) in [0, 1]; depth (H, W) along the viewing axis in world
+        units; and unit normals (H, W, 3) in world axes that face the camera, of the discs if the renderer knows them,
+        else of the depth image. Depth and normals are 0 if nothing is there.
+
+    Raises:
+        SplatkitError: the renderer makes no depth image, and one is needed.
+    """
+    with_depth = not {"depth", "normals"}.isdisjoint(kinds)
+    payload = renderer.render(state, view, replace(options, render_mode="RGB+ED" if with_depth else "RGB"))
+    there = payload.alphas[0] > 0
+    found: dict[str, Tensor] = {}
+    for kind in kinds:
+        if kind == "rgb":
+            found[kind] = payload.renders[0].clamp(0, 1)
+        elif kind == "alpha":
+            found[kind] = payload.alphas[0, ..., 0]
+        elif kind == "normals" and "normals" in payload:
+            found[kind] = torch.where(there, F.normalize(payload["normals"][0], dim=-1), 0)
+        elif payload.depths is None:
+            raise SplatkitError(f"The renderer {renderer.module_name} makes no depth image, which {kind} is made of.")
+        elif kind == "depth":
+            found[kind] = torch.where(there, payload.depths[0], 0)[..., 0]
+        else:
+            found[kind] = torch.where(there, normals_of_depth(payload.depths, view.Ks, view.world_to_cams)[0], 0)
+    return {kind: image.cpu() for kind, image in found.items()}
 
 
 def _frame(renderer: SplatRenderer[Any], state: SplatTrainingState, view: View, options: RenderOptions) -> Tensor:

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from splatkit_ns.cli import clean, convert, export, info, mesh, prune
+from splatkit_ns.cli import clean, convert, export, info, mesh, prune, render
 from splatkit_ns.errors import SplatkitError
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
     "info": (info.InfoOptions, info.run),
     "mesh": (mesh.MeshOptions, mesh.run),
     "prune": (prune.PruneOptions, prune.run),
+    "render": (render.RenderOptions, render.run),
 }
 """Options and function of each subcommand."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from rich.console import Console
@@ -12,9 +13,7 @@ from splatkit_ns.cli._files import check_outputs, say, shown_ratio, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._offsets import split_offset, write_offset
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
-from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.export import ExportOptions
-from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, transform
@@ -25,6 +24,15 @@ from splatkit_ns.plugin.loading import LoadedRun, load_run
 
 EQUAL_DB = 100.0
 """The PSNR in dB from which on two renders are the same except for the rounding of float32."""
+
+
+class RunOptions(Protocol):
+    """The options of every command that opens a run."""
+
+    data: Path | None
+    load_step: int | None
+    trust: tuple[str, ...]
+    device: Any
 
 
 def export(options: ExportOptions, console: Console | None = None) -> None:
@@ -58,7 +66,7 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
         say(console, f"PSNR is against the run's own renders of {len(views)} held-out view(s).")
 
 
-def open_run(config: Path, options: ExportOptions | CleanOptions | PruneOptions, console: Console) -> LoadedRun:
+def open_run(config: Path, options: RunOptions, console: Console) -> LoadedRun:
     """Load a run, and say which checkpoint it is.
 
     Args:
@@ -69,7 +77,7 @@ def open_run(config: Path, options: ExportOptions | CleanOptions | PruneOptions,
     Raises:
         SplatkitError: the run cannot be loaded.
     """
-    run = load_run(config, data=options.data, step=options.load_step, device=options.device)
+    run = load_run(config, data=options.data, step=options.load_step, device=options.device, trust=options.trust)
     say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
     return run
 

@@ -1,4 +1,4 @@
-"""``splatkit info``: figures of files of Gaussians."""
+"""``splatkit info``: figures of files of Gaussians, and of runs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from splatkit_ns.errors import SplatkitError
 
 @dataclass
 class InfoOptions:
-    """Describe files of Gaussians.
+    """Describe files of Gaussians, and runs.
 
     The figures are the format, the number of Gaussians, spherical harmonics, the kind of training, positions, sizes,
-    opacities, and the number of Gaussians that are not finite.
+    opacities, and the number of Gaussians that are not finite. Of a run's config.yml: the method, the data and the
+    checkpoints, and whether it can be opened safely.
     """
 
     file: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE …]")]
-    """The files, of any format."""
+    """The files, of any format; also the config.yml of a run."""
     json: bool = False
     """Print a JSON list with one object for each file."""
+    trust: tuple[str, ...] = ()
+    """Packages or modules of your own parts, such as my_parts, that the run's config may name. Others than
+    nerfstudio's and ours are refused, since a config may name any program."""
 
 
 def run(options: InfoOptions, console: Console | None = None) -> None:
@@ -38,8 +42,7 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
     """
     import json
 
-    from splatkit_ns.cli._description import describe, lines  # takes a second: not for --help
-    from splatkit_ns.cli._files import say
+    from splatkit_ns.cli._files import say  # takes a second: not for --help
 
     console = console or Console()
     if not options.file:
@@ -48,13 +51,27 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
     found: list[dict[str, object]] = []
     for path in options.file:
         try:
-            found.append(describe(path))
+            figures, shown = _described(path, options)
+            found.append(figures)
         except SplatkitError as error:
             errors.append(str(error))
             continue
         if not options.json:
-            say(console, "\n".join(lines(found[-1])))
+            say(console, "\n".join(shown))
     if options.json:
         say(console, json.dumps(found, indent=1))
     if errors:
         raise SplatkitError("\n".join(errors))
+
+
+def _described(path: Path, options: InfoOptions) -> tuple[dict[str, object], list[str]]:
+    """The figures of a file, and the same as lines."""
+    if path.suffix.lower() in (".yml", ".yaml"):
+        from splatkit_ns.cli._run_description import describe_run, run_lines  # loads nerfstudio: not for other files
+
+        figures = describe_run(path, options.trust)
+        return figures, run_lines(figures)
+    from splatkit_ns.cli._description import describe, lines
+
+    figures = describe(path)
+    return figures, lines(figures)

@@ -44,7 +44,9 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     console = console or Console()
     check_options(options)
     path = output_path(options)
-    run = load_run(options.load_config, data=options.data, step=options.load_step, device=options.device)
+    run = load_run(
+        options.load_config, data=options.data, step=options.load_step, device=options.device, trust=options.trust
+    )
     check_writable(path.parent, "splatkit mesh")  # makes the folder, so it comes after the check that the config exists
     console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
     views = RunViews(run.pipeline, options.min_accumulation)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.options.check import check_device
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.config_file import UntrustedConfigError, parse_config
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 
@@ -29,29 +30,32 @@ class LoadedRun:
 
 
 def load_run(
-    config_path: Path, *, data: Path | None = None, step: int | None = None, device: str | None = None
+    config_path: Path,
+    *,
+    data: Path | None = None,
+    step: int | None = None,
+    device: str | None = None,
+    trust: Sequence[str] = (),
 ) -> LoadedRun:
-    """Open a run.
+    """Open a run, which may be a stranger's: neither its config nor its checkpoint can run code.
 
-    Checkpoints are looked for beside ``config.yml`` first, so a run's folder may have been moved or copied. The config
-    is trusted, as nerfstudio's own commands trust it: it is YAML that may name any Python object. Checkpoints are not.
+    Checkpoints are looked for beside ``config.yml`` first, so a run's folder may have been moved or copied.
 
     Args:
         config_path: the run's ``config.yml``.
         data: folder of the data set; None means the one that the run used.
         step: the checkpoint's step, 0-based; None means the newest checkpoint that is whole.
         device: "cuda" or "cpu"; None means "cuda" if the machine has it, else "cpu".
+        trust: packages or modules of parts that the run's config may name besides nerfstudio's and ours.
 
     Raises:
-        SplatkitError: there is no config or checkpoint of a splatkit method, or the data set does not exist.
+        SplatkitError: there is no config or checkpoint of a splatkit method, the config names objects that are not
+            trusted, or the data set does not exist.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device, option="--device")
-    config = _read_config(config_path)
-    folder = config_path.parent / config.relative_model_dir
-    if not checkpoints.checkpoint_paths(folder):
-        folder = config.get_checkpoint_dir()
-    path, checkpoint = _read_checkpoint(folder, step)
+    config = read_config(config_path, trust)
+    path, checkpoint = _read_checkpoint(checkpoint_folder(config, config_path), step)
     if data is not None:
         config.pipeline.datamanager.data = data
     pipeline: Any = config.pipeline.setup(device=device, test_mode="test")
@@ -59,20 +63,41 @@ def load_run(
     return LoadedRun(config, pipeline.eval(), path, int(checkpoint["step"]))
 
 
-def _read_config(path: Path) -> SplatkitTrainerConfig:
+def checkpoint_folder(config: SplatkitTrainerConfig, path: Path) -> Path:
+    """The folder of a run's checkpoints: that beside its ``config.yml`` if there are any, else that in the config."""
+    folder = path.parent / config.relative_model_dir
+    return folder if checkpoints.checkpoint_paths(folder) else config.get_checkpoint_dir()
+
+
+def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
+    """Read the config of a run of a splatkit method.
+
+    Args:
+        path: the run's ``config.yml``.
+        trust: see `load_run`.
+
+    Raises:
+        SplatkitError: it cannot be read, or names objects that are not trusted; then nothing in it was run.
+    """
     if path.is_dir():
         inside = path / "config.yml"
         hint = f" Its config is {inside}." if inside.is_file() else ""
         raise SplatkitError(f"--load-config: {path} is a folder; give the path of a run's config.yml.{hint}")
     try:
-        config: Any = yaml.load(path.read_text("utf-8"), Loader=yaml.Loader)  # as nerfstudio's commands do
+        config: Any = parse_config(path.read_text("utf-8"), trust)
     except FileNotFoundError:
         raise SplatkitError(f"--load-config: {path} does not exist. ns-train prints the path when it starts.") from None
-    except Exception as error:  # YAML calls constructors of any class that the file names
+    except UntrustedConfigError as error:
+        raise UntrustedConfigError(
+            f"--load-config: {path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
+            "splatkit-ns's own parts never does that. If it is of a package or module with parts of your own, such as "
+            "my_parts, add --trust my_parts."
+        ) from None
+    except Exception as error:  # damaged YAML, classes of another version
         reason = " ".join(str(error).split())[:300]
         raise SplatkitError(
             f"--load-config: {path} cannot be read ({type(error).__name__}: {reason}). It must be the config.yml of a "
-            "run, and what it names must be importable here: methods of your own need their folder on PYTHONPATH."
+            "run, and what it names must be importable here: parts of your own need their folder on PYTHONPATH."
         ) from error
     pipeline = getattr(config, "pipeline", None)
     if isinstance(config, SplatkitTrainerConfig) and isinstance(pipeline, SplatkitPipelineConfig):

@@ -12,7 +12,7 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from splatkit_ns.camera_paths import orbit, path, slerp
+from splatkit_ns.camera_paths import focus, orbit, path, slerp
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from tests.cameras.test_views import project
@@ -156,3 +156,26 @@ def test_distortion_follows() -> None:
 def test_mistakes(call: Any, message: str) -> None:
     with pytest.raises(SplatkitError, match=message):
         call()
+
+
+def test_the_focus_of_an_orbit_is_its_circle() -> None:
+    views = orbit((3.0, -2.0, 1.0), 5.0, 12, elevation=25.0)
+    centre, radius, elevation = focus(views)
+    assert torch.allclose(centre, torch.tensor([3.0, -2.0, 1.0], dtype=torch.float64), atol=0.02)
+    assert radius == pytest.approx(5.0, abs=0.02)
+    assert elevation == pytest.approx(25.0, abs=0.5)
+
+
+def test_the_focus_of_parallel_cameras_is_before_them() -> None:
+    """Three in a row look along y; none of their lines meet."""
+    eyes = torch.tensor([[-1.0, 0, 0], [0, 0, 0], [1, 0, 0]])
+    centre, radius, _ = focus([View.look_at(eyes, eyes + torch.tensor([0.0, 1, 0]))])
+    assert torch.allclose(centre, torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64), atol=0.01)
+    assert radius == pytest.approx(5**0.5, abs=0.01)
+
+
+def test_focus_needs_cameras() -> None:
+    with pytest.raises(SplatkitError, match="there is no view"):
+        focus([])
+    with pytest.raises(SplatkitError, match="all cameras stand at one point"):
+        focus([View.look_at((1, 1, 1), (2, 2, 2))])

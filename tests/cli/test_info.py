@@ -103,3 +103,13 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "is not an SPZ file" in text
     assert "c.txt: no splat format has this suffix" in text
     assert "Name at least one file" in refused(capsys, "info")
+
+
+def test_a_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = run(capsys, "info", made_run)
+    assert status == 0
+    for part in ("method splatkit-3dgs-adc, up to 60 steps", "after step 40, 59", "no objects but those of nerfstudio"):
+        assert part in text
+    assert figures(capsys, made_run)[0]["checkpoint_steps"] == [40, 59]
+    (tmp_path / "config.yml").write_text(made_run.read_text() + "x: !!python/object/apply:os.system [ls]\n")
+    assert "it names 'os.system' (line" in refused(capsys, "info", tmp_path / "config.yml")

@@ -219,7 +219,8 @@ def test_a_checkpoint_with_code_in_it_is_refused(
         (None, "does not exist. ns-train prints the path"),
         ("a: [1", "cannot be read (ParserError"),
         ("a: 1", "holds dict, no run"),
-        ("!!python/object:no_such_package.Thing {}", "importable here: methods of your own need their folder on"),
+        ("!!python/object:no_such_package.Thing {}", "it names 'no_such_package.Thing' (line 1)"),
+        ("!!python/object:splatkit_ns.nowhere.Thing {}", "importable here: parts of your own need their folder on"),
     ],
 )
 def test_what_is_no_config(

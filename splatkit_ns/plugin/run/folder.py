@@ -22,6 +22,7 @@ from rich.markup import escape
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.config_file import packages_named, parse_config
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.splat import atomic_write_text
 
@@ -257,7 +258,7 @@ def _holds(path: Path, text: str) -> bool:
     """
     try:
         found = path.read_text("utf-8")
-        return found == text or yaml.dump(yaml.load(found, Loader=yaml.Loader)) == text
+        return found == text or yaml.dump(parse_config(found, trust=packages_named(text))) == text
     except Exception:  # loading a file with other content can raise any exception
         return False
 

@@ -154,7 +154,7 @@ def test_what_a_run_learnt_is_there_when_it_is_opened(tiny_scene: Path, tmp_path
     config = config_of(tiny_scene, tmp_path, image_model=Exposure(), modules=[Features()], loss_fn=FeatureLoss())
     config.save_config()
     trainer = train(config)
-    run = load_run(trainer.base_dir / "config.yml", device="cpu")
+    run = load_run(trainer.base_dir / "config.yml", device="cpu", trust=["tests"])
     opened, trained = run.pipeline.model, trainer.pipeline.model
     assert torch.equal(opened.image_model.log_gain, trained.image_model.log_gain)
     assert torch.equal(opened.gauss_params["features"], trained.gauss_params["features"])

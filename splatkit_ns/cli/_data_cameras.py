@@ -1,0 +1,33 @@
+"""The cameras of a run's data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from splatkit_ns.cameras import View
+from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
+
+
+def data_cameras(pipeline: Any, split: Literal["train", "test"]) -> tuple[list[View], list[Path]]:
+    """The cameras of the photographs that were trained on or held out, and the photographs' files.
+
+    Args:
+        pipeline: of the run, set to evaluation.
+        split: which ones.
+    """
+    manager = pipeline.datamanager
+    dataset = manager.train_dataset if split == "train" else manager.eval_dataset
+    distortion: Any = dataset.cameras.distortion_params
+    if distortion is not None and bool((distortion != 0).any()):
+        _ = manager.cached_train if split == "train" else manager.cached_eval  # undistorts, which changes the cameras
+    cameras = dataset.cameras.to(pipeline.device)
+    return [pinhole_view(cameras[index : index + 1]) for index in range(len(cameras))], list(dataset.image_filenames)
+
+
+def poses(pipeline: Any) -> View:
+    """The poses of all training cameras as one view; its intrinsics and size mean nothing."""
+    cam_to_worlds = opencv_cam_to_worlds(pipeline.datamanager.train_dataset.cameras.camera_to_worlds.float())
+    return View(cam_to_worlds, torch.eye(3).expand(len(cam_to_worlds), 3, 3), 1, 1)

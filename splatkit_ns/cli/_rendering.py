@@ -1,0 +1,272 @@
+"""The work of ``splatkit render``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from splatkit_ns import formats, ranges
+from splatkit_ns.camera_paths import focus, orbit, path
+from splatkit_ns.cameras import View
+from splatkit_ns.cli._camera_path_files import CameraPath, read_camera_path
+from splatkit_ns.cli._files import file_bytes, say, shown_bytes
+from splatkit_ns.cli._offsets import read_offset
+from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
+from splatkit_ns.cli.render import RenderOptions
+from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.files import atomic_write, check_writable
+from splatkit_ns.image_files import CONTAINERS, save_image, save_video
+from splatkit_ns.rasterize import check_cuda_backend
+from splatkit_ns.rendering import renderer_of, turntable_circle
+from splatkit_ns.splat import SplatModel, SplatTrainingState
+
+VIDEOS = (*CONTAINERS, ".gif", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg")
+_UPS = {"y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0), "minus-y": (0.0, -1.0, 0.0)}
+_ORBIT = {"frames": 120, "turns": 1.0, "up": "z", "fov": 50.0, "width": 800, "height": 600}
+_ORBIT_ONLY = ("centre", "radius", "elevation", "turns", "up", "fov", "width", "height")
+
+
+def render(options: RenderOptions, console: Console | None = None) -> None:
+    """Draw what the options say.
+
+    Args:
+        options: see `RenderOptions`.
+        console: the output for progress and report; None means the terminal.
+
+    Raises:
+        SplatkitError: options, run, file or disk do not allow it; the message says why.
+    """
+    console = console or Console()
+    _check_options(options)
+    camera_path = None if options.camera_path is None else read_camera_path(options.camera_path)
+    scene = _open(options, console)
+    frames = _frames(options, scene, camera_path)
+    if options.output.suffix.lower() in PICTURES and not options.output.is_dir() and len(frames.views) > 1:
+        raise SplatkitError(
+            f"--output: {options.output} is a picture, and there are {len(frames.views)} frames: name a video, an "
+            "animation or a folder, or add --frames 1."
+        )
+    _prepare(scene, frames, options)
+    pictures = Pictures(scene, frames.views, options, console)
+    check_writable(_folder_of(options.output), "splatkit render")
+    try:
+        if _is_file(options.output):
+            _write_file(options.output, pictures, options.fps or frames.fps, console)
+        else:
+            _write_folder(pictures, frames.names, options, console)
+    except OSError as error:
+        raise SplatkitError(f"--output: {options.output}: {error.strerror or error}.") from error
+
+
+# ------------------------------------------------------------------ checks
+
+
+def _check_options(options: RenderOptions) -> None:
+    problems = ranges.problems(options, shown=ranges.flag)
+    if options.load_config is None and options.input is None:
+        problems.append("neither --load-config nor --input is given, expected at least one of them")
+    if options.load_config is None and options.cameras is not None:
+        problems.append(f"--cameras {options.cameras} are those of a run: add --load-config")
+    if options.load_config is None:
+        problems += [
+            f"{ranges.flag(name)} is for a run: add --load-config"
+            for name in ("load_step", "data")
+            if getattr(options, name) is not None
+        ]
+    problems += _camera_problems(options)
+    if not options.images:
+        problems.append("--images names no kind, expected at least one of rgb, depth, alpha, normals")
+    if len(set(options.images)) < len(options.images):
+        problems.append("--images names a kind twice")
+    if options.background is not None and not all(0 <= value <= 1 for value in options.background):
+        problems.append(f"--background is {options.background}, expected three numbers from 0 to 1")
+    if options.depth_range is not None and not 0 <= options.depth_range[0] < options.depth_range[1] < float("inf"):
+        problems.append(f"--depth-range is {options.depth_range}, expected a depth of at least 0 and a larger one")
+    problem = _output_problem(options)
+    if problem:
+        problems.append(f"--output: {problem}")
+    if problems:
+        raise OptionsError(problems)
+
+
+def _camera_problems(options: RenderOptions) -> list[str]:
+    problems: list[str] = []
+    if options.centre is not None and not np.isfinite(options.centre).all():
+        problems.append(f"--centre is {options.centre}, expected three finite numbers")
+    if options.turns is not None and not np.isfinite(options.turns):
+        problems.append(f"--turns is {options.turns}, expected a finite number")
+    if options.camera_path is not None and options.cameras is not None:
+        problems.append("--camera-path and --cameras are both given, expected one of them")
+    chosen = "--camera-path" if options.camera_path is not None else "--cameras" if options.cameras else None
+    if chosen:
+        given = [ranges.flag(name) for name in _ORBIT_ONLY if getattr(options, name) is not None]
+        if given:
+            problems.append(f"{', '.join(given)}: for a turn around the scene, and not with {chosen}")
+    if options.camera_path is not None and options.frames is not None:
+        problems.append("--frames: not with --camera-path, which has its own frames")
+    return problems
+
+
+def _is_file(output: Path) -> bool:
+    return not output.is_dir() and output.suffix.lower() in (*VIDEOS, *PICTURES)
+
+
+def _folder_of(output: Path) -> Path:
+    return output.parent if _is_file(output) else output
+
+
+def _output_problem(options: RenderOptions) -> str | None:
+    output = options.output
+    if output.is_dir() or not output.suffix:
+        if output.exists() and not output.is_dir():
+            return f"{output} is a file, expected a folder"
+        if output.is_dir() and any(output.iterdir()) and not options.overwrite:
+            return f"the folder {output} is not empty; name another one, or add --overwrite"
+    elif not _is_file(output):
+        return f"{output} has no suffix of a video or picture, expected {', '.join((*VIDEOS, *PICTURES))}, or a folder"
+    elif options.raw:
+        return f"--raw needs a folder, and {output} is a file"
+    elif (output.exists() or output.is_symlink()) and not options.overwrite:
+        return f"{output} exists; name another file, or add --overwrite"
+    if options.raw and set(options.images) == {"rgb"}:
+        return "--raw is for depth, alpha and normals: name them with --images"
+    return None
+
+
+# ------------------------------------------------------------------ scene and cameras
+
+
+def _open(options: RenderOptions, console: Console) -> Scene:
+    gaussians = None if options.input is None else formats.read(options.input)
+    if options.load_config is None:
+        assert gaussians is not None
+        device = _device(options.device)
+        renderer = renderer_of(gaussians.render_mode)
+        state = SplatModel.from_gaussians(gaussians).for_rendering(device)
+        say(console, f"{options.input}, {len(state):,} Gaussians")
+        return Scene(state, renderer, torch.zeros(3, device=device), options.sh_degree)
+    from splatkit_ns.cli._exporting import open_run, run_gaussians  # loads nerfstudio, which takes ten seconds
+
+    if options.input is not None and read_offset(options.input)[0] is not None:
+        raise SplatkitError(f"--input: {options.input} has an offset, so it is not in the run's frame.")
+    run = open_run(options.load_config, options, console)
+    model: Any = run.pipeline.model
+    drawn = SplatModel.from_gaussians(run_gaussians(run, console) if gaussians is None else gaussians)
+    degree = model.sh_degree_now()
+    return Scene(
+        state=drawn.for_rendering(model.device),
+        renderer=model.renderer,
+        background=model.backgrounds.of_evaluation(model.device),
+        sh_degree=degree if options.sh_degree is None else min(degree, options.sh_degree),
+        pipeline=run.pipeline,
+    )
+
+
+def _device(name: str | None) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SplatkitError("--device is cuda, but PyTorch finds no CUDA device. Use --device cpu.")
+    if name != "cpu" and torch.cuda.is_available():
+        check_cuda_backend()
+        return "cuda"
+    return "cpu"
+
+
+def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None) -> Frames:
+    if camera_path is not None:
+        return Frames(camera_path.views, fps=camera_path.fps, crop=camera_path.crop)
+    if options.cameras is None:
+        return Frames(_orbit(options, scene))
+    from splatkit_ns.cli._data_cameras import data_cameras  # loads nerfstudio
+
+    views, files = data_cameras(scene.pipeline, options.cameras)
+    if options.frames is not None:
+        return Frames(path(views, options.frames))
+    return Frames(views, _image_names(files))
+
+
+def _orbit(options: RenderOptions, scene: Scene) -> list[View]:
+    given = {name: getattr(options, name) for name in _ORBIT if getattr(options, name) is not None}
+    settings: dict[str, Any] = {**_ORBIT, **given}
+    num, up = settings.pop("frames"), _UPS[settings.pop("up")]
+    centre, radius, elevation = options.centre, options.radius, options.elevation
+    if None in (centre, radius, elevation):
+        if scene.pipeline is None:
+            circle = turntable_circle(scene.state, settings["fov"], settings["width"], settings["height"])
+            found: tuple[Any, float, float] = (*circle, 20.0)
+        else:
+            from splatkit_ns.cli._data_cameras import poses  # loads nerfstudio
+
+            found = focus([poses(scene.pipeline)], up)
+        centre = found[0] if centre is None else centre
+        radius = found[1] if radius is None else radius
+        elevation = found[2] if elevation is None else elevation
+    assert centre is not None
+    assert radius is not None
+    assert elevation is not None
+    return orbit(centre, radius, num, elevation, up=up, **settings)
+
+
+def _image_names(files: Sequence[Path]) -> list[str]:
+    """Names for images, those of the photographs without suffix; with it if two would be the same."""
+    folder = os.path.commonpath([file.parent for file in files])
+    names = [file.relative_to(folder) for file in files]
+    plain = [str(name.with_suffix("")) for name in names]
+    return plain if len(set(plain)) == len(plain) else [str(name) for name in names]
+
+
+def _prepare(scene: Scene, frames: Frames, options: RenderOptions) -> None:
+    """Apply crop, background and size."""
+    if frames.crop is not None:
+        inside = frames.crop.inside(scene.state.params["means"])
+        if not bool(inside.any()):
+            raise SplatkitError(f"--camera-path: the crop of {options.camera_path} leaves no Gaussian.")
+        params = {
+            name: nn.Parameter(values[inside], requires_grad=False) for name, values in scene.state.params.items()
+        }
+        scene.state = SplatTrainingState(params, {})
+    colour = options.background or (frames.crop.background if frames.crop is not None else None)
+    if colour is not None:
+        scene.background = scene.background.new_tensor(colour)
+    frames.views = [smaller(view, options.downscale) for view in frames.views]
+
+
+# ------------------------------------------------------------------ files
+
+
+def _write_file(output: Path, pictures: Pictures, fps: float, console: Console) -> None:
+    if output.suffix.lower() in PICTURES:
+        save_image(next(pictures.side_by_side()), output)
+        say(console, f"{output}: {shown_bytes(file_bytes(output))}")
+        return
+    save_video(pictures.side_by_side(), output, fps)
+    count = len(pictures.views)
+    say(console, f"{output}: {shown_bytes(file_bytes(output))}, {count} frame(s), {count / fps:.3g} s")
+
+
+def _write_folder(pictures: Pictures, names: list[str] | None, options: RenderOptions, console: Console) -> None:
+    several = len(options.images) > 1
+    before = {file for file in options.output.rglob("*") if file.is_file()}
+    written: set[Path] = set()
+    for index, values in enumerate(pictures.raw()):
+        name = f"frame_{index:05d}" if names is None else names[index]
+        for kind, image in zip(options.images, pictures.coloured(values), strict=True):
+            place = options.output / kind / name if several else options.output / name
+            file = place.with_name(f"{place.name}.{options.image_format}")
+            save_image(image, file)
+            written.add(file)
+            if options.raw and kind != "rgb":
+                array = place.with_name(f"{place.name}.npy")
+                atomic_write(array, partial(np.save, arr=values[kind].numpy()))
+                written.add(array)
+    say(console, f"{options.output}: {len(written)} file(s) of {len(pictures.views)} frame(s)")
+    if before - written:
+        say(console, f"{len(before - written)} other file(s) were there before, and stay")

@@ -1,0 +1,94 @@
+"""``splatkit render``: images and videos of a run or a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from splatkit_ns.ranges import Positive, from_to, one_of
+
+ImageKind = Literal["rgb", "depth", "alpha", "normals"]
+
+
+@dataclass
+class RenderOptions:
+    """Draw images or a video of a run, or of a file of Gaussians in any format.
+
+    The camera goes around the scene, unless --camera-path or --cameras names other cameras.
+    """
+
+    output: Path
+    """A video (.mp4, .mov, .mkv, .webm), an animation (.gif, .webp), a picture of a single frame (.png, .jpg), or a
+    folder for one image a frame."""
+    load_config: Path | None = None
+    """The config.yml of a run."""
+    input: Path | None = None
+    """A file of Gaussians. With --load-config: one of that run, in nerfstudio's frame, to take in place of the run's
+    own Gaussians."""
+    images: tuple[ImageKind, ...] = ("rgb",)
+    """The kinds of images. In a video they are side by side; in a folder each has a folder of its own. depth: colours
+    from near (blue) to far (red). alpha: how opaque the Gaussians are together. normals: x, y and z of the world as
+    red, green and blue."""
+    camera_path: Path | None = None
+    """A camera path that nerfstudio's viewer has saved (JSON), with its image size, speed and crop."""
+    cameras: Literal["train", "test"] | None = None
+    """The cameras of the run's training images, or of its held-out ones; images have the names of the photographs. With
+    --frames: a smooth path through them."""
+    frames: Annotated[int | None, Positive] = None
+    """The number of frames: 120 for a turn around the scene, if not given."""
+    fps: Annotated[float | None, Positive] = None
+    """Frames a second of a video. If not given, those of the camera path, or 30."""
+    centre: tuple[float, float, float] | None = None
+    """The point that the camera turns around. If not given: of a run, the point that its cameras look at; of a file,
+    the middle of the Gaussians."""
+    radius: Annotated[float | None, Positive] = None
+    """The distance of the camera from this point. If not given: of a run, that of its cameras; of a file, one from
+    which nearly all Gaussians are seen."""
+    elevation: Annotated[float | None, from_to(-90, 90, lower_open=True, upper_open=True)] = None
+    """The camera's angle above the point, in degrees. If not given: of a run, that of its cameras; of a file, 20."""
+    turns: float | None = None
+    """Turns around the point: 1 if not given, counter-clockwise seen from above; below 0 the other way round."""
+    up: Literal["y", "z", "minus-y"] | None = None
+    """The axis that points upwards: z, as in all that nerfstudio exports, if not given."""
+    fov: Annotated[float | None, from_to(0, 180, lower_open=True, upper_open=True)] = None
+    """The vertical field of view in degrees: 50 if not given."""
+    width: Annotated[int | None, Positive] = None
+    """Of the images, in pixels: 800 if not given."""
+    height: Annotated[int | None, Positive] = None
+    """Of the images, in pixels: 600 if not given."""
+    downscale: Annotated[int, Positive] = 1
+    """Divide both sides of the images by this."""
+    background: tuple[float, float, float] | None = None
+    """The colour behind the Gaussians: red, green and blue from 0 to 1. If not given, that of the crop of a camera
+    path, or of the run's evaluation, or black."""
+    depth_range: tuple[float, float] | None = None
+    """The depths that are drawn as nearest and farthest, in units of the scene. If not given, those of a few of the
+    frames."""
+    raw: bool = False
+    """Also write depth, alpha and normals as NumPy arrays (.npy) of float32 into the folder. Depth is the distance
+    along the viewing axis in units of the scene, 0 if nothing is there."""
+    image_format: Literal["png", "jpg"] = "png"
+    """Of the images in a folder."""
+    sh_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = None
+    """Leave out spherical harmonics above this degree."""
+    overwrite: bool = False
+    """Replace files that exist."""
+    load_step: Annotated[int | None, arg(aliases=("--step",))] = None
+    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
+    data: Path | None = None
+    """Folder of the data set, if it has moved since the run."""
+    trust: tuple[str, ...] = ()
+    """Packages or modules of your own parts, such as my_parts, that the run's config may name. Others than
+    nerfstudio's and ours are refused, since a config may name any program."""
+    device: Literal["cuda", "cpu"] | None = None
+    """The device that renders. If not given, the GPU if there is one, else the CPU."""
+
+
+def run(options: RenderOptions) -> None:
+    """Render; see `_rendering.render`."""
+    from splatkit_ns.cli._rendering import render  # takes seconds: not for --help
+
+    render(options)

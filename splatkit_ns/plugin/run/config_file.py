@@ -1,0 +1,185 @@
+"""Reading a run's ``config.yml`` without trusting it.
+
+nerfstudio stores a run's config as YAML with tags that name Python objects, and its own commands import and call
+whatever the tags name. Here only config classes that we know are made. All names are checked before the first import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from splatkit_ns.errors import SplatkitError
+
+KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "gsplat.strategy")
+"""The packages whose config classes may be named."""
+_PREFIX = "tag:yaml.org,2002:python/"
+_PLAIN = frozenset(
+    ["none", "bool", "str", "unicode", "bytes", "int", "long", "float", "complex", "list", "tuple", "dict"]
+)
+_OBJECT, _APPLY, _NAME = "object", "object/apply", "name"
+_PATHS = re.compile(r"pathlib\.(_local\.)?(PurePath|PurePosixPath|PureWindowsPath|Path|PosixPath|WindowsPath)")
+_MERGE = "tag:yaml.org,2002:merge"
+_MOST_CHARACTERS = 4_000_000
+_LONGEST_VALUE = 100_000
+_TARGET = "_target"
+_SHOWN = 5
+
+
+class UntrustedConfigError(SplatkitError):
+    """A config names objects that are not known; nothing in it was run."""
+
+
+def parse_config(text: str, trust: Iterable[str] = ()) -> Any:
+    """Make the config that a ``config.yml`` describes.
+
+    Args:
+        text: the content of the file.
+        trust: packages or modules whose objects may be named, too, such as those of a user's own parts.
+
+    Raises:
+        UntrustedConfigError: the text names other objects, or known ones in a place or a way that no config has.
+        yaml.YAMLError: the text is no YAML.
+        ImportError, AttributeError: an object does not exist here.
+    """
+    if len(text) > _MOST_CHARACTERS:
+        raise UntrustedConfigError(f"it has {len(text):,} characters, more than any config")
+    loader = _Loader(text)
+    loader.trusted = tuple(trust)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_names(node, loader.trusted)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def packages_named(text: str) -> set[str]:
+    """The top-level packages that the tags of a config's text name."""
+    return {found.partition(".")[0] for found in re.findall(r"!!python/(?:name|object[/a-z]*):([\w.]+)", text)}
+
+
+def is_within(name: str, packages: Iterable[str]) -> bool:
+    """Whether a dotted name is one of these packages, or in one of them."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _check_names(root: yaml.Node, trusted: Sequence[str]) -> None:
+    """Check all tags of a document before anything is imported.
+
+    Raises:
+        UntrustedConfigError: some name other objects; the message lists them.
+    """
+    found: dict[str, int] = {}
+    for node, key in _nodes(root):
+        tag = str(node.tag)
+        # A few lines of either would take hours, or all memory, to construct.
+        if tag == _MERGE or (isinstance(node, yaml.ScalarNode) and len(node.value) > _LONGEST_VALUE):
+            line = node.start_mark.line + 1
+            raise UntrustedConfigError(f"it has a merge key or a value of {len(node.value):,} characters (line {line})")
+        if not tag.startswith(_PREFIX):
+            continue
+        kind, _, name = tag.removeprefix(_PREFIX).partition(":")
+        if name and is_within(name, trusted):
+            fits = True
+        elif kind == _OBJECT:
+            fits = is_within(name, KNOWN)
+        elif kind == _APPLY:
+            fits = is_within(name, KNOWN) or _PATHS.fullmatch(name) is not None
+        elif kind == _NAME:
+            fits = is_within(name, KNOWN) and key == _TARGET
+        else:
+            fits = not name and kind in _PLAIN
+        if not fits:
+            found.setdefault(name or kind, node.start_mark.line + 1)
+    if found:
+        shown = [f"{name[:100]!r} (line {line})" for name, line in list(found.items())[:_SHOWN]]
+        more = len(found) - len(shown)
+        rest = f" and {more} more" if more > 0 else ""
+        raise UntrustedConfigError(f"it names {', '.join(shown)}{rest}")
+
+
+def _nodes(root: yaml.Node) -> Iterator[tuple[yaml.Node, str | None]]:
+    """All nodes, and the key of each that is a value of a mapping; a node that is used twice comes with each key."""
+    pending: list[tuple[yaml.Node, str | None]] = [(root, None)]
+    seen: set[tuple[int, str | None]] = set()
+    while pending:
+        node, key = pending.pop()
+        if (id(node), key) in seen:
+            continue
+        seen.add((id(node), key))
+        yield node, key
+        if isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                pending += [(name, None), (value, name.value if isinstance(name, yaml.ScalarNode) else None)]
+        elif isinstance(node, yaml.SequenceNode):
+            pending += [(value, None) for value in node.value]
+
+
+class _Loader(yaml.FullLoader):
+    """Makes instances of config classes whose names have been checked."""
+
+    trusted: tuple[str, ...] = ()
+
+    def find_python_name(self, name: str, mark: Any, unsafe: bool = False) -> Any:
+        """The object of a name; of a package that is only known, it has to be a class that is defined right there."""
+        module_name, _, object_name = name.rpartition(".")
+        found = getattr(importlib.import_module(module_name), object_name)
+        own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module_name, object_name)
+        if not (own or _PATHS.fullmatch(name) or is_within(name, self.trusted)):
+            raise UntrustedConfigError(f"it names {name!r}, which is no class of {module_name}")
+        return found
+
+    def make_python_instance(
+        self, suffix: str, node: Any, args: Any = None, kwds: Any = None, newobj: bool = False, unsafe: bool = False
+    ) -> Any:
+        """An empty instance of a dataclass, or an enumeration's member or a path of these arguments."""
+        cls: Any = self.find_python_name(suffix, node.start_mark)
+        if is_within(suffix, self.trusted):
+            return cls.__new__(cls, *(args or ())) if newobj else cls(*(args or ()), **(kwds or {}))
+        if newobj:
+            if not hasattr(cls, "__dataclass_fields__"):
+                raise UntrustedConfigError(f"it names {suffix!r}, which is no class of configs")
+            return cls.__new__(cls)
+        if kwds or not issubclass(cls, (enum.Enum, pathlib.PurePath)):
+            raise UntrustedConfigError(f"it calls {suffix!r}")
+        return cls(*(args or ()))
+
+    def set_python_instance_state(self, instance: Any, state: Any, unsafe: bool = False) -> None:
+        """Set the attributes of an instance; a class that its config will make has to be of the usual kind."""
+        cls = type(instance)
+        if not is_within(cls.__module__, self.trusted):
+            self._check_state(cls, state)
+        super().set_python_instance_state(instance, state, unsafe)
+
+    def _check_state(self, cls: type[Any], state: dict[Any, Any]) -> None:
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in state.items():
+            if name not in fields and hasattr(cls, str(name)):
+                raise UntrustedConfigError(f"it replaces {cls.__name__}.{name}")
+            if name == _TARGET and not self._may_make(fields.get(_TARGET), value):
+                raise UntrustedConfigError(f"it has {getattr(value, '__name__', value)!r} made by {cls.__name__}")
+
+    def _may_make(self, field: dataclasses.Field[Any] | None, target: Any) -> bool:
+        """Whether this is the class that a config makes by default, a subclass of it, or trusted."""
+        if field is None or not isinstance(target, type):
+            return False
+        if is_within(target.__module__, self.trusted):
+            return True
+        usual: Any = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            usual = field.default_factory()
+        return isinstance(usual, type) and issubclass(target, usual)
+
+
+_Loader.add_multi_constructor(f"{_PREFIX}{_OBJECT}:", _Loader.construct_python_object)
+_Loader.add_multi_constructor(f"{_PREFIX}{_APPLY}:", _Loader.construct_python_object_apply)

@@ -1,0 +1,301 @@
+"""``splatkit render`` as people call it, in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from nerfstudio.cameras.camera_paths import get_path_from_json
+from nerfstudio.scripts.render import get_crop_from_json
+from PIL import Image
+
+from splatkit_ns import SplatModel, View, formats, orbit, turntable
+from splatkit_ns import render as draw
+from splatkit_ns.cli._camera_path_files import read_camera_path
+from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.loading import load_run
+from tests.cli.helpers import refused, run
+from tests.tiny_scene import tiny_gaussians
+
+SIZE = ("--width", "48", "--height", "36")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.ply"
+    tiny_gaussians().to_splat_model().save(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    """(H, W, 3) in [0, 1]."""
+    return np.asarray(Image.open(path).convert("RGB"), np.float64) / 255
+
+
+def video(path: Path) -> list[np.ndarray[Any, Any]]:
+    with av.open(str(path)) as found:
+        return [frame.to_ndarray(format="rgb24") / 255.0 for frame in found.decode(video=0)]
+
+
+def test_a_turn_around_a_file_is_a_turntable(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "turn.mp4"
+    status, text = run(
+        capsys, "render", "--input", scene, "--output", output, "--frames", "4", *SIZE, "--fps", "8", "--images", "rgb",
+        "alpha",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "turn.mp4: " in text
+    assert "4 frame(s), 0.5 s" in text
+    frames = video(output)
+    expected = draw(scene, turntable(scene, 4, width=48, height=36))
+    assert len(frames) == 4
+    assert frames[0].shape == (36, 96, 3), "rgb and alpha side by side"
+    for frame, image in zip(frames, expected, strict=True):
+        assert np.abs(frame[:, :48] - image.numpy()).mean() < 0.03, "H.264 loses little"
+    assert frames[0][18, 48 + 24].min() > 0.8, "the middle is opaque"
+    assert frames[0][0, 48].max() < 0.1
+    assert [path.name for path in output.parent.iterdir()] == ["turn.mp4"]
+
+
+def test_kinds_in_a_folder_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wall across x at 1, seen from x at 4: 3 away, facing +x."""
+    grid = torch.cartesian_prod(torch.tensor([1.0]), torch.linspace(-4, 4, 60), torch.linspace(-4, 4, 60))
+    wall = SplatModel(
+        means=grid,
+        scales=torch.tensor([0.001, 0.1, 0.1]).log().expand(3600, 3),
+        quats=torch.tensor([1.0, 0, 0, 0]).expand(3600, 4),
+        opacities=torch.full((3600,), 5.0),
+        sh0=torch.zeros(3600, 1, 3),
+        shN=torch.zeros(3600, 0, 3),
+    )
+    wall.save(tmp_path / "wall.spz")
+    status, text = run(
+        capsys, "render", "--input", tmp_path / "wall.spz", "--output", tmp_path / "out", "--images", "rgb", "depth",
+        "alpha", "normals", "--raw", "--frames", "2", "--centre", "0", "0", "0", "--radius", "4", "--elevation", "0",
+        *SIZE,
+    )  # fmt: skip
+    assert status == 0, text
+    kinds = {path.name: sorted(file.name for file in path.iterdir()) for path in (tmp_path / "out").iterdir()}
+    both = ["frame_00000.npy", "frame_00000.png", "frame_00001.npy", "frame_00001.png"]
+    assert kinds == {"rgb": both[1::2], "depth": both, "alpha": both, "normals": both}
+    depth, alpha, normals = (
+        np.load(tmp_path / "out" / kind / both[0])[18, 24] for kind in ("depth", "alpha", "normals")
+    )
+    assert depth == pytest.approx(3, abs=0.02)
+    assert alpha > 0.95
+    assert np.allclose(normals, [1, 0, 0], atol=0.05)
+    assert np.allclose(pixels(tmp_path / "out" / "normals" / both[1])[18, 24], [1, 0.5, 0.5], atol=0.05)
+    other = np.load(tmp_path / "out" / "normals" / both[2])[18, 24]
+    assert np.allclose(other, [-1, 0, 0], atol=0.05), "seen from behind, it faces the camera again"
+    status, text = run(
+        capsys, "render", "--input", tmp_path / "wall.spz", "--output", tmp_path / "near.png", "--frames", "1", *SIZE,
+        "--centre", "0", "0", "0", "--radius", "4", "--elevation", "0", "--images", "depth", "--depth-range", "3", "30",
+    )  # fmt: skip
+    assert "Depth is drawn from 3 (blue) to 30 (red)" in text
+    nearest = pixels(tmp_path / "near.png")[18, 24]
+    assert nearest[2] > nearest[0]
+
+
+def test_empty_space_has_no_depth(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text = run(
+        capsys, "render", "--input", scene, "--output", tmp_path / "out", "--frames", "1", *SIZE, "--images", "depth",
+        "normals", "--raw", "--background", "1", "1", "1",
+    )  # fmt: skip
+    assert status == 0, text
+    for kind in ("depth", "normals"):
+        assert not np.load(tmp_path / "out" / kind / "frame_00000.npy")[0, 0].any()
+        assert not pixels(tmp_path / "out" / kind / "frame_00000.png")[0, 0].any()
+
+
+def viewers_path(**changes: Any) -> dict[str, Any]:
+    """A camera path as nerfstudio's viewer saves it: three frames of the tiny scene."""
+    poses = [view.cam_to_worlds[0].double().numpy() * [1, -1, -1, 1] for view in orbit((0, 0, 0), 2.5, 3)]
+    for pose in poses:
+        pose[3] = 0, 0, 0, 1
+    frames = [
+        {"camera_to_world": pose.ravel().tolist(), "fov": 40.0 + i, "aspect": 1.5} for i, pose in enumerate(poses)
+    ]
+    size = {"render_width": 48, "render_height": 32}
+    return {"camera_type": "perspective", **size, "fps": 24, "seconds": 0.5, "camera_path": frames, **changes}
+
+
+CROP = {
+    "crop_center": [0.1, 0.2, -0.1], "crop_scale": [0.9, 0.7, 1.1], "crop_rot": [0.3, -0.4, 0.5],
+    "crop_bg_color": {"r": 255, "g": 51, "b": 0},
+}  # fmt: skip
+
+
+def test_a_camera_path_is_read_as_nerfstudio_reads_it(tmp_path: Path) -> None:
+    content = viewers_path(crop=CROP)
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    found = read_camera_path(tmp_path / "path.json")
+    assert found.fps == 6, "three frames in half a second"
+    theirs = get_path_from_json(content)
+    for index, view in enumerate(found.views):
+        expected = pinhole_view(theirs[index : index + 1])
+        assert torch.allclose(view.cam_to_worlds, expected.cam_to_worlds, atol=1e-6)
+        assert torch.allclose(view.Ks, expected.Ks.float(), atol=1e-4)
+        assert (view.width, view.height) == (expected.width, expected.height) == (48, 32)
+    crop = get_crop_from_json(content)
+    assert crop is not None
+    assert found.crop is not None
+    points = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    inside = found.crop.inside(points)
+    assert 100 < int(inside.sum()) < 1900
+    assert torch.equal(inside, crop.obb.within(points.double()).squeeze())
+    assert found.crop.background == pytest.approx(crop.background_color.tolist())
+
+
+def test_a_camera_path_with_a_crop(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "path.json").write_text(json.dumps(viewers_path(crop=CROP)))
+    output = tmp_path / "frames"
+    arguments = ("render", "--input", scene, "--camera-path", tmp_path / "path.json", "--output", output)
+    status, text = run(capsys, *arguments)
+    assert status == 0, text
+    found = read_camera_path(tmp_path / "path.json")
+    gaussians = formats.read(scene)
+    assert found.crop is not None
+    inside = found.crop.inside(torch.from_numpy(gaussians.means)).numpy()
+    kept = SplatModel.from_gaussians(gaussians.take(inside))
+    for index, view in enumerate(found.views):
+        expected = draw(kept, view, background=(1, 0.2, 0)).numpy()
+        assert np.abs(pixels(output / f"frame_{index:05d}.png") - expected).max() < 0.01
+    assert "is not empty" in refused(capsys, *arguments)
+    (output / "mine.txt").write_text("mine")
+    status, text = run(capsys, *arguments, "--overwrite", "--downscale", "2", "--background", "0", "0", "0")
+    assert status == 0, text
+    assert "1 other file(s) were there before, and stay" in text
+    assert pixels(output / "frame_00000.png").shape == (16, 24, 3)
+    assert pixels(output / "frame_00000.png")[0, 0].max() == 0
+    assert (output / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (viewers_path(camera_type="equirectangular"), "is for the camera type 'equirectangular'"),
+        (viewers_path(camera_path=[]), "it has no frames"),
+        (viewers_path(render_width=10**9), "its images are of 1000000000×32 pixels"),
+        (viewers_path(camera_path=[{"camera_to_world": [0.0] * 15, "fov": 40}]), "the pose of frame 0"),
+        (viewers_path(camera_path=[{"camera_to_world": [math.nan] * 16, "fov": 40}]), "finite numbers"),
+        (viewers_path(camera_path=[{"camera_to_world": [0.0] * 16, "fov": 180}]), "field of view of frame 0 is 180"),
+        (viewers_path(camera_path=[{"fov": 40}]), "'camera_to_world' is missing"),
+        (viewers_path(camera_path=7), "it has no frames"),
+        (viewers_path(crop={**CROP, "crop_center": [1, 2]}), "its crop is not given by three finite numbers"),
+        (viewers_path(crop={**CROP, "crop_center": [99, 0, 0]}), "leaves no Gaussian"),
+        (viewers_path(fps=-1, seconds=0), "its speed is -1.0 frames a second"),
+        ([1, 2], "holds no camera path of nerfstudio's viewer"),
+        ("{", "is no JSON file"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_bad_camera_paths(
+    content: Any, message: str, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "path.json"
+    if content is not None:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = refused(capsys, "render", "--input", scene, "--camera-path", path, "--output", tmp_path / "a.mp4")
+    assert message in text
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_run_from_the_cameras_of_its_data(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The images are those of the model, with the names of the photographs."""
+    status, text = run(
+        capsys, "render", "--load-config", made_run, "--cameras", "test", "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 0, text
+    loaded = load_run(made_run)
+    dataset: Any = loaded.pipeline.datamanager.eval_dataset
+    names = [path.stem for path in dataset.image_filenames]
+    assert sorted(path.stem for path in (tmp_path / "out").iterdir()) == sorted(names)
+    for index, name in enumerate(names):
+        outputs = loaded.pipeline.model.get_outputs_for_camera(dataset.cameras[index : index + 1])
+        assert np.abs(pixels(tmp_path / "out" / f"{name}.png") - outputs["rgb"].numpy()).max() < 0.01
+    status, text = run(
+        capsys, "render", "--load-config", made_run, "--cameras", "train", "--frames", "3", "--downscale", "4",
+        "--output", tmp_path / "through.webm",
+    )  # fmt: skip
+    assert status == 0, text
+    assert [frame.shape for frame in video(tmp_path / "through.webm")] == [(18, 24, 3)] * 3
+
+
+def test_a_turn_around_a_run_is_as_its_cameras_stand(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scene is in the middle of each frame."""
+    status, text = run(
+        capsys, "render", "--load-config", made_run, "--output", tmp_path / "turn", "--frames", "4", *SIZE, "--images",
+        "alpha", "--step", "40", "--fov", "30",
+    )  # fmt: skip
+    assert status == 0, text
+    assert "step-000000040.ckpt" in text
+    for path in (tmp_path / "turn").iterdir():
+        alpha = pixels(path)[..., 0]
+        assert alpha[12:24, 16:32].mean() > 0.9, path
+
+
+def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(
+        capsys, "render", "--output", tmp_path / "a.avi", "--cameras", "test", "--camera-path", tmp_path / "p.json",
+        "--fov", "180", "--radius", "0", "--frames", "0", "--background", "2", "0", "0", "--depth-range", "3", "2",
+        "--images", "rgb", "rgb", "--load-step", "7",
+    )  # fmt: skip
+    assert "13 option(s) cannot be used" in text
+    for part in (
+        "a.avi has no suffix of a video or picture, expected .mp4", "neither --load-config nor --input is given",
+        "--cameras test are those of a run", "--camera-path and --cameras are both given", "--fov is 180.0",
+        "--radius, --fov: for a turn around the scene, and not with --camera-path", "--load-step is for a run",
+        "--frames: not with --camera-path",
+    ):  # fmt: skip
+        assert part in text
+    output = tmp_path / "a.png"
+    text = refused(capsys, "render", "--input", scene, "--output", output, *SIZE)
+    assert "is a picture, and there are 120 frames" in text
+    assert not output.exists()
+    output.write_bytes(b"mine")
+    text = refused(capsys, "render", "--input", scene, "--output", output, "--frames", "1")
+    assert "a.png exists; name another file, or add --overwrite" in text
+    assert output.read_bytes() == b"mine"
+    assert "--raw needs a folder" in refused(
+        capsys, "render", "--input", scene, "--output", tmp_path / "b.mp4", "--raw", "--images", "depth"
+    )
+    (tmp_path / "file").touch()
+    assert "is a file, expected a folder" in refused(capsys, "render", "--input", scene, "--output", tmp_path / "file")
+    assert "no splat format has this suffix" in refused(
+        capsys, "render", "--input", output, "--output", tmp_path / "b.mp4"
+    )
+    other = tmp_path / "moved.ply"
+    other.write_bytes(scene.read_bytes())
+    (tmp_path / "moved.ply.offset.json").write_text('{"offset": [1, 2, 3]}')
+    text = refused(
+        capsys, "render", "--load-config", made_run, "--input", other, "--output", tmp_path / "b.mp4", "--frames", "1"
+    )
+    assert "has an offset, so it is not in the run's frame" in text
+
+
+def test_an_unfinished_video_is_no_video(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl+C in the middle leaves nothing behind."""
+    from splatkit_ns.cli import _pictures
+
+    drawn: list[View] = []
+
+    def interrupted(renderer: Any, state: Any, view: View, *rest: Any) -> dict[str, torch.Tensor]:
+        drawn.append(view)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return {"alpha": torch.ones(36, 48), "rgb": torch.ones(36, 48, 3)}
+
+    monkeypatch.setattr(_pictures, "view_images", interrupted)
+    status, _ = run(capsys, "render", "--input", scene, "--output", tmp_path / "a.mp4", *SIZE)
+    assert (status, len(drawn)) == (130, 3)
+    assert [*tmp_path.iterdir()] == []
