@@ -1,5 +1,5 @@
-"""nerfstudio's full-image datamanager, changed in three ways: one message for broken data, support for machines without
-a GPU, and no slicing of cameras at every step."""
+"""nerfstudio's full-image datamanager, changed in four ways: one message for broken data, pictures and lenses as people
+have them, support for machines without a GPU, and no slicing of cameras at every step."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import Image
 
-from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import camera_extent
-from splatkit_ns.plugin.data.checks import DataError, check_folder, explained
-from splatkit_ns.plugin.data.contents import RESTORE, check_outputs
-from splatkit_ns.plugin.data.seed_points import quick_seed_points
+from splatkit_ns.plugin.data.checks import check_folder, explained
+from splatkit_ns.plugin.data.contents import check_cameras, check_outputs
+from splatkit_ns.plugin.data.dataparsers import own_reading
+from splatkit_ns.plugin.data.honoured import note_options
+from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
+from splatkit_ns.plugin.data.pictures import ExifOrientation, read_mask, read_picture, turns_pictures
 from splatkit_ns.plugin.data.targets import add_targets, target_files
+from splatkit_ns.plugin.data.undistortion import pinhole_cameras, undistorted
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 
@@ -36,50 +38,43 @@ class SplatkitDataset(InputDataset):
         """The dataparser's output for this split."""
         return self._dataparser_outputs
 
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        if dataparser_outputs.cameras.ndim == 0:  # nerfstudio loses a dimension where there is one image
+            dataparser_outputs.cameras = dataparser_outputs.cameras.reshape((1,))
+        check_cameras(dataparser_outputs)
+        super().__init__(dataparser_outputs, scale_factor)
+        self._stored_cameras = self.cameras
+        self.cameras = pinhole_cameras(self._stored_cameras, self.image_filenames)
+        self.turns_pictures = False
+        """Whether pictures are turned as their EXIF tags say."""
+
     def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
-        """The image, (H, W, 3 or 4) uint8; nerfstudio's own method mistakes palette indices and CMYK for RGB.
+        """The image with its lens distortion, (H, W, 3 or 4) uint8; see `read_picture`.
 
         Raises:
-            DataError: it cannot be decoded, or has more than 8 bits a channel.
+            DataError: it cannot be decoded, or has more than 16 bits a channel.
         """
-        path = self.image_filenames[image_idx]
-        try:
-            with Image.open(path) as file:
-                if file.mode.startswith(("I", "F")):
-                    raise DataError(f"The image {path} has more than 8 bits a channel: convert it to 8 bits.")
-                mode = "RGBA" if "A" in file.getbands() or "transparency" in file.info else "RGB"
-                image: Image.Image = file if file.mode == mode else file.convert(mode)
-                if self.scale_factor != 1.0:
-                    size = (int(image.width * self.scale_factor), int(image.height * self.scale_factor))
-                    if min(size) < 1:
-                        raise DataError(
-                            f"The image {path} of {image.width}×{image.height} pixels would have none left: "
-                            f"--pipeline.datamanager.camera-res-scale-factor is {self.scale_factor}. Raise it."
-                        )
-                    image = image.resize(size, resample=Image.Resampling.BILINEAR)
-                return np.array(image, dtype=np.uint8)
-        except DataError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise DataError(f"The image {path} cannot be decoded: {error}. {RESTORE}") from error
+        return read_picture(self.image_filenames[image_idx], self.scale_factor, self.turns_pictures)
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """The image, and its mask if it has one.
+        """The image as the pinhole camera of `cameras` sees it, and its mask if it has one.
 
         Raises:
             DataError: the image or its mask cannot be used.
         """
-        try:
-            return super().get_data(image_idx, image_type)
-        except SplatkitError:
-            raise
-        except Exception as error:
-            masks = self._dataparser_outputs.mask_filenames
-            mask = f" with its mask {masks[image_idx]}" if masks else ""
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise DataError(
-                f"The image {self.image_filenames[image_idx]}{mask} cannot be used: {reason}. {RESTORE}"
-            ) from error
+        path, masks = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames
+        image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
+        mask = None
+        if masks is not None:
+            size = image.shape[1], image.shape[0]
+            mask = torch.from_numpy(read_mask(masks[image_idx], size, path, self.turns_pictures)[..., None])
+        stored = self._stored_cameras[image_idx].reshape(())
+        data: dict[str, Any] = {"image_idx": image_idx}
+        data["image"], mask = undistorted(stored, image, mask, path)
+        if mask is not None:
+            data["mask"] = mask
+        data.update(self.get_metadata(data))
+        return data
 
     def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
         """The image's name, for messages."""
@@ -91,6 +86,11 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Settings of the datamanager."""
 
     _target: type = field(default_factory=lambda: SplatkitDatamanager)
+    max_seed_points: int = DEFAULT_LIMIT
+    """Seed points to start from at most; so many are drawn from a larger point cloud."""
+    exif_orientation: ExifOrientation = "auto"
+    """Whether pictures are turned as their EXIF tags say. Auto turns them if the cameras have the size of turned
+    pictures."""
 
 
 class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
@@ -115,19 +115,31 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if config.data is not None:
             parser.data = config.data
         check_folder(parser)
-        with explained(parser), quick_seed_points(parser):
+        note_options(config)
+        with explained(parser), own_reading(parser, config.max_seed_points):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         if on_cpu:
             config.cache_images = "gpu"  # means "on the device"; "cpu" would pin memory, which needs CUDA
-        check_images = test_mode != "inference" and config.camera_res_scale_factor == 1.0
-        check_outputs(self.train_dataparser_outputs, "train", check_images)
         if test_mode != "inference":
-            check_outputs(self.eval_dataset.dataparser_outputs, "eval", check_images)
+            self._check_images(config)
+        else:
+            check_outputs(self.train_dataparser_outputs, "train", check_images=False)
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
         if self.train_dataparser_outputs.alpha_color is not None:
             self.train_dataset.metadata["background_color"] = self.train_dataparser_outputs.alpha_color
         self._train_views: list[Cameras] = []
         self._target_files: dict[TargetName, list[Path]] = {}
+
+    def _check_images(self, config: SplatkitDatamanagerConfig) -> None:
+        outputs = self.train_dataparser_outputs, self.eval_dataset.dataparser_outputs
+        paths = [path for found in outputs for path in found.image_filenames]
+        sizes = [
+            size for found in outputs for size in torch.cat([found.cameras.width, found.cameras.height], 1).tolist()
+        ]
+        turned = turns_pictures(paths, [(width, height) for width, height in sizes], config.exif_orientation)
+        self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
+        for split, found in zip(("train", "eval"), outputs, strict=True):
+            check_outputs(found, split, check_images=config.camera_res_scale_factor == 1.0, turned=turned)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
         """Load depth or normals with the training images; call it before the images are loaded.

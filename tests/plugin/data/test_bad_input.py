@@ -116,12 +116,15 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
         picture(IMAGE, "RGB", (10, 11)),
         (f"{IMAGE} is 10×11 pixels, its camera says 32×24", "Correct w and h"),
     ),
-    "image of 16 bits": (
-        lambda folder: Image.fromarray(np.zeros((24, 32), np.uint16)).save(folder / IMAGE),
-        (f"{IMAGE} has more than 8 bits a channel: convert it",),
+    "image of floats": (
+        lambda folder: Image.fromarray(np.zeros((24, 32), np.float32)).save(folder / IMAGE, format="TIFF"),
+        (f"{IMAGE} has channels of 32 bits, whose range is not known: convert it",),
     ),
     "mask missing": (delete("masks/frame_00001.png"), ("mask", "masks/frame_00001.png", "No such file")),
-    "mask of other size": (picture("masks/frame_00001.png", "L", (10, 10)), ("masks/frame_00001.png", "[10, 10]")),
+    "mask of other size": (
+        picture("masks/frame_00001.png", "L", (10, 10)),
+        ("masks/frame_00001.png is 10×10", "is 32×24"),
+    ),
     "some masks": (
         in_json(lambda meta: meta["frames"][2].pop("mask_path")),
         (
