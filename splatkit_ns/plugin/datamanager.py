@@ -21,6 +21,7 @@ from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.checks import check_folder, explained
 from splatkit_ns.plugin.data.contents import check_cameras, check_outputs
 from splatkit_ns.plugin.data.dataparsers import own_reading
+from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_options
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.data.pictures import ExifOrientation, read_mask, read_picture, turns_pictures
@@ -43,8 +44,9 @@ class SplatkitDataset(InputDataset):
             dataparser_outputs.cameras = dataparser_outputs.cameras.reshape((1,))
         check_cameras(dataparser_outputs)
         super().__init__(dataparser_outputs, scale_factor)
-        self._stored_cameras = self.cameras
-        self.cameras = pinhole_cameras(self._stored_cameras, self.image_filenames)
+        self.stored_cameras = self.cameras
+        """The cameras of the files; `cameras` are those of the pictures without lens distortion."""
+        self.cameras = pinhole_cameras(self.stored_cameras, self.image_filenames)
         self.turns_pictures = False
         """Whether pictures are turned as their EXIF tags say."""
 
@@ -54,7 +56,16 @@ class SplatkitDataset(InputDataset):
         Raises:
             DataError: it cannot be decoded, or has more than 16 bits a channel.
         """
-        return read_picture(self.image_filenames[image_idx], self.scale_factor, self.turns_pictures)
+        path = self.image_filenames[image_idx]
+        if self.scale_factor == 1.0:
+            return read_picture(path, self.turns_pictures)
+        size = int(self.stored_cameras.width[image_idx]), int(self.stored_cameras.height[image_idx])
+        if min(size) < 1:
+            raise DataError(
+                f"The image {path} would have no pixel left: --pipeline.datamanager.camera-res-scale-factor is "
+                f"{self.scale_factor}. Raise it."
+            )
+        return read_picture(path, self.turns_pictures, size)
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
         """The image as the pinhole camera of `cameras` sees it, and its mask if it has one.
@@ -68,7 +79,7 @@ class SplatkitDataset(InputDataset):
         if masks is not None:
             size = image.shape[1], image.shape[0]
             mask = torch.from_numpy(read_mask(masks[image_idx], size, path, self.turns_pictures)[..., None])
-        stored = self._stored_cameras[image_idx].reshape(())
+        stored = self.stored_cameras[image_idx].reshape(())
         data: dict[str, Any] = {"image_idx": image_idx}
         data["image"], mask = undistorted(stored, image, mask, path)
         if mask is not None:
@@ -121,7 +132,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if on_cpu:
             config.cache_images = "gpu"  # means "on the device"; "cpu" would pin memory, which needs CUDA
         if test_mode != "inference":
-            self._check_images(config)
+            self._check_images(config.exif_orientation)
         else:
             check_outputs(self.train_dataparser_outputs, "train", check_images=False)
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
@@ -130,16 +141,16 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         self._train_views: list[Cameras] = []
         self._target_files: dict[TargetName, list[Path]] = {}
 
-    def _check_images(self, config: SplatkitDatamanagerConfig) -> None:
+    def _check_images(self, mode: ExifOrientation) -> None:
         outputs = self.train_dataparser_outputs, self.eval_dataset.dataparser_outputs
         paths = [path for found in outputs for path in found.image_filenames]
         sizes = [
             size for found in outputs for size in torch.cat([found.cameras.width, found.cameras.height], 1).tolist()
         ]
-        turned = turns_pictures(paths, [(width, height) for width, height in sizes], config.exif_orientation)
+        turned = turns_pictures(paths, [(width, height) for width, height in sizes], mode)
         self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
         for split, found in zip(("train", "eval"), outputs, strict=True):
-            check_outputs(found, split, check_images=config.camera_res_scale_factor == 1.0, turned=turned)
+            check_outputs(found, split, check_images=True, turned=turned)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
         """Load depth or normals with the training images; call it before the images are loaded.

@@ -17,7 +17,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
-from splatkit_ns.plugin.data.transforms import check_transforms, read_frames, transforms_file
+from splatkit_ns.plugin.data.transforms import check_transforms, existing_name, read_frames, transforms_file
 
 NOT_DAMAGED = {
     "frame should contain train/eval in its name": (
@@ -59,11 +59,11 @@ def check_folder(parser: Any) -> None:
             name = meta["ply_file_path"]
             if not isinstance(name, str):
                 raise DataError(
-                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY file relative to "
+                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY or LAS file relative to "
                     f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
                     "dataparser."
                 )
-            check_point_cloud(transforms.parent / name)
+            check_point_cloud(transforms.parent / existing_name(transforms.parent, name))
     elif isinstance(parser, ColmapDataParserConfig):
         model = data / parser.colmap_path
         if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
@@ -153,7 +153,9 @@ def _explain(error: Exception, parser: Any) -> DataError:
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
     if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{where}: {error}. Restore the image, or take it out of the data set.")
+        return DataError(
+            f"{where}: {error}. Restore the image, or convert it to PNG or JPEG, or take it out of the data set."
+        )
     if isinstance(error, EOFError):  # from the only question that the colmap dataparser asks in the terminal
         return DataError(
             f"{where}: its images are above 1600 pixels, or --downscale-factor asks for smaller ones, but there is no "
@@ -198,7 +200,8 @@ def check_point_cloud(path: Path) -> None:
             header = read_header(file, path)
             found = _rows_in(file, path, header)
     except PlyError as error:
-        raise DataError(f"{error} {instead}") from error
+        kind = "" if path.suffix.lower() == ".ply" else "Points are read from PLY and LAS files: convert it. "
+        raise DataError(f"{error} {kind}{instead}") from error
     vertex = header.elements.get("vertex")
     missing = [name for name in ("x", "y", "z") if vertex is None or name not in vertex.properties]
     if vertex is None or missing:

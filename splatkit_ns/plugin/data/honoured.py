@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
 """Options of nerfstudio's that have no effect here: where they are, and what happens instead."""
 
 
-def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Iterable[Mapping[str, Any]]) -> None:
+def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> None:
     """Print a note of the keys of a file of frames that are not honoured, and of those that are not known.
 
     Args:
@@ -127,8 +127,21 @@ def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Iterable
     unknown = [shown for key, shown in found.items() if key not in NOT_HONOURED and key not in CHANGES_NOTHING]
     if told:
         report_once(f"{path} has keys that are not honoured. {'; '.join(told)}.")
+    masks = _unused_masks(parser, path)
+    if masks is not None and not any("mask_path" in frame for frame in frames):
+        report_once(f"The masks in {masks} are not used: each frame of {path.name} has to name its own as 'mask_path'.")
     if unknown:
         report_once(f"{path} has keys that are not known here and change nothing: {', '.join(sorted(unknown))}.")
+
+
+def _unused_masks(parser: Any, path: Path) -> Path | None:
+    """A folder of masks beside a file of frames, or instant-ngp's masks beside its images."""
+    if isinstance(parser, BlenderDataParserConfig):
+        return None
+    folders = (path.parent / "masks", path.parent / "mask")
+    found = [folder for folder in folders if folder.is_dir()]
+    found += [mask.parent for mask in (path.parent / "images").glob("dynamic_mask_*")]
+    return found[0] if found else None
 
 
 def _has_fisheye624(meta: Mapping[str, Any]) -> bool:

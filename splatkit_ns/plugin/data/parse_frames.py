@@ -101,7 +101,7 @@ class OwnNerfstudio(Nerfstudio):
     def _point_file(self, scene: Scene) -> str | None:
         name = scene.meta.get("ply_file_path")
         if name is not None:
-            return str((scene.folder / name).absolute())
+            return str((scene.folder / existing_name(scene.folder, name)).absolute())
         old = Path(self.config.data) / OLD_COLMAP
         return str(old.absolute()) if old.exists() else None
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.reporting.console import report_once
@@ -29,6 +29,7 @@ TURNS: dict[int, Callable[[Any], Any]] = {
 }
 """EXIF orientation -> what shows the picture (H, W, …) upright."""
 SWAPS_SIDES = (5, 6, 7, 8)
+READABLE = frozenset(Image.registered_extensions())
 RESTORE = "Restore it, or take it out of the data set."
 
 
@@ -57,7 +58,15 @@ def read_header(path: Path) -> StoredPicture:
         with Image.open(path) as file:
             return StoredPicture(file.width, file.height, _orientation(file))
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"The image {path} cannot be read: {error}. {RESTORE}") from error
+        raise DataError(f"The image {path} cannot be read: {error}. {_advice(error, path)}") from error
+
+
+def _advice(error: Exception, path: Path) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return "Use smaller copies of the images: --downscale-factor of the dataparser."
+    if isinstance(error, UnidentifiedImageError) and path.suffix.lower() not in READABLE:
+        return f"Pictures of the kind {path.suffix} are not read: convert them to PNG or JPEG."
+    return RESTORE
 
 
 def _orientation(file: Image.Image) -> int:
@@ -106,13 +115,13 @@ def turns_pictures(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], mode
     return False
 
 
-def read_picture(path: Path, scale: float, turned: bool) -> Pixels:
+def read_picture(path: Path, turned: bool, size: tuple[int, int] | None = None) -> Pixels:
     """An image, (H, W, 3 or 4); what transparent pixels hide is black.
 
     Args:
         path: its file.
-        scale: both sides are multiplied by this.
         turned: whether to turn it as its EXIF tag says.
+        size: (width, height) to which it is resampled after that.
 
     Raises:
         DataError: it cannot be decoded, or has more than 16 bits a channel.
@@ -123,20 +132,15 @@ def read_picture(path: Path, scale: float, turned: bool) -> Pixels:
             image = _eight_bits(file, path)
             mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
             image = image if image.mode == mode else image.convert(mode)
-            if scale != 1.0:
-                size = (int(image.width * scale), int(image.height * scale))
-                if min(size) < 1:
-                    raise DataError(
-                        f"The image {path} of {image.width}×{image.height} pixels would have none left: "
-                        f"--pipeline.datamanager.camera-res-scale-factor is {scale}. Raise it."
-                    )
-                image = image.resize(size, resample=Image.Resampling.BILINEAR)
             pixels = np.array(image, dtype=np.uint8)
             pixels = pixels if turn is None else np.ascontiguousarray(turn(pixels))
+            if size is not None:
+                resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+                pixels = np.array(resized, dtype=np.uint8)
     except DataError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"The image {path} cannot be decoded: {error}. {RESTORE}") from error
+        raise DataError(f"The image {path} cannot be decoded: {error}. {_advice(error, path)}") from error
     if pixels.shape[2] == 4:
         pixels[pixels[..., 3] == 0] = 0
     return pixels

@@ -99,9 +99,7 @@ def add_targets(
     for name, paths in files.items():
         for index, path in enumerate(paths):
             pixels = read_depths(path, unit) if name == "target_depths" else read_normals(path)
-            stored = outputs.cameras[index].reshape(())
-            if dataset.scale_factor != 1.0:
-                stored.rescale_output_resolution(dataset.scale_factor)
+            stored = dataset.stored_cameras[index].reshape(())
             if dataset.turns_pictures and pixels.shape[0] != pixels.shape[1]:
                 pixels = _upright(pixels, path, name, Path(dataset.image_filenames[index]), stored)
             pixels = as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)

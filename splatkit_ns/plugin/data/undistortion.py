@@ -143,10 +143,11 @@ def opencv_matrix(camera: Cameras) -> Doubles:
 
 def _pinhole_of_opencv(camera: Cameras) -> Pinhole:
     size = int(camera.width), int(camera.height)
-    K, (x, y, width, height) = cv2.getOptimalNewCameraMatrix(
+    K, (x, y, across, down) = cv2.getOptimalNewCameraMatrix(
         opencv_matrix(camera), _for_opencv(_coefficients(camera)), size, 0
     )
-    return _shifted(np.asarray(K, np.float64), (x, y), (width, height))
+    kept = min(across + 1, size[0] - x), min(down + 1, size[1] - y)  # OpenCV counts the steps from pixel to pixel
+    return _shifted(np.asarray(K, np.float64), (x, y), kept)
 
 
 def _shifted(matrix: Doubles, corner: tuple[int, int], size: tuple[int, int]) -> Pinhole:
@@ -274,7 +275,10 @@ def undistorted(
         _, pixels, inside = _undistorted_fisheye624(stored, image.numpy())
         return torch.from_numpy(np.ascontiguousarray(pixels)), inside
     x, y = undistortion_maps(stored, pinhole_of(stored, path))
-    pixels = torch.from_numpy(_remapped(image.numpy(), x, y))
+    try:
+        pixels = torch.from_numpy(_remapped(image.numpy(), x, y))
+    except cv2.error as error:  # of sides of more than 32,767 pixels
+        raise _unusable(stored, path, str(error)) from error
     height, width = image.shape[:2]
     inside = (x > -SLIVER) & (x < width - 1 + SLIVER) & (y > -SLIVER) & (y < height - 1 + SLIVER)
     if mask is not None:

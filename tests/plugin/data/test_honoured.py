@@ -60,6 +60,13 @@ def test_a_slip_of_the_pen_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not known here and change nothing: 'mask' of 1 frame(s), 'ply_filepath'" in text
 
 
+def test_masks_that_no_frame_names_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "masks").mkdir()
+    for frame, is_told in (({"mask_path": "masks/a"}, False), ({}, True)):
+        note_keys(NerfstudioDataParserConfig(), tmp_path / "transforms.json", {"frames": [frame]}, [frame])
+        assert ("each frame of transforms.json has to name its own" in said(capsys)) == is_told
+
+
 def test_each_key_has_one_fate() -> None:
     for top, frame in HONOURED.values():
         everywhere = set.intersection(*(set(a | b) for a, b in HONOURED.values()))

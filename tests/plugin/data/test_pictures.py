@@ -31,8 +31,8 @@ def test_pictures_are_turned_as_their_tag_says(tmp_path: Path, orientation: int)
     path = with_tag(tmp_path / "a.png", pixels, orientation)
     with Image.open(path) as file:
         upright = np.asarray(ImageOps.exif_transpose(file))
-    assert np.array_equal(read_picture(path, 1.0, turned=True), upright)
-    assert np.array_equal(read_picture(path, 1.0, turned=False), pixels)
+    assert np.array_equal(read_picture(path, turned=True), upright)
+    assert np.array_equal(read_picture(path, turned=False), pixels)
     assert read_header(path).upright_size == upright.shape[1::-1]
 
 
@@ -41,7 +41,7 @@ def test_pictures_of_tiff_are_always_upright(tmp_path: Path, turned: bool) -> No
     """The format has the tag itself, and Pillow follows it."""
     pixels = RNG.integers(0, 256, (5, 7, 3), np.uint8)
     path = with_tag(tmp_path / "a.tiff", pixels, 6)
-    assert np.array_equal(read_picture(path, 1.0, turned), np.rot90(pixels, -1))
+    assert np.array_equal(read_picture(path, turned), np.rot90(pixels, -1))
     assert read_header(path).upright_size == (5, 7)
 
 
@@ -97,15 +97,32 @@ def test_one_channel_of_16_bits_is_scaled(tmp_path: Path) -> None:
     values = np.array([[0, 257 * 7, 65535], [128, 129, 40000]], np.uint16)
     for name in ("a.png", "a.tiff"):
         Image.fromarray(values).save(tmp_path / name)
-        found = read_picture(tmp_path / name, 1.0, turned=False)
+        found = read_picture(tmp_path / name, turned=False)
         assert found[..., 0].tolist() == [[0, 7, 255], [0, 1, 156]]
         assert np.array_equal(found, found[..., :1].repeat(3, 2))
+
+
+def test_a_kind_of_picture_that_is_not_read_is_told(tmp_path: Path) -> None:
+    for name, advice in (
+        ("a.xyz9", "of the kind .xyz9 are not read: convert them to PNG or JPEG"),
+        ("a.png", "Restore"),
+    ):
+        (tmp_path / name).write_bytes(b"something else")
+        with pytest.raises(DataError, match=advice):
+            read_header(tmp_path / name)
+
+
+def test_a_picture_too_large_to_be_trusted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match="Use smaller copies of the images: --downscale-factor"):
+        read_header(tmp_path / "a.png")
 
 
 def test_what_transparent_pixels_hide_is_black(tmp_path: Path) -> None:
     pixels = np.array([[[1, 2, 3, 0], [1, 2, 3, 1]]], np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert read_picture(tmp_path / "a.png", 1.0, turned=False).tolist() == [[[0, 0, 0, 0], [1, 2, 3, 1]]]
+    assert read_picture(tmp_path / "a.png", turned=False).tolist() == [[[0, 0, 0, 0], [1, 2, 3, 1]]]
 
 
 VALID = np.array([[True, False, True], [False, True, True]])

@@ -82,6 +82,7 @@ def test_each_pixel_comes_from_where_the_lens_puts_its_ray(distortion: Any, kind
     np.testing.assert_allclose(K, pinhole.K, rtol=1e-6)
     assert (int(found.width), int(found.height)) == (pinhole.width, pinhole.height)
     if kind is CameraType.PERSPECTIVE:
+        assert (pinhole.width, pinhole.height) == (WIDTH, HEIGHT), "nor is a row or column lost"
         assert (maps > -0.6).all(), "the picture is full"
         assert (maps < np.array([WIDTH, HEIGHT]) - 0.4).all()
 
