@@ -20,9 +20,6 @@ def data_cameras(pipeline: Any, split: Literal["train", "test"]) -> tuple[list[V
     """
     manager = pipeline.datamanager
     dataset = manager.train_dataset if split == "train" else manager.eval_dataset
-    distortion: Any = dataset.cameras.distortion_params
-    if distortion is not None and bool((distortion != 0).any()):
-        _ = manager.cached_train if split == "train" else manager.cached_eval  # undistorts, which changes the cameras
     cameras = dataset.cameras.to(pipeline.device)
     return [pinhole_view(cameras[index : index + 1]) for index in range(len(cameras))], list(dataset.image_filenames)
 

@@ -1,5 +1,5 @@
-"""nerfstudio's full-image datamanager, changed in three ways: one message for broken data, support for machines without
-a GPU, and no slicing of cameras at every step."""
+"""nerfstudio's full-image datamanager, changed in four ways: one message for broken data, pictures and lenses as people
+have them, support for machines without a GPU, and no slicing of cameras at every step."""
 
 from __future__ import annotations
 
@@ -12,106 +12,20 @@ import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from PIL import Image
 
-from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import camera_extent
-from splatkit_ns.plugin.data.checks import DataError, check_folder, explained
-from splatkit_ns.plugin.data.contents import RESTORE, check_outputs
-from splatkit_ns.plugin.data.images import composite
-from splatkit_ns.plugin.data.seed_points import quick_seed_points
+from splatkit_ns.plugin.data.checks import check_folder, explained
+from splatkit_ns.plugin.data.contents import check_outputs
+from splatkit_ns.plugin.data.dataparsers import own_reading
+from splatkit_ns.plugin.data.dataset import SplatkitDataset
+from splatkit_ns.plugin.data.honoured import note_options
+from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
+from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
 from splatkit_ns.plugin.data.targets import add_targets, target_files
-from splatkit_ns.plugin.data.undistorting import pinhole_cameras, undistorted
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
-
-
-class SplatkitDataset(InputDataset):
-    """The images of a split, without lens distortion; an error names the broken image."""
-
-    background: torch.Tensor | None = None
-    """The colour behind renders outside training, (3,); None means that of the data set, or black."""
-
-    def use_pinhole_cameras(self) -> None:
-        """Replace the cameras of the files by those of the images that `get_data` returns.
-
-        Raises:
-            DataError: a lens cannot be undistorted.
-        """
-        self._stored_cameras = self.cameras
-        self.cameras = pinhole_cameras(self.cameras, self.image_filenames)
-
-    def __getitem__(self, image_idx: int) -> dict[str, Any]:
-        """The image as it is compared with renders, for nerfstudio's own loaders: on the background, (H, W, 3)."""
-        data = self.get_data(image_idx)
-        background = self.alpha_color if self.background is None else self.background
-        return {**data, "image": composite(data["image"], torch.zeros(3) if background is None else background)}
-
-    @property
-    def alpha_color(self) -> torch.Tensor | None:
-        """The colour (3,) that the data set puts behind transparent images; None if it leaves them transparent."""
-        color = self._dataparser_outputs.alpha_color
-        return None if color is None else torch.as_tensor(color, dtype=torch.float32)
-
-    @property
-    def dataparser_outputs(self) -> DataparserOutputs:
-        """The dataparser's output for this split."""
-        return self._dataparser_outputs
-
-    def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
-        """The image, (H, W, 3 or 4) uint8; nerfstudio's own method mistakes palette indices and CMYK for RGB.
-
-        Raises:
-            DataError: it cannot be decoded, or has more than 8 bits a channel.
-        """
-        path = self.image_filenames[image_idx]
-        try:
-            with Image.open(path) as file:
-                if file.mode.startswith(("I", "F")):
-                    raise DataError(f"The image {path} has more than 8 bits a channel: convert it to 8 bits.")
-                mode = "RGBA" if "A" in file.getbands() or "transparency" in file.info else "RGB"
-                image: Image.Image = file if file.mode == mode else file.convert(mode)
-                if self.scale_factor != 1.0:
-                    size = (int(image.width * self.scale_factor), int(image.height * self.scale_factor))
-                    if min(size) < 1:
-                        raise DataError(
-                            f"The image {path} of {image.width}×{image.height} pixels would have none left: "
-                            f"--pipeline.datamanager.camera-res-scale-factor is {self.scale_factor}. Raise it."
-                        )
-                    image = image.resize(size, resample=Image.Resampling.BILINEAR)
-                return np.array(image, dtype=np.uint8)
-        except DataError:
-            raise
-        except Exception as error:  # Pillow raises many kinds for damaged files
-            raise DataError(f"The image {path} cannot be decoded: {error}. {RESTORE}") from error
-
-    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """The image, and its mask if it has one.
-
-        Raises:
-            DataError: the image or its mask cannot be used.
-        """
-        try:
-            data = super().get_data(image_idx, image_type)
-            stored = self._stored_cameras[image_idx].reshape(())
-            return undistorted(stored, data, self.image_filenames[image_idx])
-        except SplatkitError:
-            raise
-        except Exception as error:
-            masks = self._dataparser_outputs.mask_filenames
-            mask = f" with its mask {masks[image_idx]}" if masks else ""
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise DataError(
-                f"The image {self.image_filenames[image_idx]}{mask} cannot be used: {reason}. {RESTORE}"
-            ) from error
-
-    def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The image's name, for messages."""
-        return {"image_name": self.image_filenames[data["image_idx"]].name}
 
 
 @dataclass
@@ -119,6 +33,11 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Settings of the datamanager."""
 
     _target: type = field(default_factory=lambda: SplatkitDatamanager)
+    max_seed_points: int = DEFAULT_LIMIT
+    """Seed points to start from at most; so many are drawn from a larger point cloud."""
+    exif_orientation: ExifOrientation = "auto"
+    """Whether pictures are turned as their EXIF tags say. Auto turns them if the cameras have the size of turned
+    pictures."""
 
     render_background = None  # no field, so that it is neither a flag nor in config.yml
     """The background (3,) of the model that a command renders, which nerfstudio does not tell its data."""
@@ -146,22 +65,32 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if config.data is not None:
             parser.data = config.data
         check_folder(parser)
-        with explained(parser), quick_seed_points(parser):
+        note_options(config)
+        with explained(parser), own_reading(parser, config.max_seed_points):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
         if on_cpu:
             config.cache_images = "gpu"  # means "on the device"; "cpu" would pin memory, which needs CUDA
-        check_images = test_mode != "inference" and config.camera_res_scale_factor == 1.0
-        check_outputs(self.train_dataparser_outputs, "train", check_images)
         if test_mode != "inference":
-            check_outputs(self.eval_dataset.dataparser_outputs, "eval", check_images)
-        for dataset in (self.train_dataset, self.eval_dataset):
-            dataset.use_pinhole_cameras()
-            dataset.background = config.render_background
+            self._check_images(config.exif_orientation)
+        else:
+            check_outputs(self.train_dataparser_outputs, "train", check_images=False)
+        self.train_dataset.background = self.eval_dataset.background = config.render_background
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
         if self.train_dataset.alpha_color is not None:
             self.train_dataset.metadata["background_color"] = self.train_dataset.alpha_color
         self._train_views: list[Cameras] = []
         self._target_files: dict[TargetName, list[Path]] = {}
+
+    def _check_images(self, mode: ExifOrientation) -> None:
+        outputs = self.train_dataparser_outputs, self.eval_dataset.dataparser_outputs
+        paths = [path for found in outputs for path in found.image_filenames]
+        sizes = [
+            size for found in outputs for size in torch.cat([found.cameras.width, found.cameras.height], 1).tolist()
+        ]
+        turned = turns_pictures(paths, [(width, height) for width, height in sizes], mode)
+        self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
+        for split, found in zip(("train", "eval"), outputs, strict=True):
+            check_outputs(found, split, check_images=True, turned=turned)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
         """Load depth or normals with the training images; call it before the images are loaded.

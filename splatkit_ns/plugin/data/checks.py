@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import UnidentifiedImageError
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
-
-INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.honoured import note_keys
+from splatkit_ns.plugin.data.transforms import check_transforms, existing_name, read_frames, transforms_file
 
 NOT_DAMAGED = {
     "frame should contain train/eval in its name": (
@@ -31,15 +29,6 @@ NOT_DAMAGED = {
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }
 """Part of a nerfstudio dataparser's message -> the advice, for mistakes that restoring a file would not fix."""
-
-
-class DataError(SplatkitError):
-    """A data set that cannot be trained on, and what to do about it."""
-
-
-def transforms_file(data: Path) -> Path:
-    """The transforms.json of ``--data``, which names the file or its folder."""
-    return data if data.suffix == ".json" else data / "transforms.json"
 
 
 def check_folder(parser: Any) -> None:
@@ -65,15 +54,16 @@ def check_folder(parser: Any) -> None:
         if not transforms.is_file():
             raise DataError(f"{transforms} does not exist, which nerfstudio-data reads. {_other_format(data)}")
         meta = check_transforms(transforms)
+        note_keys(parser, transforms, meta, meta["frames"])
         if parser.load_3D_points and "ply_file_path" in meta:
             name = meta["ply_file_path"]
             if not isinstance(name, str):
                 raise DataError(
-                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY file relative to "
+                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY or LAS file relative to "
                     f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
                     "dataparser."
                 )
-            check_point_cloud(transforms.parent / name)
+            check_point_cloud(transforms.parent / existing_name(transforms.parent, name))
     elif isinstance(parser, ColmapDataParserConfig):
         model = data / parser.colmap_path
         if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
@@ -86,7 +76,13 @@ def check_folder(parser: Any) -> None:
         if not train.is_file():
             raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
         for split in ("train", "val", "test"):
-            _frames_of(data / f"transforms_{split}.json")
+            path = data / f"transforms_{split}.json"
+            note_keys(parser, path, *read_frames(path))
+    elif isinstance(parser, InstantNGPDataParserConfig):
+        transforms = transforms_file(data)
+        if not transforms.is_file():
+            raise DataError(f"{transforms} does not exist, which instant-ngp-data reads. {_other_format(data)}")
+        note_keys(parser, transforms, *read_frames(transforms))
 
 
 def _relative(data: Path) -> str:
@@ -131,70 +127,6 @@ def _how_to_make_one(data: Path) -> str:
     )
 
 
-def _frames_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The content of a JSON file of frames, and its frames, each with a path and a finite pose."""
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist, but the dataparser needs it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}.") from error
-    frames = meta.get("frames") if isinstance(meta, dict) else None
-    if not isinstance(frames, list) or not frames:
-        raise DataError(f"{path} has no list of 'frames', or an empty one: there is no image in it.")
-    for number, frame in enumerate(frames):
-        where = f"{path}, frame {number}"
-        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
-            raise DataError(f"{where} has no 'file_path', the path of its image relative to {path.name}.")
-        _check_pose(frame, f"{where} ({frame['file_path']})")
-    return meta, frames
-
-
-def check_transforms(path: Path) -> dict[str, Any]:
-    """Check the parts of a ``transforms.json`` that nerfstudio's dataparser takes for granted.
-
-    Returns:
-        Its content.
-
-    Raises:
-        DataError: it is not JSON, has no frames, or a frame lacks its image, its pose or its intrinsics.
-    """
-    meta, frames = _frames_of(path)
-    model = meta.get("camera_model", "OPENCV")
-    if model not in CAMERA_MODEL_TO_TYPE:
-        raise DataError(f"{path}: 'camera_model' is {model!r}, expected one of {', '.join(CAMERA_MODEL_TO_TYPE)}.")
-    scale = meta.get("applied_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
-        raise DataError(f"{path}: 'applied_scale' is {scale!r}, expected a number above 0. Correct it, or take it out.")
-    for number, frame in enumerate(frames):
-        where = f"{path}, frame {number} ({frame['file_path']})"
-        missing = [key for key in INTRINSICS if key not in meta and key not in frame]
-        if missing:
-            raise DataError(
-                f"{where} lacks intrinsics: {', '.join(missing)} stand neither in the frame nor at the top of the "
-                "file. Focal lengths, centre and size are in pixels."
-            )
-        for key in INTRINSICS:
-            value = meta.get(key, frame.get(key))
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise DataError(f"{where}: {key!r} is {value!r}, expected a number of pixels.")
-    return meta
-
-
-def _check_pose(frame: dict[str, Any], where: str) -> None:
-    pose = frame.get("transform_matrix")
-    try:
-        matrix = torch.tensor(pose, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        matrix = torch.zeros(0)
-    if matrix.shape not in ((4, 4), (3, 4)):
-        raise DataError(f"{where}: 'transform_matrix' must be a 4×4 matrix of numbers, found {str(pose)[:80]}.")
-    if not bool(torch.isfinite(matrix).all()):
-        raise DataError(
-            f"{where}: 'transform_matrix' holds NaN or infinity. Remove the frame, or compute its pose again."
-        )
-
-
 def no_image_left(split: str) -> DataError:
     """The error of a split ("train" or "eval") without images."""
     return DataError(
@@ -221,7 +153,9 @@ def _explain(error: Exception, parser: Any) -> DataError:
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
     if isinstance(error, UnidentifiedImageError):
-        return DataError(f"{where}: {error}. Restore the image, or take it out of the data set.")
+        return DataError(
+            f"{where}: {error}. Restore the image, or convert it to PNG or JPEG, or take it out of the data set."
+        )
     if isinstance(error, EOFError):  # from the only question that the colmap dataparser asks in the terminal
         return DataError(
             f"{where}: its images are above 1600 pixels, or --downscale-factor asks for smaller ones, but there is no "
@@ -250,7 +184,7 @@ def _explain(error: Exception, parser: Any) -> DataError:
 
 
 def check_point_cloud(path: Path) -> None:
-    """Check that a PLY file of seed points is whole; nerfstudio reads damaged files in part, or trains without them.
+    """Check that a PLY file of seed points is whole, without reading its rows; LAS files are checked as they are read.
 
     Raises:
         DataError: it is missing, has no points with x, y and z, or fewer than its header says.
@@ -260,10 +194,14 @@ def check_point_cloud(path: Path) -> None:
         raise DataError(f"The point cloud {path} does not exist, which transforms.json names. {instead}")
     try:
         with path.open("rb") as file:
+            if file.read(4) == b"LASF":
+                return
+            file.seek(0)
             header = read_header(file, path)
             found = _rows_in(file, path, header)
     except PlyError as error:
-        raise DataError(f"{error} {instead}") from error
+        kind = "" if path.suffix.lower() == ".ply" else "Points are read from PLY and LAS files: convert it. "
+        raise DataError(f"{error} {kind}{instead}") from error
     vertex = header.elements.get("vertex")
     missing = [name for name in ("x", "y", "z") if vertex is None or name not in vertex.properties]
     if vertex is None or missing:

@@ -8,25 +8,28 @@ from pathlib import Path
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from PIL import Image
 from torch import Tensor
 
-from splatkit_ns.plugin.data.checks import DataError, no_image_left
+from splatkit_ns.plugin.data.checks import no_image_left
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.pictures import SWAPS_SIDES, read_header
+from splatkit_ns.plugin.data.transforms import near_name
+from splatkit_ns.plugin.reporting.console import report_once
 
 PROJECTIONS = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)
 """The camera types that can be trained on: nerfstudio undistorts their images to those of a pinhole camera."""
-RESTORE = "Restore it, or take it out of the data set."
 ROTATION_TOLERANCE = 0.02
 """The largest deviation of R^T R from the identity that is accepted: files round their numbers."""
 
 
-def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool) -> None:
+def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool, turned: bool = False) -> None:
     """Check the output of a dataparser.
 
     Args:
         outputs: of one split.
         split: "train" or "eval", for messages.
         check_images: also look at every image's file and size.
+        turned: whether images are turned as their EXIF tags say.
 
     Raises:
         DataError: no image, a pose or seed point that is not finite, an image that is missing, unreadable or of another
@@ -34,17 +37,27 @@ def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool) ->
     """
     if len(outputs.image_filenames) == 0:
         raise no_image_left(split)
-    _check_cameras(outputs)
+    check_cameras(outputs)
+    times = outputs.cameras.times
+    if times is not None and len(times) > 1 and bool((times != times[0]).any()):
+        report_once(
+            "The pictures' times are not honoured: everything is taken to stand still, so what moves is blurred."
+        )
     points = outputs.metadata.get("points3D_xyz")
     if points is not None:
         check_points(points)
     if check_images:
         widths, heights = outputs.cameras.width.flatten().tolist(), outputs.cameras.height.flatten().tolist()
         for path, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
-            check_image(Path(path), width, height)
+            check_image(Path(path), width, height, turned)
 
 
-def _check_cameras(outputs: DataparserOutputs) -> None:
+def check_cameras(outputs: DataparserOutputs) -> None:
+    """Check poses, intrinsics and kinds of the cameras of a dataparser's output.
+
+    Raises:
+        DataError: names the first image of a camera that cannot be used.
+    """
     cameras, names = outputs.cameras, outputs.image_filenames
     poses = outputs.cameras.camera_to_worlds
     bad = (~torch.isfinite(poses).flatten(1).all(1)).nonzero()[:, 0].tolist()
@@ -106,28 +119,34 @@ def check_points(points: Tensor) -> None:
         )
 
 
-def check_image(path: Path, width: int, height: int) -> None:
+def check_image(path: Path, width: int, height: int, turned: bool = False) -> None:
     """Check that an image is there, can be identified and has the size of its camera; does not decode it.
 
     Raises:
         DataError: it is not.
     """
     if not path.is_file():
-        hint = " --downscale-factor 1 of the dataparser uses the images in full size." if _is_smaller_copy(path) else ""
-        raise DataError(f"The image {path} does not exist, which the data set names.{hint}")
-    try:
-        with Image.open(path) as image:
-            size = image.size
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"The image {path} cannot be read: {error}. {RESTORE}") from error
-    if size != (width, height):
-        advice = "Correct w and h (and the intrinsics) in the data set, or restore the image."
-        if _is_smaller_copy(path) and abs(size[0] - width) <= 1 and abs(size[1] - height) <= 1:
-            advice = (
-                "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
-                "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
-            )
-        raise DataError(f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. {advice}")
+        hint = near_name(path)
+        if _is_smaller_copy(path):
+            hint = "--downscale-factor 1 of the dataparser uses the images in full size."
+        raise DataError(f"The image {path} does not exist, which the data set names. {hint}")
+    stored = read_header(path)
+    size = stored.upright_size if turned else (stored.width, stored.height)
+    if size == (width, height):
+        return
+    advice = "Correct w and h (and the intrinsics) in the data set, or restore the image."
+    if _is_smaller_copy(path) and abs(size[0] - width) <= 1 and abs(size[1] - height) <= 1:
+        advice = (
+            "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
+            "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
+        )
+    elif stored.orientation in SWAPS_SIDES:
+        advice = (
+            f"Its EXIF tag Orientation is {stored.orientation}, and pictures are used as they are "
+            f"{'turned by it' if turned else 'stored'} (--pipeline.datamanager.exif-orientation): the cameras of one "
+            "data set must all be of pictures as they are stored, or all of turned ones."
+        )
+    raise DataError(f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. {advice}")
 
 
 def _is_smaller_copy(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,7 +19,7 @@ def sh_to_rgb(sh0: Tensor) -> Tensor:
 
 
 def ground_truth(image: Tensor, downscale: int) -> Tensor:
-    """A photograph as floats at the resolution of this step.
+    """A photograph as floats at the resolution of this step; colours are averaged in proportion to their alpha.
 
     Args:
         image: (H, W, 3 or 4), uint8 in 0…255 or float in [0, 1].
@@ -38,7 +39,13 @@ def ground_truth(image: Tensor, downscale: int) -> Tensor:
     image = image.float() / 255 if not image.is_floating_point() else image
     if downscale == 1:
         return image
-    return F.avg_pool2d(image.permute(2, 0, 1)[None], downscale)[0].permute(1, 2, 0)
+    if image.shape[-1] == 4:
+        image = torch.cat([image[..., :3] * image[..., 3:], image[..., 3:]], dim=-1)
+    smaller = F.avg_pool2d(image.permute(2, 0, 1)[None], downscale)[0].permute(1, 2, 0)
+    if image.shape[-1] != 4:
+        return smaller
+    color, alpha = smaller[..., :3], smaller[..., 3:]
+    return torch.cat([torch.where(alpha > 0, color / alpha.clamp_min(1e-6), 0.0), alpha], dim=-1)
 
 
 def valid_pixels(mask: Tensor, downscale: int) -> Tensor:

@@ -11,7 +11,7 @@ from nerfstudio.utils.io import load_from_json
 from numpy.typing import NDArray
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data.checks import transforms_file
+from splatkit_ns.plugin.data.transforms import transforms_file
 
 DoubleArray = NDArray[np.float64]
 

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatkit_ns.loss_fn.base import TargetName
-from splatkit_ns.plugin.data.checks import DataError, transforms_file
-from splatkit_ns.plugin.data.contents import RESTORE
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.pictures import RESTORE, TURNS, read_header
+from splatkit_ns.plugin.data.transforms import existing_name, transforms_file
+from splatkit_ns.plugin.data.undistortion import Pinhole, is_distorted, undistortion_maps
 
 Pixels = NDArray[np.float32]
 
@@ -66,7 +68,8 @@ def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
     files: dict[Path, Path] = {}
     for frame in json.loads(transforms.read_text(encoding="utf-8"))["frames"]:
         if "normal_file_path" in frame:
-            image = parser._get_fname(Path(frame["file_path"]), transforms.parent)  # type: ignore[reportPrivateUsage]
+            name = existing_name(transforms.parent, frame["file_path"])
+            image = parser._get_fname(Path(name), transforms.parent)  # type: ignore[reportPrivateUsage]
             files[Path(image)] = transforms.parent / frame["normal_file_path"]
     images = [Path(path) for path in datamanager.train_dataset.image_filenames]
     missing = [image for image in images if image not in files]
@@ -96,9 +99,9 @@ def add_targets(
     for name, paths in files.items():
         for index, path in enumerate(paths):
             pixels = read_depths(path, unit) if name == "target_depths" else read_normals(path)
-            stored = outputs.cameras[index].reshape(())
-            if dataset.scale_factor != 1.0:
-                stored.rescale_output_resolution(dataset.scale_factor)
+            stored = dataset.stored_cameras[index].reshape(())
+            if dataset.turns_pictures and pixels.shape[0] != pixels.shape[1]:
+                pixels = _upright(pixels, path, name, Path(dataset.image_filenames[index]), stored)
             pixels = as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)
             image = batches[index]["image"]
             target = torch.from_numpy(pixels).to(image.device)
@@ -161,6 +164,18 @@ def _read(path: Path, kind: str) -> NDArray[Any]:
     return np.asarray(pixels[..., [2, 1, 0]] if pixels.ndim == 3 and pixels.shape[2] >= 3 else pixels)
 
 
+def _upright(pixels: Pixels, path: Path, name: TargetName, image: Path, stored: Cameras) -> Pixels:
+    """Turn depths as the EXIF tag of their image says, if they lie as that is stored."""
+    lies = (pixels.shape[1] > pixels.shape[0]) != (int(stored.width) > int(stored.height))
+    if not lies:
+        return pixels
+    if name == "target_normals":
+        raise DataError(
+            f"{path} lies on its side, other than {image} as it is shown: make the normals of upright images."
+        )
+    return np.ascontiguousarray(TURNS[read_header(image).orientation](pixels))
+
+
 def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) -> Pixels:
     """Undistort the pixels of a camera, by nearest-neighbour sampling.
 
@@ -180,42 +195,17 @@ def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) ->
     found: Any = pixels
     if pixels.shape[1::-1] != size:
         found = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST)
-    distortion = stored.distortion_params
-    if distortion is not None and bool((distortion != 0).any()):
-        maps = _undistortion_maps(stored, pinhole, distortion.double().numpy(), path)
+    if is_distorted(stored):
+        kind = CameraType(int(stored.camera_type))
+        if kind not in (CameraType.PERSPECTIVE, CameraType.FISHEYE):
+            raise DataError(
+                f"{path}: depth and normals of cameras of type {kind.name.lower()} cannot be used. Set depth_lambda "
+                "and normal_lambda of the loss to 0."
+            )
+        K = pinhole.get_intrinsics_matrices().double().cpu().numpy().reshape(3, 3)
+        maps = undistortion_maps(stored, Pinhole(K, int(pinhole.width), int(pinhole.height)))
         unknown: Any = (np.nan,) * 4
         found = cv2.remap(
             found, *maps, interpolation=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown
         )
     return np.ascontiguousarray(found.reshape(*found.shape[:2], -1), dtype=np.float32)
-
-
-def _undistortion_maps(
-    stored: Cameras, pinhole: Cameras, distortion: NDArray[np.float64], path: Path
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The position of each pinhole pixel in the stored image: x and y."""
-    size = int(pinhole.width), int(pinhole.height)
-    kind = CameraType(int(stored.camera_type))
-    if kind is CameraType.PERSPECTIVE:
-        k1, k2, k3, k4, p1, p2 = distortion
-        coefficients = np.array([k1, k2, p1, p2, k3, k4, 0, 0])
-        x, y = cv2.initUndistortRectifyMap(
-            _matrix(stored), coefficients, np.eye(3), _matrix(pinhole), size, cv2.CV_32FC1
-        )
-    elif kind is CameraType.FISHEYE:
-        x, y = cv2.fisheye.initUndistortRectifyMap(
-            _matrix(stored), distortion[:4], np.eye(3), _matrix(pinhole), size, cv2.CV_32FC1
-        )
-    else:
-        raise DataError(
-            f"{path}: depth and normals of cameras of type {kind.name.lower()} cannot be used. Set depth_lambda and "
-            "normal_lambda of the loss to 0."
-        )
-    return x, y
-
-
-def _matrix(camera: Cameras) -> NDArray[np.float64]:
-    """K in OpenCV's convention: the centre of the first pixel is at 0, not 0.5."""
-    K = camera.get_intrinsics_matrices().double().numpy().copy()
-    K[:2, 2] -= 0.5
-    return K

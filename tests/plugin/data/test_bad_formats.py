@@ -67,7 +67,7 @@ BLENDER: dict[str, tuple[Change, str]] = {
     "no JSON": (write("transforms_train.json", "{"), "transforms_train.json is not JSON"),
     "no validation": (delete("transforms_val.json"), "transforms_val.json does not exist"),
     "image missing": (delete("train/r_2.png"), "train/r_2.png does not exist, which the data set names"),
-    "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist. Restore it"),
+    "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist, which the data set names"),
 }
 
 

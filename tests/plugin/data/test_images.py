@@ -26,6 +26,16 @@ def test_downscaling_averages_squares_and_drops_the_rest() -> None:
     torch.testing.assert_close(small[1, 2], image[2:4, 4:6].mean((0, 1)))
 
 
+def test_colours_are_averaged_in_proportion_to_their_alpha() -> None:
+    image = torch.tensor([[[0.8, 0.0, 0.0, 1.0], [0.0, 0.4, 0.0, 0.5]], [[0.3, 0.9, 0.7, 0.0], [0.0, 0.0, 0.0, 0.0]]])
+    small = ground_truth(image, 2)[0, 0]
+    assert small.tolist() == pytest.approx([0.8 / 1.5, 0.2 / 1.5, 0.0, 1.5 / 4])
+    background = torch.tensor([0.1, 0.2, 0.3])
+    expected = composite(image, background).mean((0, 1))
+    torch.testing.assert_close(composite(small[None, None], background)[0, 0], expected)
+    assert ground_truth(torch.tensor([0.5, 0.5, 0.5, 0.0]).expand(2, 2, 4), 2).tolist() == [[[0, 0, 0, 0]]]
+
+
 def test_no_pixel_left_is_told() -> None:
     with pytest.raises(SplatkitError, match="7×5 pixels cannot be made 8 times smaller"):
         ground_truth(torch.zeros(5, 7, 3), 8)

@@ -1,0 +1,92 @@
+"""The images of a data set as training has them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+
+from splatkit_ns.plugin.data.contents import check_cameras
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.images import composite
+from splatkit_ns.plugin.data.pictures import read_mask, read_picture
+from splatkit_ns.plugin.data.undistortion import pinhole_cameras, undistorted
+
+
+class SplatkitDataset(InputDataset):
+    """The images of a split, without lens distortion; an error names the broken image."""
+
+    background: torch.Tensor | None = None
+    """The colour behind renders outside training, (3,); None means that of the data set, or black."""
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        if dataparser_outputs.cameras.ndim == 0:  # nerfstudio loses a dimension where there is one image
+            dataparser_outputs.cameras = dataparser_outputs.cameras.reshape((1,))
+        check_cameras(dataparser_outputs)
+        super().__init__(dataparser_outputs, scale_factor)
+        self.stored_cameras = self.cameras
+        """The cameras of the files; `cameras` are those of the pictures without lens distortion."""
+        self.cameras = pinhole_cameras(self.stored_cameras, self.image_filenames)
+        self.turns_pictures = False
+        """Whether pictures are turned as their EXIF tags say."""
+
+    def __getitem__(self, image_idx: int) -> dict[str, Any]:
+        """The image as it is compared with renders, for nerfstudio's own loaders: on the background, (H, W, 3)."""
+        data = self.get_data(image_idx)
+        background = self.alpha_color if self.background is None else self.background
+        return {**data, "image": composite(data["image"], torch.zeros(3) if background is None else background)}
+
+    @property
+    def alpha_color(self) -> torch.Tensor | None:
+        """The colour (3,) that the data set puts behind transparent images; None if it leaves them transparent."""
+        color = self._dataparser_outputs.alpha_color
+        return None if color is None else torch.as_tensor(color, dtype=torch.float32)
+
+    @property
+    def dataparser_outputs(self) -> DataparserOutputs:
+        """The dataparser's output for this split."""
+        return self._dataparser_outputs
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray[Any, Any]:
+        """The image with its lens distortion, (H, W, 3 or 4) uint8; see `read_picture`.
+
+        Raises:
+            DataError: it cannot be decoded, or has more than 16 bits a channel.
+        """
+        path = self.image_filenames[image_idx]
+        if self.scale_factor == 1.0:
+            return read_picture(path, self.turns_pictures)
+        size = int(self.stored_cameras.width[image_idx]), int(self.stored_cameras.height[image_idx])
+        if min(size) < 1:
+            raise DataError(
+                f"The image {path} would have no pixel left: --pipeline.datamanager.camera-res-scale-factor is "
+                f"{self.scale_factor}. Raise it."
+            )
+        return read_picture(path, self.turns_pictures, size)
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        """The image as the pinhole camera of `cameras` sees it, and its mask if it has one.
+
+        Raises:
+            DataError: the image or its mask cannot be used.
+        """
+        path, masks = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames
+        image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
+        mask = None
+        if masks is not None:
+            size = image.shape[1], image.shape[0]
+            mask = torch.from_numpy(read_mask(masks[image_idx], size, path, self.turns_pictures)[..., None])
+        stored = self.stored_cameras[image_idx].reshape(())
+        data: dict[str, Any] = {"image_idx": image_idx}
+        data["image"], mask = undistorted(stored, image, mask, path)
+        if mask is not None:
+            data["mask"] = mask
+        data.update(self.get_metadata(data))
+        return data
+
+    def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The image's name, for messages."""
+        return {"image_name": self.image_filenames[data["image_idx"]].name}

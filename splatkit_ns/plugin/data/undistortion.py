@@ -1,0 +1,302 @@
+"""Photographs of any lens turned into those of pinhole cameras, for which Gaussians are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image  # type: ignore[reportPrivateUsage]
+from numpy.typing import NDArray
+
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.lenses import UNDISTORT
+
+Doubles = NDArray[np.float64]
+Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+EDGE_POINTS = 9
+"""So many points along an edge of the photograph tell where its undistorted content ends; OpenCV takes as many."""
+NEWTON_STEPS = 50
+WIDEST = 22.9
+"""The tangent of half the widest field of view, 175°."""
+SLIVER = 1.0
+"""Pixels this far outside the photograph take the colour of its edge; those farther outside are masked out."""
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """The camera that an undistorted photograph has."""
+
+    K: Doubles
+    """(3, 3), the centre of the first pixel at 0.5."""
+    width: int
+    height: int
+
+
+def is_distorted(camera: Cameras) -> bool:
+    """Whether the photographs of a single camera, (), are not those of a pinhole camera."""
+    distortion = camera.distortion_params
+    bent = distortion is not None and bool((distortion != 0).any())
+    return bent or int(camera.camera_type) != CameraType.PERSPECTIVE.value
+
+
+def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
+    """The cameras (C,) that the photographs have once they are undistorted.
+
+    Raises:
+        DataError: a lens cannot be undistorted.
+    """
+    cameras = deepcopy(stored)
+    distortion = stored.distortion_params
+    bent = (stored.camera_type != CameraType.PERSPECTIVE.value).flatten()
+    if distortion is not None:
+        bent = bent | (distortion != 0).any(-1).flatten()
+    for name in ("fx", "fy", "cx", "cy", "width", "height", "camera_type", "distortion_params"):
+        value = getattr(cameras, name)
+        setattr(cameras, name, None if value is None else value.clone())  # those given once for all share memory
+    known: dict[tuple[float, ...], Pinhole] = {}
+    for index in bent.nonzero()[:, 0].tolist():
+        camera = stored[index].reshape(())
+        key = _lens_key(camera)
+        if key not in known:
+            known[key] = pinhole_of(camera, paths[index])
+        pinhole = known[key]
+        cameras.fx[index], cameras.fy[index] = float(pinhole.K[0, 0]), float(pinhole.K[1, 1])
+        cameras.cx[index], cameras.cy[index] = float(pinhole.K[0, 2]), float(pinhole.K[1, 2])
+        cameras.width[index], cameras.height[index] = pinhole.width, pinhole.height
+        cameras.camera_type[index] = CameraType.PERSPECTIVE.value
+        if cameras.distortion_params is not None:
+            cameras.distortion_params[index] = 0
+    return cameras
+
+
+def _lens_key(camera: Cameras) -> tuple[float, ...]:
+    values = (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height, camera.camera_type)
+    distortion = [] if camera.distortion_params is None else camera.distortion_params.tolist()
+    return (*(float(value) for value in values), *distortion)
+
+
+def pinhole_of(camera: Cameras, path: Path) -> Pinhole:
+    """The pinhole camera for the photographs of a single camera, (), that has a lens.
+
+    Raises:
+        DataError: the lens cannot be undistorted.
+    """
+    kind = CameraType(int(camera.camera_type))
+    try:
+        if kind is CameraType.FISHEYE:
+            found = _pinhole_of_fisheye(camera)
+        elif kind is CameraType.PERSPECTIVE:
+            distortion = _coefficients(camera)
+            found = _pinhole_of_polynomial(camera, distortion) if distortion[3] else _pinhole_of_opencv(camera)
+        else:
+            image = np.zeros((int(camera.height), int(camera.width)), np.uint8)
+            K, image, _ = _undistorted_fisheye624(camera, image)
+            found = Pinhole(K, image.shape[1], image.shape[0])
+    except (AssertionError, cv2.error) as error:
+        raise _unusable(camera, path, str(error)) from error
+    if not np.isfinite(found.K).all() or min(found.K[0, 0], found.K[1, 1], found.width, found.height) <= 0:
+        raise _unusable(camera, path, "no part of the picture has a place in a pinhole camera")
+    if max(found.width / found.K[0, 0], found.height / found.K[1, 1]) > 2 * WIDEST:
+        raise _unusable(camera, path, "it sees half of all directions or more, which no pinhole camera does")
+    return found
+
+
+def _unusable(camera: Cameras, path: Path, reason: str) -> DataError:
+    kind = CameraType(int(camera.camera_type)).name.lower()
+    if kind == "fisheye624":
+        reason = "it needs 'fisheye_crop_radius', a number of pixels, at the top of transforms.json, and no masks"
+    distortion = [] if camera.distortion_params is None else camera.distortion_params.tolist()
+    return DataError(
+        f"The lens of {path} ({kind}, distortion {distortion}) cannot be undistorted: "
+        f"{' '.join(reason.split()).rstrip('.')}. Correct the intrinsics of the data set, or: {UNDISTORT}"
+    )
+
+
+def _coefficients(camera: Cameras) -> Doubles:
+    """The nine coefficients of a perspective lens, in the order of `lenses.COEFFICIENTS` and `lenses.DENOMINATORS`."""
+    found = np.zeros(9)
+    distortion = camera.distortion_params
+    values = np.zeros(0) if distortion is None else distortion.double().cpu().numpy().reshape(-1)[:9]
+    found[: len(values)] = values
+    return found
+
+
+def _for_opencv(distortion: Doubles) -> Doubles:
+    k1, k2, k3, _, p1, p2, k4, k5, k6 = distortion
+    return np.array([k1, k2, p1, p2, k3, k4, k5, k6])
+
+
+def opencv_matrix(camera: Cameras) -> Doubles:
+    """K, (3, 3), as OpenCV has it: the centre of the first pixel is at 0, not 0.5."""
+    K = camera.get_intrinsics_matrices().double().cpu().numpy().reshape(3, 3).copy()
+    K[:2, 2] -= 0.5
+    return K
+
+
+def _pinhole_of_opencv(camera: Cameras) -> Pinhole:
+    size = int(camera.width), int(camera.height)
+    K, (x, y, across, down) = cv2.getOptimalNewCameraMatrix(
+        opencv_matrix(camera), _for_opencv(_coefficients(camera)), size, 0
+    )
+    kept = min(across + 1, size[0] - x), min(down + 1, size[1] - y)  # OpenCV counts the steps from pixel to pixel
+    return _shifted(np.asarray(K, np.float64), (x, y), kept)
+
+
+def _shifted(matrix: Doubles, corner: tuple[int, int], size: tuple[int, int]) -> Pinhole:
+    """The camera of a part of a picture, from OpenCV's matrix of the whole."""
+    moved = matrix.copy()
+    moved[:2, 2] += 0.5 - np.array(corner)
+    return Pinhole(moved, *size)
+
+
+def _pinhole_of_fisheye(camera: Cameras) -> Pinhole:
+    size = int(camera.width), int(camera.height)
+    distortion = _fisheye_coefficients(camera)
+    K = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(
+        opencv_matrix(camera), distortion, size, np.eye(3), balance=0
+    )
+    return _shifted(np.asarray(K, np.float64), (0, 0), size)
+
+
+def _fisheye_coefficients(camera: Cameras) -> Doubles:
+    found = np.zeros(4)
+    if camera.distortion_params is not None:
+        found[:] = camera.distortion_params.double().cpu().numpy().reshape(-1)[:4]
+    return found
+
+
+def distort(x: Doubles, y: Doubles, distortion: Doubles) -> tuple[Doubles, Doubles]:
+    """The place on the sensor of rays through (x, y) at depth 1, behind a perspective lens of nine coefficients."""
+    k1, k2, k3, k4, p1, p2, d1, d2, d3 = distortion
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
+    radial = radial / (1 + r2 * (d1 + r2 * (d2 + r2 * d3)))
+    return (
+        x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x),
+        y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y),
+    )
+
+
+def _pinhole_of_polynomial(camera: Cameras, distortion: Doubles) -> Pinhole:
+    """A lens with a fourth radial term, which OpenCV does not have; the largest rectangle without empty pixels."""
+    width, height = int(camera.width), int(camera.height)
+    K = opencv_matrix(camera)
+    across, down = np.linspace(0, width - 1, EDGE_POINTS), np.linspace(0, height - 1, EDGE_POINTS)
+    u, v = (grid.ravel() for grid in np.meshgrid(across, down))
+    x, y = _undistort_points((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], distortion)
+    x, y = x.reshape(EDGE_POINTS, EDGE_POINTS), y.reshape(EDGE_POINTS, EDGE_POINTS)
+    left, right, top, bottom = x[:, 0].max(), x[:, -1].min(), y[0].max(), y[-1].min()
+    new = np.eye(3)
+    new[0, 0], new[1, 1] = (width - 1) / (right - left), (height - 1) / (bottom - top)
+    new[0, 2], new[1, 2] = -new[0, 0] * left, -new[1, 1] * top
+    return _shifted(new, (0, 0), (width, height))
+
+
+def _undistort_points(x: Doubles, y: Doubles, distortion: Doubles) -> tuple[Doubles, Doubles]:
+    """The rays through places on the sensor, by Newton's method; NaN where the lens has no such ray."""
+    u, v, step = x.copy(), y.copy(), 1e-6
+    determinant = np.ones_like(x)
+    with np.errstate(all="ignore"):
+        for _ in range(NEWTON_STEPS):
+            at, right, below = (distort(u + du, v + dv, distortion) for du, dv in ((0, 0), (step, 0), (0, step)))
+            a, c = (right[0] - at[0]) / step, (right[1] - at[1]) / step
+            b, d = (below[0] - at[0]) / step, (below[1] - at[1]) / step
+            error_x, error_y = x - at[0], y - at[1]
+            determinant = a * d - b * c
+            u = u + (d * error_x - b * error_y) / determinant
+            v = v + (a * error_y - c * error_x) / determinant
+        found = distort(u, v, distortion)
+        right_ones = (np.hypot(found[0] - x, found[1] - y) < 1e-7) & (determinant > 0)
+    return np.where(right_ones, u, np.nan), np.where(right_ones, v, np.nan)
+
+
+def undistortion_maps(stored: Cameras, pinhole: Pinhole) -> Maps:
+    """The place in the stored photograph of each pixel of the pinhole camera: x and y, (H, W), for `cv2.remap`.
+
+    Args:
+        stored: a single camera, (), perspective or fisheye.
+        pinhole: see `pinhole_of`.
+    """
+    K, new, size = opencv_matrix(stored), pinhole.K.copy(), (pinhole.width, pinhole.height)
+    new[:2, 2] -= 0.5
+    if int(stored.camera_type) == CameraType.FISHEYE.value:
+        x, y = cv2.fisheye.initUndistortRectifyMap(K, _fisheye_coefficients(stored), np.eye(3), new, size, cv2.CV_32FC1)
+        return np.asarray(x, np.float32), np.asarray(y, np.float32)
+    distortion = _coefficients(stored)
+    if not distortion[3]:
+        x, y = cv2.initUndistortRectifyMap(K, _for_opencv(distortion), np.eye(3), new, size, cv2.CV_32FC1)
+        return np.asarray(x, np.float32), np.asarray(y, np.float32)
+    u, v = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    x, y = distort((u - new[0, 2]) / new[0, 0], (v - new[1, 2]) / new[1, 1], distortion)
+    return (x * K[0, 0] + K[0, 2]).astype(np.float32), (y * K[1, 1] + K[1, 2]).astype(np.float32)
+
+
+def _undistorted_fisheye624(camera: Cameras, image: NDArray[Any]) -> tuple[Doubles, NDArray[Any], Any]:
+    distortion = camera.distortion_params
+    assert distortion is not None, "it has no distortion parameters"
+    intrinsics = camera.get_intrinsics_matrices().numpy()
+    found, pixels, mask = _undistort_image(camera, distortion.numpy(), {}, image, intrinsics)
+    return np.asarray(found, np.float64), pixels, mask
+
+
+def undistorted(
+    stored: Cameras, image: torch.Tensor, mask: torch.Tensor | None, path: Path
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A photograph and its mask as a pinhole camera would have taken them; see `pinhole_cameras`.
+
+    Colours are weighted by alpha, so that those of transparent pixels do not matter. A pixel of the new mask is valid
+    if all pixels that it blends are valid.
+
+    Args:
+        stored: its camera, ().
+        image: (H, W, 3 or 4), uint8 or float.
+        mask: (H, W, 1) bool, or None.
+        path: the path of its file, for messages.
+
+    Returns:
+        The same of the pinhole camera's size; a mask also where the pinhole camera sees more than the photograph.
+
+    Raises:
+        DataError: the lens cannot be undistorted.
+    """
+    if not is_distorted(stored):
+        return image, mask
+    if int(stored.camera_type) == CameraType.FISHEYE624.value:
+        if mask is not None:
+            raise _unusable(stored, path, "")
+        _, pixels, inside = _undistorted_fisheye624(stored, image.numpy())
+        return torch.from_numpy(np.ascontiguousarray(pixels)), inside
+    x, y = undistortion_maps(stored, pinhole_of(stored, path))
+    try:
+        pixels = torch.from_numpy(_remapped(image.numpy(), x, y))
+    except cv2.error as error:  # of sides of more than 32,767 pixels
+        raise _unusable(stored, path, str(error)) from error
+    height, width = image.shape[:2]
+    inside = (x > -SLIVER) & (x < width - 1 + SLIVER) & (y > -SLIVER) & (y < height - 1 + SLIVER)
+    if mask is not None:
+        values: Any = mask[..., 0].bool().numpy().astype(np.float32)
+        inside &= cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) > 1 - 1e-4
+    elif inside.all():
+        return pixels, None
+    return pixels, torch.from_numpy(np.ascontiguousarray(inside[..., None]))
+
+
+def _remapped(image: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[Any]:
+    if image.shape[2] == 3:
+        return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    top = np.float32(255 if image.dtype == np.uint8 else 1)
+    floats = image.astype(np.float32) / top
+    floats[..., :3] *= floats[..., 3:]
+    found = cv2.remap(floats, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    alpha = found[..., 3:]
+    found[..., :3] = np.where(alpha > 0, found[..., :3] / np.maximum(alpha, 1e-6), 0)
+    found = np.clip(found, 0, 1) * top
+    return np.rint(found).astype(np.uint8) if image.dtype == np.uint8 else found

@@ -1,0 +1,86 @@
+"""What changes a result and is not honoured is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+from splatkit_ns.plugin.data.honoured import HONOURED, NOT_HONOURED, note_keys, note_options
+from splatkit_ns.plugin.reporting import console
+from tests.plugin.helpers import run_config
+
+PATH = Path("transforms.json")
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_reported", set())
+
+
+def keys_noted(capsys: pytest.CaptureFixture[str], meta: dict[str, Any], frame: dict[str, Any], parser: Any) -> str:
+    meta = {"frames": [{"file_path": "a", "transform_matrix": [], **frame}], **meta}
+    note_keys(parser(), PATH, meta, meta["frames"])
+    return said(capsys)
+
+
+def test_honoured_and_harmless_keys_are_not_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    meta = {"fl_x": 1, "k4": 1, "is_fisheye": True, "aabb_scale": 4, "camera_angle_x": 1, "applied_scale": 2}
+    frame = {"mask_path": "m", "depth_file_path": "d", "normal_file_path": "n", "colmap_im_id": 3, "fl_x": 2}
+    assert keys_noted(capsys, meta, frame, NerfstudioDataParserConfig) == ""
+    neutral = {"rolling_shutter": [0, 0, 0, 0], "n_extra_learnable_dims": 0, "exposure": None}
+    assert keys_noted(capsys, neutral, {"depth_path": ""}, NerfstudioDataParserConfig) == ""
+
+
+def test_keys_that_are_not_honoured_are_named_with_what_happens_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    meta = {"rolling_shutter": [0, 0, 0, 0.1], "fisheye_crop_radius": 300}
+    text = keys_noted(capsys, meta, {"time": 0.5}, NerfstudioDataParserConfig)
+    assert "transforms.json has keys that are not honoured" in text
+    for part in ("'rolling_shutter': each picture", "'fisheye_crop_radius': only cameras of", "'time' of 1 frame(s)"):
+        assert part in text
+
+
+def test_a_key_counts_for_the_format_that_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'ply_file_path'" in keys_noted(capsys, {"ply_file_path": "p"}, {}, InstantNGPDataParserConfig)
+    assert "'mask_path' of 1 frame(s)" in keys_noted(capsys, {}, {"mask_path": "m"}, BlenderDataParserConfig)
+    crop = {"fisheye_crop_radius": 300.0, "camera_model": "FISHEYE624"}
+    assert keys_noted(capsys, crop, {}, NerfstudioDataParserConfig) == ""
+
+
+def test_a_slip_of_the_pen_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    text = keys_noted(capsys, {"ply_filepath": "p"}, {"mask": "m"}, NerfstudioDataParserConfig)
+    assert "not known here and change nothing: 'mask' of 1 frame(s), 'ply_filepath'" in text
+
+
+def test_masks_that_no_frame_names_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "masks").mkdir()
+    for frame, is_told in (({"mask_path": "masks/a"}, False), ({}, True)):
+        note_keys(NerfstudioDataParserConfig(), tmp_path / "transforms.json", {"frames": [frame]}, [frame])
+        assert ("each frame of transforms.json has to name its own" in said(capsys)) == is_told
+
+
+def test_each_key_has_one_fate() -> None:
+    for top, frame in HONOURED.values():
+        everywhere = set.intersection(*(set(a | b) for a, b in HONOURED.values()))
+        assert not everywhere & set(NOT_HONOURED)
+        assert {"file_path", "transform_matrix"} <= frame
+        assert "frames" in top
+
+
+def test_options_without_effect_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config: Any = run_config(tmp_path).pipeline.datamanager
+    note_options(config)
+    assert said(capsys) == ""
+    config.dataparser.mask_color, config.eval_image_indices = (1.0, 0.0, 0.0), None
+    note_options(config)
+    text = said(capsys)
+    assert "--mask-color of the dataparser has no effect: masked pixels count nowhere" in text
+    assert "--pipeline.datamanager.eval-image-indices has no effect" in text
