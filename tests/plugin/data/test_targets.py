@@ -87,22 +87,6 @@ def test_normals_come_from_transforms_json(scene: Path) -> None:
     assert context.target_depths is None
 
 
-@pytest.mark.parametrize("pinned", [False, True])
-def test_targets_are_pinned_where_images_are(scene: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
-    """Pinning needs CUDA, so it is only noted here."""
-    done: list[int] = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        done.append(tensor.shape[-1])
-        return tensor
-
-    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: pinned)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    pipeline = make_pipeline(scene, loss_fn=Splat3DGSLossFn(depth_lambda=0.5, normal_lambda=0.5))
-    images = len(pipeline.datamanager.cached_train)
-    assert done == ([1] * images + [3] * images if pinned else [])
-
-
 def test_nothing_is_loaded_unless_it_is_wanted(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import splatkit_ns.plugin.data.targets as targets
 
