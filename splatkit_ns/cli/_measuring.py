@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,21 +37,13 @@ class HeldOutViews:
     def __init__(self, pipeline: SplatkitPipeline, limit: int | None, reference: Gaussians | None = None) -> None:
         self._model = pipeline.model
         self._background = self._model.backgrounds.of_evaluation(self._model.device)[None]
-        cameras: Any = pipeline.datamanager.eval_dataset.cameras
-        if reference is None:  # the cameras of undistorted images are others
-            frames: list[Any] = pipeline.datamanager.fixed_indices_eval_dataloader
-        else:
-            frames = [(cameras[index : index + 1].to(pipeline.device), None) for index in range(len(cameras))]
-        count = min(limit or len(frames), len(frames))
-        chosen = [frames[index] for index in sorted({round(i) for i in np.linspace(0, len(frames) - 1, count)})]
-        self._views = [pinhole_view(camera) for camera, _ in chosen]
-        self._targets: list[tuple[Tensor, Tensor | None]] = []
-        if reference is not None:
-            self._targets = [(picture, None) for picture in self.pictures(reference, Similarity.identity())]
-            return
-        for view, (_, batch) in zip(self._views, chosen, strict=True):
-            target, mask = evaluation_target(batch, self._background.expand(view.height, view.width, 3))
-            self._targets.append((target.cpu(), None if mask is None else mask.cpu()))
+        data = pipeline.datamanager
+        cameras: Any = data.eval_dataset.cameras
+        count = min(limit or len(cameras), len(cameras))
+        self._chosen = sorted({round(i) for i in np.linspace(0, len(cameras) - 1, count)})
+        self._views = [pinhole_view(cameras[index : index + 1].to(pipeline.device)) for index in self._chosen]
+        self._photographs = data.cached_eval if reference is None else None
+        self._pictures = None if reference is None else self.pictures(reference, Similarity.identity())
 
     def __len__(self) -> int:
         return len(self._views)
@@ -62,19 +55,32 @@ class HeldOutViews:
             gaussians: such as a file has them.
             move: from the frame of training into theirs, which the cameras follow; None if it is the same.
         """
-        shown = self.pictures(gaussians, move or Similarity.identity())
-        found = [float(psnr(new, *target)) for new, target in zip(shown, self._targets, strict=True)]
+        shown = self._rendered(gaussians, move or Similarity.identity())
+        found = [float(psnr(new, *target)) for new, target in zip(shown, self._targets(), strict=True)]
         return float(np.mean(np.minimum(found, MOST_DB)))
 
-    @torch.no_grad()
     def pictures(self, gaussians: Gaussians, move: Similarity) -> list[Tensor]:
         """Render Gaussians that were moved, from the cameras moved along: images (H, W, 3) on the CPU."""
+        return list(self._rendered(gaussians, move))
+
+    def _targets(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The pictures to compare with and their masks, on the CPU."""
+        if self._pictures is not None:
+            yield from ((picture, None) for picture in self._pictures)
+            return
+        assert self._photographs is not None
+        for view, batch in zip(self._views, self._photographs.in_order(self._chosen), strict=True):
+            target, mask = evaluation_target(batch, self._background.expand(view.height, view.width, 3))
+            yield target.cpu(), None if mask is None else mask.cpu()
+
+    @torch.no_grad()
+    def _rendered(self, gaussians: Gaussians, move: Similarity) -> Iterator[Tensor]:
         # The scale alone is undone, because renderers have settings in units of the frame of training.
         model = SplatModel.from_gaussians(transform(gaussians, Similarity(np.eye(3), np.zeros(3), 1 / move.scale)))
         state = model.for_rendering(self._background.device)
         options = RenderOptions(sh_degree=self._model.sh_degree_now(), backgrounds=self._background)
-        shown = [self._model.renderer.render(state, _moved(view, move), options) for view in self._views]
-        return [payload.renders[0].clamp(0, 1).cpu() for payload in shown]
+        for view in self._views:
+            yield self._model.renderer.render(state, _moved(view, move), options).renders[0].clamp(0, 1).cpu()
 
 
 def _moved(view: View, move: Similarity) -> View:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data import images
+from splatkit_ns.plugin.data.batches import Batches
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.splat.rng import rng_state, set_rng_state
@@ -26,17 +27,19 @@ class Photograph:
     """The name of its file."""
     view: View
     """Its camera, on the CPU, in the frame in which Gaussians are trained."""
-    _batch: dict[str, Any] = field(repr=False)
+    _batches: Batches = field(repr=False)
+    _index: int = field(repr=False)
 
     @property
     def image(self) -> Tensor:
-        """(H, W, 3) in [0, 1]; transparent pixels are black."""
-        return images.composite(images.ground_truth(self._batch["image"], 1), torch.zeros(3))
+        """(H, W, 3) in [0, 1]; transparent pixels are black. It is read from disk if memory does not hold it."""
+        return images.composite(images.ground_truth(self._batches[self._index]["image"], 1), torch.zeros(3))
 
     @property
     def mask(self) -> Tensor | None:
         """(H, W) bool, True = training uses this pixel; None for all of them."""
-        return images.valid_pixels(self._batch["mask"], 1) if "mask" in self._batch else None
+        batch = self._batches[self._index]
+        return images.valid_pixels(batch["mask"], 1) if "mask" in batch else None
 
 
 class OpenedData:
@@ -57,24 +60,19 @@ class OpenedData:
         self._manager: SplatkitDatamanager = config.setup(device="cpu", test_mode="val")
         set_rng_state(state)
         self._dataset = self._manager.train_dataset if split == "train" else self._manager.eval_dataset
-        self._split = split
+        self._split: Split = split
 
     def names(self) -> list[str]:
         """The names of the image files."""
         return [path.name for path in self._dataset.image_filenames]
 
     def views(self) -> list[View]:
-        """The cameras after the removal of lens distortion, which needs the images if there is any."""
-        distortion = self._dataset.cameras.distortion_params
-        if distortion is not None and bool((distortion != 0).any()):
-            self._batches()
+        """The cameras after the removal of lens distortion."""
         cameras = self._dataset.cameras
         return [pinhole_view(cameras[i : i + 1]) for i in range(len(cameras))]
 
     def photographs(self) -> list[Photograph]:
-        """The images, which are kept as 8-bit values."""
-        batches = self._batches()
-        return [Photograph(*found) for found in zip(self.names(), self.views(), batches, strict=True)]
-
-    def _batches(self) -> list[dict[str, Any]]:
-        return self._manager.cached_train if self._split == "train" else self._manager.cached_eval
+        """The images, which are kept as 8-bit values as far as memory allows."""
+        batches = self._manager.cached_train if self._split == "train" else self._manager.cached_eval
+        found = zip(self.names(), self.views(), range(len(batches)), strict=True)
+        return [Photograph(name, view, batches, index) for name, view, index in found]

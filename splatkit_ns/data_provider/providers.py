@@ -35,8 +35,6 @@ class SplatDataProvider(ABC):
     def views(self, split: Split = "train") -> list[View]:
         """Read the cameras of the data set, as training has them: in its frame, and without lens distortion.
 
-        Images are read only if there is distortion to be removed.
-
         Args:
             split: the images for training, or those for evaluation.
 

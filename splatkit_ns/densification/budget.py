@@ -150,6 +150,8 @@ class SplatBudgetDensification(SplatDefaultDensification):
     def _scores(self, training_state: SplatTrainingState) -> tuple[Tensor, Tensor]:
         # drawn from the CPU's generator, whose state is in checkpoints: a resumed run draws the same views
         drawn_views = torch.randperm(self._views.num_train_images)[: self.num_views].tolist()
+        if hasattr(self._views, "expect_views"):  # one of a run; a provider may do without
+            self._views.expect_views(drawn_views)
         views = [self._views.training_view(index) for index in drawn_views]
         return view_scores(self._renderer, training_state, views, self.error_threshold)
 

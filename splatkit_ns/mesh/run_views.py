@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from copy import deepcopy
 from typing import Any
 
@@ -31,8 +32,8 @@ class RunViews:
         self._model = pipeline.model
         self._min_accumulation = min_accumulation
         outputs = pipeline.datamanager.train_dataparser_outputs
-        self._masks = None if outputs.mask_filenames is None else _training_masks(pipeline.datamanager)
-        self._cameras: Any = pipeline.datamanager.train_dataset.cameras  # after the masks, which may undistort them
+        self._has_masks = outputs.mask_filenames is not None
+        self._cameras: Any = pipeline.datamanager.train_dataset.cameras
         points = outputs.metadata.get("points3D_xyz")
         self.seed_points: DoubleArray | None = None if points is None else points.double().cpu().numpy()
         """(N, 3) in nerfstudio's frame, or None if the data set has none."""
@@ -67,9 +68,15 @@ class RunViews:
         Raises:
             SplatkitError: the renderer makes no depth image.
         """
-        return (self._view(index, downscale) for index in range(len(self)))
+        if not self._has_masks:
+            for index in range(len(self)):
+                yield self._view(index, downscale, None)
+            return
+        with closing(self._datamanager.read_train_images()) as images:
+            for index, image in enumerate(images):
+                yield self._view(index, downscale, image["mask"][..., 0].bool().numpy())
 
-    def _view(self, index: int, downscale: float) -> DepthView:
+    def _view(self, index: int, downscale: float, mask: NDArray[np.bool_] | None) -> DepthView:
         camera = deepcopy(self._cameras[index : index + 1])
         if downscale > 1:
             camera.rescale_output_resolution(1 / downscale)
@@ -83,8 +90,8 @@ class RunViews:
             )
         depth, covered = depth[..., 0].cpu().numpy(), outputs["accumulation"][..., 0].cpu().numpy()
         known = np.isfinite(depth) & (depth > 0) & (covered > 0) & (covered >= self._min_accumulation)
-        if self._masks is not None:
-            known &= _resampled(self._masks[index], known.shape)
+        if mask is not None:  # undistorted as in training
+            known &= _resampled(mask, known.shape)
         view = pinhole_view(camera)
         return DepthView(
             depth=np.where(known, depth, 0).astype(np.float32),
@@ -92,13 +99,6 @@ class RunViews:
             K=view.Ks[0].double().cpu().numpy(),
             cam_to_world=view.cam_to_worlds[0].double().cpu().numpy(),
         )
-
-
-def _training_masks(datamanager: Any) -> list[NDArray[np.bool_]]:
-    """Masks of the training images, True for pixels that count, undistorted as in training."""
-    masks = [batch["mask"][..., 0].bool().cpu().numpy() for batch in datamanager.cached_train]
-    del datamanager.cached_train  # the images are not needed
-    return masks
 
 
 def _resampled(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:

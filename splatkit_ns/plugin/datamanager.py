@@ -1,12 +1,15 @@
 """nerfstudio's full-image datamanager, changed in four ways: one message for broken data, pictures and lenses as people
-have them, support for machines without a GPU, and no slicing of cameras at every step."""
+have them, support for machines without a GPU, and any number of images: those that memory does not hold are read from
+disk ahead of their use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from functools import cached_property
+from itertools import chain
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -15,17 +18,21 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.data.cameras import camera_extent
+from splatkit_ns.plugin.data.batches import Batches, EvaluationViews, batch_bytes, read_in_order, usable_cores
+from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks import check_folder, explained
 from splatkit_ns.plugin.data.contents import check_outputs
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
+from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
-from splatkit_ns.plugin.data.targets import add_targets, target_files
+from splatkit_ns.plugin.data.reading import ImageReader, TargetFiles
+from splatkit_ns.plugin.data.targets import target_files
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.ranges import NonNegative
 
 
 @dataclass
@@ -33,6 +40,11 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Settings of the datamanager."""
 
     _target: type = field(default_factory=lambda: SplatkitDatamanager)
+    cache_gib: Annotated[float | None, NonNegative] = None
+    """The memory for cached images, in GiB: on the GPU if all of them fit there (and cache-images is gpu), otherwise
+    the main memory. Images that do not fit are read from disk ahead of their use, by max-thread-workers threads; a
+    quarter of this memory is for those. None means a third of the GPU's memory that is free, or half of the main
+    memory that is free."""
     max_seed_points: int = DEFAULT_LIMIT
     """Seed points to start from at most; so many are drawn from a larger point cloud."""
     exif_orientation: ExifOrientation = "auto"
@@ -44,7 +56,7 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
 
 
 class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
-    """Whole images and their cameras, cached on the device.
+    """Whole images and their cameras, cached as far as memory allows.
 
     Raises:
         DataError: on construction, or when images are first loaded, if the data set is broken.
@@ -60,16 +72,15 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         **kwargs: Any,
     ) -> None:
         install_excepthook()
-        on_cpu = torch.device(device).type == "cpu"
         parser = config.dataparser
         if config.data is not None:
             parser.data = config.data
         check_folder(parser)
         note_options(config)
+        cache_images, config.cache_images = config.cache_images, "cpu"  # for "gpu", nerfstudio has a limit of its own
         with explained(parser), own_reading(parser, config.max_seed_points):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
-        if on_cpu:
-            config.cache_images = "gpu"  # means "on the device"; "cpu" would pin memory, which needs CUDA
+        config.cache_images = cache_images
         if test_mode != "inference":
             self._check_images(config.exif_orientation)
         else:
@@ -79,7 +90,11 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if self.train_dataset.alpha_color is not None:
             self.train_dataset.metadata["background_color"] = self.train_dataset.alpha_color
         self._train_views: list[Cameras] = []
-        self._target_files: dict[TargetName, list[Path]] = {}
+        self._targets = TargetFiles()
+        self._storage: ImageStorage | None = None
+        self._copies = SideCopies(torch.device(device)) if torch.device(device).type == "cuda" else None
+
+    # ------------------------------------------------------------------ images
 
     def _check_images(self, mode: ExifOrientation) -> None:
         outputs = self.train_dataparser_outputs, self.eval_dataset.dataparser_outputs
@@ -93,31 +108,116 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             check_outputs(found, split, check_images=True, turned=turned)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
-        """Load depth or normals with the training images; call it before the images are loaded.
+        """Read depth or normals with the training images; call it before the images are loaded.
 
         Raises:
             DataError: the data set has none.
         """
-        self._target_files = target_files(self, wanted)
+        outputs = self.train_dataparser_outputs
+        unit = float(outputs.metadata.get("depth_unit_scale_factor", 1.0)) * float(outputs.dataparser_scale)
+        self._targets = TargetFiles(target_files(self, wanted), unit)
 
-    def _load_images(
-        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
-    ) -> list[dict[str, torch.Tensor]]:
-        batches = super()._load_images(split, cache_images_device)
+    def use_storage_of(self, other: SplatkitDatamanager) -> None:
+        """Keep images where another datamanager keeps its own, within the same memory."""
+        self._storage = other._storage
+
+    def _reader(self, split: Literal["train", "eval"]) -> ImageReader:
         if split == "train":
-            add_targets(self, batches, self._target_files)
+            return ImageReader(self.train_dataset, self.config.cache_images_type, self._targets)
+        return ImageReader(self.eval_dataset, self.config.cache_images_type)
+
+    @cached_property
+    def cached_train(self) -> Batches:  # type: ignore[reportIncompatibleVariableOverride]
+        """The training images; those that fit are loaded when this is first used."""
+        return self._load_images("train", cache_images_device=self.config.cache_images)
+
+    @cached_property
+    def cached_eval(self) -> Batches:  # type: ignore[reportIncompatibleVariableOverride]
+        """The evaluation images, likewise."""
+        return self._load_images("eval", cache_images_device=self.config.cache_images)
+
+    def _load_images(  # type: ignore[reportIncompatibleMethodOverride]
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> Batches:
+        read = self._reader(split)
+        dataset = self.train_dataset if split == "train" else self.eval_dataset
+        pixels = pixel_counts(dataset.cameras)
+        first = read(0)
+        if self._storage is None:
+            others = self.eval_dataset.cameras if split == "train" and self.test_mode == "val" else None
+            total = sum(pixels) + (0 if others is None else sum(pixel_counts(others)))
+            self._storage = choose_storage(
+                torch.device(self.device),
+                math.ceil(batch_bytes(first) / pixels[0] * total),
+                prefer_gpu=cache_images_device == "gpu",
+                gib=self.config.cache_gib,
+                workers=self.config.max_thread_workers,
+            )
+        place = self._storage
+        batches = Batches(read, pixels, place.budget, place.keep, place.stage)
+        batches.fill(first, split)
+        if split == "train":
+            self.train_cameras = dataset.cameras
         return batches
 
+    def read_train_images(self) -> Generator[dict[str, Any]]:
+        """Read the training images in their order, ahead of their use, without keeping any."""
+        workers = self.config.max_thread_workers or usable_cores()
+        return read_in_order(self._reader("train"), range(len(self.train_dataset)), workers, workers + 1)
+
+    def close(self) -> None:
+        """End the threads that read images ahead."""
+        for name in ("cached_train", "cached_eval"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    # ------------------------------------------------------------------ views
+
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """The next training image and its camera, drawn as nerfstudio draws it."""
-        index = self.train_unseen_cameras.pop(0)
+        """The next training image and its camera, drawn as nerfstudio draws it.
+
+        Raises:
+            DataError: the image cannot be used; it then stays the next one.
+        """
+        index, batches = self.train_unseen_cameras[0], self.cached_train
+        self.expect_views()
+        copy = self._copies.take(index) if self._copies else None
+        view = self.train_view(index, copy)
+        self.train_unseen_cameras.pop(0)
         if not self.train_unseen_cameras:
             self.train_unseen_cameras = self.sample_train_cameras()
-        return self.train_view(index)
+        following = self.train_unseen_cameras[0]
+        if self._copies and batches.is_ready(following):
+            batch = batches[following]
+            if not batch["image"].is_cuda:
+                self._copies.start(following, batch)
+        return view
 
-    def train_view(self, index: int) -> tuple[Cameras, dict[str, Any]]:
-        """A training image and its camera."""
-        batch = self.cached_train[index].copy()
+    def expect_views(self, indices: Iterable[int] = ()) -> None:
+        """Read ahead the images that `train_view` will be asked for next, and then those of the next steps."""
+        self.cached_train.expect(chain(indices, self._coming()))
+
+    def _coming(self) -> Iterator[int]:
+        """The training images in the order in which they will be drawn, up to the end of the next round.
+
+        The next round is drawn here for a look at it; the generator is then set back. A round of the strategy "fps" is
+        not looked at, because it also draws from NumPy's global generator.
+        """
+        yield from self.train_unseen_cameras
+        if self.config.train_cameras_sampling_strategy == "random":
+            state = self.random_generator.getstate()
+            following = self.sample_train_cameras()
+            self.random_generator.setstate(state)
+            yield from following
+
+    def train_view(self, index: int, batch: dict[str, Any] | None = None) -> tuple[Cameras, dict[str, Any]]:
+        """A training image and its camera.
+
+        Args:
+            index: of the image.
+            batch: the image, if it has been read already.
+        """
+        batch = self.cached_train[index] if batch is None else batch
         if not self._train_views:
             cameras = self.train_cameras.to(self.device)
             self._train_views = [cameras[i : i + 1] for i in range(len(self.train_dataset))]
@@ -126,6 +226,11 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         camera = self._train_views[index]
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         return camera, batch
+
+    @property
+    def fixed_indices_eval_dataloader(self) -> Any:
+        """The evaluation images and their cameras, in order; images that are not cached are read ahead."""
+        return EvaluationViews(self.eval_dataset.cameras, self.cached_eval, self.device)
 
     def sampler_state(self) -> dict[str, Any]:
         """The state of the image sampler, as numbers that a checkpoint can hold."""

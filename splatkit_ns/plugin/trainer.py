@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
@@ -132,9 +132,10 @@ class SplatkitTrainer(Trainer):
         refusal, set_up = self._folder.discarded_if_refused(), self.run_hooks.setting_up(self)
         with refusal, interruptible(), set_up, explained_logins(self.config.vis):
             super().setup(test_mode)
+            rays = self.pipeline.datamanager.get_train_rays_per_batch()  # loads the images
         config, model = self.config, self.pipeline.model
         model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
-        schedules, rays = self.optimizers.schedulers, self.pipeline.datamanager.get_train_rays_per_batch()
+        schedules = self.optimizers.schedulers
         self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, self.start_step)
         accumulation = self.gradient_accumulation_steps
         self.training_step = TrainingStep(
@@ -220,6 +221,7 @@ class SplatkitTrainer(Trainer):
                     self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
         finally:
             self.training_step.close()
+            self.pipeline.datamanager.close()
             self._folder.release()
         if self._stop_request.signum is not None:
             raise StoppedBySignal(self._stop_request.signum)
@@ -232,8 +234,9 @@ class SplatkitTrainer(Trainer):
             super()._init_viewer_state()
             return
         data = self.pipeline.datamanager
-        thumbnails: Any = Thumbnails(data.train_dataset.cameras, data.cached_train)
-        self.viewer_state.init_scene(thumbnails, self.training_state, data.eval_dataset)
+        shown = self.viewer_state._pick_drawn_image_idxs(len(data.cached_train))  # type: ignore[reportPrivateUsage]
+        with closing(Thumbnails(data.train_dataset.cameras, data.cached_train, shown)) as thumbnails:
+            self.viewer_state.init_scene(cast("Any", thumbnails), self.training_state, data.eval_dataset)
 
     def _train_steps(self) -> None:
         """Train the steps that are left."""

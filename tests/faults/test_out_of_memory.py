@@ -46,7 +46,7 @@ def test_the_message_says_what_helps_and_the_state_is_saved(scene: Path, tmp_pat
     assert "Out of memory at step 9 with 50 Gaussians" in text
     assert "--pipeline.model.densification.max-gaussians 37 (now 120)" in text
     assert "--modules.resolution.max-downscale 4 (now 2)" in text
-    assert "--pipeline.datamanager.cache-images cpu (now gpu)" in text
+    assert "--pipeline.datamanager.cache-gib 1 (now half of the memory that was free)" in text
     assert "packed" not in text, "the CPU cannot"
     assert "Tried to allocate 2.00 GiB" in text
     path = checkpoints.path_of(config.get_checkpoint_dir(), 7)
@@ -62,6 +62,7 @@ def test_packing_helps_on_a_gpu(scene: Path, tmp_path: Path, packed: bool, named
     config.machine.device_type = "cuda"
     text = out_of_memory.message(KIND("no room"), 9, 50, "on cuda:0", "There is no checkpoint yet.", config)
     assert ("--pipeline.model.renderer.packed True (now False)" in text) == named
+    assert "--pipeline.datamanager.cache-images cpu (now gpu)" in text
 
 
 class HungryModule(SplatBaseModule[Any]):

@@ -82,3 +82,8 @@ def camera_extent(cameras: Cameras) -> float:
     """
     centres = cameras.camera_to_worlds[..., :3, 3].reshape(-1, 3)
     return 1.1 * float((centres - centres.mean(0)).norm(dim=-1).max())
+
+
+def pixel_counts(cameras: Cameras) -> list[int]:
+    """The number of pixels of each camera's images."""
+    return (cameras.width.long() * cameras.height.long()).flatten().tolist()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import track
 from torch import Tensor
 
 from splatkit_ns.plugin.data.checks import no_image_left
@@ -48,8 +52,12 @@ def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool, tu
         check_points(points)
     if check_images:
         widths, heights = outputs.cameras.width.flatten().tolist(), outputs.cameras.height.flatten().tolist()
-        for path, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
-            check_image(Path(path), width, height, turned)
+        paths = [Path(path) for path in outputs.image_filenames]
+        with ThreadPoolExecutor() as threads:  # most of the time goes by in waiting for a disk or a network
+            checked = threads.map(partial(check_image, turned=turned), paths, widths, heights)
+            title, bar = f"Checking {split} images", CONSOLE.is_terminal
+            for _ in track(checked, title, len(paths), console=CONSOLE, transient=True, disable=not bar):
+                pass
 
 
 def check_cameras(outputs: DataparserOutputs) -> None:

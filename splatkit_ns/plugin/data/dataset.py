@@ -75,11 +75,16 @@ class SplatkitDataset(InputDataset):
         """
         path, masks = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames
         image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
+        stored = self.stored_cameras[image_idx].reshape(())
+        size, expected = (image.shape[1], image.shape[0]), (int(stored.width), int(stored.height))
+        if size != expected:
+            raise DataError(
+                f"The image {path} is {size[0]}×{size[1]} pixels after scaling, its camera says "
+                f"{expected[0]}×{expected[1]}. Correct w and h in the data set, or restore the image."
+            )
         mask = None
         if masks is not None:
-            size = image.shape[1], image.shape[0]
             mask = torch.from_numpy(read_mask(masks[image_idx], size, path, self.turns_pictures)[..., None])
-        stored = self.stored_cameras[image_idx].reshape(())
         data: dict[str, Any] = {"image_idx": image_idx}
         data["image"], mask = undistorted(stored, image, mask, path)
         if mask is not None:

@@ -9,14 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from numpy.typing import NDArray
-from torch import Tensor
 
 from splatkit_ns.loss_fn.base import TargetName
+from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.pictures import RESTORE, TURNS, read_header
 from splatkit_ns.plugin.data.transforms import existing_name, transforms_file
@@ -78,34 +77,28 @@ def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
     return [files[image] for image in images] if files else []
 
 
-def add_targets(
-    datamanager: FullImageDatamanager[Any], batches: list[dict[str, Tensor]], files: dict[TargetName, list[Path]]
-) -> None:
-    """Read the files and add their depth and normals to the training images' batches, as pixels of pinhole cameras.
+def read_target(name: TargetName, path: Path, unit: float, dataset: SplatkitDataset, index: int) -> Pixels:
+    """The depth or normal image that belongs to a photograph, as pixels of its pinhole camera.
 
     Args:
-        datamanager: whose training images these are.
-        batches: one an image, undistorted; gets entries ``target_depths`` (H, W, 1), in world units, and
-            ``target_normals`` (H, W, 3), in the camera's axes, both NaN where unknown. They are on the images' device,
-            and in pinned memory if the images are.
-        files: see `target_files`.
+        name: what it is.
+        path: of the file.
+        unit: the length of a depth file's unit in world units.
+        dataset: has the photograph.
+        index: of the photograph.
+
+    Returns:
+        Depths (H, W, 1) in world units, or normals (H, W, 3) in the camera's axes; NaN where unknown.
 
     Raises:
-        DataError: a file cannot be read or has the wrong shape, or the depth and normals of a camera's type cannot be
+        DataError: the file cannot be read or has the wrong shape, or the depth and normals of a camera's type cannot be
             converted to those of a pinhole camera.
     """
-    dataset, outputs = datamanager.train_dataset, datamanager.train_dataparser_outputs
-    unit = float(outputs.metadata.get("depth_unit_scale_factor", 1.0)) * float(outputs.dataparser_scale)
-    for name, paths in files.items():
-        for index, path in enumerate(paths):
-            pixels = read_depths(path, unit) if name == "target_depths" else read_normals(path)
-            stored = dataset.stored_cameras[index].reshape(())
-            if dataset.turns_pictures and pixels.shape[0] != pixels.shape[1]:
-                pixels = _upright(pixels, path, name, Path(dataset.image_filenames[index]), stored)
-            pixels = as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)
-            image = batches[index]["image"]
-            target = torch.from_numpy(pixels).to(image.device)
-            batches[index][name] = target.pin_memory() if image.is_pinned() else target
+    pixels = read_depths(path, unit) if name == "target_depths" else read_normals(path)
+    stored = dataset.stored_cameras[index].reshape(())
+    if dataset.turns_pictures and pixels.shape[0] != pixels.shape[1]:
+        pixels = _upright(pixels, path, name, Path(dataset.image_filenames[index]), stored)
+    return as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)
 
 
 def read_depths(path: Path, unit: float) -> Pixels:

@@ -73,7 +73,11 @@ def message(error: BaseException, step: int, num_gaussians: int, in_use: str, ch
         )
     downscale = config.modules.resolution.max_downscale
     options.append(f"--modules.resolution.max-downscale {2 * downscale} (now {downscale})")
-    if data.cache_images != "cpu":
+    if config.machine.device_type != "cuda":
+        given = data.cache_gib
+        now = "half of the memory that was free" if given is None else f"{given:g}"
+        options.append(f"--pipeline.datamanager.cache-gib {1 if given is None else given / 2:g} (now {now})")
+    elif data.cache_images != "cpu":
         options.append(f"--pipeline.datamanager.cache-images cpu (now {data.cache_images})")
     if config.machine.device_type == "cuda" and not getattr(model.renderer, "packed", True):
         options.append("--pipeline.model.renderer.packed True (now False)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,6 +100,10 @@ class RunData:
         """A training image as it is stored, (H, W, 3 or 4): uint8 in 0…255, or float in [0, 1]."""
         return self.datamanager.cached_train[index]["image"]
 
+    def expect_views(self, indices: Sequence[int]) -> None:
+        """Prepare for calls of `training_view` with these indices: images that memory does not hold are read ahead."""
+        self.datamanager.expect_views(indices)
+
     @torch.no_grad()
     def training_view(self, index: int) -> TrainingView:
         """A training image beside its render with the Gaussians as they are now, at this step's resolution.
@@ -183,6 +187,7 @@ class RunData:
                 if list(test.image_filenames) != list(self.datamanager.eval_dataset.image_filenames):
                     state = rng_state()
                     self._test_data = self.datamanager.config.setup(device=self.datamanager.device, test_mode="test")
+                    self._test_data.use_storage_of(self.datamanager)
                     set_rng_state(state)
         return self._test_data
 

@@ -1,13 +1,14 @@
-"""Thumbnails of the training images for the viewer, made from the images that training has loaded."""
+"""Thumbnails of the training images for the viewer, made from the images as training has them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
+
+from splatkit_ns.plugin.data.batches import Batches
 
 SHORTER_SIDE = 100
 """The shorter side in pixels to which nerfstudio's viewer reduces images; it does not change images of this size."""
@@ -18,19 +19,27 @@ class Thumbnails:
 
     Args:
         cameras: the cameras of the training images.
-        batches: the loaded images, in the same order.
+        batches: the images, in the same order.
+        shown: the indices of the images that the viewer will ask for, in its order.
     """
 
-    def __init__(self, cameras: Cameras, batches: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, cameras: Cameras, batches: Batches, shown: Sequence[int]) -> None:
         self.cameras = cameras
         self._batches = batches
+        self._coming = batches.in_order(shown)
+        self._shown = iter(shown)
+
+    def close(self) -> None:
+        """End the threads that read images ahead."""
+        self._coming.close()
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """The image (h, w, 3 or 4) in [0, 1], on the CPU."""
-        return {"image": thumbnail(self._batches[index]["image"]).cpu() / 255}
+        batch = next(self._coming) if next(self._shown, None) == index else self._batches[index]
+        return {"image": thumbnail(batch["image"]).cpu() / 255}
 
 
 def thumbnail(image: Tensor) -> Tensor:

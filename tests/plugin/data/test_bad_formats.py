@@ -17,8 +17,9 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data.checks import DataError, check_point_cloud
+from splatkit_ns.plugin.data.checks import check_point_cloud
 from splatkit_ns.plugin.data.contents import check_outputs
+from splatkit_ns.plugin.data.errors import DataError
 from tests.plugin.data.broken_data import IMAGE, XYZ, Change, changed_copy, cut, delete, run, write
 from tests.plugin.helpers import run_config
 

@@ -18,7 +18,7 @@ from PIL import Image
 from splatkit_ns import methods
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
-from splatkit_ns.plugin.data.checks import DataError
+from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.targets import as_pinhole, read_depths, read_normals
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
 from tests.tiny_scene import corner_mask, tiny_views, write_tiny_scene
@@ -85,22 +85,6 @@ def test_normals_come_from_transforms_json(scene: Path) -> None:
     torch.testing.assert_close(target[0, 3, 4], torch.tensor([0.0, 0.6, -0.8]), atol=0.01, rtol=0)
     assert 0 < float(context.loss_terms["normal"]) < 1
     assert context.target_depths is None
-
-
-@pytest.mark.parametrize("pinned", [False, True])
-def test_targets_are_pinned_where_images_are(scene: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
-    """Pinning needs CUDA, so it is only noted here."""
-    done: list[int] = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        done.append(tensor.shape[-1])
-        return tensor
-
-    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: pinned)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    pipeline = make_pipeline(scene, loss_fn=Splat3DGSLossFn(depth_lambda=0.5, normal_lambda=0.5))
-    images = len(pipeline.datamanager.cached_train)
-    assert done == ([1] * images + [3] * images if pinned else [])
 
 
 def test_nothing_is_loaded_unless_it_is_wanted(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:

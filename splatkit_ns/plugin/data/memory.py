@@ -1,0 +1,164 @@
+"""The memory that a run may use for photographs, and the places where they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from splatkit_ns.plugin.data.batches import GIBIBYTE, ImageBudget, as_they_are, usable_cores
+from splatkit_ns.plugin.data.reading import Batch
+
+HOST_SHARE = 2
+"""Photographs may take one in this many parts of the main memory that is free."""
+GPU_SHARE = 3
+"""The same for the memory of a GPU; most of it is for Gaussians."""
+BLOCK = 256 * 1024**2
+"""Bytes of a block of pinned memory. PyTorch rounds the size of each up to a power of two."""
+
+CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Files of a control group's limit and use, in versions 2 and 1, and the name of the use that is only a file cache."""
+
+
+def free_host_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The bytes of main memory that are available to this process, in a container, too.
+
+    Args:
+        groups: the folder in which Linux shows the control group of the process.
+    """
+    free = int(psutil.virtual_memory().available)
+    for limit, use, cache in CONTROL_GROUPS:
+        try:
+            most, used = int((groups / limit).read_text()), int((groups / use).read_text())
+            lines = (groups / limit).with_name("memory.stat").read_text().splitlines()
+            cached = next((int(line.split()[1]) for line in lines if line.startswith(f"{cache} ")), 0)
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        free = min(free, max(0, most - used + cached))
+    return free
+
+
+def default_bytes(device: torch.device | None) -> int:
+    """The memory for photographs if the user names none.
+
+    Args:
+        device: the GPU on which they are to be kept; None for main memory.
+    """
+    if device is None:
+        return free_host_memory() // HOST_SHARE
+    return torch.cuda.mem_get_info(device)[0] // GPU_SHARE
+
+
+def on_device(device: torch.device) -> Callable[[Batch], Batch]:
+    """A function that copies a batch to a device."""
+    return lambda batch: {name: _if_tensor(value, lambda t: t.to(device)) for name, value in batch.items()}
+
+
+class PinnedMemory:
+    """Copies batches into pinned memory, from which a GPU reads without the processor; many share one block.
+
+    Args:
+        allocate: makes a block of so many bytes.
+    """
+
+    def __init__(self, allocate: Callable[[int], Tensor] | None = None) -> None:
+        self._allocate = allocate or (lambda size: torch.empty(size, dtype=torch.uint8, pin_memory=True))
+        self._block = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with its tensors in pinned memory."""
+        return {name: _if_tensor(value, self._pinned) for name, value in batch.items()}
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        start = -(-self._used // 256) * 256  # aligned for every type
+        if start + tensor.nbytes > len(self._block):
+            self._block, start = self._allocate(max(BLOCK, tensor.nbytes)), 0
+        self._used = start + tensor.nbytes
+        place = self._block[start : self._used].view(tensor.dtype).view(tensor.shape)
+        return place.copy_(tensor)
+
+
+@dataclass(frozen=True)
+class ImageStorage:
+    """The place where the photographs of a run are kept, the same for all splits."""
+
+    budget: ImageBudget
+    keep: Callable[[Batch], Batch] = as_they_are
+    """Copies a photograph there."""
+    stage: Callable[[Batch], Batch] = as_they_are
+    """Prepares a photograph that is not kept."""
+
+
+def choose_storage(
+    device: torch.device, needed: int, *, prefer_gpu: bool, gib: float | None = None, workers: int | None = None
+) -> ImageStorage:
+    """Choose the place for the photographs: the GPU if all of them fit there, otherwise the main memory.
+
+    Args:
+        device: the device of the training.
+        needed: bytes of all photographs.
+        prefer_gpu: whether they may be on the GPU.
+        gib: the memory for them; None for a share of what is free.
+        workers: the number of threads that read photographs; None for one a core.
+    """
+    workers = workers or usable_cores()
+    given = None if gib is None else round(gib * GIBIBYTE)
+    if device.type == "cuda" and prefer_gpu:
+        limit = default_bytes(device) if given is None else given
+        if needed <= limit:
+            return ImageStorage(ImageBudget(limit, workers), on_device(device), in_pinned_memory)
+    limit = default_bytes(None) if given is None else given
+    if device.type == "cuda":
+        return ImageStorage(ImageBudget(limit, workers), PinnedMemory(), in_pinned_memory)
+    return ImageStorage(ImageBudget(limit, workers))
+
+
+class SideCopies:
+    """Copies the photograph of the next step to the GPU while the present step runs.
+
+    Args:
+        device: the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._next: tuple[int, Batch] | None = None
+
+    def start(self, index: int, batch: Batch) -> None:
+        """Begin to copy a photograph of this index, which is in pinned memory."""
+        with torch.cuda.stream(self._stream):
+            copies = {name: _if_tensor(value, self._copied) for name, value in batch.items()}
+        self._next = index, copies
+
+    def take(self, index: int) -> Batch | None:
+        """The copy of a photograph, for use on the current stream; None if it was not the one that was copied."""
+        if self._next is None or self._next[0] != index:
+            return None
+        (_, batch), self._next = self._next, None
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        for value in batch.values():
+            if isinstance(value, Tensor):
+                value.record_stream(current)  # its memory is not given to another copy before this step is over
+        return batch
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
+
+
+def in_pinned_memory(batch: Batch) -> Batch:
+    """A copy in pinned memory of its own, for a batch that is used once."""
+    return {name: _if_tensor(value, Tensor.pin_memory) for name, value in batch.items()}
+
+
+def _if_tensor(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    return change(value) if isinstance(value, Tensor) else value
