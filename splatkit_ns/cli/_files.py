@@ -12,9 +12,9 @@ from splatkit_ns import formats
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.gaussians import NonFiniteError
+from splatkit_ns.formats.offset_files import side_file
 
 _UNITS = ("bytes", "KB", "MB", "GB")
-SIDE_FILE_SUFFIX = ".offset.json"
 """The suffix, after a file's whole name, of the file with the offset of its coordinates."""
 
 
@@ -86,11 +86,6 @@ def _output_problem(path: Path, overwrite: bool) -> str | None:
         return None
     found = next((each for each in (path, side_file(path)) if each.exists() or each.is_symlink()), None)
     return f"{found} exists; name another file, or add --overwrite" if found else None
-
-
-def side_file(path: Path) -> Path:
-    """The file beside a file of Gaussians that has the offset of its coordinates."""
-    return path.with_name(path.name + SIDE_FILE_SUFFIX)
 
 
 def read_all(path: Path) -> Gaussians:

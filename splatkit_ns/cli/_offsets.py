@@ -5,19 +5,16 @@ Centres are float32, and at 500,000 m their steps are of 3 cm.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from splatkit_ns.cli._files import side_file
-from splatkit_ns.errors import SplatkitError
-from splatkit_ns.files import atomic_write_text
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.frames import Similarity
 from splatkit_ns.formats.gaussians import DoubleArray
+from splatkit_ns.formats.offset_files import read_offset, write_offset
+
+__all__ = ["read_offset", "split_offset", "write_offset"]
 
 _STEP = 2.0**-24
 """The relative rounding error of float32."""
@@ -41,50 +38,3 @@ def split_offset(gaussians: Gaussians, move: Similarity) -> tuple[Similarity, Do
         return move, None
     offset = np.rint(middle)
     return replace(move, translation=move.translation - offset), offset
-
-
-def write_offset(path: Path, offset: DoubleArray | None, frame: str | None = None) -> Path | None:
-    """Write the offset of a file of Gaussians beside it; an old one is deleted if there is none now.
-
-    Args:
-        path: the file of Gaussians.
-        offset: (3,), or None.
-        frame: a name of the frame that the sum is in.
-
-    Returns:
-        The file beside it, if it was written.
-
-    Raises:
-        SplatkitError: it cannot be written.
-    """
-    beside = side_file(path)
-    try:
-        if offset is None:
-            beside.unlink(missing_ok=True)
-            return None
-        about = "A position in the frame is the position in the file plus the offset, in the file's axes and units."
-        content = {"about": about, "frame": frame, "offset": offset.tolist()}
-        atomic_write_text(beside, json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise SplatkitError(f"{beside}: {error.strerror or error}.") from error
-    return beside
-
-
-def read_offset(path: Path) -> tuple[DoubleArray | None, str | None]:
-    """The offset (3,) beside a file of Gaussians, and the frame's name; None if there is none.
-
-    Raises:
-        SplatkitError: the file with it cannot be read.
-    """
-    beside = side_file(path)
-    if not beside.is_file():
-        return None, None
-    try:
-        content: Any = json.loads(beside.read_text("utf-8"))
-        offset = np.asarray(content["offset"], np.float64)
-        frame = content.get("frame")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise SplatkitError(f"{beside} cannot be read ({type(error).__name__}: {error}).") from error
-    if offset.shape != (3,) or not np.isfinite(offset).all():
-        raise SplatkitError(f"{beside}: expected an offset of three finite numbers, found {str(offset.tolist())[:60]}.")
-    return offset, frame if isinstance(frame, str) else None

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.mesh.frames import SceneFrame
+from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.mesh.fusion import fuse
 from splatkit_ns.mesh.memory import GIB, available_memory
 from splatkit_ns.mesh.options import MeshOptions, check_options, output_path
@@ -58,11 +58,16 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
             "which lies before or behind surfaces. Runs of splatkit-2dgs give better surfaces."
         )
     mesh = fuse(_shown(views.views(), "Fusing", len(views), console), sizes)
-    mesh = _finished(mesh, options, frame, console)
+    mesh = _finished(mesh, options, console)
+    offset = frame.offset_of(mesh)
+    mesh = frame.mesh_to_original(mesh, offset)
     try:
         write_mesh(path, mesh)
     except OSError as error:
         raise SplatkitError(f"--output: {error}") from error
+    beside = write_offset(path, offset, options.frame)
+    if beside is not None:
+        console.print(f"{beside}: the offset of its coordinates, which are far from the origin", soft_wrap=True)
     console.print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.triangles):,} triangles", soft_wrap=True)
     return path
 
@@ -88,7 +93,7 @@ def _sizes(options: MeshOptions, views: RunViews, unit: float, console: Console)
     return sizes
 
 
-def _finished(mesh: Mesh, options: MeshOptions, frame: SceneFrame, console: Console) -> Mesh:
+def _finished(mesh: Mesh, options: MeshOptions, console: Console) -> Mesh:
     mesh, dropped = drop_small_components(mesh, options.keep_components, options.min_component_share)
     if dropped:
         console.print(f"Dropped {dropped:,} small piece(s), not connected to the others")
@@ -97,7 +102,7 @@ def _finished(mesh: Mesh, options: MeshOptions, frame: SceneFrame, console: Cons
             "Nothing is left of the mesh: its pieces are all smaller than --min-component-share, or the voxels are "
             "larger than what is to be seen (--voxel-size)."
         )
-    return frame.mesh_to_original(mesh)
+    return mesh
 
 
 def _shown(views: Iterable[T], description: str, total: int, console: Console) -> Iterator[T]:

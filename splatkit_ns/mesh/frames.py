@@ -9,6 +9,9 @@ import numpy as np
 from splatkit_ns.mesh.surface import Mesh
 from splatkit_ns.mesh.views import DoubleArray
 
+FAR = 100.0
+"""Meshes farther from the origin than this many times their size are written with an offset."""
+
 
 @dataclass(frozen=True)
 class SceneFrame:
@@ -35,9 +38,25 @@ class SceneFrame:
         """Points (N, 3) of nerfstudio's frame in the frame before the move."""
         return (points / self.scale - self.shift) @ np.linalg.inv(self.rotation).T
 
-    def mesh_to_original(self, mesh: Mesh) -> Mesh:
-        """The mesh in the frame before the move; its triangles face outwards even if that is a mirror image."""
-        vertices = self.to_original(mesh.vertices.astype(np.float64)).astype(np.float32)
+    def offset_of(self, mesh: Mesh) -> DoubleArray | None:
+        """The offset (3,), in whole units, to take off the mesh in the frame before the move; None for none.
+
+        Files hold single precision, whose steps are of 0.5 at 5,000,000.
+        """
+        vertices = self.to_original(mesh.vertices.astype(np.float64))
+        low, high = vertices.min(0), vertices.max(0)
+        far = np.abs(vertices).max() > FAR * (high - low).max()
+        return np.rint((low + high) / 2) if far else None
+
+    def mesh_to_original(self, mesh: Mesh, offset: DoubleArray | None = None) -> Mesh:
+        """The mesh in the frame before the move; its triangles face outwards even if that is a mirror image.
+
+        Args:
+            mesh: in nerfstudio's frame.
+            offset: (3,), taken off in double precision.
+        """
+        exact = self.to_original(mesh.vertices.astype(np.float64)) - (0 if offset is None else offset)
+        vertices = exact.astype(np.float32)
         mirrored = np.linalg.det(self.rotation) < 0
         triangles = mesh.triangles[:, ::-1] if mirrored else mesh.triangles
         return replace(mesh, vertices=vertices, triangles=triangles)

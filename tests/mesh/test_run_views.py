@@ -142,6 +142,17 @@ def test_a_mirrored_mesh_still_faces_outwards() -> None:
     assert (SceneFrame.identity().mesh_to_original(mesh).vertices == mesh.vertices).all()
 
 
+def test_a_mesh_far_from_the_origin_keeps_its_shape() -> None:
+    frame, mesh = SceneFrame(np.eye(3), np.array([-452310.25, -5411230.5, 0.0]), 0.5), tetrahedron(1.0)
+    offset = frame.offset_of(mesh)
+    assert offset is not None
+    assert (offset == np.rint(offset)).all()
+    moved = frame.mesh_to_original(mesh, offset)
+    exact = mesh.vertices.astype(np.float64) / 0.5 + np.array([452310.25, 5411230.5, 0.0])
+    assert np.abs(moved.vertices + offset - exact).max() < 1e-6
+    assert SceneFrame.identity().offset_of(mesh) is None
+
+
 def volume(vertices: Array, triangles: Array) -> float:
     a, b, c = (vertices[triangles[:, i]].astype(np.float64) for i in range(3))
     return float((np.cross(a, b) * c).sum() / 6)
