@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +33,15 @@ class ImageMetrics:
 
     def __init__(self, lpips: bool = True) -> None:
         self._wants_lpips = lpips
+
+    @contextmanager
+    def without_lpips(self) -> Generator[None]:
+        """Leave out LPIPS in the block, which takes longer than the other metrics, and perhaps a download."""
+        before, self._wants_lpips = self._wants_lpips, False
+        try:
+            yield
+        finally:
+            self._wants_lpips = before
 
     @staticmethod
     def l1(rendered: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

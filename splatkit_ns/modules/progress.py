@@ -14,6 +14,7 @@ from torch import Tensor
 
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.evaluation import HeldOutFigures
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
@@ -21,7 +22,8 @@ from splatkit_ns.splat import SplatTrainingState
 
 @dataclass
 class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
-    """Shows step, loss, PSNR, number of Gaussians, steps a second and the time left. Quiet if there is no terminal.
+    """Shows step, loss, PSNR of the step's image and of the held-out ones, number of Gaussians, steps a second and the
+    time left. Quiet if there is no terminal.
 
     Raises:
         OptionsError: if update_every is negative.
@@ -48,6 +50,7 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
         target_frames: Tensor,
         masks: Tensor | None,
         training_state: SplatTrainingState,
+        data_provider: Any = None,
     ) -> None:
         """Update the bar if that is due."""
         if self._console is None or (step % self.update_every != 0 and step != max_steps and self._bar is not None):
@@ -66,6 +69,7 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
             psnr=float(psnr(rendered_frames, target_frames, masks)),
             gaussians=len(training_state),
             rate=rate,
+            held_out=_held_out(data_provider),
         )
 
     def on_cleanup(self) -> None:
@@ -79,14 +83,24 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]:.4f}  PSNR {task.fields[psnr]:.2f} dB"),
+            TextColumn("{task.fields[held_out]}"),
             TextColumn("{task.fields[gaussians]:,} Gaussians  {task.fields[rate]:.1f} it/s"),
             TimeRemainingColumn(),
             console=console,
         )
-        fields: dict[str, Any] = {"loss": 0.0, "psnr": 0.0, "gaussians": 0, "rate": 0.0}
+        fields: dict[str, Any] = {"loss": 0.0, "psnr": 0.0, "gaussians": 0, "rate": 0.0, "held_out": ""}
         self._task = self._bar.add_task("", total=max_steps, completed=step, **fields)
         self._last = (step, now)
         self._bar.start()
+
+
+def _held_out(data_provider: Any) -> str:
+    """The last figures of held-out images; nothing if the data provider has none."""
+    figures = getattr(data_provider, "held_out", None)
+    if not isinstance(figures, HeldOutFigures):
+        return ""
+    ssim = "" if figures.ssim is None else f", {figures.ssim:.3f}"
+    return f"held out {figures.psnr:.2f} dB{ssim} (step {figures.step:,})"
 
 
 def _console(logger: logging.Logger) -> Console:

@@ -24,6 +24,32 @@ class ImageEvaluation:
     """The render, (H, W, 3) in [0, 1]."""
 
 
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """The quality of the held-out images after a step."""
+
+    step: int
+    """Counted from 1."""
+    psnr: float
+    """The mean over the images that were measured, dB."""
+    ssim: float | None
+    """The mean; None if images are too small for it."""
+    num_measured: int
+    num_images: int
+    """The number of all held-out images."""
+    worst_name: str
+    """The file name of the image with the lowest PSNR."""
+    worst_psnr: float
+
+    def __str__(self) -> str:
+        ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        if self.num_images == 1:
+            return f"held out {self.psnr:.2f} dB{ssim} ({self.worst_name})"
+        some = "" if self.num_measured == self.num_images else f" of {self.num_images}"
+        worst = f"worst {self.worst_name}, {self.worst_psnr:.2f} dB"
+        return f"held out {self.psnr:.2f} dB{ssim} (mean of {self.num_measured}{some} images; {worst})"
+
+
 @runtime_checkable
 class EvaluationSource(Protocol):
     """A ``data_provider`` that can evaluate the Gaussians as they are now."""

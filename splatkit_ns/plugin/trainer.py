@@ -31,6 +31,7 @@ from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.held import Opaque
+from splatkit_ns.plugin.run.held_out import HeldOutImages
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
@@ -70,6 +71,9 @@ class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, TrainerConfig):
     """Other modules that hook into training."""
     attached: Opaque = ()
     """Module instances that belong to the method; see `splatkit_ns.methods.make_method`."""
+    held_out: bool = True
+    """Measure the held-out images every steps-per-eval-all-images steps and at the end, PSNR and SSIM of at most 64 of
+    them, and write a contact sheet of photographs, renders and errors into the run's folder, held_out."""
     cuda_graphs: bool = True
     """On a GPU, launch render, loss and backward pass of a step as one CUDA graph, unless a module runs between them;
     small scenes then take half the time. The arithmetic is the same."""
@@ -149,6 +153,8 @@ class SplatkitTrainer(Trainer):
             self._log.is_due,
             complete_steps=self.start_step,
         )
+        data = self.pipeline.model.context.data_provider
+        self._held_out = HeldOutImages(data, self.base_dir, config.held_out, lambda: bool(self._stop_request))
         self._saver = Saver(self._checkpoints, self._state, self.training_step, config, self.start_step)
 
     def setup_optimizers(self) -> Optimizers:
@@ -219,6 +225,8 @@ class SplatkitTrainer(Trainer):
                     if self._stop_request.signum is None:
                         dispatcher.run("post_train")
                     self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
+                    if self._stop_request.signum is None and self.step >= self._start_step:
+                        self._held_out.measure(self.step + 1)
         finally:
             self.training_step.close()
             self.pipeline.datamanager.close()
@@ -280,6 +288,8 @@ class SplatkitTrainer(Trainer):
         listens = enabled or self.run_hooks.wants_validation(self.pipeline.model.dispatcher)
         if listens and self.pipeline.datamanager.eval_dataset:
             evaluate(config, self.pipeline, step)
+        if step_check(step, config.steps_per_eval_all_images):
+            self._held_out.measure(step + 1)
 
     def _stops(self) -> bool:
         asked = self.pipeline.model.context.stop_reason is not None
@@ -301,7 +311,8 @@ class SplatkitTrainer(Trainer):
         """Print where the results are; keep the viewer open if the config says so."""
         self.training_state = "completed"
         self._log.flush()
-        print_results(self.base_dir, self.checkpoint_dir)
+        held_out = {"Held-out Images": self._held_out.figures, "Contact Sheet": self._held_out.sheet}
+        print_results(self.base_dir, self.checkpoint_dir, held_out)
         for callback in self.callbacks:
             callback.run_callback_at_location(self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:

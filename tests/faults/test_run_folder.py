@@ -245,7 +245,7 @@ def test_a_file_that_is_being_written_is_no_leftover(tmp_path: Path) -> None:
 
 
 def test_a_run_writes_everything_atomically(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Config, poses' transform and checkpoints come into being by a rename; nothing else of ours is written."""
+    """Config, poses' transform, checkpoints and contact sheets come into being by a rename; we write nothing else."""
     renamed: list[str] = []
     real = os.replace
 
@@ -259,7 +259,7 @@ def test_a_run_writes_everything_atomically(scene: Path, tmp_path: Path, monkeyp
     train(config)
     written = {path.name for path in config.get_base_dir().rglob("*") if path.is_file()}
     assert {name for name in written if not name.startswith("events.out")} == set(renamed)
-    assert set(renamed) == {"config.yml", "dataparser_transforms.json", "step-000000035.ckpt"}
+    assert set(renamed) == {"config.yml", "dataparser_transforms.json", "step-000000035.ckpt", "step_000036.jpg"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -25,6 +26,7 @@ from splatkit_ns.modules import (
 )
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.evaluation import HeldOutFigures
 from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from tests.trainer.helpers import train
@@ -223,13 +225,16 @@ def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     state = SplatTrainingState.from_points(torch.rand(5, 3))
     target = torch.full((1, 4, 4, 3), 0.5)
     for step in range(1, 6):
-        tracker.post_step(step, 5, torch.tensor(0.25), target + 0.1, target, None, state)
+        held_out = HeldOutFigures(3, 21.5, 0.75, 2, 2, "a.png", 20.0) if step > 3 else None
+        provider = SimpleNamespace(held_out=held_out)
+        tracker.post_step(step, 5, torch.tensor(0.25), target + 0.1, target, None, state, provider)
     tracker.on_cleanup()
     shown = output.getvalue()
     assert "5/5" in shown
     assert "loss 0.2500" in shown
     assert "PSNR 20.00 dB" in shown
     assert "5 Gaussians" in shown
+    assert "held out 21.50 dB, 0.750 (step 3)" in shown
 
 
 def test_timer_accounts_for_the_whole_step(tiny_scene: Path, tmp_path: Path) -> None:

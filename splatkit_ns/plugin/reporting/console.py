@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from nerfstudio.utils import profiler, writer
@@ -32,11 +33,20 @@ def connect_logging() -> None:
         logger.propagate = False
 
 
-def print_results(folder: Path, checkpoint_dir: Path) -> None:
-    """Print where the results of a run are."""
+def print_results(folder: Path, checkpoint_dir: Path, held_out: Mapping[str, object]) -> None:
+    """Print where the results of a run are.
+
+    Args:
+        folder: of the run.
+        checkpoint_dir: the folder of its checkpoints.
+        held_out: further rows, name -> value; None leaves one out.
+    """
     table = Table(title=None, show_header=False, box=box.MINIMAL)
     table.add_row("Config File", escape(str(folder / "config.yml")))
     table.add_row("Checkpoint Directory", escape(str(checkpoint_dir)))
+    for name, value in held_out.items():
+        if value is not None:
+            table.add_row(name, escape(str(value)))
     CONSOLE.print(Panel(table, title="[bold green]Training Finished[/bold green]", expand=False))
 
 

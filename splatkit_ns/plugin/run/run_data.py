@@ -11,10 +11,11 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from splatkit_ns.parts.evaluation import ImageEvaluation
+from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.step.interfaces import StepModel
+from splatkit_ns.plugin.step.measures import Measures
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
@@ -30,11 +31,16 @@ METRICS = {
 }
 
 
+MOST_HELD_OUT = 64
+"""At most this many held-out images are measured during training, spread evenly over all of them."""
+
+
 class RunModel(StepModel, Protocol):
     """A model that also evaluates."""
 
     training: bool
     backgrounds: Backgrounds
+    measures: Measures
     config: Any
 
     @property
@@ -69,6 +75,8 @@ class RunData:
         self.datamanager = datamanager
         self._model = model
         self._test_data: Any = None
+        self.held_out: HeldOutFigures | None = None
+        """The figures of the last evaluation of held-out images."""
 
     @property
     def num_train_images(self) -> int:
@@ -131,25 +139,53 @@ class RunData:
         """
         model = self._model
         data = self._evaluation_data()
-        was_training = model.training
         with model.parts.dispatcher.validation(len(data.eval_dataset)) as is_heard:
             for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
                 if is_heard:
                     model.parts.dispatcher.run("pre_validation_image")
-                model.train(False)
-                try:
-                    with torch.no_grad():
-                        outputs = model.get_outputs_for_camera(camera)
-                        metrics, images = model.get_image_metrics_and_images(outputs, batch)
-                finally:
-                    model.train(was_training)
-                width = images["img"].shape[1] // 2
-                yield ImageEvaluation(
-                    name=Path(data.eval_dataset.image_filenames[index]).name,
-                    metrics=metrics,
-                    target=images["img"][:, :width],
-                    rendered=images["img"][:, width:],
-                )
+                yield self._measured(camera, batch, data.eval_dataset.image_filenames[index])
+
+    @property
+    def holds_images_out(self) -> bool:
+        """Whether there are evaluation images, and none of them is trained on."""
+        held_out = set(self.datamanager.eval_dataset.image_filenames)
+        return bool(held_out) and held_out.isdisjoint(self.datamanager.train_dataset.image_filenames)
+
+    @property
+    def num_held_out(self) -> int:
+        """Number of the run's own evaluation images, such as Blender's for validation."""
+        return len(self.datamanager.eval_dataset)
+
+    def measure_held_out(self) -> Iterator[ImageEvaluation]:
+        """Measure the run's own evaluation images, `MOST_HELD_OUT` of them if there are more, without LPIPS.
+
+        Training is not affected, and modules are not told.
+        """
+        data = self.datamanager
+        frames, count = data.fixed_indices_eval_dataloader, min(self.num_held_out, MOST_HELD_OUT)
+        for index in torch.linspace(0, self.num_held_out - 1, count).round().long().tolist():
+            camera, batch = frames[index]
+            with self._model.measures.metrics.without_lpips():
+                result = self._measured(camera, batch, data.eval_dataset.image_filenames[index])
+            yield result
+
+    def _measured(self, camera: Cameras, batch: dict[str, Any], path: Path) -> ImageEvaluation:
+        model = self._model
+        was_training = model.training
+        model.train(False)
+        try:
+            with torch.no_grad():
+                outputs = model.get_outputs_for_camera(camera)
+                metrics, images = model.get_image_metrics_and_images(outputs, batch)
+        finally:
+            model.train(was_training)
+        width = images["img"].shape[1] // 2
+        return ImageEvaluation(
+            name=Path(path).name,
+            metrics=metrics,
+            target=images["img"][:, :width],
+            rendered=images["img"][:, width:],
+        )
 
     def evaluation_protocol(self) -> dict[str, Any]:
         """A description of how the figures are computed, of values that JSON can hold."""

@@ -1,0 +1,105 @@
+"""Held-out images during a run: figures of `ns-eval`, the worst image, and a sheet for each evaluation."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from splatkit_ns.modules.progress import _held_out
+from splatkit_ns.parts.evaluation import HeldOutFigures
+from splatkit_ns.plugin.run import run_data
+from splatkit_ns.plugin.trainer import SplatkitTrainer
+from tests.plugin.helpers import make_trainer, run_config
+
+
+def trained(data: Path, folder: Path, **settings: Any) -> SplatkitTrainer:
+    config = run_config(data, folder, steps=12)
+    config.vis, config.viewer.quit_on_train_completion, config.steps_per_eval_all_images = "none", True, 5
+    for name, value in settings.items():
+        assert hasattr(config, name)
+        setattr(config, name, value)
+    trainer = make_trainer(config)
+    trainer.train()
+    return trainer
+
+
+def test_a_run_measures_its_held_out_images(
+    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], messages: pytest.LogCaptureFixture
+) -> None:
+    trainer = trained(tiny_scene, tmp_path)
+    names = [path.name for path in sorted((trainer.base_dir / "held_out").iterdir())]
+    assert names == ["step_000006.jpg", "step_000011.jpg", "step_000012.jpg"]
+    assert Image.open(trainer.base_dir / "held_out" / names[-1]).width > 96
+    data: Any = trainer.pipeline.model.context.data_provider
+    expected = list(data.evaluate())
+    psnrs = torch.tensor([image.metrics["psnr"] for image in expected])
+    figures = data.held_out
+    assert (figures.step, figures.num_measured, figures.num_images) == (12, 2, 2)
+    assert figures.psnr == pytest.approx(float(psnrs.mean()), abs=1e-4)
+    assert figures.ssim == pytest.approx(sum(image.metrics["ssim"] for image in expected) / 2, abs=1e-5)
+    assert (figures.worst_name, figures.worst_psnr) == (expected[int(psnrs.argmin())].name, float(psnrs.min()))
+    assert [text.split(":")[0] for text in messages.messages if "held out" in text] == ["Step 6", "Step 11", "Step 12"]
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"Held-out Images held out {figures.psnr:.2f} dB, SSIM {figures.ssim:.4f} (mean of 2 images;" in printed
+    assert "Contact Sheet " in printed
+    assert trainer._held_out.sheet == trainer.base_dir / "held_out" / "step_000012.jpg"
+    assert _held_out(data) == f"held out {figures.psnr:.2f} dB, {figures.ssim:.3f} (step 12)"
+
+
+def test_training_is_the_same_with_and_without(tiny_scene: Path, tmp_path: Path) -> None:
+    first = trained(tiny_scene, tmp_path / "a")
+    second = trained(tiny_scene, tmp_path / "b", held_out=False)
+    assert not (second.base_dir / "held_out").exists()
+    for name, value in first.pipeline.model.gauss_params.items():
+        assert torch.equal(value, second.pipeline.model.gauss_params[name]), name
+
+
+def test_images_that_are_trained_on_are_not_called_held_out(tiny_scene: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_scene, tmp_path, steps=3)
+    parser: Any = config.pipeline.datamanager.dataparser
+    parser.eval_mode = "all"
+    trainer = make_trainer(config)
+    trainer.train()
+    assert not (trainer.base_dir / "held_out").exists()
+    assert trainer.pipeline.model.context.data_provider.held_out is None  # type: ignore[union-attr]
+
+
+def test_many_images_are_measured_in_part(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_data, "MOST_HELD_OUT", 1)
+    data: Any = trained(tiny_scene, tmp_path).pipeline.model.context.data_provider
+    assert (data.held_out.num_measured, data.held_out.num_images) == (1, 2)
+    assert "(mean of 1 of 2 images; worst" in str(data.held_out)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("out of memory")])
+def test_training_goes_on_if_it_fails(
+    tiny_scene: Path,
+    tmp_path: Path,
+    messages: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    disk = isinstance(error, OSError)
+    target = "splatkit_ns.plugin.run.held_out.atomic_write" if disk else "splatkit_ns.plugin.model.view_outputs"
+    monkeypatch.setattr(target, fails)
+    trainer = trained(tiny_scene, tmp_path)
+    assert (trainer.base_dir / "nerfstudio_models" / "step-000000011.ckpt").exists()
+    warnings = [record.getMessage() for record in messages.records if record.levelno == logging.WARNING]
+    if disk:
+        assert warnings[0].startswith("The contact sheet of step 6 could not be written: ")
+        assert trainer.pipeline.model.context.data_provider.held_out is not None  # type: ignore[union-attr]
+    else:
+        assert warnings == ["The held-out images cannot be measured (RuntimeError: out of memory): no more tries."]
+
+
+def test_one_image_needs_no_worst() -> None:
+    figures = HeldOutFigures(7, 21.5, None, 1, 1, "a.png", 21.5)
+    assert str(figures) == "held out 21.50 dB (a.png)"
