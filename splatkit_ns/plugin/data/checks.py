@@ -18,6 +18,7 @@ from PIL import UnidentifiedImageError
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
+from splatkit_ns.plugin.data.bare_photographs import poses_command
 
 INTRINSICS = ("fl_x", "fl_y", "cx", "cy", "w", "h")
 
@@ -123,7 +124,9 @@ def _colmap_format(data: Path) -> str | None:
 
 
 def _how_to_make_one(data: Path) -> str:
-    how = "Photographs are turned into a data set by: ns-process-data images --data PHOTOS --output-dir FOLDER"
+    if (command := poses_command(data)) is not None:
+        return command
+    how = "Photographs or a video are turned into a data set by: splatkit poses PHOTOS_OR_VIDEO --output FOLDER"
     if data != Path():
         return how
     return (
