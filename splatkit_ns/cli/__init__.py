@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from splatkit_ns.cli import clean, convert, export, info, mesh, prune, render
+from splatkit_ns.cli import clean, convert, export, info, mesh, poses, prune, render
 from splatkit_ns.errors import SplatkitError
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
     "export": (export.ExportOptions, export.run),
     "info": (info.InfoOptions, info.run),
     "mesh": (mesh.MeshOptions, mesh.run),
+    "poses": (poses.PosesOptions, poses.run),
     "prune": (prune.PruneOptions, prune.run),
     "render": (render.RenderOptions, render.run),
 }
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options: Any = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",
-        description="Commands for trained Gaussians.",
+        description="Commands for camera poses and for trained Gaussians.",
         args=arguments,
     )
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))

@@ -15,6 +15,7 @@ from PIL import UnidentifiedImageError
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
+from splatkit_ns.plugin.data.bare_photographs import poses_command
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
 from splatkit_ns.plugin.data.transforms import check_transforms, existing_name, read_frames, transforms_file
@@ -119,7 +120,9 @@ def _colmap_format(data: Path) -> str | None:
 
 
 def _how_to_make_one(data: Path) -> str:
-    how = "Photographs are turned into a data set by: ns-process-data images --data PHOTOS --output-dir FOLDER"
+    if (command := poses_command(data)) is not None:
+        return command
+    how = "Photographs or a video are turned into a data set by: splatkit poses PHOTOS_OR_VIDEO --output FOLDER"
     if data != Path():
         return how
     return (

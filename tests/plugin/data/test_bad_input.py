@@ -44,11 +44,15 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no such folder": (shutil.rmtree, ("data folder", "does not exist", "--data")),
     "empty folder": (
         lambda folder: (shutil.rmtree(folder), folder.mkdir()),
-        ("is empty", "ns-process-data images --data PHOTOS"),
+        ("is empty", "splatkit poses PHOTOS_OR_VIDEO --output FOLDER"),
     ),
     "unknown format": (
         lambda folder: (shutil.rmtree(folder), folder.mkdir(), (folder / "notes.txt").touch()),
-        ("transforms.json does not exist", "no format that is known here", "ns-process-data"),
+        ("transforms.json does not exist", "no format that is known here", "splatkit poses"),
+    ),
+    "photographs": (
+        lambda folder: (folder / "transforms.json").unlink(),
+        ("images holds 8 picture(s) without camera poses", "splatkit poses", "/images --output"),
     ),
     "not JSON": (write("transforms.json", '{"frames": ['), ("transforms.json is not JSON", "line 1 column 13")),
     "binary": (write("transforms.json", b"\xff\xfe\x00"), ("transforms.json is not JSON", "utf-8")),
@@ -200,6 +204,39 @@ def test_a_picture_instead_of_a_folder(scenes: dict[str, Path], tmp_path: Path) 
     config = run_config(scenes["nerfstudio"] / IMAGE, tmp_path)
     with pytest.raises(SplatkitError, match=r"--data names the file .*png, expected the folder of a data set"):
         make_trainer(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        (
+            "my photos/1.JPG",
+            "my photos' --output '{here}/my photos_poses', and train with --data '{here}/my photos_poses'",
+        ),
+        ("my photos/images/1.png", "my photos/images' --output '{here}/my photos', and train"),
+        ("my photos/walk.mov", "my photos/walk.mov' --output '{here}/my photos/walk_poses', and train"),
+    ],
+)
+def test_photographs_without_poses(tmp_path: Path, name: str, command: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    with pytest.raises(SplatkitError) as caught:
+        make_trainer(run_config(tmp_path / "my photos", tmp_path / "out"))
+    assert f"splatkit poses '{tmp_path}/{command.format(here=tmp_path)}" in str(caught.value)
+
+
+def test_a_video_without_poses(tmp_path: Path) -> None:
+    (tmp_path / "walk.mp4").touch()
+    with pytest.raises(SplatkitError, match=r"It is a video .*splatkit poses .*walk.mp4 --output .*walk_poses"):
+        make_trainer(run_config(tmp_path / "walk.mp4", tmp_path / "out"))
+
+
+def test_photographs_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/1.jpg").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(SplatkitError, match=rf"splatkit poses {tmp_path}/here --output {tmp_path}/here_poses, and"):
+        make_trainer(run_config(Path(), tmp_path / "out"))
 
 
 @pytest.mark.parametrize("empty", [True, False])

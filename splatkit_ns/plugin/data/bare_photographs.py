@@ -1,0 +1,45 @@
+"""Photographs and videos in place of a data set, and the command that makes one of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from splatkit_ns import media
+
+
+def poses_command(data: Path) -> str | None:
+    """A sentence with the command that computes camera poses, for a folder of photographs or a video.
+
+    Args:
+        data: a file or folder that exists, and is no data set.
+
+    Returns:
+        None if there is neither a picture nor a video.
+    """
+    if data.is_file():
+        return _command("It is a video without camera poses", data) if _count([data], media.VIDEOS) else None
+    for folder in (data, data / "images"):
+        files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+        if number := _count(files, media.PICTURES):
+            output = data if folder != data else None
+            return _command(f"{folder} holds {number} picture(s) without camera poses", folder, output)
+        videos = sorted(path for path in files if path.suffix.lower() in media.VIDEOS)
+        if videos:
+            return _command(f"{folder} holds a video without camera poses", videos[0])
+    return None
+
+
+def _count(files: Iterable[Path], suffixes: tuple[str, ...]) -> int:
+    return sum(path.suffix.lower() in suffixes and not path.name.startswith(".") for path in files)
+
+
+def _command(what: str, source: Path, output: Path | None = None) -> str:
+    named = source if source.name not in ("", "..") else source.resolve()
+    output = output or named.with_name(f"{named.stem if named.is_file() else named.name}_poses")
+    quoted = shlex.quote(str(output))
+    return (
+        f"{what}. Compute them with: splatkit poses {shlex.quote(str(named))} --output {quoted}, and train with --data "
+        f"{quoted}"
+    )

@@ -1,0 +1,72 @@
+"""What the command says while it works: progress bars, lines, and the time that stages took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SHOWN_NAMES = 20
+"""So many names of pictures are printed."""
+
+Report = Callable[[float], None]
+"""Is told how many are done."""
+
+
+@contextmanager
+def bar(console: Console, description: str, total: float) -> Generator[Report]:
+    """A progress bar with time left; none if the output is no terminal.
+
+    Args:
+        console: the output.
+        description: what is being done.
+        total: the number at which it is done.
+    """
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left:"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda done: progress.update(task, completed=min(done, total))
+
+
+def shown_time(seconds: float) -> str:
+    """A time, such as "41 s", "3 min 20 s" or "1 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Watch:
+    """A clock for one stage of the work."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def shown(self) -> str:
+        """The time since it was made."""
+        return shown_time(time.perf_counter() - self._start)
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """The first names, and the number of the others."""
+    more = f"{separator}and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return separator.join(names[:SHOWN_NAMES]) + more
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a line to take note of."""
+    console.print("[bold yellow]Note:[/bold yellow] ", end="")
+    say(console, text)
