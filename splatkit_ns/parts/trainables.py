@@ -45,11 +45,11 @@ class RowTrainable(Schedule):
     shape: tuple[int, ...] = ()
     """The shape of a row."""
     initial: float | Callable[[Any], Tensor] = 0.0
-    """The value of all rows at the start, or a function that returns the rows (N, *shape) of N Gaussians, in a training
-    state: of those that training starts with, or of those that `add` appends."""
+    """The value of all rows at the start, or a function that returns the rows ``(N, *shape)`` of N Gaussians, in a
+    training state: of those that training starts with, or of those that `add` appends."""
 
     def rows(self, training_state: Any) -> Tensor:
-        """The rows that training starts with, (N, *shape) float32.
+        """The rows of these Gaussians at the start, ``(N, *shape)`` float32.
 
         Raises:
             ValueError: `initial` returned another shape.
