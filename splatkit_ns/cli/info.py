@@ -17,7 +17,7 @@ class InfoOptions:
     """Describe files of Gaussians.
 
     The figures are the format, the number of Gaussians, spherical harmonics, the kind of training, positions, sizes,
-    opacities, and the number of Gaussians that are not finite.
+    opacities, the number of Gaussians that are not finite, and the rows that parts have trained for each Gaussian.
     """
 
     file: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE …]")]

@@ -85,8 +85,8 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         return {**statistics, "max_gaussians": self.max_gaussians} if statistics else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.statistics = dict(state)
-        self.cap_before: int | None = self.statistics.pop("max_gaussians", None)
+        self.statistics = {name: value for name, value in state.items() if name != "max_gaussians"}
+        self.cap_before: int | None = state.get("max_gaussians")
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import ModuleError
@@ -101,9 +101,23 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
             )
         if isinstance(training_state, SplatModel):
             training_state = training_state.for_rendering(view.device)
-        return render(self, training_state, view, *rest, **named)
+        try:
+            return render(self, training_state, view, *rest, **named)
+        except AttributeError as error:
+            if error.obj is self and _waits_for_a_run(self):
+                raise ModuleError(
+                    f"{self.module_name}.render reads {error.name!r}, which trainables() makes when a run begins or is "
+                    "opened; this object is in no run. Use render(view) of what SplatTrainer.run or open_run returns."
+                ) from error
+            raise
 
     return checked
+
+
+def _waits_for_a_run(renderer: SplatRenderer[Any]) -> bool:
+    """Whether a renderer has parameters of its own that have not been made yet."""
+    is_made = any(isinstance(value, nn.Parameter) for value in vars(renderer).values())
+    return type(renderer).trainables is not SplatBaseModule.trainables and not is_made
 
 
 def check_signature(renderer: SplatRenderer[Any]) -> None:
