@@ -38,6 +38,7 @@ def describe(path: Path) -> dict[str, Any]:
         "bytes": file_bytes(path),
         "gaussians": len(gaussians),
         "sh_degree": gaussians.sh_degree,
+        "extra_rows": {name: list(rows.shape[1:]) for name, rows in gaussians.extra.items()},
         "render_mode": gaussians.render_mode,
         "non_finite": len(gaussians) - len(kept),
         **_figures(kept),
@@ -84,6 +85,8 @@ def lines(figures: dict[str, Any]) -> list[str]:
         "SH degree": str(figures["sh_degree"]),
         "not finite": f"{figures['non_finite']:,}",
     }
+    if figures["extra_rows"]:
+        text["extra rows"] = ", ".join(_rows(name, shape) for name, shape in figures["extra_rows"].items())
     if figures["bounding_box"] is not None:
         box, middle = figures["bounding_box"], figures["middle"]
         text |= {
@@ -93,6 +96,10 @@ def lines(figures: dict[str, Any]) -> list[str]:
             "size of one": f"{_listed(figures['scale'])}; {figures['needles']:.1%} needles, 10 times as long as wide",
         }
     return [figures["file"], *(f"  {name:<12} {value}" for name, value in text.items())]
+
+
+def _rows(name: str, shape: list[int]) -> str:
+    return f"{name} ({' × '.join(map(str, shape))})" if shape else name
 
 
 def _point(values: list[float]) -> str:

@@ -17,8 +17,8 @@ class InfoOptions:
     """Describe files of Gaussians, and runs.
 
     The figures are the format, the number of Gaussians, spherical harmonics, the kind of training, positions, sizes,
-    opacities, and the number of Gaussians that are not finite. Of a run's config.yml: the method, the data and the
-    checkpoints, and whether it can be opened safely.
+    opacities, the number of Gaussians that are not finite, and the rows that parts have trained for each Gaussian. Of a
+    run's config.yml: the method, the data and the checkpoints, and whether it can be opened safely.
     """
 
     file: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE …]")]

@@ -50,10 +50,20 @@ def request_absgrad(renderer: Any, owner: str) -> None:
     renderer.absgrad = True
 
 
-def limit_initial_number(training_state: SplatTrainingState, max_gaussians: int, logger: Any) -> None:
-    """Remove Gaussians at random if a run starts with more than its cap allows."""
+def limit_initial_number(
+    training_state: SplatTrainingState, max_gaussians: int, logger: Any, cap_before: int | None = None
+) -> None:
+    """Remove Gaussians at random if a run starts with more than its cap allows.
+
+    Args:
+        training_state: the Gaussians that the run starts with.
+        max_gaussians: the cap.
+        logger: gets a warning if Gaussians are removed.
+        cap_before: the cap of the run whose checkpoint is resumed. Parts may have added more than that; these are
+            removed only if the cap is lower now, so that a resumed run is the same as one that was not interrupted.
+    """
     surplus = len(training_state) - max_gaussians
-    if surplus <= 0:
+    if surplus <= 0 or (cap_before is not None and max_gaussians >= cap_before):
         return
     logger.warning(
         "The run starts with %d Gaussians, max_gaussians allows %d: %d of them are removed at random.",

@@ -68,7 +68,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
             request_absgrad(renderer, self.module_name)
         if not hasattr(self, "statistics"):
             self.statistics: dict[str, Tensor] = {}
-        limit_initial_number(training_state, self.max_gaussians, logger)
+        limit_initial_number(training_state, self.max_gaussians, logger, getattr(self, "cap_before", None))
         if not self._statistics_fit(len(training_state)):
             if self.statistics:
                 logger.warning("%s: the statistics do not fit the Gaussians; counting starts anew.", self.module_name)
@@ -81,10 +81,12 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         return all(isinstance(value, Tensor) and tuple(value.shape) == (num,) for value in values)
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(getattr(self, "statistics", {}))
+        statistics = getattr(self, "statistics", {})
+        return {**statistics, "max_gaussians": self.max_gaussians} if statistics else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.statistics = dict(state)
+        self.statistics = {name: value for name, value in state.items() if name != "max_gaussians"}
+        self.cap_before: int | None = state.get("max_gaussians")
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}

@@ -52,7 +52,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Share of new Gaussians at each refinement."""
 
     def on_setup(self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None) -> None:
-        limit_initial_number(training_state, self.max_gaussians, logger)
+        limit_initial_number(training_state, self.max_gaussians, logger, getattr(self, "cap_before", None))
         if not hasattr(self, "number_at_start"):
             self.number_at_start = len(training_state)
         self.limit = scene_limit(
@@ -64,10 +64,13 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         return (_cuda_kernel,)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"number_at_start": self.number_at_start} if hasattr(self, "number_at_start") else {}
+        if not hasattr(self, "number_at_start"):
+            return {}
+        return {"number_at_start": self.number_at_start, "max_gaussians": self.max_gaussians}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.number_at_start = int(state["number_at_start"])
+        self.cap_before: int | None = state.get("max_gaussians")
 
     @torch.no_grad()
     def densify(self, step: int, training_state: SplatTrainingState, **others: Any) -> None:

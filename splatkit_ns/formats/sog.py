@@ -1,9 +1,9 @@
 """PlayCanvas' SOG (Spatially Ordered Gaussians), version 2: images of numbers, in a zip archive or a folder.
 
-A pixel of each lossless WebP image belongs to one Gaussian: 16 bits for each coordinate of sign(x) log(1 + |x|), the
-three smaller components of the rotation, and indices into codebooks of 256 log scales and 256 colours. SH coefficients
-above degree 0 are rows of a palette of at most 65,536, whose numbers are indices into a third codebook. ``meta.json``
-names the images. https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog
+A pixel of each lossless WebP image belongs to one Gaussian: 16 bits for each coordinate of ``sign(x) log(1 + |x|)``,
+the three smaller components of the rotation, and indices into codebooks of 256 log scales and 256 colours. SH
+coefficients above degree 0 are rows of a palette of at most 65,536, whose numbers are indices into a third codebook.
+``meta.json`` names the images. https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -70,22 +71,6 @@ class OptimizerView:
             for name, optimizer in self._optimizers.items()
             for group in optimizer.param_groups
         ]
-
-
-class SchedulersView(Mapping[str, Any]):
-    """The schedules of the learning rates, by names such as ``point_cloud.position``; the trainer steps them."""
-
-    def __init__(self, schedulers: Mapping[str, Any]) -> None:
-        self._schedulers = {hooks_name(name): schedule for name, schedule in schedulers.items()}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._schedulers[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._schedulers)
-
-    def __len__(self) -> int:
-        return len(self._schedulers)
 
 
 class DatapipelineView:
@@ -222,9 +207,10 @@ class TrainerView:
         return self.context.renderer
 
     @property
-    def schedulers(self) -> SchedulersView:
-        """The schedules of the learning rates."""
-        return SchedulersView(self.unwrapped.optimizers.schedulers)
+    def schedulers(self) -> Mapping[str, Any]:
+        """The schedules of the learning rates, by names such as ``point_cloud.position``; the trainer steps them."""
+        schedules = self.unwrapped.optimizers.schedulers
+        return MappingProxyType({hooks_name(name): schedule for name, schedule in schedules.items()})
 
     @property
     def optimizer_dict(self) -> dict[str, Any]:

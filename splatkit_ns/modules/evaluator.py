@@ -130,7 +130,9 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
 def mean_metrics(images: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Mean over images of every metric that all of them have, computed in float32 as ``ns-eval`` does."""
     names = [name for name in images[0] if name != "name" and all(name in image for image in images)]
-    return {name: float(torch.tensor([image[name] for image in images]).mean()) for name in names}
+    # not `mean`, which adds in another order and may differ in the last digit
+    means = {name: torch.std_mean(torch.tensor([image[name] for image in images]), correction=0)[1] for name in names}
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def _for_json(value: Any) -> Any:

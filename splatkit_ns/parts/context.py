@@ -13,6 +13,8 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.splat.training_state import SplatTrainingState
 
 RUN_ARGUMENTS = (
     "logger",
@@ -69,11 +71,13 @@ class StepContext:
     """1-based: ``step == max_steps`` is the last."""
     renderer: Any = None
     data_provider: Any = None
+    """Gives the images and cameras of the run: `RunData` in a run of nerfstudio."""
     loss_fn: Any = None
     densification: Any = None
     image_model: Any = None
     modules: Sequence[Any] = ()
-    training_state: Any = None
+    training_state: SplatTrainingState = None  # type: ignore[reportAssignmentType]  # a run always has one
+    """The Gaussians."""
     seed: int = 0
     """The seed of the run, from which the random numbers of each step follow."""
     world_rank: int = 0
@@ -96,7 +100,7 @@ class StepContext:
     """The training camera, with the size of this step's images."""
     rendered_frames: Tensor | None = None
     """Render, (1, H, W, 3)."""
-    rend_out: Any = None
+    rend_out: SplatRenderPayload | None = None
     """The renderer's payload."""
     loss: Tensor | None = None
     """Scalar that is differentiated."""

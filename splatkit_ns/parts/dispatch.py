@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
-from splatkit_ns.parts.checks import check_settings
+from splatkit_ns.parts.checks import check_instance, check_settings
 from splatkit_ns.parts.context import (
     BATCH_ARGUMENTS,
     LOSS_ARGUMENTS,
@@ -77,7 +76,7 @@ class ModuleDispatcher:
 
     def __init__(self, modules: Sequence[SplatBaseModule[Any]], context: StepContext) -> None:
         for module in modules:
-            _check_is_module(module)
+            check_instance(module, SplatBaseModule, "an entry of modules")
         if context.renderer is not None:
             _check_payloads(modules, context.renderer)
         self.modules = dict(zip(unique_names(modules), modules, strict=True))
@@ -249,18 +248,6 @@ def _on_device(value: Any, device: torch.device) -> Any:
 def _overrides(module: SplatBaseModule[Any], hook: str) -> bool:
     """Whether a module's class, or the module itself, has a method of its own."""
     return getattr(getattr(module, hook), "__func__", None) is not getattr(SplatBaseModule, hook)
-
-
-def _check_is_module(module: Any) -> None:
-    if isinstance(module, SplatBaseModule):
-        return
-    if inspect.isclass(module):
-        raise ModuleError(
-            f"modules holds the class {module.__name__} itself, expected an instance of it: write {module.__name__}(…)."
-        )
-    raise ModuleError(
-        f"modules holds {module!r} of type {type(module).__name__}, expected an instance of a SplatBaseModule."
-    )
 
 
 def unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from splatkit_ns.splat.training_state import SplatTrainingState
 
 DEFAULT_LR = 1e-3
 """The learning rate of the parameters of a part that is an `nn.Module` without a `learning_rate` of its own."""
@@ -44,12 +45,12 @@ class RowTrainable(Schedule):
 
     shape: tuple[int, ...] = ()
     """The shape of a row."""
-    initial: float | Callable[[Any], Tensor] = 0.0
-    """The value of all rows at the start, or a function that returns the rows (N, *shape) of N Gaussians, in a training
-    state: of those that training starts with, or of those that `add` appends."""
+    initial: float | Callable[[SplatTrainingState], Tensor] = 0.0
+    """The value of all rows at the start, or a function that returns the rows ``(N, *shape)`` of N Gaussians, in a
+    training state: of those that training starts with, or of those that `add` appends."""
 
-    def rows(self, training_state: Any) -> Tensor:
-        """The rows that training starts with, (N, *shape) float32.
+    def rows(self, training_state: SplatTrainingState) -> Tensor:
+        """The rows of these Gaussians at the start, ``(N, *shape)`` float32.
 
         Raises:
             ValueError: `initial` returned another shape.

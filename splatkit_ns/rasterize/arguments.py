@@ -15,7 +15,9 @@ from .tile_list_space import ListSpace
 GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 """All modes of gsplat; our renderers offer those with colours, `splatkit_ns.renderer.RenderMode`."""
 RasterizeMode = Literal["classic", "antialiased"]
+"""Opacities as they are, or scaled by the area that the blur of small Gaussians adds."""
 DepthMode = Literal["expected", "median"]
+"""The average depth along a ray, or the one at which half of the light is gone."""
 
 
 @dataclass(frozen=True, eq=False)

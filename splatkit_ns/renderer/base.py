@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import ModuleError
@@ -105,8 +105,21 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if isinstance(training_state, SplatModel):
             training_state = training_state.for_rendering(view.device)
+
+        def drawn(view: Any, options: RenderOptions) -> Any:
+            try:
+                return render(self, training_state, view, options, *rest, **named)
+            except AttributeError as error:
+                if error.obj is self and _waits_for_a_run(self):
+                    raise ModuleError(
+                        f"{self.module_name}.render reads {error.name!r}, which trainables() makes when a run begins or "
+                        "is opened; this object is in no run. Use render(view) of what SplatTrainer.run or open_run "
+                        "returns."
+                    ) from error
+                raise
+
         if not isinstance(view, View) or view.lens in self.lenses:
-            return render(self, training_state, view, options, *rest, **named)
+            return drawn(view, options)
         if view.lens not in wide_lenses.LENSES or "pinhole" not in self.lenses or options.is_training:
             raise ModuleError(
                 f"{self.module_name} draws views through lenses of the model {' or '.join(self.lenses)}"
@@ -115,13 +128,17 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
             )
 
         def draw(pinhole: View, background: Tensor | None) -> Any:
-            return render(
-                self, training_state, pinhole, dataclasses.replace(options, backgrounds=background), *rest, **named
-            )
+            return drawn(pinhole, dataclasses.replace(options, backgrounds=background))
 
         return wide_lenses.render_wide(draw, view, options.backgrounds)
 
     return checked
+
+
+def _waits_for_a_run(renderer: SplatRenderer[Any]) -> bool:
+    """Whether a renderer has parameters of its own that have not been made yet."""
+    is_made = any(isinstance(value, nn.Parameter) for value in vars(renderer).values())
+    return type(renderer).trainables is not SplatBaseModule.trainables and not is_made
 
 
 def check_signature(renderer: SplatRenderer[Any]) -> None:

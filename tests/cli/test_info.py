@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,17 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert exact["opacity"]["median"] == pytest.approx(np.median(opacities), rel=1e-6)
     assert exact["faint"] == pytest.approx((opacities < 1 / 255).mean())
     assert exact["scale"]["max"] == pytest.approx(np.exp(original.scales.max()), rel=1e-6)
+
+
+def test_rows_of_parts_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = {"features": np.zeros((5, 8), np.float32), "label": np.zeros(5, np.float32)}
+    path = tmp_path / "a.ply"
+    formats.write(path, dataclasses.replace(make_gaussians(5), extra=extra))
+    assert figures(capsys, path)[0]["extra_rows"] == {"features": [8], "label": []}
+    assert "extra rows features (8), label from" in run(capsys, "info", path)[1]
+    formats.write(path, make_gaussians(5))
+    assert figures(capsys, path)[0]["extra_rows"] == {}
+    assert "extra rows" not in run(capsys, "info", path)[1]
 
 
 def test_versions_and_encodings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 
 from splatkit_ns.cameras import View
-from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
@@ -314,11 +315,30 @@ def test_statistics_survive_a_checkpoint() -> None:
     set_up(strategy, state)
     strategy.densify(1, state, random_payload(10, seed=3), scene_scale=1.0)
     resumed = SplatDefaultDensification()
-    resumed.load_state_dict({name: value.clone() for name, value in strategy.state_dict().items()})
+    resumed.load_state_dict(deepcopy(strategy.state_dict()))
     set_up(resumed, state)
     for name, value in strategy.statistics.items():
         assert torch.equal(resumed.statistics[name], value)
     assert float(resumed.statistics["count"].sum()) > 0
+
+
+@pytest.mark.parametrize("kind", [SplatDefaultDensification, SplatMCMCDensification])
+def test_gaussians_that_other_parts_added_above_the_cap_stay_in_a_resumed_run(kind: Any) -> None:
+    """As in a run that is not interrupted. A lower cap, as the message on too little memory advises, counts at once."""
+    state = random_state(40)
+    first = kind(max_gaussians=50)
+    set_up(first, state)
+    state.add(torch.zeros(20, 3))
+    for cap, expected in ((50, 60), (70, 60), (45, 45)):
+        resumed = kind(max_gaussians=cap)
+        resumed.load_state_dict(deepcopy(first.state_dict()))
+        set_up(resumed, state)
+        assert len(state) == expected
+    before_caps_were_stored = {name: value for name, value in first.state_dict().items() if name != "max_gaussians"}
+    old = kind(max_gaussians=42)
+    old.load_state_dict(before_caps_were_stored)
+    set_up(old, state)
+    assert len(state) == 42
 
 
 def test_statistics_of_another_number_of_gaussians_start_anew() -> None:

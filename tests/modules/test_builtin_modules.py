@@ -24,6 +24,7 @@ from splatkit_ns.modules import (
     SplatTensorboard,
     SplatTimer,
 )
+from splatkit_ns.modules.evaluator import mean_metrics
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.evaluation import HeldOutFigures
@@ -145,7 +146,7 @@ def test_evaluation_gives_ns_evals_numbers(tiny_scene: Path, tmp_path: Path) -> 
     assert step == 3
     theirs = pipeline.get_average_eval_image_metrics(get_std=True)
     for name in ("psnr", "ssim"):
-        assert stats["mean"][name] == pytest.approx(theirs[name], rel=1e-6)
+        assert stats["mean"][name] == float(theirs[name])
 
     protocol = stats["protocol"]
     assert protocol["split"]["eval_mode"] == "interval"
@@ -162,6 +163,15 @@ def test_evaluation_gives_ns_evals_numbers(tiny_scene: Path, tmp_path: Path) -> 
     photograph = np.asarray(Image.open(tiny_scene / "images/frame_00000.png"))
     assert picture.shape == (24, 64, 3)
     assert np.abs(picture[:, :32].astype(int) - photograph).max() <= 1
+
+
+def test_means_have_the_last_digit_of_ns_evals() -> None:
+    """Which has standard deviations, too, and so adds in another order than a mean alone does."""
+    values = torch.rand(200, 7, generator=torch.Generator().manual_seed(0)) * 20 + 10
+    theirs = [float(torch.std_mean(row)[1]) for row in values]
+    ours = [mean_metrics([{"psnr": value} for value in row])["psnr"] for row in values.tolist()]
+    assert ours == theirs
+    assert ours != [float(row.mean()) for row in values]
 
 
 def test_evaluation_does_not_change_training(tiny_scene: Path, tmp_path: Path) -> None:

@@ -130,11 +130,13 @@ def test_an_argument_that_comes_later_in_the_step_does_not_exist_yet() -> None:
 def test_a_class_instead_of_an_instance_is_refused() -> None:
     with pytest.raises(ModuleError) as caught:
         ModuleDispatcher([Diary], context())  # type: ignore[list-item]
-    assert str(caught.value) == ("modules holds the class Diary itself, expected an instance of it: write Diary(…).")
+    assert str(caught.value) == (
+        "an entry of modules is the class Diary itself, expected an instance of it: write Diary(…)."
+    )
 
 
 def test_something_that_is_no_module_is_refused() -> None:
-    with pytest.raises(ModuleError, match="modules holds 'exporter' of type str, expected an instance of a Splat"):
+    with pytest.raises(ModuleError, match="an entry of modules is 'exporter' of type str, expected an instance of Spl"):
         ModuleDispatcher(["exporter"], context())  # type: ignore[list-item]
 
 

@@ -12,12 +12,16 @@ import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from splatkit_ns import rendering
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import read_checkpoint
+from splatkit_ns.trainer import open_run
 from tests.parts import recipe_parts
 from tests.parts.recipe_parts import (
     AddWhereDepthErrs,
@@ -106,10 +110,25 @@ def test_a_recipe_is_trained_resumed_and_evaluated(name: str, scene: Path, tmp_p
     for part in ("pipeline", "optimizers", "schedulers", "splatkit"):
         assert differing(ours[part], theirs[part], part) == []
 
+    if name == "sky":
+        _renders_outside_the_run(whole)
     opened = load_run(whole.base_dir / "config.yml", device="cpu", trust=["tests"])
     measured = figures(opened.pipeline)
     assert measured == figures(whole.pipeline)
     assert measured["psnr"] > 5
+
+
+def _renders_outside_the_run(whole: Any) -> None:
+    """The run's own renderer draws the sky; one that is in no run says what it lacks."""
+    view = View.look_at((1.0, 0.5, 0.4), (0, 0, 0), width=32, height=24)
+    run = open_run(whole.base_dir / "config.yml", device="cpu")
+    assert run.step == STEPS
+    model = whole.pipeline.model
+    black = torch.zeros(3)
+    expected = rendering.render(model.training_state, view, renderer=model.renderer, sh_degree=0, background=black)
+    assert torch.equal(run.render(view), expected)
+    with pytest.raises(ModuleError, match=r"SkyRenderer\.render reads 'picture', which trainables\(\) makes"):
+        rendering.render(model.training_state, view, renderer=SkyRenderer())
 
 
 @pytest.fixture(scope="module")
