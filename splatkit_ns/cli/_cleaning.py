@@ -1,4 +1,4 @@
-"""The work of ``splatkit clean`` and ``splatkit prune``."""
+"""The work of ``splatkit clean``, and what ``splatkit prune`` shares with it."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
         SplatkitError: options, run or file do not allow it; the message says why.
     """
     console = console or Console()
-    _check_options(options)
-    scene = _open(options, console)
+    check_options(options)
+    scene = open_scene(options, console)
     whole = scene.gaussians
-    _leave_out_not_finite(scene, console)
+    leave_out_not_finite(scene, console)
     if len(scene.gaussians) == 0:
         raise SplatkitError("Nothing is left: all Gaussians are NaN or infinite.")
     views = HeldOutViews(scene.run.pipeline, None) if scene.run else None
@@ -81,44 +81,22 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
     kept = scene.gaussians.take(~gone)
     share = len(kept) / len(whole)
     say(console, f"{len(kept):,} of {len(whole):,} Gaussians are left, {share:.1%}")
-    _write(options.output, kept, options.input, console)
+    write_outputs(options.output, kept, options.input, console)
     if views:
-        _say_cost(console, before, views.psnr(kept), len(views))
+        say_cost(console, before, views.psnr(kept), len(views))
 
 
-def prune(options: PruneOptions, console: Console | None = None) -> None:
-    """Do what the options say.
+def check_options(options: CleanOptions | PruneOptions, others: Sequence[str] = ()) -> None:
+    """Check what both commands have, and the rules of `clean`.
 
     Args:
-        options: see `PruneOptions`.
-        console: where the report goes; None means the terminal.
+        options: of either command.
+        others: problems that were found already.
 
     Raises:
-        SplatkitError: options, run or file do not allow it; the message says why.
+        OptionsError: names all problems.
     """
-    console = console or Console()
-    _check_options(options)
-    _number_to_keep(options.to, 1)  # a slip is told before the run is opened
-    scene = _open(options, console)
-    assert scene.run is not None
-    _leave_out_not_finite(scene, console)
-    num = len(scene.gaussians)
-    keep = _number_to_keep(options.to, num)
-    if keep >= num:
-        raise SplatkitError(f"--to is {options.to}, expected fewer than the {num:,} Gaussians that there are.")
-    views = HeldOutViews(scene.run.pipeline, None)
-    before = views.psnr(scene.gaussians)
-    weights = scene.weights(console)
-    rows = np.sort(np.argsort(-weights, kind="stable")[:keep])
-    kept = scene.gaussians.take(rows)
-    share = weights[rows].sum() / max(weights.sum(), 1e-30)
-    say(console, f"{keep:,} of {num:,} Gaussians are kept, which make {share:.1%} of what the photographs show")
-    _write(options.output, kept, options.input, console)
-    _say_cost(console, before, views.psnr(kept), len(views))
-
-
-def _check_options(options: CleanOptions | PruneOptions) -> None:
-    problems = ranges.problems(options, shown=ranges.flag)
+    problems = [*ranges.problems(options, shown=ranges.flag), *others]
     if options.load_config is None and options.input is None:
         problems.append("neither --load-config nor --input is given, expected one of them")
     if isinstance(options, CleanOptions):
@@ -133,19 +111,12 @@ def _check_options(options: CleanOptions | PruneOptions) -> None:
     )
 
 
-def _number_to_keep(text: str, num: int) -> int:
-    """The number that ``--to`` means, of so many Gaussians; at least 1."""
-    share = text.strip().endswith("%")
-    try:
-        value = float(text.strip().removesuffix("%").replace(",", "").replace("_", ""))
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf") or (share and value > 100) or (not share and value != int(value)):
-        raise OptionsError([f"--to is {text!r}, expected a whole number above 0, or a share such as 25%"])
-    return max(1, round(value / 100 * num) if share else int(value))
+def open_scene(options: CleanOptions | PruneOptions, console: Console) -> Scene:
+    """Open the run, the file, or both.
 
-
-def _open(options: CleanOptions | PruneOptions, console: Console) -> Scene:
+    Raises:
+        SplatkitError: one of them cannot be opened.
+    """
     gaussians = None
     if options.input is not None:
         gaussians = read_all(options.input)
@@ -158,7 +129,8 @@ def _open(options: CleanOptions | PruneOptions, console: Console) -> Scene:
     return Scene(all_gaussians(run) if gaussians is None else gaussians, run)
 
 
-def _leave_out_not_finite(scene: Scene, console: Console) -> None:
+def leave_out_not_finite(scene: Scene, console: Console) -> None:
+    """Remove Gaussians with values that are NaN or infinite, and say how many."""
     bad = rules.not_finite(scene.gaussians)
     _went(console, bad, "NaN or infinite")
     if bad.any():
@@ -193,7 +165,8 @@ def _went(console: Console, mask: rules.Mask, reason: str) -> None:
         say(console, f"{count:,} Gaussian(s) {reason}")
 
 
-def _write(outputs: Sequence[Path], kept: Gaussians, source: Path | None, console: Console) -> None:
+def write_outputs(outputs: Sequence[Path], kept: Gaussians, source: Path | None, console: Console) -> None:
+    """Write the files, with the offset of the file that they are made of, and a line about each."""
     offset, frame = (None, None) if source is None else read_offset(source)
     for path in outputs:
         written = write_file(path, kept)
@@ -201,7 +174,8 @@ def _write(outputs: Sequence[Path], kept: Gaussians, source: Path | None, consol
         say(console, written.line())
 
 
-def _say_cost(console: Console, before: float, after: float, count: int) -> None:
+def say_cost(console: Console, before: float, after: float, count: int) -> None:
+    """Print PSNR of the held-out photographs before and after."""
     say(
         console,
         f"PSNR of {count} held-out photograph(s): {before:.3f} dB before, {after:.3f} dB after ({after - before:+.3f})",

@@ -8,20 +8,27 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from splatkit_ns.ranges import NonNegative
+
 
 @dataclass
 class PruneOptions:
     """Keep a given number of Gaussians, those that the training photographs show most.
 
-    Says what it cost at the held-out photographs. Run and file stay as they are.
+    Says what it cost at the held-out photographs, and can train the rest on to make up for it. Run and file stay as
+    they are.
     """
 
     load_config: Path
     """The run's config.yml."""
     output: tuple[Path, ...]
     """The files to write, of any formats."""
-    to: str
+    to: str | None = None
     """The Gaussians to keep: a number, or a share of all, such as 25%."""
+    size: str | None = None
+    """In place of --to: the largest size of each file, such as 10MB; as many Gaussians are kept as fit."""
+    refine: Annotated[int, NonNegative] = 0
+    """Train the Gaussians that are kept for so many steps, as the run was trained, without adding or removing any."""
     input: Path | None = None
     """A file of that run, in nerfstudio's frame, to take in place of the run's own Gaussians."""
     overwrite: bool = False
@@ -38,7 +45,7 @@ class PruneOptions:
 
 
 def run(options: PruneOptions) -> None:
-    """Prune; see `_cleaning.prune`."""
-    from splatkit_ns.cli._cleaning import prune  # takes seconds: not for --help
+    """Prune; see `_pruning.prune`."""
+    from splatkit_ns.cli._pruning import prune  # takes seconds: not for --help
 
     prune(options)

@@ -16,7 +16,7 @@ UpAxis = Literal["z", "y", "-y"]
 """The upward axis of a file: z as in nerfstudio's frame, y as in glTF and Blender's imports, -y as in viewers of PLY
 files, whose axes are right, down and forward."""
 
-_FLIP_SH = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
+FLIP_SH = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
 """Signs of the SH coefficients above degree 0 after half a turn about x."""
 _TOLERANCE = 1e-4
 
@@ -150,7 +150,7 @@ def flip_yz(gaussians: Gaussians) -> Gaussians:
         gaussians,
         means=gaussians.means * signs,
         quats=gaussians.quats * np.array([1, 1, -1, -1], np.float32),
-        shN=gaussians.shN * _FLIP_SH[: gaussians.shN.shape[1], None],
+        shN=gaussians.shN * FLIP_SH[: gaussians.shN.shape[1], None],
     )
 
 

@@ -180,4 +180,74 @@ def test_mistakes_of_prune(made_run: Path, tmp_path: Path, capsys: pytest.Captur
         text = refused(capsys, *arguments, to)
         assert f"--to is '{to}', expected a whole number above 0, or a share such as 25%" in text
     assert "expected fewer than the 3,000 Gaussians that there are" in refused(capsys, *arguments, "3000")
+    for size in ("10", "MB", "-1MB", "0MB", "10 litres"):
+        text = refused(capsys, *arguments[:-1], "--size", size)
+        assert f"--size is '{size}', expected a size such as 10MB or 500KB" in text
+    assert "--to and --size: neither is given" in refused(capsys, *arguments[:-1])
+    text = refused(capsys, *arguments, "5", "--size", "1MB", "--refine", "-1")
+    assert "--to and --size: both are given" in text
+    assert "--refine is -1" in text
     assert not (tmp_path / "a.ply").exists()
+
+
+def test_pruning_to_a_size(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All files are as large as they may be, nearly, and hold those that are shown most."""
+    arguments = ("prune", "--load-config", made_run)
+    status, text = run(capsys, *arguments, "--size", "200kB", "--output", tmp_path / "a.ply")
+    assert status == 0, text
+    count = number(r"([\d,]+) of 3,000 Gaussians are kept", text)
+    size = (tmp_path / "a.ply").stat().st_size
+    assert 0.98 * 200_000 < size <= 200_000
+    run(capsys, *arguments, "--to", str(int(count)), "--output", tmp_path / "b.ply")
+    assert (tmp_path / "b.ply").read_bytes() == (tmp_path / "a.ply").read_bytes()
+    outputs = tmp_path / "a.spz", tmp_path / "a.splat"
+    status, text = run(capsys, *arguments, "--size", "30 KiB", "--output", *outputs)
+    assert status == 0, text
+    sizes = [path.stat().st_size for path in outputs]
+    assert 0.97 * 30 * 1024 < max(sizes) <= 30 * 1024
+    assert len(formats.read(outputs[0])) == len(formats.read(outputs[1]))
+    assert "all 3,000 Gaussians fit" in refused(capsys, *arguments, "--size", "1GB", "--output", tmp_path / "c.ply")
+    text = refused(capsys, *arguments, "--size", "100B", "--output", tmp_path / "c.ply")
+    assert "--size is 100 bytes, and a file of 1 Gaussian(s) is larger" in text
+    assert not (tmp_path / "c.ply").exists()
+
+
+def test_refinement_makes_up_for_pruning(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in made_run.parent.rglob("*") if path.is_file()}
+    arguments = ("prune", "--load-config", made_run, "--to", "20%", "--output")
+    status, text = run(capsys, *arguments, tmp_path / "a.ply")
+    assert status == 0, text
+    plain = number(r"dB before, ([\d.]+) dB after", text)
+    status, text = run(capsys, *arguments, tmp_path / "new" / "b.ply", "--refine", "40")
+    assert status == 0, text
+    assert number(r"dB before, ([\d.]+) dB after", text) == plain
+    refined = number(r"([\d.]+) dB after 40 step\(s\) of refinement", text)
+    assert refined > plain + 1
+    pruned, trained = formats.read(tmp_path / "a.ply"), formats.read(tmp_path / "new" / "b.ply")
+    assert len(trained) == len(pruned) == 600
+    moved = np.linalg.norm(trained.means - pruned.means, axis=1)
+    assert 0 < np.median(moved) < 0.05, "the same Gaussians, a little elsewhere"
+    assert not np.allclose(trained.sh0, pruned.sh0)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.ply"], "nothing temporary is left"
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_refinement_imports_only_modules_that_are_trusted(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil_module.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(made_run.parent, tmp_path / "run")
+    config = tmp_path / "run" / "config.yml"
+    text = config.read_text()
+    assert text.count("own: !!python/tuple []") == 1
+    config.write_text(text.replace("own: !!python/tuple []", "own: !!python/tuple ['evil_module:Part']"))
+    arguments = ("prune", "--load-config", config, "--to", "20%", "--output", tmp_path / "a.ply", "--refine", "2")
+    text = refused(capsys, *arguments)
+    assert "with its module(s) evil_module:Part" in text
+    assert "add --trust evil_module" in text
+    assert not (tmp_path / "ran").exists()
+    text = refused(capsys, *arguments, "--trust", "evil_module")
+    assert "evil_module has no 'Part'" in text
+    assert (tmp_path / "ran").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".refinement")]
