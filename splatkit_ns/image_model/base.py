@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +37,17 @@ class SplatImageModel(SplatBaseModule[PayloadT]):
             (1, H, W, 3).
         """
         raise NotImplementedError
+
+    def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
+        """The terms that this model adds to the loss of a training image, weighted, by name; called after `apply`.
+
+        Args:
+            frame: the frame that `apply` was given.
+
+        Returns:
+            Scalars. They are logged with ``image_`` before their names.
+        """
+        return {}
 
 
 @dataclass

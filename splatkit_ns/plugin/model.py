@@ -16,7 +16,7 @@ from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
-from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
+from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext
@@ -48,8 +48,8 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     _target: type = field(default_factory=lambda: SplatkitModel)
     renderer: SplatRenderer = field(default_factory=Splat3DGSRenderer)
     """The renderer, which turns Gaussians into images."""
-    image_model: SplatImageModel = field(default_factory=IdentityImageModel)
-    """The model of the camera's image processing: the identity, or a part that changes colours for each photograph."""
+    image_model: SplatImageModel = field(default_factory=ImageModelChoice)
+    """The model of what a camera makes of the scene: none, or a part that changes colours for each photograph."""
     loss_fn: SplatLossFn = field(default_factory=Splat3DGSLossFn)
     """The loss, which training minimises."""
     densification: SplatDensification = field(default_factory=SplatDefaultDensification)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -36,6 +38,32 @@ def test_the_share_can_be_whole_before_the_end() -> None:
     at_once = Splat3DGSRenderer(dropout=0.4, dropout_full_from=0.0)
     at_once.pre_step(step=1, max_steps=100)
     assert float((at_once.remaining(opacities, TRAINING) == 0).float().mean()) == pytest.approx(0.4, abs=0.01)
+
+
+def test_noise_multiplies_opacities_and_keeps_their_mean() -> None:
+    torch.manual_seed(0)
+    renderer = Splat3DGSRenderer(opacity_noise=0.3)
+    for opacity in (0.1, 0.3):
+        noisy = renderer.remaining(torch.full((20_000,), opacity), TRAINING)
+        assert float(noisy.mean()) == pytest.approx(opacity, rel=0.02)
+        assert float(noisy.std()) == pytest.approx(0.3 * opacity, rel=0.05)
+    assert 0.99 < float(renderer.remaining(torch.full((1000,), 0.99), TRAINING).max()) < 1
+    strong = Splat3DGSRenderer(opacity_noise=2.0).remaining(torch.full((1000,), 0.5), TRAINING)
+    assert float(strong.min()) == 0
+
+
+@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(opacity_noise=0.5), Splat2DGSRenderer(opacity_noise=0.5)])
+def test_only_training_images_have_noise_and_dropout_comes_on_top(renderer: Any) -> None:
+    gaussians, view = state(num=30), view_of(cameras())
+    assert torch.equal(renderer.render(gaussians, view).renders, renderer.render(gaussians, view).renders)
+    one = renderer.render(gaussians, view, TRAINING).renders
+    assert not torch.equal(one, renderer.render(gaussians, view, TRAINING).renders)
+    renderer.dropout = 0.4
+    renderer.pre_step(step=10, max_steps=10)
+    left = renderer.remaining(torch.full((20_000,), 0.3), TRAINING)
+    assert float((left == 0).float().mean()) == pytest.approx(0.4 + 0.6 * 0.023, abs=0.02)  # 2.3 % are two deviations
+    assert float(left.mean()) == pytest.approx(0.3, rel=0.05)
+    renderer.dropout = 0.0
 
 
 def test_raised_opacities_stay_below_one() -> None:

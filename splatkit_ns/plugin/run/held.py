@@ -15,7 +15,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from splatkit_ns.densification import SplatDensification
-from splatkit_ns.image_model import SplatImageModel
+from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.parts.copying import Uncopied, holdable, running_copy
 from splatkit_ns.renderer import SplatRenderer
@@ -104,7 +104,9 @@ def instance(part: Any) -> Any:
 
 
 def part_itself(part: Any) -> Any:
-    """The part that was given to `opaque_part`."""
+    """The part that was given to `opaque_part`, or that a choice of parts names."""
+    if isinstance(part, ImageModelChoice):
+        return part.chosen
     if isinstance(part, HELD):
         part = part.module
     return part.module if isinstance(part, Uncopied) else part

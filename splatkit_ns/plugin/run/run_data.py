@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
+from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.step.interfaces import StepModel
@@ -90,6 +92,23 @@ class RunData:
         return int((cameras.width.long() * cameras.height.long()).sum())
 
     @property
+    def train_camera_numbers(self) -> list[int]:
+        """The number of each training image's camera, from 0: images with the same size and intrinsics are of one."""
+        cameras = self.datamanager.train_dataset.cameras
+        values = (cameras.fx, cameras.fy, cameras.cx, cameras.cy, cameras.width, cameras.height)
+        found: dict[tuple[float, ...], int] = {}
+        rows = torch.cat([value.double().reshape(-1, 1) for value in values], dim=1).tolist()
+        return [found.setdefault(tuple(row), len(found)) for row in rows]
+
+    @property
+    def train_extent(self) -> tuple[float, float]:
+        """The largest distance of a training image's edge from its principal point, in focal lengths: across, down."""
+        cameras = self.datamanager.train_dataset.cameras
+        across = torch.maximum(cameras.cx, cameras.width - cameras.cx) / cameras.fx
+        down = torch.maximum(cameras.cy, cameras.height - cameras.cy) / cameras.fy
+        return float(across.max()), float(down.max())
+
+    @property
     def num_eval_images(self) -> int:
         """Number of evaluation images."""
         return len(self.eval_image_paths)
@@ -125,7 +144,11 @@ class RunData:
         assert frame.target is not None
         options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
         payload = model.parts.renderer.render(model.training_state, frame.view, options)
-        return TrainingView(frame.view, frame.target, payload.renders, frame.mask)
+        seen = ImageFrame(frame.view, frame.index_on_device, frame.image_name, model.context.step)
+        rendered, (height, width) = model.parts.image_of(payload.renders, seen), frame.target.shape[1:3]
+        masks = [frame.mask, *(part.training_mask(index, height, width) for part in model.context.modules)]
+        given = [mask for mask in masks if mask is not None]
+        return TrainingView(frame.view, frame.target, rendered, reduce(torch.logical_and, given) if given else None)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""

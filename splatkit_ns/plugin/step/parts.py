@@ -66,6 +66,7 @@ class StepParts:
         context.loss_fn, context.densification = loss_fn, densification
         self.frame: TrainingFrame | None = None
         """The training image of the current step, from `take_frame` on."""
+        self._seen: ImageFrame | None = None  # by the image model in this step
         self.use_modules([])
         context.training_state.subscribe(self._rows_changed)
 
@@ -200,7 +201,7 @@ class StepParts:
         payload.retain_gradients()
         context.view, context.rend_out = view, payload
         seen = ImageFrame(view, frame.index_on_device, frame.image_name, context.step)
-        context.rendered_frames = self.image_of(payload.renders, seen)
+        context.rendered_frames, self._seen = self.image_of(payload.renders, seen), seen
         return payload
 
     def image_of(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
@@ -232,7 +233,11 @@ class StepParts:
     def loss_terms(self) -> dict[str, Tensor]:
         """The named terms of the loss of the rendered image."""
         result = self._call(self.loss_fn, "compute_loss", self._compute_loss)
-        return named_terms(result, self.loss_fn.module_name, self.context)
+        terms, model, seen = named_terms(result, self.loss_fn.module_name, self.context), self.image_model, self._seen
+        if seen is None:
+            return terms
+        added = self._call(model, "regularizers", lambda _: model.regularizers(seen))
+        return terms | {f"image_{name}": term.reshape(()) for name, term in added.items()}
 
     def set_loss(self, terms: dict[str, Tensor]) -> None:
         """Sum up the terms, and put them and the sum into the context."""

@@ -1,0 +1,53 @@
+"""An affine change of colours for each photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from splatkit_ns.image_model.photographs import PhotographModel
+from splatkit_ns.parts.image_frame import ImageFrame
+from splatkit_ns.parts.trainables import Trainable
+from splatkit_ns.ranges import NonNegative
+
+
+@dataclass
+class AffineColor(PhotographModel):
+    """A 3×3 matrix and an offset of the colours for each photograph: exposure and white balance.
+
+    As Rematas et al. have it ("Urban Radiance Fields", 2022, https://arxiv.org/abs/2111.14643, section 4.2), but with
+    the twelve numbers themselves as parameters. The mean of the maps of all photographs is the identity.
+    """
+
+    capturable: ClassVar[bool] = True
+
+    prior: Annotated[float, NonNegative] = 0.01
+    """Weight of the squared difference of a photograph's map from the identity."""
+
+    def trainables(self, num_train_images: int) -> Mapping[str, Trainable]:
+        self.change = nn.Parameter(torch.zeros(num_train_images, 4, 3))
+        return {"change": Trainable(self.change, lr=self.lr, lr_final=self.lr / 10)}
+
+    def parameters_of_model(self) -> list[nn.Parameter]:
+        return [self.change]
+
+    def photograph_parameters(self) -> list[nn.Parameter]:
+        return [self.change]
+
+    def start_from(self, log_gains: Tensor) -> None:
+        self.change[:, :3] = (log_gains.exp() - 1)[:, None, None] * torch.eye(3, device=log_gains.device)
+
+    def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        if frame.image_index is None:
+            return rendered
+        change, colors = self.change.index_select(0, frame.image_index), rendered.reshape(1, -1, 3)
+        return (colors + torch.baddbmm(change[:, 3:], colors, change[:, :3])).reshape(rendered.shape)
+
+    def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
+        if frame.image_index is None:
+            return {}
+        return {"prior": self.prior * self.change.index_select(0, frame.image_index).square().sum()}
