@@ -112,8 +112,8 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
             except AttributeError as error:
                 if error.obj is self and _waits_for_a_run(self):
                     raise ModuleError(
-                        f"{self.module_name}.render reads {error.name!r}, which trainables() makes when a run begins or "
-                        "is opened; this object is in no run. Use render(view) of what SplatTrainer.run or open_run "
+                        f"{self.module_name}.render reads {error.name!r}, which trainables() makes when a run begins "
+                        "or is opened; this object is in no run. Use render(view) of what SplatTrainer.run or open_run "
                         "returns."
                     ) from error
                 raise
