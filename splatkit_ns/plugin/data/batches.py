@@ -237,7 +237,7 @@ class Batches(Sequence[Batch]):
         self.streams = self.num_kept < len(self)
         if self.streams:
             report_once(
-                f"{len(self):,} {name} images are too many for the {budget.limit / GIBIBYTE:.2f} GiB of memory that "
+                f"{len(self):,} {name} images are too many for the {budget.limit / GIBIBYTE:.3g} GiB of memory that "
                 f"images may take (--pipeline.datamanager.cache-gib): {self.num_kept:,} are kept, and the others are "
                 "read from disk each time they are used."
             )

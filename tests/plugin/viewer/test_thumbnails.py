@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +66,23 @@ def test_the_viewer_shows_the_same_without_decoding_images_again(
         assert image.shape == reference.shape == (100, 133, 4 if rgba else 3)
         assert int(np.abs(image.astype(int) - reference).max()) <= 1, "sums of floats are rounded in another order"
         assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_images_that_are_not_in_memory_are_shown_too(tiny_scene: Path, tmp_path: Path) -> None:
+    """Only those that the viewer shows are read for it, ahead of their turn; no thread is left."""
+    config = run_config(tiny_scene, tmp_path, steps=1)
+    config.pipeline.datamanager.cache_gib = 0.0
+    trainer = make_trainer(config)
+    dataset = trainer.pipeline.datamanager.train_dataset
+    trainer.viewer_state, shown = viewer()
+    trainer.viewer_state.config.max_num_display_images = 3
+    before = threading.active_count()
+    trainer._init_viewer_state()  # type: ignore[reportPrivateUsage]
+    assert threading.active_count() == before
+    assert len(shown) == 3
+    for camera, index in zip(shown, (0, 2, 5), strict=True):
+        reference = resize(dataset[index]["image"].mul(255).byte().permute(2, 0, 1), [100], antialias=None)  # type: ignore[reportArgumentType]
+        assert int(np.abs(camera["image"].astype(int) - reference.permute(1, 2, 0).numpy()).max()) <= 1
 
 
 @pytest.mark.parametrize("size", [(333, 777), (1200, 90), (100, 150), (9, 8)])
