@@ -19,6 +19,7 @@ from PIL import Image
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.checks import DataError, check_folder, explained
 from splatkit_ns.plugin.data.contents import RESTORE, check_outputs
@@ -145,6 +146,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         parser = config.dataparser
         if config.data is not None:
             parser.data = config.data
+        config.dataparser = parser = dataparser_of(parser)
         check_folder(parser)
         with explained(parser), quick_seed_points(parser):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)
