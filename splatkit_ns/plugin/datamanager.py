@@ -18,6 +18,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.data.batches import Batches, EvaluationViews, batch_bytes, read_in_order, usable_cores
 from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks import check_folder, explained
@@ -75,6 +76,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         parser = config.dataparser
         if config.data is not None:
             parser.data = config.data
+        config.dataparser = parser = dataparser_of(parser)
         check_folder(parser)
         note_options(config)
         cache_images, config.cache_images = config.cache_images, "cpu"  # for "gpu", nerfstudio has a limit of its own

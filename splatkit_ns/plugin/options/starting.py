@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.options.check import check_device, check_options
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
@@ -24,6 +25,14 @@ def check_run(config: Any) -> None:
         check_device(config.machine.device_type)
 
 
+def _choose_dataparser(datamanager: Any) -> None:
+    """Let ``config.yml`` name the dataparser that the data need."""
+    parser = datamanager.dataparser
+    if datamanager.data is not None:
+        parser.data = datamanager.data
+    datamanager.dataparser = dataparser_of(parser)
+
+
 def save_run_config(config: Any) -> None:
     """Check the options, claim the run's folder, and write ``config.yml`` into it.
 
@@ -38,6 +47,7 @@ def save_run_config(config: Any) -> None:
     try:
         folder.note_if_same_run()
         config.check()
+        _choose_dataparser(config.pipeline.datamanager)
         folder.save_config()
     except (SplatkitError, StoppedBySignal):
         folder.discard_if_empty()

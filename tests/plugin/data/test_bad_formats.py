@@ -82,7 +82,6 @@ def test_a_broken_blender_scene(scenes: dict[str, Path], tmp_path: Path, name: s
 def test_another_format_than_the_dataparsers_is_recognised(scenes: dict[str, Path], tmp_path: Path) -> None:
     for scene, parser, advice in (
         ("blender", None, "end the command with: blender-data --data"),
-        ("colmap", None, "--colmap-path sparse/0"),
         ("nerfstudio", colmap(), "end the command with: nerfstudio-data --data"),
         ("nerfstudio", BlenderDataParserConfig(), "end the command with: nerfstudio-data --data"),
         ("colmap", ColmapDataParserConfig(), "There is no COLMAP model in"),
