@@ -176,13 +176,13 @@ def lens_of_colmap(model: str, width: int, height: int, parameters: Sequence[flo
     return Lens(MODELS[model], int(width), int(height), fl_x, fl_y, cx, cy, distortion)
 
 
-def cameras_of(lenses: Sequence[Lens], camera_to_worlds: torch.Tensor, metadata: dict[str, Any] | None) -> Cameras:
+def cameras_of(lenses: Sequence[Lens], camera_to_worlds: torch.Tensor, metadata: dict[str, Any]) -> Cameras:
     """nerfstudio's cameras, of which each may have another lens.
 
     Args:
         lenses: one a camera.
         camera_to_worlds: (C, 3, 4) in nerfstudio's axes.
-        metadata: see nerfstudio's `Cameras`.
+        metadata: see nerfstudio's `Cameras`; `ns-export cameras` needs some, and writes into it.
     """
     length = max((len(lens.distortion) for lens in lenses), default=6)
     padded = [(*lens.distortion, *[0.0] * (length - len(lens.distortion))) for lens in lenses]

@@ -43,7 +43,7 @@ def finished(
         **metadata: of the cameras.
     """
     poses = outputs.cameras.camera_to_worlds.reshape(-1, 3, 4) if poses is None else poses
-    outputs.cameras = cameras_of(lenses, poses, metadata or None)
+    outputs.cameras = cameras_of(lenses, poses, metadata)
     if offset is None:
         return outputs
     transform = outputs.dataparser_transform.double().clone()

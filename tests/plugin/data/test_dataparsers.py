@@ -401,6 +401,19 @@ def test_a_colmap_model_without_points(scenes: dict[str, Path], tmp_path: Path) 
     assert "points3D_xyz" not in colmap(data).metadata
 
 
+@pytest.mark.parametrize("name", ["nerfstudio", "colmap", "blender", "instant-ngp"])
+def test_cameras_have_a_dictionary_of_their_own(scenes: dict[str, Path], name: str) -> None:
+    """``ns-export cameras`` writes into it."""
+    configs = {
+        "colmap": ColmapDataParserConfig(colmap_path=Path("sparse/0"), downscale_factor=1),
+        "blender": BlenderDataParserConfig(),
+        "instant-ngp": InstantNGPDataParserConfig(),
+    }
+    cameras = parsed(scenes.get(name, scenes["nerfstudio"]), configs.get(name)).cameras
+    cameras[1:2].metadata["cam_idx"] = 1
+    assert cameras[2:3].metadata == {}
+
+
 # ------------------------------------------------------- instant-ngp, blender
 
 

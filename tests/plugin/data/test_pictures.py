@@ -12,8 +12,9 @@ from PIL import Image, ImageOps
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.pictures import ORIENTATION_TAG, read_header, read_mask, read_picture, turns_pictures
-from tests.plugin.data.broken_data import changed_copy
-from tests.plugin.helpers import make_pipeline, run_config
+from tests.plugin.data.broken_data import changed_copy, in_json
+from tests.plugin.helpers import forget_writers, make_pipeline, make_trainer, run_config
+from tests.tiny_scene import write_tiny_scene
 
 RNG = np.random.default_rng(0)
 
@@ -179,3 +180,31 @@ def test_masks_as_run_sees_them(scenes: dict[str, Path], tmp_path: Path) -> None
     expected = make_pipeline(scenes["nerfstudio"]).datamanager.cached_train
     found = make_pipeline(changed_copy(scenes["nerfstudio"], tmp_path, change)).datamanager.cached_train
     assert all(np.array_equal(a["mask"], b["mask"]) for a, b in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_downscales": 2}, {"camera_res_scale_factor": 0.5}, {"k1": -0.2}],
+    ids=["smaller", "scaled", "lens"],
+)
+def test_hidden_colours_change_no_gaussian(tmp_path: Path, options: dict[str, Any]) -> None:
+    found: list[Any] = []
+    for color in ((0, 255, 0), (0, 0, 0)):
+        data = write_tiny_scene(tmp_path / f"{color[1]}", rgba=True, num_views=4)
+        for path in (data / "images").iterdir():
+            pixels = np.array(Image.open(path))
+            assert (pixels[..., 3] == 0).any()
+            pixels[pixels[..., 3] == 0, :3] = color
+            Image.fromarray(pixels).save(path)
+        if "k1" in options:
+            in_json(lambda meta: meta.update(options))(data)
+        config: Any = run_config(data, tmp_path / "out", steps=4)
+        config.pipeline.model.num_downscales = options.get("num_downscales", 0)
+        config.pipeline.datamanager.camera_res_scale_factor = options.get("camera_res_scale_factor", 1.0)
+        config.pipeline.model.loss_fn.ssim_lambda = 0.0
+        trainer = make_trainer(config)
+        trainer.train()
+        found.append(trainer.pipeline.model.training_state.params)
+        forget_writers()
+    first, second = found
+    assert all(np.array_equal(first[name].detach(), second[name].detach()) for name in first)
