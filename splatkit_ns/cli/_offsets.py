@@ -6,7 +6,6 @@ Centres are float32, and at 500,000 m their steps are of 3 cm.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,7 @@ import numpy as np
 from splatkit_ns.cli._files import side_file
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import atomic_write_text
-from splatkit_ns.formats import Gaussians
-from splatkit_ns.formats.frames import Similarity
 from splatkit_ns.formats.gaussians import DoubleArray
-
-_STEP = 2.0**-24
-"""The relative rounding error of float32."""
-_SHARE = 0.02
-"""An offset is needed if centres are rounded by more than this share of the median Gaussian's size."""
-
-
-def split_offset(gaussians: Gaussians, move: Similarity) -> tuple[Similarity, DoubleArray | None]:
-    """Take an offset out of a move if the moved centres would be rounded visibly.
-
-    Args:
-        gaussians: finite, before the move.
-        move: into the frame of a file.
-
-    Returns:
-        The move without the offset, and the offset (3,) in whole units; None if none is needed.
-    """
-    middle = move.apply(np.median(gaussians.means.astype(np.float64), axis=0))
-    size = move.scale * float(np.exp(np.median(gaussians.scales)))
-    if float(np.abs(middle).max()) * _STEP <= _SHARE * size:
-        return move, None
-    offset = np.rint(middle)
-    return replace(move, translation=move.translation - offset), offset
 
 
 def write_offset(path: Path, offset: DoubleArray | None, frame: str | None = None) -> Path | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from splatkit_ns.plugin.data.images import sh_to_rgb
+from splatkit_ns.plugin.viewer.shown import Shown
 
 
 class GaussianAttributes:
     """The Gaussians of `gauss_params` under the names of nerfstudio's splatfacto."""
 
     gauss_params: nn.ParameterDict
+    shown = Shown()
+    """The choices of the viewer's panel; the pipeline puts those of its own panel here."""
 
     @property
     def features_dc(self) -> Tensor:
