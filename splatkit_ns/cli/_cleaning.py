@@ -19,11 +19,11 @@ from splatkit_ns.cleaning.weights import blend_weights
 from splatkit_ns.cli._exporting import all_gaussians, open_run
 from splatkit_ns.cli._files import check_outputs, read_all, say, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
-from splatkit_ns.cli._offsets import read_offset, write_offset
 from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import Gaussians
+from splatkit_ns.formats.offset_files import read_offset, write_offset
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.splat import SplatModel

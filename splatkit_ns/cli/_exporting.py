@@ -11,13 +11,13 @@ from rich.console import Console
 from splatkit_ns import formats, ranges
 from splatkit_ns.cli._files import check_outputs, say, shown_ratio, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
-from splatkit_ns.cli._offsets import split_offset, write_offset
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
 from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
-from splatkit_ns.formats.frames import Similarity, transform
+from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.formats.gaussians import finite_rows
+from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.formats.ply import property_names
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run

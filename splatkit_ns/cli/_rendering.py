@@ -18,11 +18,11 @@ from splatkit_ns.camera_paths import focus, orbit, path
 from splatkit_ns.cameras import View
 from splatkit_ns.cli._camera_path_files import CameraPath, read_camera_path
 from splatkit_ns.cli._files import file_bytes, say, shown_bytes
-from splatkit_ns.cli._offsets import read_offset
 from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
 from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.files import atomic_write, check_writable
+from splatkit_ns.formats.offset_files import read_offset
 from splatkit_ns.image_files import CONTAINERS, save_image, save_video
 from splatkit_ns.rasterize import check_cuda_backend
 from splatkit_ns.rendering import renderer_of, turntable_circle

@@ -49,9 +49,9 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     # formats take a second to import: not for --help
     from splatkit_ns import formats
     from splatkit_ns.cli._files import check_outputs, file_bytes, say, write_file
-    from splatkit_ns.cli._offsets import read_offset, write_offset
     from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
     from splatkit_ns.formats.frames import transform
+    from splatkit_ns.formats.offset_files import read_offset, write_offset
 
     console = console or Console()
     ranges.check(options, shown=ranges.flag)

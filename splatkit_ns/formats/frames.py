@@ -19,6 +19,10 @@ files, whose axes are right, down and forward."""
 FLIP_SH = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
 """Signs of the SH coefficients above degree 0 after half a turn about x."""
 _TOLERANCE = 1e-4
+_STEP = 2.0**-24
+"""The relative rounding error of float32."""
+_SHARE = 0.02
+"""An offset is needed if centres are rounded by more than this share of the median Gaussian's size."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,24 @@ def transform(gaussians: Gaussians, move: Similarity) -> Gaussians:
         quats=_turn_quats(gaussians.quats, move.rotation) if turned else gaussians.quats,
         shN=rotate_sh(gaussians.shN, move.rotation) if turned else gaussians.shN,
     )
+
+
+def split_offset(gaussians: Gaussians, move: Similarity) -> tuple[Similarity, DoubleArray | None]:
+    """Take an offset out of a move if the moved centres would be rounded visibly.
+
+    Args:
+        gaussians: finite, before the move.
+        move: into the frame of a file.
+
+    Returns:
+        The move without the offset, and the offset (3,) in whole units; None if none is needed.
+    """
+    middle = move.apply(np.median(gaussians.means.astype(np.float64), axis=0))
+    size = move.scale * float(np.exp(np.median(gaussians.scales)))
+    if float(np.abs(middle).max()) * _STEP <= _SHARE * size:
+        return move, None
+    offset = np.rint(middle)
+    return replace(move, translation=move.translation - offset), offset
 
 
 def flip_yz(gaussians: Gaussians) -> Gaussians:

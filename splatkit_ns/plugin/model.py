@@ -260,7 +260,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         """
         parts = self.parts
         if not self.training:
-            state, view = cropped(self.training_state, self.crop_box), lens_view(camera)
+            state, view = cropped(self.shown.of(self.training_state), self.crop_box), lens_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
             outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
             return outputs | parts.images_of_new_view(outputs["rgb"], view)

@@ -13,6 +13,7 @@ from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamana
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
 from splatkit_ns.plugin.run.run_data import RunData
 from splatkit_ns.plugin.run.validation import AnnouncedImages
+from splatkit_ns.plugin.viewer.panel import ViewerPanel
 
 
 @dataclass
@@ -46,6 +47,8 @@ class SplatkitPipeline(VanillaPipeline):
         if test_mode == "inference":  # the command will make its own datamanager of this config
             background: Any = self.model.backgrounds.of_evaluation(self.model.device).cpu()
             config.datamanager.render_background = background
+        self.panel = ViewerPanel(self.model, self.datamanager)  # nerfstudio's viewer looks for elements here
+        self.model.shown = self.panel.shown
         if test_mode == "val":
             self.datamanager.use_targets(self.model.loss_fn.wanted_targets)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from splatkit_ns.plugin.data.images import sh_to_rgb
 from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.renderer import SplatRenderer
 
 KINDS = {"mip": "antialiased", "2dgs": "discs"}
@@ -19,6 +20,8 @@ class GaussianAttributes:
     """The Gaussians of `gauss_params` under the names of nerfstudio's splatfacto."""
 
     gauss_params: nn.ParameterDict
+    shown = Shown()
+    """The choices of the viewer's panel; the pipeline puts those of its own panel here."""
 
     @property
     def renderer(self) -> SplatRenderer[Any]:
