@@ -14,8 +14,9 @@ from torch import Tensor
 from splatkit_ns.cameras import View
 from splatkit_ns.triton_kernels import lazy_kernel
 
-DepthKind = Literal["z", "ray"]
-"""Depth along the camera's viewing axis (depth cameras, renderers), or along each pixel's ray (lidars)."""
+DepthKind = Literal["z", "ray", "inverse"]
+"""Depth along the camera's viewing axis (depth cameras, renderers), along each pixel's ray (lidars), or the inverse of
+depth with an unknown scale and shift (networks that look at one photograph)."""
 NormalAxes = Literal["opencv", "opengl"]
 """Axes of the camera in which normals are stored: x right, y down, z forward; or x right, y up, z backward."""
 
@@ -58,7 +59,7 @@ def pixel_rays(view: View) -> Tensor:
 
 
 def z_depths(depths: Tensor, kind: DepthKind, view: View) -> Tensor:
-    """Convert depths (C, H, W, 1) of either kind in a view into depths along the viewing axis."""
+    """Convert depths (C, H, W, 1) of the kinds z and ray in a view into depths along the viewing axis."""
     if kind == "z":
         return depths
     return depths / pixel_rays(view).norm(dim=-1, keepdim=True)
@@ -110,3 +111,34 @@ def depth_error(depths: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
     counts = valid & torch.isfinite(targets[..., 0]) & (targets[..., 0] > 0)
     difference = torch.where(counts, (depths - targets)[..., 0], depths.new_zeros(()))
     return difference.abs().sum() / counts.sum().clamp(min=1)
+
+
+def inverse_depth_error(depths: Tensor, targets: Tensor, alphas: Tensor, valid: Tensor) -> Tensor:
+    """Compute the mean absolute error of inverse depth against a reference of unknown scale and shift.
+
+    Both are found anew for each image and step, by least squares in closed form: the s of at least 0 and the t that
+    bring s times the reference plus t nearest to the inverse of the rendered depth. They have no gradient. The error is
+    relative to the mean of the inverse depth, so that the size of the scene does not matter. The fit is that of MiDaS
+    (Ranftl et al., 2020, https://arxiv.org/abs/1907.01341).
+
+    Args:
+        depths: rendered depths, (1, H, W, 1).
+        targets: the reference, (1, H, W, 1), larger for what is nearer; NaN and infinity mean unknown.
+        alphas: (1, H, W, 1); pixels that are less than half covered do not count.
+        valid: pixels that count, (1, H, W) bool.
+
+    Returns:
+        A scalar; 0 if fewer than two pixels count.
+    """
+    reference = targets[..., 0]
+    counts = valid & torch.isfinite(reference) & (alphas[..., 0] > 0.5) & (depths[..., 0] > 0)
+    zero = depths.new_zeros(())
+    inverse = torch.where(counts, 1 / torch.where(counts, depths[..., 0], zero + 1), zero)
+    reference = torch.where(counts, reference, zero)
+    with torch.no_grad():
+        number = counts.sum().clamp(min=1)
+        mean, reference_mean = inverse.sum() / number, reference.sum() / number
+        from_mean = torch.where(counts, reference - reference_mean, zero)
+        scale = ((from_mean * inverse).sum() / from_mean.square().sum().clamp(min=1e-12)).clamp(min=0)
+        fitted = torch.where(counts, mean + scale * from_mean, zero)
+    return (inverse - fitted).abs().sum() / (number * mean.clamp(min=1e-12))

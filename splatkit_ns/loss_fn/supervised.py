@@ -19,11 +19,12 @@ from splatkit_ns.loss_fn.geometry import (
     NormalAxes,
     depth_error,
     interior,
+    inverse_depth_error,
     normal_error,
     z_depths,
 )
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
-from splatkit_ns.ranges import Fraction, NonNegative
+from splatkit_ns.ranges import Fraction, NonNegative, Positive
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -42,11 +43,15 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     scale_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean standard deviation, in world units. 3DGS-MCMC uses 0.01."""
     depth_lambda: Annotated[float, NonNegative] = 0.0
-    """Weight of the mean absolute error of depth, relative to the scene's scale; 0 is off. The data must have depth
-    images."""
+    """Weight of the mean absolute error of depth, relative to the scene's scale, or of inverse depth, relative to its
+    mean; 0 is off. The data must have depth images."""
+    depth_lambda_final: Annotated[float | None, Positive] = field(default=None, kw_only=True)
+    """The weight at the last step, to which depth-lambda falls exponentially, such as 0.001 for depth that is not
+    exact; None means that it stays."""
     depth_kind: DepthKind = "z"
-    """Kind of the data's depth images: z, the depth along the camera's axis, as depth cameras write it; or ray, the
-    distance from the camera, as lidars measure it."""
+    """Kind of the data's depth images: z, the depth along the camera's axis, as depth cameras write it; ray, the
+    distance from the camera, as lidars measure it; or inverse, 1 / z with an unknown scale and shift in each image, as
+    networks for single photographs estimate it."""
     normal_lambda: Annotated[float, NonNegative] = 0.0
     """Weight of the mean of 1 - cos of the angle to the data's normals; 0 is off. The data must have normal images."""
     normal_axes: NormalAxes = "opencv"
@@ -107,12 +112,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         """
         terms: dict[str, Tensor] = {}
         if self.depth_lambda > 0:
-            rend_out, targets, view, scale = self._require(
-                "depth", step, "rend_out", "target_depths", "view", "scene_scale"
-            )
-            depths = self._require("depth", rend_out, "depths_expected")[0]
-            error = depth_error(depths, z_depths(targets, self.depth_kind, view), mask_or_all(masks, depths))
-            terms["depth"] = self.depth_lambda / scale * error
+            terms["depth"] = self._depth_weight(step) * self._depth_term(masks, step)
         if self.normal_lambda > 0:
             rend_out, targets, view = self._require("normal", step, "rend_out", "target_normals", "view")
             normals, valid = self.camera_normals(rend_out, view)
@@ -123,6 +123,24 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             valid = valid & torch.isfinite(targets).all(-1)
             terms["normal"] = self.normal_lambda * normal_error(normals, targets, rend_out.alphas, valid)
         return terms
+
+    def _depth_term(self, masks: Tensor | None, step: Mapping[str, Any]) -> Tensor:
+        """The error of depth, without its weight."""
+        rend_out, targets, view, scale = self._require(
+            "depth", step, "rend_out", "target_depths", "view", "scene_scale"
+        )
+        depths = self._require("depth", rend_out, "depths_expected")[0]
+        valid = mask_or_all(masks, depths)
+        if self.depth_kind == "inverse":
+            return inverse_depth_error(depths, targets, rend_out.alphas, valid)
+        return depth_error(depths, z_depths(targets, self.depth_kind, view), valid) / scale
+
+    def _depth_weight(self, step: Mapping[str, Any]) -> float:
+        """The weight of depth at a step."""
+        if self.depth_lambda_final is None:
+            return self.depth_lambda
+        number, max_steps = self._require("depth", step, "step", "max_steps")
+        return self.depth_lambda * (self.depth_lambda_final / self.depth_lambda) ** (number / max(1, max_steps))
 
     def camera_normals(self, rend_out: Any, view: View) -> tuple[Tensor, Tensor]:
         """Return normals in the camera's OpenCV axes, times alpha, (1, H, W, 3), and the mask of reliable ones.

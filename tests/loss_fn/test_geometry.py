@@ -11,7 +11,15 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.loss_fn import geometry
-from splatkit_ns.loss_fn.geometry import depth_error, interior, masked_mean, normal_error, pixel_rays, z_depths
+from splatkit_ns.loss_fn.geometry import (
+    depth_error,
+    interior,
+    inverse_depth_error,
+    masked_mean,
+    normal_error,
+    pixel_rays,
+    z_depths,
+)
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from tests.triton_interpreter import assert_prints
 
@@ -73,6 +81,61 @@ def test_without_any_known_depth_the_error_is_zero() -> None:
     assert float(error) == 0
     assert z.grad is not None
     assert float(z.grad.abs().max()) == 0
+
+
+def opaque() -> Tensor:
+    return torch.ones(1, HEIGHT, WIDTH, 1, dtype=torch.float64)
+
+
+def test_inverse_depth_is_compared_up_to_scale_and_shift() -> None:
+    z, _ = TILTED
+    for scale, shift in ((1.0, 0.0), (300.0, 25.0), (1e-3, -2.0)):
+        assert float(inverse_depth_error(z, scale / z + shift, opaque(), everywhere())) == pytest.approx(0, abs=1e-9)
+    assert float(inverse_depth_error(z, z, opaque(), everywhere())) > 0.05, "it grows the other way"
+
+
+def test_the_error_of_inverse_depth_is_that_of_least_squares() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, _ = TILTED
+    target = 5 / z + torch.rand(z.shape, generator=generator, dtype=torch.float64)
+    columns = torch.stack([target.flatten(), torch.ones(HEIGHT * WIDTH, dtype=torch.float64)], dim=1)
+    inverse = (1 / z).flatten()
+    fitted = columns @ torch.linalg.lstsq(columns, inverse[:, None]).solution[:, 0]
+    expected = float((inverse - fitted).abs().mean() / inverse.mean())
+    assert float(inverse_depth_error(z, target, opaque(), everywhere())) == pytest.approx(expected)
+    assert float(inverse_depth_error(7 * z, target, opaque(), everywhere())) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("hidden", ["unknown", "masked", "transparent"])
+def test_pixels_that_do_not_count_have_no_part_in_the_fit(hidden: str) -> None:
+    z, _ = TILTED
+    rendered, target, alphas, valid = z.clone(), 3 / z + 1, opaque(), everywhere()
+    rendered[0, 2:5, 3:9] *= 2
+    if hidden == "unknown":
+        target[0, 2:5, 3:9] = NAN
+    elif hidden == "masked":
+        valid[0, 2:5, 3:9] = False
+    else:
+        alphas[0, 2:5, 3:9] = 0.4
+    rendered.requires_grad_()
+    error = inverse_depth_error(rendered, target, alphas, valid)
+    error.backward()
+    assert float(error) == pytest.approx(0, abs=1e-9)
+    assert rendered.grad is not None
+    assert float(rendered.grad[0, 2:5, 3:9].abs().max()) == 0
+    assert bool(torch.isfinite(rendered.grad).all())
+
+
+def test_inverse_depth_draws_a_bump_back_to_the_surface() -> None:
+    z, _ = TILTED
+    rendered = z.clone()
+    rendered[0, 5, 5] *= 0.5
+    rendered.requires_grad_()
+    inverse_depth_error(rendered, 2 / z, opaque(), everywhere()).backward()
+    assert rendered.grad is not None
+    assert float(rendered.grad[0, 5, 5]) < 0, "descent moves it away from the camera"
+    nothing = inverse_depth_error(z, torch.full_like(z, NAN), opaque(), everywhere())
+    assert float(nothing) == 0
 
 
 def test_a_tilted_plane_has_one_normal_and_no_error() -> None:
