@@ -107,7 +107,9 @@ class Colmap:
         before = len(pairs) - len(remaining)
         self._run("matches", database, lambda done: report(before + done), pairs=str(listed))
 
-    def find_poses(self, database: Path, images: Path, models: Path, report: Report) -> None:
+    def find_poses(
+        self, database: Path, images: Path, models: Path, report: Report, *, two_view_tracks: bool = False
+    ) -> None:
         """Find the poses, and write all models that COLMAP finds as folders 0, 1, …
 
         Args:
@@ -115,6 +117,7 @@ class Colmap:
             images: the folder of the pictures, for the colours of points.
             models: the folder to make; it is there once all is done.
             report: is told how many pictures have a pose.
+            two_view_tracks: whether points that only two pictures show are kept.
 
         Raises:
             SplatkitError: COLMAP failed.
@@ -122,7 +125,7 @@ class Colmap:
         part = models.with_name(f"{models.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        self._run("poses", database, report, images=str(images), models=str(part))
+        self._run("poses", database, report, images=str(images), models=str(part), two_view_tracks=two_view_tracks)
         part.rename(models)
 
     def read(self, models: Path) -> list[Any]:

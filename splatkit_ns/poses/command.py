@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,12 @@ from splatkit_ns.poses.scene import Scene, write_points, write_transforms
 from splatkit_ns.poses.workspace import Workspace, opened
 
 LEFT_OUT = "left_out.txt"
+FEW_FEATURES = 2000
+"""If pictures have fewer features than this in the median, points that only two of them show are kept, too. On 50
+pictures of 180×320, with 608 features each, training then starts from 58 % more points, with poses as accurate, and is
+0.3 dB better after 700 steps."""
+POINTS_PER_PICTURE = 10
+"""A model with fewer points than this for each picture has poses by chance, such as of a camera that only turned."""
 
 
 def make_poses(options: PosesOptions, console: Console | None = None) -> Path:
@@ -64,10 +71,10 @@ def _compute(options: PosesOptions, source: Source, work: Workspace, colmap: Col
     models = _find_poses(options, pictures, matching, work, colmap, console)
     counts = db.feature_counts(work.database)
     pairs = db.matched_pairs(work.database)
-    if not models or models[0].num_reg_images() < MIN_PICTURES:
+    if not models or not _is_usable(models[0]):
         raise SplatkitError(f"No poses were found. {diagnosis.explain(counts, pairs, matching, colmap.feature_size)}")
     scene = scene_of(models[0])
-    _write(scene, models[0], work, len(pictures), options.source)
+    _write(scene, models[0], work, len(pictures))
     _report(scene, models, pictures, work, console)
     if 2 * len(scene.pictures) < len(pictures):
         advice = diagnosis.explain(counts, pairs, matching, colmap.feature_size)
@@ -75,6 +82,11 @@ def _compute(options: PosesOptions, source: Source, work: Workspace, colmap: Col
     elif turning := diagnosis.only_turns(pairs):
         warn(console, f"The poses may be wrong. {turning}")
     say(console, f"Train on it with: ns-train splatkit-3dgs --data {_quoted(work.output)}")
+
+
+def _is_usable(model: Any) -> bool:
+    posed = model.num_reg_images()
+    return posed >= MIN_PICTURES and model.num_points3D() >= POINTS_PER_PICTURE * posed
 
 
 # ------------------------------------------------------------------------------------------------------------- stages
@@ -91,11 +103,11 @@ def _find_features(
     groups = camera_groups(pictures, options.cameras == "each")
     with bar(console, "Features", len(pictures)) as report:
         colmap.find_features(work.database, work.images, pictures, groups, options.lens, report)
-    counts = sorted(db.feature_counts(work.database).values())
+    counts = db.feature_counts(work.database).values()
     before = f", {done} of an earlier run" if done else ""
     say(
         console,
-        f"Features: {counts[len(counts) // 2] if counts else 0:,} in the middle picture, at up to "
+        f"Features: {round(median(counts)) if counts else 0:,} in the middle picture, at up to "
         f"{colmap.feature_size} pixels; {len(groups)} camera(s){before}; {watch.shown()}",
     )
 
@@ -120,9 +132,10 @@ def _find_poses(
     if not work.keep_if("models", [matching, db.count_pairs(work.database), len(pictures), options.cameras]):
         work.forget_models()
     work.save()
+    few = median(db.feature_counts(work.database).values() or [0]) < FEW_FEATURES
     if not work.models.exists():
         with bar(console, "Poses", len(pictures)) as report:
-            colmap.find_poses(work.database, work.images, work.models, report)
+            colmap.find_poses(work.database, work.images, work.models, report, two_view_tracks=few)
     models = colmap.read(work.models)
     if models:
         best = models[0]
@@ -137,11 +150,13 @@ def _find_poses(
 # -------------------------------------------------------------------------------------------------------------- results
 
 
-def _write(scene: Scene, model: Any, work: Workspace, num_pictures: int, source: Path) -> None:
+def _write(scene: Scene, model: Any, work: Workspace, num_pictures: int) -> None:
     """Write the data set, ``transforms.json`` last."""
     write_model(model, work.output / "sparse" / "0")
     write_points(scene, work.output / "sparse_pc.ply")
-    title = f"{source.name}: {len(scene.pictures)} of {num_pictures} cameras, {len(scene.points):,} points"
+    title = (
+        f"{work.output.resolve().name}: {len(scene.pictures)} of {num_pictures} cameras, {len(scene.points):,} points"
+    )
     draw(scene, title, work.output / "cameras.png")
     write_transforms(scene, work.images.relative_to(work.output).as_posix(), work.output / "transforms.json")
 

@@ -98,11 +98,13 @@ def find_poses(colmap: Any, job: dict[str, Any]) -> tuple[Work, Count]:
 
     Args:
         colmap: the package.
-        job: ``database``, ``images`` (folder), ``models`` (an empty folder), ``threads``.
+        job: ``database``, ``images`` (folder), ``models`` (an empty folder), ``threads`` and ``two_view_tracks``
+            (whether points that only two pictures show are kept).
     """
     options = colmap.IncrementalPipelineOptions()
     options.num_threads = job["threads"]
     options.random_seed = 0
+    options.triangulation.ignore_two_view_tracks = not job["two_view_tracks"]
     posed = [0]
 
     def first_pair() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from splatkit_ns.poses.scene import Intrinsics, PosedPicture, Scene
@@ -67,6 +68,40 @@ def made_scene(number: int = 6, cameras: dict[int, Intrinsics] | None = None) ->
     generator = np.random.default_rng(1)
     points = generator.normal(size=(200, 3)) * 0.3
     return Scene(cameras, pictures, points, generator.integers(0, 255, (200, 3)).astype(np.uint8), 0.5)
+
+
+@lru_cache(maxsize=1)
+def _surfaces() -> list[tuple[int, float, tuple[float, float], tuple[float, float], NDArray[np.uint8]]]:
+    """The axis across each surface, its value there, lower and upper ends along the other two axes, and pixels."""
+    return [
+        (2, 4.0, (-4.0, -2.5), (4.0, 1.0), texture(512, 224, 1)),
+        (1, 1.0, (-4.0, 0.0), (4.0, 4.0), texture(512, 256, 2)),
+        (2, 2.5, (-0.8, -0.2), (0.4, 1.0), texture(128, 128, 3)),
+        (0, 1.5, (-0.6, 2.0), (1.0, 3.5), texture(128, 128, 4)),
+    ]
+
+
+def room_picture(pose: NDArray[np.float64], width: int = 240, height: int = 180, focal: float = 220.0) -> Image.Image:
+    """Photograph a room: a wall 4 away, a floor, the front of a box 2.5 away, and a wall on the right, all textured.
+
+    Args:
+        pose: (4, 4) camera to world, OpenCV axes.
+        width: in pixels.
+        height: in pixels.
+        focal: in pixels.
+    """
+    y, x = np.mgrid[0:height, 0:width] + 0.5
+    directions = np.stack([(x - width / 2) / focal, (y - height / 2) / focal, np.ones_like(x)], -1) @ pose[:3, :3].T
+    image, nearest = np.zeros((height, width, 3)), np.full((height, width), np.inf)
+    for axis, value, low, high, pixels in _surfaces():
+        distance = (value - pose[axis, 3]) / directions[..., axis]
+        points = np.delete(pose[:3, 3] + distance[..., None] * directions, axis, axis=-1)
+        inside = ((points > low) & (points < high)).all(axis=-1) & (distance > 0) & (distance < nearest)
+        places = (points[inside] - low) / (np.array(high) - low) * (np.array(pixels.shape[1::-1]) - 1)
+        for channel in range(3):
+            image[inside, channel] = map_coordinates(pixels[..., channel].astype(float), places.T[::-1], order=1)
+        nearest[inside] = distance[inside]
+    return Image.fromarray(image.astype(np.uint8))
 
 
 def write_video(path: Path, frames: list[NDArray[np.uint8]], rate: int = 30, rotation: int = 0) -> Path:

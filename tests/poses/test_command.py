@@ -55,7 +55,7 @@ def test_a_data_set_from_photographs(
     assert status == 0, text
     assert "Pictures: 6 in" in text
     assert "Matches: 15 of 15 pairs (exhaustive)" in text
-    assert "Poses: 4 of 6 pictures, 30 points" in text
+    assert "Poses: 4 of 6 pictures, 100 points" in text
     assert "2 picture(s) are left out, without a pose: p 0.jpg (in part 2 of the scene), p 5.jpg." in text
     assert f"ns-train splatkit-3dgs --data '{output}'" in text
     files = [frame["file_path"] for frame in meta_of(output)["frames"]]
@@ -166,7 +166,7 @@ def test_no_poses(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     found: dict[str, Any], advice: str,
 ) -> None:  # fmt: skip
-    settings(monkeypatch, models=[], **found)
+    settings(monkeypatch, points=2, **found)
     message = refused(capsys, "poses", photos, "--output", tmp_path / "out")
     assert "No poses were found" in message
     assert advice in message

@@ -37,6 +37,7 @@ class CancellationToken:
 
 class _Options(SimpleNamespace):
     model = "SIMPLE_RADIAL"
+    triangulation = SimpleNamespace()
 
 
 ImageReaderOptions = FeatureExtractionOptions = FeatureMatchingOptions = _Options
@@ -170,7 +171,7 @@ class Reconstruction:
             index: SimpleNamespace(name=name, camera_id=number, has_pose=True, cam_from_world=self._pose(index))
             for index, (name, number, _) in enumerate(self._rows)
         }
-        points = np.random.default_rng(0).normal(size=(30, 3))
+        points = np.random.default_rng(0).normal(size=(_settings().get("points", 100), 3))
         self.points3D = {index: SimpleNamespace(xyz=point, color=[1, 2, 3]) for index, point in enumerate(points)}
 
     def _pose(self, index: int) -> Any:
