@@ -17,6 +17,9 @@ from splatkit_ns.plugin.reporting.console import report_once
 DEFAULT_LIMIT = 1_000_000
 """Seed points that a run starts with at most, unless an option says otherwise."""
 
+ROUNDING = 1e-4
+"""A rotation in single precision is orthogonal but for less than this."""
+
 
 class OutputsFarFromOrigin(DataparserOutputs):
     """The output for a scene that was moved to the origin; its transform is in double precision."""
@@ -47,6 +50,9 @@ def finished(
     if offset is None:
         return outputs
     transform = outputs.dataparser_transform.double().clone()
+    left, stretch, right = torch.linalg.svd(transform[:, :3])
+    if float((stretch - 1).abs().max()) < ROUNDING:  # far away, the rounding of a rotation shifts a scene visibly
+        transform[:, :3] = left @ right
     transform[:, 3] -= transform[:, :3] @ torch.from_numpy(offset)
     outputs.dataparser_transform = transform
     report_once(

@@ -21,6 +21,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, Nerfst
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.formats.frames import Similarity
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.parse_frames import OwnNerfstudio
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
@@ -110,6 +111,11 @@ def test_a_scene_in_utm_is_as_one_near_the_origin(scenes: dict[str, Path], tmp_p
     poses = {Path(frame["file_path"]).name: np.array(frame["transform_matrix"]) for frame in frames}
     expected = np.stack([poses[path.name][:3] for path in far.image_filenames])
     np.testing.assert_allclose(back.numpy(), expected, atol=1e-5)
+    turn = far.dataparser_transform[:, :3]
+    torch.testing.assert_close(turn @ turn.T, torch.eye(3).double(), atol=1e-12, rtol=0)
+    moved = Similarity.from_dataparser(far.dataparser_transform.numpy(), far.dataparser_scale).inverse()
+    positions = moved.apply(far.cameras.camera_to_worlds[..., 3].double().numpy())
+    np.testing.assert_allclose(positions, expected[..., 3], atol=1e-5)
 
 
 def test_the_offset_and_an_applied_transform_are_both_undone(scenes: dict[str, Path], tmp_path: Path) -> None:
