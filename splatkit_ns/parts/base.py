@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic
 
-from torch import Tensor, nn
+from torch import nn
 
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.parts.trainables import RowTrainable, Trainable, module_trainables
@@ -78,16 +78,6 @@ class SplatBaseModule(Generic[PayloadT]):
 
         May change what the step compares with: return a `FrameEdit`.
         """
-
-    def training_mask(self, image_index: int, height: int, width: int) -> Tensor | None:
-        """The pixels of a training photograph that are used, for densification that looks at other photographs.
-
-        For parts that mask pixels in `pre_step`, so that these make no Gaussians there, either.
-
-        Returns:
-            (1, height, width) bool, or None for all of them.
-        """
-        return None
 
     def pre_compute_loss(self, **kwargs: Any) -> None:
         """After rendering, before the loss."""

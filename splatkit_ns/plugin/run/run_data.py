@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -145,10 +144,7 @@ class RunData:
         options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
         payload = model.parts.renderer.render(model.training_state, frame.view, options)
         seen = ImageFrame(frame.view, frame.index_on_device, frame.image_name, model.context.step)
-        rendered, (height, width) = model.parts.image_of(payload.renders, seen), frame.target.shape[1:3]
-        masks = [frame.mask, *(part.training_mask(index, height, width) for part in model.context.modules)]
-        given = [mask for mask in masks if mask is not None]
-        return TrainingView(frame.view, frame.target, rendered, reduce(torch.logical_and, given) if given else None)
+        return TrainingView(frame.view, frame.target, model.parts.image_of(payload.renders, seen), frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""
