@@ -66,7 +66,10 @@ def _camera_ids(colmap: Any, database: Path, job: dict[str, Any]) -> list[int]:
             if camera["focal_factor"] is not None:
                 reader.default_focal_length_factor = camera["focal_factor"]
             first = Path(job["images"]) / camera["names"][0]
-            ids.append(int(opened.write_camera(colmap.infer_camera_from_image(first, reader))))
+            inferred = colmap.infer_camera_from_image(first, reader)
+            if camera["focal_factor"] is not None:  # COLMAP matches no pictures of a fisheye of unknown focal length
+                inferred.has_prior_focal_length = True
+            ids.append(int(opened.write_camera(inferred)))
     return ids
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -136,6 +138,17 @@ def test_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [frame["file_path"] for frame in meta_of(tmp_path / "out")["frames"]] == [
         f"images/frame_0000{number}.jpg" for number in range(1, 7)
     ]
+
+
+def test_a_fisheye_has_a_focal_length_to_begin_with(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COLMAP 4.2 matches no pair of fisheye pictures whose focal length it does not know."""
+    status, text = run(capsys, "poses", photos, "--output", tmp_path / "out", "--lens", "fisheye")
+    assert status == 0, text
+    assert meta_of(tmp_path / "out")["camera_model"] == "OPENCV_FISHEYE"
+    with contextlib.closing(sqlite3.connect(tmp_path / "out/poses_work/database.db")) as database:
+        assert database.execute("SELECT model, prior_focal_length FROM cameras").fetchall() == [("OPENCV_FISHEYE", 1)]
 
 
 def test_photographs_that_are_in_place_stay_there(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ has_cuda = False
 Device = SimpleNamespace(auto="auto", cpu="cpu", cuda="cuda")
 MAX_IMAGES = 2147483647
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS cameras (camera_id INTEGER PRIMARY KEY, model TEXT)",
+    "CREATE TABLE IF NOT EXISTS cameras (camera_id INTEGER PRIMARY KEY, model TEXT, prior_focal_length INTEGER)",
     "CREATE TABLE IF NOT EXISTS images (image_id INTEGER PRIMARY KEY, name TEXT UNIQUE, camera_id INTEGER)",
     "CREATE TABLE IF NOT EXISTS keypoints (image_id INTEGER PRIMARY KEY, rows INTEGER)",
     "CREATE TABLE IF NOT EXISTS matches (pair_id INTEGER PRIMARY KEY, rows INTEGER)",
@@ -100,14 +100,15 @@ class Database:
     def read_all_cameras(self) -> list[Any]:
         return [SimpleNamespace(camera_id=row[0]) for row in self.run("SELECT camera_id FROM cameras")]
 
-    def write_camera(self, camera: str) -> int:
-        self.run("INSERT INTO cameras (model) VALUES (?)", camera)
+    def write_camera(self, camera: Any) -> int:
+        values = (camera.model, int(camera.has_prior_focal_length))
+        self.run("INSERT INTO cameras (model, prior_focal_length) VALUES (?, ?)", *values)
         return self.run("SELECT MAX(camera_id) FROM cameras")[0][0]
 
 
-def infer_camera_from_image(path: Any, options: Any) -> str:
+def infer_camera_from_image(path: Any, options: Any) -> Any:
     assert Path(path).is_file()
-    return options.camera_model
+    return SimpleNamespace(model=options.camera_model, has_prior_focal_length=False)
 
 
 def extract_features(
