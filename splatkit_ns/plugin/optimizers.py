@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-from nerfstudio.engine.optimizers import OptimizerConfig
+from nerfstudio.engine.optimizers import OptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.parts.trainables import Schedule
+from splatkit_ns.plugin.run.batch_scale import scale_configs, scale_moments
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 
@@ -134,6 +135,23 @@ def part_optimizers(schedules: Mapping[str, Schedule]) -> dict[str, Any]:
         }
         for name, declared in schedules.items()
     }
+
+
+def make_optimizers(configs: dict[str, Any], groups: dict[str, Any], images: int = 1) -> Optimizers:
+    """nerfstudio's optimizers with their schedules.
+
+    Args:
+        configs: the result of `run_optimizers`; changed.
+        groups: the parameters, by the same names.
+        images: the number of images of a step, see `batch_scale`.
+    """
+    scale_configs(configs, images)
+    optimizers = Optimizers(configs, groups)
+    scale_moments(optimizers.optimizers, images)
+    for schedule in optimizers.schedulers.values():
+        # torch warns of schedules that step before their optimizer, as they do if gradients are accumulated first
+        setattr(schedule.optimizer, "_opt_called", True)  # noqa: B010
+    return optimizers
 
 
 def run_optimizers(

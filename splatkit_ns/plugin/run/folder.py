@@ -155,6 +155,10 @@ class RunFolder:
         except OSError as error:
             raise _write_error(self._real_path, error) from error
 
+    def belongs_to_starter(self, is_continued: bool) -> None:
+        """Take over from the process that has started this one, and has claimed the folder, whether it is continued."""
+        self._state.is_continued = is_continued
+
     def release(self) -> None:
         """End the claim; nothing happens if this process has not claimed the folder."""
         self._state.release()
