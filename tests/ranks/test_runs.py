@@ -110,3 +110,17 @@ def test_what_several_ranks_cannot_do_is_refused_with_one_message(scene: Path, t
     assert not config.get_base_dir().exists()
     with pytest.raises(SplatkitError, match=r"num-devices is 12, but there are 11 training images"):
         in_ranks(make_config(scene, tmp_path / "b", **CHEAP), size=12)
+
+
+def test_ns_train_starts_the_ranks_from_its_own_process(scene: Path, tmp_path: Path) -> None:
+    """Its launcher, which needs CUDA for several processes, is told of one."""
+    from nerfstudio.scripts.train import main
+
+    config = make_config(scene, tmp_path, **CHEAP, max_num_iterations=6, vis="none")
+    config.machine.num_devices = 2
+    main(config)
+    folder = config.get_base_dir()
+    assert "num_devices: 2" in (folder / "config.yml").read_text(), "a resumed run has as many"
+    stored = read_checkpoint(checkpoints.path_of(config.get_checkpoint_dir(), 5))
+    assert float(stored["optimizers"]["means"]["state"][0]["step"]) == 6
+    assert {path.name for path in folder.iterdir()} == {"config.yml", "dataparser_transforms.json", "nerfstudio_models"}
