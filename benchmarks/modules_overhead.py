@@ -46,7 +46,7 @@ from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.pipeline import SplatkitPipelineConfig
 from splatkit_ns.plugin.run_config import trainer_config
 from splatkit_ns.plugin.trainer import SplatkitTrainer
-from splatkit_ns.trainer.trainer import seed_everything
+from splatkit_ns.splat.rng import seed_everything
 
 NEVER = 10**9
 

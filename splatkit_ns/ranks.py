@@ -1,24 +1,164 @@
-"""The processes that train together. Nothing else in the package imports `torch.distributed`."""
+"""The processes that train one run together. Nothing else in the package imports `torch.distributed`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
 
-import torch.distributed
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""The longest wait for another rank on the CPU: rank 0 may evaluate, save, or be paused in the viewer. A rank that has
+ended is noticed at once, because its connections close."""
+GPU_PATIENCE = timedelta(seconds=60)
+"""The longest wait for another rank's GPU; every such wait begins when all ranks have said that they are ready."""
+
+
+class RankLost(RuntimeError):
+    """Another rank has ended, so that this one cannot go on."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among those that train one run."""
+    """The rank of this process among those that train one run, and what the ranks exchange.
+
+    Every method but the properties is a collective: all ranks have to call it, in the same order. With one rank each
+    returns at once. All raise `RankLost` if another rank has ended.
+    """
 
     rank: int = 0
     """The number of this process, from 0; rank 0 writes files, evaluates and logs."""
     size: int = 1
     """The number of processes."""
+    _data: Any = field(default=None, repr=False, compare=False)
+    """The process group for tensors on the device of the training."""
+    _leading: Any = field(default=None, repr=False, compare=False)
+    """The process group, on the CPU, for messages of rank 0 that other ranks may call for at other moments."""
+    _control: Any = field(default=None, repr=False, compare=False)
+    """The process group, on the CPU, for agreements."""
+
+    _started: ClassVar[Ranks | None] = None
 
     @classmethod
     def current(cls) -> Ranks:
         """The ranks of the process group that has been started; one process if there is none."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
-        return cls()
+        if not dist.is_available() or not dist.is_initialized():
+            return cls()
+        if Ranks._started is None:
+            Ranks._started = cls._with_groups("cuda" if dist.get_backend() == "nccl" else "cpu")
+        return Ranks._started
+
+    @classmethod
+    def start(cls, rank: int, size: int, device_type: str, port: int) -> Ranks:
+        """Join the other processes of a run on this machine.
+
+        Args:
+            rank: the number of this process.
+            size: the number of processes.
+            device_type: the device of the training, "cuda" (NCCL) or "cpu" (gloo).
+            port: where `serve` listens.
+        """
+        store = _store_class()("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=300))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        Ranks._started = cls._with_groups(device_type)
+        return Ranks._started
+
+    @classmethod
+    def _with_groups(cls, device_type: str) -> Ranks:
+        if device_type == "cuda":
+            data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE)
+        else:
+            data = dist.new_group(backend="gloo", timeout=PATIENCE)
+        leading, control = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
+        return cls(dist.get_rank(), dist.get_world_size(), data, leading, control)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes files, evaluates and logs."""
+        return self.rank == 0
+
+    # ------------------------------------------------------------------ tensors on the device of the training
+
+    def average(self, tensor: Tensor) -> None:
+        """Replace a tensor by its mean over the ranks, in place; every rank gets the same bits."""
+        if self.size > 1:
+            _guarded(lambda: dist.all_reduce(tensor, group=self._data))
+            tensor.div_(self.size)
+
+    def add(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the ranks, in place; every rank gets the same bits."""
+        if self.size > 1:
+            _guarded(lambda: dist.all_reduce(tensor, group=self._data))
+
+    def maximum(self, tensor: Tensor) -> None:
+        """Replace a tensor by its largest value over the ranks, element by element, in place."""
+        if self.size > 1:
+            _guarded(lambda: dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._data))
+
+    def copy_first(self, tensor: Tensor) -> None:
+        """Give a tensor the values that it has on rank 0, in place."""
+        if self.size > 1:
+            _guarded(lambda: dist.broadcast(tensor, src=0, group=self._data))
+
+    # ------------------------------------------------------------------ agreements
+
+    def gather(self, numbers: Sequence[int]) -> list[list[int]]:
+        """The numbers of each rank, in the order of the ranks; all ranks give as many."""
+        if self.size == 1:
+            return [list(numbers)]
+        ours = torch.tensor(numbers, dtype=torch.int64)
+        places = [torch.empty_like(ours) for _ in range(self.size)]
+        _guarded(lambda: dist.all_gather(places, ours, group=self._control))
+        return [place.tolist() for place in places]
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The value of each rank, in the order of the ranks; any that can be pickled."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        _guarded(lambda: dist.all_gather_object(found, value, group=self._control))
+        return found
+
+    def message_of_first(self, message: Any = None) -> Any:
+        """The next message of rank 0, which gives it; the other ranks call this when they are ready for it."""
+        if self.size == 1:
+            return message
+        box = [message]
+        _guarded(lambda: dist.broadcast_object_list(box, src=0, group=self._leading))
+        return box[0]
+
+
+ONE_RANK = Ranks()
+"""A run of one process."""
+
+
+def serve(port: int = 0) -> Any:
+    """Let processes of this machine find each other; keep the result, whose `port` they need, while they run.
+
+    Args:
+        port: where to listen; 0 takes a free one.
+
+    Raises:
+        OSError: the port is in use.
+    """
+    try:
+        return _store_class()("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    except RuntimeError as error:
+        raise OSError(f"port {port} is in use") from error
+
+
+def _store_class() -> Any:
+    return getattr(dist, "TCPStore")  # noqa: B009  # documented, but not in __all__
+
+
+def _guarded(call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except RuntimeError as error:
+        raise RankLost("Another process of this run has ended.") from error

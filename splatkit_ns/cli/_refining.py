@@ -22,7 +22,7 @@ from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.run.config_file import KNOWN, is_within
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
-from splatkit_ns.trainer.trainer import seed_everything
+from splatkit_ns.splat.rng import seed_everything
 
 _LEARNT = ("part_params.", "camera_optimizer.")
 """The beginnings of the names of what a model learns besides the Gaussians."""

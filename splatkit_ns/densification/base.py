@@ -11,6 +11,7 @@ import torch
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.payload import PayloadT
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 
@@ -28,6 +29,12 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         ``training_state.optimizers``. A mask made before one of these operations may be used after it.
         """
         raise NotImplementedError
+
+    def gather_from_ranks(self, ranks: Ranks) -> None:
+        """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved."""
+
+    def forget_gathered(self, ranks: Ranks) -> None:
+        """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice."""
 
 
 def request_absgrad(renderer: Any, owner: str) -> None:

@@ -22,6 +22,7 @@ from splatkit_ns.densification.default import SplatDefaultDensification, highest
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
 from splatkit_ns.ranges import BelowOne, Fraction, NonNegative, Positive
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -153,7 +154,10 @@ class SplatBudgetDensification(SplatDefaultDensification):
         if hasattr(self._views, "expect_views"):  # one of a run; a provider may do without
             self._views.expect_views(drawn_views)
         views = [self._views.training_view(index) for index in drawn_views]
-        return view_scores(self._renderer, training_state, views, self.error_threshold)
+        scores = view_scores(self._renderer, training_state, views, self.error_threshold)
+        for score in scores:
+            Ranks.current().copy_first(score)  # GPUs sum up in any order, and the ranks draw by these numbers
+        return scores
 
     def _faint_and_wrong(self, opacities: Tensor, wrongness: Tensor) -> Tensor:
         """Draw half of the faint Gaussians that make most of the wrong pixels, (N,); larger parts are more likely."""

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative, Positive, from_to
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 STATISTICS = ("grad2d", "count", "radii")
@@ -98,27 +100,42 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         rend_out: SplatRenderPayload,
         scene_scale: float,
         max_steps: int | None = None,
+        images_per_step: int = 1,
         **others: Any,
     ) -> None:
         """Count gradients; refine and reset opacities at the steps for it."""
         if step >= self.refine_stop_iter:
             return
         self._count(rend_out)
-        if self._refines_at(step):
+        if self._refines_at(step, images_per_step):
+            self.gather_from_ranks(Ranks.current())
             self._refine(step, training_state, scene_scale)
-        if self._resets_at(step, max_steps):
+        if self._resets_at(step, max_steps, images_per_step):
             training_state.limit_opacities(2 * self.prune_opa)
 
-    def _refines_at(self, step: int) -> bool:
+    @torch.no_grad()
+    def gather_from_ranks(self, ranks: Ranks) -> None:
+        if ranks.size == 1 or not getattr(self, "statistics", None):
+            return
+        for name in ("grad2d", "count"):
+            ranks.add(self.statistics[name])
+        ranks.maximum(self.statistics["radii"])
+
+    def forget_gathered(self, ranks: Ranks) -> None:
+        if not ranks.is_first and getattr(self, "statistics", None):
+            for name in ("grad2d", "count"):
+                self.statistics[name].zero_()
+
+    def _refines_at(self, step: int, images_per_step: int = 1) -> bool:
         return (
             step > self.refine_start_iter
-            and step % self.refine_every == 0
+            and is_due(step, self.refine_every, images_per_step)
             and (self.reset_every == 0 or step % self.reset_every >= self.pause_refine_after_reset)
         )
 
-    def _resets_at(self, step: int, max_steps: int | None) -> bool:
+    def _resets_at(self, step: int, max_steps: int | None, images_per_step: int = 1) -> bool:
         """Whether opacities are reset at this step; they are not if the run ends before they have recovered."""
-        if self.reset_every == 0 or step % self.reset_every:
+        if self.reset_every == 0 or not is_due(step, self.reset_every, images_per_step):
             return False
         return max_steps is None or max_steps - step >= max(1, self.reset_every // 6)
 

@@ -31,7 +31,7 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
 
     Raises:
         ModuleError: at set-up, if the strategy lacks a method, names an argument that does not exist, or needs
-            absolute gradients that the renderer does not compute.
+            absolute gradients that the renderer does not compute; also with several processes.
     """
 
     strategy: Any
@@ -39,8 +39,15 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
     ``gsplat.strategy.DefaultStrategy()``. If it has fields ``absgrad`` and ``key_for_gradient``, the renderer computes
     absolute gradients on request, and the key is set to that of the renderer."""
 
-    def on_setup(self, renderer: Any, training_state: SplatTrainingState, scene_scale: float) -> None:
+    def on_setup(
+        self, renderer: Any, training_state: SplatTrainingState, scene_scale: float, world_size: int = 1
+    ) -> None:
         self._check_strategy()
+        if world_size > 1:
+            raise ModuleError(
+                f"{self.module_name} cannot be used with several processes: a strategy of gsplat's counts the images "
+                "of its own process only. Use a densification of splatkit-ns, or one process."
+            )
         if getattr(self.strategy, "absgrad", False):
             request_absgrad(renderer, self.module_name)
         if renderer is not None and hasattr(self.strategy, "key_for_gradient"):

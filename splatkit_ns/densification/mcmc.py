@@ -17,7 +17,9 @@ from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, scene_limit
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative, Opacity, Positive
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.splitting import rotation_matrices
 from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
@@ -73,9 +75,10 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         self.cap_before: int | None = state.get("max_gaussians")
 
     @torch.no_grad()
-    def densify(self, step: int, training_state: SplatTrainingState, **others: Any) -> None:
+    def densify(self, step: int, training_state: SplatTrainingState, images_per_step: int = 1, **others: Any) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
-        if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
+        refines = self.refine_start_iter < step < self.refine_stop_iter
+        if refines and is_due(step, self.refine_every, images_per_step):
             self._relocate(training_state)
             self._grow(training_state)
         learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
@@ -122,7 +125,9 @@ def sample(weights: Tensor, num: int) -> Tensor:
     """Draw ``num`` indices with replacement in proportion to the weights (N,); ``torch.multinomial`` limits N."""
     cumulative = weights.double().cumsum(0)
     drawn = torch.rand(num, dtype=torch.float64, device=weights.device) * cumulative[-1]
-    return torch.searchsorted(cumulative, drawn, right=True).clamp(max=len(weights) - 1)
+    rows = torch.searchsorted(cumulative, drawn, right=True).clamp(max=len(weights) - 1)
+    Ranks.current().copy_first(rows)  # a GPU's sums may differ in their last bits, and then the rows drawn
+    return rows
 
 
 def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
 from splatkit_ns.parts.files import told_of_checkpoint
+from splatkit_ns.parts.steps import is_due
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -34,7 +35,7 @@ class CheckPointHook(Hook):
     def after_train_iter(self, trainer: TrainerView) -> None:
         """Write a checkpoint if one is due."""
         step = trainer.global_step
-        if step % self.every == 0 or step == trainer.cfg.max_steps:
+        if step == trainer.cfg.max_steps or is_due(step, self.every, trainer.context.images_per_step):
             path = trainer.exp_dir / "ckpts" / f"step_{step:06d}.ckpt"
             what = f"CheckPointHook's checkpoint of step {step}"
             trainer.save_checkpoint(path, then=told_of_checkpoint(logger, what, path))

@@ -13,6 +13,7 @@ from torch import Tensor
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.hooks.base import HOOK_REGISTRY, Hook
 from splatkit_ns.hooks.view import TrainerView
+from splatkit_ns.parts.steps import is_due
 
 VALIDATION_METRICS = ("L1_loss", "psnr", "ssims", "lpips", "cc_psnr", "cc_ssim", "cc_lpips")
 """Metrics whose mean over an evaluation is logged."""
@@ -69,7 +70,7 @@ class LogHook(Hook):
         loss = losses["loss"]  # not finite in a step that was left out, which must not spoil all later means
         self._ema = torch.where(torch.isfinite(loss), 0.4 * loss + 0.6 * self._ema, self._ema)
         step = trainer.global_step
-        if step % self.every and step != trainer.cfg.max_steps:
+        if step != trainer.cfg.max_steps and not is_due(step, self.every, trainer.context.images_per_step):
             return
         self.bar_info["loss"] = f"{self.ema_loss_for_log:.7f}"
         self._show(step)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
@@ -39,10 +40,16 @@ class SplatCheckpointer(SplatBaseModule[SplatRenderPayload]):
         self._written: list[str] = getattr(self, "_written", [])
 
     def post_step(
-        self, logger: logging.Logger, step: int, max_steps: int, training_state: SplatTrainingState, world_rank: int
+        self,
+        logger: logging.Logger,
+        step: int,
+        max_steps: int,
+        training_state: SplatTrainingState,
+        world_rank: int,
+        images_per_step: int = 1,
     ) -> None:
         """Save a checkpoint if one is due."""
-        if world_rank != 0 or (step % self.every != 0 and step != max_steps):
+        if world_rank != 0 or (step != max_steps and not is_due(step, self.every, images_per_step)):
             return
         folder = Path(self.output_dir)
         path = folder / f"step_{step:06d}.ckpt"

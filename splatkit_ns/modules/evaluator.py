@@ -22,7 +22,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.files import check_output_dir, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.steps import reachable_steps
+from splatkit_ns.parts.steps import reachable_steps, reaches_one_of
 from splatkit_ns.ranges import Steps
 from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text
 
@@ -74,9 +74,10 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
         data_provider: EvaluationSource,
         training_state: SplatTrainingState,
         world_rank: int,
+        images_per_step: int = 1,
     ) -> None:
         """Evaluate if this is one of the steps."""
-        if step not in self._steps or world_rank != 0:
+        if world_rank != 0 or not reaches_one_of(step, self._steps, images_per_step):
             return
         what, writes = f"The evaluation of step {step}", True  # the first file that cannot be written is the last tried
         began = time.perf_counter()

@@ -12,7 +12,7 @@ from splatkit_ns.formats import format_names
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.steps import reachable_steps
+from splatkit_ns.parts.steps import reachable_steps, reaches_one_of
 from splatkit_ns.ranges import Range, Steps
 from splatkit_ns.splat import SplatTrainingState
 
@@ -68,9 +68,10 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         training_state: SplatTrainingState,
         world_rank: int,
         renderer: Any,
+        images_per_step: int = 1,
     ) -> None:
         """Export if this is one of the steps."""
-        if step not in self._steps or world_rank != 0:
+        if world_rank != 0 or not reaches_one_of(step, self._steps, images_per_step):
             return
         splat, ckpt = self.splat_path(step), self.ckpt_path(step)
         if self.save_splat and write_or_warn(

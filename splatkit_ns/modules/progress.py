@@ -16,6 +16,7 @@ from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import HeldOutFigures
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
@@ -51,9 +52,11 @@ class SplatProgressTracker(SplatBaseModule[SplatRenderPayload]):
         masks: Tensor | None,
         training_state: SplatTrainingState,
         data_provider: Any = None,
+        images_per_step: int = 1,
     ) -> None:
         """Update the bar if that is due."""
-        if self._console is None or (step % self.update_every != 0 and step != max_steps and self._bar is not None):
+        is_shown = step == max_steps or is_due(step, self.update_every, images_per_step)
+        if self._console is None or (not is_shown and self._bar is not None):
             return
         now = time.perf_counter()
         if self._bar is None:  # at the first step, when images have been loaded and nothing else draws a bar

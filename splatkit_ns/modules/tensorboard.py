@@ -17,6 +17,7 @@ from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
@@ -66,11 +67,12 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
         target_frames: Tensor,
         masks: Tensor | None,
         training_state: SplatTrainingState,
+        images_per_step: int = 1,
     ) -> None:
         """Write the scalars and images that are due in this step."""
         if self._writer is None:
             return
-        if self.scalars_every > 0 and step % self.scalars_every == 0:
+        if self.scalars_every > 0 and is_due(step, self.scalars_every, images_per_step):
             scalars: dict[str, Any] = {"train/loss": loss.detach()}
             scalars |= {f"train/loss/{name}": term.detach() for name, term in loss_terms.items()}
             scalars["train/psnr"] = psnr(rendered_frames, target_frames, masks)
@@ -82,7 +84,7 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
             scalars["memory/peak_MiB"] = peak_memory(training_state.device) / 2**20
             for name, value in scalars.items():
                 self._writer.add_scalar(name, float(value), step)
-        if self.images_every > 0 and step % self.images_every == 0:
+        if self.images_every > 0 and is_due(step, self.images_every, images_per_step):
             pair = torch.cat([target_frames[0], rendered_frames[0].detach().clamp(0, 1)], dim=1)
             self._writer.add_image("train/target_and_render", pair.cpu(), step, dataformats="HWC")
 

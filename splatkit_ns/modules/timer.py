@@ -14,6 +14,7 @@ from splatkit_ns.modules.tensorboard import peak_memory
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import PHASES
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
 
@@ -57,12 +58,14 @@ class SplatTimer(SplatBaseModule[SplatRenderPayload]):
             mark = time.perf_counter()
         self._marks.append((phase, mark))
 
-    def post_step(self, logger: logging.Logger, step: int, training_state: SplatTrainingState) -> None:
+    def post_step(
+        self, logger: logging.Logger, step: int, training_state: SplatTrainingState, images_per_step: int = 1
+    ) -> None:
         """Report if a report is due."""
         self._steps += 1
         if self._steps % STEPS_PER_READING == 0:
             self._read()
-        if step % self.every == 0:
+        if is_due(step, self.every, images_per_step):
             self._tell(logger, step, training_state)
 
     def on_cleanup(self, logger: logging.Logger, step: int, training_state: SplatTrainingState) -> None:

@@ -32,6 +32,7 @@ RUN_ARGUMENTS = (
     "stop",
     "num_train_images",
     "image_model",
+    "images_per_step",
 )
 """Known during the whole run."""
 
@@ -68,7 +69,7 @@ class StepContext:
     logger: logging.Logger
     max_steps: int
     step: int = 0
-    """1-based: ``step == max_steps`` is the last."""
+    """1-based: ``step == max_steps`` is the last. With several ranks it counts images; see `images_per_step`."""
     renderer: Any = None
     data_provider: Any = None
     """Gives the images and cameras of the run: `RunData` in a run of nerfstudio."""
@@ -82,6 +83,8 @@ class StepContext:
     """The seed of the run, from which the random numbers of each step follow."""
     world_rank: int = 0
     world_size: int = 1
+    images_per_step: int = 1
+    """The number by which `step` grows: that of the ranks, because steps count images; see `world_size`."""
     scene_scale: float = 1.0
     """Radius of the camera positions around their centre, in world units."""
     num_train_images: int = 0

@@ -100,6 +100,10 @@ class ModuleDispatcher:
         """Whether any module overrides this hook."""
         return bool(self._calls[hook])
 
+    def listeners(self, hook: str) -> list[SplatBaseModule[Any]]:
+        """The modules that override this hook."""
+        return [self.modules[name] for name, _ in self._calls[hook]]
+
     @property
     def is_training(self) -> bool:
         """Whether `setup` has begun and `cleanup` has not."""

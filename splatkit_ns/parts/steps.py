@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 def reachable_steps(
@@ -29,3 +29,22 @@ def reachable_steps(
             max_steps,
         )
     return frozenset(steps)
+
+
+def is_due(step: int, every: int, images_per_step: int = 1) -> bool:
+    """Whether something that happens every n-th step happens after this one.
+
+    Steps count images. If ranks train several images at once, not every number is a step: then it happens after the
+    first step that has reached a multiple of n.
+
+    Args:
+        step: 1-based, the number of images so far.
+        every: at least 1.
+        images_per_step: the difference of two steps.
+    """
+    return step // every > (step - images_per_step) // every
+
+
+def reaches_one_of(step: int, steps: Collection[int], images_per_step: int = 1) -> bool:
+    """Whether this step is the first that has reached one of these; see `is_due`."""
+    return any(number in steps for number in range(step - images_per_step + 1, step + 1))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -195,9 +195,15 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
                 self._copies.start(following, batch)
         return view
 
-    def expect_views(self, indices: Iterable[int] = ()) -> None:
-        """Read ahead the images that `train_view` will be asked for next, and then those of the next steps."""
-        self.cached_train.expect(chain(indices, self._coming()))
+    def expect_views(self, indices: Iterable[int] = (), first: int = 0, every: int = 1) -> None:
+        """Read ahead the images that `train_view` will be asked for next, and then those of the next steps.
+
+        Args:
+            indices: of the images that come next.
+            first: the place in the order of the rest, 0-based, of the next image of this process.
+            every: the number of processes that take images in turn.
+        """
+        self.cached_train.expect(chain(indices, islice(self._coming(), first, None, every)))
 
     def _coming(self) -> Iterator[int]:
         """The training images in the order in which they will be drawn, up to the end of the next round.

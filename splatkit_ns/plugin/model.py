@@ -133,7 +133,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self.backgrounds = Backgrounds(config.background_color, metadata.get("background_color"))
         frames = TrainingFrames(self.backgrounds, self.camera_optimizer, self.num_train_data)
         parts = (config.renderer, config.image_model, config.loss_fn, config.densification)
-        self.parts = StepParts(self.context, frames, *map(instance, parts))
+        self.parts = StepParts(self.context, frames, *map(instance, parts), ranks=ranks)
         self.part_params = PartParameters(self.gauss_params)
         self.part_params.add_parts(self.dispatcher, self.context)
         self.measures = Measures(config.lpips, self.camera_optimizer)

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-from nerfstudio.engine.optimizers import OptimizerConfig
+from nerfstudio.engine.optimizers import OptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.parts.trainables import Schedule
-from splatkit_ns.plugin.options.groups import GroupOptions
+from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
+from splatkit_ns.plugin.run.batch_scale import scale_configs, scale_moments
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 
@@ -172,6 +173,43 @@ def changed_optimizers(configs: Mapping[str, Any], options: GroupOptions) -> dic
             kind = type(schedule).__name__
             raise OptionsError([f"--warmup-steps of {name}: {kind} has none; give --final-learning-rates, too"])
     return changed
+
+
+def optimizers_of_run(
+    config: Any, schedules: Mapping[str, Schedule], groups: dict[str, Any], scales: dict[str, float], images: int = 1
+) -> Optimizers:
+    """nerfstudio's optimizers with their schedules, for a run.
+
+    Args:
+        config: of the run.
+        schedules: those that parts declare for their parameters.
+        groups: the parameters, by name.
+        scales: factors of learning rates, by name.
+        images: the number of images of a step, see `batch_scale`.
+
+    Raises:
+        OptionsError: an option names a group that does not exist, or does not fit its schedule.
+    """
+    check_groups(config, list(groups))
+    known = changed_optimizers({**part_optimizers(schedules), **config.optimizers}, config)
+    return make_optimizers(run_optimizers(known, list(groups), config.max_num_iterations, scales), groups, images)
+
+
+def make_optimizers(configs: dict[str, Any], groups: dict[str, Any], images: int = 1) -> Optimizers:
+    """nerfstudio's optimizers with their schedules.
+
+    Args:
+        configs: the result of `run_optimizers`; changed.
+        groups: the parameters, by the same names.
+        images: the number of images of a step, see `batch_scale`.
+    """
+    scale_configs(configs, images)
+    optimizers = Optimizers(configs, groups)
+    scale_moments(optimizers.optimizers, images)
+    for schedule in optimizers.schedulers.values():
+        # torch warns of schedules that step before their optimizer, as they do if gradients are accumulated first
+        setattr(schedule.optimizer, "_opt_called", True)  # noqa: B010
+    return optimizers
 
 
 def run_optimizers(

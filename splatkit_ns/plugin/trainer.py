@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import profiler, writer
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.utils.writer import EventName
 from nerfstudio.viewer.viewer import Viewer as ViewerState
@@ -21,8 +20,8 @@ from rich.markup import escape
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.optimizers import changed_optimizers, part_optimizers, run_optimizers
-from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
+from splatkit_ns.plugin.optimizers import optimizers_of_run
+from splatkit_ns.plugin.options.groups import GroupOptions
 from splatkit_ns.plugin.options.starting import check_run, save_run_config
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
@@ -35,17 +34,22 @@ from splatkit_ns.plugin.run.held_out import HeldOutImages
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
-from splatkit_ns.plugin.run.resuming import run_checkpoint, say_if_nothing_to_train
+from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
+from splatkit_ns.plugin.run.resuming import run_checkpoint, say_if_nothing_to_train, say_why_stopped
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
 from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.run.validation import evaluate
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.graph import forward_backward
+from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores
-from splatkit_ns.plugin.viewer.thumbnails import Thumbnails
+from splatkit_ns.plugin.viewer.thumbnails import show_photographs
+from splatkit_ns.ranks import Ranks
+from splatkit_ns.splat.rng import seed_everything
 from splatkit_ns.triton_kernels import load_ahead
 
 Vis = Literal[
@@ -80,15 +84,20 @@ class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, TrainerConfig):
     on_nan: Literal["stop", "skip"] = "stop"
     """The reaction to a loss or gradient that is NaN or infinite: stop, or skip that step and go on. On a GPU, skip
     makes every step wait for the device."""
+    count_images: bool = True
+    """With several processes (--machine.num-devices), let all steps of the settings count images: N processes take an
+    N-th of the steps, with learning rates times the root of N. False: the settings stay, and the run sees N times the
+    images."""
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
         given = self.timestamp
         super().set_timestamp()
-        if self.timestamp != given:
-            RunFolder.set_unused_timestamp(self, self.timestamp)
-        elif self.load_dir is None and self.load_checkpoint is None:
-            RunFolder(self).note_if_empty()
+        RunFolder.take_name(self, is_new=self.timestamp != given)
+
+    def setup(self, **kwargs: Any) -> Any:
+        """The trainer; with several devices an object that trains in a process for each."""
+        return super().setup(**kwargs) if number_of_ranks(self) == 1 else RankedTraining(self)
 
     def save_config(self) -> None:
         """Check the options, claim the run's folder, and write ``config.yml``; see `starting.save_run_config`."""
@@ -116,9 +125,13 @@ class SplatkitTrainer(Trainer):
         install_excepthook()
         connect_logging()
         config.check()
+        self._together = Together(Ranks.current(), config.count_images)
         self._folder = RunFolder(config)
-        self._folder.claim()
-        super().__init__(config, local_rank, world_size)
+        if self._together.ranks.size == 1:  # several ranks write into a folder that the process which started them has
+            self._folder.claim()
+        else:
+            seed_everything(config.machine.seed)
+        super().__init__(config, local_rank)  # one process, as far as nerfstudio knows: gradients are averaged here
         with self._folder.discarded_if_refused():
             self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """The modules that hook into training besides renderer, loss and densification; may be added to before
@@ -137,25 +150,27 @@ class SplatkitTrainer(Trainer):
         with refusal, interruptible(), set_up, explained_logins(self.config.vis):
             super().setup(test_mode)
             rays = self.pipeline.datamanager.get_train_rays_per_batch()  # loads the images
-        config, model = self.config, self.pipeline.model
+        config, model, images = self.config, self.pipeline.model, self._together.images_per_step
+        config.max_num_iterations = self._together.last_step(self.start_step, config.max_num_iterations)
         model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
-        schedules = self.optimizers.schedulers
-        self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, self.start_step)
+        schedules, first = self.optimizers.schedulers, self.start_step + images - 1
+        self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, first, images)
         accumulation = self.gradient_accumulation_steps
         self.training_step = TrainingStep(
             model,
-            self.pipeline.datamanager,
+            self._together.images(self.pipeline.datamanager),
             self.callbacks,
             forward_backward(model, self.device, config.cuda_graphs, accumulation),
+            self._together.gradients(),
             self._watch,
             ParameterUpdates(self.optimizers, accumulation, model.training_state),
             self._checkpoints.requests,
             self._log.is_due,
             complete_steps=self.start_step,
         )
-        data = self.pipeline.model.context.data_provider
-        self._held_out = HeldOutImages(data, self.base_dir, config.held_out, lambda: bool(self._stop_request))
-        self._saver = Saver(self._checkpoints, self._state, self.training_step, config, self.start_step)
+        provider = model.context.data_provider
+        self._held_out = HeldOutImages(provider, self.base_dir, config.held_out, lambda: bool(self._stop_request))
+        self._saver = Saver(self._checkpoints, self._state, self.training_step, config, self.start_step, self._together)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers with this run's length and scene scale.
@@ -163,28 +178,22 @@ class SplatkitTrainer(Trainer):
         Before that, the weights of a checkpoint are loaded and the modules are attached, so that everything which
         `_load_checkpoint` restores exists.
         """
-        model = self.pipeline.model
+        model, images = self.pipeline.model, self._together.images_per_step
+        model.context.images_per_step = images
         model.use_modules(self.modules)
         resumed = run_checkpoint(self.config)
         if resumed is not None:
             checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()
         scales = {"means": model.context.scene_scale}
-        check_groups(self.config, list(groups))
-        declared = {**part_optimizers(model.part_params.schedules), **self.config.optimizers}
-        known = changed_optimizers(declared, self.config)
-        configs = run_optimizers(known, list(groups), self.config.max_num_iterations, scales)
-        optimizers = Optimizers(configs, groups)
-        for schedule in optimizers.schedulers.values():
-            # torch warns of schedules that step before their optimizer, as they do if gradients are accumulated first
-            setattr(schedule.optimizer, "_opt_called", True)  # noqa: B010
+        optimizers = optimizers_of_run(self.config, model.part_params.schedules, groups, scales, images)
         model.training_state.use_optimizers(optimizers.optimizers)
         data, accumulation = self.pipeline.datamanager, self.gradient_accumulation_steps
-        self._state = RunState(self.pipeline, model, data, optimizers, self.grad_scaler, accumulation)
-        skips = self.config.on_nan == "skip"
+        self._state = RunState(self.pipeline, model, data, optimizers, self.grad_scaler, accumulation, images)
+        skips, ranks = self.config.on_nan == "skip", self._together.ranks
         every_step = self.device == "cpu" or skips
-        self._watch = FiniteWatch(list(optimizers.optimizers), self.device, every_step, skips)
-        self._checkpoints = RunCheckpoints(self._state, self._watch, self.config, resumed)
+        self._watch = FiniteWatch(list(optimizers.optimizers), self.device, every_step, skips, ranks)
+        self._checkpoints = RunCheckpoints(self._state, self._watch, self.config, resumed, ranks.is_first)
         model.training_state.use_checkpoints_of(self._checkpoints.requests)
         return optimizers
 
@@ -214,17 +223,19 @@ class SplatkitTrainer(Trainer):
         dispatcher = self.pipeline.model.dispatcher
         try:
             with stop_requests() as self._stop_request:
-                self._folder.write_transform(self.pipeline.datamanager.train_dataparser_outputs)
+                if self._together.ranks.is_first:
+                    self._folder.write_transform(self.pipeline.datamanager.train_dataparser_outputs)
                 with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
                     with self._folder.discarded_if_refused():
-                        dispatcher.setup()
+                        self.pipeline.model.parts.set_up()
                         checkpoints.check_modules(dispatcher)
                     self._train_steps()
                     self.training_step.close()
-                    self._say_why_stopped()
+                    say_why_stopped(self.pipeline.model.context, self.step + 1)
                     if self._stop_request.signum is None:
                         dispatcher.run("post_train")
-                    self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
+                    with self._saver.together():
+                        self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
                     if self._stop_request.signum is None and self.step >= self._start_step:
                         self._held_out.measure(self.step + 1)
         finally:
@@ -241,10 +252,7 @@ class SplatkitTrainer(Trainer):
         if not isinstance(self.viewer_state, ViewerState):
             super()._init_viewer_state()
             return
-        data = self.pipeline.datamanager
-        shown = self.viewer_state._pick_drawn_image_idxs(len(data.cached_train))  # type: ignore[reportPrivateUsage]
-        with closing(Thumbnails(data.train_dataset.cameras, data.cached_train, shown)) as thumbnails:
-            self.viewer_state.init_scene(cast("Any", thumbnails), self.training_state, data.eval_dataset)
+        show_photographs(self.viewer_state, self.training_state, self.pipeline.datamanager)
 
     def _train_steps(self) -> None:
         """Train the steps that are left."""
@@ -255,57 +263,44 @@ class SplatkitTrainer(Trainer):
         self._init_viewer_state()
         self._checkpoints.restore_rng()
         self._log.begin()
-        for step in range(self._start_step, self.config.max_num_iterations):
-            self._wait_while_paused()
-            if self._stops():
+        images = self._together.images_per_step
+        for step in range(self._start_step, self.config.max_num_iterations, images):
+            while self.training_state == "paused" and not self._stops():
+                time.sleep(0.01)
+            if self._together.agree_to_stop(self._stops(), self._stop_request, self.pipeline.model.context):
                 break
-            self.step = step
+            self.step = step + images - 1
             with self._saver.explaining_errors():
-                self._train_step(step)
+                self._train_step(step, last=self.step)
 
-    def _train_step(self, step: int) -> None:
-        """Train one step; then update log and viewer, and evaluate and save a checkpoint if they are due."""
+    def _train_step(self, step: int, last: int) -> None:
+        """Train one step, `last` its last image; then log, update the viewer, evaluate and save if they are due."""
         with self.train_lock, training_cores(self.device):
             self.pipeline.train()
             result = self.training_step.run(step)
-        self._log.after_step(step, result)
-        self._update_viewer_state(step)
+        self._together.compare(last + 1, self._state.parameters())
+        self._log.after_step(last, result)
+        self._update_viewer_state(last)
         with self.train_lock:
-            self.eval_iteration(step)
-        if step_check(step, self.config.steps_per_save):
-            self._saver.try_to_save(step)
+            self.eval_iteration(last)
+        if reaches(last, self.config.steps_per_save, self._together.images_per_step):
+            with self._saver.together():
+                self._saver.try_to_save(last)
         self._log.flush()
-
-    def _wait_while_paused(self) -> None:
-        while self.training_state == "paused" and not self._stops():
-            time.sleep(0.01)
 
     @profiler.time_function
     def eval_iteration(self, step: int) -> None:
         """Evaluate if it is due, and a writer or a module listens."""
-        config = self.config
-        enabled = config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled()
-        listens = enabled or self.run_hooks.wants_validation(self.pipeline.model.dispatcher)
-        if listens and self.pipeline.datamanager.eval_dataset:
-            evaluate(config, self.pipeline, step)
-        if step_check(step, config.steps_per_eval_all_images):
+        images = self._together.images_per_step
+        listens = self.run_hooks.wants_validation(self.pipeline.model.dispatcher)
+        if listens and self.pipeline.datamanager.eval_dataset and self._together.ranks.is_first:
+            evaluate(self.config, self.pipeline, step, images)
+        if reaches(step, self.config.steps_per_eval_all_images, images):
             self._held_out.measure(step + 1)
 
     def _stops(self) -> bool:
         asked = self.pipeline.model.context.stop_reason is not None
         return asked or self.stop_training or bool(self._stop_request)
-
-    def _say_why_stopped(self) -> None:
-        """Print the reason if a part has requested the run to stop.
-
-        Raises:
-            SystemExit: the part requested it by raising this exception.
-        """
-        context = self.pipeline.model.context
-        if context.exit_request is not None:
-            raise context.exit_request
-        if context.stop_reason is not None:
-            CONSOLE.print(f"Training stops after step {self.step + 1}: {escape(context.stop_reason)}")
 
     def _after_train(self) -> None:
         """Print where the results are; keep the viewer open if the config says so."""

@@ -36,10 +36,11 @@ class CheckpointRequests:
     Args:
         make_checkpoint: makes the content of a checkpoint of the present state. Its argument is the last step that was
             trained (0-based), or None for the current one.
+        writes: whether this process writes files; if another one does, requests count as carried out.
     """
 
-    def __init__(self, make_checkpoint: Callable[[int | None], dict[str, Any]]) -> None:
-        self._make_checkpoint = make_checkpoint
+    def __init__(self, make_checkpoint: Callable[[int | None], dict[str, Any]], writes: bool = True) -> None:
+        self._make_checkpoint, self._writes = make_checkpoint, writes
         self._waiting: list[Request] = []
         self._is_collecting = False
 
@@ -78,7 +79,8 @@ class CheckpointRequests:
 
     def _write(self, request: Request, then: Then | None) -> None:
         try:
-            write_checkpoint(request.path, self._make_checkpoint(request.step))
+            if self._writes:
+                write_checkpoint(request.path, self._make_checkpoint(request.step))
         except OSError as error:
             if then is None:
                 raise

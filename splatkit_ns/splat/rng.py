@@ -44,6 +44,13 @@ def seed_generators(device: torch.device, *counter: int | str) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
 
 
+def seed_everything(seed: int) -> None:
+    """Seed the global random generators of Python, NumPy and PyTorch, as ``ns-train`` does."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def set_rng_state(state: dict[str, Any]) -> None:
     """Put the generators into a state that `rng_state` returned.
 

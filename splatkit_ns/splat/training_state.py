@@ -20,6 +20,7 @@ from splatkit_ns.splat.adding import rows_at
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint
 from splatkit_ns.splat.checkpoint_requests import CheckpointRequests, Then
 from splatkit_ns.splat.discs import disc_log_scales, flatten
+from splatkit_ns.splat.leading import RowLeader, followed
 from splatkit_ns.splat.masks import masked_rows
 from splatkit_ns.splat.optimizers import make_optimizers
 from splatkit_ns.splat.rows import REWRITTEN, Params, RowChange, change_rows
@@ -80,6 +81,8 @@ class SplatTrainingState:
         """The reason why rows must not be added or removed now; None if they may be."""
         self._has_warned_of_removal = False
         self._flat = False
+        self.leader: RowLeader | None = None
+        """Makes the row operations of rank 0 those of all ranks, in `leading.led_by`."""
 
     def __len__(self) -> int:
         return self.num_gaussians
@@ -165,6 +168,7 @@ class SplatTrainingState:
 
     # ------------------------------------------------------------------ rows
 
+    @followed
     def duplicate(self, mask: Tensor, *, is_current: bool = False) -> None:
         """Append an exact copy of each masked Gaussian.
 
@@ -182,6 +186,7 @@ class SplatTrainingState:
             return
         self._change(self._all_rows(), selected, {name: p.detach()[selected] for name, p in self.params.items()})
 
+    @followed
     def split(self, mask: Tensor, revised_opacity: bool = False, *, is_current: bool = False) -> None:
         """Replace each masked Gaussian by two smaller samples of it, appended at the end; see `splitting.split_rows`.
 
@@ -196,6 +201,7 @@ class SplatTrainingState:
         selected = self._selected(mask, "split", is_current)
         self._replace(selected, lambda: split_rows(self.params, selected, revised_opacity))
 
+    @followed
     def split_long_axis(self, mask: Tensor, *, is_current: bool = False) -> None:
         """Replace each masked Gaussian by two halves of its longest axis, appended; see `splitting.long_axis_rows`.
 
@@ -208,6 +214,7 @@ class SplatTrainingState:
         selected = self._selected(mask, "split_long_axis", is_current)
         self._replace(selected, lambda: long_axis_rows(self.params, selected))
 
+    @followed
     def remove(self, mask: Tensor, *, is_current: bool = False) -> None:
         """Remove the masked Gaussians; warn the first time that most of the scene goes in one call.
 
@@ -235,6 +242,7 @@ class SplatTrainingState:
             )
         self._change(self._others(selected), selected[:0], {})
 
+    @followed
     def add(
         self,
         positions: Tensor,
@@ -267,6 +275,7 @@ class SplatTrainingState:
             kept = self._all_rows()
             self._change(kept, kept.new_full((len(positions),), REWRITTEN), rows)
 
+    @followed
     def change_rows(self, change: RowChange, new_rows: Mapping[str, Tensor]) -> None:
         """Apply any change of rows, for operations that the methods above do not cover.
 
@@ -291,8 +300,11 @@ class SplatTrainingState:
         finally:
             if tracker is not None:
                 tracker.start()
+        if self.leader is not None:
+            self.leader.note(change, new_rows)
         self._notify(change)
 
+    @followed
     @torch.no_grad()
     def limit_opacities(self, highest: float) -> None:
         """Lower all opacities to at most `highest`, in (0, 1), and reset the moments of their optimizer.
@@ -366,6 +378,8 @@ class SplatTrainingState:
             if continues:
                 tracker.start()
         if change is not None:
+            if self.leader is not None:
+                self.leader.refuse()
             self._notify(change)
 
     def _notify(self, change: RowChange) -> None:

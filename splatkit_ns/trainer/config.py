@@ -21,6 +21,7 @@ SHORTHANDS = {
     "experiment_name": "experiment_name",
     "seed": "machine.seed",
     "device": "machine.device_type",
+    "num_devices": "machine.num_devices",
     "sh_degree": "pipeline.model.sh_degree",
     "sh_degree_interval": "pipeline.model.sh_degree_interval",
     "init_opacity": "pipeline.model.init_opacity",
@@ -64,6 +65,9 @@ class SplatTrainerConfig:
     """Seed of all random generators; the methods have 42."""
     device: str | None = None
     """``"cuda"`` or ``"cpu"``; None means the GPU if there is one."""
+    num_devices: int | None = None
+    """Number of processes that train the run together, each on a GPU of its own, or on a share of the CPU. A script
+    that sets it has to call ``run`` under ``if __name__ == "__main__":``, because the processes import the script."""
     sh_degree: int | None = None
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3; 3DGS has 3."""
     sh_degree_interval: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -10,30 +9,25 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from splatkit_ns.data_provider import SplatDataProvider
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
-from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
+from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.parts.checks import check_instance
 from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.options.check import option_problems
-from splatkit_ns.plugin.reporting.console import reset_writers
-from splatkit_ns.plugin.reporting.history import History
-from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.held import opaque_part, part_itself
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
-from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
+from splatkit_ns.plugin.run.rank_processes import end_if_imported, number_of_ranks
+from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat import check_writable
 from splatkit_ns.trainer.config import SplatTrainerConfig
 from splatkit_ns.trainer.result import SplatTrainerResult
+from splatkit_ns.trainer.running import train_here, train_in_ranks
 
 
 class SplatTrainer:
@@ -101,26 +95,17 @@ class SplatTrainer:
             StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
             HookFailedError: a module's hook raised.
         """
+        end_if_imported()
         modules = [running_copy(module) for module in self.modules]
         config = self._run_config([])
         config.set_timestamp()
         config.save_config()
-        reset_writers()
-        seed_everything(config.machine.seed)
         try:
-            trainer = SplatkitTrainer(config)
-            trainer.modules += modules
-            try:
-                trainer.setup()
-                history = History.begin()
-                trainer.train()
-            finally:
-                if trainer.viewer_state is not None:
-                    trainer.shutdown()
+            if number_of_ranks(config) == 1:
+                return train_here(config, modules)
+            return train_in_ranks(config, modules)
         finally:
-            reset_writers()
             RunFolder(config).release()
-        return _result(trainer, history)
 
     def _check(self) -> None:
         """Check settings and parts together.
@@ -172,38 +157,3 @@ class SplatTrainer:
         config.vis = "viewer" if self.viewer else "none"
         self.config.set_in(config, problems)
         return config
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global random generators of Python, NumPy and PyTorch, as ``ns-train`` does."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
-def _result(trainer: SplatkitTrainer, history: History) -> SplatTrainerResult:
-    model = trainer.pipeline.model
-    context = model.context
-    metrics: dict[str, float] = {}
-    if context.loss is not None:
-        metrics["loss"] = float(context.loss.detach())
-        metrics |= {f"loss/{name}": float(term.detach()) for name, term in context.loss_terms.items()}
-        if context.rendered_frames is not None and context.target_frames is not None:
-            metrics["psnr"] = float(psnr(context.rendered_frames, context.target_frames, context.masks))
-    metrics["num_gaussians"] = len(model.training_state)
-    if context.loss is not None:
-        history.complete(trainer.step + 1, metrics)
-    for module in context.modules:
-        if isinstance(module, SplatEvaluator):
-            metrics |= {f"eval/{name}": value for name, value in getattr(module, "metrics", {}).items()}
-    return SplatTrainerResult(
-        training_state=model.training_state,
-        metrics=metrics,
-        step=trainer.step + 1,
-        output_dir=trainer.base_dir,
-        checkpoint_path=checkpoints.path_of(trainer.checkpoint_dir, trainer.step),
-        stop_reason=context.stop_reason,
-        modules=tuple(context.modules),
-        history=history.entries,
-        run_model=model,
-    )

@@ -156,7 +156,7 @@ def test_a_group_without_gradient_counts_as_zero(monkeypatch: pytest.MonkeyPatch
 
 def look_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs look at their values as rarely as on a GPU."""
-    late = lambda names, device, every_step, skips: FiniteWatch(names, device, False, skips)  # noqa: E731
+    late = lambda names, device, every_step, skips, ranks: FiniteWatch(names, device, False, skips)  # noqa: E731
     monkeypatch.setattr(trainer_module, "FiniteWatch", late)
 
 

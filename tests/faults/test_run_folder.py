@@ -263,7 +263,7 @@ def test_a_run_writes_everything_atomically(scene: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_num_iterations": -1}, {"machine__num_devices": 2}, {"load_dir": Path("gone")}]
+    "options", [{"max_num_iterations": -1}, {"machine__num_machines": 2}, {"load_dir": Path("gone")}]
 )
 def test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left(
     scene: Path, tmp_path: Path, options: dict[str, Any]

@@ -81,7 +81,8 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
     dispatcher.run("post_compute_loss")
     names = {
         "logger", "renderer", "data_provider", "loss_fn", "densification", "modules", "max_steps", "training_state",
-        "step", "world_rank", "world_size", "scene_scale", "num_train_images", "image_model", "stop",
+        "step", "world_rank", "world_size", "scene_scale", "num_train_images", "image_model", "images_per_step",
+        "stop",
     }  # fmt: skip
     assert seen["on_setup"] == names
     of_step = {
@@ -113,7 +114,7 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
         "MyModule.pre_step takes 'iteration', 'images', which does not exist there.\n"
         "  It may take: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
         "training_state, step, world_rank, world_size, scene_scale, stop, num_train_images, image_model, "
-        "target_frames, masks, pixel_weights, target_depths, "
+        "images_per_step, target_frames, masks, pixel_weights, target_depths, "
         "target_normals, image_index, image_name\n"
         "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
     )

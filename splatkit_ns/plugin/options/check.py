@@ -108,11 +108,19 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     if config.mixed_precision or config.use_grad_scaler:
         names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
         problems.append(f"{names} must be False: Gaussians are trained in float32")
-    for name in ("num_devices", "num_machines"):
-        count = getattr(config.machine, name)
-        if count != 1:
-            flag = shown(f"machine.{name}")
-            problems.append(f"{flag} is {count}, expected 1: training on several GPUs is not supported")
+    return problems + _machine_problems(config.machine, shown)
+
+
+def _machine_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
+    problems: list[str] = []
+    if machine.num_machines != 1:
+        flag = shown("machine.num_machines")
+        problems.append(f"{flag} is {machine.num_machines}, expected 1: training on several machines is not supported")
+    count, flag = machine.num_devices, shown("machine.num_devices")
+    if count < 1:
+        problems.append(f"{flag} is {count}, expected at least 1")
+    elif count > 1 and machine.device_type == "cuda" and torch.cuda.device_count() < count:
+        problems.append(f"{flag} is {count}, but PyTorch finds {torch.cuda.device_count()} GPU(s) on this machine")
     return problems
 
 

@@ -10,6 +10,7 @@ from splatkit_ns.plugin.options.check import check_device, check_options
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.rank_processes import hide_ranks
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 
 
@@ -49,6 +50,7 @@ def save_run_config(config: Any) -> None:
         config.check()
         _choose_dataparser(config.pipeline.datamanager)
         folder.save_config()
+        hide_ranks(config)
     except (SplatkitError, StoppedBySignal):
         folder.discard_if_empty()
         raise

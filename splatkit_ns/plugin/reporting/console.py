@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from nerfstudio.utils import profiler, writer
@@ -31,6 +32,16 @@ def connect_logging() -> None:
         logger.addHandler(RichHandler(console=CONSOLE, show_path=False))
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+@contextmanager
+def quiet_console() -> Generator[None]:
+    """A block in which nerfstudio's console prints nothing."""
+    before, CONSOLE.quiet = CONSOLE.quiet, True
+    try:
+        yield
+    finally:
+        CONSOLE.quiet = before
 
 
 def print_results(folder: Path, checkpoint_dir: Path, held_out: Mapping[str, object]) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
-from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.rates import apply_rate, restore_schedules, use_changed_rates
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.weights import PARTS, unknown_parts
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
@@ -43,21 +44,26 @@ def collect(run: RunState, step: int) -> dict[str, Any]:
         run: the state of the run.
         step: the last step that was trained, 0-based.
     """
-    optimizers = run.optimizers
+    optimizers, images = run.optimizers, run.images_per_step
     entry = splatkit_entry(run.model.parts.dispatcher.state_dict())
     entry["sampler"] = run.data.sampler_state()
     entry["renderer"] = type(run.model.parts.renderer).__name__
-    entry["learning_rates"] = run.configured_rates
+    entry["learning_rates"] = {name: rate / math.sqrt(images) for name, rate in run.configured_rates.items()}
     entry["gradients"] = {
         name: param.grad
         for name, param in run.parameters().items()
-        if param.grad is not None and (step + 1) % run.accumulation[name] != 0
+        if param.grad is not None and (step + 1) // images % run.accumulation[name] != 0
     }
+    moments = {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()}
+    schedules = {name: schedule.state_dict() for name, schedule in optimizers.schedulers.items()}
+    if images > 1:
+        moments = of_one_image(moments, optimizers.optimizers, images)
+        schedules = convert_schedules(schedules, 1 / images)
     return {
         "step": step,
         "pipeline": run.pipeline.state_dict(),
-        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
-        "schedulers": {name: schedule.state_dict() for name, schedule in optimizers.schedulers.items()},
+        "optimizers": moments,
+        "schedulers": schedules,
         "scalers": run.grad_scaler.state_dict(),
         "splatkit": entry,
     }
@@ -80,16 +86,23 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
     Raises:
         SplatkitError: the checkpoint does not fit this run.
     """
-    optimizers = run.optimizers
+    optimizers, images = run.optimizers, run.images_per_step
     with _explained(path):
         named = run.parameters()
+        schedules = checkpoint.get("schedulers", {})
+        if images > 1:
+            moments = of_images(checkpoint["optimizers"], optimizers.optimizers, images)
+            checkpoint, schedules = {**checkpoint, "optimizers": moments}, convert_schedules(schedules, float(images))
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if load_schedules:
-            _restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
+            restore_schedules(optimizers.schedulers, schedules, checkpoint["step"] + 1)
+        if images > 1:
+            snap_rates(optimizers.optimizers, optimizers.schedulers, run.configured_rates)
         entry = checkpoint.get("splatkit", {})
-        _use_changed_rates(run, entry.get("learning_rates", {}))
+        rates = entry.get("learning_rates", {})
+        use_changed_rates(run, {name: rate * math.sqrt(images) for name, rate in rates.items()})
         for schedule in optimizers.schedulers.values():
-            _apply_rate(schedule)
+            apply_rate(schedule)
         _compare_renderers(entry.get("renderer"), type(run.model.parts.renderer).__name__, path)
         run.model.parts.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
@@ -207,57 +220,6 @@ def _explained(path: Path) -> Generator[None, None, None]:
         ) from error
 
 
-def _restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps: int) -> None:
-    """Set each schedule to its step.
-
-    Args:
-        schedules: the schedules of the run, by the name of their optimizers.
-        states: the schedules' states in the checkpoint; a schedule without one goes on as if its state were there.
-        steps: the number of steps that the checkpoint's run had trained.
-    """
-    for name, schedule in schedules.items():
-        if name in states:
-            schedule.load_state_dict(states[name])
-        else:
-            schedule.last_epoch = steps
-            schedule.base_lrs = [group.get("initial_lr", group["lr"]) for group in schedule.optimizer.param_groups]
-
-
-def _use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
-    """Set the learning rates that differ between this run's config and that of the checkpoint's run.
-
-    The other rates stay as in the checkpoint: a hook may have changed them.
-
-    Args:
-        run: the state of the run.
-        theirs: the rates in the config of the checkpoint's run, by parameter group.
-    """
-    for name, ours in run.configured_rates.items():
-        if name not in theirs or math.isclose(ours, theirs[name], rel_tol=1e-6):
-            continue
-        logger.info("The learning rate of %s is now %g; the checkpoint's run had %g.", name, ours, theirs[name])
-        for group in run.optimizers.optimizers[name].param_groups:
-            group["lr"] = ours
-            if "initial_lr" in group:
-                group["initial_lr"] = ours
-        if name in run.optimizers.schedulers:
-            schedule: Any = run.optimizers.schedulers[name]
-            schedule.base_lrs = [ours for _ in schedule.base_lrs]
-
-
-def _apply_rate(schedule: Any) -> None:
-    """Compute a schedule's rate again: it differs from the checkpoint's if the run has become longer, or if the
-    schedule began anew."""
-    if not isinstance(schedule, LambdaLR):
-        return
-    rates = [
-        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    ]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # get_last_lr() reports it
-
-
 def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a folder that is whole, or that of one step.
 
@@ -280,6 +242,14 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a folder in the order of their steps, whatever their times; other files are ignored."""
     return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
+
+
+def describe_last_checkpoint(folder: Path) -> str:
+    """A sentence that says which checkpoint a folder holds."""
+    paths = checkpoint_paths(folder)
+    if not paths:
+        return "There is no checkpoint yet."
+    return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {folder}."
 
 
 def path_of(folder: Path, step: int) -> Path:

@@ -85,6 +85,19 @@ class RunFolder:
 
     # ------------------------------------------------------------------ before the run
 
+    @classmethod
+    def take_name(cls, config: TrainerConfig, is_new: bool) -> None:
+        """Make the folder of a run whose name is new; print a note if a given name is that of no run yet.
+
+        Args:
+            config: of the run.
+            is_new: whether its timestamp was not given.
+        """
+        if is_new:
+            cls.set_unused_timestamp(config, config.timestamp)
+        elif config.load_dir is None and config.load_checkpoint is None:
+            cls(config).note_if_empty()
+
     @staticmethod
     def set_unused_timestamp(config: TrainerConfig, timestamp: str) -> None:
         """Set a config's timestamp and make the folder; a number is added if another run has that name already.
@@ -155,6 +168,10 @@ class RunFolder:
             self._state.lock = FolderLock.acquire(self._real_path)
         except OSError as error:
             raise _write_error(self._real_path, error) from error
+
+    def belongs_to_starter(self, is_continued: bool) -> None:
+        """Take over from the process that has started this one, and has claimed the folder, whether it is continued."""
+        self._state.is_continued = is_continued
 
     def release(self) -> None:
         """End the claim; nothing happens if this process has not claimed the folder."""

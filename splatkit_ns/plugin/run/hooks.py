@@ -115,7 +115,10 @@ class RunHooks:
                 self._close_writers()
 
     def wants_validation(self, dispatcher: ModuleDispatcher) -> bool:
-        """Whether a writer or a module listens to evaluations, though nerfstudio's own writers are off."""
+        """Whether a writer, nerfstudio's or ours, or a module listens to evaluations."""
+        config: Any = self._config
+        if config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled():
+            return True
         return self._bridge is not None or any(dispatcher.listens_to(hook) for hook in VALIDATION_HOOKS)
 
     def _open_writers(self) -> None:

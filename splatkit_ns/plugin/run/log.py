@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from nerfstudio.utils import writer
-from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName
 
 from splatkit_ns.errors import describe_os_error
 from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import StepResult
 
 
@@ -25,11 +25,19 @@ class RunLog:
         schedules: the schedules of the optimizers, by parameter group.
         rays_per_step: the number of pixels of a step's image.
         start_step: the first step of this process, 0-based.
+        images_per_step: the difference of two steps.
     """
 
     def __init__(
-        self, steps_per_log: int, device: str, schedules: Mapping[str, Any], rays_per_step: int, start_step: int
+        self,
+        steps_per_log: int,
+        device: str,
+        schedules: Mapping[str, Any],
+        rays_per_step: int,
+        start_step: int,
+        images_per_step: int = 1,
     ) -> None:
+        self._images_per_step = images_per_step
         self._steps_per_log, self._device, self._schedules = steps_per_log, device, schedules
         self._rays_per_step, self._start_step = rays_per_step, start_step
         self._last = (0, 0.0)
@@ -40,7 +48,7 @@ class RunLog:
 
     def is_due(self, step: int) -> bool:
         """Whether a step is logged. The first is not: its time is that of loading images and compiling kernels."""
-        return step > self._start_step and step_check(step, self._steps_per_log)
+        return step > self._start_step and reaches(step, self._steps_per_log, self._images_per_step)
 
     def after_step(self, step: int, result: StepResult) -> None:
         """Log a step (0-based) if it is due."""

@@ -9,6 +9,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
+from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.splat import read_checkpoint
@@ -34,6 +35,22 @@ def say_if_nothing_to_train(config: TrainerConfig, start_step: int) -> None:
             f"nothing to train. To go on: --load-dir {escape(str(config.get_checkpoint_dir()))} with a larger "
             "--max-num-iterations, or a larger max_num_iterations in the config.yml that --load-config reads."
         )
+
+
+def say_why_stopped(context: StepContext, step: int) -> None:
+    """Print the reason if a part has requested the run to stop.
+
+    Args:
+        context: holds the request.
+        step: the last step that was trained, counted from 1.
+
+    Raises:
+        SystemExit: the part requested it by raising this exception.
+    """
+    if context.exit_request is not None:
+        raise context.exit_request
+    if context.stop_reason is not None:
+        CONSOLE.print(f"Training stops after step {step}: {escape(context.stop_reason)}")
 
 
 def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:

@@ -22,16 +22,23 @@ class RunCheckpoints:
         watch: checks that the steps since its last check were finite.
         config: the config of the run.
         resumed: the checkpoint to go on from, whose weights have been loaded; None for a new run.
+        writes: whether this process writes files, as rank 0 alone does.
     """
 
     def __init__(
-        self, run: RunState, watch: FiniteWatch, config: TrainerConfig, resumed: LoadedCheckpoint | None
+        self,
+        run: RunState,
+        watch: FiniteWatch,
+        config: TrainerConfig,
+        resumed: LoadedCheckpoint | None,
+        writes: bool = True,
     ) -> None:
+        self._writes = writes
         self._run, self._watch, self._resumed = run, watch, resumed
         self._only_latest, self._load_schedules = config.save_only_latest_checkpoint, config.load_scheduler
         self.folder: Path = config.get_checkpoint_dir()
         """The folder of the trainer's own checkpoints."""
-        self.requests = CheckpointRequests(self.make)
+        self.requests = CheckpointRequests(self.make, writes)
         """The requests of parts for checkpoints of their own."""
 
     def take_up(self) -> Path | None:
@@ -81,4 +88,5 @@ class RunCheckpoints:
             OSError: the checkpoint could not be written; older ones are untouched.
             NotFiniteError: see `make`.
         """
-        checkpoints.save(self.folder, self.make(step, announce), self._only_latest)
+        if self._writes:
+            checkpoints.save(self.folder, self.make(step, announce), self._only_latest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from nerfstudio.engine.trainer import TrainerConfig
 
@@ -12,6 +12,7 @@ from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints, out_of_memory
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.step.training_step import TrainingStep
 
@@ -27,6 +28,7 @@ class Saver:
         training_step: knows how many complete steps the state is the result of.
         config: the config of the run; out-of-memory messages name its options.
         start_step: the first step of this process, 0-based.
+        together: the ranks of this run.
     """
 
     def __init__(
@@ -36,11 +38,17 @@ class Saver:
         training_step: TrainingStep,
         config: TrainerConfig,
         start_step: int,
+        together: Together,
     ) -> None:
+        self._together = together
         self._checkpoints, self._run = run_checkpoints, run
         self._training_step, self._config, self._start_step = training_step, config, start_step
         self._saved_step: int | None = None
         self._fails = False
+
+    def together(self) -> AbstractContextManager[None]:
+        """A block for a save at which all ranks arrive; see `Together.saving`."""
+        return self._together.saving(self._run.model.parts.densification, self._training_step.watch)
 
     def save(self, step: int, announce: bool = True) -> None:
         """Save a step (0-based); see `RunCheckpoints.save`."""
@@ -80,7 +88,7 @@ class Saver:
         try:
             self.save(step)
         except NotFiniteError as error:
-            raise stop_message(error, self.last_checkpoint()) from error
+            raise stop_message(error, self._checkpoint_in_error()) from error
         except OSError as error:
             self._fails = True
             raise SplatkitError(
@@ -125,7 +133,7 @@ class Saver:
         try:
             check_parameters(self._run.parameters(), step)
         except NotFiniteError as cause:
-            raise stop_message(cause, self.last_checkpoint()) from error
+            raise stop_message(cause, self._checkpoint_in_error()) from error
         except RuntimeError:  # a lost GPU fails every call from now on: the first error says why
             return
 
@@ -140,7 +148,7 @@ class Saver:
         try:
             yield
         except NotFiniteError as error:
-            raise stop_message(error, self.last_checkpoint()) from error
+            raise stop_message(error, self._checkpoint_in_error()) from error
         except Exception as error:
             self.explain_out_of_memory(error)
             self.explain_spoilt_parameters(error)
@@ -148,10 +156,11 @@ class Saver:
 
     def last_checkpoint(self) -> str:
         """A sentence that says which checkpoint there is."""
-        paths = checkpoints.checkpoint_paths(self._checkpoints.folder)
-        if not paths:
-            return "There is no checkpoint yet."
-        return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {self._checkpoints.folder}."
+        return checkpoints.describe_last_checkpoint(self._checkpoints.folder)
+
+    def _checkpoint_in_error(self) -> str:
+        """The same for the message of an error; nothing on several ranks, where it is added when all have ended."""
+        return self.last_checkpoint() if self._together.ranks.size == 1 else ""
 
     def explain_out_of_memory(self, error: Exception) -> None:
         """If memory did not suffice, save the state if it is that of a whole step, and raise an error with advice.
@@ -169,5 +178,5 @@ class Saver:
         if complete is not None and complete > self._start_step:
             self.try_to_save(complete - 1)
         step, number = self._run.model.context.step, len(self._run.model.context.training_state)
-        message = out_of_memory.message(cause, step, number, in_use, self.last_checkpoint(), self._config)
+        message = out_of_memory.message(cause, step, number, in_use, self._checkpoint_in_error(), self._config)
         raise out_of_memory.OutOfMemory(message) from error

@@ -40,6 +40,8 @@ class RunState:
     """nerfstudio's; it does nothing here, but its checkpoints have one."""
     accumulation: Mapping[str, int]
     """Parameter group -> number of steps to sum up gradients over."""
+    images_per_step: int = 1
+    """The number by which steps grow, see `batch_scale`."""
     configured_rates: dict[str, float] = field(init=False)
     """Parameter group -> learning rate in the run's config, at the start of its schedule."""
 

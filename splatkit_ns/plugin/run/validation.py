@@ -10,10 +10,10 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils import writer
-from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.writer import EventName, TimeWriter
 
 from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.plugin.step.interfaces import reaches
 
 
 class AnnouncedImages:
@@ -37,14 +37,14 @@ class AnnouncedImages:
             yield image
 
 
-def evaluate(config: TrainerConfig, pipeline: VanillaPipeline, step: int) -> None:
+def evaluate(config: TrainerConfig, pipeline: VanillaPipeline, step: int, images_per_step: int = 1) -> None:
     """Run the evaluations that are due after a step (0-based), and write them like nerfstudio does."""
-    if step_check(step, config.steps_per_eval_batch):
+    if reaches(step, config.steps_per_eval_batch, images_per_step):
         _, losses, metrics = pipeline.get_eval_loss_dict(step=step)
         writer.put_scalar(name="Eval Loss", scalar=functools.reduce(torch.add, losses.values()), step=step)
         writer.put_dict(name="Eval Loss Dict", scalar_dict=losses, step=step)
         writer.put_dict(name="Eval Metrics Dict", scalar_dict=metrics, step=step)
-    if step_check(step, config.steps_per_eval_image):
+    if reaches(step, config.steps_per_eval_image, images_per_step):
         with TimeWriter(writer, EventName.TEST_RAYS_PER_SEC, write=False) as timer:
             metrics, images = pipeline.get_eval_image_metrics_and_images(step=step)
         rays = metrics["num_rays"] / timer.duration
@@ -52,6 +52,6 @@ def evaluate(config: TrainerConfig, pipeline: VanillaPipeline, step: int) -> Non
         writer.put_dict(name="Eval Images Metrics", scalar_dict=metrics, step=step)
         for name, image in images.items():
             writer.put_image(name=f"Eval Images/{name}", image=image, step=step)
-    if step_check(step, config.steps_per_eval_all_images):
+    if reaches(step, config.steps_per_eval_all_images, images_per_step):
         metrics = pipeline.get_average_eval_image_metrics(step=step)
         writer.put_dict(name="Eval Images Metrics Dict (all images)", scalar_dict=metrics, step=step)

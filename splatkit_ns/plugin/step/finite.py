@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import describe_non_finite
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.ranks import ONE_RANK, Ranks
 
 STEPS_PER_CHECK = 100
 """The number of steps on a GPU after which the largest values are read back; they also are before a checkpoint."""
@@ -35,31 +36,44 @@ class FiniteWatch:
         device: the device of the loss.
         every_step: whether every step is checked right away, which waits for the device.
         skips: whether steps that are not finite are skipped, instead of an exception; needs `every_step`.
+        ranks: the ranks of this run, which all record the same gradients, and find the same.
     """
 
-    def __init__(self, names: list[str], device: torch.device | str, every_step: bool, skips: bool = False) -> None:
+    def __init__(
+        self,
+        names: list[str],
+        device: torch.device | str,
+        every_step: bool,
+        skips: bool = False,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
         self.names = names
+        self._ranks = ranks
         self._skips = skips
         self.every_step = every_step
         self._capacity = 1 if every_step else STEPS_PER_CHECK
         self._values = torch.zeros(self._capacity, len(names) + 1, device=device)
+        self._own_losses = torch.zeros(self._capacity, device=device)
         self._zero = torch.zeros((), device=device)
         self._steps: list[tuple[int, str]] = []
         self._in_a_row = 0
 
     @torch.no_grad()
-    def record(self, context: StepContext, optimizers: Mapping[str, Optimizer]) -> None:
+    def record(self, context: StepContext, optimizers: Mapping[str, Optimizer], loss: Tensor | None = None) -> None:
         """Record this step's loss and gradients, after backward.
 
         Args:
             context: the context of the step.
             optimizers: by parameter group; a parameter without a gradient counts as 0.
+            loss: the mean over the ranks; None means that of the context.
 
         Raises:
             NotFiniteError: a check was due, and a value since the last check was not finite.
         """
-        loss = context.loss
+        loss = context.loss if loss is None else loss
         assert loss is not None
+        if self._ranks.size > 1 and context.loss is not None:
+            self._own_losses[len(self._steps)] = context.loss.detach()
         grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
         present = [grad for grad in grads if grad is not None and grad.numel()]
         norms = iter(_largest(present) if present else [])
@@ -69,21 +83,21 @@ class FiniteWatch:
         self._steps.append((context.step, context.image_name))
         if len(self._steps) == self._capacity:
             try:
-                self.check()
+                self.check(together=True)
             except NotFiniteError as error:
                 terms = describe_non_finite(context.loss_terms) if self.every_step else ""
                 if not terms:
                     raise
                 raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
 
-    def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer]) -> bool:
+    def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer], loss: Tensor | None = None) -> bool:
         """Whether the optimizers may step; see `record` for the arguments.
 
         Raises:
             NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row were skipped.
         """
         try:
-            self.record(context, optimizers)
+            self.record(context, optimizers, loss)
         except NotFiniteError as error:
             if not self._skips:
                 raise
@@ -93,8 +107,11 @@ class FiniteWatch:
             self._in_a_row = 0
         return True
 
-    def check(self) -> None:
+    def check(self, together: bool = False) -> None:
         """Check the steps since the last check.
+
+        Args:
+            together: whether all ranks check now; then the message names the rank, too.
 
         Raises:
             NotFiniteError: a loss or gradient was not finite; the message names the first such step, its image and the
@@ -103,11 +120,20 @@ class FiniteWatch:
         steps, self._steps = self._steps, []
         if not steps:
             return
-        for (step, image_name), row in zip(steps, self._values[: len(steps)].tolist(), strict=True):
+        for i, ((step, image_name), row) in enumerate(zip(steps, self._values[: len(steps)].tolist(), strict=True)):
             labels = ["the loss", *(f"the gradient of {name}" for name in self.names)]
             bad = [f"{label} = {value}" for label, value in zip(labels, row, strict=True) if not math.isfinite(value)]
             if bad:
-                raise NotFiniteError(f"Not finite at step {step} on image {image_name}: {', '.join(bad)}.")
+                where = f"image {image_name}"
+                if together and self._ranks.size > 1:
+                    where = self._images_of_ranks(image_name, math.isfinite(float(self._own_losses[i])))
+                raise NotFiniteError(f"Not finite at step {step} on {where}: {', '.join(bad)}.")
+
+    def _images_of_ranks(self, image_name: str, is_finite: bool) -> str:
+        """The images of a step, with their ranks; only those whose loss is not finite, if there are such."""
+        found = list(enumerate(self._ranks.gather_objects((image_name, is_finite))))
+        spoilt = [entry for entry in found if not entry[1][1]] or found
+        return " or ".join(f"image {name} (rank {rank})" for rank, (name, _) in spoilt)
 
     def _skip(self, error: NotFiniteError) -> None:
         self._in_a_row += 1

@@ -9,6 +9,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor, nn
 
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.splat import SplatTrainingState
@@ -70,6 +71,17 @@ class ForwardBackward(Protocol):
     def close(self) -> None:
         """Free the memory that earlier steps still hold."""
         ...
+
+
+def reaches(step: int, every: int, images_per_step: int) -> bool:
+    """Whether what happens every n-th step, as nerfstudio counts, happens after this one.
+
+    Args:
+        step: the last one that was trained, 0-based; not at step 0 itself.
+        every: n; 0 means never.
+        images_per_step: see `StepContext`.
+    """
+    return 0 < every <= step and is_due(step, every, images_per_step)
 
 
 class PlainForwardBackward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDensification
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.errors import ModuleError, SplatkitError
+from splatkit_ns.hooks import HookModule
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms
@@ -25,8 +27,10 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
 from splatkit_ns.plugin.step.measures import CAMERA_IMAGE
+from splatkit_ns.ranks import ONE_RANK, Ranks
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
+from splatkit_ns.splat.leading import led_by
 from splatkit_ns.splat.rng import seed_generators
 
 FIXED_ROWS = (
@@ -45,6 +49,7 @@ class StepParts:
         image_model: turns these into the images that a camera would have taken.
         loss_fn: compares them with photographs.
         densification: adds and removes Gaussians.
+        ranks: the ranks of this run.
 
     Raises:
         ModuleError: a part does not fit; also from `use_modules`.
@@ -58,8 +63,9 @@ class StepParts:
         image_model: SplatImageModel[Any],
         loss_fn: SplatLossFn[Any],
         densification: SplatDensification[Any],
+        ranks: Ranks = ONE_RANK,
     ) -> None:
-        self.context, self.frames = context, frames
+        self.context, self.frames, self._ranks = context, frames, ranks
         self.renderer, self.image_model = renderer, image_model
         self.loss_fn, self.densification = loss_fn, densification
         context.renderer, context.image_model = renderer, image_model
@@ -94,8 +100,13 @@ class StepParts:
         Args:
             attributes: nerfstudio's attributes of training callbacks.
             global_scale: multiplies the scene's scale.
+
+        Raises:
+            SplatkitError: there are several processes.
         """
         context = self.context
+        if context.world_size > 1:
+            raise SplatkitError("Several processes can train together with the trainer of splatkit-ns only.")
         assert attributes.optimizers is not None
         context.training_state.use_optimizers(attributes.optimizers.optimizers)
         if attributes.trainer is not None:
@@ -108,8 +119,21 @@ class StepParts:
     def run_hooks(self, hook: str, after: str) -> None:
         """Run a hook of all parts, between the end of the phase before it and that of "modules"."""
         self.dispatcher.run("on_phase", phase=after)
-        self.dispatcher.run(hook)
+        with self._led(self.dispatcher.listeners(hook)):
+            self.dispatcher.run(hook)
         self.dispatcher.run("on_phase", phase="modules")
+
+    def set_up(self) -> None:
+        """Set up the parts, before the first step."""
+        with self._led(self.dispatcher.context.modules):
+            self.dispatcher.setup()
+
+    def _led(self, parts: Sequence[SplatBaseModule[Any]]) -> AbstractContextManager[None]:
+        """Let all ranks have what these parts do to the rows on rank 0; our own do the same on all ranks anyway."""
+        if self._ranks.size == 1 or all(map(_is_ours, parts)):
+            return nullcontext()
+        self._seed("hooks", of_rank=False)
+        return led_by(self._ranks, self.context.training_state)
 
     def _seed(self, purpose: str, of_rank: bool) -> None:
         """Seed the random generators for a part of the step.
@@ -131,9 +155,9 @@ class StepParts:
             step: nerfstudio's, 0-based.
         """
         if not self.dispatcher.is_training:
-            self.dispatcher.setup()
+            self.set_up()
         self.frame = None
-        self.context.step = step + 1
+        self.context.step = step + self.context.images_per_step
         self.run_hooks("pre_batch", after="other")
 
     def frame_of(self, camera: Cameras) -> TrainingFrame:
@@ -257,7 +281,8 @@ class StepParts:
             self.run_hooks("on_optimize", after="optimizers")
             state.fixed_rows_reason = None
             self._seed("densification", of_rank=False)
-            with state.track_row_changes():  # a gsplat strategy changes rows itself
+            # a gsplat strategy changes rows itself
+            with self._led([self.densification]), state.track_row_changes():
                 self._call(self.densification, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")
@@ -277,3 +302,8 @@ class StepParts:
         if self.dispatcher.is_training:
             self.dispatcher.run("post_train")
             self.dispatcher.cleanup()
+
+
+def _is_ours(part: SplatBaseModule[Any]) -> bool:
+    """Whether this package defines the class of a part, and no code of users runs in it."""
+    return type(part).__module__.partition(".")[0] == "splatkit_ns" and not isinstance(part, HookModule)

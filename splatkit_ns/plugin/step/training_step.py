@@ -11,6 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
+from splatkit_ns.plugin.step.rank_gradients import GradientExchange
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.splat import CheckpointRequests
 
@@ -36,6 +37,7 @@ class TrainingStep:
         callbacks: those of model, datamanager and pipeline; the model's callbacks count the step and run the hooks
             around it.
         forward_backward: runs render, loss and backward pass.
+        gradients: makes the gradients of this process those of all ranks.
         watch: detects values that are not finite.
         updates: optimizers and schedules.
         requests: the checkpoints that parts have requested during the step.
@@ -49,6 +51,7 @@ class TrainingStep:
         data: FrameSource,
         callbacks: Sequence[TrainingCallback],
         forward_backward: ForwardBackward,
+        gradients: GradientExchange,
         watch: FiniteWatch,
         updates: ParameterUpdates,
         requests: CheckpointRequests,
@@ -56,7 +59,8 @@ class TrainingStep:
         complete_steps: int,
     ) -> None:
         self._model, self._data, self._callbacks = model, data, callbacks
-        self._forward_backward, self.watch, self._updates = forward_backward, watch, updates
+        self._forward_backward, self._gradients = forward_backward, gradients
+        self.watch, self._updates = watch, updates
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
@@ -69,26 +73,29 @@ class TrainingStep:
 
         Raises:
             NotFiniteError: the loss or a gradient of this step, or on a GPU of one shortly before, is not finite.
+            RankLost: another rank has ended.
         """
         model, context, updates = self._model, self._model.context, self._updates
+        images = context.images_per_step
         with self._requests.collected():
-            updates.clear_gradients(step)
+            updates.clear_gradients(step // images)
             self._run_callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)  # counts the step; `pre_batch`
             camera, batch = self._data.next_train(step)
             frame = model.parts.take_frame(camera, batch)  # `pre_step`
             outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
-            metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step) else {}
+            metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step + images - 1) else {}
+            assert context.loss is not None
+            loss = self._gradients.average(updates.optimizers, context.loss)
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
-            if self.watch.admits(context, updates.optimizers):
-                updates.step(step)
+            if self.watch.admits(context, updates.optimizers, loss):
+                updates.step(step // images)
             else:
                 updates.clear_all_gradients()  # gradients that are being summed up are spoilt, too
                 context.is_skipped = True
-            updates.step_schedules()
+            updates.step_schedules(images)
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
-            self.complete_steps = step + 1
-        assert context.loss is not None
+            self.complete_steps = step + images
         return StepResult(context.loss, context.loss_terms, metrics)
 
     def release_memory(self) -> None:

@@ -65,7 +65,12 @@ class ParameterUpdates:
         step_together(due.values())
         self._training_state.keep_gradients_of(self.optimizers.keys() - due.keys())
 
-    def step_schedules(self) -> None:
-        """Set the learning rates of the next step."""
+    def step_schedules(self, images: int = 1) -> None:
+        """Set the learning rates of the next step.
+
+        Args:
+            images: the number of images of a step, which schedules count.
+        """
         for schedule in self._schedules.values():
-            schedule.step()
+            for _ in range(images):
+                schedule.step()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -73,3 +75,16 @@ def _neighbours(size: int, smaller: int, device: torch.device) -> tuple[Tensor, 
 
 def _levels(pixels: Tensor) -> Tensor:
     return (pixels * 255).to(torch.uint8).float() if pixels.is_floating_point() else pixels.float()
+
+
+def show_photographs(viewer: Any, state: Any, data: Any) -> None:
+    """Show the training cameras of a run in nerfstudio's viewer, with their photographs.
+
+    Args:
+        viewer: nerfstudio's.
+        state: of the training, as nerfstudio's trainer has it ("training", "paused", "completed").
+        data: the datamanager.
+    """
+    shown = viewer._pick_drawn_image_idxs(len(data.cached_train))
+    with closing(Thumbnails(data.train_dataset.cameras, data.cached_train, shown)) as thumbnails:
+        viewer.init_scene(thumbnails, state, data.eval_dataset)

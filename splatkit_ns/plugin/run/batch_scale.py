@@ -1,0 +1,108 @@
+"""Learning rates and moments of steps of several images, and their form in checkpoints, which is that of one image.
+
+The rules are those of Grendel-GS (https://arxiv.org/abs/2406.18533): with B images a step the learning rates are those
+of one image times the root of B, and Adam's decay rates those to the power of B; so an image counts for as many others
+as before. Its eps falls with the root of B, as the mean gradient of B images does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+SAME = 1e-12
+"""The relative difference up to which a learning rate is the configured one, and differs by rounding alone."""
+
+
+def scale_configs(configs: Mapping[str, Any], images: int) -> None:
+    """Scale the learning rates of optimizers and the ends of their schedules, in place.
+
+    Args:
+        configs: name -> ``{"optimizer": …, "scheduler": …}``, copies for one run.
+        images: the number of images of a step.
+    """
+    for entry in configs.values():
+        entry["optimizer"].lr *= math.sqrt(images)
+        if getattr(entry["scheduler"], "lr_final", None) is not None:
+            entry["scheduler"].lr_final *= math.sqrt(images)
+
+
+def scale_moments(optimizers: Mapping[str, Optimizer], images: int) -> None:
+    """Scale the decay rates and the eps of Adam, which those of one image are kept beside as its defaults."""
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = tuple(beta**images for beta in optimizer.defaults["betas"])
+            if "eps" in group:
+                group["eps"] = optimizer.defaults["eps"] / math.sqrt(images)
+
+
+def of_one_image(states: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:
+    """The states of optimizers as if each step had been of one image.
+
+    Args:
+        states: name -> ``state_dict`` of the optimizer.
+        optimizers: by the same names.
+        images: the number of images of a step.
+    """
+    return {name: _converted(state, optimizers[name], 1 / images, of_one=True) for name, state in states.items()}
+
+
+def of_images(states: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:
+    """The states of optimizers for steps of several images; the opposite of `of_one_image`."""
+    known = {name: state for name, state in states.items() if name in optimizers}
+    return {name: _converted(state, optimizers[name], float(images)) for name, state in known.items()}
+
+
+def _converted(state: Any, optimizer: Optimizer, factor: float, of_one: bool = False) -> dict[str, Any]:
+    moments = optimizer.defaults if of_one else optimizer.param_groups[0]
+    groups = [
+        {
+            **group,
+            **{name: moments[name] for name in ("betas", "eps") if name in group and name in moments},
+            **{name: group[name] * math.sqrt(factor) for name in ("lr", "initial_lr") if name in group},
+        }
+        for group in state["param_groups"]
+    ]
+    entries = {
+        key: {name: value / factor if name == "step" else value for name, value in entry.items()}
+        for key, entry in state["state"].items()
+    }
+    return {**state, "param_groups": groups, "state": entries}
+
+
+def convert_schedules(states: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The states of schedules with learning rates for steps of another number of images.
+
+    Args:
+        states: name -> ``state_dict`` of the schedule.
+        factor: the number of images, relative to that for which the states are.
+    """
+    converted: dict[str, Any] = {}
+    for name, state in states.items():
+        rates = {
+            key: [rate * math.sqrt(factor) for rate in state[key]] for key in ("base_lrs", "_last_lr") if key in state
+        }
+        converted[name] = {**state, **rates}
+    return converted
+
+
+def snap_rates(optimizers: Mapping[str, Optimizer], schedules: Mapping[str, Any], rates: Mapping[str, float]) -> None:
+    """Give learning rates that differ from the configured ones by rounding alone exactly those values.
+
+    Args:
+        optimizers: by parameter group.
+        schedules: by parameter group.
+        rates: the configured rates, by parameter group.
+    """
+    for name, rate in rates.items():
+        for group in optimizers[name].param_groups:
+            for key in ("lr", "initial_lr"):
+                if key in group and math.isclose(group[key], rate, rel_tol=SAME):
+                    group[key] = rate
+        if name in schedules:
+            bases = schedules[name].base_lrs
+            schedules[name].base_lrs = [rate if math.isclose(base, rate, rel_tol=SAME) else base for base in bases]

@@ -1,0 +1,65 @@
+"""The learning rates and schedules of a run that goes on from a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim.lr_scheduler import LambdaLR
+
+from splatkit_ns.plugin.run.state import RunState
+
+logger = logging.getLogger("splatkit_ns")
+
+
+def restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps: int) -> None:
+    """Set each schedule to its step.
+
+    Args:
+        schedules: the schedules of the run, by the name of their optimizers.
+        states: the schedules' states in the checkpoint; a schedule without one goes on as if its state were there.
+        steps: the number of steps that the checkpoint's run had trained.
+    """
+    for name, schedule in schedules.items():
+        if name in states:
+            schedule.load_state_dict(states[name])
+        else:
+            schedule.last_epoch = steps
+            schedule.base_lrs = [group.get("initial_lr", group["lr"]) for group in schedule.optimizer.param_groups]
+
+
+def use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
+    """Set the learning rates that differ between this run's config and that of the checkpoint's run.
+
+    The other rates stay as in the checkpoint: a hook may have changed them.
+
+    Args:
+        run: the state of the run.
+        theirs: the rates in the config of the checkpoint's run, by parameter group.
+    """
+    for name, ours in run.configured_rates.items():
+        if name not in theirs or math.isclose(ours, theirs[name], rel_tol=1e-6):
+            continue
+        logger.info("The learning rate of %s is now %g; the checkpoint's run had %g.", name, ours, theirs[name])
+        for group in run.optimizers.optimizers[name].param_groups:
+            group["lr"] = ours
+            if "initial_lr" in group:
+                group["initial_lr"] = ours
+        if name in run.optimizers.schedulers:
+            schedule: Any = run.optimizers.schedulers[name]
+            schedule.base_lrs = [ours for _ in schedule.base_lrs]
+
+
+def apply_rate(schedule: Any) -> None:
+    """Compute a schedule's rate again: it differs from the checkpoint's if the run has become longer, or if the
+    schedule began anew."""
+    if not isinstance(schedule, LambdaLR):
+        return
+    rates = [
+        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # get_last_lr() reports it

@@ -1,0 +1,137 @@
+"""What the ranks of a run do together besides their gradients: share images, stop, compare themselves, and save."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.densification import SplatDensification
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.steps import is_due
+from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.run.signals import StopRequest
+from splatkit_ns.plugin.step.finite import FiniteWatch
+from splatkit_ns.plugin.step.interfaces import FrameSource
+from splatkit_ns.plugin.step.rank_gradients import GradientExchange, OwnGradients, RankGradients
+from splatkit_ns.ranks import Ranks
+
+IMAGES_PER_COMPARISON = 100
+"""The number of images after which the ranks compare their parameters."""
+
+
+class Together:
+    """The ranks of a run; with one of them, every method returns at once.
+
+    Args:
+        ranks: the ranks.
+        count_images: whether steps count the images of all ranks.
+    """
+
+    def __init__(self, ranks: Ranks, count_images: bool) -> None:
+        self.ranks = ranks
+        self.images_per_step = ranks.size if count_images else 1
+        """The number by which steps grow."""
+
+    def last_step(self, start: int, max_steps: int) -> int:
+        """The last step of a run, 1-based.
+
+        Args:
+            start: the number of steps that have been trained.
+            max_steps: the wanted number; the last step may go beyond it, by fewer images than there are ranks.
+        """
+        return max(start, start - (start - max_steps) // self.images_per_step * self.images_per_step)
+
+    def gradients(self) -> GradientExchange:
+        """Makes the gradients of each rank those of all."""
+        return OwnGradients() if self.ranks.size == 1 else RankGradients(self.ranks)
+
+    def images(self, data: Any) -> FrameSource:
+        """The source of this rank's training images.
+
+        Args:
+            data: the datamanager.
+
+        Raises:
+            SplatkitError: there are fewer training images than ranks.
+        """
+        if self.ranks.size == 1:
+            return data
+        number = len(data.train_dataset)
+        if number < self.ranks.size:
+            raise SplatkitError(
+                f"--machine.num-devices is {self.ranks.size}, but there are {number} training images: each process "
+                "needs one of its own at every step."
+            )
+        return DealtImages(data, self.ranks)
+
+    def agree_to_stop(self, wants: bool, request: StopRequest, context: StepContext) -> bool:
+        """Whether the run stops now: whether any rank wants that; then all have its reasons.
+
+        Args:
+            wants: whether this rank does.
+            request: the signal that this rank has received; set if another rank has received one.
+            context: the reasons of parts; set if a part has given them on another rank.
+        """
+        if self.ranks.size == 1:
+            return wants
+        if not any(flag for (flag,) in self.ranks.gather([int(wants)])):
+            return False
+        code = None if context.exit_request is None else (context.exit_request.code,)
+        for signum, reason, exit_code in self.ranks.gather_objects((request.signum, context.stop_reason, code)):
+            request.signum = request.signum or signum
+            context.stop_reason = context.stop_reason or reason
+            if exit_code is not None:
+                context.exit_request = context.exit_request or SystemExit(*exit_code)
+        return True
+
+    @torch.no_grad()
+    def compare(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """Compare the parameters of the ranks, which have to be the same bits, if that is due.
+
+        Args:
+            step: the number of images that have been trained.
+            parameters: by name.
+
+        Raises:
+            SplatkitError: a rank has others than rank 0.
+        """
+        if self.ranks.size == 1 or not is_due(step, IMAGES_PER_COMPARISON, self.images_per_step):
+            return
+        sums = torch.stack([_bit_sum(param) for param in parameters.values()]).tolist()
+        found = self.ranks.gather(sums)
+        for rank, theirs in enumerate(found):
+            names = [name for name, a, b in zip(parameters, found[0], theirs, strict=True) if a != b]
+            if names:
+                raise SplatkitError(
+                    f"The ranks differ after step {step}: {', '.join(names)} of rank {rank} are not those of rank 0. "
+                    "A part changes values on one rank alone, or by what its rank has seen. Let it change them alike "
+                    "on all ranks, or train in one process."
+                )
+
+    @contextmanager
+    def saving(self, densification: SplatDensification[Any], watch: FiniteWatch) -> Generator[None]:
+        """A block in which rank 0 saves what all ranks have counted; all ranks run it.
+
+        Raises:
+            NotFiniteError: a step since the last check was not finite.
+        """
+        if self.ranks.size > 1:
+            watch.check(together=True)
+            densification.gather_from_ranks(self.ranks)
+        try:
+            yield
+        finally:
+            if self.ranks.size > 1:
+                densification.forget_gathered(self.ranks)
+
+
+def _bit_sum(tensor: Tensor) -> Tensor:
+    """A number that depends on all bits of a tensor and on the order of its rows, scalar int64; it wraps around."""
+    bits = tensor.detach().contiguous().view(torch.int32)
+    rows = bits.reshape(len(bits) if bits.dim() else 1, -1).sum(1, dtype=torch.int64)
+    return (rows * torch.arange(1, 2 * len(rows), 2, device=rows.device)).sum()

@@ -1,0 +1,89 @@
+"""The averaging of gradients over ranks, between backward pass and optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.ranks import Ranks
+
+ALIGNMENT = 4
+"""The number of floats at whose multiples gradients begin in the buffer: the optimizers' kernel wants 16 bytes."""
+
+
+class GradientExchange(Protocol):
+    """Makes the gradients of this process those of the whole step."""
+
+    def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
+        """Average gradients and loss over the ranks.
+
+        Args:
+            optimizers: by parameter group; a parameter without a gradient on any rank stays without.
+            loss: that of this rank's image, scalar.
+
+        Returns:
+            The loss of the step, scalar.
+        """
+        ...
+
+
+class OwnGradients:
+    """The gradients of one process, which stay as they are."""
+
+    def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
+        return loss
+
+
+class RankGradients:
+    """Averages the gradients of all parameters in one buffer, in one exchange.
+
+    Every rank then has the same bits, so that the optimizers keep the parameters of the ranks equal.
+
+    Args:
+        ranks: the ranks of this run.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    @torch.no_grad()
+    def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
+        """Average gradients and loss; see `GradientExchange`.
+
+        Raises:
+            RankLost: another rank has ended.
+            SplatkitError: the ranks do not have the same parameters.
+        """
+        parameters: dict[str, Tensor] = {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
+        names = self._with_gradient_somewhere(parameters)
+        pieces: list[Tensor] = []
+        for name in names:
+            param = parameters[name]
+            pieces += [(torch.zeros_like(param) if param.grad is None else param.grad).reshape(-1)]
+            pieces += [loss.new_zeros(-param.numel() % ALIGNMENT)]
+        buffer = torch.cat([*pieces, loss.detach().reshape(1)])
+        self._ranks.average(buffer)
+        start = 0
+        for name, piece, gap in zip(names, pieces[::2], pieces[1::2], strict=True):
+            parameters[name].grad = buffer[start : start + len(piece)].view_as(parameters[name])
+            start += len(piece) + len(gap)
+        return buffer[-1].clone()
+
+    def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
+        """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""
+        numbers = [number for param in parameters.values() for number in (param.numel(), int(param.grad is not None))]
+        found = self._ranks.gather(numbers)
+        for rank, theirs in enumerate(found):
+            for i, name in enumerate(parameters):
+                if theirs[2 * i] != found[0][2 * i]:
+                    raise SplatkitError(
+                        f"The ranks differ: {name} has {found[0][2 * i]:,} values on rank 0 and {theirs[2 * i]:,} on "
+                        f"rank {rank}. A part changed the number of Gaussians on one rank alone, outside of the hooks "
+                        "in which all ranks follow rank 0."
+                    )
+        return [name for i, name in enumerate(parameters) if any(theirs[2 * i + 1] for theirs in found)]

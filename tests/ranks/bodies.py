@@ -1,0 +1,135 @@
+"""What ranks do in tests, and the same in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.rank_processes import run_in_ranks
+from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
+from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
+from splatkit_ns.ranks import Ranks
+from tests.faults.runs import make_trainer
+
+
+class Trained(NamedTuple):
+    """The end of a run."""
+
+    parameters: list[dict[str, Tensor]]
+    """By rank."""
+    numbers: list[int]
+    """The number of Gaussians after each step."""
+    images: list[list[int]]
+    """The images that each rank has trained on."""
+
+
+def in_ranks(config: SplatkitTrainerConfig, modules: Sequence[Any] = (), size: int = 2) -> Trained:
+    """Train in several processes; returns what rank 0 has gathered."""
+    config.machine.num_devices, config.vis = size, "none"
+    config.save_config()
+    try:
+        return run_in_ranks(config, train, modules)
+    finally:
+        RunFolder(config).release()
+
+
+def train(config: SplatkitTrainerConfig, modules: Sequence[Any]) -> Trained:
+    """The body of a rank."""
+    trainer = make_trainer(config, *modules, seed=100 + Ranks.current().rank)
+    steps = noted(trainer)
+    trainer.train()
+    found = parameters_of(trainer)
+    everything = Ranks.current().gather_objects((found, [image for _, image in steps]))
+    return Trained([each[0] for each in everything], [number for number, _ in steps], [each[1] for each in everything])
+
+
+def parameters_of(trainer: SplatkitTrainer) -> dict[str, Tensor]:
+    """All that is trained, by parameter group."""
+    return {name: params[0].detach() for name, params in trainer.pipeline.get_param_groups().items()}
+
+
+def noted(trainer: SplatkitTrainer) -> list[tuple[int, int]]:
+    """The number of Gaussians and the image of each step that a trainer will take."""
+    steps: list[tuple[int, int]] = []
+    run, context = trainer.training_step.run, trainer.pipeline.model.context
+
+    def noting(step: int) -> Any:
+        result = run(step)
+        assert context.image_index is not None
+        steps.append((len(context.training_state), context.image_index))
+        return result
+
+    trainer.training_step.run = noting  # type: ignore[method-assign]
+    return steps
+
+
+class TwoImages:
+    """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
+
+    def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
+        self.model, self.count = trainer.pipeline.model, count
+        self.plain = PlainForwardBackward(self.model)
+        self.data = trainer.pipeline.datamanager
+        self.dealt = DealtImages(self.data, Ranks(0, 2))
+        self.hand: list[int] = []
+
+    def next_train(self, step: int) -> Any:
+        self.hand = self.dealt.next_hand()
+        return self.data.train_view(self.hand[0])
+
+    def run(self, frame: Any, batch: Any) -> dict[str, Any]:
+        parameters = [params[0] for params in self.model.get_param_groups().values()]
+        summed_up = [None if param.grad is None else param.grad.clone() for param in parameters]
+        self.plain.run(frame, batch)
+        self.first = {param: param.grad for param in parameters}
+        for param, grad in zip(parameters, summed_up, strict=True):
+            param.grad = grad
+        context = self.model.context
+        self.count()
+        self.first_loss = context.loss
+        context.world_rank = 1
+        camera, batch = self.data.train_view(self.hand[1])
+        outputs = self.plain.run(self.model.parts.take_frame(camera, batch), batch)
+        context.world_rank = 0
+        return outputs
+
+    def average(self, optimizers: Any, loss: Tensor) -> Tensor:
+        for param, first in self.first.items():
+            if param.grad is not None and first is not None:
+                param.grad = (first + param.grad) / 2
+        assert self.first_loss is not None
+        return (self.first_loss + loss).detach() / 2
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def in_one_process(config: SplatkitTrainerConfig, modules: Sequence[Any] = ()) -> Trained:
+    """Train with the mean gradient of the same two images at each step."""
+    from tests.faults.runs import writer
+
+    writer.EVENT_WRITERS.clear()
+    torch.manual_seed(config.machine.seed)
+    trainer = config.setup()
+    trainer._together.images_per_step = 2
+    trainer.modules.extend(modules)
+    trainer.setup()
+    model = trainer.pipeline.model
+
+    def count() -> None:
+        if hasattr(model.densification, "_count") and model.context.step < model.densification.refine_stop_iter:
+            model.densification._count(model.context.rend_out)
+
+    both = TwoImages(trainer, count)
+    step = trainer.training_step
+    step._data, step._forward_backward, step._gradients = both, both, both  # type: ignore[assignment]
+    steps = noted(trainer)
+    trainer.train()
+    RunFolder(config).release()
+    found = parameters_of(trainer)
+    return Trained([found], [number for number, _ in steps], [])

@@ -1,0 +1,94 @@
+"""Parts for runs of several ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatkit_ns.densification import SplatDensification
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.modules import SplatBaseModule
+from splatkit_ns.splat import SplatTrainingState
+
+
+class LeaderDecides(SplatDensification):
+    """As the documents show it: only rank 0 makes masks, and changes rows with them."""
+
+    def densify(
+        self, step: int, training_state: SplatTrainingState, rend_out: Any, world_rank: int = 0, world_size: int = 1
+    ) -> None:
+        assert world_size == 2
+        if world_rank == 0 and step % 6 == 0:
+            gradients = rend_out.means2d.grad[0].norm(dim=-1)
+            clone_mask, prune_mask = torch.zeros_like(gradients, dtype=torch.bool), training_state.opacities < 0.05
+            clone_mask[gradients.topk(5).indices] = True
+            if clone_mask.any():
+                training_state.duplicate(clone_mask)
+            if prune_mask.any():
+                training_state.remove(prune_mask)
+
+
+class EachDecides(SplatDensification):
+    """Does not know of ranks: each splits and removes other Gaussians, by the photograph that it has just seen."""
+
+    def densify(self, step: int, training_state: SplatTrainingState, image_index: int) -> None:
+        if step % 6 == 0:
+            rows = torch.arange(len(training_state))
+            training_state.split(rows % 11 == image_index)
+            training_state.remove(rows % 7 == image_index % 7)
+
+
+class OnRank(SplatBaseModule[Any]):
+    """Does something at a step on one rank alone, between the drawing of its photograph and its render.
+
+    Args:
+        rank: of the process.
+        when: the step, 1-based.
+        action: the name of one of the methods below.
+    """
+
+    def __init__(self, rank: int, when: int, action: str) -> None:
+        self.rank, self.when, self.action = rank, when, action
+
+    def pre_step(self, step: int, world_rank: int, training_state: SplatTrainingState, stop: Any) -> None:
+        if step == self.when and world_rank == self.rank:
+            getattr(self, self.action)(training_state, stop)
+
+    def kill(self, training_state: SplatTrainingState, stop: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def terminate(self, training_state: SplatTrainingState, stop: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def fail(self, training_state: SplatTrainingState, stop: Any) -> None:
+        raise KeyError("a fault of a part")
+
+    def refuse(self, training_state: SplatTrainingState, stop: Any) -> None:
+        raise SplatkitError("The part cannot go on.")
+
+    def fill_memory(self, training_state: SplatTrainingState, stop: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def ask_to_stop(self, training_state: SplatTrainingState, stop: Any) -> None:
+        stop("enough")
+
+    def leave(self, training_state: SplatTrainingState, stop: Any) -> None:
+        raise SystemExit(7)
+
+    def shift(self, training_state: SplatTrainingState, stop: Any) -> None:
+        training_state.params["means"].data[0, 0] += 1e-3
+
+
+class SpoiltLoss(SplatBaseModule[Any]):
+    """The photograph of rank 1 holds NaN at a step."""
+
+    def pre_step(self, step: int, world_rank: int, target_frames: Tensor) -> Any:
+        from splatkit_ns.parts.frame_edit import FrameEdit
+
+        if step == 8 and world_rank == 1:
+            return FrameEdit(target_frames=target_frames * torch.nan)
+        return None

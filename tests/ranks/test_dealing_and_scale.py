@@ -1,0 +1,115 @@
+"""The dealing of images, the length of runs, and what a step of several images does to learning rates."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splatkit_ns.parts.steps import is_due, reaches_one_of
+from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, make_optimizers
+from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.together import Together
+from splatkit_ns.ranks import Ranks
+
+
+class Images:
+    """Draws rounds of images."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.random = number, random.Random(7)
+        self.train_unseen_cameras = self.sample_train_cameras()
+
+    def sample_train_cameras(self) -> list[int]:
+        order = list(range(self.number))
+        self.random.shuffle(order)
+        return order
+
+    def expect_views(self, indices: Any, first: int, every: int) -> None:
+        pass
+
+    def train_view(self, index: int) -> Any:
+        return index
+
+
+@given(size=st.integers(1, 5), more=st.integers(0, 8), hands=st.integers(1, 40))
+def test_hands_are_the_order_of_one_process_and_hold_no_image_twice(size: int, more: int, hands: int) -> None:
+    number = size + more
+    dealers = [DealtImages(Images(number), Ranks(rank, size)) for rank in range(size)]
+    taken: list[list[Any]] = [[dealer.next_train(step) for dealer in dealers] for step in range(hands)]
+    assert all(len(set(hand)) == size for hand in taken)
+    one = DealtImages(Images(number), Ranks())
+    order: list[Any] = [one.next_train(step) for step in range(hands * size)]
+    flat = [image for hand in taken for image in hand]
+    counts = [abs(flat.count(image) - order.count(image)) for image in range(number)]
+    assert max(counts) <= 1
+    assert flat[: number // size * size] == order[: number // size * size], "the first round is the same"
+
+
+@given(k=st.integers(1, 8), every=st.integers(1, 30), steps=st.integers(1, 60))
+def test_what_is_due_happens_once_for_each_multiple_that_is_passed(k: int, every: int, steps: int) -> None:
+    due = [step for step in range(k, k * steps + 1, k) if is_due(step, every, k)]
+    assert due == sorted({-(-multiple // k) * k for multiple in range(every, k * steps + 1, every)})
+
+
+def test_chosen_steps_are_reached_by_the_first_step_that_is_not_before_them() -> None:
+    assert [step for step in range(3, 31, 3) if reaches_one_of(step, {7, 9, 30}, 3)] == [9, 30]
+
+
+@given(start=st.integers(0, 20), length=st.integers(0, 40), size=st.integers(1, 6))
+def test_the_last_step_is_the_first_that_reaches_the_wanted_number(start: int, length: int, size: int) -> None:
+    together = Together(Ranks(0, size), count_images=True)
+    last = together.last_step(start, length)
+    steps = list(range(start + size, start + 100, size))
+    assert last == (start if length <= start else next(step for step in steps if step >= length))
+
+
+def optimizers(images: int) -> Any:
+    config = {"optimizer": FusedAdamConfig(lr=0.01), "scheduler": ExponentialDecayConfig(lr_final=1e-4, max_steps=100)}
+    return make_optimizers({"x": config}, {"x": [torch.nn.Parameter(torch.ones(3))]}, images)
+
+
+def test_rates_grow_with_the_root_and_an_image_counts_as_before() -> None:
+    one, four = optimizers(1), optimizers(4)
+    group = four.optimizers["x"].param_groups[0]
+    assert group["lr"] == pytest.approx(0.02)
+    assert group["betas"] == (0.9**4, 0.999**4)
+    assert group["eps"] == pytest.approx(5e-16)
+    for _ in range(40):
+        one.schedulers["x"].step()
+        four.schedulers["x"].step()
+    ours, theirs = (each.optimizers["x"].param_groups[0]["lr"] for each in (four, one))
+    assert ours == pytest.approx(2 * theirs)
+
+
+def test_checkpoints_hold_the_state_of_one_process_and_the_way_back_is_exact() -> None:
+    made = optimizers(3)
+    optimizer, schedule = made.optimizers["x"], made.schedulers["x"]
+    param = optimizer.param_groups[0]["params"][0]
+    for _ in range(7):
+        param.grad = torch.ones(3)
+        optimizer.step()
+        schedule.step()
+    before = optimizer.state_dict()
+    stored = of_one_image({"x": before}, made.optimizers, 3)
+    schedules = convert_schedules({"x": schedule.state_dict()}, 1 / 3)
+    group = stored["x"]["param_groups"][0]
+    assert group["betas"] == (0.9, 0.999)
+    assert group["initial_lr"] == pytest.approx(0.01)
+    assert float(stored["x"]["state"][0]["step"]) == 21
+    assert schedules["x"]["base_lrs"] == pytest.approx([0.01])
+    other = optimizers(3)
+    other.optimizers["x"].load_state_dict(of_images(stored, other.optimizers, 3)["x"])
+    other.schedulers["x"].load_state_dict(convert_schedules(schedules, 3.0)["x"])
+    snap_rates(other.optimizers, other.schedulers, {"x": 0.01 * math.sqrt(3)})
+    found = other.optimizers["x"].state_dict()
+    assert found["param_groups"][0]["betas"] == before["param_groups"][0]["betas"]
+    assert found["param_groups"][0]["initial_lr"] == 0.01 * math.sqrt(3)
+    assert other.schedulers["x"].base_lrs == schedule.base_lrs
+    assert torch.equal(found["state"][0]["step"], before["state"][0]["step"])

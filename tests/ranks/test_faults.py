@@ -1,0 +1,94 @@
+"""A rank that fails ends the run with one message that names it, and the run can go on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from splatkit_ns.errors import HookFailedError, SplatkitError
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
+from splatkit_ns.plugin.run.rank_failures import RemoteTraceback
+from splatkit_ns.plugin.run.signals import StoppedBySignal
+from splatkit_ns.plugin.step.finite import NotFiniteError
+from splatkit_ns.splat import read_checkpoint
+from tests.faults.runs import CHEAP, make_config, train
+from tests.ranks.bodies import in_ranks
+from tests.ranks.parts import OnRank, SpoiltLoss
+
+FAULTS: list[Any] = [
+    (1, "kill", SplatkitError, r"^Rank 1 of 2 .* was killed by SIGKILL.*The last checkpoint is", 10),
+    (1, "fail", HookFailedError, r"^OnRank.pre_step failed at step 12: KeyError", 10),
+    pytest.param(
+        *(1, "refuse", SplatkitError, r"^Rank 1 of 2 .*: The part cannot go on\. The last checkpoint is", 10),
+        marks=pytest.mark.slow,
+    ),
+    (1, "fill_memory", OutOfMemory, r"(?s)^Rank 1 of 2 .*: Out of memory at step 12.*The last checkpoint is", 10),
+]
+"""Rank, fault, exception, message, and the number of images in the last checkpoint."""
+
+
+@pytest.mark.parametrize(("rank", "action", "error", "message", "images"), FAULTS)
+def test_one_message_and_a_checkpoint(
+    scene: Path, tmp_path: Path, rank: int, action: str, error: Any, message: str, images: int
+) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    with pytest.raises(error, match=message) as caught:
+        in_ranks(config, [OnRank(rank, 12, action)])
+    if action == "fail":
+        assert isinstance(caught.value.__cause__, RemoteTraceback)
+        assert "In rank 1 of 2" in str(caught.value.__cause__)
+        assert "a fault of a part" in str(caught.value.__cause__)
+    paths = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    assert [read_checkpoint(path)["step"] + 1 for path in paths] == [images]
+
+
+def test_the_run_goes_on_from_what_a_killed_rank_left(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP, steps_per_save=4)
+    with pytest.raises(SplatkitError, match="Rank 0 of 2"):
+        in_ranks(config, [OnRank(0, 12, "kill")])
+    rest = make_config(scene, tmp_path / "rest", **CHEAP, load_dir=config.get_checkpoint_dir())
+    assert train(rest).start_step == 10, "after the step that reached 9 (nerfstudio's 8)"
+
+
+def test_values_that_are_not_finite_name_the_image_and_the_rank(scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match=r"^Not finite at step 8 on image \S+ \(rank 1\): the loss = nan"):
+        in_ranks(make_config(scene, tmp_path / "stop", **CHEAP), [SpoiltLoss()])
+    found = in_ranks(make_config(scene, tmp_path / "skip", **CHEAP, on_nan="skip"), [SpoiltLoss()])
+    assert len(found.numbers) == 18, "both skip that step, and go on"
+
+
+def test_a_signal_or_a_part_stops_all_after_the_same_step(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path / "stop", **CHEAP)
+    assert len(in_ranks(config, [OnRank(1, 12, "ask_to_stop")]).numbers) == 6
+    assert checkpoints.path_of(config.get_checkpoint_dir(), 11).is_file()
+    with pytest.raises(StoppedBySignal) as caught:
+        in_ranks(make_config(scene, tmp_path / "signal", **CHEAP), [OnRank(1, 12, "terminate")])
+    assert caught.value.code == 128 + signal.SIGTERM
+    with pytest.raises(SystemExit) as left:
+        in_ranks(make_config(scene, tmp_path / "exit", **CHEAP), [OnRank(1, 12, "leave")])
+    assert left.value.code == 7
+
+
+def test_a_difference_between_ranks_is_named(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP, max_num_iterations=120)
+    with pytest.raises(
+        SplatkitError, match=r"The ranks differ after step 100: means.* of rank 1 are not those of rank 0"
+    ):
+        in_ranks(config, [OnRank(1, 96, "shift")])
+
+
+def test_a_port_in_use_is_one_message(scene: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = make_config(scene, tmp_path, **CHEAP)
+        config.machine.dist_url = f"tcp://127.0.0.1:{port}"
+        with pytest.raises(SplatkitError, match=f"port {port} is in use"):
+            in_ranks(config)
+        assert not config.get_base_dir().exists(), "nothing is left of a run that did not begin"
