@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,15 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from splatkit_ns.cameras import View, fov_intrinsics
+from splatkit_ns.cameras import LensModel, View, fov_intrinsics
 from splatkit_ns.errors import SplatkitError
 
-_PERSPECTIVE = "perspective"
+_LENSES: dict[str, LensModel] = {
+    "perspective": "pinhole",
+    "fisheye": "opencv_fisheye",
+    "equirectangular": "equirectangular",
+}
+"""Camera types of nerfstudio's viewer that can be drawn here."""
 _MOST_PIXELS = 2**28
 
 
@@ -52,7 +57,7 @@ def read_camera_path(path: Path) -> CameraPath:
     """Read a camera path, in the frame of training.
 
     Raises:
-        SplatkitError: the file cannot be read, is no camera path, or wants cameras that are no pinhole ones.
+        SplatkitError: the file cannot be read, is no camera path, or wants cameras that cannot be drawn.
     """
     try:
         content: Any = json.loads(path.read_text("utf-8"))
@@ -61,16 +66,16 @@ def read_camera_path(path: Path) -> CameraPath:
     except (ValueError, RecursionError) as error:
         raise SplatkitError(f"--camera-path: {path} is no JSON file ({error}).") from error
     try:
-        kind = content.get("camera_type", _PERSPECTIVE)
+        kind = content.get("camera_type", "perspective")
     except AttributeError:
         raise SplatkitError(f"--camera-path: {path} holds no camera path of nerfstudio's viewer.") from None
-    if kind != _PERSPECTIVE:
+    if kind not in _LENSES:
         raise SplatkitError(
-            f"--camera-path: {path} is for the camera type {kind!r}; splatkit render draws perspective images alone. "
-            "Save the path with the camera type Perspective, or use ns-render camera-path."
+            f"--camera-path: {path} is for the camera type {kind!r}, splatkit render draws {', '.join(_LENSES)}. Save "
+            "the path with one of these types."
         )
     try:
-        return _parsed(content)
+        return _parsed(content, _LENSES[kind])
     except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise SplatkitError(
@@ -78,14 +83,14 @@ def read_camera_path(path: Path) -> CameraPath:
         ) from error
 
 
-def _parsed(content: dict[str, Any]) -> CameraPath:
+def _parsed(content: dict[str, Any], lens: LensModel) -> CameraPath:
     width, height = (int(content[f"render_{side}"]) for side in ("width", "height"))
     if min(width, height) < 1 or width * height > _MOST_PIXELS:
         raise ValueError(f"its images are of {width}×{height} pixels")
     frames = content["camera_path"]
     if not isinstance(frames, list) or not frames:
         raise ValueError("it has no frames; add at least two keyframes in the viewer")
-    views = [_view(frame, index, width, height) for index, frame in enumerate(frames)]
+    views = [_view(frame, index, width, height, lens) for index, frame in enumerate(frames)]
     seconds = float(content.get("seconds") or 0)
     fps = len(views) / seconds if seconds > 0 else float(content.get("fps") or 30)
     if not (math.isfinite(fps) and fps > 0):
@@ -94,7 +99,8 @@ def _parsed(content: dict[str, Any]) -> CameraPath:
     return CameraPath(views, fps, None if crop is None else _crop(crop))
 
 
-def _view(frame: Any, index: int, width: int, height: int) -> View:
+def _view(frame: Any, index: int, width: int, height: int, lens: LensModel) -> View:
+    """The camera of a frame. As in nerfstudio, a fisheye has the focal length of a perspective camera of its angle."""
     pose = np.asarray(frame["camera_to_world"], np.float64)
     if pose.size != 16 or not np.isfinite(pose).all():
         raise ValueError(f"the pose of frame {index} is no matrix of 4 × 4 finite numbers")
@@ -103,7 +109,8 @@ def _view(frame: Any, index: int, width: int, height: int) -> View:
     fov = float(frame["fov"])
     if not 0 < fov < 180:
         raise ValueError(f"the field of view of frame {index} is {fov} degrees")
-    return View(torch.from_numpy(opencv)[None].float(), fov_intrinsics(fov, width, height)[None], width, height)
+    view = View(torch.from_numpy(opencv)[None].float(), fov_intrinsics(fov, width, height)[None], width, height)
+    return view.panorama() if lens == "equirectangular" else replace(view, lens=lens)
 
 
 def _crop(crop: Any) -> Crop:

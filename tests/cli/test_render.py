@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from splatkit_ns import SplatModel, View, formats, orbit, turntable
 from splatkit_ns import render as draw
+from splatkit_ns.cameras import fov_intrinsics
 from splatkit_ns.cli._camera_path_files import read_camera_path
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.loading import load_run
@@ -176,10 +178,28 @@ def test_a_camera_path_with_a_crop(scene: Path, tmp_path: Path, capsys: pytest.C
     assert (output / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", ["equirectangular", "fisheye"])
+def test_camera_paths_of_wide_lenses(
+    kind: str, scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "path.json", tmp_path / "out"
+    path.write_text(json.dumps(viewers_path(camera_type=kind)))
+    arguments = ("render", "--input", scene, "--camera-path", path, "--output", output)
+    status, text = run(capsys, *arguments)
+    assert status == 0, text
+    pinhole = read_camera_path(path).views[1]
+    pinhole = replace(pinhole, lens="pinhole", Ks=fov_intrinsics(41.0, 48, 32)[None])
+    wide = pinhole.panorama() if kind == "equirectangular" else replace(pinhole, lens="opencv_fisheye")
+    found = torch.from_numpy(pixels(output / "frame_00001.png"))
+    assert float((found - draw(scene, wide)).abs().max()) < 0.01
+    assert float((found - draw(scene, pinhole)).abs().max()) > 0.1
+    assert "for perspective cameras" in refused(capsys, *arguments, "--overwrite", "--images", "rgb", "normals")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (viewers_path(camera_type="equirectangular"), "is for the camera type 'equirectangular'"),
+        (viewers_path(camera_type="omnidirectional"), "is for the camera type 'omnidirectional'"),
         (viewers_path(camera_path=[]), "it has no frames"),
         (viewers_path(render_width=10**9), "its images are of 1000000000×32 pixels"),
         (viewers_path(camera_path=[{"camera_to_world": [0.0] * 15, "fov": 40}]), "the pose of frame 0"),
