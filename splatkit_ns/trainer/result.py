@@ -97,19 +97,27 @@ class OpenedRun(RunImages):
 
 
 def open_run(
-    config_path: str | PathLike[str], *, data: Path | None = None, step: int | None = None, device: str | None = None
+    config_path: str | PathLike[str],
+    *,
+    data: Path | None = None,
+    step: int | None = None,
+    device: str | None = None,
+    trust: Sequence[str] = (),
 ) -> OpenedRun:
     """Open a trained run of ``ns-train`` or `SplatTrainer`, to look at it from Python.
 
     Args:
-        config_path: the run's ``config.yml``. It is trusted, as by all of nerfstudio's commands: it may name any code.
+        config_path: the run's ``config.yml``.
         data: folder of the data set; None means the one that the run used.
         step: the checkpoint's step, counted from 1; None means the newest checkpoint.
         device: "cuda" or "cpu"; None means "cuda" if the machine has it.
+        trust: packages or modules of your own parts that the config may name; others than nerfstudio's and ours are
+            refused, since a config may name any code.
 
     Raises:
-        SplatkitError: there is no config or checkpoint of a splatkit method, or the data set does not exist.
+        SplatkitError: the config names objects that are not trusted, there is no config or checkpoint of a splatkit
+            method, or the data set does not exist.
     """
-    run = load_run(Path(config_path), data=data, step=None if step is None else step - 1, device=device)
+    run = load_run(Path(config_path), data=data, step=None if step is None else step - 1, device=device, trust=trust)
     model = run.pipeline.model
     return OpenedRun(model.training_state, run.step + 1, run.checkpoint, model)

@@ -193,5 +193,7 @@ def test_a_mistake_ends_the_command_with_one_message_and_status_1(tmp_path: Path
     assert child.wait() == 1
     assert "Traceback" not in child.text()
     (message,) = [line for line in child.log.read_text().splitlines() if line.startswith("Error:")]
-    assert message.startswith("Error: The data folder data is empty. Photographs are turned into a data set by:")
+    assert message.startswith(
+        "Error: The data folder data is empty. Photographs or a video are turned into a data set by: splatkit"
+    )
     assert not list(tmp_path.rglob("*.ckpt"))

@@ -11,7 +11,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from splatkit_ns.plugin.data.contents import check_cameras
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.images import composite
+from splatkit_ns.plugin.data.images import composite, ground_truth
 from splatkit_ns.plugin.data.pictures import read_mask, read_picture
 from splatkit_ns.plugin.data.undistortion import pinhole_cameras, undistorted
 
@@ -36,8 +36,15 @@ class SplatkitDataset(InputDataset):
     def __getitem__(self, image_idx: int) -> dict[str, Any]:
         """The image as it is compared with renders, for nerfstudio's own loaders: on the background, (H, W, 3)."""
         data = self.get_data(image_idx)
+        return {**data, "image": self.on_background(data["image"])}
+
+    def on_background(self, image: torch.Tensor) -> torch.Tensor:
+        """An image (H, W, 3 or 4) of the data set, uint8 or float, on the background: (H, W, 3), as it is if it was."""
+        if image.shape[-1] == 3:
+            return image
         background = self.alpha_color if self.background is None else self.background
-        return {**data, "image": composite(data["image"], torch.zeros(3) if background is None else background)}
+        color = torch.zeros(3) if background is None else background
+        return composite(ground_truth(image, 1), color.to(image.device))
 
     @property
     def alpha_color(self) -> torch.Tensor | None:

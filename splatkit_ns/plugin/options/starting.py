@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from splatkit_ns.errors import SplatkitError
@@ -28,10 +29,12 @@ def check_run(config: Any) -> None:
 
 def _choose_dataparser(datamanager: Any) -> None:
     """Let ``config.yml`` name the dataparser that the data need."""
-    parser = datamanager.dataparser
+    given = copy(datamanager.dataparser)
     if datamanager.data is not None:
-        parser.data = datamanager.data
-    datamanager.dataparser = dataparser_of(parser)
+        given.data = datamanager.data
+    chosen = dataparser_of(given)
+    if chosen is not given:  # else the config stays as it is, and a run that is started again is known by it
+        datamanager.dataparser = chosen
 
 
 def save_run_config(config: Any) -> None:
@@ -46,9 +49,9 @@ def save_run_config(config: Any) -> None:
     install_excepthook()
     folder = RunFolder(config)
     try:
+        _choose_dataparser(config.pipeline.datamanager)
         folder.note_if_same_run()
         config.check()
-        _choose_dataparser(config.pipeline.datamanager)
         folder.save_config()
         hide_ranks(config)
     except (SplatkitError, StoppedBySignal):

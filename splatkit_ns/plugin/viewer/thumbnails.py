@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -23,10 +23,14 @@ class Thumbnails:
         cameras: the cameras of the training images.
         batches: the images, in the same order.
         shown: the indices of the images that the viewer will ask for, in its order.
+        on_background: lays an image with alpha onto the background.
     """
 
-    def __init__(self, cameras: Cameras, batches: Batches, shown: Sequence[int]) -> None:
+    def __init__(
+        self, cameras: Cameras, batches: Batches, shown: Sequence[int], on_background: Callable[[Tensor], Tensor]
+    ) -> None:
         self.cameras = cameras
+        self._on_background = on_background
         self._batches = batches
         self._coming = batches.in_order(shown)
         self._shown = iter(shown)
@@ -39,9 +43,9 @@ class Thumbnails:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """The image (h, w, 3 or 4) in [0, 1], on the CPU."""
+        """The image (h, w, 3) in [0, 1], on the CPU."""
         batch = next(self._coming) if next(self._shown, None) == index else self._batches[index]
-        return {"image": thumbnail(batch["image"]).cpu() / 255}
+        return {"image": thumbnail(self._on_background(batch["image"])).cpu() / 255}
 
 
 def thumbnail(image: Tensor) -> Tensor:
@@ -86,5 +90,6 @@ def show_photographs(viewer: Any, state: Any, data: Any) -> None:
         data: the datamanager.
     """
     shown = viewer._pick_drawn_image_idxs(len(data.cached_train))
-    with closing(Thumbnails(data.train_dataset.cameras, data.cached_train, shown)) as thumbnails:
+    dataset = data.train_dataset
+    with closing(Thumbnails(dataset.cameras, data.cached_train, shown, dataset.on_background)) as thumbnails:
         viewer.init_scene(thumbnails, state, data.eval_dataset)
