@@ -21,6 +21,7 @@ from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.run_data import RunData
 from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.splat import read_checkpoint
+from tests.faults.children import Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, differences, make_config, make_trainer, send, train
 from tests.tiny_scene import write_tiny_scene
 
@@ -141,22 +142,29 @@ def test_a_signal_while_images_are_read_ahead(scene: Path, tmp_path: Path) -> No
     assert checkpoints.checkpoint_paths(config.get_checkpoint_dir())[-1].name == "step-000000008.ckpt"
 
 
-def test_ctrl_c_while_images_are_loaded(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images that have not been begun are not read any more."""
-    read: list[int] = []
+def load_images(config: Any, read: Path) -> None:
+    """Set a run up, with Ctrl+C when the third image is read."""
     real = SplatkitDataset.get_numpy_image
 
     def reading(self: SplatkitDataset, image_idx: int) -> Any:
-        read.append(image_idx)
-        if len(read) == 3:
+        with read.open("a") as file:
+            file.write(f"{image_idx}\n")
+        if len(read.read_text().split()) == 3:
             send(signal.SIGINT)()
         return real(self, image_idx)
 
-    monkeypatch.setattr(SplatkitDataset, "get_numpy_image", reading)
-    with pytest.raises(StoppedBySignal) as caught:
-        make_trainer(make_config(scene, tmp_path, data_max_thread_workers=1, **CHEAP))
-    assert caught.value.code == 130
-    assert len(read) < 10
+    SplatkitDataset.get_numpy_image = reading
+    make_trainer(config)
+
+
+def test_ctrl_c_while_images_are_loaded(scene: Path, tmp_path: Path) -> None:
+    """The images that have not been begun are not read any more."""
+    read = tmp_path / "read"
+    config = make_config(scene, tmp_path, data_max_thread_workers=1, **CHEAP)
+    child = Child(load_images, tmp_path / "log", config=config, read=read)
+    assert child.wait() == 130, child.text()
+    assert "SIGINT: stopped before training began." in child.text()
+    assert 3 <= len(read.read_text().split()) < 10
 
 
 def test_only_the_cameras_are_wanted(

@@ -123,4 +123,5 @@ def test_ns_train_starts_the_ranks_from_its_own_process(scene: Path, tmp_path: P
     assert "num_devices: 2" in (folder / "config.yml").read_text(), "a resumed run has as many"
     stored = read_checkpoint(checkpoints.path_of(config.get_checkpoint_dir(), 5))
     assert float(stored["optimizers"]["means"]["state"][0]["step"]) == 6
-    assert {path.name for path in folder.iterdir()} == {"config.yml", "dataparser_transforms.json", "nerfstudio_models"}
+    names = {"config.yml", "dataparser_transforms.json", "held_out", "nerfstudio_models"}
+    assert {path.name for path in folder.iterdir()} == names
