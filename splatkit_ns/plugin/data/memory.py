@@ -12,6 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.data.batches import GIBIBYTE, ImageBudget, as_they_are, usable_cores
 from splatkit_ns.plugin.data.reading import Batch
+from splatkit_ns.ranks import Ranks
 
 HOST_SHARE = 2
 """Photographs may take one in this many parts of the main memory that is free."""
@@ -106,16 +107,17 @@ def choose_storage(
         device: the device of the training.
         needed: bytes of all photographs.
         prefer_gpu: whether they may be on the GPU.
-        gib: the memory for them; None for a share of what is free.
-        workers: the number of threads that read photographs; None for one a core.
+        gib: the memory for them; None for a share of what is free, of which the ranks of this machine each take a part.
+        workers: the number of threads that read photographs; None for one a core, divided likewise.
     """
-    workers = workers or usable_cores()
+    ranks = Ranks.current().size
+    workers = workers or max(1, usable_cores() // ranks)
     given = None if gib is None else round(gib * GIBIBYTE)
     if device.type == "cuda" and prefer_gpu:
         limit = default_bytes(device) if given is None else given
         if needed <= limit:
             return ImageStorage(ImageBudget(limit, workers), on_device(device), in_pinned_memory)
-    limit = default_bytes(None) if given is None else given
+    limit = default_bytes(None) // ranks if given is None else given
     if device.type == "cuda":
         return ImageStorage(ImageBudget(limit, workers), PinnedMemory(), in_pinned_memory)
     return ImageStorage(ImageBudget(limit, workers))

@@ -21,6 +21,7 @@ from splatkit_ns.plugin.data.memory import (
     in_pinned_memory,
 )
 from splatkit_ns.plugin.data.reading import Batch
+from splatkit_ns.ranks import Ranks
 
 SIZE = 8 * 8 * 3
 NUM = 20
@@ -163,6 +164,8 @@ def test_the_gpu_is_used_if_it_holds_all(monkeypatch: pytest.MonkeyPatch) -> Non
     assert limit(GIBIBYTE + 1, gib=1.0) == (GIBIBYTE, True)
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 50
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True, workers=7).budget.workers == 7
+    monkeypatch.setattr(Ranks, "current", lambda: Ranks(1, 2))
+    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 25, "two processes share the memory"
 
 
 def test_pinned_memory_is_taken_in_blocks() -> None:
