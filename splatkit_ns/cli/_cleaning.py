@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import track
 
 from splatkit_ns import ranges
-from splatkit_ns.cameras import View
 from splatkit_ns.cleaning import rules
 from splatkit_ns.cleaning.weights import blend_weights
 from splatkit_ns.cli._exporting import all_gaussians, open_run
@@ -24,7 +23,7 @@ from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.offset_files import read_offset, write_offset
-from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_views
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.splat import SplatModel
 
@@ -44,13 +43,14 @@ class Scene:
         device = pipeline.device
         state = SplatModel.from_gaussians(self.gaussians).for_rendering(device)
         cameras: Any = pipeline.datamanager.train_dataset.cameras
-
-        def views() -> Iterator[View]:
-            numbers = range(len(cameras))
-            for index in track(numbers, "Looking at the photographs", console=console, disable=not console.is_terminal):
-                yield pinhole_view(cameras[index : index + 1].to(device))
-
-        return blend_weights(pipeline.model.renderer, state, views()).numpy()
+        views = track(
+            pinhole_views(cameras.to(device)),
+            "Looking at the photographs",
+            len(cameras),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        return blend_weights(pipeline.model.renderer, state, views).numpy()
 
 
 def clean(options: CleanOptions, console: Console | None = None) -> None:

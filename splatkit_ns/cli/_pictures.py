@@ -37,7 +37,7 @@ class Scene:
     """(3,)"""
     sh_degree: int | None
     pipeline: Any = None
-    """Of the run, if there is one."""
+    """The pipeline of the run, if there is one."""
 
 
 @dataclass

@@ -56,9 +56,9 @@ class RenderOptions:
     fov: Annotated[float | None, from_to(0, 180, lower_open=True, upper_open=True)] = None
     """The vertical field of view in degrees: 50 if not given."""
     width: Annotated[int | None, Positive] = None
-    """Of the images, in pixels: 800 if not given."""
+    """The width of the images in pixels: 800 if not given."""
     height: Annotated[int | None, Positive] = None
-    """Of the images, in pixels: 600 if not given."""
+    """The height of the images in pixels: 600 if not given."""
     downscale: Annotated[int, Positive] = 1
     """Divide both sides of the images by this."""
     background: tuple[float, float, float] | None = None
@@ -71,7 +71,7 @@ class RenderOptions:
     """Also write depth, alpha and normals as NumPy arrays (.npy) of float32 into the folder. Depth is the distance
     along the viewing axis in units of the scene, 0 if nothing is there."""
     image_format: Literal["png", "jpg"] = "png"
-    """Of the images in a folder."""
+    """The format of the images in a folder."""
     sh_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = None
     """Leave out spherical harmonics above this degree."""
     overwrite: bool = False

@@ -12,7 +12,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.batches import Batches
-from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_views
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 
@@ -68,8 +68,7 @@ class OpenedData:
 
     def views(self) -> list[View]:
         """The cameras after the removal of lens distortion."""
-        cameras = self._dataset.cameras
-        return [pinhole_view(cameras[i : i + 1]) for i in range(len(cameras))]
+        return list(pinhole_views(self._dataset.cameras))
 
     def photographs(self) -> list[Photograph]:
         """The images, which are kept as 8-bit values as far as memory allows."""

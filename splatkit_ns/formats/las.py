@@ -66,5 +66,5 @@ def read_las(path: Path) -> LasPoints:
     scale, offset = np.array(struct.unpack_from("<3d", header, 131)), np.array(struct.unpack_from("<3d", header, 155))
     colors = None if color is None else np.array(rows["rgb"])
     if colors is not None and not colors.any():
-        colors = None  # fields that nobody has filled
+        colors = None  # fields that were never filled
     return LasPoints(rows["xyz"] * scale + offset, colors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -42,6 +43,11 @@ def pinhole_view(camera: Cameras, downscale: int = 1) -> View:
     Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
     full = View(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
     return full.smaller(downscale)
+
+
+def pinhole_views(cameras: Cameras) -> Iterator[View]:
+    """The views of cameras (C,), one after the other; see `pinhole_view`."""
+    return (pinhole_view(cameras[index : index + 1]) for index in range(len(cameras)))
 
 
 def lens_view(camera: Cameras) -> View:
