@@ -8,13 +8,16 @@ disturb less. Every 8th image is held out. All methods train with evaluation swi
 same images by the same code (PSNR and SSIM, 11x11 Gaussian window), LPIPS left out.
 
 A run is METHOD:STEPS, optionally with overrides of the method's config:
-``splatkit-3dgs:7000:pipeline.model.sh_degree=2``. Ratios are relative to the first run.
+``splatkit-3dgs:7000:pipeline.model.sh_degree=2``, or ``splatkit-3dgs:30000:machine.num_devices=2`` for two GPUs, whose
+memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
+training time over STEPS, which count images. Ratios are relative to the first run.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import subprocess
@@ -30,7 +33,7 @@ from typing import Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", type=Path)
+    parser.add_argument("scene", type=lambda path: Path(path).resolve())
     parser.add_argument("--runs", nargs="+", default=["splatfacto:30000", "splatkit-3dgs:30000"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -129,19 +132,31 @@ def trained(scene: Path, run: str) -> Generator[Any]:
 
 
 def train(scene: Path, run: str, seed: int) -> dict[str, Any]:
-    """Train and evaluate in this process.
+    """Train and evaluate, in this process or, with ``machine.num_devices``, in one for each GPU.
 
     The steps are those of ``ns-train`` (nerfstudio/scripts/train.py, train_loop).
     """
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    import torch
     from nerfstudio.scripts import train as script
+
+    from splatkit_ns.plugin.run.rank_processes import number_of_ranks, run_in_ranks
 
     config = method_config(scene, run)
     config.machine.seed = seed
     script._set_random_seed(seed)
-    torch.backends.cudnn.benchmark = True
     config.save_config()
+    if hasattr(config, "ranks_to_start") and number_of_ranks(config) > 1:
+        return run_in_ranks(config, train_and_measure)
+    return train_and_measure(config)
+
+
+def train_and_measure(config: Any, argument: None = None) -> dict[str, Any]:
+    """Train and evaluate in this process, which may be one of several ranks."""
+    import torch
+
+    from splatkit_ns.ranks import Ranks
+
+    torch.backends.cudnn.benchmark = True
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     began, worked = time.perf_counter(), time.process_time()
@@ -150,17 +165,29 @@ def train(scene: Path, run: str, seed: int) -> dict[str, Any]:
         torch.cuda.synchronize()
     seconds, work = time.perf_counter() - began, time.process_time() - worked
     peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    ranks = Ranks.current().gather_objects((peak, digest(trainer.pipeline.model)))
+    if len({bits for _, bits in ranks}) > 1:
+        raise SystemExit(f"The ranks end with different parameters: {ranks}.")
     began = time.perf_counter()
     quality = evaluate(trainer.pipeline)
     return {
+        "ranks": len(ranks),
         "train_s": seconds,
         "train_cpu_s": work,
         "ms_per_step": seconds * 1e3 / config.max_num_iterations,
-        "peak_mib": peak,
+        "peak_mib": max(peak for peak, _ in ranks),
         "gaussians": int(trainer.pipeline.model.num_points),
         **quality,
         "eval_s": time.perf_counter() - began,
     }
+
+
+def digest(model: Any) -> str:
+    """A hash of the parameters of the Gaussians."""
+    found = hashlib.sha256()
+    for name in sorted(model.gauss_params):
+        found.update(model.gauss_params[name].detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def evaluate(pipeline: Any) -> dict[str, float]:
