@@ -146,7 +146,7 @@ def train(scene: Path, run: str, seed: int) -> dict[str, Any]:
     script._set_random_seed(seed)
     config.save_config()
     if hasattr(config, "ranks_to_start") and number_of_ranks(config) > 1:
-        return run_in_ranks(config, train_and_measure)
+        return run_in_ranks(config, train_and_measure, forks=True)
     return train_and_measure(config)
 
 

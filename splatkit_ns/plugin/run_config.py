@@ -57,7 +57,7 @@ def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any
         "steps_per_eval_batch": 0,
         "steps_per_eval_image": 500,
         "steps_per_eval_all_images": 5000,
-        "machine": MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        "machine": MachineConfig(device_type="cuda" if torch.cuda.device_count() else "cpu"),
         "logging": LoggingConfig(steps_per_log=50),
         "pipeline": SplatkitPipelineConfig(
             datamanager=SplatkitDatamanagerConfig(

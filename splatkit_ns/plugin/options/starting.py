@@ -11,7 +11,7 @@ from splatkit_ns.plugin.options.check import check_device, check_options
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.rank_processes import hide_ranks
+from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 
 
@@ -24,7 +24,8 @@ def check_run(config: Any) -> None:
     """
     with interruptible():
         check_options(config)
-        check_device(config.machine.device_type)
+        if number_of_ranks(config) == 1 or config.machine.device_type != "cuda":  # else each rank checks its own GPU
+            check_device(config.machine.device_type)
 
 
 def _choose_dataparser(datamanager: Any) -> None:

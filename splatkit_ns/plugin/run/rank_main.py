@@ -43,7 +43,7 @@ class Place:
     """A file for what the rank writes to its standard error."""
 
 
-def rank_main(place: Place, work: bytes, reports: Connection, alive: Connection) -> None:
+def rank_main(place: Place, work: bytes, reports: Connection, alive: Connection, lifeline: Connection) -> None:
     """Run a rank.
 
     Args:
@@ -51,7 +51,9 @@ def rank_main(place: Place, work: bytes, reports: Connection, alive: Connection)
         work: the pickled config, function and argument; see `run_in_ranks`.
         reports: takes ("done", result) or ("failed", `Failure`), pickled.
         alive: closes when the process that started the ranks ends.
+        lifeline: the other end of it, which that process alone is to hold.
     """
+    lifeline.close()
     os.setpgrp()  # Ctrl+C goes to the process that started the ranks, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -74,7 +74,7 @@ class RankedTraining:
     def train(self) -> None:
         """Train in all ranks; see `run_in_ranks`."""
         try:
-            run_in_ranks(self._config, _train)
+            run_in_ranks(self._config, _train, forks=True)
         finally:
             RunFolder(self._config).release()
 
@@ -85,7 +85,7 @@ def _train(config: Any, argument: Any) -> None:
     trainer.train()
 
 
-def run_in_ranks(config: Any, body: Body, argument: Any = None) -> Any:
+def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool = False) -> Any:
     """Run a function in several processes of this machine, one a device, that train one run together.
 
     Ctrl+C and SIGTERM are passed on to all of them, once. If one fails, the others save and end.
@@ -94,6 +94,8 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None) -> Any:
         config: the config of the run, whose folder this process has claimed.
         body: the function; it and its argument can be pickled.
         argument: passed to `body`.
+        forks: whether this process has done nothing but import and check options, so that copies of it can be ranks of
+            GPUs, unless it has touched CUDA. They need not import everything again, which takes ten seconds.
 
     Returns:
         The result of rank 0.
@@ -107,7 +109,7 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None) -> Any:
     config = copy(config)
     config.machine, config.ranks_to_start = replace(config.machine, num_devices=1), 1
     work = _pickled((config, body, argument))
-    context: Any = multiprocessing.get_context("spawn" if device_type == "cuda" else "forkserver")
+    context: Any = multiprocessing.get_context(_start_method(device_type, forks))
     with tempfile.TemporaryDirectory(prefix="splatkit-ranks-") as logs, folder.discarded_if_refused():
         if device_type != "cuda":
             context.set_forkserver_preload(["splatkit_ns.trainer", *(sys.modules.keys() & ENTRANCES)])
@@ -119,7 +121,7 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None) -> Any:
                 for rank in range(size):
                     errors = Path(logs, f"{rank}.txt")
                     place = Place(rank, size, device_type, store.port, folder.is_continued, errors)
-                    started.append(_start(context, place, work, alive))
+                    started.append(_start(context, place, work, alive, lifeline))
                 result = _wait_for_all(started)
             finally:
                 for each in started:
@@ -184,9 +186,26 @@ class _Process:
                     self.result = value
 
 
-def _start(context: Any, place: Place, work: bytes, alive: Connection) -> _Process:
+def _start_method(device_type: str, forks: bool) -> str:
+    if device_type != "cuda":
+        return "forkserver"
+    return "fork" if forks and _copies_can_use_cuda() else "spawn"
+
+
+def _copies_can_use_cuda() -> bool:
+    """Whether a copy of this process can use the GPU; it cannot if CUDA was initialised here, even to count devices."""
+    if sys.platform != "linux":
+        return False
+    copy_id = os.fork()
+    if copy_id == 0:
+        os._exit(int(torch.cuda._is_in_bad_fork()))  # type: ignore[reportPrivateUsage]  # nothing public tells
+    return os.waitpid(copy_id, 0)[1] == 0
+
+
+def _start(context: Any, place: Place, work: bytes, alive: Connection, lifeline: Connection) -> _Process:
     reports, writer = context.Pipe(duplex=False)
-    process = context.Process(target=rank_main, args=(place, work, writer, alive), name=f"{NAME} {place.rank}")
+    arguments = (place, work, writer, alive, lifeline)
+    process = context.Process(target=rank_main, args=arguments, name=f"{NAME} {place.rank}")
     with _only_gpu(place):
         process.start()
     writer.close()

@@ -1,0 +1,133 @@
+"""Kill a rank of a run on several GPUs at a random moment, and resume the run, many times.
+
+    python benchmarks/kill_ranks.py SCENE --kills 20 --at-once 10 --devices 2
+    python benchmarks/kill_ranks.py SCENE --kills 2 --at-once 1 --devices 2 --device-type cpu
+
+Each run is ``ns-train`` with a checkpoint every 100 photographs. From its first checkpoint on, a random rank gets
+SIGKILL after a random time, which may be within a save. Then the command has to end within 60 seconds, with status 1
+and a message that names the rank; its last checkpoint has to be whole; and a second command has to resume from it, and
+to reach its end. Status 1 if anything else happens. Several runs may share the same GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PATIENCE = 60.0
+"""Seconds that the others have to end after one has been killed."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", type=lambda path: Path(path).resolve())
+    parser.add_argument("--method", default="splatkit-3dgs")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--at-once", type=int, default=10)
+    parser.add_argument("--devices", type=int, default=2)
+    parser.add_argument("--device-type", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument(
+        "--span", type=float, default=15.0, help="seconds from the first checkpoint within which to kill"
+    )
+    parser.add_argument("--more", type=int, default=200, help="photographs to train after resuming")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    args = parser.parse_args()
+    numbers = random.Random(args.seed)
+    plans = [(numbers.randrange(args.devices), numbers.uniform(0, args.span)) for _ in range(args.kills)]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as threads:
+        jobs = [threads.submit(kill_and_resume, args, Path(folder, str(i)), *plan) for i, plan in enumerate(plans)]
+        rows = [job.result() for job in jobs]
+    for row in rows:
+        print(json.dumps(row), flush=True)
+    failed = [row for row in rows if row["fault"]]
+    slowest = max(row["seconds_to_end"] for row in rows)
+    print(f"{len(rows) - len(failed)} of {len(rows)} as expected; the others ended after {slowest:.1f} s at most.")
+    if args.out:
+        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+    return 1 if failed else 0
+
+
+def kill_and_resume(args: argparse.Namespace, folder: Path, rank: int, delay: float) -> dict[str, Any]:
+    """One run, of which a rank is killed; its row says what is wrong in ``fault``, if anything is."""
+    folder.mkdir()
+    row: dict[str, Any] = {"rank": rank, "delay": round(delay, 2), "fault": "", "seconds_to_end": 0.0}
+    checkpoints = folder / "out/x" / args.method / "run/nerfstudio_models"
+    first = start(args, folder, "first", 10**6)
+    began = time.monotonic()
+    while not list(checkpoints.glob("step-*.ckpt")):
+        time.sleep(0.05)
+        if first.poll() is not None or time.monotonic() - began > 300:
+            first.kill()
+            return {**row, "fault": f"it did not begin: {tail(folder / 'first.log')}"}
+    time.sleep(delay)
+    ranks = [child for child in psutil.Process(first.pid).children(recursive=True) if is_rank(child)]
+    ranks.sort(key=lambda child: (child.create_time(), child.pid))
+    ranks[rank].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    try:
+        status = first.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        first.kill()
+        return {**row, "fault": f"it did not end: {tail(folder / 'first.log')}", "seconds_to_end": PATIENCE}
+    row["seconds_to_end"] = round(time.monotonic() - killed, 1)
+    log = (folder / "first.log").read_text()
+    message = " ".join(log[log.rfind("Error:") :].split())
+    row["message"] = message[:160]
+    if status != 1 or not re.match(rf"Error: Rank {rank} of {args.devices} .*was killed by SIGKILL", message):
+        return {**row, "fault": f"status {status}: {tail(folder / 'first.log')}"}
+    last = max(int(path.stem.split("-")[1]) for path in checkpoints.glob("step-*.ckpt")) + 1
+    row["images"] = last
+    second = start(args, folder, "second", last + args.more, "--load-dir", str(checkpoints))
+    status = second.wait()
+    log = (folder / "second.log").read_text()
+    if status != 0 or f"Resuming after step {last}" not in log:
+        return {**row, "fault": f"resuming ended with status {status}: {tail(folder / 'second.log')}"}
+    return row
+
+
+def start(args: argparse.Namespace, folder: Path, name: str, steps: int, *more: str) -> subprocess.Popen[bytes]:
+    """Start ``ns-train``; its output goes into a file of this name."""
+    command = [sys.executable, "-m", "nerfstudio.scripts.train", args.method, "--vis", "none", "--output-dir", "out"]
+    command += ["--experiment-name", "x", "--timestamp", "run" if name == "first" else name, "--steps-per-save", "100"]
+    command += ["--machine.num-devices", str(args.devices), "--machine.device-type", args.device_type]
+    command += ["--max-num-iterations", str(steps), "--steps-per-eval-all-images", "0", *more]
+    command += ["--data", str(args.scene)]
+    with (folder / f"{name}.log").open("w") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, env=environment())
+
+
+def environment() -> dict[str, str]:
+    """Ours, in which nerfstudio finds the methods of a checkout that is not installed, too."""
+    names = [f"splatkit-{name}" for name in ("3dgs", "3dgs-adc", "3dgs-mcmc", "3dgs-fast", "3dgs-big", "2dgs")]
+    methods = ",".join(f"{name}=splatkit_ns.methods:{name.replace('-', '_')}" for name in names)
+    return {**os.environ, "NERFSTUDIO_METHOD_CONFIGS": methods, "COLUMNS": "400"}
+
+
+def is_rank(process: psutil.Process) -> bool:
+    """Whether a process is a rank: it, and not a helper of multiprocessing, has imported PyTorch."""
+    try:
+        return process.memory_info().rss > 300 * 2**20
+    except psutil.NoSuchProcess:
+        return False
+
+
+def tail(path: Path) -> str:
+    return path.read_text()[-1500:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
