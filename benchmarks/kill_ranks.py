@@ -39,9 +39,7 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=10)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--device-type", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument(
-        "--span", type=float, default=15.0, help="seconds from the first checkpoint within which to kill"
-    )
+    parser.add_argument("--span", type=float, default=15.0, help="seconds after the first checkpoint to kill within")
     parser.add_argument("--more", type=int, default=200, help="photographs to train after resuming")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
