@@ -1,31 +1,21 @@
-"""The command ``splatkit``: one module a subcommand, each with its options and the function that uses them.
+"""The command ``splatkit``.
 
-Importing them is cheap, so that ``--help`` shows at once: slow imports happen when a command runs.
+`commands` lists the subcommands. The options of each are in a module of its name, and its work in others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from splatkit_ns.cli import clean, convert, export, info, mesh, poses, prune, render
+from splatkit_ns.cli.commands import COMMANDS
 from splatkit_ns.errors import SplatkitError
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
-    "clean": (clean.CleanOptions, clean.run),
-    "convert": (convert.ConvertOptions, convert.run),
-    "export": (export.ExportOptions, export.run),
-    "info": (info.InfoOptions, info.run),
-    "mesh": (mesh.MeshOptions, mesh.run),
-    "poses": (poses.PosesOptions, poses.run),
-    "prune": (prune.PruneOptions, prune.run),
-    "render": (render.RenderOptions, render.run),
-}
-"""Options and function of each subcommand."""
+__all__ = ["COMMANDS", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

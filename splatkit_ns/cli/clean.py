@@ -53,10 +53,3 @@ class CleanOptions:
     nerfstudio's and ours are refused, since a config may name any program."""
     device: Literal["cuda", "cpu"] | None = None
     """The device that renders. If not given, the GPU if there is one, else the CPU."""
-
-
-def run(options: CleanOptions) -> None:
-    """Clean; see `_cleaning.clean`."""
-    from splatkit_ns.cli._cleaning import clean  # takes seconds: not for --help
-
-    clean(options)

@@ -47,10 +47,3 @@ class ExportOptions:
     nerfstudio's and ours are refused, since a config may name any program."""
     device: Literal["cuda", "cpu"] | None = None
     """The device that renders. If not given, the GPU if there is one, else the CPU."""
-
-
-def run(options: ExportOptions) -> None:
-    """Export; see `_exporting.export`."""
-    from splatkit_ns.cli._exporting import export  # takes seconds: not for --help
-
-    export(options)

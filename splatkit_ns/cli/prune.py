@@ -42,10 +42,3 @@ class PruneOptions:
     nerfstudio's and ours are refused, since a config may name any program."""
     device: Literal["cuda", "cpu"] | None = None
     """The device that renders. If not given, the GPU if there is one, else the CPU."""
-
-
-def run(options: PruneOptions) -> None:
-    """Prune; see `_pruning.prune`."""
-    from splatkit_ns.cli._pruning import prune  # takes seconds: not for --help
-
-    prune(options)

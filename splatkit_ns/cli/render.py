@@ -85,10 +85,3 @@ class RenderOptions:
     nerfstudio's and ours are refused, since a config may name any program."""
     device: Literal["cuda", "cpu"] | None = None
     """The device that renders. If not given, the GPU if there is one, else the CPU."""
-
-
-def run(options: RenderOptions) -> None:
-    """Render; see `_rendering.render`."""
-    from splatkit_ns.cli._rendering import render  # takes seconds: not for --help
-
-    render(options)

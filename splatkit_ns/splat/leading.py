@@ -5,21 +5,32 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.rows import RowChange
 
-if TYPE_CHECKING:
-    from splatkit_ns.splat.training_state import SplatTrainingState
-
 Operation = TypeVar("Operation", bound=Callable[..., None])
 
 END = "end"
 """The name of the message that no operation follows any more."""
+
+
+class Led(Protocol):
+    """The Gaussians of a rank, `row_operations.GaussianRows`."""
+
+    leader: RowLeader | None
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def change_rows(self, change: RowChange, new_rows: Mapping[str, Tensor]) -> None: ...
+
+    def limit_opacities(self, highest: float) -> None: ...
 
 
 class Made(NamedTuple):
@@ -46,7 +57,7 @@ class RowLeader:
         state: the Gaussians of this rank.
     """
 
-    def __init__(self, ranks: Ranks, state: SplatTrainingState) -> None:
+    def __init__(self, ranks: Ranks, state: Led) -> None:
         self._ranks, self._state = ranks, state
         self._changes: list[tuple[Tensor, int, Tensor, dict[str, Tensor]]] | None = None
         """Those of the operation that is under way."""
@@ -120,10 +131,10 @@ class RowLeader:
 
 
 def followed(operation: Operation) -> Operation:
-    """Let a method of `SplatTrainingState` be made on all ranks as on rank 0, within `led_by`."""
+    """Let a method of `GaussianRows` be made on all ranks as on rank 0, within `led_by`."""
 
     @functools.wraps(operation)
-    def call(self: SplatTrainingState, *args: Any, **kwargs: Any) -> None:
+    def call(self: Led, *args: Any, **kwargs: Any) -> None:
         leader = self.leader
         if leader is None:
             operation(self, *args, **kwargs)
@@ -135,7 +146,7 @@ def followed(operation: Operation) -> Operation:
 
 
 @contextmanager
-def led_by(ranks: Ranks, state: SplatTrainingState) -> Generator[None]:
+def led_by(ranks: Ranks, state: Led) -> Generator[None]:
     """Let all ranks have the row operations that rank 0 makes in the block, which all ranks run.
 
     Args:

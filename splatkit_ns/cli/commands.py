@@ -1,0 +1,72 @@
+"""The subcommands of ``splatkit``: the options of each, and the function that does its work.
+
+A function imports its work when it is called, which takes seconds, so that ``splatkit --help`` shows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from splatkit_ns.cli import convert, info
+from splatkit_ns.cli.clean import CleanOptions
+from splatkit_ns.cli.export import ExportOptions
+from splatkit_ns.cli.prune import PruneOptions
+from splatkit_ns.cli.render import RenderOptions
+from splatkit_ns.mesh.options import MeshOptions
+from splatkit_ns.poses.options import PosesOptions
+
+
+def clean(options: CleanOptions) -> None:
+    """Leave out Gaussians; see `_cleaning.clean`."""
+    from splatkit_ns.cli._cleaning import clean
+
+    clean(options)
+
+
+def export(options: ExportOptions) -> None:
+    """Write files of a run; see `_exporting.export`."""
+    from splatkit_ns.cli._exporting import export
+
+    export(options)
+
+
+def mesh(options: MeshOptions) -> None:
+    """Make a mesh; see `mesh.command.make_mesh`."""
+    from splatkit_ns.mesh.command import make_mesh
+
+    make_mesh(options)
+
+
+def poses(options: PosesOptions) -> None:
+    """Compute camera poses; see `poses.command.make_poses`."""
+    from splatkit_ns.poses.command import make_poses
+
+    make_poses(options)
+
+
+def prune(options: PruneOptions) -> None:
+    """Keep a number of Gaussians; see `_pruning.prune`."""
+    from splatkit_ns.cli._pruning import prune
+
+    prune(options)
+
+
+def render(options: RenderOptions) -> None:
+    """Draw images or a video; see `_rendering.render`."""
+    from splatkit_ns.cli._rendering import render
+
+    render(options)
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
+    "clean": (CleanOptions, clean),
+    "convert": (convert.ConvertOptions, convert.run),
+    "export": (ExportOptions, export),
+    "info": (info.InfoOptions, info.run),
+    "mesh": (MeshOptions, mesh),
+    "poses": (PosesOptions, poses),
+    "prune": (PruneOptions, prune),
+    "render": (RenderOptions, render),
+}
+"""Options and function of each subcommand."""
