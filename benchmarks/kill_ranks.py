@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,10 @@ def main() -> int:
     plans = [(numbers.randrange(args.devices), numbers.uniform(0, args.span)) for _ in range(args.kills)]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as threads:
         jobs = [threads.submit(kill_and_resume, args, Path(folder, str(i)), *plan) for i, plan in enumerate(plans)]
-        rows = [job.result() for job in jobs]
-    for row in rows:
-        print(json.dumps(row), flush=True)
+        rows = []
+        for job in as_completed(jobs):
+            rows.append(job.result())
+            print(json.dumps(rows[-1]), flush=True)
     failed = [row for row in rows if row["fault"]]
     slowest = max(row["seconds_to_end"] for row in rows)
     print(f"{len(rows) - len(failed)} of {len(rows)} as expected; the others ended after {slowest:.1f} s at most.")

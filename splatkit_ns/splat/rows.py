@@ -158,8 +158,9 @@ def change_rows(
     """Apply a change of rows to every parameter and to its optimizer's state, in place.
 
     Kept rows stay equal bit for bit, in the parameter and in the state; new rows take their values from `new_rows` and
-    start with a state of zeros. Each `Parameter` is replaced by a new one at the same place in its optimizer, as
-    gsplat's own operations do, so that both kinds of operation can be mixed.
+    start with a state of zeros. If the number of rows changes, each `Parameter` is replaced by a new one at the same
+    place in its optimizer, as gsplat's own operations do, so that both kinds of operation can be mixed. If not, the
+    values are written into the tensors that are there: their addresses stay, and with them CUDA graphs.
 
     Args:
         params: name -> parameter (num_before, ...).
@@ -179,8 +180,19 @@ def change_rows(
         old = params[name].detach()
         value = change.merge(old, new_rows[name].to(old.dtype)) if change.num_new else change.apply(old)
         grad = params[name].grad if name in with_gradients else None
-        replace_parameter(params, optimizers, name, value, change)
+        if change.num_after == change.num_before:
+            _overwrite(params[name], optimizers[name], value, change)
+        else:
+            replace_parameter(params, optimizers, name, value, change)
         params[name].grad = None if grad is None else change.apply(grad)
+
+
+def _overwrite(param: nn.Parameter, optimizer: Optimizer, value: Tensor, change: RowChange) -> None:
+    """Write new rows into a parameter and its optimizer's state; their number is the same as before."""
+    param.copy_(value)
+    for key, entry in optimizer.state.get(param, {}).items():
+        if _has_rows(key, entry, change.num_before):
+            entry.copy_(change.apply(entry))
 
 
 def replace_parameter(
