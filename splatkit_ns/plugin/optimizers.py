@@ -74,6 +74,9 @@ class ExponentialDecayConfig(SchedulerConfig):
     """Learning rate at max_steps."""
     max_steps: Annotated[int | None, Positive] = None
     """Step at which lr_final is reached; None means the run's last."""
+    least_steps: Annotated[int, NonNegative] = 0
+    """With max_steps None: lr_final is reached after this many steps at the earliest. A shorter run ends on the way
+    there, at a higher rate, because its Gaussians still have far to go."""
     warmup_steps: Annotated[int, NonNegative] = 0
     """The rate first rises from 0, along a quarter of a sine, for this many steps."""
 
@@ -165,7 +168,8 @@ def changed_optimizers(configs: Mapping[str, Any], options: GroupOptions) -> dic
         optimizer.max_norm = options.max_norms.get(name, optimizer.max_norm)
         final, warmup = options.final_learning_rates.get(name), options.warmup_steps.get(name)
         if isinstance(schedule, ExponentialDecayConfig):
-            schedule.lr_final = schedule.lr_final if final is None else final
+            if final is not None:
+                schedule.lr_final, schedule.least_steps = final, 0
             schedule.warmup_steps = schedule.warmup_steps if warmup is None else warmup
         elif final is not None or schedule is None:
             entry["scheduler"] = _decay(optimizer.lr, final, warmup or 0)
@@ -233,6 +237,6 @@ def run_optimizers(
         if isinstance(scheduler, ExponentialDecayConfig):
             scheduler.lr_final = float(scheduler.lr_final) * factor
         if isinstance(scheduler, ExponentialDecayConfig | LateDecayConfig) and scheduler.max_steps is None:
-            scheduler.max_steps = max_steps
+            scheduler.max_steps = max(max_steps, getattr(scheduler, "least_steps", 0))
         result[name] = entry
     return result
