@@ -91,6 +91,30 @@ assert variants == compiled, variants - compiled
 print("once")
 """
 
+IMAGE_MODELS = """
+from splatkit_ns.image_model import _affine_triton as affine, _bilateral_grid_triton as grids, _ppisp_triton as ppisp
+
+for kernels in (affine, grids, ppisp):
+    kernels.first_launches("cpu")
+compiled = set(variants)
+assert len(compiled) == 13, compiled
+for number, height, width in ((1, 1, 16), (16, 480, 640), (43, 900, 1600), (99, 546, 979)):
+    def trained(*shape):
+        return torch.zeros(shape, requires_grad=True)
+
+    image, K, index = trained(1, height, width, 3), torch.zeros(3, 3, 3)[1], torch.arange(number)[-1:]
+    affine.AffineChange.apply(image, trained(number, 4, 3)[-1:]).sum().backward()
+    for rows, columns, levels in ((2, 2, 2), (16, 16, 8), (5, 9, 17)):
+        grids.GridImage.apply(image, trained(rows, columns, levels, 12), K, (0.5, 0.7)).sum().backward()
+        grids.TotalVariation.apply(trained(1, 12, levels, rows, columns)).backward()
+    parameters = [trained(number, *shape) for shape in ((), (4, 2), (3, 2), (3, 3), (3, 4))]
+    cameras = torch.zeros(number, dtype=torch.int64)
+    ppisp.PPISPImage.apply(image, *parameters, torch.zeros(number), cameras, index, K).sum().backward()
+    ppisp.PPISPPenalties.apply(*parameters, cameras, index, (0.01, 0.02, 0.01, 0.1)).sum().backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
 
 def test_ssim() -> None:
     assert_prints(SSIM, "once\n")
@@ -110,3 +134,7 @@ def test_adam() -> None:
 
 def test_noise() -> None:
     assert_prints(NOISE, "once\n")
+
+
+def test_image_models() -> None:
+    assert_prints(IMAGE_MODELS, "once\n")

@@ -12,6 +12,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.initialization import SH_C0
+from splatkit_ns.splat.row_parameters import RowDict
 
 
 def blend_weights(renderer: SplatRenderer[Any], state: SplatTrainingState, views: Iterable[View]) -> Tensor:
@@ -39,6 +40,6 @@ def _weights_of(renderer: Any, state: SplatTrainingState, view: View) -> Tensor:
     params = {key: nn.Parameter(value.detach(), requires_grad=False) for key, value in state.params.items()}
     params["sh0"] = nn.Parameter(torch.zeros_like(params["sh0"]))
     with torch.enable_grad():
-        payload = renderer.render(SplatTrainingState(params, {}), view.detach(), RenderOptions(sh_degree=0))
+        payload = renderer.render(SplatTrainingState(RowDict(params), {}), view.detach(), RenderOptions(sh_degree=0))
         (gradient,) = torch.autograd.grad(payload.renders.sum(), params["sh0"])
     return gradient[:, 0].mean(dim=1) / SH_C0

@@ -27,6 +27,7 @@ from splatkit_ns.image_files import CONTAINERS, save_image, save_video
 from splatkit_ns.rasterize import check_cuda_backend
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
+from splatkit_ns.splat.row_parameters import RowDict
 
 VIDEOS = (*CONTAINERS, ".gif", ".webp")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -236,7 +237,7 @@ def _prepare(scene: Scene, frames: Frames, options: RenderOptions) -> None:
         params = {
             name: nn.Parameter(values[inside], requires_grad=False) for name, values in scene.state.params.items()
         }
-        scene.state = SplatTrainingState(params, {})
+        scene.state = SplatTrainingState(RowDict(params), {})
     colour = options.background or (frames.crop.background if frames.crop is not None else None)
     if colour is not None:
         scene.background = scene.background.new_tensor(colour)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from splatkit_ns.image_model.photographs import PhotographModel
+from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import NonNegative, Share, at_least
+from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """The weights of the channels in the luminance (ITU-R BT.601)."""
@@ -46,6 +47,10 @@ class BilateralGrid(PhotographModel):
     tv_lambda: Annotated[float, NonNegative] = 10.0
     """Weight of the total variation: the mean squared difference of neighbouring nodes, summed over the three axes."""
 
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        return (grid_kernels,)
+
     def trainables(self, num_train_images: int) -> Mapping[str, Trainable]:
         shape = (num_train_images, 12, self.levels, self.rows, self.columns)
         self.whole, self.nodes = nn.Parameter(torch.zeros(num_train_images, 12)), nn.Parameter(torch.zeros(shape))
@@ -73,6 +78,9 @@ class BilateralGrid(PhotographModel):
             return rendered
         whole, nodes = (p.index_select(0, frame.image_index) for p in (self.whole, self.nodes))
         grid = nodes + whole[:, :, None, None, None]
+        if kernels_fit(rendered) and (kernels := grid_kernels()) is not None:
+            image, _ = kernels
+            return image(rendered, grid[0].permute(2, 3, 1, 0), frame.view.Ks[0], self._extent)
         colors = rendered[0].movedim(-1, 0)
         maps = _Slice.apply(grid, *self._places(colors.detach(), frame)).reshape(3, 4, *rendered.shape[1:3])
         return (colors + (maps[:, :3] * colors).sum(1) + maps[:, 3]).movedim(0, -1)[None]
@@ -81,7 +89,8 @@ class BilateralGrid(PhotographModel):
         if frame.image_index is None:
             return {}
         whole, nodes = (p.index_select(0, frame.image_index) for p in (self.whole, self.nodes))
-        variation = torch.stack([nodes.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).sum()
+        kernels = grid_kernels() if kernels_fit(nodes) else None
+        variation = total_variation(nodes) if kernels is None else kernels[1](nodes)
         return {"prior": self.prior * whole.square().sum(), "tv": self.tv_lambda * variation}
 
     def _places(self, colors: Tensor, frame: ImageFrame) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,9 +100,9 @@ class BilateralGrid(PhotographModel):
         Columns and rows are those of the viewing direction, so that a part of an image, or a smaller one, has the same.
         """
         _, height, width = colors.shape
-        Ks, device = frame.view.Ks[0], colors.device
-        x = (torch.arange(width, device=device) + 0.5 - Ks[0, 2]) / (Ks[0, 0] * self._extent[0])
-        y = (torch.arange(height, device=device) + 0.5 - Ks[1, 2]) / (Ks[1, 1] * self._extent[1])
+        Ks, device, dtype = frame.view.Ks[0], colors.device, colors.dtype
+        x = (torch.arange(width, device=device, dtype=dtype) + 0.5 - Ks[0, 2]) / (Ks[0, 0] * self._extent[0])
+        y = (torch.arange(height, device=device, dtype=dtype) + 0.5 - Ks[1, 2]) / (Ks[1, 1] * self._extent[1])
         red, green, blue = LUMINANCE
         luminance = (red * colors[0] + green * colors[1] + blue * colors[2]).clamp(0, 1)
         return (
@@ -101,6 +110,20 @@ class BilateralGrid(PhotographModel):
             (y.clamp(-1, 1) + 1) * ((self.rows - 1) / 2),
             luminance * (self.levels - 1),
         )
+
+
+@lazy_kernel(otherwise="Bilateral grids run without Triton")
+def grid_kernels() -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
+    """The image, and the total variation, in a few kernels per direction; None if they cannot be used."""
+    from splatkit_ns.image_model._bilateral_grid_triton import GridImage, TotalVariation, first_launches
+
+    first_launches("cuda")
+    return GridImage.apply, TotalVariation.apply
+
+
+def total_variation(nodes: Tensor) -> Tensor:
+    """The mean squared difference of neighbouring nodes (1, 12, levels, rows, columns), summed over the three axes."""
+    return torch.stack([nodes.diff(dim=axis).square().mean() for axis in (2, 3, 4)]).sum()
 
 
 class _Slice(torch.autograd.Function):

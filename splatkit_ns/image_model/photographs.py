@@ -16,6 +16,14 @@ from splatkit_ns.image_model.exif import GAMMA, log_gains_of
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import Fraction, Positive
 
+MAX_NUMBERS = 2**30
+"""The limit of numbers in a render, from the kernels' 32-bit indices."""
+
+
+def kernels_fit(rendered: Tensor) -> bool:
+    """Whether Triton kernels can be used for a render (1, H, W, 3): it is float32 and on a GPU."""
+    return rendered.is_cuda and rendered.dtype == torch.float32 and rendered.numel() < MAX_NUMBERS
+
 
 @dataclass
 class PhotographModel(SplatImageModel[SplatRenderPayload]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from splatkit_ns.image_model.photographs import PhotographModel
+from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import NonNegative
+from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 EPS = 1e-4
 """Values below count as this in powers, whose slope at 0 may be infinite."""
@@ -47,6 +48,10 @@ class PPISP(PhotographModel):
     channel_reg: Annotated[float, NonNegative] = 0.1
     """Weight of the variance of vignetting and response curve over the three channels."""
 
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        return (ppisp_kernels,)
+
     def trainables(self, num_train_images: int) -> Mapping[str, Trainable]:
         num = num_train_images
         self.exposure = nn.Parameter(torch.zeros(num))
@@ -72,17 +77,21 @@ class PPISP(PhotographModel):
         if len(set(numbers)) > len(numbers) // 4:  # too few photographs a camera to tell its properties from theirs
             numbers = [0] * len(numbers)
         self._cameras = torch.tensor(numbers, device=self.exposure.device)
+        self._camera_shares = torch.bincount(self._cameras, minlength=len(numbers)) / len(numbers)
 
     def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
         if frame.image_index is None:
             return rendered
-        index = frame.image_index
+        index, K = frame.image_index, frame.view.Ks[0]
+        if kernels_fit(rendered) and (kernels := ppisp_kernels()) is not None:
+            image, _ = kernels
+            return image(rendered, *self.parameters_of_model(), self._camera_shares, self._cameras, index, K)
         camera = self._cameras.index_select(0, index)
         mean_curves = self.curves.index_select(0, self._cameras).mean(0)
         light = inverse_response(rendered[0].movedim(-1, 0), mean_curves)
         image = light * self.exposure.index_select(0, index).exp2()[:, None, None]
         centers, falloffs = self.centers.index_select(0, camera)[0], self.falloffs.index_select(0, camera)[0]
-        image = image * vignetting(centers, falloffs, frame.view.Ks[0], image.shape[1], image.shape[2])
+        image = image * vignetting(centers, falloffs, K, image.shape[1], image.shape[2])
         image = color_corrected(image, self.colors.index_select(0, index)[0])
         return response(image, self.curves.index_select(0, camera)[0]).movedim(0, -1)[None]
 
@@ -90,6 +99,11 @@ class PPISP(PhotographModel):
         if frame.image_index is None:
             return {}
         index = frame.image_index
+        if kernels_fit(self.exposure) and (kernels := ppisp_kernels()) is not None:
+            _, penalties = kernels
+            weights = (self.prior, self.center_reg, self.falloff_reg, self.channel_reg)
+            terms = penalties(*self.parameters_of_model(), self._cameras, index, weights)
+            return dict(zip(("prior", "center", "falloff", "channels"), terms.unbind(), strict=True))
         camera = self._cameras.index_select(0, index)
         centers, falloffs, curves = (p.index_select(0, camera) for p in (self.centers, self.falloffs, self.curves))
         exposure, colors = (p.index_select(0, index) for p in (self.exposure, self.colors))
@@ -100,6 +114,15 @@ class PPISP(PhotographModel):
             "falloff": self.falloff_reg * falloffs.clamp(min=0).mean(),
             "channels": self.channel_reg * of_channels,
         }
+
+
+@lazy_kernel(otherwise="PPISP runs without Triton")
+def ppisp_kernels() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """The image, and the regularisers, in a few kernels per direction; None if they cannot be used."""
+    from splatkit_ns.image_model._ppisp_triton import PPISPImage, PPISPPenalties, first_launches
+
+    first_launches("cuda")
+    return PPISPImage.apply, PPISPPenalties.apply
 
 
 def vignetting(centers: Tensor, falloffs: Tensor, K: Tensor, height: int, width: int) -> Tensor:
@@ -115,8 +138,8 @@ def vignetting(centers: Tensor, falloffs: Tensor, K: Tensor, height: int, width:
     Returns:
         (3, H, W).
     """
-    x = (torch.arange(width, device=K.device) + 0.5 - K[0, 2]) / K[0, 0]
-    y = (torch.arange(height, device=K.device) + 0.5 - K[1, 2]) / K[1, 1]
+    x = (torch.arange(width, device=K.device, dtype=K.dtype) + 0.5 - K[0, 2]) / K[0, 0]
+    y = (torch.arange(height, device=K.device, dtype=K.dtype) + 0.5 - K[1, 2]) / K[1, 1]
     across, down = (x - centers[:, :1]).square(), (y - centers[:, 1:]).square()
     squared = across[:, None, :] + down[:, :, None]
     first, second, third = (falloffs[:, i, None, None] for i in range(3))

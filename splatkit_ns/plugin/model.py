@@ -38,6 +38,7 @@ from splatkit_ns.ranges import Opacity, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.splat.row_parameters import RowParameters
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -114,7 +115,7 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         """
         config, metadata = self.config, self.kwargs.get("metadata") or {}
         stand_in = one_gaussian(config.sh_degree)
-        self.gauss_params = nn.ParameterDict({name: nn.Parameter(value) for name, value in stand_in.items()})
+        self.gauss_params = RowParameters({name: nn.Parameter(value) for name, value in stand_in.items()})
         self.is_stand_in = True
         """Whether the Gaussians have neither been loaded nor made yet."""
         self.training_state = SplatTrainingState(self.gauss_params, {})

@@ -189,10 +189,10 @@ class SplatkitTrainer(Trainer):
         optimizers = optimizers_of_run(self.config, model.part_params.schedules, groups, scales, images)
         model.training_state.use_optimizers(optimizers.optimizers)
         data, accumulation = self.pipeline.datamanager, self.gradient_accumulation_steps
-        self._state = RunState(self.pipeline, model, data, optimizers, self.grad_scaler, accumulation, images)
+        scaler, stated = self.grad_scaler, self.config.learning_rates
+        self._state = RunState(self.pipeline, model, data, optimizers, scaler, accumulation, images, stated)
         skips, ranks = self.config.on_nan == "skip", self._together.ranks
-        every_step = self.device == "cpu" or skips
-        self._watch = FiniteWatch(list(optimizers.optimizers), self.device, every_step, skips, ranks)
+        self._watch = FiniteWatch(list(optimizers.optimizers), self.device, self.device == "cpu" or skips, skips, ranks)
         self._checkpoints = RunCheckpoints(self._state, self._watch, self.config, resumed, ranks.is_first)
         model.training_state.use_checkpoints_of(self._checkpoints.requests)
         return optimizers

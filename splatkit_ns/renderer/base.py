@@ -20,7 +20,7 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import wide_lenses
-from splatkit_ns.splat import SplatModel, SplatTrainingState
+from splatkit_ns.splat import MissingRowsError, SplatModel, SplatTrainingState
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 """Colours alone, or with accumulated (D) or expected (ED) depth."""
@@ -109,6 +109,8 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
         def drawn(view: Any, options: RenderOptions) -> Any:
             try:
                 return render(self, training_state, view, options, *rest, **named)
+            except MissingRowsError as error:
+                raise ModuleError(f"{self.module_name}.render: {error}") from error
             except AttributeError as error:
                 if error.obj is self and _waits_for_a_run(self):
                     raise ModuleError(

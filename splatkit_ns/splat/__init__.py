@@ -9,6 +9,7 @@ from splatkit_ns.splat.initialization import random_points
 from splatkit_ns.splat.joint_step import clear_gradients, step_together
 from splatkit_ns.splat.model import SplatModel
 from splatkit_ns.splat.optimizers import LEARNING_RATES, make_optimizers
+from splatkit_ns.splat.row_parameters import MissingRowsError
 from splatkit_ns.splat.rows import RowChange
 from splatkit_ns.splat.training_state import SplatTrainingState
 
@@ -17,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointRequests",
     "FormatError",
+    "MissingRowsError",
     "PlyError",
     "RowChange",
     "SplatModel",

@@ -20,6 +20,7 @@ from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint
 from splatkit_ns.splat.checkpoint_requests import CheckpointRequests, Then
 from splatkit_ns.splat.optimizers import EXTRA_LEARNING_RATE, make_optimizers
 from splatkit_ns.splat.row_operations import GaussianRows
+from splatkit_ns.splat.row_parameters import RowDict
 from splatkit_ns.splat.schema import KEYS, check_shapes, sh_degree_of
 
 __all__ = ["SplatTrainingState"]
@@ -74,9 +75,9 @@ class SplatTrainingState(GaussianRows):
             ValueError: keys, shapes or learning rates do not fit.
         """
         check_shapes(tensors)
-        params = {
-            key: nn.Parameter(value.detach().to(device, torch.float32, copy=True)) for key, value in tensors.items()
-        }
+        params = RowDict(
+            {key: nn.Parameter(value.detach().to(device, torch.float32, copy=True)) for key, value in tensors.items()}
+        )
         return cls(params, make_optimizers(params, learning_rates))
 
     @classmethod
@@ -289,4 +290,4 @@ class SplatModel:
         """
         tensors = {**self.tensors(), **self.extra}
         params = {key: nn.Parameter(value.to(device), requires_grad=False) for key, value in tensors.items()}
-        return SplatTrainingState(params, {})
+        return SplatTrainingState(RowDict(params), {})

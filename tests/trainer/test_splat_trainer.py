@@ -127,6 +127,19 @@ def test_an_exported_model_trains_on_by_itself(tiny_scene: Path, tmp_path: Path)
     assert state.optimizers["means"].param_groups[0]["lr"] == 1e-3
 
 
+@pytest.mark.parametrize("stated", [{}, {"quats": 0.02}])
+def test_stated_learning_rates_count_if_the_checkpoint_tells_none(
+    tiny_scene: Path, tmp_path: Path, stated: dict[str, float]
+) -> None:
+    """Those of a checkpoint that was saved outside of a run."""
+    result = train(tiny_scene, tmp_path, 2)
+    rates = {"quats": 0.004, "scales": 0.007}
+    result.training_state.to_splat_model().to_training_state(rates).save_ckpt(tmp_path / "alone.ckpt", step=1)
+    resumed = train(tiny_scene, tmp_path, 3, ckpt_path=tmp_path / "alone.ckpt", config={"learning_rates": stated})
+    found = {name: one.param_groups[0]["lr"] for name, one in resumed.training_state.optimizers.items()}
+    assert {name: found[name] for name in rates} == {**rates, **stated}
+
+
 def test_settings_reach_the_run(tiny_scene: Path, tmp_path: Path) -> None:
     class Scale(SplatBaseModule[SplatRenderPayload]):
         def on_setup(self, scene_scale: float, training_state: SplatTrainingState) -> None:

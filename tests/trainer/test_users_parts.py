@@ -13,6 +13,7 @@ import torch
 from gsplat.strategy import DefaultStrategy
 from torch import Tensor
 
+from splatkit_ns import View, render
 from splatkit_ns.densification import GsplatStrategy as BuiltInGsplatStrategy
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
@@ -20,8 +21,10 @@ from splatkit_ns.image_metrics.ssim import ssim
 from splatkit_ns.loss_fn.base import SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.renderer import Splat2DGSPayload, Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.renderer import RenderOptions, Splat2DGSPayload, Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.splat import MissingRowsError
 from splatkit_ns.splat.training_state import SplatTrainingState
+from tests.tiny_scene import tiny_gaussians
 from tests.trainer.helpers import train
 
 
@@ -287,6 +290,29 @@ def test_what_a_renderer_returns_is_checked(
 ) -> None:
     with pytest.raises(ModuleError, match=rf"^Renders\.render at step 1 on image frame_\d+\.png:? {message}"):
         train(tiny_scene, tmp_path, 1, renderer=Renders(change))
+
+
+def test_a_renderer_that_reads_rows_which_are_not_there(tiny_scene: Path, tmp_path: Path) -> None:
+    class ReadsFeatures(Splat3DGSRenderer):
+        def render(self, training_state: SplatTrainingState, view: View, options: Any = RenderOptions()) -> Any:
+            assert "features" not in training_state.params
+            return super().render(training_state, view, options)[training_state.params["features"]]
+
+    expected = r"^ReadsFeatures\.render: these Gaussians have no rows 'features'; they have .*sh0.*RowTrainable"
+    with pytest.raises(ModuleError, match=expected):
+        train(tiny_scene, tmp_path, 1, renderer=ReadsFeatures())
+    with pytest.raises(ModuleError, match=expected):
+        render(tiny_gaussians().to_splat_model(), View.look_at((2, 0, 1), (0, 0, 0)), renderer=ReadsFeatures())
+
+
+def test_a_loss_that_reads_rows_which_are_not_there(tiny_scene: Path, tmp_path: Path) -> None:
+    class ReadsFeatures(SplatLossFn[SplatRenderPayload]):
+        def compute_loss(self, training_state: SplatTrainingState) -> Tensor:
+            return training_state.params["features"].mean()
+
+    with pytest.raises(HookFailedError, match=r"compute_loss failed .* have no rows 'features'; they have") as caught:
+        train(tiny_scene, tmp_path, 1, loss_fn=ReadsFeatures())
+    assert isinstance(caught.value.__cause__, MissingRowsError)
 
 
 def test_a_renderer_that_returns_another_payload_than_its_class_declares(tiny_scene: Path, tmp_path: Path) -> None:

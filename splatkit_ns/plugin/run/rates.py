@@ -33,16 +33,18 @@ def restore_schedules(schedules: dict[str, Any], states: dict[str, Any], steps: 
 def use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
     """Set the learning rates that differ between this run's config and that of the checkpoint's run.
 
-    The other rates stay as in the checkpoint: a hook may have changed them.
+    The other rates stay as in the checkpoint: a hook may have changed them. If the checkpoint does not tell its run's
+    rate, because no trainer of ours wrote it, a rate that the user has stated is set.
 
     Args:
         run: the state of the run.
         theirs: the rates in the config of the checkpoint's run, by parameter group.
     """
     for name, ours in run.configured_rates.items():
-        if name not in theirs or math.isclose(ours, theirs[name], rel_tol=1e-6):
+        if math.isclose(ours, theirs[name], rel_tol=1e-6) if name in theirs else name not in run.stated_rates:
             continue
-        logger.info("The learning rate of %s is now %g; the checkpoint's run had %g.", name, ours, theirs[name])
+        had = f"the checkpoint's run had {theirs[name]:g}" if name in theirs else "the checkpoint does not tell its own"
+        logger.info("The learning rate of %s is now %g; %s.", name, ours, had)
         for group in run.optimizers.optimizers[name].param_groups:
             group["lr"] = ours
             if "initial_lr" in group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ class RunState:
     """Parameter group -> number of steps to sum up gradients over."""
     images_per_step: int = 1
     """The number by which steps grow, see `batch_scale`."""
+    stated_rates: Collection[str] = ()
+    """Parameter groups whose rate the user has stated (``learning_rates``)."""
     configured_rates: dict[str, float] = field(init=False)
     """Parameter group -> learning rate in the run's config, at the start of its schedule."""
 

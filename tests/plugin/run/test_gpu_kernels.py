@@ -9,6 +9,8 @@ import pytest
 from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.densification.mcmc import _cuda_kernel as noise_kernel
 from splatkit_ns.image_metrics.ssim import triton_kernel as ssim_kernel
+from splatkit_ns.image_model import ImageModelChoice
+from splatkit_ns.image_model.bilateral_grid import grid_kernels
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method, splatkit_3dgs_adc, splatkit_3dgs_fast
 from splatkit_ns.modules import SplatBaseModule
@@ -42,11 +44,15 @@ class NoDataclass(SplatMCMCDensification):
         (make_method("no-ssim", loss_fn=Splat3DGSLossFn(ssim_lambda=0.0)), {own_kernels, sh_kernel, joint_kernel}),
         (make_method("packed", renderer=Splat3DGSRenderer(packed=True)), {ssim_kernel, joint_kernel}),
         (
+            make_method("grid", image_model=ImageModelChoice(kind="bilateral-grid")),
+            {own_kernels, sh_kernel, ssim_kernel, joint_kernel, grid_kernels},
+        ),
+        (
             make_method("held", densification=NoDataclass(100)),
             {own_kernels, sh_kernel, ssim_kernel, joint_kernel, noise_kernel},
         ),
     ],
-    ids=["fast", "adc", "no ssim", "packed", "held"],
+    ids=["fast", "adc", "no ssim", "packed", "grid", "held"],
 )
 def test_those_of_its_parts(method: Any, expected: set[LazyKernel[Any]]) -> None:
     assert set(gpu_kernels(method.config, [])) == expected
