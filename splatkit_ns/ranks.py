@@ -87,8 +87,10 @@ class Ranks:
 
     def average(self, tensor: Tensor) -> None:
         """Replace a tensor by its mean over the ranks, in place; every rank gets the same bits."""
-        if self.size > 1:
-            _guarded(lambda: dist.all_reduce(tensor, group=self._data))
+        if self.size > 1 and tensor.is_cuda:
+            _guarded(lambda: dist.all_reduce(tensor, op=dist.ReduceOp.AVG, group=self._data))
+        elif self.size > 1:  # gloo has no means
+            self.add(tensor)
             tensor.div_(self.size)
 
     def add(self, tensor: Tensor) -> None:
@@ -110,12 +112,21 @@ class Ranks:
 
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:
         """The numbers of each rank, in the order of the ranks; all ranks give as many."""
+        return self.gather_later(numbers)()
+
+    def gather_later(self, numbers: Sequence[int]) -> Callable[[], list[list[int]]]:
+        """Begin to `gather`; the function that is returned waits for the numbers, and may raise `RankLost`, too."""
         if self.size == 1:
-            return [list(numbers)]
+            return lambda: [list(numbers)]
         ours = torch.tensor(numbers, dtype=torch.int64)
         places = [torch.empty_like(ours) for _ in range(self.size)]
-        _guarded(lambda: dist.all_gather(places, ours, group=self._control))
-        return [place.tolist() for place in places]
+        work: Any = _guarded(lambda: dist.all_gather(places, ours, group=self._control, async_op=True))
+
+        def wait() -> list[list[int]]:
+            _guarded(work.wait)
+            return [place.tolist() for place in places]
+
+        return wait
 
     def gather_objects(self, value: T) -> list[T]:
         """The value of each rank, in the order of the ranks; any that can be pickled."""
@@ -157,8 +168,8 @@ def _store_class() -> Any:
     return getattr(dist, "TCPStore")  # noqa: B009  # documented, but not in __all__
 
 
-def _guarded(call: Callable[[], Any]) -> None:
+def _guarded(call: Callable[[], T]) -> T:
     try:
-        call()
+        return call()
     except RuntimeError as error:
         raise RankLost("Another process of this run has ended.") from error

@@ -161,7 +161,7 @@ class SplatkitTrainer(Trainer):
             self._together.images(self.pipeline.datamanager),
             self.callbacks,
             forward_backward(model, self.device, config.cuda_graphs, accumulation),
-            self._together.gradients(),
+            self._together.gradients(model.parts),
             self._watch,
             ParameterUpdates(self.optimizers, accumulation, model.training_state),
             self._checkpoints.requests,

@@ -28,12 +28,12 @@ class Trained(NamedTuple):
     """The images that each rank has trained on."""
 
 
-def in_ranks(config: SplatkitTrainerConfig, modules: Sequence[Any] = (), size: int = 2) -> Trained:
-    """Train in several processes; returns what rank 0 has gathered."""
+def in_ranks(config: SplatkitTrainerConfig, modules: Any = (), size: int = 2, body: Any = None) -> Any:
+    """Train in several processes; returns what rank 0 has gathered, a `Trained` if there is no other body."""
     config.machine.num_devices, config.vis = size, "none"
     config.save_config()
     try:
-        return run_in_ranks(config, train, modules)
+        return run_in_ranks(config, body or train, modules)
     finally:
         RunFolder(config).release()
 
@@ -46,6 +46,27 @@ def train(config: SplatkitTrainerConfig, modules: Sequence[Any]) -> Trained:
     found = parameters_of(trainer)
     everything = Ranks.current().gather_objects((found, [image for _, image in steps]))
     return Trained([each[0] for each in everything], [number for number, _ in steps], [each[1] for each in everything])
+
+
+def train_and_stop(config: SplatkitTrainerConfig, place: tuple[int, int]) -> list[tuple[int, str | None]]:
+    """The body of a rank without parts of users, one of which, of this number, asks to stop during a step.
+
+    Returns:
+        The number of steps and the reason to stop, by rank.
+    """
+    trainer = make_trainer(config, seed=100)
+    rank, last_image = place
+    steps, run, context = noted(trainer), trainer.training_step.run, trainer.pipeline.model.context
+
+    def asking(step: int) -> Any:
+        result = run(step)
+        if Ranks.current().rank == rank and context.step == last_image:
+            context.stop("as asked")
+        return result
+
+    trainer.training_step.run = asking  # type: ignore[method-assign]
+    trainer.train()
+    return Ranks.current().gather_objects((len(steps), context.stop_reason))
 
 
 def parameters_of(trainer: SplatkitTrainer) -> dict[str, Tensor]:

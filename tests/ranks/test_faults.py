@@ -17,7 +17,7 @@ from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config, train
-from tests.ranks.bodies import in_ranks
+from tests.ranks.bodies import in_ranks, train_and_stop
 from tests.ranks.parts import OnRank, SpoiltLoss
 
 FAULTS: list[Any] = [
@@ -72,6 +72,13 @@ def test_a_signal_or_a_part_stops_all_after_the_same_step(scene: Path, tmp_path:
     with pytest.raises(SystemExit) as left:
         in_ranks(make_config(scene, tmp_path / "exit", **CHEAP), [OnRank(1, 12, "leave")])
     assert left.value.code == 7
+
+
+def test_without_parts_of_users_all_stop_after_the_next_step(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, densification="mcmc", steps_per_eval_image=0)
+    found = in_ranks(config, (1, 12), body=train_and_stop)
+    assert found == [(7, "as asked"), (7, "as asked")]
+    assert checkpoints.path_of(config.get_checkpoint_dir(), 13).is_file()
 
 
 def test_a_difference_between_ranks_is_named(scene: Path, tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.run.roll_call import RollCall
 from splatkit_ns.plugin.run.signals import StopRequest
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import FrameSource
+from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, OwnGradients, RankGradients
 from splatkit_ns.ranks import Ranks
 
@@ -36,6 +38,8 @@ class Together:
         self.ranks = ranks
         self.images_per_step = ranks.size if count_images else 1
         """The number by which steps grow."""
+        self._roll_call: RollCall | None = None
+        """None if the ranks agree at every step, and wait for each other to do so."""
 
     def last_step(self, start: int, max_steps: int) -> int:
         """The last step of a run, 1-based.
@@ -46,9 +50,17 @@ class Together:
         """
         return max(start, start - (start - max_steps) // self.images_per_step * self.images_per_step)
 
-    def gradients(self) -> GradientExchange:
-        """Makes the gradients of each rank those of all."""
-        return OwnGradients() if self.ranks.size == 1 else RankGradients(self.ranks)
+    def gradients(self, parts: StepParts) -> GradientExchange:
+        """Makes the gradients of each rank those of all.
+
+        Args:
+            parts: those of this run. If all of them are ours, every rank has gradients of the same parameters, and
+                stops only because of a signal or the viewer; then the ranks need not agree on that at every step.
+        """
+        if self.ranks.size == 1:
+            return OwnGradients()
+        self._roll_call = RollCall(self.ranks) if parts.are_ours else None
+        return RankGradients(self.ranks, self._roll_call)
 
     def images(self, data: Any) -> FrameSource:
         """The source of this rank's training images.
@@ -72,6 +84,8 @@ class Together:
     def agree_to_stop(self, wants: bool, request: StopRequest, context: StepContext) -> bool:
         """Whether the run stops now: whether any rank wants that; then all have its reasons.
 
+        If all parts are ours, the answer is that of the step before, which has come in the meantime.
+
         Args:
             wants: whether this rank does.
             request: the signal that this rank has received; set if another rank has received one.
@@ -79,7 +93,13 @@ class Together:
         """
         if self.ranks.size == 1:
             return wants
-        if not any(flag for (flag,) in self.ranks.gather([int(wants)])):
+        if self._roll_call is None:
+            stops = any(flag for (flag,) in self.ranks.gather([int(wants)]))
+        else:
+            stops = self._roll_call.is_last
+        if not stops:
+            if self._roll_call is not None:
+                self._roll_call.call(wants)
             return False
         code = None if context.exit_request is None else (context.exit_request.code,)
         for signum, reason, exit_code in self.ranks.gather_objects((request.signum, context.stop_reason, code)):

@@ -116,6 +116,11 @@ class StepParts:
         if data is not None and context.data_provider is None:
             context.scene_scale = (camera_extent(data.cameras) or 1.0) * global_scale
 
+    @property
+    def are_ours(self) -> bool:
+        """Whether this package defines all parts, and no code of users runs in a step."""
+        return all(map(_is_ours, self.context.modules))
+
     def run_hooks(self, hook: str, after: str) -> None:
         """Run a hook of all parts, between the end of the phase before it and that of "modules"."""
         self.dispatcher.run("on_phase", phase=after)

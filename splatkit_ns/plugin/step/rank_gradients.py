@@ -32,6 +32,14 @@ class GradientExchange(Protocol):
         ...
 
 
+class Begun(Protocol):
+    """Waits for the other ranks."""
+
+    def wait(self) -> None:
+        """Wait until all ranks have begun this step."""
+        ...
+
+
 class OwnGradients:
     """The gradients of one process, which stay as they are."""
 
@@ -46,10 +54,12 @@ class RankGradients:
 
     Args:
         ranks: the ranks of this run.
+        begun: waits until all ranks have begun this step, if every rank has gradients of the same parameters; None if
+            the ranks have to tell each other of which they have.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, begun: Begun | None = None) -> None:
+        self._ranks, self._begun = ranks, begun
 
     @torch.no_grad()
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
@@ -60,7 +70,11 @@ class RankGradients:
             SplatkitError: the ranks do not have the same parameters.
         """
         parameters: dict[str, Tensor] = {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
-        names = self._with_gradient_somewhere(parameters)
+        if self._begun is None:
+            names = self._with_gradient_somewhere(parameters)
+        else:
+            names = [name for name, param in parameters.items() if param.grad is not None]
+            self._begun.wait()
         pieces: list[Tensor] = []
         for name in names:
             param = parameters[name]

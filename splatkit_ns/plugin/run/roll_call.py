@@ -1,0 +1,37 @@
+"""The word of all ranks, once a step, that they have begun it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from splatkit_ns.ranks import Ranks
+
+
+class RollCall:
+    """Asks at each step whether all ranks have begun it, and whether one wants to stop, without waiting right away.
+
+    The answers come while the ranks render, so that they cost no time.
+
+    Args:
+        ranks: the ranks of this run.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._answers: Callable[[], list[list[int]]] | None = None
+        self.is_last = False
+        """Whether a rank wanted to stop when it began the step of the last call; all ranks see the same."""
+
+    def call(self, wants_to_stop: bool) -> None:
+        """Say that this rank begins a step, and whether it wants to stop after it."""
+        self._answers = self._ranks.gather_later([int(wants_to_stop)])
+
+    def wait(self) -> None:
+        """Wait until all ranks have begun the step.
+
+        Raises:
+            RankLost: another rank has ended.
+        """
+        if self._answers is not None:
+            answers, self._answers = self._answers, None
+            self.is_last = any(wants for (wants,) in answers())
