@@ -79,11 +79,6 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
                     f"{name!r}, which is not available; available are: {', '.join(available)}."
                 )
 
-    @property
-    def strategy_state(self) -> dict[str, Any]:
-        """The strategy's own running state, made by its `initialize_state` at set-up."""
-        return self._state
-
     def state_dict(self) -> dict[str, Any]:
         return {"strategy": dict(self._state)} if hasattr(self, "_state") else {}
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.splat.training_state import SplatTrainingState
 
@@ -70,13 +71,14 @@ class StepContext:
     max_steps: int
     step: int = 0
     """1-based: ``step == max_steps`` is the last. With several ranks it counts images; see `images_per_step`."""
-    renderer: Any = None
-    data_provider: Any = None
-    """Gives the images and cameras of the run: `RunData` in a run of nerfstudio."""
-    loss_fn: Any = None
-    densification: Any = None
-    image_model: Any = None
-    modules: Sequence[Any] = ()
+    renderer: SplatBaseModule[Any] | None = None
+    data_provider: object = None
+    """Gives the images and cameras of the run: `RunData` in a run of nerfstudio. A part checks for what it needs of it,
+    such as `EvaluationSource` or `TrainingViewSource`."""
+    loss_fn: SplatBaseModule[Any] | None = None
+    densification: SplatBaseModule[Any] | None = None
+    image_model: SplatBaseModule[Any] | None = None
+    modules: Sequence[SplatBaseModule[Any]] = ()
     training_state: SplatTrainingState = None  # type: ignore[reportAssignmentType]  # a run always has one
     """The Gaussians."""
     seed: int = 0

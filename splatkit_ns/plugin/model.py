@@ -13,32 +13,29 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.fitting import sh_degree_at
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
-from splatkit_ns.plugin.data.initial import initial_gaussians, one_gaussian
-from splatkit_ns.plugin.run import weights
 from splatkit_ns.plugin.run.held import instance
+from splatkit_ns.plugin.run.model_parameters import ModelParameters
 from splatkit_ns.plugin.step.frame import TrainingFrames
 from splatkit_ns.plugin.step.measures import Measures
-from splatkit_ns.plugin.step.part_parameters import PartParameters, fit_rows
+from splatkit_ns.plugin.step.part_attributes import PartAttributes
+from splatkit_ns.plugin.step.part_parameters import PartParameters
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
 from splatkit_ns.ranges import Opacity, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
-from splatkit_ns.splat import SplatTrainingState
-from splatkit_ns.splat.row_parameters import RowParameters
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -97,7 +94,7 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
             )
 
 
-class SplatkitModel(GaussianAttributes, SplatfactoModel):
+class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, SplatfactoModel):
     """Renderer, loss and densification as a nerfstudio model.
 
     It is a subclass of `SplatfactoModel` only because nerfstudio's viewer and exporter require one. `get_outputs`,
@@ -108,17 +105,9 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
     config: SplatkitModelConfig
 
     def populate_modules(self) -> None:
-        """Make run-time copies of the parts, and a stand-in for the Gaussians.
-
-        The Gaussians themselves come from a checkpoint (`load_state_dict`), or are made when training requests its
-        parameters (`get_param_groups`): opening a trained run does not compute its initial Gaussians.
-        """
+        """Make run-time copies of the parts, and a stand-in for the Gaussians; see `ModelParameters`."""
         config, metadata = self.config, self.kwargs.get("metadata") or {}
-        stand_in = one_gaussian(config.sh_degree)
-        self.gauss_params = RowParameters({name: nn.Parameter(value) for name, value in stand_in.items()})
-        self.is_stand_in = True
-        """Whether the Gaussians have neither been loaded nor made yet."""
-        self.training_state = SplatTrainingState(self.gauss_params, {})
+        self._make_stand_in(config.sh_degree)
         self.camera_optimizer: CameraOptimizer = config.camera_optimizer.setup(
             num_cameras=self.num_train_data, device="cpu"
         )
@@ -141,34 +130,6 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         self.measures = Measures(config.lpips, self.camera_optimizer)
         self.crop_box: OrientedBox | None = None
 
-    # ------------------------------------------------------------------ parts
-
-    # properties, because PyTorch would count an attribute that is an nn.Module as a submodule
-    @property
-    def renderer(self) -> SplatRenderer[Any]:
-        """The run-time copy of the renderer."""
-        return self.parts.renderer
-
-    @property
-    def image_model(self) -> SplatImageModel[Any]:
-        """The run-time copy of the image model."""
-        return self.parts.image_model
-
-    @property
-    def loss_fn(self) -> SplatLossFn[Any]:
-        """The run-time copy of the loss."""
-        return self.parts.loss_fn
-
-    @property
-    def densification(self) -> SplatDensification[Any]:
-        """The run-time copy of the densification."""
-        return self.parts.densification
-
-    @property
-    def dispatcher(self) -> ModuleDispatcher:
-        """Runs the hooks of all parts."""
-        return self.parts.dispatcher
-
     def use_modules(self, modules: list[SplatBaseModule[Any]]) -> None:
         """Let these modules hook into training, and train the parameters that they own.
 
@@ -177,51 +138,6 @@ class SplatkitModel(GaussianAttributes, SplatfactoModel):
         """
         self.parts.use_modules(modules)
         self.part_params.add_parts(self.dispatcher, self.context)
-
-    # ------------------------------------------------------------------ parameters
-
-    def get_gaussian_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group for each parameter with a row a Gaussian."""
-        return {name: [param] for name, param in self.gauss_params.items()}
-
-    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group for each parameter: the Gaussians', the parts', and the camera optimizer's.
-
-        Raises:
-            SplatkitError: the Gaussians have to be made, and the file to make them from cannot be used.
-        """
-        if self.is_stand_in:
-            rows = self.part_params.row_shapes
-            self._set_gaussians(initial_gaussians(self.config, self.seed_points, self.scene_box, rows))
-        groups = {**self.get_gaussian_param_groups(), **self.part_params.groups()}
-        self.camera_optimizer.get_param_groups(param_groups=groups)
-        return groups
-
-    def _set_gaussians(self, values: dict[str, Tensor]) -> None:
-        """Put values of any number of Gaussians into the `Parameter` objects, which optimizers know.
-
-        Row parameters of parts that are not among the values start with the values that the parts declare.
-        """
-        for name, value in values.items():
-            fit_rows(self.gauss_params, name, value.to(self.gauss_params["means"]))
-        for name, declared in self.part_params.rows.items():
-            if name not in values:
-                self.gauss_params[name].data = declared.rows(self.training_state)
-        self.is_stand_in = False
-
-    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same.
-
-        A note names the parameters of parts that this model does not have. They are dropped, unless they have one row
-        a Gaussian: those are kept.
-
-        Raises:
-            SplatkitError: the weights are of another type of model; the message says what was found and what helps.
-        """
-        rows = weights.check(dict, self.gauss_params)
-        self._set_gaussians({name: value.clone() for name, value in rows.items()})
-        fitting = weights.without_unknown_parts(dict, self.part_params.state_dict(), self.gauss_params)
-        return nn.Module.load_state_dict(self, fitting, **kwargs)
 
     @property
     def step(self) -> int:

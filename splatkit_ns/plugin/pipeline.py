@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
 from splatkit_ns.plugin.run.run_data import RunData
-from splatkit_ns.plugin.run.validation import AnnouncedImages
+from splatkit_ns.plugin.run.validation import AnnouncedEvaluation
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
 
 
@@ -27,8 +27,8 @@ class SplatkitPipelineConfig(FillsInDefaults, VanillaPipelineConfig):
     """The Gaussians, and how they are rendered and trained."""
 
 
-class SplatkitPipeline(VanillaPipeline):
-    """Datamanager and model; evaluations during training are announced to the modules."""
+class SplatkitPipeline(AnnouncedEvaluation):
+    """Datamanager and model."""
 
     config: SplatkitPipelineConfig
     datamanager: SplatkitDatamanager
@@ -43,7 +43,7 @@ class SplatkitPipeline(VanillaPipeline):
         **kwargs: Any,
     ) -> None:
         super().__init__(config, device, test_mode, *args, **kwargs)
-        self.model.context.data_provider = RunData(self.datamanager, self.model)
+        self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)
         if test_mode == "inference":  # the command will make its own datamanager of this config
             background: Any = self.model.backgrounds.of_evaluation(self.model.device).cpu()
             config.datamanager.render_background = background
@@ -61,17 +61,3 @@ class SplatkitPipeline(VanillaPipeline):
         outputs = self._model(camera)
         loss_dict = self.model.get_loss_dict(outputs, batch)
         return outputs, loss_dict, self.model.get_metrics_dict(outputs, batch)
-
-    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Metrics of one evaluation image, and images to look at."""
-        dispatcher = self.model.dispatcher
-        with dispatcher.validation(1, all_images=False) as is_heard:
-            if is_heard:
-                dispatcher.run("pre_validation_image")
-            return super().get_eval_image_metrics_and_images(step)
-
-    def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Mean metrics of many images."""
-        with self.model.dispatcher.validation(len(data_loader)) as is_heard:
-            images = AnnouncedImages(data_loader, self.model.dispatcher) if is_heard else data_loader
-            return super().get_average_image_metrics(images, *args, **kwargs)

@@ -168,8 +168,8 @@ class SplatkitTrainer(Trainer):
             self._log.is_due,
             complete_steps=self.start_step,
         )
-        provider = model.context.data_provider
-        self._held_out = HeldOutImages(provider, self.base_dir, config.held_out, lambda: bool(self._stop_request))
+        data = self.pipeline.run_data
+        self._held_out = HeldOutImages(data, self.base_dir, config.held_out, lambda: bool(self._stop_request))
         self._saver = Saver(self._checkpoints, self._state, self.training_step, config, self.start_step, self._together)
 
     def setup_optimizers(self) -> Optimizers:

@@ -15,6 +15,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.modules import ImageEvaluation, SplatBaseModule
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.model import SplatkitModel
+from splatkit_ns.plugin.run.run_data import RunData
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -26,7 +27,9 @@ class RunImages:
 
     def images(self) -> Iterator[ImageEvaluation]:
         """Render the held-out images one by one, beside the photographs, with their metrics; see `RunData.evaluate`."""
-        return self.run_model.context.data_provider.evaluate()
+        data = self.run_model.context.data_provider
+        assert isinstance(data, RunData)
+        return data.evaluate()
 
     @overload
     def render(self, view: View, *, depth: bool = False) -> Tensor: ...

@@ -60,8 +60,8 @@ def test_it_does_what_the_strategy_does_by_itself() -> None:
     assert len(ours) != 60
     assert same(snapshot(ours), snapshot(theirs))
     for name in ("grad2d", "count"):
-        assert torch.equal(densification.strategy_state[name], running[name])
-    assert densification.strategy_state["scene_scale"] == 1.5
+        assert torch.equal(densification.state_dict()["strategy"][name], running[name])
+    assert densification.state_dict()["strategy"]["scene_scale"] == 1.5
     assert len(recorder.changes) == 3, "the changes of steps 4, 7 and 10"
 
 
@@ -82,22 +82,22 @@ def test_its_state_follows_changes_that_others_make() -> None:
     state = random_state()
     densification = ready(DefaultStrategy(**SETTINGS), state)
     run(densification, state, range(1, 3))
-    grads = densification.strategy_state["grad2d"].clone()
+    grads = densification.state_dict()["strategy"]["grad2d"].clone()
     mask = torch.arange(60) < 20
     state.remove(mask)
-    assert torch.equal(densification.strategy_state["grad2d"], grads[20:])
+    assert torch.equal(densification.state_dict()["strategy"]["grad2d"], grads[20:])
     state.duplicate(torch.arange(40) < 2)
-    assert torch.equal(densification.strategy_state["grad2d"], torch.cat([grads[20:], torch.zeros(2)]))
+    assert torch.equal(densification.state_dict()["strategy"]["grad2d"], torch.cat([grads[20:], torch.zeros(2)]))
     with state.track_row_changes():  # as the trainer calls it
         run(densification, state, range(3, 5))
-    assert len(densification.strategy_state["grad2d"]) == len(state)
+    assert len(densification.state_dict()["strategy"]["grad2d"]) == len(state)
 
 
 def test_a_table_of_the_strategys_is_no_row_of_gaussians() -> None:
     state = random_state(51)
     densification = ready(MCMCStrategy(), state)
     state.remove(torch.arange(51) < 20)
-    assert densification.strategy_state["binoms"].shape == (51, 51)
+    assert densification.state_dict()["strategy"]["binoms"].shape == (51, 51)
 
 
 class Notes:

@@ -112,7 +112,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("signals are not handled", trainer, "stop_requests", deaf, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
     ("clean-up is left out", RunHooks, "_end", nothing, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),
     ("nothing is saved at the end", Saver, "save_last", nothing, "test_signals.py::test_a_paused_run_stops_too"),
-    ("a full disk ends training", Saver, "try_to_save", lambda self, step: self.save(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
+    ("a full disk ends training", Saver, "try_to_save", lambda self, step: self._save(step), "test_full_disk.py::test_training_goes_on_when_a_save_fails"),
     ("a last save may fail", Saver, "save_last", lambda self, *_, **__: self.try_to_save(35), "test_full_disk.py::test_a_last_save_that_fails_is_an_error"),
     ("a full disk ends training in a module", checkpointer, "told_of_checkpoint", raising, "test_full_disk.py::test_training_goes_on_when_a_module_cannot_write"),
     ("an error costs all steps before it", Saver, "_save_before_error", nothing, "test_failing_parts.py::test_what_was_trained_before_an_error_is_saved"),

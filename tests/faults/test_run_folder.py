@@ -22,7 +22,7 @@ from splatkit_ns.files import TEMPORARY_PREFIX, atomic_write
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.reporting import console as reporting
 from splatkit_ns.plugin.run import checkpoints, folder_lock
-from splatkit_ns.plugin.run.folder import Claim, RunFolder
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.children import PATIENCE, Child
@@ -99,13 +99,16 @@ def test_all_objects_of_a_folder_share_its_claim(scene: Path, tmp_path: Path) ->
     (tmp_path / "link").symlink_to(tmp_path / "out")
     (tmp_path / "out").mkdir()
     folder, linked = (RunFolder(make_config(scene, tmp_path / name)) for name in ("out", "link"))
-    assert folder.claim_state is linked.claim_state is Claim.NONE
+    assert not folder.is_claimed
+    assert not linked.is_claimed
     folder.claim()
     linked.claim()
-    assert folder.claim_state is linked.claim_state is Claim.OWN
+    assert folder.is_claimed
+    assert linked.is_claimed
     assert json.loads((folder.path / LOCK_NAME).read_text()) == {"pid": os.getpid(), "host": socket.gethostname()}
     linked.release()
-    assert folder.claim_state is linked.claim_state is Claim.NONE
+    assert not folder.is_claimed
+    assert not linked.is_claimed
     assert not (folder.path / LOCK_NAME).exists()
     folder.release()
 
@@ -116,19 +119,18 @@ def test_a_fork_does_not_have_the_claim_of_its_parent(scene: Path, tmp_path: Pat
     pid = os.fork()
     if pid == 0:
         try:
-            assert folder.claim_state is Claim.OF_PARENT
+            assert not folder.is_claimed
             with pytest.raises(SplatkitError, match=rf"Another run \(process {os.getppid()} on"):
                 folder.claim()
             RunFolder.release_all()  # as at its exit
-            assert folder.claim_state is Claim.NONE
             assert (folder.path / LOCK_NAME).exists()
         except BaseException:
             os._exit(1)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
-    assert folder.claim_state is Claim.OWN
+    assert folder.is_claimed
     RunFolder.release_all()
-    assert folder.claim_state is Claim.NONE
+    assert not folder.is_claimed
     assert not (folder.path / LOCK_NAME).exists()
 
 

@@ -168,7 +168,7 @@ def test_a_training_camera_is_read_from_its_device_once(tiny_scene: Path, monkey
     camera, _ = pipeline.datamanager.train_view(2)
     for downscale in (4, 2, 1):
         pipeline.model.parts.frames.downscale = downscale
-        view, expected = pipeline.model.parts.frames.view(camera), pinhole_view(camera, downscale)
+        view, expected = pipeline.model.parts.frames.view(camera), pinhole_view(camera).smaller(downscale)
         assert (view.width, view.height) == (expected.width, expected.height) == (32 // downscale, 24 // downscale)
         assert torch.equal(view.Ks, expected.Ks)
         assert torch.equal(view.cam_to_worlds, expected.cam_to_worlds)

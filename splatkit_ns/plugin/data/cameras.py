@@ -32,17 +32,11 @@ def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
     return torch.cat([camera_to_worlds * axes, bottom], dim=1)
 
 
-def pinhole_view(camera: Cameras, downscale: int = 1) -> View:
-    """The view of a single camera, (1,); reads its size back from its device.
-
-    Args:
-        camera: one camera.
-        downscale: see `View.smaller`.
-    """
+def pinhole_view(camera: Cameras) -> View:
+    """The view of a single camera, (1,); reads its size back from its device."""
     width, height = int(camera.width.item()), int(camera.height.item())
     Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
-    full = View(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
-    return full.smaller(downscale)
+    return View(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
 
 
 def pinhole_views(cameras: Cameras) -> Iterator[View]:

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Generator
 from dataclasses import dataclass
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -26,18 +25,6 @@ from splatkit_ns.plugin.run.config_file import packages_named, parse_config
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.splat import atomic_write_text
 
-
-class Claim(Enum):
-    """The claim that this process has on a folder."""
-
-    NONE = auto()
-    """Not claimed yet, or released."""
-    OWN = auto()
-    """This process writes into the folder; other processes are refused."""
-    OF_PARENT = auto()
-    """This process is a fork of the one that writes into the folder."""
-
-
 WRITTEN_BEFORE_TRAINING = {"config.yml", "dataparser_transforms.json", LOCK_NAME}
 
 
@@ -51,10 +38,8 @@ class _State:
     """Whether this process has written a ``config.yml`` into a folder that had none."""
 
     @property
-    def claim(self) -> Claim:
-        if self.lock is None:
-            return Claim.NONE
-        return Claim.OF_PARENT if self.lock.is_inherited else Claim.OWN
+    def is_claimed(self) -> bool:
+        return self.lock is not None and not self.lock.is_inherited
 
     def release(self) -> None:
         lock, self.lock = self.lock, None
@@ -65,7 +50,7 @@ class _State:
 class RunFolder:
     """The folder of the run that a config describes.
 
-    Its state has two parts, `claim_state` and `is_continued`. Within a process, all objects for one folder share it,
+    Its state has two parts, `is_claimed` and `is_continued`. Within a process, all objects for one folder share it,
     whatever path they were made with. A claim ends with `release`, or with the process.
 
     Args:
@@ -150,9 +135,9 @@ class RunFolder:
     # ------------------------------------------------------------------ claiming
 
     @property
-    def claim_state(self) -> Claim:
-        """The claim that this process has on the folder."""
-        return self._state.claim
+    def is_claimed(self) -> bool:
+        """Whether this process writes into the folder, so that others are refused; False in a fork of it."""
+        return self._state.is_claimed
 
     def claim(self) -> None:
         """Claim the folder for this process, until `release` or the end of the process, whatever ends it.
@@ -162,7 +147,7 @@ class RunFolder:
         Raises:
             SplatkitError: another process has claimed it, or it cannot be written.
         """
-        if self.claim_state is Claim.OWN:
+        if self.is_claimed:
             return
         try:
             self._state.lock = FolderLock.acquire(self._real_path)

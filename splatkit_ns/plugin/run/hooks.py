@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
@@ -26,14 +26,31 @@ __all__ = ["RunHooks", "name_problems"]
 logger = logging.getLogger("splatkit_ns")
 
 
-def name_problems(config: TrainerConfig) -> list[str]:
+class HooksConfig(Protocol):
+    """The part of a run's config that says which hooks and writers it has."""
+
+    hooks: Any
+    """The names of hooks; in Python also instances."""
+    writers: tuple[str, ...]
+    experiment_name: str | None
+    project_name: str | None
+    logging: Any
+
+    def is_wandb_enabled(self) -> bool: ...
+    def is_tensorboard_enabled(self) -> bool: ...
+    def is_comet_enabled(self) -> bool: ...
+
+
+def name_problems(config: HooksConfig) -> list[str]:
     """The problems of the hooks and writers that a config names: unknown names, with similar ones that exist.
 
     In Python `config.hooks` may hold instances of `Hook`, too; they need no check.
     """
     problems: list[str] = []
-    for setting, registry in (("hooks", HOOK_REGISTRY), ("writers", WRITER_REGISTRY)):
-        names = getattr(config, setting)
+    for setting, names, registry in (
+        ("hooks", config.hooks, HOOK_REGISTRY),
+        ("writers", config.writers, WRITER_REGISTRY),
+    ):
         try:
             check_is_list(names, setting)
         except SplatkitError as error:
@@ -57,7 +74,7 @@ class RunHooks:
         folder: the run's folder.
     """
 
-    def __init__(self, config: TrainerConfig, modules: list[SplatBaseModule[Any]], folder: Path) -> None:
+    def __init__(self, config: HooksConfig, modules: list[SplatBaseModule[Any]], folder: Path) -> None:
         self._config, self._all_modules, self._folder = config, modules, folder
         self._bridge: _Bridge | None = None
 
@@ -73,9 +90,8 @@ class RunHooks:
         Args:
             trainer: the trainer that is given to hooks.
         """
-        names: Sequence[str] = getattr(self._config, "hooks", ())
-        if names:
-            self._all_modules.append(HookModule(names))  # after all others
+        if self._config.hooks:
+            self._all_modules.append(HookModule(self._config.hooks))  # after all others
         try:
             for module in self.modules:
                 module.begin(trainer)
@@ -116,13 +132,13 @@ class RunHooks:
 
     def wants_validation(self, dispatcher: ModuleDispatcher) -> bool:
         """Whether a writer, nerfstudio's or ours, or a module listens to evaluations."""
-        config: Any = self._config
+        config = self._config
         if config.is_wandb_enabled() or config.is_tensorboard_enabled() or config.is_comet_enabled():
             return True
         return self._bridge is not None or any(dispatcher.listens_to(hook) for hook in VALIDATION_HOOKS)
 
     def _open_writers(self) -> None:
-        config: Any = self._config
+        config = self._config
         log_dir = self._folder / config.logging.relative_log_dir
         opened = open_writers(
             config.writers, log_dir, config.experiment_name or "unnamed", config.project_name or "splatkit"

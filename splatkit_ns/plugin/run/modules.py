@@ -6,9 +6,7 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from nerfstudio.engine.trainer import TrainerConfig
+from typing import Any, Protocol
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
@@ -27,7 +25,16 @@ from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel
 
 
-def run_modules(config: TrainerConfig, folder: Path) -> list[SplatBaseModule[Any]]:
+class ModulesConfig(Protocol):
+    """The part of a run's config that says which parts it has."""
+
+    attached: Any
+    """The instances of the method."""
+    modules: BuiltinModules
+    pipeline: Any
+
+
+def run_modules(config: ModulesConfig, folder: Path) -> list[SplatBaseModule[Any]]:
     """Run-time instances of a run's modules, in the order of their hooks: method's, own, built-in.
 
     Args:
@@ -37,18 +44,16 @@ def run_modules(config: TrainerConfig, folder: Path) -> list[SplatBaseModule[Any
     Raises:
         ModuleError: an import path does not lead to a module.
     """
-    attached: Sequence[Any] = getattr(config, "attached", ())
-    builtin: BuiltinModules = getattr(config, "modules", None) or BuiltinModules()  # old config.yml files have none
     return [
-        *(running_copy(module) for module in attached),
-        *(import_module(path) for path in builtin.own),
-        *builtin.active(folder),
+        *(running_copy(module) for module in config.attached),
+        *(import_module(path) for path in config.modules.own),
+        *config.modules.active(folder),
     ]
 
 
-def gpu_kernels(config: TrainerConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
+def gpu_kernels(config: ModulesConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:
     """The kernels that a run with these modules uses on a GPU, without duplicates."""
-    model: Any = config.pipeline.model
+    model = config.pipeline.model
     parts = [part_itself(part) for part in (model.renderer, model.image_model, model.loss_fn, model.densification)]
     kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
     return list(dict.fromkeys([*kernels, joint_kernel]))
@@ -59,11 +64,10 @@ def draws_progress(modules: Sequence[Any]) -> bool:
     return any(isinstance(module, SplatProgressTracker) and not module.is_idle for module in modules)
 
 
-def own_module_problems(config: TrainerConfig) -> list[str]:
+def own_module_problems(config: ModulesConfig) -> list[str]:
     """The problems of the import paths of a user's own modules, one line each; no module is made."""
-    builtin: BuiltinModules = getattr(config, "modules", None) or BuiltinModules()  # old config.yml files have none
     problems: list[str] = []
-    for path in builtin.own:
+    for path in config.modules.own:
         try:
             _find_module(path)
         except SplatkitError as error:

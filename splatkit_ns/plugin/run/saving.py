@@ -50,7 +50,7 @@ class Saver:
         """A block for a save at which all ranks arrive; see `Together.saving`."""
         return self._together.saving(self._run.model.parts.densification, self._training_step.watch)
 
-    def save(self, step: int, announce: bool = True) -> None:
+    def _save(self, step: int, announce: bool = True) -> None:
         """Save a step (0-based); see `RunCheckpoints.save`."""
         self._checkpoints.save(step, announce)
         self._saved_step = step
@@ -58,11 +58,11 @@ class Saver:
     def try_to_save(self, step: int) -> bool:
         """Save; if the disk is full, warn and go on training: the next save tries again."""
         try:
-            self.save(step)
+            self._save(step)
         except OSError as error:
             if not self._fails:
                 logger.warning(
-                    "No checkpoint of step %d: %s. %s", step, describe_os_error(error), self.last_checkpoint()
+                    "No checkpoint of step %d: %s. %s", step, describe_os_error(error), self._last_checkpoint()
                 )
             self._fails = True
             return False
@@ -86,14 +86,14 @@ class Saver:
         if step < 0 or self._saved_step == step or (not trained and (stopped or path.exists())):
             return
         try:
-            self.save(step)
+            self._save(step)
         except NotFiniteError as error:
             raise stop_message(error, self._checkpoint_in_error()) from error
         except OSError as error:
             self._fails = True
             raise SplatkitError(
                 f"The last checkpoint, of step {step}, could not be saved: {describe_os_error(error)}. "
-                f"{self.last_checkpoint()} Free some space, or check permissions, and resume."
+                f"{self._last_checkpoint()} Free some space, or check permissions, and resume."
             ) from error
 
     @contextmanager
@@ -116,13 +116,13 @@ class Saver:
 
     def _save_before_error(self, step: int, cause: str) -> None:
         try:
-            self.save(step, announce=False)
+            self._save(step, announce=False)
         except Exception as error:
             logger.error("Training ends by %s, and its state could not be saved: %s", cause, error)
         else:
-            logger.warning("Training ends by %s. %s", cause, self.last_checkpoint())
+            logger.warning("Training ends by %s. %s", cause, self._last_checkpoint())
 
-    def explain_spoilt_parameters(self, error: Exception) -> None:
+    def _explain_spoilt_parameters(self, error: Exception) -> None:
         """Raise the cause of an error in a step if it is that parameters are NaN or infinite.
 
         Raises:
@@ -150,19 +150,19 @@ class Saver:
         except NotFiniteError as error:
             raise stop_message(error, self._checkpoint_in_error()) from error
         except Exception as error:
-            self.explain_out_of_memory(error)
-            self.explain_spoilt_parameters(error)
+            self._explain_out_of_memory(error)
+            self._explain_spoilt_parameters(error)
             raise
 
-    def last_checkpoint(self) -> str:
+    def _last_checkpoint(self) -> str:
         """A sentence that says which checkpoint there is."""
         return checkpoints.describe_last_checkpoint(self._checkpoints.folder)
 
     def _checkpoint_in_error(self) -> str:
         """The same for the message of an error; nothing on several ranks, where it is added when all have ended."""
-        return self.last_checkpoint() if self._together.ranks.size == 1 else ""
+        return self._last_checkpoint() if self._together.ranks.size == 1 else ""
 
-    def explain_out_of_memory(self, error: Exception) -> None:
+    def _explain_out_of_memory(self, error: Exception) -> None:
         """If memory did not suffice, save the state if it is that of a whole step, and raise an error with advice.
 
         Raises:

@@ -11,6 +11,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName, TimeWriter
+from torch import Tensor
 
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.step.interfaces import reaches
@@ -35,6 +36,29 @@ class AnnouncedImages:
         for image in self._images:
             self._dispatcher.run("pre_validation_image")
             yield image
+
+
+class AnnouncedEvaluation(VanillaPipeline):
+    """A pipeline whose evaluations during training are announced to the modules."""
+
+    @property
+    def _dispatcher(self) -> ModuleDispatcher:
+        model: Any = self.model
+        return model.dispatcher
+
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Metrics of one evaluation image, and images to look at."""
+        dispatcher = self._dispatcher
+        with dispatcher.validation(1, all_images=False) as is_heard:
+            if is_heard:
+                dispatcher.run("pre_validation_image")
+            return super().get_eval_image_metrics_and_images(step)
+
+    def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Mean metrics of many images."""
+        with self._dispatcher.validation(len(data_loader)) as is_heard:
+            images = AnnouncedImages(data_loader, self._dispatcher) if is_heard else data_loader
+            return super().get_average_image_metrics(images, *args, **kwargs)
 
 
 def evaluate(config: TrainerConfig, pipeline: VanillaPipeline, step: int, images_per_step: int = 1) -> None:

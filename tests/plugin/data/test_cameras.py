@@ -87,7 +87,7 @@ def test_the_pose_stays_differentiable() -> None:
 
 
 def test_downscaling_divides_size_and_intrinsics() -> None:
-    view = pinhole_view(cameras()[0:1], downscale=4)
+    view = pinhole_view(cameras()[0:1]).smaller(4)
     assert (view.width, view.height) == (8, 6)
     assert view.Ks[0].tolist() == [[15.0, 0.0, 4.25], [0.0, 12.5, 2.75], [0.0, 0.0, 1.0]]
 
@@ -96,7 +96,7 @@ def test_downscaling_keeps_a_point_at_its_place_in_the_picture() -> None:
     state = SplatTrainingState.from_points(torch.tensor([[0.3, -0.2, 0.1]]), sh_degree=0)
     places = []
     for downscale in (1, 4):
-        view = pinhole_view(cameras()[0:1], downscale)
+        view = pinhole_view(cameras()[0:1]).smaller(downscale)
         out = Splat3DGSRenderer().render(state, view)
         places.append((out.means2d[0, 0] * downscale).tolist())
     assert places[0] == pytest.approx(places[1], abs=1e-3)
