@@ -2,7 +2,9 @@
 
 python benchmarks/image_models_gpu.py [--height 900 --width 1600] [--photographs 43] [--kernels] [--json FILE]
 
-Each runs as a CUDA graph, as in training. `--kernels` also prints the time of each kernel of our version.
+Each runs as a CUDA graph, as in training. "exposure" is the part of docs/recipes.md, which is plain PyTorch; "by
+brackets" is the same, but takes rows of parameters as `rows[index]`, whose gradient sorts. `--kernels` also prints the
+time of each kernel.
 """
 
 from __future__ import annotations
@@ -15,13 +17,53 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from splatkit_ns.cameras import View
 from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid, affine, bilateral_grid, ppisp
-from splatkit_ns.image_model.photographs import kernels_fit
+from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
+from splatkit_ns.parts.trainables import Trainable
 
-MODELS = {"affine": AffineColor, "bilateral-grid": BilateralGrid, "ppisp": PPISP}
+
+class Exposure(PhotographModel):
+    """The exposure of docs/recipes.md."""
+
+    takes_rows_by_brackets = False
+
+    def trainables(self, num_train_images: int) -> dict[str, Trainable]:
+        self.log_gain = nn.Parameter(torch.zeros(num_train_images, 3))
+        self.offset = nn.Parameter(torch.zeros(num_train_images, 3))
+        return {"log_gain": Trainable(self.log_gain, lr=self.lr), "offset": Trainable(self.offset, lr=self.lr)}
+
+    def parameters_of_model(self) -> list[nn.Parameter]:
+        return [self.log_gain, self.offset]
+
+    def photograph_parameters(self) -> list[nn.Parameter]:
+        return []
+
+    def start_from(self, log_gains: Tensor) -> None:
+        self.log_gain.copy_(log_gains[:, None])
+
+    def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        assert frame.image_index is not None
+        if self.takes_rows_by_brackets:
+            return rendered * self.log_gain[frame.image_index].exp() + self.offset[frame.image_index]
+        log_gain, offset = (rows.index_select(0, frame.image_index) for rows in (self.log_gain, self.offset))
+        return rendered * log_gain.exp() + offset
+
+
+class ExposureByBrackets(Exposure):
+    takes_rows_by_brackets = True
+
+
+MODELS = {
+    "affine": AffineColor,
+    "bilateral-grid": BilateralGrid,
+    "ppisp": PPISP,
+    "exposure": Exposure,
+    "by brackets": ExposureByBrackets,
+}
 
 
 def main() -> None:
@@ -72,8 +114,8 @@ def training_step(kind: Any, args: argparse.Namespace) -> Callable[[], None]:
 
     def step() -> None:
         image = model.apply(render, frame)
-        terms = torch.stack(list(model.regularizers(frame).values())).sum()
-        torch.autograd.backward([image, terms], [upstream, torch.ones_like(terms)])
+        terms = list(model.regularizers(frame).values())
+        torch.autograd.backward([image, *terms], [upstream, *(torch.ones_like(term) for term in terms)])
         for tensor in (render, *model.parameters_of_model()):
             tensor.grad = None
         model.on_optimize()

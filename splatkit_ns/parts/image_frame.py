@@ -18,7 +18,7 @@ class ImageFrame:
     image_index: Tensor | None = None
     """The number of the training photograph, (1,) int64 on the device; None for views without a photograph.
 
-    A tensor, so that a CUDA graph reads that of each step: index parameters with it."""
+    A tensor, so that a CUDA graph reads that of each step: take rows of parameters with ``index_select(0, …)``."""
     image_name: str = ""
     """The file name of the photograph."""
     step: int = 0

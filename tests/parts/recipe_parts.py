@@ -33,7 +33,8 @@ class Exposure(SplatImageModel):
     def apply(self, rendered, frame):
         if frame.image_index is None:
             return rendered
-        return rendered * self.log_gain[frame.image_index].exp() + self.offset[frame.image_index]
+        log_gain, offset = (rows.index_select(0, frame.image_index) for rows in (self.log_gain, self.offset))
+        return rendered * log_gain.exp() + offset
 
 
 @dataclass
