@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.data.batches import Batches, EvaluationViews, batch_bytes, read_in_order, usable_cores
 from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks import check_folder, explained
-from splatkit_ns.plugin.data.contents import check_outputs
+from splatkit_ns.plugin.data.contents import check_outputs, read_headers
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
@@ -86,7 +87,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if test_mode != "inference":
             self._check_images(config.exif_orientation)
         else:
-            check_outputs(self.train_dataparser_outputs, "train", check_images=False)
+            check_outputs(self.train_dataparser_outputs, "train")
         self.train_dataset.background = self.eval_dataset.background = config.render_background
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
         if self.train_dataset.alpha_color is not None:
@@ -100,14 +101,18 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
 
     def _check_images(self, mode: ExifOrientation) -> None:
         outputs = self.train_dataparser_outputs, self.eval_dataset.dataparser_outputs
-        paths = [path for found in outputs for path in found.image_filenames]
-        sizes = [
-            size for found in outputs for size in torch.cat([found.cameras.width, found.cameras.height], 1).tolist()
-        ]
-        turned = turns_pictures(paths, [(width, height) for width, height in sizes], mode)
+        sizes = {
+            Path(path): (int(width), int(height))
+            for found in outputs
+            for path, width, height in zip(
+                found.image_filenames, found.cameras.width, found.cameras.height, strict=True
+            )
+        }
+        headers = read_headers(list(sizes))
+        turned = turns_pictures(headers, sizes, mode)
         self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
         for split, found in zip(("train", "eval"), outputs, strict=True):
-            check_outputs(found, split, check_images=True, turned=turned)
+            check_outputs(found, split, headers, turned)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
         """Read depth or normals with the training images; call it before the images are loaded.

@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
-from splatkit_ns.plugin.data.reading import Batch
+from splatkit_ns.plugin.data.reading import Batch, prepare_thread
 from splatkit_ns.plugin.reporting.console import report_once
 
 GIBIBYTE = 1024**3
@@ -88,7 +88,9 @@ class ReadAhead:
         for index in wanted:
             if index not in self._futures:
                 if self._executor is None:
-                    self._executor = ThreadPoolExecutor(self._workers, thread_name_prefix="splatkit-images")
+                    self._executor = ThreadPoolExecutor(
+                        self._workers, thread_name_prefix="splatkit-images", initializer=prepare_thread
+                    )
                 self._futures[index] = self._executor.submit(self._read, index)
 
     def is_ready(self, index: int) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.data.checks import no_image_left
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.pictures import SWAPS_SIDES, read_header
+from splatkit_ns.plugin.data.pictures import SWAPS_SIDES, StoredPicture, read_header
 from splatkit_ns.plugin.data.transforms import near_name
 from splatkit_ns.plugin.reporting.console import report_once
 
@@ -26,13 +26,40 @@ ROTATION_TOLERANCE = 0.02
 """The largest deviation of R^T R from the identity that is accepted: files round their numbers."""
 
 
-def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool, turned: bool = False) -> None:
+def read_headers(paths: Sequence[Path]) -> dict[Path, StoredPicture]:
+    """The headers of those image files that can be read, in the order of the paths."""
+
+    def read(path: Path) -> StoredPicture | None:
+        try:
+            return read_header(path)
+        except DataError:  # `check_image` tells of it
+            return None
+
+    with ThreadPoolExecutor() as threads:  # most of the time goes by in waiting for a disk or a network
+        found = threads.map(read, paths)
+        shown = track(
+            zip(paths, found, strict=True),
+            "Checking images",
+            len(paths),
+            console=CONSOLE,
+            transient=True,
+            disable=not CONSOLE.is_terminal,
+        )
+        return {path: header for path, header in shown if header is not None}
+
+
+def check_outputs(
+    outputs: DataparserOutputs,
+    split: str,
+    headers: Mapping[Path, StoredPicture] | None = None,
+    turned: bool = False,
+) -> None:
     """Check the output of a dataparser.
 
     Args:
         outputs: of one split.
         split: "train" or "eval", for messages.
-        check_images: also look at every image's file and size.
+        headers: those of the image files that can be read; None if images are not to be checked.
         turned: whether images are turned as their EXIF tags say.
 
     Raises:
@@ -50,14 +77,11 @@ def check_outputs(outputs: DataparserOutputs, split: str, check_images: bool, tu
     points = outputs.metadata.get("points3D_xyz")
     if points is not None:
         check_points(points)
-    if check_images:
+    if headers is not None:
         widths, heights = outputs.cameras.width.flatten().tolist(), outputs.cameras.height.flatten().tolist()
-        paths = [Path(path) for path in outputs.image_filenames]
-        with ThreadPoolExecutor() as threads:  # most of the time goes by in waiting for a disk or a network
-            checked = threads.map(partial(check_image, turned=turned), paths, widths, heights)
-            title, bar = f"Checking {split} images", CONSOLE.is_terminal
-            for _ in track(checked, title, len(paths), console=CONSOLE, transient=True, disable=not bar):
-                pass
+        for name, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
+            path = Path(name)
+            check_image(path, headers.get(path), width, height, turned)
 
 
 def check_cameras(outputs: DataparserOutputs) -> None:
@@ -127,18 +151,25 @@ def check_points(points: Tensor) -> None:
         )
 
 
-def check_image(path: Path, width: int, height: int, turned: bool = False) -> None:
+def check_image(path: Path, header: StoredPicture | None, width: int, height: int, turned: bool = False) -> None:
     """Check that an image is there, can be identified and has the size of its camera; does not decode it.
+
+    Args:
+        path: its file.
+        header: that of the file, if it can be read.
+        width: of its camera.
+        height: of its camera.
+        turned: whether it is turned as its EXIF tag says.
 
     Raises:
         DataError: it is not.
     """
-    if not path.is_file():
+    if header is None and not path.is_file():
         hint = near_name(path)
         if _is_smaller_copy(path):
             hint = "--downscale-factor 1 of the dataparser uses the images in full size."
         raise DataError(f"The image {path} does not exist, which the data set names. {hint}")
-    stored = read_header(path)
+    stored = read_header(path) if header is None else header
     size = stored.upright_size if turned else (stored.width, stored.height)
     if size == (width, height):
         return

@@ -13,7 +13,8 @@ from splatkit_ns.plugin.data.contents import check_cameras
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.images import composite, ground_truth
 from splatkit_ns.plugin.data.pictures import read_mask, read_picture
-from splatkit_ns.plugin.data.undistortion import pinhole_cameras, undistorted
+from splatkit_ns.plugin.data.remapping import Undistorter
+from splatkit_ns.plugin.data.undistortion import pinhole_cameras
 
 
 class SplatkitDataset(InputDataset):
@@ -30,6 +31,9 @@ class SplatkitDataset(InputDataset):
         self.stored_cameras = self.cameras
         """The cameras of the files; `cameras` are those of the pictures without lens distortion."""
         self.cameras = pinhole_cameras(self.stored_cameras, self.image_filenames)
+        self._undistort = Undistorter(self.stored_cameras, self.image_filenames)
+        widths, heights = self.stored_cameras.width.flatten(), self.stored_cameras.height.flatten()
+        self._stored_sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
         self.turns_pictures = False
         """Whether pictures are turned as their EXIF tags say."""
 
@@ -66,7 +70,7 @@ class SplatkitDataset(InputDataset):
         path = self.image_filenames[image_idx]
         if self.scale_factor == 1.0:
             return read_picture(path, self.turns_pictures)
-        size = int(self.stored_cameras.width[image_idx]), int(self.stored_cameras.height[image_idx])
+        size = self._stored_sizes[image_idx]
         if min(size) < 1:
             raise DataError(
                 f"The image {path} would have no pixel left: --pipeline.datamanager.camera-res-scale-factor is "
@@ -82,8 +86,7 @@ class SplatkitDataset(InputDataset):
         """
         path, masks = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames
         image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
-        stored = self.stored_cameras[image_idx].reshape(())
-        size, expected = (image.shape[1], image.shape[0]), (int(stored.width), int(stored.height))
+        size, expected = (image.shape[1], image.shape[0]), self._stored_sizes[image_idx]
         if size != expected:
             raise DataError(
                 f"The image {path} is {size[0]}×{size[1]} pixels after scaling, its camera says "
@@ -93,7 +96,7 @@ class SplatkitDataset(InputDataset):
         if masks is not None:
             mask = torch.from_numpy(read_mask(masks[image_idx], size, path, self.turns_pictures)[..., None])
         data: dict[str, Any] = {"image_idx": image_idx}
-        data["image"], mask = undistorted(stored, image, mask, path)
+        data["image"], mask = self._undistort(image_idx, image, mask)
         if mask is not None:
             data["mask"] = mask
         data.update(self.get_metadata(data))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -87,6 +88,29 @@ class PinnedMemory:
         return place.copy_(tensor)
 
 
+class PinnedCopies:
+    """Copies each batch into pinned memory of its own, for one use; threads may share it.
+
+    PyTorch keeps pinned memory that is free again, and hands it out once the GPU has read what was in it. The copy is
+    NumPy's, which holds neither Python's lock nor starts threads, as PyTorch's does in every thread that copies.
+
+    Args:
+        allocate: makes an empty tensor of a shape and type.
+    """
+
+    def __init__(self, allocate: Callable[[torch.Size, torch.dtype], Tensor] | None = None) -> None:
+        self._allocate = allocate or (lambda shape, dtype: torch.empty(shape, dtype=dtype, pin_memory=True))
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with copies of its tensors."""
+        return {name: _if_tensor(value, self._copy) for name, value in batch.items()}
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        place = self._allocate(tensor.shape, tensor.dtype)
+        np.copyto(place.numpy(), tensor.numpy())
+        return place
+
+
 @dataclass(frozen=True)
 class ImageStorage:
     """The place where the photographs of a run are kept, the same for all splits."""
@@ -116,10 +140,10 @@ def choose_storage(
     if device.type == "cuda" and prefer_gpu:
         limit = default_bytes(device) if given is None else given
         if needed <= limit:
-            return ImageStorage(ImageBudget(limit, workers), on_device(device), in_pinned_memory)
+            return ImageStorage(ImageBudget(limit, workers), on_device(device), PinnedCopies())
     limit = default_bytes(None) // ranks if given is None else given
     if device.type == "cuda":
-        return ImageStorage(ImageBudget(limit, workers), PinnedMemory(), in_pinned_memory)
+        return ImageStorage(ImageBudget(limit, workers), PinnedMemory(), PinnedCopies())
     return ImageStorage(ImageBudget(limit, workers))
 
 
@@ -155,11 +179,6 @@ class SideCopies:
 
     def _copied(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
-
-
-def in_pinned_memory(batch: Batch) -> Batch:
-    """A copy in pinned memory of its own, for a batch that is used once."""
-    return {name: _if_tensor(value, Tensor.pin_memory) for name, value in batch.items()}
 
 
 def _if_tensor(value: object, change: Callable[[Tensor], Tensor]) -> object:

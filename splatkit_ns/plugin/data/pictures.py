@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
@@ -29,6 +30,10 @@ TURNS: dict[int, Callable[[Any], Any]] = {
 }
 """EXIF orientation -> what shows the picture (H, W, …) upright."""
 SWAPS_SIDES = (5, 6, 7, 8)
+END_OF_JPEG = b"\xff\xd9"
+"""OpenCV's older versions decode what is left of a file that was cut off."""
+RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
+"""OpenCV's flag for colours in this order, which versions before 4.11 lack."""
 READABLE = frozenset(Image.registered_extensions())
 RESTORE = "Restore it, or take it out of the data set."
 
@@ -76,25 +81,24 @@ def _orientation(file: Image.Image) -> int:
     return found if found in TURNS else 1
 
 
-def turns_pictures(paths: Sequence[Path], sizes: Sequence[tuple[int, int]], mode: ExifOrientation) -> bool:
+def turns_pictures(
+    headers: Mapping[Path, StoredPicture], sizes: Mapping[Path, tuple[int, int]], mode: ExifOrientation
+) -> bool:
     """Whether the pictures of a data set are to be turned as their EXIF tags say.
 
     Programs differ: COLMAP calibrates pictures as they are stored, Metashape and RealityCapture as they are shown.
     Pictures whose tag swaps their sides tell which, by the size of their camera.
 
     Args:
-        paths: image files; those that cannot be read are passed over.
-        sizes: width and height of their cameras.
+        headers: those of the image files that can be read.
+        sizes: width and height of the files' cameras.
         mode: auto for that; else it decides.
     """
     if mode != "auto":
         return mode == "apply"
     turned: list[tuple[Path, int]] = []
-    for path, size in zip(paths, sizes, strict=True):
-        try:
-            stored = read_header(path)
-        except DataError:
-            continue
+    for path, stored in headers.items():
+        size = sizes[path]
         if stored.orientation == 1:
             continue
         if stored.upright_size != (stored.width, stored.height):
@@ -129,10 +133,9 @@ def read_picture(path: Path, turned: bool, size: tuple[int, int] | None = None) 
     try:
         with Image.open(path) as file:
             turn = TURNS.get(_orientation(file)) if turned else None
-            image = _eight_bits(file, path)
-            mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
-            image = image if image.mode == mode else image.convert(mode)
-            pixels = np.array(image, dtype=np.uint8)
+            is_plain = file.format == "JPEG" and file.mode == "RGB"
+            pixels = _decoded_jpeg(path) if is_plain else None
+            pixels = _decoded(file, path) if pixels is None else pixels
             pixels = pixels if turn is None else np.ascontiguousarray(turn(pixels))
             if size is not None:
                 resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
@@ -144,6 +147,24 @@ def read_picture(path: Path, turned: bool, size: tuple[int, int] | None = None) 
     if pixels.shape[2] == 4:
         pixels[pixels[..., 3] == 0] = 0
     return pixels
+
+
+def _decoded_jpeg(path: Path) -> Pixels | None:
+    """A JPEG file in colours, (H, W, 3), as Pillow decodes it, but without Python's lock; None if it is not whole."""
+    stored = np.fromfile(path, np.uint8)
+    if stored[-2:].tobytes() != END_OF_JPEG:
+        return None
+    try:
+        decoded: Any = cv2.imdecode(stored, (RGB or cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    return decoded if decoded is None or RGB else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded)
+
+
+def _decoded(file: Image.Image, path: Path) -> Pixels:
+    image = _eight_bits(file, path)
+    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    return np.array(image if image.mode == mode else image.convert(mode), dtype=np.uint8)
 
 
 def _eight_bits(file: Image.Image, path: Path) -> Image.Image:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import torch
 
 from splatkit_ns.loss_fn.base import TargetName
@@ -18,6 +21,14 @@ Batch = dict[str, Any]
 any."""
 
 
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""glibc's numbers of these options of mallopt."""
+LARGEST_KEPT = 32 * 1024**2
+"""Bytes; glibc allows no more. Larger pieces go back to the system."""
+MOST_KEPT = 256 * 1024**2
+"""Bytes that are free at the end of the heap before glibc gives them back."""
+
+
 @dataclass
 class TargetFiles:
     """Depth and normal images of a split."""
@@ -26,6 +37,19 @@ class TargetFiles:
     """See `targets.target_files`."""
     unit: float = 1.0
     """The length of the depth files' unit in world units."""
+
+
+def prepare_thread() -> None:
+    """Prepare a thread to read photographs beside others like it: one core each, and memory that is used again.
+
+    OpenCV would start threads of its own in each, and glibc would give the memory of each photograph back to the
+    system, which has to clear it before the next one has it.
+    """
+    cv2.setNumThreads(1)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        set_option(MMAP_THRESHOLD, LARGEST_KEPT)
+        set_option(TRIM_THRESHOLD, MOST_KEPT)
 
 
 class ImageReader:

@@ -20,14 +20,13 @@ from splatkit_ns.plugin.data.lenses import UNDISTORT
 
 Doubles = NDArray[np.float64]
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
+LensKey = tuple[float, ...]
 
 EDGE_POINTS = 9
 """So many points along an edge of the photograph tell where its undistorted content ends; OpenCV takes as many."""
 NEWTON_STEPS = 50
 WIDEST = 22.9
 """The tangent of half the widest field of view, 175°."""
-SLIVER = 1.0
-"""Pixels this far outside the photograph take the colour of its edge; those farther outside are masked out."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,15 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
         DataError: a lens cannot be undistorted.
     """
     cameras = deepcopy(stored)
-    distortion = stored.distortion_params
-    bent = (stored.camera_type != CameraType.PERSPECTIVE.value).flatten()
-    if distortion is not None:
-        bent = bent | (distortion != 0).any(-1).flatten()
     for name in ("fx", "fy", "cx", "cy", "width", "height", "camera_type", "distortion_params"):
         value = getattr(cameras, name)
         setattr(cameras, name, None if value is None else value.clone())  # those given once for all share memory
-    known: dict[tuple[float, ...], Pinhole] = {}
-    for index in bent.nonzero()[:, 0].tolist():
-        camera = stored[index].reshape(())
-        key = _lens_key(camera)
+    known: dict[LensKey, Pinhole] = {}
+    for index, key in enumerate(lens_keys(stored)):
+        if key is None:
+            continue
         if key not in known:
-            known[key] = pinhole_of(camera, paths[index])
+            known[key] = pinhole_of(stored[index].reshape(()), paths[index])
         pinhole = known[key]
         cameras.fx[index], cameras.fy[index] = float(pinhole.K[0, 0]), float(pinhole.K[1, 1])
         cameras.cx[index], cameras.cy[index] = float(pinhole.K[0, 2]), float(pinhole.K[1, 2])
@@ -77,10 +72,15 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
     return cameras
 
 
-def _lens_key(camera: Cameras) -> tuple[float, ...]:
-    values = (camera.fx, camera.fy, camera.cx, camera.cy, camera.width, camera.height, camera.camera_type)
-    distortion = [] if camera.distortion_params is None else camera.distortion_params.tolist()
-    return (*(float(value) for value in values), *distortion)
+def lens_keys(stored: Cameras) -> list[LensKey | None]:
+    """The numbers of each camera's lens (C,), equal for equal lenses; None for a pinhole camera."""
+    columns = [stored.fx, stored.fy, stored.cx, stored.cy, stored.width, stored.height, stored.camera_type]
+    bent = (stored.camera_type != CameraType.PERSPECTIVE.value).flatten()
+    if stored.distortion_params is not None:
+        columns.append(stored.distortion_params)
+        bent = bent | (stored.distortion_params != 0).any(-1).flatten()
+    rows = torch.cat([column.double().flatten(1) for column in columns], 1).tolist()
+    return [tuple(row) if is_bent else None for row, is_bent in zip(rows, bent.tolist(), strict=True)]
 
 
 def pinhole_of(camera: Cameras, path: Path) -> Pinhole:
@@ -98,18 +98,19 @@ def pinhole_of(camera: Cameras, path: Path) -> Pinhole:
             found = _pinhole_of_polynomial(camera, distortion) if distortion[3] else _pinhole_of_opencv(camera)
         else:
             image = np.zeros((int(camera.height), int(camera.width)), np.uint8)
-            K, image, _ = _undistorted_fisheye624(camera, image)
+            K, image, _ = undistorted_fisheye624(camera, image)
             found = Pinhole(K, image.shape[1], image.shape[0])
     except (AssertionError, cv2.error) as error:
-        raise _unusable(camera, path, str(error)) from error
+        raise unusable_lens(camera, path, str(error)) from error
     if not np.isfinite(found.K).all() or min(found.K[0, 0], found.K[1, 1], found.width, found.height) <= 0:
-        raise _unusable(camera, path, "no part of the picture has a place in a pinhole camera")
+        raise unusable_lens(camera, path, "no part of the picture has a place in a pinhole camera")
     if max(found.width / found.K[0, 0], found.height / found.K[1, 1]) > 2 * WIDEST:
-        raise _unusable(camera, path, "it sees half of all directions or more, which no pinhole camera does")
+        raise unusable_lens(camera, path, "it sees half of all directions or more, which no pinhole camera does")
     return found
 
 
-def _unusable(camera: Cameras, path: Path, reason: str) -> DataError:
+def unusable_lens(camera: Cameras, path: Path, reason: str) -> DataError:
+    """The error for a lens that cannot be undistorted."""
     kind = CameraType(int(camera.camera_type)).name.lower()
     if kind == "fisheye624":
         reason = "it needs 'fisheye_crop_radius', a number of pixels, at the top of transforms.json, and no masks"
@@ -239,64 +240,14 @@ def undistortion_maps(stored: Cameras, pinhole: Pinhole) -> Maps:
     return (x * K[0, 0] + K[0, 2]).astype(np.float32), (y * K[1, 1] + K[1, 2]).astype(np.float32)
 
 
-def _undistorted_fisheye624(camera: Cameras, image: NDArray[Any]) -> tuple[Doubles, NDArray[Any], Any]:
+def undistorted_fisheye624(camera: Cameras, image: NDArray[Any]) -> tuple[Doubles, NDArray[Any], Any]:
+    """K of the pinhole camera, a photograph (H, W, …) as it has taken it, and its mask.
+
+    Raises:
+        AssertionError: the lens cannot be undistorted.
+    """
     distortion = camera.distortion_params
     assert distortion is not None, "it has no distortion parameters"
     intrinsics = camera.get_intrinsics_matrices().numpy()
     found, pixels, mask = _undistort_image(camera, distortion.numpy(), {}, image, intrinsics)
     return np.asarray(found, np.float64), pixels, mask
-
-
-def undistorted(
-    stored: Cameras, image: torch.Tensor, mask: torch.Tensor | None, path: Path
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A photograph and its mask as a pinhole camera would have taken them; see `pinhole_cameras`.
-
-    Colours are weighted by alpha, so that those of transparent pixels do not matter. A pixel of the new mask is valid
-    if all pixels that it blends are valid.
-
-    Args:
-        stored: its camera, ().
-        image: (H, W, 3 or 4), uint8 or float.
-        mask: (H, W, 1) bool, or None.
-        path: the path of its file, for messages.
-
-    Returns:
-        The same of the pinhole camera's size; a mask also where the pinhole camera sees more than the photograph.
-
-    Raises:
-        DataError: the lens cannot be undistorted.
-    """
-    if not is_distorted(stored):
-        return image, mask
-    if int(stored.camera_type) == CameraType.FISHEYE624.value:
-        if mask is not None:
-            raise _unusable(stored, path, "")
-        _, pixels, inside = _undistorted_fisheye624(stored, image.numpy())
-        return torch.from_numpy(np.ascontiguousarray(pixels)), inside
-    x, y = undistortion_maps(stored, pinhole_of(stored, path))
-    try:
-        pixels = torch.from_numpy(_remapped(image.numpy(), x, y))
-    except cv2.error as error:  # of sides of more than 32,767 pixels
-        raise _unusable(stored, path, str(error)) from error
-    height, width = image.shape[:2]
-    inside = (x > -SLIVER) & (x < width - 1 + SLIVER) & (y > -SLIVER) & (y < height - 1 + SLIVER)
-    if mask is not None:
-        values: Any = mask[..., 0].bool().numpy().astype(np.float32)
-        inside &= cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) > 1 - 1e-4
-    elif inside.all():
-        return pixels, None
-    return pixels, torch.from_numpy(np.ascontiguousarray(inside[..., None]))
-
-
-def _remapped(image: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[Any]:
-    if image.shape[2] == 3:
-        return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    top = np.float32(255 if image.dtype == np.uint8 else 1)
-    floats = image.astype(np.float32) / top
-    floats[..., :3] *= floats[..., 3:]
-    found = cv2.remap(floats, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    alpha = found[..., 3:]
-    found[..., :3] = np.where(alpha > 0, found[..., :3] / np.maximum(alpha, 1e-6), 0)
-    found = np.clip(found, 0, 1) * top
-    return np.rint(found).astype(np.uint8) if image.dtype == np.uint8 else found

@@ -14,11 +14,11 @@ from splatkit_ns.plugin.data.batches import GIBIBYTE, Batches, ImageBudget, batc
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.memory import (
     BLOCK,
+    PinnedCopies,
     PinnedMemory,
     SideCopies,
     choose_storage,
     free_host_memory,
-    in_pinned_memory,
 )
 from splatkit_ns.plugin.data.reading import Batch
 from splatkit_ns.ranks import Ranks
@@ -200,6 +200,21 @@ def test_pinned_memory_is_taken_in_blocks() -> None:
     assert made == [BLOCK, BLOCK + 1]
 
 
+def test_images_that_are_read_ahead_are_copied_into_pinned_memory() -> None:
+    made: list[torch.Tensor] = []
+
+    def allocate(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        made.append(torch.empty(shape, dtype=dtype))
+        return made[-1]
+
+    batch: Batch = {"image": torch.arange(210).reshape(5, 7, 6)[..., ::2], "mask": torch.rand(5, 7, 1) > 0.5, "name": 3}
+    found = PinnedCopies(allocate)(batch)
+    assert [found["image"], found["mask"]] == made
+    assert torch.equal(found["image"], batch["image"])
+    assert torch.equal(found["mask"], batch["mask"])
+    assert found["name"] == 3
+
+
 def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
     machine = free_host_memory(tmp_path)
     assert machine > 2**20
@@ -220,7 +235,7 @@ def test_the_memory_of_a_container_counts(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_copies_on_a_side_stream() -> None:
     copies = SideCopies(torch.device("cuda"))
-    batch = in_pinned_memory({"image": torch.arange(3 * 2**20, dtype=torch.int32), "image_idx": 4})
+    batch = PinnedCopies()({"image": torch.arange(3 * 2**20, dtype=torch.int32), "image_idx": 4})
     copies.start(4, batch)
     assert copies.take(5) is None
     found = copies.take(4)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.contents import read_headers
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.pictures import ORIENTATION_TAG, read_header, read_mask, read_picture, turns_pictures
 from tests.plugin.data.broken_data import changed_copy, in_json
@@ -46,19 +47,23 @@ def test_pictures_of_tiff_are_always_upright(tmp_path: Path, turned: bool) -> No
     assert read_header(path).upright_size == (5, 7)
 
 
+def turns(paths: list[Path], sizes: list[tuple[int, int]], mode: Any) -> bool:
+    return turns_pictures(read_headers(paths), dict(zip(paths, sizes, strict=True)), mode)
+
+
 def test_the_cameras_sizes_tell_whether_pictures_are_turned(tmp_path: Path) -> None:
     lying = with_tag(tmp_path / "a.png", np.zeros((5, 7, 3), np.uint8), 6)
     half = with_tag(tmp_path / "b.png", np.zeros((5, 7, 3), np.uint8), 3)
     plain = with_tag(tmp_path / "c.png", np.zeros((5, 7, 3), np.uint8), 1)
-    assert turns_pictures([plain, half, lying], [(7, 5), (7, 5), (5, 7)], "auto")
-    assert not turns_pictures([plain, half, lying], [(7, 5), (7, 5), (7, 5)], "auto")
-    assert not turns_pictures([lying], [(5, 7)], "ignore")
-    assert turns_pictures([half], [(7, 5)], "apply")
+    assert turns([plain, half, lying], [(7, 5), (7, 5), (5, 7)], "auto")
+    assert not turns([plain, half, lying], [(7, 5), (7, 5), (7, 5)], "auto")
+    assert not turns([lying], [(5, 7)], "ignore")
+    assert turns([half], [(7, 5)], "apply")
 
 
 def test_a_size_that_does_not_tell_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     square = with_tag(tmp_path / "a.png", np.zeros((5, 5, 3), np.uint8), 6)
-    assert not turns_pictures([square], [(5, 5)], "auto")
+    assert not turns([square], [(5, 5)], "auto")
     said = " ".join(capsys.readouterr().out.split())
     assert "1 picture(s) have an EXIF orientation" in said
     assert "--pipeline.datamanager.exif-orientation apply" in said
@@ -92,6 +97,31 @@ def test_the_tag_is_named_where_sizes_differ(scenes: dict[str, Path], tmp_path: 
     config.pipeline.datamanager.exif_orientation = "ignore"
     with pytest.raises(SplatkitError, match=r"24×32 pixels, .* 32×24. Its EXIF tag Orientation is 6, and pictures"):
         config.pipeline.setup(device="cpu", test_mode="val")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "subsampling": 0}])
+def test_jpeg_files_have_the_colours_that_pillow_reads(tmp_path: Path, mode: str, options: dict[str, Any]) -> None:
+    smooth = Image.fromarray(RNG.integers(0, 256, (5, 7, 3), np.uint8)).resize((70, 51), Image.Resampling.BICUBIC)
+    path = tmp_path / "a.jpg"
+    smooth.convert(mode).save(path, quality=92, **options)
+    with Image.open(path) as file:
+        expected = np.asarray(file.convert("RGB"))
+    found = read_picture(path, turned=False)
+    assert found.flags.writeable
+    assert np.array_equal(found, expected)
+    path.write_bytes(path.read_bytes() + b"what a camera adds behind the end")
+    assert np.array_equal(read_picture(path, turned=False), expected)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_a_jpeg_file_that_was_cut_off_is_refused(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(RNG.integers(0, 256, (50, 70, 3), np.uint8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(DataError, match=r"The image .*a\.jpg cannot be decoded: image file is truncated"):
+        read_picture(path, turned=False)
 
 
 def test_one_channel_of_16_bits_is_scaled(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 
+from splatkit_ns.plugin.data import remapping
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.undistortion import pinhole_cameras, pinhole_of, undistorted, undistortion_maps
+from splatkit_ns.plugin.data.remapping import Undistorter
+from splatkit_ns.plugin.data.undistortion import pinhole_cameras, pinhole_of, undistortion_maps
 from tests.plugin.data.broken_data import changed_copy, in_json
 from tests.plugin.helpers import make_pipeline
 
@@ -97,7 +100,7 @@ def test_a_smooth_picture_through_a_lens_with_k4_looks_as_through_a_pinhole() ->
     u, v = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     image = griddata(target, colors, (u, v)).astype(np.float32)
     pinhole = pinhole_of(stored[0], PATH)
-    found, mask = undistorted(stored[0], torch.from_numpy(image), None, PATH)
+    found, mask = Undistorter(stored, [PATH])(0, torch.from_numpy(image), None)
     x, y = rays_of_pinhole(pinhole)
     np.testing.assert_allclose(found, np.stack([np.sin(2 * x), np.cos(3 * y), np.sin(x - y)], -1), atol=5e-3)
     assert mask is None
@@ -111,7 +114,7 @@ def test_hidden_colours_do_not_bleed_into_what_is_seen(dtype: Any) -> None:
     hidden = image.clone()
     hidden[:, WIDTH // 2 :, :3] = torch.tensor([0.0, 255.0, 0.0])
     images = [pixels.to(dtype) if dtype == torch.uint8 else pixels / 255 for pixels in (image, hidden)]
-    found, other = (undistorted(stored[0], pixels, None, PATH)[0] for pixels in images)
+    found, other = (Undistorter(stored, [PATH])(0, pixels, None)[0] for pixels in images)
     assert found.dtype == dtype
     assert torch.equal(found, other)
     seen = found[found[..., 3] > 0][:, :3].float() / (255 if dtype == torch.uint8 else 1) * 255
@@ -125,11 +128,34 @@ def test_a_blended_pixel_counts_only_if_all_that_it_blends_do() -> None:
     mask[10:20, 30:33] = False
     image = torch.zeros(HEIGHT, WIDTH, 3)
     image[~mask[..., 0]] = 1.0
-    pixels, valid = undistorted(stored[0], image, mask, PATH)
+    pixels, valid = Undistorter(stored, [PATH])(0, image, mask)
     assert valid is not None
     assert valid.shape == (*pixels.shape[:2], 1)
     assert not pixels[valid[..., 0]].any(), "no paint is left"
     assert 0.95 < float(valid.float().mean()) < 1
+
+
+@pytest.mark.parametrize("kept", [0, 30_000, 10**9])
+def test_lenses_that_photographs_share_are_computed_once(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as memory for them goes, and without another result."""
+    cameras = [camera(QUARTIC), camera(FULL[:6]), camera(QUARTIC), camera(FULL[:6]), camera((0.1, 0, 0, 0, 0, 0))]
+    stored = Cameras(
+        torch.eye(4)[None, :3].repeat(5, 1, 1),
+        *(torch.cat([getattr(each, name) for each in cameras]) for name in ("fx", "fy", "cx", "cy", "width", "height")),
+        distortion_params=torch.cat([each.distortion_params for each in cameras]),
+        camera_type=CameraType.PERSPECTIVE,
+    )
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    expected = [Undistorter(each, [PATH])(0, image, None)[0] for each in cameras]
+    made: list[int] = []
+    real = remapping.undistortion_maps
+    monkeypatch.setattr(remapping, "undistortion_maps", lambda *given: made.append(1) or real(*given))
+    undistort = Undistorter(stored, [PATH] * 5, kept)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda number: undistort(number % 5, image, None)[0], range(15)))
+    assert all(torch.equal(pixels, expected[number % 5]) for number, pixels in enumerate(found))
+
+    assert len(made) == {0: 15, 30_000: 1 + 6 + 3, 10**9: 1 + 1 + 3}[kept]
 
 
 @pytest.mark.parametrize(
