@@ -51,7 +51,7 @@ def derived(device, dtype, kind, settings, size):
     '''The image, the regularisers, and the gradients of the render and of all parameters.'''
     model, frame = model_and_frame(kind, settings, device, dtype, size)
     generator = torch.Generator().manual_seed(2)
-    render = 1.2 * torch.rand(1, *size, 3, generator=generator) - 0.1
+    render = 1.1 * torch.rand(1, *size, 3, generator=generator)  # never below 0, where PPISP divides by nearly nothing
     render[0, :2, :3] = torch.tensor([0.0, 0.5, 1.0])
     render = render.to(device, dtype).requires_grad_()
     weights = (0.5 + torch.rand(render.shape, generator=generator)).to(device, dtype)
