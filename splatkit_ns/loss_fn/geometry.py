@@ -1,4 +1,4 @@
-"""Terms of losses that use depth and normals.
+"""Terms of losses that use alpha, depth and normals.
 
 All of them are means over the pixels that count, so that neither the image's size nor a mask changes their weight.
 """
@@ -29,6 +29,11 @@ def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
     if valid is None:
         return values.mean()
     return torch.where(valid, values, values.new_zeros(())).sum() / valid.sum().clamp(min=1)
+
+
+def alpha_error(alphas: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
+    """Compute the mean absolute error of alpha, both (C, H, W, 1), over the pixels in ``valid`` (C, H, W) bool."""
+    return masked_mean((alphas - targets).abs()[..., 0], valid)
 
 
 def interior(valid: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from splatkit_ns.loss_fn.base import SplatLossFn, TargetName
 from splatkit_ns.loss_fn.geometry import (
     DepthKind,
     NormalAxes,
+    alpha_error,
     depth_error,
     interior,
     inverse_depth_error,
@@ -38,6 +39,9 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     """Weight of 1 - SSIM; L1 gets the rest."""
     mse_lambda: Annotated[float, NonNegative] = field(default=0.0, kw_only=True)
     """Weight of the mean squared error, which PSNR measures, beside L1 and SSIM; 0 is off."""
+    alpha_lambda: Annotated[float, NonNegative] = field(default=0.1, kw_only=True)
+    """Weight of the mean absolute error of alpha, if masks or alpha channels tell it
+    (--pipeline.datamanager.mask-mode segment or alpha); 0 is off."""
     opacity_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that superfluous Gaussians fade away."""
     scale_reg: Annotated[float, NonNegative] = 0.0
@@ -101,7 +105,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         return terms
 
     def geometry_terms(self, masks: Tensor | None, step: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Compute the errors of depth and normals, each weighted; empty if both weights are 0.
+        """Compute the errors of alpha, depth and normals, each weighted; empty if nothing is known of them.
 
         Args:
             masks: (1, H, W) bool, True = use this pixel.
@@ -111,6 +115,10 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             ModuleError: an argument that a term needs is missing or None.
         """
         terms: dict[str, Tensor] = {}
+        alphas: Tensor | None = step.get("target_alphas")
+        if alphas is not None and self.alpha_lambda > 0:
+            (rend_out,) = self._require("alpha", step, "rend_out")
+            terms["alpha"] = self.alpha_lambda * alpha_error(rend_out.alphas, alphas, masks)
         if self.depth_lambda > 0:
             terms["depth"] = self._depth_weight(step) * self._depth_term(masks, step)
         if self.normal_lambda > 0:

@@ -16,6 +16,7 @@ from splatkit_ns.mesh.frames import SceneFrame
 from splatkit_ns.mesh.options import FrameName
 from splatkit_ns.mesh.views import DepthView, DoubleArray
 from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.masks import solid_pixels
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 
@@ -74,7 +75,7 @@ class RunViews:
             return
         with closing(self._datamanager.read_train_images()) as images:
             for index, image in enumerate(images):
-                yield self._view(index, downscale, image["mask"][..., 0].bool().numpy())
+                yield self._view(index, downscale, solid_pixels(image))
 
     def _view(self, index: int, downscale: float, mask: NDArray[np.bool_] | None) -> DepthView:
         camera = deepcopy(self._cameras[index : index + 1])

@@ -44,6 +44,7 @@ BATCH_ARGUMENTS = (
     "pixel_weights",
     "target_depths",
     "target_normals",
+    "target_alphas",
     "image_index",
     "image_name",
 )
@@ -101,6 +102,8 @@ class StepContext:
     """Depth of the data in world units, (1, H, W, 1), NaN where it is unknown; None unless the loss needs it."""
     target_normals: Tensor | None = None
     """Unit normals of the data as they are stored, (1, H, W, 3), NaN where unknown; None unless the loss needs them."""
+    target_alphas: Tensor | None = None
+    """The alpha that the render should have, (1, H, W, 1); None unless masks or alpha channels tell what is empty."""
     view: View | None = None
     """The training camera, with the size of this step's images."""
     rendered_frames: Tensor | None = None
@@ -148,6 +151,7 @@ class StepContext:
         """Forget the last step's images and losses."""
         self.step = step
         self.target_frames = self.masks = self.target_depths = self.target_normals = self.pixel_weights = None
+        self.target_alphas = None
         self.view = self.rendered_frames = self.rend_out = self.loss = None
         self.loss_terms = {}
         self.image_name, self.image_index = "", None

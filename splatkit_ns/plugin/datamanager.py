@@ -23,10 +23,11 @@ from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.data.batches import Batches, EvaluationViews, batch_bytes, read_in_order, usable_cores
 from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks import check_folder, explained
-from splatkit_ns.plugin.data.contents import check_outputs, read_headers
+from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, read_headers
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
+from splatkit_ns.plugin.data.masks import MaskMode, MaskUse
 from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
@@ -53,8 +54,23 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Whether pictures are turned as their EXIF tags say. Auto turns them if the cameras have the size of turned
     pictures."""
 
+    mask_mode: MaskMode = "ignore"
+    """What masks mean. ignore: what is masked out counts nowhere; segment: it is empty, so that only what is left has
+    Gaussians; alpha: the images' alpha channels tell what is empty and how opaque the rest is, and masks are
+    ignored as before. Losses pull alpha there, see their alpha-lambda."""
+    mask_inverted: bool = False
+    """Whether masks mark what is masked out in white instead of black."""
+    mask_grow: int = 0
+    """Pixels by which what is masked out grows on all sides, such as 3 for masks that are too tight; negative numbers
+    shrink it."""
+
     render_background = None  # no field, so that it is neither a flag nor in config.yml
     """The background (3,) of the model that a command renders, which nerfstudio does not tell its data."""
+
+    @property
+    def mask_use(self) -> MaskUse:
+        """The options of masks as one value."""
+        return MaskUse(self.mask_mode, self.mask_inverted, self.mask_grow)
 
 
 class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
@@ -86,8 +102,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         config.cache_images = cache_images
         if test_mode != "inference":
             self._check_images(config.exif_orientation)
+            check_mask_use(config.mask_use, self.train_dataparser_outputs)
         else:
             check_outputs(self.train_dataparser_outputs, "train")
+        self.train_dataset.mask_use = self.eval_dataset.mask_use = config.mask_use
         self.train_dataset.background = self.eval_dataset.background = config.render_background
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
         if self.train_dataset.alpha_color is not None:

@@ -24,7 +24,8 @@ def test_every_name_that_may_be_asked_for_is_known_to_the_context() -> None:
         "logger", "renderer", "data_provider", "loss_fn", "densification", "modules", "max_steps", "training_state",
         "step", "loss", "rendered_frames", "target_frames", "rend_out", "masks", "world_rank", "world_size",
         "scene_scale", "num_train_images", "image_model", "images_per_step", "image_index", "image_name",
-        "pixel_weights", "loss_terms", "target_depths", "target_normals", "view", "cam_to_worlds", "Ks", "stop",
+        "pixel_weights", "loss_terms", "target_depths", "target_normals", "target_alphas", "view", "cam_to_worlds",
+        "Ks", "stop",
     }  # fmt: skip
 
 

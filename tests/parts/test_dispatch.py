@@ -87,7 +87,7 @@ def test_a_hook_with_kwargs_gets_all_there_is() -> None:
     assert seen["on_setup"] == names
     of_step = {
         "target_frames", "masks", "pixel_weights", "image_index", "image_name",
-        "target_depths", "target_normals", "view", "cam_to_worlds", "Ks",
+        "target_depths", "target_normals", "target_alphas", "view", "cam_to_worlds", "Ks",
         "rendered_frames", "rend_out", "loss", "loss_terms",
     }  # fmt: skip
     assert seen["post_compute_loss"] == names | of_step
@@ -115,7 +115,7 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
         "  It may take: logger, renderer, data_provider, loss_fn, densification, modules, max_steps, "
         "training_state, step, world_rank, world_size, scene_scale, stop, num_train_images, image_model, "
         "images_per_step, target_frames, masks, pixel_weights, target_depths, "
-        "target_normals, image_index, image_name\n"
+        "target_normals, target_alphas, image_index, image_name\n"
         "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.data.checks import no_image_left
 from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.masks import MaskUse
 from splatkit_ns.plugin.data.pictures import SWAPS_SIDES, StoredPicture, read_header
 from splatkit_ns.plugin.data.transforms import near_name
 from splatkit_ns.plugin.reporting.console import report_once
@@ -82,6 +83,20 @@ def check_outputs(
         for name, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
             path = Path(name)
             check_image(path, headers.get(path), width, height, turned)
+
+
+def check_mask_use(use: MaskUse, outputs: DataparserOutputs) -> None:
+    """Check that a data set has the masks that are wanted.
+
+    Raises:
+        DataError: it has none.
+    """
+    if use.needs_masks and outputs.mask_filenames is None:
+        option = "mask-mode segment" if use.mode == "segment" else "mask-inverted and mask-grow"
+        raise DataError(
+            f"The data set has no masks, which --pipeline.datamanager.{option} needs. A frame of transforms.json names "
+            "its mask as 'mask_path'; the colmap dataparser has --masks-path. For transparent pictures: alpha."
+        )
 
 
 def check_cameras(outputs: DataparserOutputs) -> None:

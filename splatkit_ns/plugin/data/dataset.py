@@ -12,6 +12,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from splatkit_ns.plugin.data.contents import check_cameras
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.images import composite, ground_truth
+from splatkit_ns.plugin.data.masks import MaskUse, grown, without_masked
 from splatkit_ns.plugin.data.pictures import read_mask, read_picture
 from splatkit_ns.plugin.data.remapping import Undistorter
 from splatkit_ns.plugin.data.undistortion import pinhole_cameras
@@ -36,6 +37,8 @@ class SplatkitDataset(InputDataset):
         self._stored_sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
         self.turns_pictures = False
         """Whether pictures are turned as their EXIF tags say."""
+        self.mask_use = MaskUse()
+        """The use that is made of masks and alpha channels."""
 
     def __getitem__(self, image_idx: int) -> dict[str, Any]:
         """The image as it is compared with renders, for nerfstudio's own loaders: on the background, (H, W, 3)."""
@@ -79,13 +82,17 @@ class SplatkitDataset(InputDataset):
         return read_picture(path, self.turns_pictures, size)
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """The image as the pinhole camera of `cameras` sees it, and its mask if it has one.
+        """The image as the pinhole camera of `cameras` sees it, its mask if it has one, and `MaskUse.mode` if that
+        tells what is empty.
 
         Raises:
             DataError: the image or its mask cannot be used.
         """
-        path, masks = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames
-        image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
+        path, masks, use = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames, self.mask_use
+        if use.mode == "alpha":
+            image = self._image_with_alpha(image_idx, image_type)
+        else:
+            image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
         size, expected = (image.shape[1], image.shape[0]), self._stored_sizes[image_idx]
         if size != expected:
             raise DataError(
@@ -94,13 +101,28 @@ class SplatkitDataset(InputDataset):
             )
         mask = None
         if masks is not None:
-            mask = torch.from_numpy(read_mask(masks[image_idx], size, path, self.turns_pictures)[..., None])
-        data: dict[str, Any] = {"image_idx": image_idx}
-        data["image"], mask = self._undistort(image_idx, image, mask)
+            valid = read_mask(masks[image_idx], size, path, self.turns_pictures, use.inverted)
+            mask = torch.from_numpy(grown(valid, use.grow)[..., None])
+        image, mask = self._undistort(image_idx, image, mask)
+        if use.mode == "segment" and mask is not None:
+            image, mask = without_masked(image, mask), self._undistort.seen(image_idx)
+        data: dict[str, Any] = {"image_idx": image_idx, "image": image}
+        if use.mode != "ignore":
+            data["mask_mode"] = use.mode
         if mask is not None:
             data["mask"] = mask
         data.update(self.get_metadata(data))
         return data
+
+    def _image_with_alpha(self, image_idx: int, image_type: Literal["uint8", "float32"]) -> torch.Tensor:
+        """The image (H, W, 4) as its file has it, not laid on a colour."""
+        pixels = self.get_numpy_image(image_idx)
+        if pixels.shape[2] != 4:
+            raise DataError(
+                f"The image {self.image_filenames[image_idx]} has no alpha channel, of which "
+                "--pipeline.datamanager.mask-mode alpha takes what is empty. For masks in files: segment."
+            )
+        return torch.from_numpy(pixels if image_type == "uint8" else pixels.astype(np.float32) / np.float32(255))
 
     def get_metadata(self, data: dict[str, Any]) -> dict[str, Any]:
         """The image's name, for messages."""

@@ -179,7 +179,9 @@ def _eight_bits(file: Image.Image, path: Path) -> Image.Image:
     return Image.fromarray(np.rint(values.astype(np.float32) * np.float32(255 / 65535)).astype(np.uint8))
 
 
-def read_mask(path: Path, size: tuple[int, int], picture: Path, turned: bool) -> NDArray[np.bool_]:
+def read_mask(
+    path: Path, size: tuple[int, int], picture: Path, turned: bool, inverted: bool = False
+) -> NDArray[np.bool_]:
     """A mask, (H, W), true where the picture's pixels count: where it is neither black nor transparent.
 
     Args:
@@ -188,6 +190,7 @@ def read_mask(path: Path, size: tuple[int, int], picture: Path, turned: bool) ->
             a pixel is true if all that it covers are.
         picture: the file that it is for, whose EXIF tag it follows.
         turned: whether the picture is turned as its EXIF tag says; a mask that fits the picture before that is, too.
+        inverted: whether a pixel counts where the mask is black or transparent instead.
 
     Raises:
         DataError: it cannot be read, or has other sides.
@@ -195,7 +198,7 @@ def read_mask(path: Path, size: tuple[int, int], picture: Path, turned: bool) ->
     try:
         with Image.open(path) as file:
             limit = 127 if file.format == "JPEG" else 0
-            valid = _is_set(file, limit)
+            valid = _is_set(file, limit) != inverted
     except Exception as error:  # Pillow raises many kinds for damaged files
         reason = " ".join(str(error).split()).rstrip(".")
         raise DataError(f"The image {picture} with its mask {path} cannot be used: {reason}. {RESTORE}") from error

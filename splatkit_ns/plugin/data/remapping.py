@@ -105,13 +105,19 @@ class Undistorter:
         except cv2.error as error:  # of sides of more than 32,767 pixels
             raise unusable_lens(self._camera(index), self._paths[index], str(error)) from error
         if mask is None:
-            inside = None if places.inside is None else torch.from_numpy(places.inside.copy())
-            return pixels, None if inside is None else inside[..., None]
+            return pixels, None if places.inside is None else torch.from_numpy(places.inside.copy())[..., None]
         values: Any = mask[..., 0].bool().numpy().astype(np.float32)
         valid: Any = cv2.remap(values, places.x, places.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) > 1 - 1e-4
         if places.inside is not None:
             valid &= places.inside
         return pixels, torch.from_numpy(valid[..., None])
+
+    def seen(self, index: int) -> torch.Tensor | None:
+        """The pixels of the pinhole camera that the photograph shows, (H, W, 1) bool; None if it shows all."""
+        if self._keys[index] is None:
+            return None
+        inside = self._map_of(index).inside
+        return None if inside is None else torch.from_numpy(inside.copy())[..., None]
 
     def _map_of(self, index: int) -> PixelMap:
         """The map of a photograph's lens, kept if there is memory for it and other photographs have that lens."""

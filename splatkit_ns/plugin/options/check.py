@@ -80,6 +80,7 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
+    problems += _mask_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
         path = getattr(config, name)
@@ -100,6 +101,20 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
         name, device = shown("pipeline.model.renderer.packed"), shown("machine.device_type")
         problems.append(f"{name} is True, expected False with {device} cpu")
     return problems
+
+
+def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problem of masks that should leave empty space, if nothing in training would."""
+    mode: str = getattr(config.pipeline.datamanager, "mask_mode", "ignore")
+    model: Any = config.pipeline.model
+    weight = getattr(model.loss_fn, "alpha_lambda", None)
+    if mode == "ignore" or weight != 0 or model.background_color in ("auto", "random"):
+        return []
+    name, background = shown("pipeline.datamanager.mask_mode"), shown("pipeline.model.background_color")
+    return [
+        f"{name} {mode} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0 and {background} "
+        f"{model.background_color}: raise the one, or set the other to random"
+    ]
 
 
 def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:

@@ -15,6 +15,7 @@ from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
+from splatkit_ns.plugin.data.masks import MaskMode
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.measures import Measures
 from splatkit_ns.renderer import RenderOptions
@@ -22,6 +23,11 @@ from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
 
 SPLIT_FIELDS = ("data", "eval_mode", "eval_interval", "train_split_fraction", "downscale_factor", "alpha_color")
+MASKS: dict[MaskMode, str] = {
+    "ignore": "pixels outside the images' masks do not count",
+    "segment": "pixels outside the images' masks are the background",
+    "alpha": "transparent pixels are the background; pixels outside the images' masks do not count",
+}
 METRICS = {
     "psnr": "-10 log10 of the mean squared error over all valid pixels and channels, images in [0, 1]; dB",
     "ssim": "11×11 Gaussian window, sigma 1.5, k1 0.01, k2 0.03, no padding; windows wholly inside the mask",
@@ -221,7 +227,7 @@ class RunData:
             "num_eval_images": self.num_eval_images,
             "eval_images": [path.name for path in self.eval_image_paths],
             "background": {"training": model.config.background_color, "evaluation": color},
-            "masks": "pixels outside the images' masks do not count" if masked else "none",
+            "masks": MASKS[data.config.mask_mode] if masked or data.config.mask_mode == "alpha" else "none",
             "compared_with": self._compared_with(),
             "metrics": METRICS,
             "versions": package_versions(),

@@ -19,7 +19,7 @@ from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
-IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals")
+IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")
 """The fields of a frame that are images."""
 
 
@@ -41,6 +41,8 @@ class TrainingFrame:
     """(1, H, W, 1) in world units, NaN if unknown."""
     target_normals: Tensor | None = None
     """(1, H, W, 3), NaN if unknown."""
+    target_alphas: Tensor | None = None
+    """The alpha that the render should have, (1, H, W, 1); None if it is not known."""
     pixel_weights: Tensor | None = None
     """The weights of the pixels in the loss, (1, H, W); None for 1."""
     image_index: int | None = None
@@ -131,6 +133,10 @@ class TrainingFrames:
             found["target_depths"] = images.mean_depths(_to(batch["target_depths"], background), downscale)[None]
         if "target_normals" in batch:
             found["target_normals"] = images.mean_normals(_to(batch["target_normals"], background), downscale)[None]
+        if "mask_mode" in batch and image.shape[-1] == 4:
+            found["target_alphas"] = image[None, ..., 3:]
+            for target in {"target_depths", "target_normals"} & found.keys():  # what is empty has none
+                found[target] = torch.where(image[None, ..., 3:] > 0, found[target], torch.nan)
         name = str(batch.get("image_name", batch.get("image_idx", "")))
         return dataclasses.replace(frame, image_name=name, **found)
 

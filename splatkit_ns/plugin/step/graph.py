@@ -221,6 +221,7 @@ class GraphForwardBackward:
             model.wants_depth_now(),
             frame.mask is None,
             frame.pixel_weights is None,
+            frame.target_alphas is None,
             len(model.training_state),
         )
 

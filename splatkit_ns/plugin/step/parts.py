@@ -201,6 +201,7 @@ class StepParts:
         context.image_name, context.image_index = frame.image_name, frame.image_index
         context.target_frames, context.masks, context.pixel_weights = frame.target, frame.mask, frame.pixel_weights
         context.target_depths, context.target_normals = frame.target_depths, frame.target_normals
+        context.target_alphas = frame.target_alphas
         return frame
 
     def add_image(self, batch: dict[str, Any]) -> None:

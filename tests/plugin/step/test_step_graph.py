@@ -18,6 +18,7 @@ from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
+from tests.tiny_scene import write_tiny_scene
 
 
 @dataclass
@@ -92,12 +93,15 @@ def test_not_where_poses_are_corrected_or_gradients_summed_up(
     assert not as_graphs(trainer)
 
 
-def trained(scene: Path, output: Path, graphs: bool, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> Any:
+def trained(
+    scene: Path, output: Path, graphs: bool, monkeypatch: pytest.MonkeyPatch, mask_mode: Any = "ignore", **parts: Any
+) -> Any:
     """The Gaussians after 300 steps on the GPU, and how many of these were replays."""
     method = make_method("graphs", sh_degree_interval=60, **deepcopy(parts))
     config = run_config(scene, output, steps=300, method=method)
     config.machine.device_type = "cuda"
     config.cuda_graphs = graphs
+    config.pipeline.datamanager.mask_mode = mask_mode
     replays: list[int] = []
     replay = torch.cuda.CUDAGraph.replay
 
@@ -113,6 +117,18 @@ def trained(scene: Path, output: Path, graphs: bool, monkeypatch: pytest.MonkeyP
     forget_writers()
     params = trainer.pipeline.model.gauss_params
     return {name: param.detach().cpu() for name, param in params.items()}, len(replays)
+
+
+@pytest.mark.gpu
+def test_masks_that_mark_what_is_empty_are_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", masks=True)
+    plain, _ = trained(scene, tmp_path / "plain", False, monkeypatch, "segment")
+    graphs, replays = trained(scene, tmp_path / "graphs", True, monkeypatch, "segment")
+    ignoring, _ = trained(scene, tmp_path / "ignoring", False, monkeypatch)
+    assert replays > 200
+    assert not torch.equal(plain["means"], ignoring["means"])
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
 
 
 @pytest.mark.gpu
