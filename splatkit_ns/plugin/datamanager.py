@@ -47,7 +47,7 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """The memory for cached images, in GiB: on the GPU if all of them fit there (and cache-images is gpu), otherwise
     the main memory. Images that do not fit are read from disk ahead of their use, by max-thread-workers threads; a
     quarter of this memory is for those. None means a third of the GPU's memory that is free, or half of the main
-    memory that is free."""
+    memory that is free; if training is on the CPU, at most 1 GiB."""
     max_seed_points: int = DEFAULT_LIMIT
     """Seed points to start from at most; so many are drawn from a larger point cloud."""
     exif_orientation: ExifOrientation = "auto"

@@ -17,6 +17,9 @@ from splatkit_ns.ranks import Ranks
 
 HOST_SHARE = 2
 """Photographs may take one in this many parts of the main memory that is free."""
+CPU_TRAINING = GIBIBYTE
+"""The most bytes for photographs if training is on the CPU, too. A step then takes many times as long as reading a
+photograph, so that keeping many saves little, and costs memory and the time to read them all before the first step."""
 GPU_SHARE = 3
 """The same for the memory of a GPU; most of it is for Gaussians."""
 BLOCK = 256 * 1024**2
@@ -131,7 +134,8 @@ def choose_storage(
         device: the device of the training.
         needed: bytes of all photographs.
         prefer_gpu: whether they may be on the GPU.
-        gib: the memory for them; None for a share of what is free, of which the ranks of this machine each take a part.
+        gib: the memory for them; None for a share of what is free, of which the ranks of this machine each take a part;
+            on the CPU no more than `CPU_TRAINING`.
         workers: the number of threads that read photographs; None for one a core, divided likewise.
     """
     ranks = Ranks.current().size
@@ -142,6 +146,8 @@ def choose_storage(
         if needed <= limit:
             return ImageStorage(ImageBudget(limit, workers), on_device(device), PinnedCopies())
     limit = default_bytes(None) // ranks if given is None else given
+    if device.type == "cpu" and given is None:
+        limit = min(limit, CPU_TRAINING)
     if device.type == "cuda":
         return ImageStorage(ImageBudget(limit, workers), PinnedMemory(), PinnedCopies())
     return ImageStorage(ImageBudget(limit, workers))

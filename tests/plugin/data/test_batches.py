@@ -164,6 +164,11 @@ def test_the_gpu_is_used_if_it_holds_all(monkeypatch: pytest.MonkeyPatch) -> Non
     assert limit(GIBIBYTE + 1, gib=1.0) == (GIBIBYTE, True)
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 50
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True, workers=7).budget.workers == 7
+    monkeypatch.setattr(memory, "default_bytes", lambda device: 50 * GIBIBYTE)
+    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == GIBIBYTE, "reading is quick there"
+    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True, gib=9.0).budget.limit == 9 * GIBIBYTE
+    assert choose_storage(gpu, 51 * GIBIBYTE, prefer_gpu=True).budget.limit == 50 * GIBIBYTE
+    monkeypatch.setattr(memory, "default_bytes", lambda device: 50)
     monkeypatch.setattr(Ranks, "current", lambda: Ranks(1, 2))
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 25, "two processes share the memory"
 
