@@ -7,7 +7,7 @@ import io
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +25,10 @@ FLAGS = (
     *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run"),
     *("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+OPEN = """settings => Promise.race([
+  window.openSplats(settings),
+  new Promise((_, no) => setTimeout(() => no(new Error("nothing is shown after two minutes")), 120_000)),
+])"""
 SAME, TURNED = np.diag([1.0, 1.0, 1.0]), np.diag([1.0, -1.0, -1.0])
 """From the axes of our files to those of a viewer's world, in which y is up: as they are, or half a turn around x."""
 VIEWERS: dict[str, dict[str, np.ndarray[Any, Any]]] = {
@@ -83,7 +87,7 @@ class Viewers:
         try:
             page.goto(f"{self._address}/pages/{viewer}.html")
             page.wait_for_function("!!window.openSplats", timeout=60_000)
-            found = page.evaluate("settings => window.openSplats(settings)", settings)
+            found = page.evaluate(OPEN, settings)
         except Error as error:
             raise ViewerError("; ".join([str(error).splitlines()[0], *failures])) from error
         finally:
@@ -98,14 +102,15 @@ class ViewerError(Exception):
 
 
 @contextmanager
-def open_viewers() -> Iterator[Viewers]:
+def open_viewers(browser: Any = None) -> Iterator[Viewers]:
     """Chromium with the pages of the viewers, until the block ends.
+
+    Args:
+        browser: of playwright; None starts one.
 
     Raises:
         MissingPackages: see `node_modules`.
     """
-    from playwright.sync_api import sync_playwright
-
     files: dict[str, Path] = {}
     roots = {"npm": node_modules(), "pages": PAGES}
 
@@ -120,11 +125,20 @@ def open_viewers() -> Iterator[Viewers]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-            try:
-                yield Viewers(browser, f"http://127.0.0.1:{server.server_port}", files)
-            finally:
-                browser.close()
+        with nullcontext(browser) if browser else chromium() as running:
+            yield Viewers(running, f"http://127.0.0.1:{server.server_port}", files)
     finally:
         server.shutdown()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Headless Chromium, as playwright drives it, until the block ends."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
