@@ -1,25 +1,35 @@
-"""Time writing and reading a scene in every format.
+"""Time writing and reading a scene in every format, or open it in every format with programs of others.
 
 python benchmarks/formats.py [--gaussians 1000000] [--formats spz sog …] [--scene FILE] [--runs 3] [--json FILE]
+python benchmarks/formats.py --readers [--scene FILE] [--formats spz sog …] [--json FILE] [--folder FOR_PICTURES]
 
 Gaussians are drawn from a trained scene, with noise, or made at random without one. Seconds are those of the processor,
 which other programs on the machine change little. "One thread" is the part that no second core can share, so that with
 two idle cores a file takes that and half of the rest.
+
+With --readers, the scene (a made-up ball without a file) is written in each format. Viewers in Chromium draw it, and
+PSNR is that of their picture against our render of the same file; libraries read it, and what counts is the largest
+difference from our own reading. Needs Chromium, Node.js, npm and the packages that tests/browser names. With --folder,
+pictures are kept there, ours to the left.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from splatkit_ns import formats
+from splatkit_ns import SplatModel, formats, render, save_image, turntable
 from splatkit_ns.formats import Gaussians, format_names
+from splatkit_ns.formats.frames import flip_yz
 
 
 def main() -> None:
@@ -30,7 +40,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; a temporary one if not given")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--readers", action="store_true", help="open the files with programs of others")
     args = parser.parse_args()
+    if args.readers:
+        open_with_readers(args)
+        return
     scene = made(args.gaussians, args.scene)
     figures: dict[str, dict[str, float]] = {}
     for name in args.formats:
@@ -49,6 +63,59 @@ def main() -> None:
             ),
             flush=True,
         )
+    if args.json:
+        args.json.write_text(json.dumps({"gaussians": len(scene), "formats": figures}, indent=1) + "\n")
+
+
+def open_with_readers(args: argparse.Namespace) -> None:
+    """Print what each reader makes of each format, and write it as JSON and pictures."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.browser.readers import READERS, ReaderError, differences
+    from tests.browser.scenes import ball
+    from tests.browser.viewers import SAME, VIEWERS, ViewerError, Viewers, open_viewers
+
+    scene = formats.read(args.scene) if args.scene else ball()
+    view = turntable(SplatModel.from_gaussians(scene), num=8, width=480, height=360)[1]
+
+    def seen(viewers: Viewers, viewer: str, path: Path, name: str) -> dict[str, Any]:
+        axes = VIEWERS[viewer].get(name, SAME)
+        try:
+            found = viewers.open(viewer, path, view, axes)
+        except ViewerError as error:
+            return {"refused": str(error)[:200]}
+        ours = render(path, view).numpy()
+        if args.folder:
+            pair = np.concatenate([ours, found.image], axis=1)
+            save_image(torch.from_numpy(pair).float(), args.folder / f"{viewer}-{name}.png")
+        psnr = float(-10 * np.log10(np.mean((found.image - ours) ** 2)))
+        up = "y" if axes is SAME else "minus-y"
+        return {"gaussians": found.num, "psnr": round(psnr, 2), "up": up, "mean": found.image.mean((0, 1)).tolist()}
+
+    def read(reader: str, path: Path) -> dict[str, Any]:
+        if missing := READERS[reader].missing():
+            return {"not tried": missing}
+        try:
+            found = READERS[reader].read(path, path.parent)
+        except ReaderError as error:
+            return {"refused": str(error)[:200]}
+        ours = formats.read(path)
+        if len(found) != len(ours):
+            return {"gaussians": len(found)}
+        as_is, turned = differences(found, ours), differences(flip_yz(found), ours)
+        right = as_is["means"] <= turned["means"]
+        return {"gaussians": len(found), "differences": as_is if right else turned, "turned": not right}
+
+    figures: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder, open_viewers() as viewers:
+        for name in args.formats:
+            path = Path(folder) / f"scene.{name}"
+            formats.write(path, scene)
+            figures[name] = {
+                "bytes": path.stat().st_size,
+                **{viewer: seen(viewers, viewer, path, name) for viewer in VIEWERS},
+                **{reader: read(reader, path) for reader in READERS},
+            }
+            print(name, json.dumps(figures[name], indent=1), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"gaussians": len(scene), "formats": figures}, indent=1) + "\n")
 

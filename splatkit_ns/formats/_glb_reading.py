@@ -168,14 +168,15 @@ class _Reader:
         degree = max((d for d in range(1, 4) if f"{PREFIX}SH_DEGREE_{d}_COEF_0" in attributes), default=0)
         means = self._values(primitive, "POSITION", 3)
         names = [f"{PREFIX}SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
-        sh = np.stack([self._values(primitive, name, 3) for name in names], axis=1)
+        coefficients = [self._values(primitive, name, 3) for name in names]
         scales = self._values(primitive, f"{PREFIX}SCALE", 3)
         opacities = self._values(primitive, f"{PREFIX}OPACITY", 1)[:, 0]
         quats = self._values(primitive, f"{PREFIX}ROTATION", 4)[:, _WXYZ]
         if not ((scales >= 0).all() and (opacities >= 0).all() and (opacities <= 1).all()):
             self._fail("expected SCALE of at least 0 and OPACITY from 0 to 1; drafts of the extension had logs")
-        if any(len(values) != len(means) for values in (sh, scales, opacities, quats)):
+        if any(len(values) != len(means) for values in (*coefficients, scales, opacities, quats)):
             self._fail("the attributes of a primitive have different counts")
+        sh = np.stack(coefficients, axis=1)
         extras = primitive.get("extras")
         mode = cast(dict[str, Any], extras).get(MODE_EXTRA) if isinstance(extras, dict) else None
         return Gaussians(

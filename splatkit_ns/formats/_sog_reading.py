@@ -23,6 +23,7 @@ MODELS: dict[str, SplatRenderMode] = {"default": "default", "antialiased": "mip"
 PALETTE_COLUMNS = 64
 """Entries of the SH palette in a row of its image."""
 _MAX_META_BYTES = 1 << 20
+_MAX_NAME = 255
 _COEFFICIENTS = {1: 3, 2: 8, 3: 15}
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, KeyError, OverflowError,
@@ -48,7 +49,7 @@ def read_sog(path: Path) -> Gaussians:
     except FormatError:
         raise
     except _ZIP_ERRORS as error:
-        raise FormatError(f"{path} is not a SOG bundle, or damaged: {error}.") from error
+        raise FormatError(f"{path} is not a SOG bundle, or damaged: {error!s:.200}.") from error
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str, path: Path, whole_bytes: int) -> bytes:
@@ -166,9 +167,10 @@ class _Meta:
     def file(self, key: str, number: int) -> str:
         """Name of a part's image."""
         files = self._part(key).get("files")
-        if not isinstance(files, list) or len(cast(list[Any], files)) <= number or not isinstance(files[number], str):
+        names = cast(list[Any], files) if isinstance(files, list) else []
+        if len(names) <= number or not isinstance(names[number], str) or len(names[number]) > _MAX_NAME:
             raise FormatError(f"{self._path}: expected the name of image {number + 1} in {key}.files of meta.json.")
-        return files[number]
+        return names[number]
 
     def whole(self, key: str, name: str) -> int:
         """A positive whole number."""

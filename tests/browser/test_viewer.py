@@ -6,7 +6,6 @@ Needs the package playwright (`pip install playwright`) and Chromium; run it wit
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,20 +19,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from splatkit_ns import View, formats, render
+from splatkit_ns.splat import read_checkpoint
+from tests.browser.npm import MissingPackages
+from tests.browser.viewers import VIEWERS, chromium, open_viewers
+
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-FLAGS = (
-    *("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run"),
-    *("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 PICTURE = (0, 60, 940, 740)
 """Where the page shows the render: left of the controls, below the banner."""
+BUSY = 240
+"""Seconds after which something is taken not to happen, on a busy machine, too."""
 
 
 @pytest.fixture
 def training(tiny_scene: Path, tmp_path: Path) -> Iterator[int]:
-    """A training that goes on until the test ends; the port of its viewer."""
+    """A training that goes on until it is stopped or the test ends; the port of its viewer."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -46,7 +47,7 @@ def training(tiny_scene: Path, tmp_path: Path) -> Iterator[int]:
     with (tmp_path / "log.txt").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + BUSY
             while process.poll() is None and time.monotonic() < deadline:
                 with socket.socket() as client:
                     if client.connect_ex(("127.0.0.1", port)) == 0:
@@ -61,14 +62,12 @@ def training(tiny_scene: Path, tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def page(training: int) -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.goto(f"http://127.0.0.1:{training}", wait_until="domcontentloaded")
-        page.get_by_text("Pause Training").wait_for(timeout=60_000)
+        page.get_by_text("Pause Training").wait_for(timeout=BUSY * 1000)
         yield page
-        browser.close()
 
 
 def shot(page: Any) -> np.ndarray[Any, Any]:
@@ -83,7 +82,7 @@ def step(page: Any) -> int:
     return int(found[1])
 
 
-def wait_until(condition: Any, seconds: float = 60) -> bool:
+def wait_until(condition: Any, seconds: float = BUSY) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -95,7 +94,7 @@ def test_scene_outputs_and_pause(page: Any) -> None:
     before = step(page)
     assert wait_until(lambda: step(page) > before), "the page follows the training"
     page.get_by_text("Pause Training").click()
-    page.get_by_text("Resume Training").wait_for(timeout=30_000)
+    page.get_by_text("Resume Training").wait_for(timeout=BUSY * 1000)
     time.sleep(3)
     paused, colours = step(page), shot(page)
     time.sleep(3)
@@ -105,3 +104,65 @@ def test_scene_outputs_and_pause(page: Any) -> None:
     assert wait_until(lambda: np.abs(shot(page) - colours).mean() > 5), "depth looks different from colours"
     page.get_by_text("Resume Training").click()
     assert wait_until(lambda: step(page) > paused), "training goes on"
+
+
+def number(page: Any, pattern: str) -> int:
+    """The number that the page shows in a text; 0 if the text is not there."""
+    found = re.search(pattern, page.inner_text("body"))
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def slide(page: Any, label: str, share: float) -> None:
+    """Click into a slider, at this share of its width."""
+    slider = page.locator(f"[id='{page.get_by_text(label, exact=True).get_attribute('for')}']")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+
+
+def test_stopped_cleaned_downloaded_and_opened_in_spark(page: Any, tmp_path: Path) -> None:
+    page.get_by_text("Measure PSNR").click()
+    page.get_by_text(re.compile(r"Held-out PSNR: \d+\.\d+ dB of \d+ image")).wait_for(timeout=BUSY * 1000)
+    page.get_by_text("Save now").click()
+    page.get_by_text("Saved", exact=True).wait_for(timeout=BUSY * 1000)
+    saved = set(tmp_path.rglob("*.ckpt"))
+    assert len(saved) == 1
+    page.get_by_text("Stop and save").click()
+    page.get_by_text("The training ends after this step, and is saved.").wait_for(timeout=BUSY * 1000)
+    assert wait_until(lambda: set(tmp_path.rglob("*.ckpt")) > saved), "the last step is saved"
+    last = max(tmp_path.rglob("*.ckpt"))
+    time.sleep(2)
+    stopped = step(page)
+    time.sleep(2)
+    assert step(page) == stopped, "nothing trains any more"
+
+    total = number(page, r"Gaussians: ([\d,]+)")
+    page.get_by_text("Preview clean", exact=True).click()
+    pattern = r"([\d,]+) of [\d,]+ Gaussians are hidden"
+    assert wait_until(lambda: "are hidden" in page.inner_text("body"))
+    few = number(page, pattern)
+    slide(page, "Clean: share (%)", 0.95)
+    assert wait_until(lambda: number(page, pattern) > few), "a larger share hides more"
+    hidden = number(page, pattern)
+    assert hidden < total
+    with page.expect_download(timeout=BUSY * 1000) as download:
+        page.get_by_text("Download", exact=True).click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    page.screenshot(path=tmp_path / "panel.png")
+    assert path.suffix == ".spz"
+    assert len(formats.read(path)) == total - hidden
+    means = read_checkpoint(last)["pipeline"]["_model.gauss_params.means"]
+    assert len(means) == total, "the preview has removed nothing from the run"
+
+    view = View.look_at(eye=(0.3, -1.2, 0.8), target=tuple(means.mean(0).tolist()), fov=60, width=320, height=240)
+    try:
+        with open_viewers(page.context.browser) as viewers:
+            shown = viewers.open("spark", path, view, VIEWERS["spark"]["spz"])
+    except MissingPackages as error:
+        pytest.skip(str(error))
+    Image.fromarray((shown.image * 255).astype(np.uint8)).save(tmp_path / "spark.png")
+    ours = render(path, view).numpy()
+    assert shown.num == total - hidden
+    assert ours.std() > 0.05
+    assert -10 * np.log10(np.mean((shown.image - ours) ** 2)) > 36

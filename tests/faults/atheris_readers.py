@@ -10,23 +10,23 @@ An input that crashes, hangs, takes too much memory or is read wrongly is kept a
 from __future__ import annotations
 
 import importlib.util
-import io
 import pickletools
 import random
 import re
 import subprocess
 import sys
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tests.faults.archives import archive_of, entries_of
 
 Target = tuple[Callable[[bytes], None], Callable[[bytes, int, int], bytes] | None, list[bytes]]
 """What is done with an input, what changes inputs (atheris' own way if None), and whole inputs to begin with."""
 
-FLAGS = ("-timeout=20", "-rss_limit_mb=4000", "-max_len=8192", "-len_control=0", "-print_final_stats=1")
+FLAGS = ("-timeout=20", "-rss_limit_mb=4000", "-max_len=32768", "-len_control=0", "-print_final_stats=1")
 
 
 def edited(items: list[Any], new: Callable[[], Any], chance: random.Random) -> list[Any]:
@@ -156,22 +156,6 @@ def checkpoint_target(folder: Path) -> Target:
     return check, mutate, seeds
 
 
-def entries_of(archive: bytes) -> list[tuple[str, bytes]]:
-    """Names and contents of a zip archive's entries."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as file:
-        return [(entry.filename, file.read(entry)) for entry in file.infolist()]
-
-
-def archive_of(entries: list[tuple[str, bytes]]) -> bytes:
-    """An archive as torch.save writes it, with checksums that are right."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        warnings.simplefilter("ignore")  # of names that are there twice
-        for name, content in entries:
-            file.writestr(name, content)
-    return buffer.getvalue()
-
-
 def pickle_of(archive: bytes) -> bytes:
     """The pickle in a checkpoint."""
     return next(content for name, content in entries_of(archive) if name.endswith("data.pkl"))
@@ -205,10 +189,18 @@ def options_target(_: Path) -> Target:
     return check, None, [random.Random(i).randbytes(100) for i in range(20)]
 
 
+def format_target(name: str, folder: Path) -> Target:
+    """Files of another format; see `atheris_formats`, which may be imported only when the readers are instrumented."""
+    from tests.faults.atheris_formats import target_of
+
+    return target_of(name, folder)
+
+
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "ply": ply_target,
     "checkpoint": checkpoint_target,
     "options": options_target,
+    **{name: partial(format_target, name) for name in ("compressed.ply", "glb", "sog", "splat", "spz")},
 }
 
 
@@ -221,7 +213,10 @@ def fuzz(name: str, arguments: list[str]) -> None:
     with atheris.instrument_imports(
         include=["splatkit_ns.splat", "splatkit_ns.formats", "splatkit_ns.plugin.options.check"]
     ):
+        from splatkit_ns.formats import all_formats
         from tests.faults import runs  # noqa: F401  # imports all of it
+
+        all_formats()
     with tempfile.TemporaryDirectory() as folder:
         check, mutate, seeds = TARGETS[name](Path(folder))
         corpus = Path(folder) / "corpus"
