@@ -77,12 +77,15 @@ def open_with_readers(args: argparse.Namespace) -> None:
     scene = formats.read(args.scene) if args.scene else ball()
     view = turntable(SplatModel.from_gaussians(scene), num=8, width=480, height=360)[1]
 
+    def first_line(error: Exception, path: Path) -> str:
+        return str(error).splitlines()[0].replace(str(path), path.name)[:200]
+
     def seen(viewers: Viewers, viewer: str, path: Path, name: str) -> dict[str, Any]:
         axes = VIEWERS[viewer].get(name, SAME)
         try:
             found = viewers.open(viewer, path, view, axes)
         except ViewerError as error:
-            return {"refused": str(error)[:200]}
+            return {"refused": first_line(error, path)}
         ours = render(path, view).numpy()
         if args.folder:
             pair = np.concatenate([ours, found.image], axis=1)
@@ -97,7 +100,7 @@ def open_with_readers(args: argparse.Namespace) -> None:
         try:
             found = READERS[reader].read(path, path.parent)
         except ReaderError as error:
-            return {"refused": str(error)[:200]}
+            return {"refused": first_line(error, path)}
         ours = formats.read(path)
         if len(found) != len(ours):
             return {"gaussians": len(found)}

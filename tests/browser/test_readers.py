@@ -1,7 +1,7 @@
 """Files of every format, opened by programs of others: viewers in Chromium, a command, and libraries.
 
-Needs npm, Chromium and the packages playwright, gaussforge, gsply and imagecodecs, for which no test fails if they are
-missing: `python -m pytest -m browser`. SPLATKIT_NPM_FOLDER keeps the packages from npm elsewhere than in /tmp.
+Needs npm, Chromium and the packages playwright, gaussforge, gsply, imagecodecs, isal and zstandard; no test fails if
+one of them is missing: `python -m pytest -m browser`. SPLATKIT_NPM_FOLDER names another folder than /tmp for npm's.
 """
 
 from __future__ import annotations

@@ -61,13 +61,21 @@ def training(tiny_scene: Path, tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def page(training: int) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
     pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    with chromium() as browser:
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.goto(f"http://127.0.0.1:{training}", wait_until="domcontentloaded")
-        page.get_by_text("Pause Training").wait_for(timeout=BUSY * 1000)
-        yield page
+    try:
+        with chromium() as running:
+            yield running
+    except MissingPackages as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def page(browser: Any, training: int) -> Any:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(f"http://127.0.0.1:{training}", wait_until="domcontentloaded")
+    page.get_by_text("Pause Training").wait_for(timeout=BUSY * 1000)
+    return page
 
 
 def shot(page: Any) -> np.ndarray[Any, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from splatkit_ns.cameras import View
-from tests.browser.npm import node_modules
+from tests.browser.npm import MissingPackages, node_modules
 
 PAGES = Path(__file__).parent / "pages"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
@@ -109,7 +109,7 @@ def open_viewers(browser: Any = None) -> Iterator[Viewers]:
         browser: of playwright; None starts one.
 
     Raises:
-        MissingPackages: see `node_modules`.
+        MissingPackages: see `node_modules` and `chromium`.
     """
     files: dict[str, Path] = {}
     roots = {"npm": node_modules(), "pages": PAGES}
@@ -133,7 +133,13 @@ def open_viewers(browser: Any = None) -> Iterator[Viewers]:
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Headless Chromium, as playwright drives it, until the block ends."""
+    """Headless Chromium, as playwright drives it, until the block ends.
+
+    Raises:
+        MissingPackages: Chromium is not installed.
+    """
+    if shutil.which(CHROMIUM) is None:
+        raise MissingPackages("Chromium is not installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
