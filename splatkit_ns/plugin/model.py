@@ -33,11 +33,9 @@ from splatkit_ns.plugin.step.part_parameters import PartParameters
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
-from splatkit_ns.ranges import Opacity, Positive, at_most, one_of
+from splatkit_ns.ranges import NonNegative, Opacity, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
-
-logger = logging.getLogger("splatkit_ns")
 
 
 @dataclass
@@ -81,17 +79,11 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """Correction of the training cameras' poses."""
     lpips: bool = True
     """Report LPIPS in evaluation. Its weights are loaded at first use; without them it is left out."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if state.get("num_downscales"):
-            logger.warning(
-                "This config has num_downscales = %s, which is a module's setting now and not used here. To resume as "
-                "before: --modules.resolution.max-downscale %d --modules.resolution.halve-every %s",
-                state["num_downscales"],
-                2 ** state["num_downscales"],
-                state.get("resolution_schedule", 3000),
-            )
+    num_downscales: Annotated[int, NonNegative] = 0
+    """As in splatfacto: sides of training images are divided by 2 to this power at first, and doubled again every
+    resolution-schedule steps. Short for --modules.resolution.max-downscale and halve-every."""
+    resolution_schedule: Annotated[int, Positive] = 3000
+    """The number of steps between doublings; see num-downscales."""
 
 
 class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, SplatfactoModel):
@@ -113,7 +105,7 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         )
         ranks = Ranks.current()
         self.context = StepContext(
-            logger=logger,
+            logger=logging.getLogger("splatkit_ns"),
             max_steps=0,
             training_state=self.training_state,
             world_rank=ranks.rank,

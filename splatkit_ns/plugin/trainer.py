@@ -33,7 +33,7 @@ from splatkit_ns.plugin.run.held import Opaque
 from splatkit_ns.plugin.run.held_out import HeldOutImages
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
-from splatkit_ns.plugin.run.modules import draws_progress, gpu_kernels, run_modules
+from splatkit_ns.plugin.run.modules import draws_progress, load_kernels, run_modules
 from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
 from splatkit_ns.plugin.run.resuming import run_checkpoint, say_if_nothing_to_train, say_why_stopped
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
@@ -50,7 +50,6 @@ from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores
 from splatkit_ns.plugin.viewer.thumbnails import show_photographs
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.rng import seed_everything
-from splatkit_ns.triton_kernels import load_ahead
 
 Vis = Literal[
     "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy",
@@ -138,7 +137,7 @@ class SplatkitTrainer(Trainer):
         `setup`."""
         self.run_hooks = RunHooks(config, self.modules, self.base_dir)
         self._stop_request = StopRequest()
-        load_ahead(gpu_kernels(config, self.modules), self.device)
+        load_kernels(config, self.modules, self.device)
 
     # ------------------------------------------------------------------ set-up
 

@@ -18,7 +18,7 @@ numbers = st.floats() | st.integers(-(10**20), 10**20) | st.sampled_from([0, -0.
 PLACES = {
     "": ("max_num_iterations", "steps_per_save"),
     "pipeline.model": ("sh_degree", "sh_degree_interval", "num_random",
-                       "random_scale", "init_opacity", "init_scale"),
+                       "random_scale", "init_opacity", "init_scale", "num_downscales", "resolution_schedule"),
     "pipeline.model.densification": ("refine_every", "reset_every", "refine_start_iter", "refine_stop_iter",
                                      "prune_opa", "max_gaussians", "noise_lr", "min_opacity", "growth"),
     "pipeline.model.renderer": ("near_plane", "far_plane", "eps2d", "radius_clip"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from itertools import pairwise
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from splatkit_ns.errors import ModuleError
+from splatkit_ns import methods
+from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.modules.resolution import amplitude_shares, last_steps
+from splatkit_ns.plugin.options.check import check_options
+from splatkit_ns.plugin.run.modules import run_modules
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
 
 
@@ -117,6 +121,16 @@ def test_on_a_fixed_schedule_the_divisor_is_halved_every_so_many_steps() -> None
     schedule = SplatResolutionSchedule(max_downscale=4, halve_every=3)
     schedule.on_setup(logging.getLogger(), None, 100)
     assert [schedule.downscale(step) for step in range(1, 12)] == [4, 4, 4, 2, 2, 2, 1, 1, 1, 1, 1]
+
+
+def test_the_models_options_name_the_same_schedule_as_in_splatfacto(tmp_path: Path) -> None:
+    config: Any = copy.deepcopy(methods.splatkit_3dgs.config)
+    config.pipeline.model.num_downscales, config.pipeline.model.resolution_schedule = 2, 3
+    (schedule,) = (part for part in run_modules(config, tmp_path) if isinstance(part, SplatResolutionSchedule))
+    assert (schedule.max_downscale, schedule.halve_every) == (4, 3)
+    config.modules.resolution.max_downscale = 2
+    with pytest.raises(OptionsError, match=r"num-downscales is 2 and .*max-downscale is 2, expected only one"):
+        check_options(config)
 
 
 @pytest.mark.parametrize("settings", [{"max_downscale": 0}, {"full_from": 0.0}, {"full_from": 1.1}])

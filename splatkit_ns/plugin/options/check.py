@@ -81,6 +81,7 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
     problems += _mask_problems(config, shown)
+    problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
         path = getattr(config, name)
@@ -101,6 +102,15 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
         name, device = shown("pipeline.model.renderer.packed"), shown("machine.device_type")
         problems.append(f"{name} is True, expected False with {device} cpu")
     return problems
+
+
+def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problem of two schedules of the images' size."""
+    model, schedule = config.pipeline.model, config.modules.resolution
+    if getattr(model, "num_downscales", 0) == 0 or schedule.is_idle:
+        return []
+    one, other = shown("pipeline.model.num_downscales"), shown("modules.resolution.max_downscale")
+    return [f"{one} is {model.num_downscales} and {other} is {schedule.max_downscale}, expected only one of them"]
 
 
 def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:

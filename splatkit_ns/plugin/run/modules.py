@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
@@ -15,6 +19,7 @@ from splatkit_ns.importing import import_object, why_not_called
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.progress import SplatProgressTracker
+from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.checks import check_instance, check_method, check_modules, check_settings
 from splatkit_ns.parts.copying import running_copy
@@ -22,7 +27,7 @@ from splatkit_ns.parts.dispatch import unique_names
 from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
-from splatkit_ns.triton_kernels import LazyKernel
+from splatkit_ns.triton_kernels import LazyKernel, load_ahead
 
 
 class ModulesConfig(Protocol):
@@ -47,8 +52,29 @@ def run_modules(config: ModulesConfig, folder: Path) -> list[SplatBaseModule[Any
     return [
         *(running_copy(module) for module in config.attached),
         *(import_module(path) for path in config.modules.own),
-        *config.modules.active(folder),
+        *_builtin_modules(config).active(folder),
     ]
+
+
+def _builtin_modules(config: ModulesConfig) -> BuiltinModules:
+    """Those of the config, with the resolution schedule that the model's options name as splatfacto does."""
+    model, modules = config.pipeline.model, config.modules
+    if getattr(model, "num_downscales", 0) == 0 or not modules.resolution.is_idle:
+        return modules
+    schedule = SplatResolutionSchedule(max_downscale=2**model.num_downscales, halve_every=model.resolution_schedule)
+    return replace(modules, resolution=schedule)
+
+
+def load_kernels(config: ModulesConfig, modules: Sequence[SplatBaseModule[Any]], device: str) -> None:
+    """Load the kernels of a run: on a GPU in the background, on the CPU at once.
+
+    There it must be done before the viewer starts: numba is left half imported if the viewer's thread and that of the
+    training import it at the same time.
+    """
+    if torch.device(device).type == "cpu":
+        importlib.import_module("splatkit_ns.rasterize.cpu.rasterization")
+    else:
+        load_ahead(gpu_kernels(config, modules), device)
 
 
 def gpu_kernels(config: ModulesConfig, modules: Sequence[SplatBaseModule[Any]]) -> list[LazyKernel[Any]]:

@@ -214,8 +214,8 @@ def test_masks_as_run_sees_them(scenes: dict[str, Path], tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_downscale": 4}, {"camera_res_scale_factor": 0.5}, {"k1": -0.2}],
-    ids=["smaller", "scaled", "lens"],
+    [{"max_downscale": 4}, {"num_downscales": 2}, {"camera_res_scale_factor": 0.5}, {"k1": -0.2}],
+    ids=["schedule", "smaller", "scaled", "lens"],
 )
 def test_hidden_colours_change_no_gaussian(tmp_path: Path, options: dict[str, Any]) -> None:
     found: list[Any] = []
@@ -230,7 +230,8 @@ def test_hidden_colours_change_no_gaussian(tmp_path: Path, options: dict[str, An
             in_json(lambda meta: meta.update(options))(data)
         config: Any = run_config(data, tmp_path / "out", steps=4)
         config.modules.resolution.max_downscale = options.get("max_downscale", 1)
-        config.modules.resolution.halve_every = 2
+        config.modules.resolution.halve_every = config.pipeline.model.resolution_schedule = 2
+        config.pipeline.model.num_downscales = options.get("num_downscales", 0)
         config.pipeline.datamanager.camera_res_scale_factor = options.get("camera_res_scale_factor", 1.0)
         config.pipeline.model.loss_fn.ssim_lambda = 0.0
         trainer = make_trainer(config)

@@ -1,7 +1,9 @@
-"""Which kernels a run loads ahead."""
+"""Which kernels a run loads ahead, and when."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -62,3 +64,35 @@ def test_those_of_its_modules_each_once() -> None:
     kernels = gpu_kernels(splatkit_3dgs_fast.config, [WithKernels(), WithKernels()])
     assert len(kernels) == len(set(kernels))
     assert set(kernels) == {OWN, own_kernels, sh_kernel, ssim_kernel, joint_kernel, noise_kernel}
+
+
+TWO_THREADS = """
+import importlib, threading
+
+from splatkit_ns.plugin.run import modules
+
+names = ("rasterize.cpu.rasterization", "rasterize.cpu.parallel", "image_metrics._ssim_cpu")
+errors = []
+
+def load(name):
+    try:
+        importlib.import_module("splatkit_ns." + name)
+    except Exception as error:
+        errors.append(repr(error))
+
+modules.load_kernels(None, [], "cpu")
+threads = [threading.Thread(target=load, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(errors)
+"""
+
+
+def test_on_the_cpu_before_threads_may_want_them() -> None:
+    """Training and viewer would import numba at the same time, which fails."""
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TWO_THREADS], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines()[-1] == "[]"
