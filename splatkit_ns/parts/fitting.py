@@ -20,7 +20,13 @@ T = TypeVar("T")
 
 
 class Fitting(ABC):
-    """The value of a setting in runs of a method's own length, which knows its value in shorter runs."""
+    """The value of a setting in runs of a method's own length, which knows its value in shorter runs.
+
+    It equals the plain number, but has another hash: tyro remembers what it knows of a default under it, type included.
+    """
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
 
     @abstractmethod
     def in_run(self, steps: int) -> int | float:
@@ -38,6 +44,7 @@ class FittingSteps(int, Fitting):
 
     share: float
     least: int
+    __hash__ = Fitting.__hash__
 
     def __new__(cls, number: int, share: float, least: int = 1) -> FittingSteps:
         self = super().__new__(cls, number)
@@ -60,6 +67,7 @@ class FittingValue(float, Fitting):
     """
 
     short: float
+    __hash__ = Fitting.__hash__
 
     def __new__(cls, value: float, short: float) -> FittingValue:
         self = super().__new__(cls, value)

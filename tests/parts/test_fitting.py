@@ -56,6 +56,7 @@ def test_what_was_given_stays_and_settings_are_copied() -> None:
 def test_they_are_numbers_and_survive_copies_but_not_files() -> None:
     every, size = Inner.every, Inner.size
     assert (every, str(every), every // 3, size, f"{size:.2f}") == (100, "100", 33, 0.1, "0.10")
+    assert hash(every) != hash(100)
     check(Inner())
     for copied in (deepcopy(Inner()), pickle.loads(pickle.dumps(Inner()))):
         assert fitted(copied, 300) == Inner(30, 100, 1.0)
