@@ -125,8 +125,7 @@ def _renders_outside_the_run(whole: Any) -> None:
     assert run.step == STEPS
     model = whole.pipeline.model
     black = torch.zeros(3)
-    settings: Any = {"renderer": model.renderer, "sh_degree": model.sh_degree_now(), "background": black}
-    expected = rendering.render(model.training_state, view, **settings)
+    expected = rendering.render(model.training_state, view, renderer=model.renderer, sh_degree=0, background=black)
     assert torch.equal(run.render(view), expected)
     with pytest.raises(ModuleError, match=r"SkyRenderer\.render reads 'picture', which trainables\(\) makes"):
         rendering.render(model.training_state, view, renderer=SkyRenderer())

@@ -47,7 +47,6 @@ class Recorder(SplatBaseModule):
 def run(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[SplatkitTrainer, Recorder, list[int]]:
     """A run of 60 steps, what its hooks saw, and at which steps (0-based) metrics were computed."""
     config = run_config(tiny_scene, tmp_path_factory.mktemp("run"), steps=60)
-    config.full_length = 0  # the seed points are the scene's own Gaussians: it needs no densification
     config.pipeline.model.background_color = "black"  # as the scene's own is
     trainer = make_trainer(config)
     recorder, computed = Recorder(), list[int]()
@@ -176,7 +175,7 @@ def test_gaussians_are_densified_within_their_cap(tiny_scene: Path, tmp_path: Pa
     for mcmc in (False, True):
         config = run_config(tiny_scene, tmp_path / str(mcmc), steps=25, mcmc=mcmc)
         densification: Any = config.pipeline.model.densification
-        densification.refine_start_iter, densification.refine_every, densification.refine_stop_iter = 2, 4, 25
+        densification.refine_start_iter, densification.refine_every = 2, 4
         densification.max_gaussians = 60
         if not mcmc:
             densification.grow_grad2d = 1e-7

@@ -133,7 +133,6 @@ def test_depth_pulls_gaussians_to_where_they_should_be(scene: Path, tmp_path: Pa
     errors: list[float] = []
     for weight in (0.0, 1.0):
         config = run_config(scene, tmp_path / str(weight), steps=60)
-        config.full_length = 0  # no densification, which would be at work for half of the steps
         config.pipeline.model.loss_fn = Splat3DGSLossFn(depth_lambda=weight)
         config.pipeline.model.random_init = True
         config.pipeline.model.num_random = 300

@@ -116,6 +116,7 @@ def test_a_users_method_is_made_for_its_own_length() -> None:
 
 def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_path: Path) -> None:
     config = run_config(tiny_scene, tmp_path, steps=4, method=methods.splatkit_3dgs)
+    config.full_length = 10_000
     config.save_config()
     stored = config.get_base_dir() / "config.yml"
     with CONSOLE.capture() as printed:
