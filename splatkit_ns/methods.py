@@ -18,6 +18,7 @@ from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import holdable
+from splatkit_ns.parts.fitting import FittingValue, relocation_every, relocation_stop, sh_interval
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run.held import opaque_part
 from splatkit_ns.plugin.run.modules import check_parts
@@ -90,7 +91,8 @@ def make_method(
 def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dict[str, Any]:
     """The start and the regularisers of 3DGS-MCMC, which needs superfluous Gaussians to become transparent."""
     loss_fn = Splat3DGSLossFn(mse_lambda=mse_lambda, opacity_reg=0.01, scale_reg=0.01)
-    return {"densification": densification, "loss_fn": loss_fn, "init_opacity": 0.5, "init_scale": 0.1}
+    start = {"init_opacity": FittingValue(0.5, short=0.1), "init_scale": FittingValue(0.1, short=1.0)}
+    return {"densification": densification, "loss_fn": loss_fn, **start}
 
 
 def _quick_mcmc(
@@ -112,8 +114,8 @@ def _quick_mcmc(
         pixels_per_gaussian=pixels_per_gaussian,
         noise_lr=1e6,
         growth=0.1,
-        refine_every=50,
-        refine_stop_iter=refine_stop_iter,
+        refine_every=relocation_every(50),
+        refine_stop_iter=relocation_stop(refine_stop_iter),
     )
     return {
         **_mcmc(densification, mse_lambda=4.0),
@@ -132,7 +134,7 @@ splatkit_3dgs = make_method(
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
     **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70, decay_from=0.8),
-    sh_degree_interval=500,
+    sh_degree_interval=sh_interval(500),
     max_num_iterations=4500,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
 )

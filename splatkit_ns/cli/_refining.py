@@ -100,7 +100,7 @@ def _config(run: LoadedRun, start: Path, steps: int, device: str) -> SplatkitTra
     config = deepcopy(run.config)
     config.output_dir, config.experiment_name, config.timestamp = start.parent, "refinement", "run"
     config.load_dir = config.load_checkpoint = config.load_config = config.load_step = None
-    config.max_num_iterations = steps
+    config.max_num_iterations, config.full_length = steps, 0
     config.steps_per_save = steps + 1
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     config.hooks = config.writers = ()

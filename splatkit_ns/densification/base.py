@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
-from splatkit_ns.parts.fitting import REFINE_START, REFINE_STOP, Fitting
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
@@ -37,38 +35,6 @@ class SplatDensification(SplatBaseModule[PayloadT]):
 
     def forget_gathered(self, ranks: Ranks) -> None:
         """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice."""
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """The steps of a run at which a strategy refines: every so many steps, after `start` and before `stop`."""
-
-    start: int
-    stop: int
-    every: int
-
-    @classmethod
-    def of(cls, strategy: Any, every: Fitting) -> Refinement:
-        """What the settings of a strategy mean in its run, whose length is its ``run_steps``.
-
-        Args:
-            strategy: a strategy with ``refine_start_iter``, ``refine_stop_iter`` and ``refine_every``.
-            every: the meaning of a ``refine_every`` that is None.
-
-        Raises:
-            ModuleError: a setting is None, and the length is not known.
-        """
-        fitting = {"refine_start_iter": REFINE_START, "refine_stop_iter": REFINE_STOP, "refine_every": every}
-        length, owner = getattr(strategy, "run_steps", None), strategy.module_name
-        return cls(*(rule.steps(getattr(strategy, name), length, f"{owner}.{name}") for name, rule in fitting.items()))
-
-    def say(self, strategy: Any, logger: Any) -> None:
-        """Log these steps, if a setting left them to the run."""
-        if None in (strategy.refine_start_iter, strategy.refine_stop_iter, strategy.refine_every):
-            logger.info(
-                "%s: in %d steps Gaussians are refined every %d steps, after step %d and before step %d.",
-                strategy.module_name, strategy.run_steps, self.every, self.start, self.stop,
-            )  # fmt: skip
 
 
 def request_absgrad(renderer: Any, owner: str) -> None:

@@ -71,14 +71,9 @@ class SplatBudgetDensification(SplatDefaultDensification):
     """Lower opacities to at most this at each refinement, as FastGS does with 0.8; 0 = never."""
 
     def on_setup(
-        self,
-        logger: Any,
-        renderer: Any,
-        training_state: SplatTrainingState,
-        data_provider: Any = None,
-        max_steps: int | None = None,
+        self, logger: Any, renderer: Any, training_state: SplatTrainingState, data_provider: Any = None
     ) -> None:
-        super().on_setup(logger, renderer, training_state, max_steps)
+        super().on_setup(logger, renderer, training_state)
         if not hasattr(self, "number_at_start"):
             self.number_at_start = len(training_state)
         self.limit = scene_limit(
@@ -118,9 +113,8 @@ class SplatBudgetDensification(SplatDefaultDensification):
         """Return the largest number of Gaussians after a refinement at this step."""
         if not self.budget:
             return self.limit
-        refinement = self.refinement
-        length = max(1, refinement.stop - refinement.start)
-        progress = min(1.0, max(0, step - refinement.start) / length)
+        length = max(1, self.refine_stop_iter - self.refine_start_iter)
+        progress = min(1.0, max(0, step - self.refine_start_iter) / length)
         return math.floor(self.number_at_start + (self.limit - self.number_at_start) * math.sqrt(progress))
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import Refinement, SplatDensification, limit_initial_number, request_absgrad
-from splatkit_ns.parts.fitting import GRADIENTS_EVERY
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
+from splatkit_ns.parts.fitting import gradients_every, gradients_stop, refine_start
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative, Positive, from_to
@@ -48,15 +48,15 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     """Gaussians with a radius above this fraction of the image are removed, until refine_scale2d_stop_iter."""
     refine_scale2d_stop_iter: Annotated[int, NonNegative] = 0
     """Last step at which sizes on the screen matter; 0 = never."""
-    refine_start_iter: Annotated[int | None, NonNegative] = 500
-    """Refinement starts after this step; None means a tenth of the steps, at most 500."""
-    refine_stop_iter: Annotated[int | None, NonNegative] = 15_000
-    """Refinement and opacity resets end before this step; None means five sixths of the steps."""
+    refine_start_iter: Annotated[int, NonNegative] = refine_start(500)
+    """Refinement starts after this step."""
+    refine_stop_iter: Annotated[int, NonNegative] = gradients_stop(15_000)
+    """Refinement and opacity resets end before this step."""
     reset_every: Annotated[int, NonNegative] = 3000
     """Opacities are reset to at most twice prune_opa every this many steps, unless training ends within a sixth of
     that; 0 = never."""
-    refine_every: Annotated[int | None, Positive] = 100
-    """Steps between refinements; None means a tenth of the steps, from 10 to 100."""
+    refine_every: Annotated[int, Positive] = gradients_every(100)
+    """Steps between refinements."""
     pause_refine_after_reset: Annotated[int, NonNegative] = 0
     """No refinement for this many steps after an opacity reset; the number of images is a good value."""
     absgrad: bool = False
@@ -66,11 +66,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     max_gaussians: Annotated[int, Positive] = 5_000_000
     """Largest number of Gaussians; if room is short, those with the highest gradients grow first."""
 
-    def on_setup(
-        self, logger: Any, renderer: Any, training_state: SplatTrainingState, max_steps: int | None = None
-    ) -> None:
-        self.run_steps = max_steps
-        self.refinement.say(self, logger)
+    def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
             request_absgrad(renderer, self.module_name)
         if not hasattr(self, "statistics"):
@@ -82,15 +78,6 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
             self.statistics = {
                 name: torch.zeros(len(training_state), device=training_state.device) for name in STATISTICS
             }
-
-    @property
-    def refinement(self) -> Refinement:
-        """The steps at which this run refines.
-
-        Raises:
-            ModuleError: a setting follows the number of steps, which `on_setup` did not get.
-        """
-        return Refinement.of(self, GRADIENTS_EVERY)
 
     def _statistics_fit(self, num: int) -> bool:
         values = [self.statistics.get(name) for name in STATISTICS]
@@ -118,7 +105,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         **others: Any,
     ) -> None:
         """Count gradients; refine and reset opacities at the steps for it."""
-        if step >= self.refinement.stop:
+        if step >= self.refine_stop_iter:
             return
         self._count(rend_out)
         if self._refines_at(step, images_per_step):
@@ -141,10 +128,9 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
                 self.statistics[name].zero_()
 
     def _refines_at(self, step: int, images_per_step: int = 1) -> bool:
-        refinement = self.refinement
         return (
-            step > refinement.start
-            and is_due(step, refinement.every, images_per_step)
+            step > self.refine_start_iter
+            and is_due(step, self.refine_every, images_per_step)
             and (self.reset_every == 0 or step % self.reset_every >= self.pause_refine_after_reset)
         )
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import Refinement, SplatDensification, limit_initial_number, scene_limit
-from splatkit_ns.parts.fitting import RELOCATION_EVERY
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, scene_limit
+from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative, Opacity, Positive
@@ -43,41 +43,24 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
     noise_lr: Annotated[float, NonNegative] = 5e5
     """Strength of the noise on the positions, times their learning rate."""
-    refine_start_iter: Annotated[int | None, NonNegative] = 500
-    """Relocation and growth start after this step; None means a tenth of the steps, at most 500."""
-    refine_stop_iter: Annotated[int | None, NonNegative] = 25_000
-    """Relocation and growth end before this step; the noise goes on. None means five sixths of the steps."""
-    refine_every: Annotated[int | None, Positive] = 100
-    """Steps between relocations; None means a twentieth of the steps, from 10 to 50."""
+    refine_start_iter: Annotated[int, NonNegative] = refine_start(500)
+    """Relocation and growth start after this step."""
+    refine_stop_iter: Annotated[int, NonNegative] = relocation_stop(25_000)
+    """Relocation and growth end before this step; the noise goes on."""
+    refine_every: Annotated[int, Positive] = relocation_every(100)
+    """Steps between relocations."""
     min_opacity: Annotated[float, Opacity] = 0.005
     """Gaussians with at most this opacity are dead, which means that they are relocated."""
     growth: Annotated[float, NonNegative] = 0.05
     """Share of new Gaussians at each refinement."""
 
-    def on_setup(
-        self,
-        logger: Any,
-        training_state: SplatTrainingState,
-        data_provider: Any = None,
-        max_steps: int | None = None,
-    ) -> None:
-        self.run_steps = max_steps
-        self.refinement.say(self, logger)
+    def on_setup(self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None) -> None:
         limit_initial_number(training_state, self.max_gaussians, logger, getattr(self, "cap_before", None))
         if not hasattr(self, "number_at_start"):
             self.number_at_start = len(training_state)
         self.limit = scene_limit(
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
         )
-
-    @property
-    def refinement(self) -> Refinement:
-        """The steps at which this run relocates and grows.
-
-        Raises:
-            ModuleError: a setting follows the number of steps, which `on_setup` did not get.
-        """
-        return Refinement.of(self, RELOCATION_EVERY)
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -95,8 +78,8 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     @torch.no_grad()
     def densify(self, step: int, training_state: SplatTrainingState, images_per_step: int = 1, **others: Any) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
-        refinement = self.refinement
-        if refinement.start < step < refinement.stop and is_due(step, refinement.every, images_per_step):
+        refines = self.refine_start_iter < step < self.refine_stop_iter
+        if refines and is_due(step, self.refine_every, images_per_step):
             self._relocate(training_state)
             self._grow(training_state)
         learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])

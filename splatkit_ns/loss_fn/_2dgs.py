@@ -12,7 +12,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn.geometry import interior, masked_mean, normal_error, normal_error_kernel
 from splatkit_ns.loss_fn.supervised import SupervisedLossFn
-from splatkit_ns.parts.fitting import DISTORTION_START, NORMALS_START
+from splatkit_ns.parts.fitting import distortion_start, normals_start
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.ranges import NonNegative
 from splatkit_ns.splat import SplatTrainingState
@@ -30,20 +30,19 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
 
     normal_consistency_lambda: Annotated[float, NonNegative] = 0.05
     """Weight of 1 - cos of the angle between the discs' normals and those of the depth image (the paper's beta)."""
-    normal_consistency_start_iter: Annotated[int | None, NonNegative] = 7000
-    """The term of normals is used after this step; None means 7/30 of the steps, at most 7000."""
+    normal_consistency_start_iter: Annotated[int, NonNegative] = normals_start(7000)
+    """The term of normals is used after this step."""
     distortion_lambda: Annotated[float, NonNegative] = 0.01
     """Weight of the distortion, which pulls the discs that a ray meets together, relative to the scene's scale. The
     paper weighs it ten times as much for single objects as for unbounded scenes."""
-    distortion_start_iter: Annotated[int | None, NonNegative] = 3000
-    """The term of distortion is used after this step; None means a tenth of the steps, at most 3000."""
+    distortion_start_iter: Annotated[int, NonNegative] = distortion_start(3000)
+    """The term of distortion is used after this step."""
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
         return (*super().gpu_kernels, normal_error_kernel)
 
-    def on_setup(self, renderer: Any, max_steps: int | None = None) -> None:
-        self.run_steps = max_steps
+    def on_setup(self, renderer: Any) -> None:
         if self.distortion_lambda > 0 and not getattr(renderer, "distloss", True):
             raise ModuleError(
                 f"{self.module_name}.distortion_lambda is {self.distortion_lambda}, but {type(renderer).__name__} "
@@ -54,19 +53,10 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
         return self._wants_distortion(step) or self._wants_consistency(step) or super().wants_depth(step)
 
     def _wants_distortion(self, step: int) -> bool:
-        if self.distortion_lambda == 0:
-            return False
-        return step > DISTORTION_START.steps(self.distortion_start_iter, *self._fitted("distortion_start_iter"))
+        return self.distortion_lambda > 0 and step > self.distortion_start_iter
 
     def _wants_consistency(self, step: int) -> bool:
-        if self.normal_consistency_lambda == 0:
-            return False
-        name = "normal_consistency_start_iter"
-        return step > NORMALS_START.steps(self.normal_consistency_start_iter, *self._fitted(name))
-
-    def _fitted(self, name: str) -> tuple[int | None, str]:
-        """The length of the run and the full name of a setting that may follow it."""
-        return getattr(self, "run_steps", None), f"{self.module_name}.{name}"
+        return self.normal_consistency_lambda > 0 and step > self.normal_consistency_start_iter
 
     def compute_loss(
         self,

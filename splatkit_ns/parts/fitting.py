@@ -1,89 +1,135 @@
-"""Settings that count steps and fit the length of a run: what they are if they are None.
+"""Settings that fit the length of a run: the shares of the steps that settings in steps take in short runs.
 
-A schedule in fixed numbers of steps is made for one length. In a much shorter run densification would begin after half
-of the steps or never, and nothing would come to rest. A setting that is None is a share of the run's steps instead,
-within limits: Gaussians need some steps between two refinements however short the run is, and 3DGS's numbers are
-enough however long it is. All shares and limits are in this file. A setting that is a number stays what it is.
+A method's numbers of steps are made for runs of its own length. In a much shorter run densification would begin after
+half of the steps or never, and nothing would come to rest. So the numbers that a method has chosen know what they are
+in shorter runs; `fitted` puts that into their place. A plain number is one that somebody has chosen for the run: it
+stays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+import dataclasses
+from abc import ABC, abstractmethod
+from copy import copy
+from functools import partial
+from typing import Any, TypeVar
 
-from splatkit_ns.errors import ModuleError
+import yaml
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """A share of the steps of a run, within limits.
+class Fitting(ABC):
+    """The value of a setting in runs of a method's own length, which knows its value in shorter runs.
+
+    It equals the plain number, but has another hash: tyro remembers what it knows of a default under it, type included.
+    """
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    @abstractmethod
+    def in_run(self, steps: int) -> int | float:
+        """The value in a shorter run of so many steps."""
+
+
+class FittingSteps(int, Fitting):
+    """A number of steps; a shorter run takes a share of its steps instead, if that is less.
 
     Args:
-        share: of the steps, in (0, 1].
-        least: the least number of steps.
-        most: the largest number of steps; None for no limit.
+        number: in runs of the method's own length.
+        share: of the steps of a shorter run.
+        least: the least number of steps in a shorter run.
     """
 
     share: float
-    least: int = 1
-    most: int | None = None
+    least: int
+    __hash__ = Fitting.__hash__
 
-    def steps(self, setting: int | None, max_steps: int | None, name: str) -> int:
-        """The number of steps that a setting means in a run.
+    def __new__(cls, number: int, share: float, least: int = 1) -> FittingSteps:
+        self = super().__new__(cls, number)
+        self.share, self.least = share, least
+        return self
 
-        Args:
-            setting: the setting.
-            max_steps: the number of steps of the run; None or 0 if it is not known.
-            name: of the setting, for the message.
+    def __getnewargs__(self) -> tuple[int, float, int]:  # type: ignore[override]
+        return int(self), self.share, self.least
 
-        Raises:
-            ModuleError: the setting is None, and the number of steps is not known.
-        """
-        if setting is not None:
-            return setting
-        if not max_steps:
-            raise ModuleError(f"{name} is None, which follows the steps of the run, but their number is not known.")
-        fitting = max(self.least, round(self.share * max_steps))
-        return fitting if self.most is None else min(self.most, fitting)
+    def in_run(self, steps: int) -> int:
+        return min(int(self), max(self.least, round(self.share * steps)))
 
 
-REFINE_START = Fitting(1 / 10, most=500)
-"""Densification begins after a tenth of the steps, at the latest after 500."""
-REFINE_STOP = Fitting(5 / 6)
-"""It ends with a sixth of the steps left."""
-GRADIENTS_EVERY = Fitting(1 / 10, least=10, most=100)
-"""The steps over which adaptive density control sums up gradients."""
-RELOCATION_EVERY = Fitting(1 / 20, least=10, most=50)
-"""The steps between two relocations of MCMC."""
-SH_DEGREE_INTERVAL = Fitting(1 / 10, most=1000)
-"""The steps after which one more degree of the spherical harmonics is used."""
-DISTORTION_START = Fitting(1 / 10, most=3000)
-"""2DGS's term of distortion is used from a tenth of the steps on."""
-NORMALS_START = Fitting(7 / 30, most=7000)
-"""2DGS's consistency of normals is used from then on."""
-
-
-class SHSettings(Protocol):
-    """The settings of spherical harmonics; see the model's config."""
-
-    sh_degree: int
-    sh_degree_interval: int | None
-    init_ply: Path | None
-
-
-def sh_degree_at(step: int, settings: SHSettings, max_steps: int) -> int:
-    """The degree up to which spherical harmonics are evaluated.
-
-    Gaussians of a file were trained before: all their degrees are used from the start. So they are in an opened run
-    whose interval follows the number of steps, which is not known then: coefficients that were not trained are 0.
+class FittingValue(float, Fitting):
+    """A value of runs of the method's own length; shorter ones have another one.
 
     Args:
-        step: the number of steps before this one.
-        settings: those of the model.
-        max_steps: the number of steps of the run; 0 if it is not known.
+        value: in runs of the method's own length.
+        short: in shorter ones.
     """
-    interval = settings.sh_degree_interval
-    if settings.init_ply is not None or (interval is None and max_steps == 0):
-        return settings.sh_degree
-    return min(step // SH_DEGREE_INTERVAL.steps(interval, max_steps, "sh_degree_interval"), settings.sh_degree)
+
+    short: float
+    __hash__ = Fitting.__hash__
+
+    def __new__(cls, value: float, short: float) -> FittingValue:
+        self = super().__new__(cls, value)
+        self.short = short
+        return self
+
+    def __getnewargs__(self) -> tuple[float, float]:  # type: ignore[override]
+        return float(self), self.short
+
+    def in_run(self, steps: int) -> float:
+        return self.short
+
+
+yaml.add_representer(FittingSteps, lambda dumper, number: dumper.represent_int(int(number)))
+yaml.add_representer(FittingValue, lambda dumper, value: dumper.represent_float(float(value)))
+
+refine_start = partial(FittingSteps, share=1 / 10)
+"""Densification begins after a tenth of the steps."""
+gradients_stop = partial(FittingSteps, share=1 / 2)
+"""Adaptive density control ends after half of the steps."""
+relocation_stop = partial(FittingSteps, share=5 / 6)
+"""MCMC ends with a sixth of the steps left."""
+gradients_every = partial(FittingSteps, share=1 / 10, least=10)
+"""Adaptive density control sums up gradients over a tenth of the steps, or 10."""
+relocation_every = partial(FittingSteps, share=1 / 20, least=10)
+"""MCMC relocates after each twentieth of the steps, or 10."""
+sh_interval = partial(FittingSteps, share=1 / 4)
+"""One more degree of the spherical harmonics is used after each quarter of the steps."""
+distortion_start = partial(FittingSteps, share=1 / 10)
+"""2DGS's term of distortion is used from a tenth of the steps on."""
+normals_start = partial(FittingSteps, share=7 / 30)
+"""2DGS's consistency of normals is used from then on."""
+poses_warmup = partial(FittingSteps, share=1 / 10)
+"""The learning rate of poses rises for a tenth of the steps."""
+
+
+def fitted(settings: T, steps: int, owners: tuple[int, ...] = ()) -> T:
+    """Settings with the values that fit a run shorter than the method's own length.
+
+    Args:
+        settings: a dataclass or dict, in which others may be; it stays as it is.
+        steps: the number of steps of the run.
+        owners: the ids of those that these settings are in.
+
+    Returns:
+        Copies of what has changed, and the rest itself.
+    """
+    if isinstance(settings, Fitting):
+        return settings.in_run(steps)  # type: ignore[return-value]
+    if id(settings) in owners:
+        return settings
+    owners = (*owners, id(settings))
+    if isinstance(settings, dict):
+        entries: dict[Any, Any] = {name: fitted(entry, steps, owners) for name, entry in settings.items()}
+        return settings if all(entries[name] is entry for name, entry in settings.items()) else entries  # type: ignore
+    if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+        return settings
+    made = settings
+    for field in dataclasses.fields(settings):
+        entry = vars(settings).get(field.name)
+        value = fitted(entry, steps, owners)
+        if value is not entry:
+            made = copy(settings) if made is settings else made
+            vars(made)[field.name] = value
+    return made

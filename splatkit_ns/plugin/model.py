@@ -20,7 +20,7 @@ from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.parts.fitting import sh_degree_at
+from splatkit_ns.parts.fitting import sh_interval
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
@@ -53,8 +53,8 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """The strategy that adds and removes Gaussians."""
     sh_degree: Annotated[int, one_of(0, 1, 2, 3)] = 3
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3."""
-    sh_degree_interval: Annotated[int | None, Positive] = 1000
-    """The number of steps after which one more degree is used; None means a tenth of the steps, at most 1000."""
+    sh_degree_interval: Annotated[int, Positive] = sh_interval(1000)
+    """The number of steps after which one more degree is used."""
     background_color: BackgroundColor = "auto"
     """Colour behind the Gaussians. random changes every step, which keeps surfaces opaque; auto is the colour onto
     which the data set lays its images, random for images with an alpha channel, and black otherwise."""
@@ -221,7 +221,9 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
 
     def sh_degree_now(self) -> int:
         """The degree up to which this step evaluates spherical harmonics."""
-        return sh_degree_at(self.step, self.config, self.context.max_steps)
+        if self.config.init_ply is not None:  # these Gaussians were trained before: all degrees are used from the start
+            return self.config.sh_degree
+        return min(self.step // self.config.sh_degree_interval, self.config.sh_degree)
 
     def set_background(self, background_color: Tensor) -> None:
         """Take the viewer's background colour (3,), shown behind models trained on random backgrounds."""

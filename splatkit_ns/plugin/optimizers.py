@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.parts.trainables import Schedule
 from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
+from splatkit_ns.plugin.options.length import is_short
 from splatkit_ns.plugin.run.batch_scale import scale_configs, scale_moments
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
@@ -74,9 +75,6 @@ class ExponentialDecayConfig(SchedulerConfig):
     """Learning rate at max_steps."""
     max_steps: Annotated[int | None, Positive] = None
     """Step at which lr_final is reached; None means the run's last."""
-    least_steps: Annotated[int, NonNegative] = 0
-    """With max_steps None: lr_final is reached after this many steps at the earliest. A shorter run ends on the way
-    there, at a higher rate, because its Gaussians still have far to go."""
     warmup_steps: Annotated[int, NonNegative] = 0
     """The rate first rises from 0, along a quarter of a sine, for this many steps."""
 
@@ -168,8 +166,7 @@ def changed_optimizers(configs: Mapping[str, Any], options: GroupOptions) -> dic
         optimizer.max_norm = options.max_norms.get(name, optimizer.max_norm)
         final, warmup = options.final_learning_rates.get(name), options.warmup_steps.get(name)
         if isinstance(schedule, ExponentialDecayConfig):
-            if final is not None:
-                schedule.lr_final, schedule.least_steps = final, 0
+            schedule.lr_final = schedule.lr_final if final is None else final
             schedule.warmup_steps = schedule.warmup_steps if warmup is None else warmup
         elif final is not None or schedule is None:
             entry["scheduler"] = _decay(optimizer.lr, final, warmup or 0)
@@ -196,7 +193,15 @@ def optimizers_of_run(
     """
     check_groups(config, list(groups))
     known = changed_optimizers({**part_optimizers(schedules), **config.optimizers}, config)
+    if is_short(config) and "means" not in config.final_learning_rates:  # a final rate that was asked for is reached
+        _fall_slowly(known["means"]["scheduler"], config.full_length)
     return make_optimizers(run_optimizers(known, list(groups), config.max_num_iterations, scales), groups, images)
+
+
+def _fall_slowly(schedule: Any, steps: int) -> None:
+    """Let the rate of positions fall as in a run of so many steps: in a short one, Gaussians still have far to go."""
+    if isinstance(schedule, ExponentialDecayConfig) and schedule.max_steps is None:
+        schedule.max_steps = steps
 
 
 def make_optimizers(configs: dict[str, Any], groups: dict[str, Any], images: int = 1) -> Optimizers:
@@ -237,6 +242,6 @@ def run_optimizers(
         if isinstance(scheduler, ExponentialDecayConfig):
             scheduler.lr_final = float(scheduler.lr_final) * factor
         if isinstance(scheduler, ExponentialDecayConfig | LateDecayConfig) and scheduler.max_steps is None:
-            scheduler.max_steps = max(max_steps, getattr(scheduler, "least_steps", 0))
+            scheduler.max_steps = max_steps
         result[name] = entry
     return result

@@ -9,6 +9,7 @@ import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from splatkit_ns.parts.fitting import poses_warmup
 from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, LateDecayConfig
@@ -35,7 +36,7 @@ def gaussian_optimizers(
     optimizers["means"]["scheduler"] = ExponentialDecayConfig(lr_final=rates["means"] / 100)
     optimizers["camera_opt"] = {
         "optimizer": FusedAdamConfig(lr=1e-4),
-        "scheduler": ExponentialDecayConfig(lr_final=5e-7, warmup_steps=1000),
+        "scheduler": ExponentialDecayConfig(lr_final=5e-7, warmup_steps=poses_warmup(1000)),
     }
     return optimizers
 
@@ -69,4 +70,5 @@ def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any
         "viewer": ViewerConfig(num_rays_per_chunk=1 << 15),
         "vis": "viewer",
     }
-    return SplatkitTrainerConfig(method_name=method_name, **{**chosen, **settings})
+    chosen |= settings
+    return SplatkitTrainerConfig(method_name=method_name, **{"full_length": chosen["max_num_iterations"], **chosen})

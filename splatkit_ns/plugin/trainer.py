@@ -22,7 +22,8 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.groups import GroupOptions
-from splatkit_ns.plugin.options.starting import check_run, save_run_config
+from splatkit_ns.plugin.options.length import RunLength
+from splatkit_ns.plugin.options.starting import check_run, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
 from splatkit_ns.plugin.reporting.writers import explained_logins
@@ -35,7 +36,7 @@ from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, load_kernels, run_modules
 from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
-from splatkit_ns.plugin.run.resuming import run_checkpoint, say_if_nothing_to_train, say_why_stopped
+from splatkit_ns.plugin.run.resuming import run_checkpoint, say_why_stopped
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.saving import Saver
 from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
@@ -58,7 +59,7 @@ Vis = Literal[
 
 
 @dataclass
-class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, TrainerConfig):
+class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, RunLength, TrainerConfig):
     """Settings of a run."""
 
     _target: type = field(default_factory=lambda: SplatkitTrainer)
@@ -257,7 +258,7 @@ class SplatkitTrainer(Trainer):
         """Train the steps that are left."""
         self.stop_training = False
         self.step = self._start_step - 1
-        say_if_nothing_to_train(self.config, self._start_step)
+        say_what_begins(self.config, self._start_step, self.pipeline)
         _ = self.pipeline.datamanager.cached_train  # loads the images
         self._init_viewer_state()
         self._checkpoints.restore_rng()
@@ -298,8 +299,7 @@ class SplatkitTrainer(Trainer):
             self._held_out.measure(step + 1)
 
     def _stops(self) -> bool:
-        asked = self.pipeline.model.context.stop_reason is not None
-        return asked or self.stop_training or bool(self._stop_request)
+        return self.pipeline.model.context.stop_reason is not None or self.stop_training or bool(self._stop_request)
 
     def _after_train(self) -> None:
         """Print where the results are; keep the viewer open if the config says so."""

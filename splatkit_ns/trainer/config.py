@@ -51,7 +51,8 @@ class SplatTrainerConfig:
     """
 
     max_steps: int | None = None
-    """Number of training steps; modules count them from 1 to this."""
+    """Number of training steps; modules count them from 1 to this. Fewer than the method is made for make its schedules
+    shorter; see ``full_length`` in `SplatkitTrainerConfig`."""
     method: str | MethodSpecification = "splatkit-3dgs-adc"
     """The method to start from, by its name for ``ns-train`` or as `make_method` returns it. The default is 3DGS with
     the paper's settings. Its parts are used unless `SplatTrainer` is given others."""

@@ -76,7 +76,7 @@ def make_config(scene: Path, output: Path, densification: str = "default", **opt
     assert isinstance(config, SplatkitTrainerConfig)
     config.output_dir, config.experiment_name, config.timestamp = output, "runs", "run"
     config.machine.device_type = "cpu"
-    config.max_num_iterations = MAX_STEPS
+    config.max_num_iterations, config.full_length = MAX_STEPS, MAX_STEPS
     config.steps_per_save = 1000
     config.vis = "tensorboard"  # the viewer would open a port; evaluation belongs to what is tested
     config.steps_per_eval_image = 7

@@ -13,9 +13,11 @@ import tyro
 import yaml
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
+from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.modules import SplatExporter, SplatTimer
+from splatkit_ns.plugin.options.length import fit_to_length
 from splatkit_ns.plugin.run.held import instance
 from splatkit_ns.plugin.run.modules import import_module, run_modules
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
@@ -63,6 +65,21 @@ def test_flags_reach_the_modules() -> None:
     assert list(exporter.export_steps) == [7, 30]
     assert exporter.output_dir == Path("run/export"), "relative folders lie in the run's folder"
     assert config.modules.exporter.output_dir == "export", "and the config stays as it was given"
+
+
+def test_a_number_that_is_given_is_not_fitted_even_if_it_is_the_methods_own() -> None:
+    config = parse(
+        "splatkit-3dgs", "--max-num-iterations", "200", "--pipeline.model.densification.refine-every", "50",
+        "--pipeline.model.init-opacity", "0.5",
+    )  # fmt: skip
+    fit_to_length(config)
+    model = config.pipeline.model
+    assert isinstance(model.densification, SplatMCMCDensification)
+    assert (model.densification.refine_every, model.densification.refine_stop_iter) == (50, 167)
+    assert (model.init_opacity, model.init_scale) == (0.5, 1.0)
+    assert re.search(
+        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 8000", help_of("splatkit-3dgs")
+    )
 
 
 def test_nothing_is_attached_by_default() -> None:

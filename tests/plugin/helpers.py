@@ -30,7 +30,7 @@ def run_config(
     config.output_dir = output_dir
     config.experiment_name = "tiny"
     config.timestamp = "run"
-    config.max_num_iterations = steps
+    config.max_num_iterations, config.full_length = steps, steps  # else its schedules would be those of a short run
     config.vis = "tensorboard"
     config.machine.device_type = "cpu"
     config.logging.local_writer.enable = False

@@ -132,21 +132,6 @@ def test_the_sh_degree_grows_with_the_steps(tiny_scene: Path) -> None:
     assert degrees[-1] == 1, "evaluation of a checkpoint uses what its training had reached"
 
 
-def test_the_sh_degree_can_follow_the_length_of_the_run(tiny_scene: Path) -> None:
-    model = make_pipeline(tiny_scene, sh_degree_interval=None, sh_degree=2).model
-
-    def degrees(max_steps: int) -> list[int]:
-        model.context.max_steps = max_steps
-        found: list[int] = []
-        for step in range(6):
-            model.update_to_step(step)
-            found.append(model.sh_degree_now())
-        return found
-
-    assert degrees(20) == [0, 0, 1, 1, 2, 2]
-    assert degrees(0) == [2] * 6, "an opened run, whose length is not known, has all degrees"
-
-
 def test_training_images_can_be_smaller_and_others_stay_whole(tiny_scene: Path) -> None:
     pipeline = make_pipeline(tiny_scene)
     pipeline.model.context.data_provider.use_downscale(2)

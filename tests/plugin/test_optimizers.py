@@ -87,18 +87,6 @@ def test_a_run_fills_in_its_length_and_scale_without_touching_the_config() -> No
     assert configs["means"]["optimizer"].lr == LEARNING_RATES["means"]
 
 
-def test_a_schedule_can_be_longer_than_a_short_run() -> None:
-    configs = gaussian_optimizers()
-    configs["means"]["scheduler"].least_steps = 500
-    lengths = {steps: run_optimizers(configs, ["means"], steps, {})["means"]["scheduler"] for steps in (100, 500, 900)}
-    assert {steps: schedule.max_steps for steps, schedule in lengths.items()} == {100: 500, 500: 500, 900: 900}
-    _, rates = schedule(1.0, ExponentialDecayConfig(lr_final=0.01, max_steps=lengths[100].max_steps), 101)
-    assert rates[-1] == pytest.approx(0.01 ** (100 / 500))
-    asked = changed_optimizers(configs, GroupOptions(final_learning_rates={"means": 1e-6}))
-    made = run_optimizers(asked, ["means"], 100, {})["means"]["scheduler"]
-    assert (made.lr_final, made.max_steps) == (1e-6, 100), "a final rate that was asked for is reached"
-
-
 def test_changes_of_single_groups_keep_the_shape_of_their_schedules() -> None:
     configs = gaussian_optimizers(lr_share=0.1)
     options = GroupOptions(

@@ -5,18 +5,27 @@ from __future__ import annotations
 from copy import copy
 from typing import Any
 
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.plugin.options.length import fit_to_length, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
+from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
+from splatkit_ns.ranges import is_number
 
 
 def check_run(config: Any) -> None:
-    """Check options and device before a run begins; the first check on a GPU compiles gsplat.
+    """Check options and device before a run begins, and fit its settings to its length.
+
+    The first check on a GPU compiles gsplat.
 
     Raises:
         SplatkitError: options are out of range, or the device cannot be used.
@@ -24,6 +33,7 @@ def check_run(config: Any) -> None:
     """
     with interruptible():
         check_options(config)
+        fit_to_length(config)
         if number_of_ranks(config) == 1 or config.machine.device_type != "cuda":  # else each rank checks its own GPU
             check_device(config.machine.device_type)
 
@@ -51,6 +61,7 @@ def save_run_config(config: Any) -> None:
     folder = RunFolder(config)
     try:
         _choose_dataparser(config.pipeline.datamanager)
+        fit_to_length(config)
         folder.note_if_same_run()
         config.check()
         folder.save_config()
@@ -63,3 +74,36 @@ def save_run_config(config: Any) -> None:
             f"There is no config.yml in {config.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
             f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
         )
+
+
+def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:
+    """Print the size of a run in one line, or what to do if the checkpoint has as many steps as the config sets.
+
+    Args:
+        config: the config of the run.
+        start_step: the number of steps that have been trained.
+        pipeline: its parts have been set up.
+    """
+    say_if_nothing_to_train(config, start_step)
+    if start_step < config.max_num_iterations:
+        text = describe_run(config, pipeline.datamanager.train_dataset.cameras, pipeline.model.densification)
+        CONSOLE.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def describe_run(config: Any, cameras: Cameras, densification: Any) -> str:
+    """The size of a run in one line: photographs, steps and the limit of Gaussians, if it is known.
+
+    Args:
+        config: the config of the run.
+        cameras: those of the training images.
+        densification: the run-time copy, set up.
+    """
+    sizes = sorted(set(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)))
+    shown = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
+    parts = [f"{len(cameras)} photographs of {shown}", f"{config.max_num_iterations:,} steps"]
+    limit = getattr(densification, "limit", getattr(densification, "max_gaussians", None))
+    if is_number(limit):
+        parts.append(f"at most {limit:,} Gaussians")
+    if is_short(config):
+        parts.append(f"schedules fitted to {config.max_num_iterations:,} steps")
+    return f"Training: {', '.join(parts)}"
