@@ -88,10 +88,18 @@ def make_method(
     return MethodSpecification(config=config, description=description)
 
 
+DOTS_GROW = 2500
+"""Runs with fewer steps begin with Gaussians that touch each other, as 3DGS does. MCMC's own start, small dots, takes
+500 steps to cover anything; in long runs it overfits less to few photographs."""
+
+
 def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dict[str, Any]:
     """The start and the regularisers of 3DGS-MCMC, which needs superfluous Gaussians to become transparent."""
     loss_fn = Splat3DGSLossFn(mse_lambda=mse_lambda, opacity_reg=0.01, scale_reg=0.01)
-    start = {"init_opacity": FittingValue(0.5, short=0.1), "init_scale": FittingValue(0.1, short=1.0)}
+    start = {
+        "init_opacity": FittingValue(0.5, short=0.1, below=DOTS_GROW),
+        "init_scale": FittingValue(0.1, short=1.0, below=DOTS_GROW),
+    }
     return {"densification": densification, "loss_fn": loss_fn, **start}
 
 

@@ -44,7 +44,7 @@ class FittingSteps(int, Fitting):
 
     share: float
     least: int
-    __hash__ = Fitting.__hash__
+    __hash__ = Fitting.__hash__  # type: ignore[reportAssignmentType]  # the order of the bases is that of numbers
 
     def __new__(cls, number: int, share: float, least: int = 1) -> FittingSteps:
         self = super().__new__(cls, number)
@@ -59,26 +59,28 @@ class FittingSteps(int, Fitting):
 
 
 class FittingValue(float, Fitting):
-    """A value of runs of the method's own length; shorter ones have another one.
+    """A value of runs of the method's own length; much shorter ones have another one.
 
     Args:
         value: in runs of the method's own length.
-        short: in shorter ones.
+        short: in shorter ones of fewer than `below` steps.
+        below: a number of steps.
     """
 
     short: float
-    __hash__ = Fitting.__hash__
+    below: int
+    __hash__ = Fitting.__hash__  # type: ignore[reportAssignmentType]  # the order of the bases is that of numbers
 
-    def __new__(cls, value: float, short: float) -> FittingValue:
+    def __new__(cls, value: float, short: float, below: int) -> FittingValue:
         self = super().__new__(cls, value)
-        self.short = short
+        self.short, self.below = short, below
         return self
 
-    def __getnewargs__(self) -> tuple[float, float]:  # type: ignore[override]
-        return float(self), self.short
+    def __getnewargs__(self) -> tuple[float, float, int]:  # type: ignore[override]
+        return float(self), self.short, self.below
 
     def in_run(self, steps: int) -> float:
-        return self.short
+        return self.short if steps < self.below else float(self)
 
 
 yaml.add_representer(FittingSteps, lambda dumper, number: dumper.represent_int(int(number)))

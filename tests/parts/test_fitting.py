@@ -21,7 +21,7 @@ class Inner:
 
     every: int = FittingSteps(100, share=1 / 10, least=10)
     kept: int = 100
-    size: float = FittingValue(0.1, short=1.0)
+    size: float = FittingValue(0.1, short=1.0, below=400)
 
 
 @dataclass
@@ -51,6 +51,7 @@ def test_what_was_given_stays_and_settings_are_copied() -> None:
     assert (given.inner.every, given.groups["means"].size) == (100, 0.1), "the settings themselves stay"
     assert type(found.inner.every) is int
     assert fitted(found.inner, 5) == found.inner
+    assert fitted(given, 400).inner.size == 0.1, "not in runs of as many steps as that"
 
 
 def test_they_are_numbers_and_survive_copies_but_not_files() -> None:

@@ -76,8 +76,11 @@ def test_a_shorter_run_takes_shares_of_its_steps(name: str) -> None:
     config = fitted(name, 600)
     assert shown(config) == ((60, stop, every), 150, PLAIN, 60)
     assert last_factor(config) == pytest.approx(0.01 ** (600 / length)), "as far as in a whole run"
-    almost = shown(fitted(name, length - 1))[0]
-    assert all(below <= full for below, full in zip(almost, refinement, strict=True)), "never more than in whole ones"
+    almost = shown(fitted(name, length - 1))
+    assert all(below <= full for below, full in zip(almost[0], refinement, strict=True)), (
+        "never more than in whole ones"
+    )
+    assert almost[2] == FULL[name][3], "and the start of whole ones"
     loss = fitted("splatkit_2dgs", 600).pipeline.model.loss_fn
     assert (loss.distortion_start_iter, loss.normal_consistency_start_iter) == (60, 140)
 
