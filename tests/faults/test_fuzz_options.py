@@ -57,7 +57,7 @@ AT_MOST = {"random_scale": 10**6}  # fmt: skip
 
 def is_fine(owner: Any, name: str, value: float) -> bool:
     """What the documentation of these numbers says, put once more."""
-    if type(getattr(type(owner), name)) is int and not isinstance(value, int):
+    if isinstance(getattr(type(owner), name), int) and not isinstance(value, int):
         return False
     if name == "sh_degree":
         return value in (0, 1, 2, 3)

@@ -21,7 +21,7 @@ from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.trainer.helpers import train
 
-SETTINGS: dict[str, Any] = {"refine_start_iter": 0, "refine_every": 2}
+SETTINGS: dict[str, Any] = {"refine_start_iter": 0, "refine_stop_iter": 100, "refine_every": 2}
 
 
 class FirstOfAll:
