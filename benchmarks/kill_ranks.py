@@ -73,8 +73,7 @@ def kill_and_resume(args: argparse.Namespace, folder: Path, rank: int, delay: fl
             first.kill()
             return {**row, "fault": f"it did not begin: {tail(folder / 'first.log')}"}
     time.sleep(delay)
-    ranks = [child for child in psutil.Process(first.pid).children(recursive=True) if is_rank(child)]
-    ranks.sort(key=lambda child: (child.create_time(), child.pid))
+    ranks = ranks_of(psutil.Process(first.pid))
     ranks[rank].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     try:
@@ -116,12 +115,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "NERFSTUDIO_METHOD_CONFIGS": methods, "COLUMNS": "400"}
 
 
-def is_rank(process: psutil.Process) -> bool:
-    """Whether a process is a rank: it, and not a helper of multiprocessing, has imported PyTorch."""
-    try:
-        return process.memory_info().rss > 300 * 2**20
-    except psutil.NoSuchProcess:
-        return False
+def ranks_of(command: psutil.Process) -> list[psutil.Process]:
+    """The ranks that a command has started: they have imported PyTorch, and started none that has."""
+    large = [child for child in command.children(recursive=True) if child.memory_info().rss > 300 * 2**20]
+    servers = {child.ppid() for child in large}
+    return sorted((child for child in large if child.pid not in servers), key=lambda child: child.create_time())
 
 
 def tail(path: Path) -> str:
