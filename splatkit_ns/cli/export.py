@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from splatkit_ns.ranges import NonNegative, Positive, one_of
+from splatkit_ns.run_options import Device, Trust
 
 
 @dataclass
@@ -42,8 +43,5 @@ class ExportOptions:
     """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
     data: Path | None = None
     """Folder of the data set, if it has moved since the run."""
-    trust: tuple[str, ...] = ()
-    """Packages or modules of your own parts, such as my_parts, that the run's config may name. Others than
-    nerfstudio's and ours are refused, since a config may name any program."""
-    device: Literal["cuda", "cpu"] | None = None
-    """The device that renders. If not given, the GPU if there is one, else the CPU."""
+    trust: Trust = ()
+    device: Device = None

@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.run_options import Trust
 
 
 @dataclass
@@ -25,9 +26,7 @@ class InfoOptions:
     """The files, of any format; also the config.yml of a run."""
     json: bool = False
     """Print a JSON list with one object for each file."""
-    trust: tuple[str, ...] = ()
-    """Packages or modules of your own parts, such as my_parts, that the run's config may name. Others than
-    nerfstudio's and ours are refused, since a config may name any program."""
+    trust: Trust = ()
 
 
 def run(options: InfoOptions, console: Console | None = None) -> None:
