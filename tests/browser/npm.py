@@ -7,7 +7,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 PACKAGES = {
     "@adobe/spz": "0.2.2",
@@ -25,6 +29,16 @@ FOLDER = Path(os.environ.get("SPLATKIT_NPM_FOLDER", Path(tempfile.gettempdir(), 
 
 class MissingPackages(Exception):
     """npm or its registry is missing; the message says which."""
+
+
+@contextmanager
+def skipped_if_missing() -> Generator[None]:
+    """Skip the test if playwright, a browser or a package that the block needs cannot be had."""
+    pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    try:
+        yield
+    except MissingPackages as error:
+        pytest.skip(str(error))
 
 
 def node_modules() -> Path:

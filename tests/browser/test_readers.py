@@ -15,7 +15,7 @@ import pytest
 
 from splatkit_ns import SplatModel, View, formats, render
 from splatkit_ns.formats.frames import Similarity, flip_yz, transform, up_axis
-from tests.browser.npm import MissingPackages
+from tests.browser.npm import skipped_if_missing
 from tests.browser.readers import READERS, differences, splat_transform
 from tests.browser.scenes import ball
 from tests.browser.viewers import SAME, VIEWERS, Viewers, open_viewers
@@ -34,12 +34,8 @@ def psnr(one: Any, other: Any) -> float:
 
 @pytest.fixture(scope="module")
 def viewers() -> Iterator[Viewers]:
-    pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    try:
-        with open_viewers() as opened:
-            yield opened
-    except MissingPackages as error:
-        pytest.skip(str(error))
+    with skipped_if_missing(), open_viewers() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from splatkit_ns import View, formats, render
 from splatkit_ns.splat import read_checkpoint
-from tests.browser.npm import MissingPackages
+from tests.browser.npm import skipped_if_missing
 from tests.browser.viewers import VIEWERS, chromium, open_viewers
 
 pytestmark = pytest.mark.browser
@@ -62,12 +62,8 @@ def training(tiny_scene: Path, tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    try:
-        with chromium() as running:
-            yield running
-    except MissingPackages as error:
-        pytest.skip(str(error))
+    with skipped_if_missing(), chromium() as running:
+        yield running
 
 
 @pytest.fixture
@@ -164,11 +160,8 @@ def test_stopped_cleaned_downloaded_and_opened_in_spark(page: Any, tmp_path: Pat
     assert len(means) == total, "the preview has removed nothing from the run"
 
     view = View.look_at(eye=(0.3, -1.2, 0.8), target=tuple(means.mean(0).tolist()), fov=60, width=320, height=240)
-    try:
-        with open_viewers(page.context.browser) as viewers:
-            shown = viewers.open("spark", path, view, VIEWERS["spark"]["spz"])
-    except MissingPackages as error:
-        pytest.skip(str(error))
+    with skipped_if_missing(), open_viewers(page.context.browser) as viewers:
+        shown = viewers.open("spark", path, view, VIEWERS["spark"]["spz"])
     Image.fromarray((shown.image * 255).astype(np.uint8)).save(tmp_path / "spark.png")
     ours = render(path, view).numpy()
     assert shown.num == total - hidden
