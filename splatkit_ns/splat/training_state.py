@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
@@ -35,19 +36,10 @@ class SplatTrainingState(GaussianRows):
     Code that keeps values per Gaussian elsewhere subscribes to row changes, see `subscribe`.
     """
 
-    def __init__(self, params: dict[str, nn.Parameter] | nn.ParameterDict, optimizers: Mapping[str, Optimizer]) -> None:
-        """Wrap parameters and optimizers; neither is copied.
-
-        Args:
-            params: the six of `schema.KEYS`, float32, and any others with one row per Gaussian.
-            optimizers: the same keys; each holds one group with that parameter. Empty for Gaussians that are only
-                rendered.
-
-        Raises:
-            ValueError: keys or shapes do not fit.
-        """
-        super().__init__(params, optimizers)
-        self._requests = CheckpointRequests(self._own_checkpoint)
+    @cached_property
+    def _requests(self) -> CheckpointRequests:
+        """The checkpoints that are wanted; those of this state alone until `use_checkpoints_of`."""
+        return CheckpointRequests(self._own_checkpoint)
 
     def use_optimizers(self, optimizers: Mapping[str, Optimizer]) -> None:
         """Use these optimizers for the parameters from now on; they have the keys of `params`."""
