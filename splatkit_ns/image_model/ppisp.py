@@ -25,7 +25,7 @@ EPS = 1e-4
 
 @dataclass
 class PPISP(PhotographModel):
-    """What a camera does to light, in its order: exposure, vignetting, colour correction, response curve.
+    """The steps of a camera from light to colours: exposure, vignetting, colour correction, response curve.
 
     Exposure (one number) and colour correction (eight) belong to a photograph, vignetting and response curve to a
     camera: photographs with the same intrinsics are taken to be of one camera. Deutsch et al., "PPISP:

@@ -19,7 +19,7 @@ class TrainingView:
     target_frames: Tensor
     """The photograph, (1, H, W, 3) in [0, 1]."""
     rendered_frames: Tensor
-    """What the image model makes of the render, (1, H, W, 3), without gradients."""
+    """The image that the image model makes of the render, (1, H, W, 3), without gradients."""
     masks: Tensor | None
     """(1, H, W) bool, True = use this pixel, or None for all of them."""
 

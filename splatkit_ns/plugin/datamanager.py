@@ -55,8 +55,8 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     pictures."""
 
     mask_mode: MaskMode = "ignore"
-    """What masks mean. ignore: what is masked out counts nowhere; segment: it is empty, so that only what is left has
-    Gaussians; alpha: the images' alpha channels tell what is empty and how opaque the rest is, and masks are
+    """The meaning of masks. ignore: what is masked out counts nowhere; segment: it is empty, so that only what is left
+    has Gaussians; alpha: the images' alpha channels tell what is empty and how opaque the rest is, and masks are
     ignored as before. Losses pull alpha there, see their alpha-lambda."""
     mask_inverted: bool = False
     """Whether masks mark what is masked out in white instead of black."""

@@ -28,7 +28,7 @@ from splatkit_ns.poses.workspace import IMAGES, Workspace, fingerprint_of
 
 @dataclass(frozen=True)
 class Source:
-    """What poses are computed of."""
+    """The input that poses are computed of."""
 
     found: Found | None
     video: Video | None

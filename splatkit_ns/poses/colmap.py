@@ -171,7 +171,7 @@ class Colmap:
 
 
 def ended(status: int, log: Path) -> str:
-    """How a process that reported no error has ended.
+    """A phrase for the end of a process that reported no error.
 
     Args:
         status: as `subprocess` has it: negative for a signal.

@@ -1,4 +1,4 @@
-"""What COLMAP's database says: features of pictures, and matches of pairs.
+"""The content of COLMAP's database: features of pictures, and matches of pairs.
 
 Never to be read while COLMAP writes: Python's copy of SQLite in the same process would undo the locks of COLMAP's.
 """

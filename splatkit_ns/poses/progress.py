@@ -1,4 +1,4 @@
-"""What the command says while it works: progress bars, lines, and the time that stages took."""
+"""The output of the command while it works: progress bars, lines, and the time that stages took."""
 
 from __future__ import annotations
 

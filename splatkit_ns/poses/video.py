@@ -156,7 +156,7 @@ def blurred(sharpness: Sequence[float]) -> list[bool]:
 
 
 def sharpness_of(grey: NDArray[np.uint8]) -> float:
-    """How much detail an image has at its finest scale: the variance of its Laplacian.
+    """The amount of detail of an image at its finest scale: the variance of its Laplacian.
 
     Args:
         grey: (H, W).

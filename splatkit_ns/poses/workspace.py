@@ -23,7 +23,7 @@ WORK = "poses_work"
 STATE = "state.json"
 IMAGES = "images"
 RESULTS = ("transforms.json", "sparse_pc.ply", "sparse", "cameras.png")
-"""What a finished run has written; the first is written last."""
+"""The files of a finished run; the first is written last."""
 
 
 class Workspace:

@@ -23,7 +23,7 @@ Doubles = NDArray[np.float64]
 IMAGE_ROW = struct.Struct("<idddddddi")
 PINHOLE_ID = 1
 POINT_BYTES = 24
-"""Of an image's 2D point in images.bin."""
+"""The bytes of an image's 2D point in images.bin."""
 
 
 @dataclass(frozen=True)

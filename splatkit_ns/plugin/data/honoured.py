@@ -1,4 +1,4 @@
-"""What a data set's files and options ask for, and a note of each thing that changes a result and is not honoured."""
+"""Notes of the entries and options of a data set that would change a result, but are not honoured."""
 
 from __future__ import annotations
 

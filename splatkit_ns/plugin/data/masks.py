@@ -1,4 +1,4 @@
-"""What the masks of a data set mean in training."""
+"""The meaning of a data set's masks in training."""
 
 from __future__ import annotations
 

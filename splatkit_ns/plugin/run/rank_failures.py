@@ -1,4 +1,4 @@
-"""How the processes of a run fail, and the one message about it."""
+"""Failures of the processes of a run, and the one message about them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMPORTED_AGAIN = 64
 
 @dataclass(frozen=True)
 class Failure:
-    """How a rank failed."""
+    """The failure of a rank."""
 
     text: str
     error: Exception | None = None

@@ -36,7 +36,7 @@ class Place:
     size: int
     device_type: str
     port: int
-    """Where the ranks find each other."""
+    """The port at which the ranks find each other."""
     is_continued: bool
     """Whether the run goes on in its own folder."""
     errors: Path

@@ -1,4 +1,4 @@
-"""What the ranks of a run do together besides their gradients: share images, stop, compare themselves, and save."""
+"""The common work of a run's ranks besides their gradients: sharing images, stopping, comparing, and saving."""
 
 from __future__ import annotations
 
