@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import Any
@@ -78,6 +79,12 @@ class OnRank(SplatBaseModule[Any]):
 
     def leave(self, training_state: SplatTrainingState, stop: Any) -> None:
         raise SystemExit(7)
+
+    def fill_disk(self, training_state: SplatTrainingState, stop: Any) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        os.fsync = full
 
     def shift(self, training_state: SplatTrainingState, stop: Any) -> None:
         training_state.params["means"].data[0, 0] += 1e-3

@@ -55,6 +55,16 @@ def test_the_run_goes_on_from_what_a_killed_rank_left(scene: Path, tmp_path: Pat
     assert train(rest).start_step == 10, "after the step that reached 9 (nerfstudio's 8)"
 
 
+def test_a_full_disk_keeps_the_last_checkpoint_and_ends_with_one_message(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP, steps_per_save=4, save_only_latest_checkpoint=False)
+    with pytest.raises(SplatkitError, match=r"^Rank 0 of 2 .*, of step 35, could not be saved: .*No space left"):
+        in_ranks(config, [OnRank(0, 12, "fill_disk")])
+    folder = config.get_checkpoint_dir()
+    whole = [read_checkpoint(path)["step"] for path in checkpoints.checkpoint_paths(folder)]
+    assert whole == [5, 9], "those before the disk was full, and no pieces of others"
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_values_that_are_not_finite_name_the_image_and_the_rank(scene: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFiniteError, match=r"^Not finite at step 8 on image \S+ \(rank 1\): the loss = nan"):
         in_ranks(make_config(scene, tmp_path / "stop", **CHEAP), [SpoiltLoss()])
