@@ -9,7 +9,6 @@ from typing import Any, Literal
 Status = Literal["ok", "note", "fault"]
 """ok: as it should be. note: training works, but something is slower, or a command of the rest does not work. fault:
 training fails, or its results would be lost."""
-SEVERITY: tuple[Status, ...] = ("ok", "note", "fault")
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,10 @@ class Finding:
 
 def worst(findings: Sequence[Finding]) -> Status:
     """The most severe status of all; ok if there are none."""
-    present = [finding.status for finding in findings]
-    return next((status for status in reversed(SEVERITY) if status in present), "ok")
+    present = {finding.status for finding in findings}
+    if "fault" in present:
+        return "fault"
+    return "note" if "note" in present else "ok"
 
 
 def checked(name: str, check: Callable[[], Sequence[Finding]]) -> list[Finding]:
