@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from splatkit_ns.cli.commands import COMMANDS
+from splatkit_ns.doctor.options import DoctorOptions, split_arguments
 from splatkit_ns.errors import SplatkitError
 
 __all__ = ["COMMANDS", "main"]
@@ -25,21 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None means those of the process.
 
     Returns:
-        The exit status: 0, 1 after a mistake that a message has explained, 130 after Ctrl-C. Arguments that do not
-        parse end the process with 2.
+        The exit status: 0, 1 after a mistake that a message has explained or if ``splatkit doctor`` finds a fault, 130
+        after Ctrl-C. Arguments that do not parse end the process with 2.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    data_options: tuple[str, ...] = ()
+    if given[:1] == ["doctor"]:
+        own, data_options = split_arguments(given[1:])
+        given = ["doctor", *own]
     options: Any = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",
-        description="Commands for camera poses and for trained Gaussians.",
-        args=arguments,
+        description="Commands for camera poses, for trained Gaussians, and to check a machine.",
+        args=given,
     )
+    if isinstance(options, DoctorOptions):
+        options.data_options = data_options
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))
     try:
-        run(options)
+        status = run(options)
     except SplatkitError as error:
         Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
-    return 0
+    return status or 0

@@ -13,6 +13,7 @@ from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.cli.render import RenderOptions
+from splatkit_ns.doctor.options import DoctorOptions
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.poses.options import PosesOptions
 
@@ -22,6 +23,13 @@ def clean(options: CleanOptions) -> None:
     from splatkit_ns.cli._cleaning import clean
 
     clean(options)
+
+
+def doctor(options: DoctorOptions) -> int:
+    """Check the machine, and a data set; see `doctor.command.examine`."""
+    from splatkit_ns.doctor.command import examine
+
+    return examine(options)
 
 
 def export(options: ExportOptions) -> None:
@@ -59,9 +67,10 @@ def render(options: RenderOptions) -> None:
     render(options)
 
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "clean": (CleanOptions, clean),
     "convert": (convert.ConvertOptions, convert.run),
+    "doctor": (DoctorOptions, doctor),
     "export": (ExportOptions, export),
     "info": (info.InfoOptions, info.run),
     "mesh": (MeshOptions, mesh),
@@ -69,4 +78,4 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], object]]] = {
     "prune": (PruneOptions, prune),
     "render": (RenderOptions, render),
 }
-"""Options and function of each subcommand."""
+"""Options and function of each subcommand; a function may return an exit status."""

@@ -11,8 +11,8 @@ from rich.progress import track
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.offset_files import write_offset
+from splatkit_ns.memory import GIB, free_host_memory
 from splatkit_ns.mesh.fusion import fuse
-from splatkit_ns.mesh.memory import GIB, available_memory
 from splatkit_ns.mesh.options import MeshOptions, check_options, output_path
 from splatkit_ns.mesh.run_views import RunViews
 from splatkit_ns.mesh.scale import FusionSizes, choose_sizes
@@ -76,15 +76,14 @@ def _sizes(options: MeshOptions, views: RunViews, unit: float, console: Console)
     """Choose the sizes of the fusion from the scene at low resolution, and print them."""
     downscale = max(1.0, views.longest_side / COARSE_SIDE)
     coarse = list(_shown(views.views(downscale), "Looking at the scene", len(views), console))
-    free = available_memory()
-    allowed = None if free is None else int(MEMORY_SHARE * free)
-    if options.max_memory is not None:
-        allowed = int(options.max_memory * GIB)
+    share = MEMORY_SHARE * free_host_memory() if options.max_memory is None else options.max_memory * GIB
     given = {
         name: None if (value := getattr(options, name)) is None else value * unit
         for name in ("voxel_size", "truncation", "depth_limit")
     }
-    sizes = choose_sizes(coarse, downscale=downscale, seed_points=views.seed_points, memory=allowed, unit=unit, **given)
+    sizes = choose_sizes(
+        coarse, downscale=downscale, seed_points=views.seed_points, memory=int(share), unit=unit, **given
+    )
     console.print(
         f"Voxels of {sizes.voxel_size / unit:.4g}, truncation at {sizes.truncation / unit:.4g}, depth up to "
         f"{sizes.depth_limit / unit:.4g}; about {sizes.num_blocks:,} blocks and {sizes.memory / GIB:.2g} GiB",

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.memory import GIB
 from splatkit_ns.mesh.blocks import BLOCK_VOXELS, count_blocks
-from splatkit_ns.mesh.memory import GIB
 from splatkit_ns.mesh.views import DepthView, DoubleArray
 
 VOXELS_PER_PIXEL = 1.5

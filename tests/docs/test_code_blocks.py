@@ -116,7 +116,7 @@ def options() -> dict[str, set[str]]:
         "ns-eval": named(ns_eval.ComputePSNR),
         "ns-viewer": named(RunViewer),
         "ns-export": named(ExportGaussianSplat),
-        "splatkit": set[str]().union(*(named(kind) for kind, _ in COMMANDS.values())),
+        "splatkit": named(ColmapDataParserConfig).union(*(named(kind) for kind, _ in COMMANDS.values())),
         "ns-process-data": {"--data", "--output-dir"},
         "pip": {"-e"},
         "export": set(),

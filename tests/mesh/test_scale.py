@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.mesh import memory
 from splatkit_ns.mesh.blocks import count_blocks, pack, touched_blocks, unpack
 from splatkit_ns.mesh.fusion import Volume
 from splatkit_ns.mesh.scale import BYTES_PER_BLOCK, MAX_BLOCKS, choose_sizes, depth_limit_of
@@ -111,21 +109,6 @@ def test_a_scene_beyond_the_limit() -> None:
 def test_a_truncation_below_a_voxel() -> None:
     with pytest.raises(SplatkitError, match=r"--truncation is 0.001, expected at least a voxel"):
         choose_sizes([wall(1.0)], downscale=1, truncation=0.001)
-
-
-def test_free_memory_is_the_least_that_machine_and_container_say(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    of_machine = memory.available_memory()
-    assert of_machine is not None
-    assert of_machine > 2**20
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("900000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 50000\n")
-    assert memory.available_memory() == 150_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_memory() == pytest.approx(of_machine, rel=0.5)
 
 
 def test_seed_points_are_given_as_points(true_views: list[DepthView], seen: Array) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
+from splatkit_ns.memory import free_host_memory
 from splatkit_ns.plugin.data.batches import GIBIBYTE, ImageBudget, as_they_are, usable_cores
 from splatkit_ns.plugin.data.reading import Batch
 from splatkit_ns.ranks import Ranks
@@ -24,30 +23,6 @@ GPU_SHARE = 3
 """The same for the memory of a GPU; most of it is for Gaussians."""
 BLOCK = 256 * 1024**2
 """Bytes of a block of pinned memory. PyTorch rounds the size of each up to a power of two."""
-
-CONTROL_GROUPS = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Files of a control group's limit and use, in versions 2 and 1, and the name of the use that is only a file cache."""
-
-
-def free_host_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The bytes of main memory that are available to this process, in a container, too.
-
-    Args:
-        groups: the folder in which Linux shows the control group of the process.
-    """
-    free = int(psutil.virtual_memory().available)
-    for limit, use, cache in CONTROL_GROUPS:
-        try:
-            most, used = int((groups / limit).read_text()), int((groups / use).read_text())
-            lines = (groups / limit).with_name("memory.stat").read_text().splitlines()
-            cached = next((int(line.split()[1]) for line in lines if line.startswith(f"{cache} ")), 0)
-        except (OSError, ValueError):  # no such version, or "max"
-            continue
-        free = min(free, max(0, most - used + cached))
-    return free
 
 
 def default_bytes(device: torch.device | None) -> int:

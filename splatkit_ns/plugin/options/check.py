@@ -69,6 +69,20 @@ def check_options(config: Any) -> None:
         raise OptionsError(problems)
 
 
+def check_data_options(config: Any) -> None:
+    """Check the ranges of options about data.
+
+    Args:
+        config: any object with ``pipeline.datamanager``.
+
+    Raises:
+        OptionsError: options are out of their ranges.
+    """
+    problems = ranges.problems(config, shown=_flag, others=_nerfstudios_ranges)
+    if problems:
+        raise OptionsError(problems)
+
+
 def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: Sequence[Any] | None = ()) -> list[str]:
     """The problems of a run's options, one line each.
 

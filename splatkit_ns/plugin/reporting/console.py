@@ -16,13 +16,33 @@ from rich.panel import Panel
 from rich.table import Table
 
 _reported: set[str] = set()
+_collected: list[str] | None = None
+"""The notes of a block of `collected_notes`."""
 
 
 def report_once(message: str) -> None:
     """Print a note, unless it has been printed before."""
     if message not in _reported:
         _reported.add(message)
-        CONSOLE.print(f"[bold yellow]Note:[/bold yellow] {escape(message)}")
+        if _collected is None:
+            CONSOLE.print(f"[bold yellow]Note:[/bold yellow] {escape(message)}")
+        else:
+            _collected.append(message)
+
+
+@contextmanager
+def collected_notes() -> Generator[list[str]]:
+    """A block whose notes are put into a list, each once, and not printed."""
+    global _collected
+    before = _collected, _reported.copy()
+    _reported.clear()
+    _collected = []
+    try:
+        yield _collected
+    finally:
+        _collected = before[0]
+        _reported.clear()
+        _reported.update(before[1])
 
 
 def connect_logging() -> None:

@@ -47,7 +47,7 @@ def _kernel_cache() -> str:
 def _define_kernels() -> None:
     """Import the kernels while numba's cache folder is ours; a kernel keeps the folder of its definition."""
     before = numba_config.CACHE_DIR  # pyright: ignore[reportAttributeAccessIssue]
-    numba_config.CACHE_DIR = _kernel_cache()  # pyright: ignore[reportAttributeAccessIssue]
+    numba_config.CACHE_DIR = CACHE_FOLDER  # pyright: ignore[reportAttributeAccessIssue]
     try:
         for module in _KERNEL_MODULES:
             importlib.import_module(f"{__name__}.{module}")
@@ -55,4 +55,8 @@ def _define_kernels() -> None:
         numba_config.CACHE_DIR = before  # pyright: ignore[reportAttributeAccessIssue]
 
 
+CACHE_FOLDER = _kernel_cache()
+"""The folder of compiled kernels."""
+CACHE_IS_KEPT = Path(CACHE_FOLDER).parent != Path(tempfile.gettempdir())
+"""Whether the next process uses them, too."""
 _define_kernels()

@@ -1,0 +1,1 @@
+"""``splatkit doctor``: checks of the machine, and of a data set."""

@@ -1,0 +1,50 @@
+"""A small Triton kernel, and the time that it takes from its source to its result."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+SIZE = 1024
+
+
+@triton.jit
+def _double(values: Any, results: Any, size: tl.constexpr) -> None:
+    place = tl.arange(0, size)
+    tl.store(results + place, 2 * tl.load(values + place))
+
+
+def probe() -> float:
+    """Compile and run the kernel on the current GPU, in an empty cache, so that all that compiling needs is needed.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        RuntimeError: the result is wrong.
+        Exception: whatever Triton raises.
+    """
+    values = torch.arange(SIZE, dtype=torch.float32, device="cuda")
+    results = torch.zeros_like(values)
+    before = os.environ.get("TRITON_CACHE_DIR")
+    with tempfile.TemporaryDirectory(prefix="splatkit-doctor-") as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        try:
+            start = time.perf_counter()
+            _double[(1,)](values, results, size=SIZE)  # type: ignore[reportArgumentType]
+            torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+        finally:
+            if before is None:
+                del os.environ["TRITON_CACHE_DIR"]
+            else:
+                os.environ["TRITON_CACHE_DIR"] = before
+    if not torch.equal(results, 2 * values):
+        raise RuntimeError("a kernel that doubles numbers gave wrong ones")
+    return seconds

@@ -1,0 +1,33 @@
+"""The main memory that a process may still take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+GIB = 1024**3
+
+CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Files of a control group's limit and use, in versions 2 and 1, and the name of the use that is only a file cache."""
+
+
+def free_host_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The bytes of main memory that are available to this process, in a container, too.
+
+    Args:
+        groups: the folder in which Linux shows the control group of the process.
+    """
+    free = int(psutil.virtual_memory().available)
+    for limit, use, cache in CONTROL_GROUPS:
+        try:
+            most, used = int((groups / limit).read_text()), int((groups / use).read_text())
+            lines = (groups / limit).with_name("memory.stat").read_text().splitlines()
+            cached = next((int(line.split()[1]) for line in lines if line.startswith(f"{cache} ")), 0)
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        free = min(free, max(0, most - used + cached))
+    return free
