@@ -30,6 +30,10 @@ def _no_version(path: Path) -> str:
     return ""
 
 
+def _available() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class SplatFormat:
     """A file format: its name, its suffixes, and the functions that read and write it."""
@@ -52,6 +56,8 @@ class SplatFormat:
     formats without versions. Raises `FormatError` for files of another kind."""
     keeps_extra: bool = False
     """Whether it stores `Gaussians.extra`. Otherwise they are dropped before `write`, with a warning."""
+    why_unavailable: Callable[[], str | None] = _available
+    """The reason why it cannot be used here, such as a package that is not installed; None if it can."""
 
 
 _FORMATS: dict[str, SplatFormat] = {}
