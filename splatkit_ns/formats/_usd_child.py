@@ -45,11 +45,18 @@ def main() -> None:
     except MemoryError:
         header = {"error": "it takes more memory than a file of this size should"}
     except Exception as error:  # OpenUSD has one class of error for all reasons
-        header = {"error": f"OpenUSD cannot read it ({' '.join(str(error).split())[:300]})"}
+        header = {"error": f"OpenUSD cannot read it ({told(str(error))})"}
     output = sys.stdout.buffer
     output.write(json.dumps(header).encode("ascii") + b"\n")
     for values in arrays:
         output.write(values.tobytes())
+
+
+def told(text: str) -> str:
+    """The message in an error of OpenUSD's, which has the line of its source before it."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    message = lines[-1].partition("' at line ")[2].partition(" : ")[2].strip(" '") if lines else ""
+    return " ".join((message or text).split())[:200]
 
 
 def read(path: str, max_arrays: int) -> tuple[list[dict[str, Any]], list[Any]]:

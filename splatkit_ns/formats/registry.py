@@ -102,6 +102,11 @@ def format_names() -> tuple[str, ...]:
     return tuple(all_formats())
 
 
+def usable_format_names() -> tuple[str, ...]:
+    """The names of the formats that can be read and written here; the others need a package that is missing."""
+    return tuple(name for name, form in all_formats().items() if form.why_unavailable() is None)
+
+
 def find_format(path: str | PathLike[str], name: str | None = None) -> SplatFormat:
     """The format of a file.
 

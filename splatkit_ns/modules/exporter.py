@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from splatkit_ns.formats import all_formats, format_names
+from splatkit_ns.formats import all_formats, format_names, usable_format_names
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -21,7 +21,7 @@ class KnownFormat(Range):
     """The names of the file formats that are registered when the setting is checked, and can be used here."""
 
     def __init__(self) -> None:
-        super().__init__("", lambda value: value in format_names() and all_formats()[value].why_unavailable() is None)
+        super().__init__("", lambda value: value in usable_format_names())
 
     def complaint(self, value: Any) -> str | None:
         if self.fits(value):
