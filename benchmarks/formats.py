@@ -28,14 +28,14 @@ import numpy as np
 import torch
 
 from splatkit_ns import SplatModel, formats, render, save_image, turntable
-from splatkit_ns.formats import Gaussians, format_names
+from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import flip_yz
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gaussians", type=int, default=1_000_000)
-    parser.add_argument("--formats", nargs="+", choices=format_names(), default=format_names())
+    parser.add_argument("--formats", nargs="+", choices=usable_format_names(), default=usable_format_names())
     parser.add_argument("--scene", type=Path, help="a file of a trained scene")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to write; a temporary one if not given")

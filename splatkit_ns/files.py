@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shlex
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -134,6 +135,11 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def quoted(path: str | PathLike[str]) -> str:
+    """A path as a shell takes it, for the commands in messages."""
+    return shlex.quote(os.fspath(path))
 
 
 def check_writable(folder: str | PathLike[str], owner: str) -> Path:

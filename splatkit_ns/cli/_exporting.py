@@ -54,7 +54,7 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
     views = HeldOutViews(run.pipeline, options.measure, gaussians) if options.measure else None
     moved = limit_sh_degree(transform(gaussians, move), options.sh_degree)
     for path in options.output:
-        written = write_file(path, moved)
+        written = write_file(path, moved, options.up)
         beside = write_offset(path, offset, options.frame)
         line = f"{written.line()}, {shown_ratio(written.num_bytes, ply_bytes(gaussians))} the run's PLY file"
         if views:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich.console import Console
 
 from splatkit_ns import formats
+from splatkit_ns.cli._placing import Up
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.gaussians import NonFiniteError
@@ -76,9 +77,11 @@ def _output_problem(path: Path, overwrite: bool) -> str | None:
     if path.is_dir():
         return f"{path} is a folder; expected a file, such as {path / 'scene.ply'}"
     try:
-        formats.find_format(path)
+        reason = formats.find_format(path).why_unavailable()
     except FormatError as error:
         return str(error).rstrip(".")
+    if reason is not None:
+        return f"{path}: {reason}"
     parents = [parent for parent in path.parents if parent.exists()]
     if parents and not parents[0].is_dir():
         return f"{parents[0]} is a file, not a folder"
@@ -100,14 +103,21 @@ def read_all(path: Path) -> Gaussians:
         return error.gaussians
 
 
-def write_file(path: Path, gaussians: Gaussians) -> WrittenFile:
+def write_file(path: Path, gaussians: Gaussians, up: Up | None = None) -> WrittenFile:
     """Write Gaussians, all finite, in the format of the file's suffix.
+
+    Args:
+        path: of the file.
+        gaussians: to write.
+        up: their upward axis, for formats that tell it; None for z, as in nerfstudio's frame.
 
     Raises:
         SplatkitError: it cannot be written; an old file is then as it was.
     """
+    tells = any(field.name == "up_axis" for field in fields(formats.find_format(path).options))
+    axis = {"up_axis": "-y" if up == "minus-y" else up or "z"} if tells else {}
     try:
-        formats.write(path, gaussians)
+        formats.write(path, gaussians, **axis)
     except OSError as error:
         raise SplatkitError(f"{path}: {error.strerror or error}.") from error
     return WrittenFile(path, file_bytes(path), len(gaussians))

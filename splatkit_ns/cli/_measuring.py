@@ -78,7 +78,7 @@ class HeldOutViews:
         # The scale alone is undone, because renderers have settings in units of the frame of training.
         model = SplatModel.from_gaussians(transform(gaussians, Similarity(np.eye(3), np.zeros(3), 1 / move.scale)))
         state = model.for_rendering(self._background.device)
-        options = RenderOptions(sh_degree=self._model.sh_degree_now(), backgrounds=self._background)
+        options = RenderOptions(sh_degree=gaussians.sh_degree, backgrounds=self._background)
         for view in self._views:
             yield self._model.renderer.render(state, _moved(view, move), options).renders[0].clamp(0, 1).cpu()
 

@@ -150,9 +150,11 @@ def _number_that_fits(whole: Gaussians, order: NDArray[np.intp], outputs: Sequen
 
 
 def _largest_file(gaussians: Gaussians, outputs: Sequence[Path]) -> int:
-    with TemporaryDirectory() as folder:
-        sizes: list[int] = []
-        for path in {output.suffixes[-1]: Path(folder, output.name) for output in outputs}.values():
+    """Bytes of the largest file, or folder of files, that these Gaussians become."""
+    sizes: list[int] = []
+    for output in {formats.find_format(output).name: output for output in outputs}.values():
+        with TemporaryDirectory() as folder:
+            path = Path(folder, output.name)
             try:
                 formats.write(path, gaussians)
             except OSError as error:

@@ -166,7 +166,7 @@ def _open(options: RenderOptions, console: Console) -> Scene:
     run = open_run(options.load_config, options, console)
     model: Any = run.pipeline.model
     drawn = SplatModel.from_gaussians(run_gaussians(run, console) if gaussians is None else gaussians)
-    degree = model.sh_degree_now()
+    degree = model.sh_degree_now() if gaussians is None else gaussians.sh_degree
     return Scene(
         state=drawn.for_rendering(model.device),
         renderer=model.renderer,

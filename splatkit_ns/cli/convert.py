@@ -17,8 +17,8 @@ from splatkit_ns.ranges import Positive, one_of
 class ConvertOptions:
     """Write a file of Gaussians in other formats.
 
-    The suffixes say which: .ply, .compressed.ply, .spz, .sog, .splat, .glb. The input stays as it is, and a file that
-    exists is not replaced unless you say so.
+    The suffixes say which: .ply, .compressed.ply, .spz, .sog, .splat, .glb, .usd. The input stays as it is, and a
+    file that exists is not replaced unless you say so.
     """
 
     input: Annotated[Positional[Path], arg(metavar="INPUT")]
@@ -66,6 +66,6 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     gaussians = limit_sh_degree(transform(gaussians, move), options.sh_degree)
     base = (options.input.name, file_bytes(options.input))
     for path in options.output:
-        written = write_file(path, gaussians)
+        written = write_file(path, gaussians, options.up)
         write_offset(path, offset, frame)
         say(console, written.line(base))

@@ -8,6 +8,7 @@ from splatkit_ns.formats.registry import (
     format_names,
     read,
     register,
+    usable_format_names,
     write,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "format_names",
     "read",
     "register",
+    "usable_format_names",
     "write",
 ]

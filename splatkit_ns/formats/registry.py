@@ -30,6 +30,10 @@ def _no_version(path: Path) -> str:
     return ""
 
 
+def _available() -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class SplatFormat:
     """A file format: its name, its suffixes, and the functions that read and write it."""
@@ -52,6 +56,8 @@ class SplatFormat:
     formats without versions. Raises `FormatError` for files of another kind."""
     keeps_extra: bool = False
     """Whether it stores `Gaussians.extra`. Otherwise they are dropped before `write`, with a warning."""
+    why_unavailable: Callable[[], str | None] = _available
+    """The reason why it cannot be used here, such as a package that is not installed; None if it can."""
 
 
 _FORMATS: dict[str, SplatFormat] = {}
@@ -94,6 +100,11 @@ def all_formats() -> dict[str, SplatFormat]:
 def format_names() -> tuple[str, ...]:
     """The names of all formats."""
     return tuple(all_formats())
+
+
+def usable_format_names() -> tuple[str, ...]:
+    """The names of the formats that can be read and written here; the others need a package that is missing."""
+    return tuple(name for name, form in all_formats().items() if form.why_unavailable() is None)
 
 
 def find_format(path: str | PathLike[str], name: str | None = None) -> SplatFormat:

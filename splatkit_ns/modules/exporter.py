@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from splatkit_ns.formats import format_names
+from splatkit_ns.formats import all_formats, format_names, usable_format_names
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -18,13 +18,17 @@ from splatkit_ns.splat import SplatTrainingState
 
 
 class KnownFormat(Range):
-    """The names of the file formats that are registered when the setting is checked."""
+    """The names of the file formats that are registered when the setting is checked, and can be used here."""
 
     def __init__(self) -> None:
-        super().__init__("", lambda value: value in format_names())
+        super().__init__("", lambda value: value in usable_format_names())
 
     def complaint(self, value: Any) -> str | None:
-        return None if self.fits(value) else f"is {value!r}, expected one of: {', '.join(format_names())}"
+        if self.fits(value):
+            return None
+        if value in format_names():
+            return f"is {value!r}: {all_formats()[value].why_unavailable()}"
+        return f"is {value!r}, expected one of: {', '.join(format_names())}"
 
 
 @dataclass
@@ -49,8 +53,8 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     save_ckpt: bool = True
     """Save checkpoints to resume from."""
     splat_format: Annotated[str, KnownFormat()] = "ply"
-    """Format of the Gaussians' files, and their suffix: ply, compressed.ply, spz, sog, splat or glb, or one that
-    you registered."""
+    """Format of the Gaussians' files, and their suffix: ply, compressed.ply, spz, sog, splat, glb or usd, or one
+    that you registered."""
 
     @property
     def is_idle(self) -> bool:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.files import atomic_write_text
+from splatkit_ns.files import atomic_write_text, quoted
 from splatkit_ns.poses import database as db
 from splatkit_ns.poses import diagnosis
 from splatkit_ns.poses.adding import Source, add_pictures, find_source
@@ -81,7 +81,7 @@ def _compute(options: PosesOptions, source: Source, work: Workspace, colmap: Col
         warn(console, f"More than half of the pictures have no pose. {advice}")
     elif turning := diagnosis.only_turns(pairs):
         warn(console, f"The poses may be wrong. {turning}")
-    say(console, f"Train on it with: ns-train splatkit-3dgs --data {_quoted(work.output)}")
+    say(console, f"Train on it with: ns-train splatkit-3dgs --data {quoted(work.output)}")
 
 
 def _is_usable(model: Any) -> bool:
@@ -195,8 +195,3 @@ def left_out_lines(scene: Scene, models: Sequence[Any], pictures: Sequence[Pictu
         for picture in pictures
         if picture.name not in posed
     ]
-
-
-def _quoted(path: Path) -> str:
-    text = str(path)
-    return f"'{text}'" if " " in text else text

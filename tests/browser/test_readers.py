@@ -42,7 +42,7 @@ def viewers() -> Iterator[Viewers]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The ball in every format, with z up."""
     folder = tmp_path_factory.mktemp("ball")
-    paths = {name: folder / f"ball.{name}" for name in formats.format_names()}
+    paths = {name: folder / f"ball.{name}" for name in formats.usable_format_names()}
     for path in paths.values():
         formats.write(path, ball())
     return paths

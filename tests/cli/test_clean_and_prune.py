@@ -206,6 +206,10 @@ def test_pruning_to_a_size(made_run: Path, tmp_path: Path, capsys: pytest.Captur
     sizes = [path.stat().st_size for path in outputs]
     assert 0.97 * 30 * 1024 < max(sizes) <= 30 * 1024
     assert len(formats.read(outputs[0])) == len(formats.read(outputs[1]))
+    several = tmp_path / "d.ply", tmp_path / "d.compressed.ply", tmp_path / "sog" / "meta.json"
+    status, text = run(capsys, *arguments, "--size", "150kB", "--output", *several)
+    assert status == 0, text
+    assert 0.98 * 150_000 < several[0].stat().st_size <= 150_000, "the largest file counts, whatever its name ends in"
     assert "all 3,000 Gaussians fit" in refused(capsys, *arguments, "--size", "1GB", "--output", tmp_path / "c.ply")
     text = refused(capsys, *arguments, "--size", "100B", "--output", tmp_path / "c.ply")
     assert "--size is 100 bytes, and a file of 1 Gaussian(s) is larger" in text

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from splatkit_ns import formats
 from splatkit_ns.cameras import View
-from splatkit_ns.formats import format_names
+from splatkit_ns.formats import usable_format_names
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer
 from splatkit_ns.splat import SplatModel
@@ -85,7 +85,7 @@ def test_a_camera_that_is_turned_along_sees_the_same(
 
 def test_every_format_is_measured(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each file as it was written, in a frame in which cameras have to follow."""
-    paths = [tmp_path / "out" / f"a.{name}" for name in format_names()]
+    paths = [tmp_path / "out" / f"a.{name}" for name in usable_format_names()]
     text = export(capsys, made_run, "--output", *paths, "--frame", "world", "--up", "y", "--scale", "3")
     assert re.search(r"step-000000059.ckpt, 3,000 Gaussians", text)
     assert "PSNR is against the run's own renders of 4 held-out view(s)" in text

@@ -10,6 +10,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION, NerfstudioDataParserConfig
 from PIL import Image
 
+from splatkit_ns.files import quoted
 from splatkit_ns.plugin.reporting.console import report_once
 
 IMAGES = "images"
@@ -44,7 +45,7 @@ def dataparser_of(parser: Any) -> Any:
         return parser
     report_once(
         f"{data} is read as COLMAP's format, with the model in {model}. For its options, end the command with: colmap "
-        f"--data {data} --colmap-path {model}"
+        f"--data {quoted(data)} --colmap-path {model}"
     )
     found = ColmapDataParserConfig(data=data, colmap_path=Path(model), downscale_factor=_smaller_copies(data))
     for name, value in set_here.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
 from splatkit_ns import media
+from splatkit_ns.files import quoted
 
 
 def poses_command(data: Path) -> str | None:
@@ -38,8 +38,7 @@ def _count(files: Iterable[Path], suffixes: tuple[str, ...]) -> int:
 def _command(what: str, source: Path, output: Path | None = None) -> str:
     named = source if source.name not in ("", "..") else source.resolve()
     output = output or named.with_name(f"{named.stem if named.is_file() else named.name}_poses")
-    quoted = shlex.quote(str(output))
+    target = quoted(output)
     return (
-        f"{what}. Compute them with: splatkit poses {shlex.quote(str(named))} --output {quoted}, and train with --data "
-        f"{quoted}"
+        f"{what}. Compute them with: splatkit poses {quoted(named)} --output {target}, and train with --data {target}"
     )

@@ -14,6 +14,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import UnidentifiedImageError
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.bare_photographs import poses_command
 from splatkit_ns.plugin.data.errors import DataError
@@ -102,10 +103,12 @@ def _relative(data: Path) -> str:
 def _other_format(data: Path) -> str:
     """A sentence that names the dataparser for this folder, or says how to make a data set."""
     if (data / "transforms.json").is_file():
-        return f"The folder looks like nerfstudio's own format: end the command with: nerfstudio-data --data {data}"
-    if (data / "transforms_train.json").is_file():
-        return f"The folder looks like Blender's format: end the command with: blender-data --data {data}"
-    return _colmap_format(data) or f"The folder has no format that is known here. {_how_to_make_one(data)}"
+        kind, command = "nerfstudio's own", "nerfstudio-data"
+    elif (data / "transforms_train.json").is_file():
+        kind, command = "Blender's", "blender-data"
+    else:
+        return _colmap_format(data) or f"The folder has no format that is known here. {_how_to_make_one(data)}"
+    return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
 
 
 def _colmap_format(data: Path) -> str | None:
@@ -114,7 +117,7 @@ def _colmap_format(data: Path) -> str | None:
         if any((data / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             return (
                 "The folder looks like COLMAP's format: end the command with: "
-                f"colmap --data {data} --colmap-path {model}"
+                f"colmap --data {quoted(data)} --colmap-path {model}"
             )
     return None
 

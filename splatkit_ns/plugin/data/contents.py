@@ -99,6 +99,22 @@ def check_mask_use(use: MaskUse, outputs: DataparserOutputs) -> None:
         )
 
 
+def _note_centres_outside(outputs: DataparserOutputs) -> None:
+    """Print a note if the optical axis of a camera does not go through its picture."""
+    cameras, names = outputs.cameras, outputs.image_filenames
+    inside = (cameras.cx >= 0) & (cameras.cx <= cameras.width) & (cameras.cy >= 0) & (cameras.cy <= cameras.height)
+    outside = (~inside).flatten().nonzero()[:, 0].tolist()
+    if outside:
+        cx, cy, width, height = (
+            float(values.flatten()[outside[0]]) for values in (cameras.cx, cameras.cy, cameras.width, cameras.height)
+        )
+        report_once(
+            f"{len(outside)} camera(s) have their centre (cx, cy) outside the picture, the first is that of "
+            f"{names[outside[0]]}: ({cx:g}, {cy:g}) in {width:g}×{height:g} pixels. That is right for pictures that "
+            "were cut out of larger ones; otherwise the intrinsics are those of another size."
+        )
+
+
 def check_cameras(outputs: DataparserOutputs) -> None:
     """Check poses, intrinsics and kinds of the cameras of a dataparser's output.
 
@@ -121,6 +137,13 @@ def check_cameras(outputs: DataparserOutputs) -> None:
             f"The pose of {names[worst]} is no rigid motion: the columns of its rotation are not of length 1 and at "
             "right angles. Compute it again, or remove the frame."
         )
+    mirrored = (torch.linalg.det(rotations) < 0).nonzero()[:, 0].tolist()
+    if mirrored:
+        raise DataError(
+            f"{len(mirrored)} pose(s) of {len(poses)} are mirror images, the first is that of {names[mirrored[0]]}: "
+            "its rotation has the determinant -1, as when one axis changes its sign on the way from another program. "
+            "Convert the poses again: x is right, y is up, and the camera looks along -z."
+        )
     for name, values, positive in (
         ("fl_x", cameras.fx, True),
         ("fl_y", cameras.fy, True),
@@ -135,6 +158,7 @@ def check_cameras(outputs: DataparserOutputs) -> None:
                 f"The camera of {names[bad[0]]} has {name} = {float(values.flatten()[bad[0]])}, expected a "
                 f"{'positive ' if positive else ''}finite number of pixels. Correct the intrinsics of the data set."
             )
+    _note_centres_outside(outputs)
     distortion = cameras.distortion_params
     bad = [] if distortion is None else (~torch.isfinite(distortion)).flatten(1).any(1).nonzero()[:, 0].tolist()
     if distortion is not None and bad:

@@ -127,6 +127,13 @@ def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence
     unknown = [shown for key, shown in found.items() if key not in NOT_HONOURED and key not in CHANGES_NOTHING]
     if told:
         report_once(f"{path} has keys that are not honoured. {'; '.join(told)}.")
+    paths = Counter(str(frame.get("file_path")) for frame in frames)
+    twice = [name for name, count in paths.items() if count > 1]
+    if twice:
+        report_once(
+            f"{path} lists {len(twice)} image(s) more than once, the first is {twice[0]}: it weighs more than others, "
+            "and may be trained on as well as held out."
+        )
     masks = _unused_masks(parser, path)
     if masks is not None and not any("mask_path" in frame for frame in frames):
         report_once(f"The masks in {masks} are not used: each frame of {path.name} has to name its own as 'mask_path'.")

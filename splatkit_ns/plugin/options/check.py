@@ -173,10 +173,10 @@ def _initial_file_problems(path: Path, option: str) -> list[str]:
     if not path.exists():
         return [f"{option}: there is no file {path}"]
     try:
-        find_format(path)
+        reason = find_format(path).why_unavailable()
     except FormatError as error:
         return [f"{option}: {error}"]
-    return []
+    return [] if reason is None else [f"{option}: {path}: {reason}"]
 
 
 def check_device(device_type: str, option: str = "--machine.device-type") -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.files import quoted
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
 from splatkit_ns.plugin.run.rates import apply_rate, restore_schedules, use_changed_rates
@@ -249,7 +250,7 @@ def describe_last_checkpoint(folder: Path) -> str:
     paths = checkpoint_paths(folder)
     if not paths:
         return "There is no checkpoint yet."
-    return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {folder}."
+    return f"The last checkpoint is {paths[-1]}; to go on from it: --load-dir {quoted(folder)}."
 
 
 def path_of(folder: Path, step: int) -> Path:

@@ -19,6 +19,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.files import quoted
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
 from splatkit_ns.plugin.run.config_file import packages_named, parse_config
@@ -208,8 +209,8 @@ class RunFolder:
         if checkpoints and not self.is_continued and not self._loads_from_here():
             raise SplatkitError(
                 f"{self.path} holds another run, of {len(checkpoints)} checkpoint(s), which this one would overwrite. "
-                f"To go on with it: --load-dir {self._checkpoint_dir}, or --load-config {path}. To start anew: another "
-                "--timestamp, or none."
+                f"To go on with it: --load-dir {quoted(self._checkpoint_dir)}, or --load-config {quoted(path)}. To "
+                "start anew: another --timestamp, or none."
             )
         CONSOLE.log(f"Saving config to: {escape(str(path))}")
         self._state.has_new_config = not path.exists()

@@ -9,6 +9,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
+from splatkit_ns.files import quoted
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -32,7 +33,7 @@ def say_if_nothing_to_train(config: TrainerConfig, start_step: int) -> None:
     if start_step >= config.max_num_iterations:
         CONSOLE.print(
             f"The checkpoint has {start_step} steps already, --max-num-iterations is {config.max_num_iterations}: "
-            f"nothing to train. To go on: --load-dir {escape(str(config.get_checkpoint_dir()))} with a larger "
+            f"nothing to train. To go on: --load-dir {escape(quoted(config.get_checkpoint_dir()))} with a larger "
             "--max-num-iterations, or a larger max_num_iterations in the config.yml that --load-config reads."
         )
 

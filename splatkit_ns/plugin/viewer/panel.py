@@ -24,7 +24,7 @@ from splatkit_ns import formats
 from splatkit_ns.cleaning import rules
 from splatkit_ns.cleaning.weights import blend_weights
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.formats import Gaussians, format_names
+from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.plugin.data.cameras import pinhole_views
@@ -34,7 +34,7 @@ from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.splat import SplatTrainingState
 
 FRAMES = ("nerfstudio", "dataset", "world")
-USUAL_SHARE = 0.2
+USUAL_SHARE = 0.05
 """The share of the photographs, in percent, that `splatkit clean` gives up if it is not told otherwise."""
 MOST_SHARE = 5.0
 _MOST_MEASURED = 8
@@ -124,7 +124,7 @@ class ViewerPanel(nn.Module):
             hint="Hide the Gaussians that the photographs hardly show. The first time, all photographs are looked at.",
         )  # fmt: skip
         self.i_cleaned = Text("Nothing is hidden")
-        names = list(format_names())
+        names = list(usable_format_names())
         self.j_format = ViewerDropdown("Format", "spz" if "spz" in names else names[0], names)
         self.k_frame = ViewerDropdown("Frame", FRAMES[0], list(FRAMES))
         self.l_download = Button("Download", self._told(self._download))

@@ -89,6 +89,10 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
         in_json(lambda meta: meta["frames"][1].update(transform_matrix=[[0.0] * 4] * 4)),
         ("The pose of", "frame_00001.png is no rigid motion", "Compute it again"),
     ),
+    "mirrored pose": (
+        in_json(lambda meta: [row.__setitem__(0, -row[0]) for row in meta["frames"][1]["transform_matrix"][:3]]),
+        ("1 pose(s) of", "are mirror images, the first is that of", "frame_00001.png", "Convert the poses again"),
+    ),
     "one place": (in_json(same_pose), ("all cameras are at one place", "--auto-scale-poses False")),
     "one image": (
         in_json(lambda meta: meta.update(frames=meta["frames"][:1])),

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
+from splatkit_ns.plugin.data.contents import check_cameras
 from splatkit_ns.plugin.data.honoured import HONOURED, NOT_HONOURED, note_keys, note_options
 from splatkit_ns.plugin.reporting import console
 from tests.plugin.helpers import run_config
@@ -58,6 +62,23 @@ def test_a_key_counts_for_the_format_that_has_it(capsys: pytest.CaptureFixture[s
 def test_a_slip_of_the_pen_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     text = keys_noted(capsys, {"ply_filepath": "p"}, {"mask": "m"}, NerfstudioDataParserConfig)
     assert "not known here and change nothing: 'mask' of 1 frame(s), 'ply_filepath'" in text
+
+
+def test_an_image_that_is_listed_twice_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    meta = {"frames": [{"file_path": name, "transform_matrix": []} for name in ("a", "b", "b")]}
+    note_keys(NerfstudioDataParserConfig(), PATH, meta, meta["frames"])
+    assert "transforms.json lists 1 image(s) more than once, the first is b" in said(capsys)
+
+
+def test_a_centre_outside_the_picture_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    """As when intrinsics are those of the full size and pictures were made smaller by hand."""
+    for cx, noted in ((16.0, False), (0.0, False), (64.0, True)):
+        poses = torch.eye(4)[:3].expand(2, 3, 4)
+        cameras = Cameras(poses, 30.0, 30.0, torch.tensor([[16.0], [cx]]), 12.0, width=32, height=24)
+        check_cameras(DataparserOutputs([Path("a.png"), Path("b.png")], cameras))
+        text = said(capsys)
+        assert ("1 camera(s) have their centre (cx, cy) outside the picture" in text) == noted
+        assert ("b.png: (64, 12) in 32×24 pixels" in text) == noted
 
 
 def test_masks_that_no_frame_names_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

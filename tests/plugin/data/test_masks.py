@@ -10,6 +10,7 @@ import numpy as np
 import plyfile
 import pytest
 import torch
+from nerfstudio.scripts.exporter import ExportGaussianSplat
 from PIL import Image
 from scipy import ndimage
 
@@ -102,7 +103,7 @@ def mean_alphas(render: Any, of: Any) -> tuple[float, float]:
 
 @pytest.mark.parametrize("mode", ["ignore", "segment", "alpha"])
 def test_what_is_masked_out_is_empty(in_the_open: Path, cut_out: Path, tmp_path: Path, mode: str) -> None:
-    """In renders of held-out views, and in the file that is exported."""
+    """In renders of held-out views, and in the files that ``splatkit export`` and ``ns-export`` write."""
     trainer = trained(cut_out if mode == "alpha" else in_the_open, tmp_path, mode)
     model, data = trainer.pipeline.model.eval(), trainer.pipeline.datamanager
     cameras = {int(path.stem[-5:]): index for index, path in enumerate(data.eval_dataset.image_filenames)}
@@ -115,15 +116,17 @@ def test_what_is_masked_out_is_empty(in_the_open: Path, cut_out: Path, tmp_path:
     file = tmp_path / "splat.ply"
     run = trainer.config.get_base_dir() / "config.yml"
     assert main(["export", "--load-config", str(run), "--output", str(file), "--frame", "nerfstudio"]) == 0
-    exported = SplatModel.load(file).to_training_state()
+    ExportGaussianSplat(load_config=run, output_dir=tmp_path / "nerfstudio").main()
+    for path in (file, tmp_path / "nerfstudio" / "splat.ply"):
+        exported = SplatModel.load(path).to_training_state()
 
-    def alpha_of(camera: Any) -> torch.Tensor:
-        with torch.no_grad():
-            return Splat3DGSRenderer().render(exported, pinhole_view(camera), RenderOptions()).alphas[0, ..., 0]
+        def alpha_of(camera: Any, exported: Any = exported) -> torch.Tensor:
+            with torch.no_grad():
+                return Splat3DGSRenderer().render(exported, pinhole_view(camera), RenderOptions()).alphas[0, ..., 0]
 
-    assert mean_alphas(
-        alpha_of, lambda number: data.eval_dataset.cameras[cameras[number] : cameras[number] + 1]
-    ) == pytest.approx((outside, inside), abs=1e-3)
+        assert mean_alphas(
+            alpha_of, lambda number: data.eval_dataset.cameras[cameras[number] : cameras[number] + 1]
+        ) == pytest.approx((outside, inside), abs=1e-3)
 
 
 @pytest.mark.parametrize("pixels", [-3, -1, 0, 1, 2, 5])
