@@ -148,9 +148,10 @@ class RunData:
         frame = model.parts.frames.make(camera, batch, None if current is None else current.background)
         assert frame.target is not None
         options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
-        payload = model.parts.renderer.render(model.training_state, frame.view, options)
-        seen = ImageFrame(frame.view, frame.index_on_device, frame.image_name, model.context.step)
-        return TrainingView(frame.view, frame.target, model.parts.image_of(payload.renders, seen), frame.mask)
+        view = model.parts.frames.corrected(frame)
+        payload = model.parts.renderer.render(model.training_state, view, options)
+        seen = ImageFrame(view, frame.index_on_device, frame.image_name, model.context.step)
+        return TrainingView(view, frame.target, model.parts.image_of(payload.renders, seen), frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""

@@ -16,7 +16,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
-from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")
@@ -30,7 +30,7 @@ class TrainingFrame:
     camera: Cameras
     """The datamanager's camera object, by which `get_outputs` recognises the frame."""
     view: View
-    """The camera at the resolution of this step; its pose is corrected if the camera optimizer is on."""
+    """The camera at the resolution of this step, with the pose of the data."""
     background: Tensor
     """The colour behind the Gaussians, (3,)."""
     target: Tensor | None = None
@@ -148,11 +148,29 @@ class TrainingFrames:
             view = pinhole_view(camera)
             if index is not None:
                 self._views[index] = view
-        view = view.smaller(self.downscale)
-        if self._camera_optimizer.config.mode != "off":
-            corrected = self._camera_optimizer.apply_to_camera(camera)
-            view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))
-        return view
+        return view.smaller(self.downscale)
+
+    def corrected(self, frame: TrainingFrame) -> View:
+        """The view of a frame with the pose that the camera optimizer has found, from which gradients flow to it.
+
+        A CUDA graph can hold this: the number of the photograph is read on the device.
+        """
+        if self._camera_optimizer.config.mode == "off" or frame.index_on_device is None:
+            return frame.view
+        poses = corrected_poses(frame.view.cam_to_worlds, self._camera_optimizer(frame.index_on_device))
+        return dataclasses.replace(frame.view, cam_to_worlds=poses)
+
+
+def corrected_poses(cam_to_worlds: Tensor, motions: Tensor) -> Tensor:
+    """Apply the corrections of a camera optimizer, as its `apply_to_camera` does: about the camera's own centre.
+
+    Args:
+        cam_to_worlds: (C, 4, 4).
+        motions: rotations and translations along the world's axes, (C, 3, 4).
+    """
+    rotations = motions[:, :, :3] @ cam_to_worlds[:, :3, :3]
+    centres = cam_to_worlds[:, :3, 3:] + motions[:, :, 3:]
+    return torch.cat([torch.cat([rotations, centres], dim=2), cam_to_worlds[:, 3:]], dim=1)
 
 
 def _to(pixels: Tensor, like: Tensor) -> Tensor:

@@ -69,9 +69,8 @@ def forward_backward(
 ) -> ForwardBackward:
     """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
-    They are not possible on the CPU, if camera poses are corrected, if gradients are summed up over steps, if the loss
-    compares with more than images, or if a module runs between render and backward pass or measures the time of each
-    part of a step.
+    They are not possible on the CPU, if gradients are summed up over steps, if the loss compares with more than images,
+    or if a module runs between render and backward pass or measures the time of each part of a step.
 
     Args:
         model: the model, with its modules attached.
@@ -86,7 +85,6 @@ def forward_backward(
         and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
         and not model.parts.loss_fn.wanted_targets
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
-        and model.camera_optimizer.config.mode == "off"
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
     return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
