@@ -16,6 +16,7 @@ written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def of_part(variant: str) -> dict[str, Any]:
 
 
 def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run]:
-    """The runs of the experiments on a scene, the most important ones first."""
+    """The runs of the experiments on a scene, in the order in which they were named."""
 
     def on(seed: int, kind: str, experiment: str, part: str, settings: dict[str, Any], **more: Any) -> Run:
         data = folder / scene.name / kind
@@ -60,22 +61,17 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
             make(kind, scene, data, args.points)
         return Run(scene.name, experiment, kind, part, data, settings, seed, **more)
 
-    for seed in args.seeds:
-        if "few" in args.experiments:
+    for seed, experiment in itertools.product(args.seeds, args.experiments):
+        if experiment == "few":
             yield on(seed, "nothing", "few", "all photographs", {}, depths=folder / scene.name / "depths")
-        if "appearance" in args.experiments:
-            for model in args.models:
-                for kind in ("nothing", "appearance"):
-                    yield on(seed, kind, "appearance", model, of_part(model))
-        if "distractors" in args.experiments:
-            for mask in args.masks:
-                for kind in ("nothing", "distractors"):
-                    yield on(seed, kind, "distractors", mask, of_part(mask))
-        if "poses" in args.experiments:
-            for kind in ("nothing", "poses"):
-                for name, settings in POSES.items():
-                    if (kind, name) != ("nothing", "SO3xR3, 10 times the rate"):
-                        yield on(seed, kind, "poses", name, settings, align=True)
+        elif experiment == "poses":
+            for name, settings in POSES.items():
+                for kind in ("nothing", "poses"):
+                    yield on(seed, kind, "poses", name, settings, align=True)
+        else:
+            parts = args.models if experiment == "appearance" else args.masks
+            for part, kind in itertools.product(parts, ("nothing", experiment)):
+                yield on(seed, kind, experiment, part, of_part(part))
 
 
 def few_runs(scene: Path, folder: Path, depths: Path, seed: int) -> Iterator[Run]:

@@ -73,7 +73,7 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
         result = trainer.run()
         seconds = {"wall_s": time.perf_counter() - began, "work_s": time.process_time() - worked}
         found = {name.removeprefix("eval/"): value for name, value in result.metrics.items() if "eval/" in name}
-        if run.align:
+        if run.align and "aligned_psnr" not in found:
             found |= aligned_metrics(result)
         if run.depths is not None:
             write_depths(result, run.depths)
@@ -85,19 +85,10 @@ def aligned_metrics(result: Any) -> dict[str, float]:
     """The means of the held-out metrics after each camera has been aligned with its photograph."""
     from splatkit_ns.modules.evaluator import mean_metrics
     from splatkit_ns.plugin.data.cameras import pinhole_view
-    from splatkit_ns.plugin.data.images import evaluation_target
-    from splatkit_ns.renderer import RenderOptions
-    from splatkit_ns.renderer.alignment import aligned_view
 
-    model, state, rows = result.run_model, result.training_state, list[dict[str, Any]]()
-    background = model.backgrounds.of_evaluation(model.device)
-    options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=background[None])
+    model, rows = result.run_model, list[dict[str, Any]]()
     for camera, batch in model.context.data_provider.datamanager.fixed_indices_eval_dataloader:
-        view = pinhole_view(camera.to(model.device))
-        target, mask = evaluation_target(batch, background.expand(view.height, view.width, 3))
-        view = aligned_view(model.renderer, state, view, target, mask, options)
-        rendered = model.renderer.render(state, view, options).renders[0].detach().clamp(0, 1)
-        rows.append(model.measures.metrics.all(rendered, target, mask))
+        rows.append(model.aligned_metrics(pinhole_view(camera.to(model.device)), batch))
     return {f"aligned_{name}": value for name, value in mean_metrics(rows).items()}
 
 

@@ -23,6 +23,7 @@ SMALLEST = 16
 """Sizes with fewer pixels along a side are left out."""
 
 
+@torch.enable_grad()
 def aligned_view(
     renderer: SplatRenderer[Any],
     training_state: SplatTrainingState,
