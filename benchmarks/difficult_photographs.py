@@ -40,16 +40,12 @@ NUMBERS = (3, 6, 12)
 NOISE = 0.3
 
 
-def of_part(variant: str) -> dict[str, Any]:
-    """The settings of a run with a part, such as ``ppisp:lr=0.01``, ``transients:ratio=8`` or ``none``."""
+def of_model(variant: str) -> dict[str, Any]:
+    """The settings of a run with an image model, such as ``ppisp:lr=0.01``."""
     kind, _, values = variant.partition(":")
-    if kind == "transients":
-        place, chosen = "modules.transients", dict[str, Any]()
-    else:
-        place = f"pipeline.model.image_model.{kind.replace('-', '_')}"
-        chosen = {"pipeline.model.image_model.kind": kind}
+    place = f"pipeline.model.image_model.{kind.replace('-', '_')}"
     pairs = (pair.partition("=") for pair in values.split(",") if pair)
-    return chosen | {f"{place}.{k}": json.loads(v) for k, _, v in pairs}
+    return {"pipeline.model.image_model.kind": kind, **{f"{place}.{k}": json.loads(v) for k, _, v in pairs}}
 
 
 def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run]:
@@ -71,7 +67,7 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
         else:
             parts = args.models if experiment == "appearance" else args.masks
             for part, kind in itertools.product(parts, ("nothing", experiment)):
-                yield on(seed, kind, experiment, part, of_part(part))
+                yield on(seed, kind, experiment, part, of_model(part))
 
 
 def few_runs(scene: Path, folder: Path, depths: Path, seed: int) -> Iterator[Run]:
@@ -92,7 +88,6 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", help=f"{', '.join(EXPERIMENTS)}; or make KIND SCENE FOLDER")
     parser.add_argument("--scenes", type=Path, nargs="+", default=[])
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--masks", nargs="+", default=("none", "transients:ratio=8"))
     parser.add_argument("--method", default="splatkit-3dgs-fast")
     parser.add_argument("--steps", type=int, help="the default is the method's own number")
     parser.add_argument("--points", type=int, help="the number of seed points that are kept")

@@ -8,7 +8,6 @@ from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
-from splatkit_ns.modules.transients import SplatTransientMask
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
@@ -33,6 +32,5 @@ __all__ = [
     "SplatResolutionSchedule",
     "SplatTensorboard",
     "SplatTimer",
-    "SplatTransientMask",
     "Trainable",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.lie_groups import exp_map_SE3, exp_map_SO3xR3
 from torch import Tensor
 
 from splatkit_ns.cameras import View
@@ -21,6 +22,10 @@ from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")
 """The fields of a frame that are images."""
+
+
+MOTIONS = {"SO3xR3": exp_map_SO3xR3, "SE3": exp_map_SE3}
+"""The functions that make a rotation and a translation, (C, 3, 4), of the six numbers of each camera, by mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +158,13 @@ class TrainingFrames:
     def corrected(self, frame: TrainingFrame) -> View:
         """The view of a frame with the pose that the camera optimizer has found, from which gradients flow to it.
 
-        A CUDA graph can hold this: the number of the photograph is read on the device.
+        The number of the photograph is read on the device, as a CUDA graph needs it.
         """
-        if self._camera_optimizer.config.mode == "off" or frame.index_on_device is None:
+        optimizer = self._camera_optimizer
+        if optimizer.config.mode == "off" or frame.index_on_device is None:
             return frame.view
-        poses = corrected_poses(frame.view.cam_to_worlds, self._camera_optimizer(frame.index_on_device))
+        motion = MOTIONS[optimizer.config.mode](optimizer.pose_adjustment.index_select(0, frame.index_on_device))
+        poses = corrected_poses(frame.view.cam_to_worlds, motion)
         return dataclasses.replace(frame.view, cam_to_worlds=poses)
 
 
