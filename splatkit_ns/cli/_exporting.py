@@ -13,12 +13,14 @@ from splatkit_ns.cli._files import check_outputs, say, shown_ratio, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
 from splatkit_ns.cli.export import ExportOptions
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.formats.gaussians import finite_rows
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.formats.ply import property_names
+from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
+from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
 
@@ -48,6 +50,8 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
     console = console or Console()
     ranges.check(options, shown=ranges.flag)
     check_outputs(options.output, overwrite=options.overwrite)
+    if options.cameras is not None:
+        check_camera_folder(options.cameras, overwrite=options.overwrite)
     run = open_run(options.load_config, options, console)
     gaussians = run_gaussians(run, console)
     move, offset = split_offset(gaussians, training_to_file(run, options))
@@ -62,6 +66,8 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
         say(console, line)
         if beside:
             say(console, f"{beside}: the offset of its coordinates in the frame {options.frame}")
+    if options.cameras is not None:
+        export_cameras(run, options.cameras, console)
     if views:
         say(console, f"PSNR is against the run's own renders of {len(views)} held-out view(s).")
 
@@ -102,6 +108,40 @@ def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
         raise SplatkitError(f"{run.checkpoint}: all {len(gaussians):,} Gaussians are NaN or infinite.")
     say(console, f"{len(gaussians) - len(finite):,} Gaussian(s) are NaN or infinite, and left out")
     return gaussians.take(finite)
+
+
+def check_camera_folder(folder: Path, *, overwrite: bool) -> None:
+    """Check that the files of cameras can be written, and none is lost by it.
+
+    Raises:
+        OptionsError: they cannot.
+    """
+    found = next((folder / name for name in FILES if (folder / name).exists()), None)
+    parents = [parent for parent in (folder, *folder.parents) if parent.exists()]
+    if parents and not parents[0].is_dir():
+        raise OptionsError([f"--cameras: {parents[0]} is a file, not a folder"])
+    if found is not None and not overwrite:
+        raise OptionsError([f"--cameras: {found} exists; name another folder, or add --overwrite"])
+
+
+def export_cameras(run: LoadedRun, folder: Path, console: Console) -> None:
+    """Write the cameras of a run into a folder, and say by how much training has corrected them.
+
+    Raises:
+        SplatkitError: they cannot be written.
+    """
+    optimizer = run.pipeline.model.camera_optimizer
+    motions = optimizer.get_correction_matrices().detach().double().cpu()
+    write_cameras(run.pipeline.datamanager, motions, folder)
+    line = f"{folder}: {', '.join(FILES)}, in the frame dataset"
+    if optimizer.config.mode == "off":
+        say(console, f"{line}, as the data set has them: the run did not correct poses")
+        return
+    traces = motions[:, 0, 0] + motions[:, 1, 1] + motions[:, 2, 2]
+    degrees = ((traces - 1) / 2).clamp(-1, 1).acos().rad2deg().median()
+    extent = camera_extent(run.pipeline.datamanager.train_dataset.cameras) or 1.0
+    shift = float(motions[:, :, 3].norm(dim=1).median()) / extent
+    say(console, f"{line}; the median camera was turned by {degrees:.2g}° and moved by {shift:.2%} of the scene")
 
 
 def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:

@@ -24,6 +24,10 @@ class ExportOptions:
     """The run's config.yml."""
     output: tuple[Path, ...]
     """The files to write."""
+    cameras: Path | None = None
+    """A folder for the cameras, as training has corrected them (--pipeline.model.camera-optimizer.mode): a
+    transforms.json, which can take the place of the data set's, and COLMAP's text files. They are in the frame
+    dataset, whatever the other files' frame is."""
     frame: Literal["nerfstudio", "dataset", "world"] = "nerfstudio"
     """nerfstudio: the frame of training. dataset: the frame of the poses and points in the data set's files, such as
     transforms.json and sparse_pc.ply. world: COLMAP's frame, before ns-process-data turned the poses. If the scene

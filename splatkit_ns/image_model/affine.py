@@ -26,7 +26,7 @@ class AffineColor(PhotographModel):
 
     capturable: ClassVar[bool] = True
 
-    prior: Annotated[float, NonNegative] = 0.01
+    prior: Annotated[float, NonNegative] = 0.1
     """Weight of the squared difference of a photograph's map from the identity."""
 
     @property

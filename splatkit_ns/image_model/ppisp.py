@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
-from splatkit_ns.ranges import NonNegative
+from splatkit_ns.ranges import NonNegative, Share
 from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 EPS = 1e-4
@@ -39,7 +39,13 @@ class PPISP(PhotographModel):
 
     capturable: ClassVar[bool] = True
 
-    prior: Annotated[float, NonNegative] = 0.01
+    learn_vignetting: bool = True
+    """Learn how much darker the edges are."""
+    learn_curves: bool = True
+    """Learn the response curves."""
+    camera_lr: Annotated[float, Share] = 0.1
+    """Learning rate of vignetting and response curves, as a share of `lr`: every photograph of a camera trains them."""
+    prior: Annotated[float, NonNegative] = 0.1
     """Weight of the squared exposure (in stops) and colour shifts of a photograph."""
     center_reg: Annotated[float, NonNegative] = 0.02
     """Weight of the squared distance of the vignetting's centre from the principal point, in focal lengths."""
@@ -59,11 +65,18 @@ class PPISP(PhotographModel):
         self.centers = nn.Parameter(torch.zeros(num, 3, 2))
         self.falloffs = nn.Parameter(torch.zeros(num, 3, 3))
         self.curves = nn.Parameter(torch.zeros(num, 3, 4))
-        names = ("exposure", "colors", "centers", "falloffs", "curves")
-        return {name: Trainable(getattr(self, name), lr=self.lr, lr_final=self.lr / 10) for name in names}
+        rates = dict.fromkeys(("exposure", "colors"), self.lr)
+        rates |= dict.fromkeys(("centers", "falloffs", "curves"), self.lr * self.camera_lr)
+        return {name: Trainable(getattr(self, name), lr=rate, lr_final=rate / 10) for name, rate in rates.items()}
 
     def parameters_of_model(self) -> list[nn.Parameter]:
         return [self.exposure, self.colors, self.centers, self.falloffs, self.curves]
+
+    def pre_batch(self, step: int, max_steps: int) -> None:
+        super().pre_batch(step, max_steps)
+        fixed = [self.centers, self.falloffs] * (not self.learn_vignetting) + [self.curves] * (not self.learn_curves)
+        for parameter in fixed:
+            parameter.requires_grad_(False)
 
     def photograph_parameters(self) -> list[nn.Parameter]:
         return [self.exposure, self.colors]

@@ -15,6 +15,7 @@ from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
@@ -24,10 +25,11 @@ from splatkit_ns.parts.fitting import sh_interval
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
+from splatkit_ns.plugin.data.images import evaluation_target
 from splatkit_ns.plugin.run.held import instance
 from splatkit_ns.plugin.run.model_parameters import ModelParameters
 from splatkit_ns.plugin.step.frame import TrainingFrames
-from splatkit_ns.plugin.step.measures import Measures
+from splatkit_ns.plugin.step.measures import Measures, compared
 from splatkit_ns.plugin.step.part_attributes import PartAttributes
 from splatkit_ns.plugin.step.part_parameters import PartParameters
 from splatkit_ns.plugin.step.parts import StepParts
@@ -35,7 +37,8 @@ from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
 from splatkit_ns.ranges import NonNegative, Opacity, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
-from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.renderer.alignment import aligned_view
 
 
 @dataclass
@@ -120,6 +123,7 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         self.part_params = PartParameters(self.gauss_params)
         self.part_params.add_parts(self.dispatcher, self.context)
         self.measures = Measures(config.lpips, self.camera_optimizer)
+        self._evaluated: tuple[Tensor, View] | None = None
         self.crop_box: OrientedBox | None = None
 
     def use_modules(self, modules: list[SplatBaseModule[Any]]) -> None:
@@ -173,6 +177,7 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
             state, view = cropped(self.shown.of(self.training_state), self.crop_box), lens_view(camera)
             background = self.backgrounds.of_evaluation(self.device)
             outputs = view_outputs(self.renderer, state, view, self.sh_degree_now(), background)
+            self._evaluated = (outputs["rgb"], view)
             return outputs | parts.images_of_new_view(outputs["rgb"], view)
         frame = parts.frame_of(camera)
         payload = parts.render(frame, self.sh_degree_now(), self.wants_depth_now())
@@ -210,8 +215,27 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """The metrics of an evaluation image (`ImageMetrics.all`), and a picture of photograph and render."""
-        return self.measures.of_evaluation_image(outputs, batch, self.dispatcher)
+        """The metrics of an evaluation image (`ImageMetrics.all`), and a picture of photograph and render.
+
+        If training corrects poses, the metrics are there twice: the second time, as ``aligned_psnr`` and so on, after
+        `aligned_metrics`.
+        """
+        found, images = self.measures.of_evaluation_image(outputs, batch, self.dispatcher)
+        rendered, view = self._evaluated or (None, None)
+        if view is not None and rendered is outputs["rgb"] and self.measures.aligns:
+            found |= {f"aligned_{name}": value for name, value in self.aligned_metrics(view, batch).items()}
+        return found, images
+
+    def aligned_metrics(self, view: View, batch: dict[str, Any]) -> dict[str, float]:
+        """The metrics of an evaluation image after its camera has been aligned with the photograph (`aligned_view`)."""
+        parts, state, degree = self.parts, self.training_state, self.sh_degree_now()
+        background = self.backgrounds.of_evaluation(self.device)
+        options = RenderOptions(sh_degree=degree, backgrounds=background[None])
+        target, mask = evaluation_target(batch, background.expand(view.height, view.width, 3))
+        view = aligned_view(self.renderer, state, view, target, mask, options)
+        outputs = view_outputs(self.renderer, state, view, degree, background)
+        outputs |= parts.images_of_new_view(outputs["rgb"], view)
+        return self.measures.metrics.all(compared(outputs), target, mask)
 
     # ------------------------------------------------------------------ schedules
 

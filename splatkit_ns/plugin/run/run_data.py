@@ -34,6 +34,8 @@ METRICS = {
     "lpips": "AlexNet, inputs scaled to [-1, 1]; pixels outside the mask black in both images",
     "cc_psnr, cc_ssim, cc_lpips": "the same after an affine change of the render's colours (3×3 matrix and offset), "
     "fitted to each photograph by least squares over its valid pixels",
+    "aligned_psnr, …": "the same after the camera has been aligned with the photograph while the Gaussians stay fixed; "
+    "only of runs that correct poses",
     "mean": "arithmetic mean over images",
 }
 
@@ -148,9 +150,10 @@ class RunData:
         frame = model.parts.frames.make(camera, batch, None if current is None else current.background)
         assert frame.target is not None
         options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
-        payload = model.parts.renderer.render(model.training_state, frame.view, options)
-        seen = ImageFrame(frame.view, frame.index_on_device, frame.image_name, model.context.step)
-        return TrainingView(frame.view, frame.target, model.parts.image_of(payload.renders, seen), frame.mask)
+        view = model.parts.frames.corrected(frame)
+        payload = model.parts.renderer.render(model.training_state, view, options)
+        seen = ImageFrame(view, frame.index_on_device, frame.image_name, model.context.step)
+        return TrainingView(view, frame.target, model.parts.image_of(payload.renders, seen), frame.mask)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""
@@ -190,7 +193,7 @@ class RunData:
         frames, count = data.fixed_indices_eval_dataloader, min(self.num_held_out, MOST_HELD_OUT)
         for index in torch.linspace(0, self.num_held_out - 1, count).round().long().tolist():
             camera, batch = frames[index]
-            with self._model.measures.metrics.without_lpips():
+            with self._model.measures.quickly():
                 result = self._measured(camera, batch, data.eval_dataset.image_filenames[index])
             yield result
 

@@ -10,17 +10,22 @@ from typing import Any
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.lie_groups import exp_map_SE3, exp_map_SO3xR3
 from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
-from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")
 """The fields of a frame that are images."""
+
+
+MOTIONS = {"SO3xR3": exp_map_SO3xR3, "SE3": exp_map_SE3}
+"""The functions that make a rotation and a translation, (C, 3, 4), of the six numbers of each camera, by mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,7 @@ class TrainingFrame:
     camera: Cameras
     """The datamanager's camera object, by which `get_outputs` recognises the frame."""
     view: View
-    """The camera at the resolution of this step; its pose is corrected if the camera optimizer is on."""
+    """The camera at the resolution of this step, with the pose of the data."""
     background: Tensor
     """The colour behind the Gaussians, (3,)."""
     target: Tensor | None = None
@@ -148,11 +153,31 @@ class TrainingFrames:
             view = pinhole_view(camera)
             if index is not None:
                 self._views[index] = view
-        view = view.smaller(self.downscale)
-        if self._camera_optimizer.config.mode != "off":
-            corrected = self._camera_optimizer.apply_to_camera(camera)
-            view = dataclasses.replace(view, cam_to_worlds=opencv_cam_to_worlds(corrected))
-        return view
+        return view.smaller(self.downscale)
+
+    def corrected(self, frame: TrainingFrame) -> View:
+        """The view of a frame with the pose that the camera optimizer has found, from which gradients flow to it.
+
+        The number of the photograph is read on the device, as a CUDA graph needs it.
+        """
+        optimizer = self._camera_optimizer
+        if optimizer.config.mode == "off" or frame.index_on_device is None:
+            return frame.view
+        motion = MOTIONS[optimizer.config.mode](optimizer.pose_adjustment.index_select(0, frame.index_on_device))
+        poses = corrected_poses(frame.view.cam_to_worlds, motion)
+        return dataclasses.replace(frame.view, cam_to_worlds=poses)
+
+
+def corrected_poses(cam_to_worlds: Tensor, motions: Tensor) -> Tensor:
+    """Apply the corrections of a camera optimizer, as its `apply_to_camera` does: about the camera's own centre.
+
+    Args:
+        cam_to_worlds: (C, 4, 4).
+        motions: rotations and translations along the world's axes, (C, 3, 4).
+    """
+    rotations = motions[:, :, :3] @ cam_to_worlds[:, :3, :3]
+    centres = cam_to_worlds[:, :3, 3:] + motions[:, :, 3:]
+    return torch.cat([torch.cat([rotations, centres], dim=2), cam_to_worlds[:, 3:]], dim=1)
 
 
 def _to(pixels: Tensor, like: Tensor) -> Tensor:

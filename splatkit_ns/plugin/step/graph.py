@@ -34,6 +34,8 @@ REMEMBERED = 300
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
+POSES_IN_GRAPHS = False
+"""Whether steps that correct poses are captured. A graph can hold them, but this has not been tested on a GPU yet."""
 CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """The fields of the context that a step sets, besides its losses."""
 TRIED = 20
@@ -86,7 +88,7 @@ def forward_backward(
         and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
         and not model.parts.loss_fn.wanted_targets
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
-        and model.camera_optimizer.config.mode == "off"
+        and (POSES_IN_GRAPHS or model.camera_optimizer.config.mode == "off")
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
     return GraphForwardBackward(model) if possible else PlainForwardBackward(model)

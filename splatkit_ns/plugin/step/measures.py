@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,23 @@ class Measures:
     def __init__(self, lpips: bool, camera_optimizer: CameraOptimizer) -> None:
         self.metrics = ImageMetrics(lpips=lpips)
         self._camera_optimizer = camera_optimizer
+        self._is_quick = False
+
+    @property
+    def aligns(self) -> bool:
+        """Whether evaluation images are also measured after their cameras have been aligned with them: if training
+        corrects poses, which makes all cameras drift together, away from those that are held out."""
+        return self._camera_optimizer.config.mode != "off" and not self._is_quick
+
+    @contextmanager
+    def quickly(self) -> Generator[None]:
+        """Leave out in the block what takes long: LPIPS, and aligned cameras."""
+        before, self._is_quick = self._is_quick, True
+        try:
+            with self.metrics.without_lpips():
+                yield
+        finally:
+            self._is_quick = before
 
     def of_training_image(self, context: StepContext) -> dict[str, Any]:
         """PSNR of the step's image, and the number of Gaussians."""
@@ -40,7 +58,7 @@ class Measures:
     def of_outputs(self, outputs: Mapping[str, Any], batch: Mapping[str, Any], context: StepContext) -> dict[str, Any]:
         """PSNR of an evaluation image, and the number of Gaussians."""
         target, mask = evaluation_target(batch, outputs["background"])
-        return self._for_log(_compared(outputs), target, mask, context)
+        return self._for_log(compared(outputs), target, mask, context)
 
     def _for_log(self, rendered: Tensor, target: Tensor, mask: Tensor | None, context: StepContext) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -53,7 +71,7 @@ class Measures:
     def difference(self, outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Tensor:
         """The mean absolute difference of an evaluation image from its render."""
         target, mask = evaluation_target(batch, outputs["background"])
-        return self.metrics.l1(_compared(outputs), target, mask)
+        return self.metrics.l1(compared(outputs), target, mask)
 
     def of_evaluation_image(
         self, outputs: Mapping[str, Any], batch: Mapping[str, Any], dispatcher: ModuleDispatcher
@@ -63,7 +81,7 @@ class Measures:
         During an evaluation that is announced to modules, they are told the result.
         """
         target, mask = evaluation_target(batch, outputs["background"])
-        rendered = _compared(outputs)
+        rendered = compared(outputs)
         found = self.metrics.all(rendered, target, mask)
         if dispatcher.is_validating and dispatcher.listens_to("post_validation_image"):
             dispatcher.run(
@@ -76,5 +94,6 @@ class Measures:
         return found, {"img": torch.cat([target, rendered], dim=1)}
 
 
-def _compared(outputs: Mapping[str, Any]) -> Tensor:
+def compared(outputs: Mapping[str, Any]) -> Tensor:
+    """The output of a model that is compared with the photograph."""
     return outputs.get(CAMERA_IMAGE, outputs["rgb"])

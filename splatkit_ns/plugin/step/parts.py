@@ -217,7 +217,7 @@ class StepParts:
             sh_degree: the degree up to which spherical harmonics are evaluated.
             with_depth: whether depth is rendered, too.
         """
-        context, view = self.context, frame.view
+        context, view = self.context, self.frames.corrected(frame)
         options = RenderOptions(
             sh_degree=sh_degree,
             backgrounds=frame.background[None],

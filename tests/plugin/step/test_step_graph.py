@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
@@ -67,6 +68,7 @@ def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
         ({"modules": [Onlooker()]}, True),
         ({"modules": [SplatTimer()]}, False),
         ({"cuda_graphs": False}, False),
+        ({"camera_optimizer": CameraOptimizerConfig(mode="SO3xR3")}, False),
     ],
     ids=lambda value: "+".join(value) or "plain" if isinstance(value, dict) else "",
 )
@@ -80,16 +82,11 @@ def test_only_steps_that_nobody_looks_into(
     assert as_graphs(trainer) == expected
 
 
-def test_not_where_poses_are_corrected_or_gradients_summed_up(
-    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_not_where_gradients_are_summed_up(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(run_config(tiny_scene, tmp_path))
     forget_writers()
     monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
     trainer.gradient_accumulation_steps["shN"] = 4
-    assert not as_graphs(trainer)
-    trainer.gradient_accumulation_steps["shN"] = 1
-    trainer.pipeline.model.config.camera_optimizer.mode = "SO3xR3"
     assert not as_graphs(trainer)
 
 
@@ -167,6 +164,20 @@ def test_dropout_masks_and_regularisers_in_a_graph(
     graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
     assert replays > 200
     for name, value in plain.items():  # the same Gaussians are left out, and the same backgrounds drawn
+        assert torch.equal(graphs[name], value), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])
+def test_corrected_poses_in_a_graph(
+    mode: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_graph, "POSES_IN_GRAPHS", True)
+    parts = {"renderer": Splat3DGSRenderer(dropout=0.3), "camera_optimizer": CameraOptimizerConfig(mode=mode)}
+    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
         assert torch.equal(graphs[name], value), name
 
 

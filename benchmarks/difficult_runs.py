@@ -1,0 +1,158 @@
+"""Many trainings side by side, each measured on the held-out photographs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from difficult_data import write_inverse_depth
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training."""
+
+    scene: str
+    experiment: str
+    changed: str
+    """The change of the photographs."""
+    part: str
+    """The part against it."""
+    data: Path
+    settings: dict[str, Any]
+    seed: int
+    align: bool = False
+    """Whether the cameras of held-out photographs are aligned, too."""
+    depths: Path | None = None
+    """The folder into which the depth of all photographs is written."""
+
+
+def measured(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate in a process of the pool, whose output would mix with that of the others."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        return train(run, args)
+
+
+def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and evaluate; returns the held-out metrics, seconds and the number of Gaussians."""
+    import torch
+
+    from splatkit_ns.data_provider import NerfstudioDataProvider
+    from splatkit_ns.modules import SplatEvaluator
+    from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
+
+    torch.set_num_threads(1)
+    settings = run.settings | {name: json.loads(value) for name, _, value in (p.partition("=") for p in args.set)}
+    rates = settings.pop("learning_rates", {})
+    with tempfile.TemporaryDirectory() as folder:
+        config = SplatTrainerConfig(
+            method=args.method,
+            max_steps=args.steps,
+            output_dir=folder,
+            device=args.device,
+            lpips=False,
+            seed=run.seed,
+            learning_rates=rates,
+            steps_per_save=10**6,
+            settings={"steps_per_eval_image": 0, "steps_per_eval_all_images": 0, **settings},
+        )
+        steps = args.steps or config.method_config().max_num_iterations
+        evaluator = SplatEvaluator(folder, eval_steps=[steps], save_images=False, save_stats=False)
+        trainer = SplatTrainer(config, NerfstudioDataProvider(run.data), modules=[evaluator])
+        began, worked = time.perf_counter(), time.process_time()
+        result = trainer.run()
+        seconds = {"wall_s": time.perf_counter() - began, "work_s": time.process_time() - worked}
+        found = {name.removeprefix("eval/"): value for name, value in result.metrics.items() if "eval/" in name}
+        if run.align and "aligned_psnr" not in found:
+            found |= aligned_metrics(result)
+        if run.depths is not None:
+            write_depths(result, run.depths)
+    row = {"scene": run.scene, "experiment": run.experiment, "changed": run.changed, "part": run.part, "seed": run.seed}
+    return {**row, **found, "num_gaussians": len(result.training_state), **seconds}
+
+
+def aligned_metrics(result: Any) -> dict[str, float]:
+    """The means of the held-out metrics after each camera has been aligned with its photograph."""
+    from splatkit_ns.modules.evaluator import mean_metrics
+    from splatkit_ns.plugin.data.cameras import pinhole_view
+
+    model, rows = result.run_model, list[dict[str, Any]]()
+    for camera, batch in model.context.data_provider.datamanager.fixed_indices_eval_dataloader:
+        rows.append(model.aligned_metrics(pinhole_view(camera.to(model.device)), batch))
+    return {f"aligned_{name}": value for name, value in mean_metrics(rows).items()}
+
+
+def write_depths(result: Any, folder: Path) -> None:
+    """Write the inverse depth of all photographs of a run, as a network might have guessed it."""
+    from splatkit_ns.plugin.data.cameras import pinhole_view
+    from splatkit_ns.renderer import RenderOptions
+
+    data = result.run_model.context.data_provider.datamanager
+    for split in (data.train_dataset, data.eval_dataset):
+        for number, path in enumerate(split.image_filenames):
+            view = pinhole_view(split.cameras[number : number + 1]).to(result.training_state.device)
+            payload = result.run_model.renderer.render(result.training_state, view, RenderOptions(render_mode="RGB+ED"))
+            depths, alphas = payload.depths_expected[0, ..., 0], payload.alphas[0, ..., 0]
+            target = folder / f"{Path(path).name}.png"
+            write_inverse_depth(depths.detach().cpu().numpy(), alphas.detach().cpu().numpy(), target, number)
+
+
+def run_all(runs: Sequence[Run], after: Callable[[Run], Sequence[Run]], args: argparse.Namespace) -> None:
+    """Run trainings in processes, print a line for each, and write the results after each.
+
+    Args:
+        runs: the trainings, in the order in which they begin.
+        after: the trainings that can begin once one has ended.
+        args: the command's.
+    """
+    began, rows, waiting = time.perf_counter(), list[dict[str, Any]](), list(runs)
+    running: dict[Future[dict[str, Any]], Run] = {}
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        while waiting or running:
+            while waiting and len(running) < args.jobs and time.perf_counter() - began < args.budget:
+                run = waiting.pop(0)
+                running[pool.submit(measured, run, args)] = run
+            if not running:
+                print(f"No time for {len(waiting)} runs.")
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                run = running.pop(future)
+                try:
+                    rows.append(future.result())
+                except Exception as error:  # the others go on
+                    print(f"{run} failed: {type(error).__name__}: {error}", flush=True)
+                    continue
+                print(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
+                waiting += after(run)
+                write(rows, args)
+    print_table(rows)
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the means over seeds, by scene, experiment, change and part."""
+    names = ("psnr", "cc_psnr", "aligned_psnr", "ssim", "num_gaussians", "wall_s")
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in ("scene", "experiment", "changed", "part")), []).append(row)
+    print("| scene | experiment | photographs | part | runs |", " | ".join(names), "|")
+    for key, group in sorted(found.items()):
+        means = [sum(row[name] for row in group) / len(group) if name in group[0] else None for name in names]
+        print("|", " | ".join([*key, str(len(group)), *("" if m is None else f"{m:.3f}" for m in means)]), "|")
+
+
+def write(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Write what has been measured so far."""
+    if args.out is not None:
+        kept = ("method", "steps", "points", "set", "device", "jobs")
+        settings = {key: str(value) for key, value in vars(args).items() if key in kept}
+        args.out.write_text(json.dumps({"settings": settings, "runs": rows}, indent=1) + "\n")

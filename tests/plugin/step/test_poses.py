@@ -1,0 +1,47 @@
+"""Poses that training corrects: resumed with the same bits, opened with the run, and measured fairly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+
+from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds
+from splatkit_ns.plugin.loading import load_run
+from tests.plugin.step.test_trainables import config_of, resumed_is_the_same, train
+
+
+@pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])
+def test_the_correction_is_nerfstudios(mode: Any, tiny_scene: Path, tmp_path: Path) -> None:
+    trainer = train(config_of(tiny_scene, tmp_path, camera_optimizer=CameraOptimizerConfig(mode=mode)))
+    model = trainer.pipeline.model
+    with torch.no_grad():
+        model.camera_optimizer.pose_adjustment.normal_(0, 0.1)
+        camera, batch = trainer.pipeline.datamanager.train_view(2)
+        found = model.parts.frames.corrected(model.parts.frames.make(camera, batch)).cam_to_worlds
+        wanted = opencv_cam_to_worlds(model.camera_optimizer.apply_to_camera(camera))
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_run_that_corrects_poses_is_resumed_opened_and_evaluated(tiny_scene: Path, tmp_path: Path) -> None:
+    whole = resumed_is_the_same(tiny_scene, tmp_path, camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"))
+    model = whole.pipeline.model
+    assert float(model.camera_optimizer.pose_adjustment.detach().abs().max()) > 0
+    (whole.base_dir / "config.yml").write_text(yaml.dump(whole.config))
+    opened = load_run(whole.base_dir / "config.yml", device="cpu").pipeline.model
+    assert torch.equal(opened.camera_optimizer.pose_adjustment, model.camera_optimizer.pose_adjustment)
+    of_run = [image.metrics for image in model.context.data_provider.evaluate()]
+    assert of_run == [image.metrics for image in opened.context.data_provider.evaluate()]
+    assert all({"aligned_psnr", "aligned_ssim", "aligned_cc_psnr"} <= metrics.keys() for metrics in of_run)
+    assert all(metrics["aligned_psnr"] != metrics["psnr"] for metrics in of_run)
+    during_training = next(iter(model.context.data_provider.measure_held_out())).metrics
+    assert not [name for name in during_training if name.startswith("aligned_")]
+
+
+def test_cameras_of_other_runs_are_not_aligned(tiny_scene: Path, tmp_path: Path) -> None:
+    data = train(config_of(tiny_scene, tmp_path)).pipeline.model.context.data_provider
+    assert not [name for name in next(iter(data.evaluate())).metrics if name.startswith("aligned_")]
