@@ -301,18 +301,24 @@ def composite(
     Args:
         means2d: (C, N, 2) pixels; gets ``.absgrad`` in backward if ``absgrad`` is set, as in gsplat.
         conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
-        colors: (C, N, X), X at most 4.
+        colors: (C, N, X); more than 4 channels are blended in groups.
         opacities: (C, N).
         backgrounds: (C, X), or None for black.
         width: pixels.
         height: pixels.
         tile_size: pixels, a power of two.
         lists: the Gaussians on each tile.
-        absgrad: also add up absolute gradients of the means (AbsGS).
+        absgrad: also add up absolute gradients of the means (AbsGS); for at most 4 channels.
 
     Returns:
         Images (C, H, W, X) and alphas (C, H, W, 1).
     """
+    if colors.shape[-1] > MAX_CHANNELS:
+        starts = range(0, colors.shape[-1], MAX_CHANNELS)
+        groups = [(x[..., k : k + MAX_CHANNELS] for x in (colors, backgrounds) if x is not None) for k in starts]
+        rest = (width, height, tile_size, lists, absgrad)
+        parts = [composite(means2d, conics, c, opacities, *(b or [None]), *rest) for c, *b in groups]
+        return torch.cat([image for image, _ in parts], dim=-1), parts[0][1]
     return Composite.apply(  # type: ignore[return-value]
         means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
         None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,

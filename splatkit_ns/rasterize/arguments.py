@@ -18,6 +18,8 @@ RasterizeMode = Literal["classic", "antialiased"]
 """Opacities as they are, or scaled by the area that the blur of small Gaussians adds."""
 DepthMode = Literal["expected", "median"]
 """The average depth along a ray, or the one at which half of the light is gone."""
+Backend = Literal["splatkit", "gsplat"]
+"""The kernels that project Gaussians, and composite 2D ones, on CUDA: ours in Triton, or gsplat's compiled ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ class PinholeCameras:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RasterSettings:
-    """Options of rasterisation: see `splatkit_ns.rasterize.rasterization`. 2DGS uses neither eps2d nor the last two."""
+    """Options of rasterisation: see `splatkit_ns.rasterize.rasterization`; 2DGS has no eps2d and rasterize_mode."""
 
     near_plane: float = 0.01
     far_plane: float = 1e10
@@ -77,6 +79,7 @@ class RasterSettings:
     absgrad: bool = False
     rasterize_mode: RasterizeMode = "classic"
     list_space: ListSpace | None = None
+    backend: Backend = "splatkit"
 
     @property
     def is_antialiased(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .arguments import (
+    Backend,
     DepthMode,
     Gaussians,
     GsplatRenderMode,
@@ -21,6 +22,7 @@ from .arguments import (
 RENDER_MODES = get_args(GsplatRenderMode)
 DEPTH_MODES = get_args(DepthMode)
 RASTERIZE_MODES = get_args(RasterizeMode)
+BACKENDS = get_args(Backend)
 
 
 def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> None:
@@ -41,6 +43,8 @@ def check_shapes(gaussians: Gaussians, cameras: PinholeCameras, settings: Raster
             f"width and height: expected at least 1 pixel each, found {cameras.width} and {cameras.height}"
         )
     means, viewmats = gaussians.means, cameras.viewmats
+    if settings.backend == "gsplat" and means.device.type == "cpu":
+        raise ValueError("backend: expected 'splatkit' on the CPU, found 'gsplat', which has kernels for CUDA alone")
     _expect("means", means, [("N", 3)])
     _expect("viewmats", viewmats, [("C", 4, 4)])
     n, num_cameras = means.shape[0], viewmats.shape[0]
@@ -68,6 +72,8 @@ def _check_modes(settings: RasterSettings) -> None:
     render_mode, rasterize_mode = settings.render_mode, settings.rasterize_mode
     if render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode: expected one of {', '.join(RENDER_MODES)}, found {render_mode!r}")
+    if settings.backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, found {settings.backend!r}")
     if rasterize_mode not in RASTERIZE_MODES:
         raise ValueError(f"rasterize_mode: expected one of {', '.join(RASTERIZE_MODES)}, found {rasterize_mode!r}")
 

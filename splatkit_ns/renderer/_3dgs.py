@@ -12,7 +12,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
-from splatkit_ns.rasterize import rasterization
+from splatkit_ns.rasterize import Backend, gsplat_need, rasterization
 from splatkit_ns.renderer.base import RenderMode, RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
@@ -38,11 +38,18 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     absgrad: bool = False
     """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""
     packed: bool = False
-    """Keep only visible Gaussians in memory, on a GPU: slower, except for very large scenes."""
+    """Keep only visible Gaussians in memory, on a GPU, with gsplat's compiled code: slower, except for very large
+    scenes."""
+    backend: Backend = "splatkit"
+    """Project with kernels of our own, or on a GPU with gsplat's, which need a compiler of CUDA code."""
 
     @property
     def splat_mode(self) -> SplatRenderMode:
         return "mip" if self.rasterize_mode == "antialiased" else "default"
+
+    @property
+    def gsplat_need(self) -> str | None:
+        return gsplat_need(self.backend, self.packed)
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -71,7 +78,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             render_mode=options.render_mode,
             absgrad=self.absgrad,
             list_space=options.list_space,
-            **self._settings(),
+            **self._settings(view.device),
         )
         return SplatRenderPayload(**image_fields(images, alphas, info, options.render_mode), means2d=info["means2d"])
 
@@ -103,13 +110,13 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
                 view.width,
                 view.height,
                 backgrounds=values.new_zeros(1, 3),
-                **self._settings(),
+                **self._settings(view.device),
             )
             image_weights = pixel_weights.to(image)[None, ..., None].expand_as(image).contiguous()
             (sums,) = torch.autograd.grad(image, values, image_weights)
         return sums[:, 0]
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, device: torch.device) -> dict[str, Any]:
         return {
             "near_plane": self.near_plane,
             "far_plane": self.far_plane,
@@ -117,6 +124,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             "eps2d": self.eps2d,
             "packed": self.packed,
             "rasterize_mode": self.rasterize_mode,
+            "backend": self.backend if device.type == "cuda" else "splatkit",
         }
 
 

@@ -68,6 +68,11 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
         """The way in which Gaussians of this renderer have to be drawn elsewhere; their files store it."""
         return "default"
 
+    @property
+    def gsplat_need(self) -> str | None:
+        """The reason why this renderer needs gsplat's compiled code on a GPU, a sentence; None if it does not."""
+        return None
+
     @abstractmethod
     def render(
         self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()

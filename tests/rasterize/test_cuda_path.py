@@ -8,7 +8,7 @@ import pytest
 import torch
 from raster_scenes import as_values, random_scene
 
-from splatkit_ns.rasterize import cuda_rasterization, radii_in_pixels, rasterization
+from splatkit_ns.rasterize import BackendUnavailableError, cuda_rasterization, radii_in_pixels, rasterization
 from splatkit_ns.rasterize.cuda_rasterization import rasterize_on_cuda
 
 SETTINGS = {
@@ -29,7 +29,6 @@ def test_without_gaussians_gsplat_is_not_called(
     render_mode: str, sh_degree: int | None, axes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither version of it has code for the CPU, so that a call would fail; 1.5.3 on a GPU ends the process."""
-    monkeypatch.setattr(cuda_rasterization, "check_cuda_backend", lambda: None)
     monkeypatch.setattr(cuda_rasterization, "radii_have_axes", lambda: axes)
     scene = random_scene(n=0, cameras=2, width=21, height=13, sh_bands=None if sh_degree is None else 16)
     options: dict[str, Any] = {"render_mode": render_mode, "sh_degree": sh_degree}
@@ -52,8 +51,7 @@ def test_without_gaussians_gsplat_is_not_called(
         assert info["means2d"].grad.shape == info["means2d"].absgrad.shape == (2, 0, 2)
 
 
-def test_without_gaussians_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_rasterization, "check_cuda_backend", lambda: None)
+def test_without_gaussians_packed() -> None:
     scene, backgrounds = random_scene(n=0, cameras=2), torch.rand(2, 3)
     settings = {**SETTINGS, "packed": True, "sh_degree": None, "render_mode": "RGB+ED"}
     images, _, info = rasterize_on_cuda(*as_values(scene, **settings, backgrounds=backgrounds))
@@ -72,9 +70,36 @@ def test_centres_of_cameras_that_are_trained_are_inverted_without_looking_at_the
     viewmats = scene["viewmats"].clone().requires_grad_()
     expected = scene["means"][None] - torch.linalg.inv(viewmats)[:, None, :3, 3]
     (expected_grad,) = torch.autograd.grad(expected.clamp(min=-0.5).square().sum(), viewmats)
+    monkeypatch.setattr(cuda_rasterization, "require_gsplat", lambda reason: None)
     monkeypatch.setattr(gsplat, "spherical_harmonics", lambda degree, directions, coefficients, masks: directions)
     monkeypatch.setattr(torch.linalg, "inv", None)
     colors = cuda_rasterization.sh_colors(1, scene["means"], scene["colors"], viewmats, torch.ones(2, 7).bool())
     assert torch.equal(colors, (expected + 0.5).clamp(min=0.0))
     (grad,) = torch.autograd.grad((colors - 0.5).square().sum(), viewmats)
     torch.testing.assert_close(grad, expected_grad)
+
+
+def test_what_needs_gsplat_says_why_and_that_it_is_missing() -> None:
+    """On a machine without a GPU gsplat's code cannot be used, and Triton does not work."""
+    with pytest.raises(BackendUnavailableError) as packed:
+        rasterize_on_cuda(*as_values(random_scene(n=7), packed=True))
+    assert str(packed.value).startswith("packed is gsplat's; with packed False nothing of gsplat is needed. gsplat's")
+    with pytest.raises(BackendUnavailableError) as chosen:
+        rasterize_on_cuda(*as_values(random_scene(n=7), backend="gsplat"))
+    assert str(chosen.value).startswith("The backend gsplat was chosen; with splatkit nothing of gsplat is needed. ")
+    with pytest.raises(BackendUnavailableError) as neither:
+        rasterize_on_cuda(*as_values(random_scene(n=7)))
+    assert str(neither.value).startswith("Triton's kernels cannot be used here (")
+    assert ", so that gsplat would have to render. gsplat's CUDA code cannot be used here." in str(neither.value)
+
+
+def test_kernels_are_for_one_type() -> None:
+    with pytest.raises(ValueError, match=r"means: expected torch.float32 on CUDA, found torch.float64"):
+        rasterize_on_cuda(*as_values(random_scene(n=7, dtype=torch.float64)))
+
+
+def test_gsplat_is_refused_on_the_cpu() -> None:
+    with pytest.raises(ValueError, match="backend: expected 'splatkit' on the CPU, found 'gsplat'"):
+        rasterization(**random_scene(n=7), backend="gsplat")
+    with pytest.raises(ValueError, match="backend: expected one of splatkit, gsplat, found 'cuda'"):
+        rasterization(**random_scene(n=7), backend="cuda")  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
-from splatkit_ns.rasterize import check_cuda_backend
+from splatkit_ns.rasterize import require_gsplat
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 RANGES: dict[type, dict[str, Sequence[Range]]] = {
@@ -98,9 +98,13 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
     if near >= far:
         name = shown("pipeline.model.renderer.near_plane")
         problems.append(f"{name} is {near}, expected less than far-plane, which is {far}")
-    if isinstance(renderer, Splat3DGSRenderer) and renderer.packed and device_type == "cpu":
-        name, device = shown("pipeline.model.renderer.packed"), shown("machine.device_type")
-        problems.append(f"{name} is True, expected False with {device} cpu")
+    if device_type == "cpu":
+        device = shown("machine.device_type")
+        if isinstance(renderer, Splat3DGSRenderer) and renderer.packed:
+            problems.append(f"{shown('pipeline.model.renderer.packed')} is True, expected False with {device} cpu")
+        if getattr(renderer, "backend", None) == "gsplat":
+            name = shown("pipeline.model.renderer.backend")
+            problems.append(f"{name} is gsplat, expected splatkit with {device} cpu: gsplat renders on GPUs alone")
     return problems
 
 
@@ -166,14 +170,14 @@ def _initial_file_problems(path: Path, option: str) -> list[str]:
 
 
 def check_device(device_type: str, option: str = "--machine.device-type") -> None:
-    """Check that this machine has the device, and that gsplat's CUDA code can be used on it.
+    """Check that this machine has the device.
 
     Args:
         device_type: "cuda", "cpu" or "mps".
         option: the name of the option on the command line, for messages.
 
     Raises:
-        SplatkitError: the device is missing or gsplat's CUDA code cannot be used; the message says what was found.
+        SplatkitError: the device is missing; the message says what was found.
     """
     if device_type == "mps":
         raise SplatkitError(f"{option} mps is not supported: use cpu.")
@@ -185,4 +189,14 @@ def check_device(device_type: str, option: str = "--machine.device-type") -> Non
             f"{option} is cuda, but PyTorch {torch.__version__} ({built}) finds no CUDA device. "
             f"Check nvidia-smi and the driver, or use the CPU: {option} cpu"
         )
-    check_cuda_backend()
+
+
+def check_renderer(renderer: Any, device_type: str) -> None:
+    """Load gsplat's CUDA code, which may compile it, if this renderer needs it on this device.
+
+    Raises:
+        BackendUnavailableError: it cannot be used; the message says why it is needed, and what was found.
+    """
+    reason = renderer.gsplat_need if device_type == "cuda" else None
+    if reason is not None:
+        require_gsplat(reason)
