@@ -84,6 +84,32 @@ assert variants == compiled, variants - compiled
 print("once")
 """
 
+DISCS = """
+from splatkit_ns.rasterize import _compositing_2dgs_triton as compositing, _discs_triton as discs
+from splatkit_ns.rasterize._tile_lists_triton import TileLists
+from splatkit_ns.rasterize.arguments import RasterSettings
+
+for launch in [discs.first_launch("cpu", False), *compositing.first_launches("cpu")]:
+    launch()
+compiled = set(variants)
+assert len(compiled) == 5, compiled
+for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 4096, 900, 1600)):
+    rays, means2d, opacities = torch.ones(1, number, 3, 3), torch.ones(1, number, 2), torch.ones(number)
+    described = discs.describe(rays, opacities, (width, height), RasterSettings(), False)
+    tiles_x, tiles_y = -(-width // compositing.TILE), -(-height // compositing.TILE)
+    bounds, ids = torch.zeros(tiles_x * tiles_y + 1, dtype=torch.int32), torch.zeros(entries, dtype=torch.int32)
+    order, offsets = torch.arange(number), bounds[:-1].view(1, tiles_y, tiles_x)
+    lists = TileLists(offsets, bounds, ids, ids.clone(), order, order.clone(), order.int())
+    values, normals = torch.ones(1, number, 4, requires_grad=True), torch.ones(1, number, 3)
+    for background in (None, torch.zeros(1, 4)):
+        images = compositing.composite_discs(
+            means2d, rays, values, normals, opacities[None], background, described, lists, (width, height), True, False
+        )
+        sum(image.sum() for image in images).backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
 ADAM = """
 from splatkit_ns.splat._adam_triton import AdamTensors, adam_step, first_launch
 
@@ -150,6 +176,10 @@ def test_compositing_and_spherical_harmonics() -> None:
 
 def test_projection() -> None:
     assert_prints(PROJECTION, "once\n")
+
+
+def test_discs() -> None:
+    assert_prints(DISCS, "once\n")
 
 
 def test_adam() -> None:

@@ -33,7 +33,7 @@ SIZES = ["width", "height", "tiles_x", "tiles_y"]
 
 
 @triton.jit
-def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
+def pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
     """Return the centres of this program's pixels, their places in the image, and whether they lie inside it."""
     tile = tl.program_id(0)
     camera = tile // (tiles_x * tiles_y)
@@ -75,7 +75,7 @@ def _forward(
     X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Write colours, alpha, remaining light, and the number of entries of its tile's list that each pixel has read."""
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     end = tl.load(offsets_ptr + tile + 1)
     light = tl.full((T * T,), 1.0, tl.float32)
@@ -142,7 +142,7 @@ def _backward(
 
     Their order is means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
     """
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)
@@ -313,12 +313,14 @@ def composite(
     Returns:
         Images (C, H, W, X) and alphas (C, H, W, 1).
     """
-    if colors.shape[-1] > MAX_CHANNELS:
-        starts = range(0, colors.shape[-1], MAX_CHANNELS)
-        groups = [(x[..., k : k + MAX_CHANNELS] for x in (colors, backgrounds) if x is not None) for k in starts]
-        rest = (width, height, tile_size, lists, absgrad)
-        parts = [composite(means2d, conics, c, opacities, *(b or [None]), *rest) for c, *b in groups]
-        return torch.cat([image for image, _ in parts], dim=-1), parts[0][1]
+    first = colors.shape[-1] - MAX_CHANNELS
+    if first > 0:
+        parts = []
+        for group in (slice(first), slice(first, None)):
+            behind = None if backgrounds is None else backgrounds[:, group]
+            values = (colors[..., group], opacities, behind)
+            parts.append(composite(means2d, conics, *values, width, height, tile_size, lists, absgrad))
+        return torch.cat([image for image, _ in parts], dim=-1), parts[1][1]
     return Composite.apply(  # type: ignore[return-value]
         means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
         None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,

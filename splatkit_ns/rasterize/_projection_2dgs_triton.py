@@ -1,7 +1,7 @@
 """The projection of 2D Gaussians on CUDA: one Triton kernel forward, one backward.
 
 The formulas are those of `splatkit_ns.rasterize.projection_2dgs.project_in_torch`, whose hundred small operations are
-bound by their launches; visibility and radii are those of gsplat 1.4's kernel.
+bound by their launches.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -26,7 +26,6 @@ from splatkit_ns.rasterize._rows_triton import (
     times,
     unit_quaternion,
 )
-from splatkit_ns.rasterize.arguments import RasterSettings
 
 BLOCK = 128
 
@@ -49,10 +48,10 @@ def _axes(v00, v01, v02, v10, v11, v12, v20, v21, v22, w, x, y, z):
     return ux, uy, uz, vx, vy, vz, nx, ny, nz
 
 
-@triton.jit(do_not_specialize=["number", "cameras", "width", "height"])
+@triton.jit(do_not_specialize=["number", "cameras"])
 def _forward(
-    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, radii_ptr, means2d_ptr, depths_ptr, rays_ptr, normals_ptr,
-    number, cameras, width, height, near, far, radius_clip, B: tl.constexpr,
+    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, means2d_ptr, depths_ptr, rays_ptr, normals_ptr,
+    number, cameras, B: tl.constexpr,
 ):  # fmt: skip
     """Project one disc per lane into all cameras."""
     i = tl.program_id(0) * B + tl.arange(0, B)
@@ -74,20 +73,11 @@ def _forward(
         a1, b1, d1 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, vx * sy, vy * sy, vz * sy)
         a2, b2, d2 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, cx, cy, cz)
         scale = d0 * d0 + d1 * d1 - d2 * d2
-        ahead = (cz >= near) & (cz <= far) & (scale != 0.0)
-        inverse = 1.0 / tl.where(ahead, scale, -1.0)
+        has_box = scale < 0.0  # else it reaches the plane of the camera
+        inverse = 1.0 / tl.where(has_box, scale, -1.0)
         across, down = a0 * d0 + a1 * d1 - a2 * d2, b0 * d0 + b1 * d1 - b2 * d2
-        px, py = across * inverse, down * inverse
-        half_x = px * px - (a0 * a0 + a1 * a1 - a2 * a2) * inverse
-        half_y = py * py - (b0 * b0 + b1 * b1 - b2 * b2) * inverse
-        radius = tl.ceil(3.0 * tl.sqrt(tl.maximum(tl.maximum(half_x, half_y), 1e-4)))
-        seen = (
-            ahead & (radius > radius_clip)
-            & (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
-        )  # fmt: skip
-        tl.store(radii_ptr + out, tl.where(seen, tl.minimum(radius, 1e9), 0.0).to(tl.int32), mask=live)
-        tl.store(means2d_ptr + 2 * out, tl.where(seen, px, -across), mask=live)
-        tl.store(means2d_ptr + 2 * out + 1, tl.where(seen, py, -down), mask=live)
+        tl.store(means2d_ptr + 2 * out, across * inverse, mask=live)
+        tl.store(means2d_ptr + 2 * out + 1, down * inverse, mask=live)
         tl.store(depths_ptr + out, cz, mask=live)
         store3(rays_ptr, 3 * out, a0, a1, a2, live)
         store3(rays_ptr, 3 * out + 1, b0, b1, b2, live)
@@ -99,7 +89,7 @@ def _forward(
 
 @triton.jit(do_not_specialize=["number", "cameras", "depth_stride"])
 def _backward(
-    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, radii_ptr,
+    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr,
     g_means2d_ptr, g_depths_ptr, g_rays_ptr, g_normals_ptr,
     g_means_ptr, g_quats_ptr, g_scales_ptr, g_probe_ptr, number, cameras, depth_stride, B: tl.constexpr,
 ):  # fmt: skip
@@ -135,12 +125,13 @@ def _backward(
         tl.store(g_probe_ptr + 2 * row, g_a2 * d2, mask=live)
         tl.store(g_probe_ptr + 2 * row + 1, g_b2 * d2, mask=live)
         # the box's centre
-        seen = tl.load(radii_ptr + row, mask=live, other=0) > 0
-        inverse = 1.0 / tl.where(seen, d0 * d0 + d1 * d1 - d2 * d2, -1.0)
+        scale = d0 * d0 + d1 * d1 - d2 * d2
+        has_box = scale < 0.0
+        inverse = 1.0 / tl.where(has_box, scale, -1.0)
         px, py = (a0 * d0 + a1 * d1 - a2 * d2) * inverse, (b0 * d0 + b1 * d1 - b2 * d2) * inverse
         g_px = tl.load(g_means2d_ptr + 2 * row, mask=live, other=0.0) * inverse
         g_py = tl.load(g_means2d_ptr + 2 * row + 1, mask=live, other=0.0) * inverse
-        by_scale = tl.where(seen, 2.0 * (g_px * px + g_py * py), 0.0)
+        by_scale = tl.where(has_box, 2.0 * (g_px * px + g_py * py), 0.0)
         g_a0 += g_px * d0
         g_a1 += g_px * d1
         g_a2 -= g_px * d2
@@ -185,7 +176,7 @@ def _backward(
 
 
 class ProjectDiscs(torch.autograd.Function):
-    """(means, quats, scales, probe, viewmats, Ks, size, settings) -> (radii, means2d, depths, ray_transforms, normals).
+    """(means, quats, scales, probe, viewmats, Ks) -> (means2d, depths, ray_transforms, normals).
 
     Gradients are for the first four. Tensors are float32 and contiguous; the probe (C, N, 2) has no influence on the
     result, and gets the gradient for densification.
@@ -193,38 +184,34 @@ class ProjectDiscs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, probe: Tensor, viewmats: Tensor, Ks: Tensor,
-        size: tuple[int, int], settings: RasterSettings,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, probe: Tensor, viewmats: Tensor, Ks: Tensor
+    ) -> tuple[Tensor, ...]:
         number, cameras = len(means), len(viewmats)
-        limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
-        radii = torch.empty(cameras, number, dtype=torch.int32, device=means.device)
         means2d = means.new_empty(cameras, number, 2)
         depths = means.new_empty(cameras, number)
         ray_transforms = means.new_empty(cameras, number, 3, 3)
         normals = means.new_empty(cameras, number, 3)
         with torch.cuda.device_of(means):  # does nothing for CPU tensors, which Triton's interpreter accepts
             _forward[(triton.cdiv(number, BLOCK),)](
-                means, quats, scales, viewmats, Ks, radii, means2d, depths, ray_transforms, normals,
-                number, cameras, *size, *limits, B=BLOCK,
-            )  # fmt: skip
-        ctx.mark_non_differentiable(radii)
-        ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
-        return radii, means2d, depths, ray_transforms, normals
+                means, quats, scales, viewmats, Ks, means2d, depths, ray_transforms, normals, number, cameras, B=BLOCK
+            )
+        ctx.save_for_backward(means, quats, scales, viewmats, Ks)
+        return means2d, depths, ray_transforms, normals
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, _: Any, g_means2d: Tensor, g_depths: Tensor, g_ray_transforms: Tensor, g_normals: Tensor
+        ctx: Any, g_means2d: Tensor, g_depths: Tensor, g_ray_transforms: Tensor, g_normals: Tensor
     ) -> tuple[Tensor | None, ...]:
-        means, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
+        means, quats, scales, viewmats, Ks = ctx.saved_tensors
+        number, cameras = len(means), len(viewmats)
         g_depths = g_depths.reshape(-1)  # often a strided channel of the colours' gradients: no copy is needed
         g_means, g_quats, g_scales = torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales)
-        g_probe = means.new_empty(*radii.shape, 2)
+        g_probe = means.new_empty(cameras, number, 2)
         with torch.cuda.device_of(means):
-            _backward[(triton.cdiv(len(means), BLOCK),)](
-                means, quats, scales, viewmats, Ks, radii,
+            _backward[(triton.cdiv(number, BLOCK),)](
+                means, quats, scales, viewmats, Ks,
                 g_means2d.contiguous(), g_depths, g_ray_transforms.contiguous(), g_normals.contiguous(),
-                g_means, g_quats, g_scales, g_probe, len(means), len(viewmats), g_depths.stride(0), B=BLOCK,
+                g_means, g_quats, g_scales, g_probe, number, cameras, g_depths.stride(0), B=BLOCK,
             )  # fmt: skip
-        return g_means, g_quats, g_scales, g_probe, *(None,) * 4
+        return g_means, g_quats, g_scales, g_probe, None, None
