@@ -15,13 +15,14 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .arguments import Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings, tensors_by_name
-from .cuda import check_cuda_backend
+from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
+from .cuda import BackendUnavailableError, check_cuda_backend
+from .lens_projection import project_with_lens
 from .versions import radii_have_axes
 
 
 def rasterize_on_cuda(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU only where gsplat does, too."""
     check_cuda_backend()
@@ -30,6 +31,11 @@ def rasterize_on_cuda(
             return _render_backgrounds(gaussians, cameras, settings)
         kernels = None if settings.packed else own_kernels()
         if kernels is None:
+            if cameras.lens != "pinhole":
+                raise BackendUnavailableError(
+                    f"Views through lenses of the model {cameras.lens} are drawn on a GPU by our kernels, which need "
+                    "Triton: install triton, or undistort the images."
+                )
             return _rasterize_with_gsplat(gaussians, cameras, settings)
         return _rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
 
@@ -50,17 +56,13 @@ class OwnKernels(NamedTuple):
 
 
 def _rasterize_with_own_kernels(
-    kernels: OwnKernels, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    kernels: OwnKernels, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Run gsplat's projection, then our spherical harmonics, tile lists and, for up to four channels, compositing."""
-    from gsplat import fully_fused_projection, rasterize_to_pixels
+    """Run a projection, then our spherical harmonics, tile lists and, for up to four channels, compositing."""
+    from gsplat import rasterize_to_pixels
 
     (width, height), tile_size = cameras.size, settings.tile_size
-    radii, means2d, depths, conics, compensations = fully_fused_projection(
-        gaussians.means, None, gaussians.quats, gaussians.scales, cameras.viewmats, cameras.Ks, width, height,
-        near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
-        eps2d=settings.eps2d, calc_compensations=settings.is_antialiased,
-    )  # fmt: skip
+    radii, means2d, depths, conics, compensations = _project(gaussians, cameras, settings)
     num_cameras = len(cameras)
     seen = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
     opacities = gaussians.opacities.expand(num_cameras, -1)
@@ -99,8 +101,25 @@ def _rasterize_with_own_kernels(
     return images, alphas, info
 
 
+def _project(
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Radii, means2d, depths, conics and compensations: gsplat's for pinhole cameras, else those of PyTorch."""
+    if cameras.lens != "pinhole":
+        found = project_with_lens(gaussians, cameras, settings)
+        radii = found.radii if radii_have_axes() else found.radii.amax(-1)
+        return radii, found.means2d, found.depths, found.conics, found.compensations
+    from gsplat import fully_fused_projection
+
+    return fully_fused_projection(
+        gaussians.means, None, gaussians.quats, gaussians.scales, cameras.viewmats, cameras.Ks, *cameras.size,
+        near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
+        eps2d=settings.eps2d, calc_compensations=settings.is_antialiased,
+    )  # fmt: skip
+
+
 def _render_backgrounds(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render backgrounds alone, in the graph: without Gaussians gsplat 1.5 divides by 0, which ends the process."""
     means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
@@ -164,7 +183,7 @@ def composited_channels(
 
 
 def _rasterize_with_gsplat(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Let gsplat do all steps."""
     from gsplat import rasterization

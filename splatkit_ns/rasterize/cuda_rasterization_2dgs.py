@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
+from .arguments import Gaussians, RasterCameras, RasterSettings
 from .cuda import check_cuda_backend
 from .cuda_rasterization import composited_channels, sh_colors
 from .projection_2dgs import Projected, project
@@ -22,7 +22,7 @@ CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def rasterize_2dgs_on_cuda(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
+from .arguments import Gaussians, RasterCameras, RasterSettings
 from .surfaces import densification_gradient
 from .versions import gsplat_version, radii_have_axes
 
@@ -39,7 +39,7 @@ class Projected(NamedTuple):
         return _seen(self.radii)
 
 
-def project(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
+def project(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Projected:
     """Project N discs into C cameras; see `splatkit_ns.rasterize.rasterization_2dgs` for the arguments.
 
     gsplat 1.4's backward has no gradient for the cameras, and a wrong one for means2d, so only its radii are used. Our
@@ -78,7 +78,7 @@ def _seen(radii: Tensor) -> Tensor:
 
 
 def project_in_torch(
-    gaussians: Gaussians, cameras: PinholeCameras, seen: Tensor
+    gaussians: Gaussians, cameras: RasterCameras, seen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (means2d, depths, ray_transforms, normals) of `Projected` on any device; finite for unseen discs, too.
 
@@ -112,12 +112,12 @@ def projection_kernel() -> Callable[..., Projected]:
     probe = torch.ones(1, 4, device="cuda", requires_grad=True)
     eye = torch.eye(4, device="cuda")[None]
     disc = Gaussians(probe[:, :3], probe, probe[:, :3], probe[:, 0], probe[:, :3])
-    projected = project_in_kernels(disc, PinholeCameras(eye, eye[:, :3, :3], 8, 8), RasterSettings())
+    projected = project_in_kernels(disc, RasterCameras(eye, eye[:, :3, :3], 8, 8), RasterSettings())
     projected.means2d.sum().backward()
     return project_in_kernels
 
 
-def project_in_kernels(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
+def project_in_kernels(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Projected:
     """Do the same as `project`, for float32 on CUDA: N > 0, radii (C, N), no gradient for viewmats and Ks."""
     from ._projection_2dgs_triton import ProjectDiscs
 

@@ -12,7 +12,7 @@ from raster_scenes import as_values, random_scene
 from torch import Tensor
 
 from splatkit_ns.rasterize import cuda_rasterization_2dgs, projection_2dgs, rasterization_2dgs, versions
-from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras, RasterSettings
+from splatkit_ns.rasterize.arguments import Gaussians, RasterCameras, RasterSettings
 from splatkit_ns.rasterize.cuda_rasterization_2dgs import CHANNELS, rasterize_2dgs_on_cuda
 from splatkit_ns.rasterize.projection_2dgs import Projected, project_in_torch
 
@@ -55,7 +55,7 @@ class StandIn:
         radii = torch.full((cameras, n, 2) if self.axes else (cameras, n), 4, dtype=torch.int32)
         gaussians = Gaussians(means, quats, scales, means[:, 0], means)
         seen = torch.ones(cameras, n, dtype=torch.bool)
-        return radii, *project_in_torch(gaussians, PinholeCameras(viewmats, Ks, width, height), seen)
+        return radii, *project_in_torch(gaussians, RasterCameras(viewmats, Ks, width, height), seen)
 
     def isect_tiles(self, means2d: Tensor, radii: Tensor, depths: Tensor, *sizes: int):
         assert means2d.shape == (1, *depths.shape[1:], 2)
@@ -163,7 +163,7 @@ def test_the_kernel_projects_unless_the_cameras_need_gradients(
 ) -> None:
     calls: list[Any] = []
 
-    def kernel(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
+    def kernel(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Projected:
         calls.append((*cameras.size, settings.near_plane, settings.far_plane, settings.radius_clip))
         radii = torch.full((len(cameras), len(gaussians)), 4, dtype=torch.int32)
         probe = torch.zeros(*radii.shape, 2, requires_grad=True)

@@ -7,15 +7,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..arguments import Gaussians, PinholeCameras, RasterSettings, tensors_by_name
+from ..arguments import Gaussians, RasterCameras, RasterSettings, tensors_by_name
 from ..checks import check_finite
+from ..lens_projection import project_with_lens
 from ..versions import radii_have_axes
 from .autograd import Composite, Project, ShColours
 from .tiles import TILE
 
 
 def rasterize_on_cpu(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`, whose arguments have been checked before.
 
@@ -28,13 +29,16 @@ def rasterize_on_cpu(
         raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
     check_all_finite(gaussians, cameras, settings)
     width, height = cameras.size
-    means2d, depths, conics, compensations, radii = cast(
-        "tuple[Tensor, ...]",
-        Project.apply(
-            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
-            cameras.size, settings,
-        ),
-    )  # fmt: skip
+    if cameras.lens == "pinhole":
+        means2d, depths, conics, compensations, radii = cast(
+            "tuple[Tensor, ...]",
+            Project.apply(
+                gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
+                cameras.size, settings,
+            ),
+        )  # fmt: skip
+    else:
+        means2d, depths, conics, compensations, radii = project_with_lens(gaussians, cameras, settings)
     view_opacities = gaussians.opacities.expand(len(cameras), -1)
     if settings.is_antialiased:
         view_opacities = view_opacities * compensations
@@ -67,7 +71,7 @@ def rasterize_on_cpu(
     return renders, alphas, info
 
 
-def check_all_finite(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> None:
+def check_all_finite(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> None:
     """Raise ValueError naming the first argument with a NaN or infinity."""
     for name, tensor in tensors_by_name(gaussians, cameras).items():
         check_finite(name, tensor)
@@ -76,7 +80,7 @@ def check_all_finite(gaussians: Gaussians, cameras: PinholeCameras, settings: Ra
 
 
 def composited_channels(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
     if settings.render_mode in ("D", "ED"):
