@@ -60,9 +60,10 @@ def project_with_lens(gaussians: Gaussians, cameras: RasterCameras, settings: Ra
         extent = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt()
         radius_x = (extent * wide_x.clamp(min=0).sqrt()).ceil().clamp(max=MAX_RADIUS)
         radius_y = (extent * wide_y.clamp(min=0).sqrt()).ceil().clamp(max=MAX_RADIUS)
-        is_seen &= (opacities >= ALPHA_MIN) & ((radius_x > settings.radius_clip) | (radius_y > settings.radius_clip))
+        is_large = (radius_x > settings.radius_clip) | (radius_y > settings.radius_clip)
         x, y = seen.places.unbind(-1)
-        is_seen &= (x + radius_x > 0) & (x - radius_x < width) & (y + radius_y > 0) & (y - radius_y < height)
+        reaches = (x + radius_x > 0) & (x - radius_x < width) & (y + radius_y > 0) & (y - radius_y < height)
+        is_seen = is_seen & (opacities >= ALPHA_MIN) & is_large & reaches
         radii = torch.where(is_seen[..., None], torch.stack([radius_x, radius_y], -1), 0).int()
     conics = torch.stack([wide_y / det, -xy / det, wide_x / det], -1)
     shown = is_seen[..., None]

@@ -56,5 +56,6 @@ def as_values(scene: dict[str, Any], **settings: Any) -> tuple[Gaussians, Raster
     nothing = scene["means"].new_zeros(len(scene["means"]), 3)
     opacities, colors = scene.get("opacities", nothing[:, 0]), scene.get("colors", nothing)
     gaussians = Gaussians(scene["means"], scene["quats"], scene["scales"], opacities, colors)
-    cameras = RasterCameras(scene["viewmats"], scene["Ks"], scene["width"], scene["height"])
+    lens, distortion = scene.get("lens", "pinhole"), scene.get("distortion")
+    cameras = RasterCameras(scene["viewmats"], scene["Ks"], scene["width"], scene["height"], lens, distortion)
     return gaussians, cameras, RasterSettings(**settings)

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from ..arguments import Gaussians, RasterCameras, RasterSettings, tensors_by_name
 from ..checks import check_finite
-from ..lens_projection import project_with_lens
 from ..versions import radii_have_axes
-from .autograd import Composite, Project, ShColours
+from .autograd import Composite, Project, ShColours, lens_of_kernels
 from .tiles import TILE
 
 
@@ -29,16 +28,13 @@ def rasterize_on_cpu(
         raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
     check_all_finite(gaussians, cameras, settings)
     width, height = cameras.size
-    if cameras.lens == "pinhole":
-        means2d, depths, conics, compensations, radii = cast(
-            "tuple[Tensor, ...]",
-            Project.apply(
-                gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
-                cameras.size, settings,
-            ),
-        )  # fmt: skip
-    else:
-        means2d, depths, conics, compensations, radii = project_with_lens(gaussians, cameras, settings)
+    means2d, depths, conics, compensations, radii = cast(
+        "tuple[Tensor, ...]",
+        Project.apply(
+            gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
+            cameras.size, lens_of_kernels(cameras), settings,
+        ),
+    )  # fmt: skip
     view_opacities = gaussians.opacities.expand(len(cameras), -1)
     if settings.is_antialiased:
         view_opacities = view_opacities * compensations
