@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from train_gpu import machine
 
 from splatkit_ns.rasterize import rasterization
-from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras, RasterSettings
+from splatkit_ns.rasterize.arguments import Gaussians, RasterCameras, RasterSettings
 from splatkit_ns.rasterize.projection import project_by_gsplat, project_in_kernels
 
 SIZES = ((768, 560), (1600, 900))
@@ -56,7 +56,7 @@ def measure(number: int, width: int, height: int, rounds: int) -> dict[str, floa
     """Medians of each time over rounds, in which ours and gsplat's take turns."""
     leaves, matrices = make_scene(number, width, height)
     seen = project_in_kernels(
-        Gaussians(*leaves), PinholeCameras(*matrices, width, height), RasterSettings()
+        Gaussians(*leaves), RasterCameras(*matrices, width, height), RasterSettings()
     ).seen.float()
     calls = {
         "projection_ours": projected(project_in_kernels, leaves, matrices, width, height),
@@ -95,7 +95,7 @@ def projected(
     project: Callable[..., Any], leaves: list[Tensor], matrices: tuple[Tensor, Tensor], width: int, height: int
 ) -> Callable[[], object]:
     """A call that projects forward and backward."""
-    cameras, number = PinholeCameras(*matrices, width, height), len(leaves[0])
+    cameras, number = RasterCameras(*matrices, width, height), len(leaves[0])
     upstream = [torch.rand(1, number, 2, device="cuda"), torch.rand(1, number, 3, device="cuda")]
 
     def call() -> object:

@@ -68,18 +68,21 @@ PROJECTION = """
 from splatkit_ns.rasterize import _projection_triton as projection
 from splatkit_ns.rasterize.arguments import RasterSettings
 
-for launch in projection.first_launches("cpu", False):
-    launch()
+for lens in projection.LENS_KINDS:
+    for launch in projection.first_launches("cpu", False, lens):
+        launch()
 compiled = set(variants)
-assert len(compiled) == 3, compiled
+assert len(compiled) == 9, compiled
 for number, cameras, width, height in ((1, 1, 1, 1), (16, 2, 640, 480), (99, 16, 979, 546), (4096, 1, 900, 1600)):
     gaussians = [torch.ones(number, *shape, requires_grad=True) for shape in ((3,), (4,), (3,), ())]
     for mode, posed in (("classic", False), ("antialiased", True)):
         settings = RasterSettings(rasterize_mode=mode, far_plane=1e10, eps2d=float(number > 1))
         matrices = (torch.ones(cameras, 4, 4, requires_grad=posed), torch.ones(cameras, 3, 3))
-        projected = projection.ProjectGaussians.apply(*gaussians, *matrices, (width, height), settings, False)
-        values = torch.cat([projected[3][..., None].expand(-1, -1, 3), projected[3][..., None]], dim=-1)
-        (values.sum() + projected[2].sum()).backward()
+        for kind in projection.LENS_KINDS.values():
+            lens = (torch.ones(cameras, 11) if kind else None, kind)
+            projected = projection.ProjectGaussians.apply(*gaussians, *matrices, *lens, (width, height), settings, False)
+            values = torch.cat([projected[3][..., None].expand(-1, -1, 3), projected[3][..., None]], dim=-1)
+            (values.sum() + projected[2].sum()).backward()
 assert variants == compiled, variants - compiled
 print("once")
 """

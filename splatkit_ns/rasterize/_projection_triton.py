@@ -1,9 +1,6 @@
 """The projection of 3D Gaussians to ellipses on the screen (EWA splatting) on CUDA: one kernel each way.
 
-The formulas are those of the CPU's kernels, `splatkit_ns.rasterize.cpu.projection`, which explain them. Those are in
-float64, and here the determinant of a thin Gaussian's covariance would cancel, so it is written as a sum of squares:
-with q and p the rows of the 2 x 3 factor Q of the covariance Q Q^T it is |q x p|², and the blur adds
-eps (xx + yy + eps).
+The formulas are those of the CPU's kernels, `splatkit_ns.rasterize.cpu.projection`, which explain them.
 
 An opacity is lowered in the same kernel to make up for the blur, because the radius depends on it. Gradients of
 cameras are sums over blocks of Gaussians, in an order that does not change from run to run.
@@ -25,7 +22,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._lenses_triton import pinhole, pinhole_backward
+from splatkit_ns.cameras import LensModel
+from splatkit_ns.rasterize._ellipse_triton import determinants, factor_gradient, rows_times
+from splatkit_ns.rasterize._lenses_triton import FISHEYE, LENS_NUMBERS, OPENCV, PINHOLE, see, see_backward
 from splatkit_ns.rasterize._rows_triton import (
     load3,
     load_matrix,
@@ -40,31 +39,17 @@ from splatkit_ns.rasterize.arguments import RasterSettings
 BLOCK = 128
 MAX_RADIUS = tl.constexpr(float(1 << 24))
 """The largest radius in pixels, as on the CPU."""
+LENS_KINDS: dict[LensModel, int] = {"pinhole": PINHOLE.value, "opencv": OPENCV.value, "opencv_fisheye": FISHEYE.value}
 PARTIAL = tl.constexpr(16)
 """Numbers of one block's sums: the upper three rows of a view matrix, then fx, fy, cx and cy."""
 
 
-@triton.jit
-def _rows_times(j00, j01, j02, j10, j11, j12, m00, m01, m02, m10, m11, m12, m20, m21, m22):
-    """Return a 2 x 3 matrix times a 3 x 3 matrix."""
-    a0, a1, a2 = times(m00, m10, m20, m01, m11, m21, m02, m12, m22, j00, j01, j02)
-    b0, b1, b2 = times(m00, m10, m20, m01, m11, m21, m02, m12, m22, j10, j11, j12)
-    return a0, a1, a2, b0, b1, b2
-
-
-@triton.jit
-def _determinants(q0, q1, q2, p0, p1, p2, eps2d):
-    """Return q x p, the determinant of Q Q^T, what the blur adds to it, and xx, xy, yy of Q Q^T."""
-    xx, xy, yy = q0 * q0 + q1 * q1 + q2 * q2, q0 * p0 + q1 * p1 + q2 * p2, p0 * p0 + p1 * p1 + p2 * p2
-    c0, c1, c2 = q1 * p2 - q2 * p1, q2 * p0 - q0 * p2, q0 * p1 - q1 * p0
-    return c0, c1, c2, c0 * c0 + c1 * c1 + c2 * c2, eps2d * (xx + yy + eps2d), xx, xy, yy
-
-
 @triton.jit(do_not_specialize=["number", "cameras", "width", "height", "antialiased"])
 def _forward(
-    means_ptr, quats_ptr, scales_ptr, opacities_ptr, views_ptr, Ks_ptr,
+    means_ptr, quats_ptr, scales_ptr, opacities_ptr, views_ptr, Ks_ptr, lenses_ptr,
     radii_ptr, seen_ptr, means2d_ptr, depths_ptr, conics_ptr, lowered_ptr,
-    number, cameras, width, height, near, far, radius_clip, eps2d, antialiased, AXES: tl.constexpr, B: tl.constexpr,
+    number, cameras, width, height, near, far, radius_clip, eps2d, antialiased,
+    LENS: tl.constexpr, AXES: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Project one Gaussian per lane into all cameras; unseen ones get zeros."""
     i = tl.program_id(0) * B + tl.arange(0, B)
@@ -82,19 +67,21 @@ def _forward(
         px += tl.load(view + 3)
         py += tl.load(view + 7)
         pz += tl.load(view + 11)
-        ahead = (pz >= near) & (pz <= far)
         fx, cx, fy, cy = tl.load(K), tl.load(K + 2), tl.load(K + 4), tl.load(K + 5)
-        x2d, y2d, j00, j01, j02, j10, j11, j12 = pinhole(px, py, pz, fx, fy, cx, cy, width, height)
-        a0, a1, a2, b0, b1, b2 = _rows_times(j00, j01, j02, j10, j11, j12, v00, v01, v02, v10, v11, v12, v20, v21, v22)
-        u0, u1, u2, t0, t1, t2 = _rows_times(a0, a1, a2, b0, b1, b2, r00, r01, r02, r10, r11, r12, r20, r21, r22)
-        _c0, _c1, _c2, sharp, blur, xx, xy, yy = _determinants(
+        x2d, y2d, j00, j01, j02, j10, j11, j12, depth, inside = see(
+            lenses_ptr + camera * LENS_NUMBERS, px, py, pz, fx, fy, cx, cy, width, height, LENS
+        )
+        inside = inside & (depth >= near) & (depth <= far)
+        a0, a1, a2, b0, b1, b2 = rows_times(j00, j01, j02, j10, j11, j12, v00, v01, v02, v10, v11, v12, v20, v21, v22)
+        u0, u1, u2, t0, t1, t2 = rows_times(a0, a1, a2, b0, b1, b2, r00, r01, r02, r10, r11, r12, r20, r21, r22)
+        _c0, _c1, _c2, sharp, blur, xx, xy, yy = determinants(
             u0 * sx, u1 * sy, u2 * sz, t0 * sx, t1 * sy, t2 * sz, eps2d
         )
         xx += eps2d
         yy += eps2d
         det = sharp + blur
         lowered = opacity * tl.where(antialiased != 0, tl.sqrt(sharp / det), 1.0)
-        seen = ahead & (det > 0.0) & (det < float("inf")) & (lowered * 255.0 >= 1.0)
+        seen = inside & (det > 0.0) & (det < float("inf")) & (lowered * 255.0 >= 1.0)
         # half-widths of the ellipse where alpha falls to 1/255
         extent = tl.sqrt(2.0 * tl.log(tl.where(seen, lowered * 255.0, 1.0)))
         radius_x = tl.minimum(tl.ceil(extent * tl.sqrt(xx)), MAX_RADIUS)
@@ -113,7 +100,7 @@ def _forward(
         tl.store(seen_ptr + out, seen.to(tl.uint8), mask=live)
         tl.store(means2d_ptr + 2 * out, tl.where(seen, x2d, 0.0), mask=live)
         tl.store(means2d_ptr + 2 * out + 1, tl.where(seen, y2d, 0.0), mask=live)
-        tl.store(depths_ptr + out, tl.where(seen, pz, 0.0), mask=live)
+        tl.store(depths_ptr + out, tl.where(seen, depth, 0.0), mask=live)
         inverse = 1.0 / tl.where(seen, det, 1.0)
         store3(
             conics_ptr, out, tl.where(seen, yy * inverse, 0.0), tl.where(seen, -xy * inverse, 0.0),
@@ -121,34 +108,6 @@ def _forward(
         )  # fmt: skip
         tl.store(lowered_ptr + out, tl.where(seen, lowered, 0.0), mask=live)
         out += number
-
-
-@triton.jit
-def _factor_gradient(q0, q1, q2, p0, p1, p2, eps2d, g_a, g_b, g_c, g_ratio):
-    """Return the gradient of Q from those of the conic (a, b, c) and of the opacities' factor r = (sharp / det)^1/2.
-
-    The conic is the inverse C of the blurred covariance; with its gradient G as a symmetric matrix, that of Q is
-    -2 C G C Q. For r, with c = q x p and d det = d sharp + eps d (xx + yy), that of (q, p) is
-    blur / det^3/2 (p x c, c x q) / |c| - eps r / det (q, p), which stays finite when c becomes 0. Returns r, too.
-    """
-    c0, c1, c2, sharp, blur, xx, xy, yy = _determinants(q0, q1, q2, p0, p1, p2, eps2d)
-    inverse = 1.0 / (sharp + blur)
-    a, b, c = (yy + eps2d) * inverse, -xy * inverse, (xx + eps2d) * inverse
-    half = 0.5 * g_b
-    m00, m01, m10, m11 = a * g_a + b * half, a * half + b * g_c, b * g_a + c * half, b * half + c * g_c
-    g_xx, g_xy, g_yy = -2.0 * (m00 * a + m01 * b), -2.0 * (m00 * b + m01 * c), -2.0 * (m10 * b + m11 * c)
-    length = tl.sqrt(sharp)
-    steep = g_ratio * blur * inverse * tl.sqrt(inverse) / tl.where(length > 0.0, length, 1.0)
-    flat = g_ratio * eps2d * length * inverse * tl.sqrt(inverse)
-    return (
-        g_xx * q0 + g_xy * p0 + steep * (p1 * c2 - p2 * c1) - flat * q0,
-        g_xx * q1 + g_xy * p1 + steep * (p2 * c0 - p0 * c2) - flat * q1,
-        g_xx * q2 + g_xy * p2 + steep * (p0 * c1 - p1 * c0) - flat * q2,
-        g_xy * q0 + g_yy * p0 + steep * (c1 * q2 - c2 * q1) - flat * p0,
-        g_xy * q1 + g_yy * p1 + steep * (c2 * q0 - c0 * q2) - flat * p1,
-        g_xy * q2 + g_yy * p2 + steep * (c0 * q1 - c1 * q0) - flat * p2,
-        length * tl.sqrt(inverse),
-    )  # fmt: skip
 
 
 @triton.jit
@@ -162,10 +121,11 @@ def _store_view_row(to, seen, g_point, mx, my, mz, j0, j1, g_a0, g_a1, g_a2, g_b
 
 @triton.jit(do_not_specialize=["number", "cameras", "width", "height", "antialiased", "depth_stride"])
 def _backward(
-    means_ptr, quats_ptr, scales_ptr, opacities_ptr, views_ptr, Ks_ptr, seen_ptr,
+    means_ptr, quats_ptr, scales_ptr, opacities_ptr, views_ptr, Ks_ptr, lenses_ptr, seen_ptr,
     g_means2d_ptr, g_depths_ptr, g_conics_ptr, g_lowered_ptr,
     g_means_ptr, g_quats_ptr, g_scales_ptr, g_opacities_ptr, partials_ptr,
-    number, cameras, width, height, eps2d, antialiased, depth_stride, CAMERAS: tl.constexpr, B: tl.constexpr,
+    number, cameras, width, height, eps2d, antialiased, depth_stride,
+    LENS: tl.constexpr, CAMERAS: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of one Gaussian per lane, summed over the cameras. The gradient of x is called g_x."""
     i = tl.program_id(0) * B + tl.arange(0, B)
@@ -190,16 +150,19 @@ def _backward(
         py += tl.load(view + 7)
         pz = tl.where(seen, pz + tl.load(view + 11), 1.0)
         fx, cx, fy, cy = tl.load(K), tl.load(K + 2), tl.load(K + 4), tl.load(K + 5)
-        _x, _y, j00, j01, j02, j10, j11, j12 = pinhole(px, py, pz, fx, fy, cx, cy, width, height)
-        a0, a1, a2, b0, b1, b2 = _rows_times(j00, j01, j02, j10, j11, j12, v00, v01, v02, v10, v11, v12, v20, v21, v22)
-        u0, u1, u2, t0, t1, t2 = _rows_times(a0, a1, a2, b0, b1, b2, r00, r01, r02, r10, r11, r12, r20, r21, r22)
+        lens = lenses_ptr + camera * LENS_NUMBERS
+        _x, _y, j00, j01, j02, j10, j11, j12, _depth, _inside = see(
+            lens, px, py, pz, fx, fy, cx, cy, width, height, LENS
+        )
+        a0, a1, a2, b0, b1, b2 = rows_times(j00, j01, j02, j10, j11, j12, v00, v01, v02, v10, v11, v12, v20, v21, v22)
+        u0, u1, u2, t0, t1, t2 = rows_times(a0, a1, a2, b0, b1, b2, r00, r01, r02, r10, r11, r12, r20, r21, r22)
         g_a, g_b, g_c = load3(g_conics_ptr, row, seen)
         g_lowered = tl.load(g_lowered_ptr + row, mask=seen, other=0.0)
         g_ratio = tl.where(antialiased != 0, g_lowered * opacity, 0.0)
         # a factor of Q = U S that stands for an unseen Gaussian, whose own might overflow
         q0, q1, q2 = tl.where(seen, u0 * sx, 1.0), tl.where(seen, u1 * sy, 0.0), tl.where(seen, u2 * sz, 0.0)
         p0, p1, p2 = tl.where(seen, t0 * sx, 0.0), tl.where(seen, t1 * sy, 1.0), tl.where(seen, t2 * sz, 0.0)
-        g_q0, g_q1, g_q2, g_p0, g_p1, g_p2, ratio = _factor_gradient(
+        g_q0, g_q1, g_q2, g_p0, g_p1, g_p2, ratio = factor_gradient(
             q0, q1, q2, p0, p1, p2, eps2d, g_a, g_b, g_c, g_ratio
         )
         g_opacity += g_lowered * tl.where(antialiased != 0, ratio, 1.0)
@@ -223,11 +186,12 @@ def _backward(
         g_j10, g_j11, g_j12 = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, g_b0, g_b1, g_b2)
         g_x2d = tl.load(g_means2d_ptr + 2 * row, mask=seen, other=0.0)
         g_y2d = tl.load(g_means2d_ptr + 2 * row + 1, mask=seen, other=0.0)
-        g_px, g_py, g_pz, g_fx, g_fy, g_cx, g_cy = pinhole_backward(
-            px, py, pz, fx, fy, cx, cy, width, height, g_x2d, g_y2d, g_j00, g_j01, g_j02, g_j10, g_j11, g_j12
-        )
-        g_px, g_py = tl.where(seen, g_px, 0.0), tl.where(seen, g_py, 0.0)
-        g_pz = tl.where(seen, g_pz + tl.load(g_depths_ptr + depth_stride * row, mask=seen, other=0.0), 0.0)
+        g_depth = tl.load(g_depths_ptr + depth_stride * row, mask=seen, other=0.0)
+        g_px, g_py, g_pz, g_fx, g_fy, g_cx, g_cy = see_backward(
+            lens, px, py, pz, fx, fy, cx, cy, width, height, g_x2d, g_y2d, g_depth,
+            g_j00, g_j01, g_j02, g_j10, g_j11, g_j12, LENS,
+        )  # fmt: skip
+        g_px, g_py, g_pz = tl.where(seen, g_px, 0.0), tl.where(seen, g_py, 0.0), tl.where(seen, g_pz, 0.0)
         d0, d1, d2 = times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_px, g_py, g_pz)
         g_mx += d0
         g_my += d1
@@ -252,15 +216,16 @@ def _backward(
 
 
 class ProjectGaussians(torch.autograd.Function):
-    """(means, quats, scales, opacities, viewmats, Ks, size, settings, axes) -> projected values, see `projection`.
+    """(means, quats, scales, opacities, viewmats, Ks, lenses, …) -> projected values, see `projection`.
 
-    Tensors are float32 and contiguous. Gradients are for the first six.
+    Tensors are float32 and contiguous. Gradients are for the first six. lenses (C, LENS_NUMBERS) are `LENS_KINDS`'
+    coefficients and limits, or None for pinhole cameras.
     """
 
     @staticmethod
     def forward(
         ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
-        size: tuple[int, int], settings: RasterSettings, axes: bool,
+        lenses: Tensor | None, kind: int, size: tuple[int, int], settings: RasterSettings, axes: bool,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         number, cameras = len(means), len(viewmats)
         limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
@@ -271,20 +236,20 @@ class ProjectGaussians(torch.autograd.Function):
         conics, lowered = means.new_empty(cameras, number, 3), means.new_empty(cameras, number)
         with torch.cuda.device_of(means):  # does nothing for CPU tensors, which Triton's interpreter accepts
             _forward[(triton.cdiv(number, BLOCK),)](
-                means, quats, scales, opacities, viewmats, Ks,
+                means, quats, scales, opacities, viewmats, Ks, Ks if lenses is None else lenses,
                 radii, seen.view(torch.uint8), means2d, depths, conics, lowered,
-                number, cameras, *size, *limits, *blur, AXES=axes, B=BLOCK,
+                number, cameras, *size, *limits, *blur, LENS=kind, AXES=axes, B=BLOCK,
             )  # fmt: skip
         ctx.mark_non_differentiable(radii, seen)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks, seen)
-        ctx.size, ctx.blur = size, blur
+        ctx.save_for_backward(means, quats, scales, opacities, viewmats, Ks, seen, lenses)
+        ctx.size, ctx.blur, ctx.kind = size, blur, kind
         return radii, seen, means2d, depths, conics, lowered
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _radii: Any, _seen: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        means, quats, scales, opacities, viewmats, Ks, seen = ctx.saved_tensors
+        means, quats, scales, opacities, viewmats, Ks, seen, lenses = ctx.saved_tensors
         cameras, number = seen.shape
         blocks = triton.cdiv(number, BLOCK)
         has_cameras = ctx.needs_input_grad[4] or ctx.needs_input_grad[5]
@@ -304,12 +269,12 @@ class ProjectGaussians(torch.autograd.Function):
         partials = means.new_empty(cameras, blocks, PARTIAL.value) if has_cameras else means
         with torch.cuda.device_of(means):
             _backward[(blocks,)](
-                means, quats, scales, opacities, viewmats, Ks, seen.view(torch.uint8),
+                means, quats, scales, opacities, viewmats, Ks, Ks if lenses is None else lenses, seen.view(torch.uint8),
                 g_means2d, g_depths, g_conics, g_lowered, g_means, g_quats, g_scales, g_opacities, partials,
-                number, cameras, *ctx.size, *ctx.blur, depth_stride, CAMERAS=has_cameras, B=BLOCK,
+                number, cameras, *ctx.size, *ctx.blur, depth_stride, LENS=ctx.kind, CAMERAS=has_cameras, B=BLOCK,
             )  # fmt: skip
         g_views, g_Ks = _camera_gradients(partials, viewmats, Ks) if has_cameras else (None, None)
-        return g_means, g_quats, g_scales, g_opacities, g_views, g_Ks, None, None, None
+        return g_means, g_quats, g_scales, g_opacities, g_views, g_Ks, *(None,) * 5
 
 
 def _camera_gradients(partials: Tensor, viewmats: Tensor, Ks: Tensor) -> tuple[Tensor, Tensor]:
@@ -322,7 +287,7 @@ def _camera_gradients(partials: Tensor, viewmats: Tensor, Ks: Tensor) -> tuple[T
     return g_views, g_Ks
 
 
-def first_launches(device: str, axes: bool) -> list[Callable[[], object]]:
+def first_launches(device: str, axes: bool, lens: LensModel = "pinhole") -> list[Callable[[], object]]:
     """Return a launch of each kernel with the kinds of arguments that training has, for Triton to compile it.
 
     The launches project one Gaussian into one camera.
@@ -330,14 +295,16 @@ def first_launches(device: str, axes: bool) -> list[Callable[[], object]]:
     Args:
         device: the device to launch on.
         axes: whether radii are (C, N, 2).
+        lens: the lens model.
     """
+    kind = LENS_KINDS[lens]
     ones, number = torch.ones(PARTIAL.value, device=device), torch.ones(2, dtype=torch.int32, device=device)
     seen = number.to(torch.uint8)
-    gaussian, sizes = (ones,) * 6, (1, 1, 1, 1)
+    gaussian, sizes = (ones,) * 7, (1, 1, 1, 1)
     forward = (*gaussian, number, seen, *(torch.empty_like(ones) for _ in range(4)), *sizes, *(1.0,) * 4, 0)
     gradients = tuple(torch.empty_like(ones) for _ in range(5))
     backward = (*gaussian, seen, *(ones,) * 4, *gradients, *sizes, 1.0, 0, 0)
     return [
-        *(partial(_backward[(1,)], *backward, CAMERAS=cameras, B=BLOCK) for cameras in (True, False)),
-        partial(_forward[(1,)], *forward, AXES=axes, B=BLOCK),
+        *(partial(_backward[(1,)], *backward, LENS=kind, CAMERAS=cameras, B=BLOCK) for cameras in (True, False)),
+        partial(_forward[(1,)], *forward, LENS=kind, AXES=axes, B=BLOCK),
     ]

@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from splatkit_ns.cameras import LensModel
+
 from .tile_list_space import ListSpace
 
 GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -42,7 +44,7 @@ class Gaussians:
 
 
 @dataclass(frozen=True, eq=False)
-class PinholeCameras:
+class RasterCameras:
     """C cameras whose images have one size."""
 
     viewmats: Tensor
@@ -53,6 +55,10 @@ class PinholeCameras:
     """Width of the images in pixels."""
     height: int
     """Height of the images in pixels."""
+    lens: LensModel = "pinhole"
+    """The lens model of all cameras, pinhole, opencv or opencv_fisheye."""
+    distortion: Tensor | None = None
+    """The coefficients of the lens model, (C, D); None for a pinhole camera, or if all are 0."""
 
     def __len__(self) -> int:
         return len(self.viewmats)
@@ -87,8 +93,9 @@ class RasterSettings:
         return self.rasterize_mode == "antialiased"
 
 
-def tensors_by_name(gaussians: Gaussians, cameras: PinholeCameras) -> dict[str, Tensor]:
+def tensors_by_name(gaussians: Gaussians, cameras: RasterCameras) -> dict[str, Tensor]:
     """The tensors of both, in the order of the public functions' arguments."""
     names = ("means", "quats", "scales", "opacities", "colors")
     tensors: dict[str, Tensor] = {name: getattr(gaussians, name) for name in names}
-    return tensors | {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
+    tensors |= {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
+    return tensors if cameras.distortion is None else tensors | {"distortion": cameras.distortion}

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .arguments import Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings, tensors_by_name
-from .cuda import gsplat_need, require_gsplat
-from .projection import ProjectedGaussians, project_by_gsplat, project_in_kernels
+from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
+from .cuda import BackendUnavailableError, gsplat_need, require_gsplat
+from .projection import Projection, project_by_gsplat, project_in_kernels, project_through_lens
 from .versions import radii_have_axes
 
 
 def rasterize_on_cuda(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU only to learn how long the tile lists are."""
     check_float32(gaussians.means)
@@ -35,6 +35,11 @@ def rasterize_on_cuda(
         if settings.packed:
             return _rasterize_with_gsplat(gaussians, cameras, settings)
         kernels = own_kernels()
+        if kernels is None and cameras.lens != "pinhole":
+            raise BackendUnavailableError(
+                f"Views through lenses of the model {cameras.lens} are drawn on a GPU by our kernels. "
+                f"{own_kernels.failure}. Undistort the images, or render on the CPU."
+            )
         if kernels is None:
             require_gsplat(f"{own_kernels.failure}, so that gsplat would have to render.")
             return _rasterize_with_gsplat(gaussians, cameras, settings)
@@ -60,17 +65,19 @@ class OwnKernels(NamedTuple):
     composite: Callable[..., tuple[Tensor, Tensor]]
     max_channels: int
     """The most channels that `composite` blends at once."""
-    project: Callable[[Gaussians, PinholeCameras, RasterSettings], ProjectedGaussians]
+    project: Projection
 
 
 def _rasterize_with_own_kernels(
-    kernels: OwnKernels, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    kernels: OwnKernels, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Project, evaluate spherical harmonics, list the Gaussians on each tile, and composite."""
     (width, height), tile_size = cameras.size, settings.tile_size
     num_cameras = len(cameras)
     if settings.backend == "gsplat":
         projected = project_by_gsplat(gaussians, cameras, settings)
+    elif cameras.lens != "pinhole":
+        projected = project_through_lens(gaussians, cameras, settings)
     else:
         projected = kernels.project(gaussians, cameras, settings)
     radii, seen, means2d, depths, conics, opacities = projected
@@ -112,7 +119,7 @@ def _rasterize_with_own_kernels(
 
 
 def _render_backgrounds(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render backgrounds alone, in the graph: without Gaussians gsplat 1.5 divides by 0, which ends the process."""
     means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
@@ -177,7 +184,7 @@ def composited_channels(
 
 
 def _rasterize_with_gsplat(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Let gsplat do all steps."""
     from gsplat import rasterization

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
+from .arguments import Gaussians, RasterCameras, RasterSettings
 from .cuda import gsplat_need, require_gsplat
 from .cuda_rasterization import check_float32, composited_channels
 from .gsplat_rasterization_2dgs import rasterize_2dgs_by_gsplat
@@ -32,7 +32,7 @@ class OwnKernels2DGS(NamedTuple):
     """The most channels that `composite` blends at once."""
 
 
-def rasterize_2dgs_on_cuda(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Images2DGS:
+def rasterize_2dgs_on_cuda(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
     """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before."""
     check_float32(gaussians.means)
     with torch.cuda.device_of(gaussians.means):
@@ -52,7 +52,7 @@ def rasterize_2dgs_on_cuda(gaussians: Gaussians, cameras: PinholeCameras, settin
 
 
 def _rasterize_with_own_kernels(
-    kernels: OwnKernels2DGS, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    kernels: OwnKernels2DGS, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> Images2DGS:
     """Project, describe the discs, evaluate spherical harmonics, list the discs on each tile, and composite.
 
@@ -82,7 +82,7 @@ def _rasterize_with_own_kernels(
     )
 
 
-def _render_backgrounds(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Images2DGS:
+def _render_backgrounds(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
     """Render backgrounds alone, in the graph."""
     means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
     means2d, depths, rays, normals = project_in_torch(gaussians, cameras)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import Backend, DepthMode, Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings
+from .arguments import Backend, DepthMode, Gaussians, GsplatRenderMode, RasterCameras, RasterSettings
 from .checks import check_settings_2dgs, check_shapes
 from .surfaces import normals_of_depth, to_world
 from .tile_list_space import ListSpace
@@ -112,7 +112,7 @@ def rasterization_2dgs(
         BackendUnavailableError: gsplat's CUDA code is needed, but cannot be used here.
     """
     gaussians = Gaussians(means, quats, scales, opacities, colors)
-    cameras = PinholeCameras(viewmats, Ks, width, height)
+    cameras = RasterCameras(viewmats, Ks, width, height)
     settings = RasterSettings(
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
         packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
+from .arguments import Gaussians, RasterCameras, RasterSettings
 from .parts_2dgs import Images2DGS, info_of, values_of
 from .projection_2dgs import project_by_gsplat
 
@@ -19,7 +19,7 @@ CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 """The numbers of channels that gsplat's kernels are compiled for."""
 
 
-def rasterize_2dgs_by_gsplat(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Images2DGS:
+def rasterize_2dgs_by_gsplat(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
     """Do the same as `cuda_rasterization_2dgs.rasterize_2dgs_on_cuda` for N > 0 with gsplat's compiled code."""
     num_cameras, tile_size = len(cameras), settings.tile_size
     if settings.absgrad and num_cameras > 1:

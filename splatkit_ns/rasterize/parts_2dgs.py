@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
+from .arguments import Gaussians, RasterCameras, RasterSettings
 from .cuda_rasterization import composited_channels, sh_colors
 from .projection_2dgs import Projected
 
@@ -16,7 +16,7 @@ Images2DGS = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]
 
 
 def values_of(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings, depths: Tensor, seen: Tensor
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, depths: Tensor, seen: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
     colors = gaussians.colors

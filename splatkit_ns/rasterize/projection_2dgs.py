@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
+from .arguments import Gaussians, RasterCameras, RasterSettings
 from .surfaces import densification_gradient
 from .versions import gsplat_version, radii_have_axes
 
@@ -32,7 +32,7 @@ class Projected(NamedTuple):
     """(C, N, 2), a leaf: see `splatkit_ns.rasterize.surfaces.densification_gradient`."""
 
 
-def project(gaussians: Gaussians, cameras: PinholeCameras) -> Projected:
+def project(gaussians: Gaussians, cameras: RasterCameras) -> Projected:
     """Project N discs into C cameras; see `splatkit_ns.rasterize.rasterization_2dgs` for the arguments.
 
     If cameras need gradients, PyTorch is used instead of our kernel.
@@ -45,7 +45,7 @@ def project(gaussians: Gaussians, cameras: PinholeCameras) -> Projected:
 
 
 def project_by_gsplat(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Projected]:
     """Do the same with gsplat's compiled code, and return its radii: (C, N), since 1.5 (C, N, 2); 0 for unseen discs.
 
@@ -75,7 +75,7 @@ def _with_probe(means2d: Tensor, depths: Tensor, ray_transforms: Tensor, normals
     return Projected(means2d, depths, ray_transforms, normals, probe)
 
 
-def project_in_torch(gaussians: Gaussians, cameras: PinholeCameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def project_in_torch(gaussians: Gaussians, cameras: RasterCameras) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (means2d, depths, ray_transforms, normals) of `Projected` on any device; finite for unseen discs, too.
 
     means2d is the centre of the box around the projected disc of one standard deviation: 2DGS, appendix A.
@@ -109,12 +109,12 @@ def projection_kernel() -> Callable[..., Projected]:
     probe = torch.ones(1, 4, device="cuda", requires_grad=True)
     eye = torch.eye(4, device="cuda")[None]
     disc = Gaussians(probe[:, :3], probe, probe[:, :3], probe[:, 0], probe[:, :3])
-    projected = project_in_kernels(disc, PinholeCameras(eye, eye[:, :3, :3], 8, 8))
+    projected = project_in_kernels(disc, RasterCameras(eye, eye[:, :3, :3], 8, 8))
     projected.means2d.sum().backward()
     return project_in_kernels
 
 
-def project_in_kernels(gaussians: Gaussians, cameras: PinholeCameras) -> Projected:
+def project_in_kernels(gaussians: Gaussians, cameras: RasterCameras) -> Projected:
     """Do the same as `project`, for float32 on CUDA: N > 0, no gradient for viewmats and Ks."""
     from ._projection_2dgs_triton import ProjectDiscs
 

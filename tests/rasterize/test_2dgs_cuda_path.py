@@ -19,7 +19,7 @@ from splatkit_ns.rasterize import (
     rasterization_2dgs,
     versions,
 )
-from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras
+from splatkit_ns.rasterize.arguments import Gaussians, RasterCameras
 from splatkit_ns.rasterize.cuda_rasterization_2dgs import rasterize_2dgs_on_cuda
 from splatkit_ns.rasterize.gsplat_rasterization_2dgs import CHANNELS
 from splatkit_ns.rasterize.projection_2dgs import Projected, project_in_torch
@@ -62,7 +62,7 @@ class StandIn:
         cameras, n = len(viewmats), len(means)
         radii = torch.full((cameras, n, 2) if self.axes else (cameras, n), 4, dtype=torch.int32)
         gaussians = Gaussians(means, quats, scales, means[:, 0], means)
-        return radii, *project_in_torch(gaussians, PinholeCameras(viewmats, Ks, width, height))
+        return radii, *project_in_torch(gaussians, RasterCameras(viewmats, Ks, width, height))
 
     def isect_tiles(self, means2d: Tensor, radii: Tensor, depths: Tensor, *sizes: int):
         assert means2d.shape == (1, *depths.shape[1:], 2)
@@ -171,7 +171,7 @@ def test_the_kernel_projects_unless_the_cameras_need_gradients(
 ) -> None:
     calls: list[Any] = []
 
-    def kernel(gaussians: Gaussians, cameras: PinholeCameras) -> Projected:
+    def kernel(gaussians: Gaussians, cameras: RasterCameras) -> Projected:
         calls.append(cameras.size)
         probe = torch.zeros(len(cameras), len(gaussians), 2, requires_grad=True)
         return Projected(*project_in_torch(gaussians, cameras), probe)
