@@ -16,7 +16,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
-from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_view
+from splatkit_ns.plugin.data.cameras import lens_view, opencv_cam_to_worlds
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")
@@ -145,7 +145,7 @@ class TrainingFrames:
         index = (camera.metadata or {}).get("cam_idx")
         view = None if index is None else self._views.get(index)
         if view is None:
-            view = pinhole_view(camera)
+            view = lens_view(camera)
             if index is not None:
                 self._views[index] = view
         view = view.smaller(self.downscale)
@@ -164,6 +164,8 @@ def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
     """Copy the values of a frame into the tensors of another of the same shapes, such as the one a CUDA graph reads."""
     to.view.cam_to_worlds.copy_(source.view.cam_to_worlds)
     to.view.Ks.copy_(source.view.Ks)
+    if source.view.distortion is not None and to.view.distortion is not None:
+        to.view.distortion.copy_(source.view.distortion)
     to.background.copy_(source.background)
     if source.index_on_device is not None and to.index_on_device is not None:
         to.index_on_device.copy_(source.index_on_device)
@@ -175,8 +177,12 @@ def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
 
 def empty_frame_like(frame: TrainingFrame) -> TrainingFrame:
     """A frame of the same shapes, with memory of its own and values that are not set."""
+    distortion = None if frame.view.distortion is None else torch.empty_like(frame.view.distortion)
     view = dataclasses.replace(
-        frame.view, cam_to_worlds=torch.empty_like(frame.view.cam_to_worlds), Ks=torch.empty_like(frame.view.Ks)
+        frame.view,
+        cam_to_worlds=torch.empty_like(frame.view.cam_to_worlds),
+        Ks=torch.empty_like(frame.view.Ks),
+        distortion=distortion,
     )
     places = {name: None if (value := getattr(frame, name)) is None else torch.empty_like(value) for name in IMAGES}
     index = None if frame.index_on_device is None else torch.empty_like(frame.index_on_device)

@@ -217,6 +217,8 @@ class GraphForwardBackward:
         return (
             frame.view.width,
             frame.view.height,
+            frame.view.lens,
+            None if frame.view.distortion is None else frame.view.distortion.shape[1],
             model.sh_degree_now(),
             model.wants_depth_now(),
             frame.mask is None,
