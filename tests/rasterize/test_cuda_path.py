@@ -10,6 +10,7 @@ from raster_scenes import as_values, random_scene
 
 from splatkit_ns.rasterize import cuda_rasterization, radii_in_pixels, rasterization
 from splatkit_ns.rasterize.cuda_rasterization import rasterize_on_cuda
+from tests.triton_interpreter import assert_prints
 
 SETTINGS = {
     "near_plane": 0.01, "far_plane": 1e10, "radius_clip": 0.0, "eps2d": 0.3, "packed": False, "tile_size": 16,
@@ -78,3 +79,43 @@ def test_centres_of_cameras_that_are_trained_are_inverted_without_looking_at_the
     assert torch.equal(colors, (expected + 0.5).clamp(min=0.0))
     (grad,) = torch.autograd.grad((colors - 0.5).square().sum(), viewmats)
     torch.testing.assert_close(grad, expected_grad)
+
+
+LENS_CODE = """
+import sys
+sys.path.insert(0, "tests/rasterize")
+import torch
+from raster_scenes import as_values
+from test_lens_projection import lens_scene
+from splatkit_ns.rasterize import _compositing_triton as compositing, _tile_lists_triton as lists
+from splatkit_ns.rasterize import cuda_rasterization, rasterization
+
+cuda_rasterization.own_tile_size = lambda pixels: 16
+kernels = cuda_rasterization.OwnKernels(lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS)
+for name in ("opencv", "fisheye"):
+    scene = lens_scene(name, n=25, width=30, height=20)
+    scene = {key: value.float() if torch.is_tensor(value) else value for key, value in scene.items()}
+    options = {"render_mode": "RGB+ED", "rasterize_mode": "antialiased"}
+    grads, images = [], []
+    for draw in ("kernels", "cpu"):
+        leaves = {key: scene[key].clone().requires_grad_() for key in ("means", "quats", "scales", "viewmats")}
+        if draw == "cpu":
+            image, alpha, _ = rasterization(**{**scene, **leaves, **options})
+        else:
+            image, alpha, info = cuda_rasterization._rasterize_with_own_kernels(
+                kernels, *as_values({**scene, **leaves}, **options)
+            )
+            assert info["radii"].shape[:2] == (2, 25)
+        (image.square().sum() + alpha.sum()).backward()
+        images.append(image.detach())
+        grads.append([leaf.grad for leaf in leaves.values()])
+    assert float((images[0] - images[1]).abs().mean()) < 1e-4, name
+    for found, expected in zip(*grads):
+        assert float((found - expected).norm() / expected.norm()) < 1e-3, name
+print("ok")
+"""
+
+
+def test_lenses_in_float32_with_triton_s_interpreter() -> None:
+    """Lenses are projected in PyTorch, and then go through the kernels of the GPU."""
+    assert_prints(LENS_CODE, "ok\n")
