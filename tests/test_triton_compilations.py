@@ -80,7 +80,8 @@ for number, cameras, width, height in ((1, 1, 1, 1), (16, 2, 640, 480), (99, 16,
         matrices = (torch.ones(cameras, 4, 4, requires_grad=posed), torch.ones(cameras, 3, 3))
         for kind in projection.LENS_KINDS.values():
             lens = (torch.ones(cameras, 11) if kind else None, kind)
-            projected = projection.ProjectGaussians.apply(*gaussians, *matrices, *lens, (width, height), settings, False)
+            options = ((width, height), settings, False)
+            projected = projection.ProjectGaussians.apply(*gaussians, *matrices, *lens, *options)
             values = torch.cat([projected[3][..., None].expand(-1, -1, 3), projected[3][..., None]], dim=-1)
             (values.sum() + projected[2].sum()).backward()
 assert variants == compiled, variants - compiled

@@ -48,9 +48,9 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
     console = console or Console()
     _check_options(options)
     camera_path = None if options.camera_path is None else read_camera_path(options.camera_path)
-    if camera_path is not None and camera_path.views[0].lens != "pinhole" and "normals" in options.images:
+    if camera_path is not None and camera_path.views[0].lens == "equirectangular" and "normals" in options.images:
         raise SplatkitError(
-            f"--images normals: normals are drawn for perspective cameras, and {options.camera_path} has others."
+            f"--images normals: normals are not drawn in panoramas, as those of {options.camera_path} are."
         )
     scene = _open(options, console)
     frames = _frames(options, scene, camera_path)

@@ -43,6 +43,8 @@ SAMPLES = 1024
 SERIES_BELOW = 0.04
 """The square of the slope below which differences of nearly equal numbers are computed by series."""
 SERIES_TERMS = 12
+NEWTON_ROUNDS = 4
+"""The number of rounds that improve the rays of pixels after a table has given them to a thousandth."""
 
 
 class LensPoints(NamedTuple):
@@ -86,35 +88,87 @@ def lens_limits(lens: LensModel, coefficients: Tensor, Ks: Tensor, width: int, h
     Returns:
         float64.
     """
-    K, k = Ks.detach().double(), coefficients.detach().double()
-    share = torch.linspace(0, 1, SAMPLES, dtype=torch.float64, device=K.device)
+    K = Ks.detach().double()
+    radii, reached, count = _radial_table(lens, coefficients)
+    corners_x = torch.stack([K[:, 0, 2], K[:, 0, 2] - width], 1).abs().amax(1) / K[:, 0, 0]
+    corners_y = torch.stack([K[:, 1, 2], K[:, 1, 2] - height], 1).abs().amax(1) / K[:, 1, 1]
+    wanted = BEYOND_CORNERS * torch.hypot(corners_x, corners_y)
+    bend, is_reached = _radius_of(wanted[:, None], radii, reached, count)
+    turns = count[:, None] < SAMPLES
+    cut = torch.where(is_reached | ~turns, math.inf if lens == "opencv" else LARGEST_ANGLE, bend)
+    return torch.cat([bend, cut], 1)
+
+
+def _radial_table(lens: LensModel, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes or angles (SAMPLES,), their distances from the middle (C, SAMPLES), infinite from where a lens turns back
+    on, and the number of finite ones (C,)."""
+    k = coefficients.detach().double()
+    share = torch.linspace(0, 1, SAMPLES, dtype=torch.float64, device=k.device)
     if lens == "opencv":
         radii = torch.tan(STEEPEST * share)
-        numerator, by_s, _ = _rational(k, (radii * radii)[None])
-        reached, slopes = radii * numerator, numerator + 2 * radii * radii * by_s
-        last = math.inf
+        squared = (radii * radii)[None]
+        factor, by_square, _ = _rational(k, squared)
     else:
         radii = LARGEST_ANGLE * share
         squared = (radii * radii)[None]
         factor, by_square = _even_polynomial(k, squared), _even_polynomial_slope(k, squared)
-        reached, slopes = radii * factor, factor + 2 * squared * by_square
-        last = LARGEST_ANGLE
-    is_usable = (slopes > 0) & torch.isfinite(reached) & torch.isfinite(slopes)
-    usable = is_usable.long().cumprod(1)  # 1 up to the first sample at which the lens turns back
-    count = usable.sum(1).clamp(min=2)
-    corners_x = torch.stack([K[:, 0, 2], K[:, 0, 2] - width], 1).abs().amax(1) / K[:, 0, 0]
-    corners_y = torch.stack([K[:, 1, 2], K[:, 1, 2] - height], 1).abs().amax(1) / K[:, 1, 1]
-    wanted = BEYOND_CORNERS * torch.hypot(corners_x, corners_y)
-    before = torch.where(usable.bool(), reached, math.inf)
-    index = torch.searchsorted(before, wanted[:, None], right=True)[:, 0]
-    is_reached = index < count
-    index = torch.minimum(index, count - 1).clamp(min=1)
-    low, high = reached.gather(1, index[:, None] - 1)[:, 0], reached.gather(1, index[:, None])[:, 0]
-    between = torch.where(is_reached, (wanted - low) / (high - low), 1.0)
-    bend = radii[index - 1] + between * (radii[index] - radii[index - 1])
-    turns = count < SAMPLES
-    cut = torch.where(is_reached | ~turns, last, bend)
-    return torch.stack([bend, cut], 1)
+    reached, slopes = radii * factor, factor + 2 * squared * by_square
+    usable = ((slopes > 0) & torch.isfinite(reached) & torch.isfinite(slopes)).long().cumprod(1)
+    return radii, torch.where(usable.bool(), reached, math.inf), usable.sum(1).clamp(min=2)
+
+
+def _radius_of(distances: Tensor, radii: Tensor, reached: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes or angles (C, M) of distances from the middle, interpolated in a table, and whether it reaches them."""
+    index = torch.searchsorted(reached, distances.contiguous(), right=True)
+    last = count[:, None] - 1
+    is_reached = index <= last
+    index = torch.minimum(index, last).clamp(min=1)
+    low, high = reached.gather(1, index - 1), reached.gather(1, index)
+    between = torch.where(is_reached, (distances - low) / (high - low), 1.0)
+    return radii[index - 1] + between * (radii[index] - radii[index - 1]), is_reached
+
+
+def rays_of_pixels(lens: LensModel, distortion: Tensor | None, Ks: Tensor, width: int, height: int) -> Tensor:
+    """The rays through the pixels' middles in camera axes, (C, H, W, 3); a point is its depth times its ray.
+
+    They have z = 1 for opencv, and are of length 1 for opencv_fisheye. Pixels that see nothing have zeros.
+
+    Args:
+        lens: opencv or opencv_fisheye.
+        distortion: (C, D), see `splatkit_ns.cameras.View`.
+        Ks: (C, 3, 3), in pixels.
+        width: of the images in pixels.
+        height: of the images in pixels.
+    """
+    K = Ks.detach().double()
+    k = padded_coefficients(lens, distortion, K, len(K))
+    x = (torch.arange(width, device=K.device) + 0.5 - K[:, 0, 2, None]) / K[:, 0, 0, None]
+    y = (torch.arange(height, device=K.device) + 0.5 - K[:, 1, 2, None]) / K[:, 1, 1, None]
+    shape = (len(K), height, width)
+    a, b = x[:, None, :].expand(shape).flatten(1), y[:, :, None].expand(shape).flatten(1)
+    distance = torch.hypot(a, b)
+    radius, is_seen = _radius_of(distance, *_radial_table(lens, k))
+    is_middle = distance < 1e-9
+    share = torch.where(is_middle, 1.0, 1 / torch.where(is_middle, 1.0, distance))
+    if lens == "opencv":
+        u, v = a * share * radius, b * share * radius
+        for _ in range(NEWTON_ROUNDS):
+            at_a, at_b, a_u, a_v, b_v = bent_slopes(k, u, v)
+            determinant = a_u * b_v - a_v * a_v
+            u, v = (
+                u - (b_v * (at_a - a) - a_v * (at_b - b)) / determinant,
+                v - (a_u * (at_b - b) - a_v * (at_a - a)) / determinant,
+            )
+        rays = torch.stack([u, v, torch.ones_like(u)], -1)
+    else:
+        for _ in range(NEWTON_ROUNDS):
+            squared = radius * radius
+            factor = _even_polynomial(k, squared)
+            slope = factor + 2 * squared * _even_polynomial_slope(k, squared)
+            radius = radius - (radius * factor - distance) / slope
+        across = radius.sin() * share
+        rays = torch.stack([a * across, b * across, radius.cos()], -1)
+    return torch.where(is_seen[..., None], rays, 0.0).reshape(*shape, 3).to(Ks.dtype)
 
 
 def project_points(lens: LensModel, coefficients: Tensor, limits: Tensor, Ks: Tensor, points: Tensor) -> LensPoints:

@@ -10,6 +10,7 @@ from raster_scenes import as_values, random_scene
 
 from splatkit_ns.rasterize import BackendUnavailableError, cuda_rasterization, radii_in_pixels, rasterization
 from splatkit_ns.rasterize.cuda_rasterization import rasterize_on_cuda
+from tests.triton_interpreter import assert_prints
 
 SETTINGS = {
     "near_plane": 0.01, "far_plane": 1e10, "radius_clip": 0.0, "eps2d": 0.3, "packed": False, "tile_size": 16,
@@ -103,3 +104,50 @@ def test_gsplat_is_refused_on_the_cpu() -> None:
         rasterization(**random_scene(n=7), backend="gsplat")
     with pytest.raises(ValueError, match="backend: expected one of splatkit, gsplat, found 'cuda'"):
         rasterization(**random_scene(n=7), backend="cuda")  # type: ignore[arg-type]
+
+
+LENS_CODE = """
+import sys
+sys.path.insert(0, "tests/rasterize")
+import torch
+from raster_scenes import as_values
+from test_lens_projection import lens_scene
+from splatkit_ns.rasterize import _compositing_triton as compositing, _tile_lists_triton as lists
+from splatkit_ns.rasterize import cuda_rasterization, rasterization
+from splatkit_ns.rasterize.projection import project_in_kernels, project_through_lens
+
+cuda_rasterization.own_tile_size = lambda pixels: 16
+kernels = cuda_rasterization.OwnKernels(
+    lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS, project_in_kernels
+)
+for name, project in (("opencv", project_in_kernels), ("fisheye", project_in_kernels), ("fisheye", None)):
+    if project is not None:
+        cuda_rasterization.project_through_lens = project
+    else:  # in PyTorch, because the kernels cannot be loaded here
+        cuda_rasterization.project_through_lens = project_through_lens
+    scene = lens_scene(name, n=25, width=30, height=20)
+    scene = {key: value.float() if torch.is_tensor(value) else value for key, value in scene.items()}
+    options = {"render_mode": "RGB+ED", "rasterize_mode": "antialiased"}
+    grads, images = [], []
+    for draw in ("kernels", "cpu"):
+        leaves = {key: scene[key].clone().requires_grad_() for key in ("means", "quats", "scales", "viewmats")}
+        if draw == "cpu":
+            image, alpha, _ = rasterization(**{**scene, **leaves, **options})
+        else:
+            image, alpha, info = cuda_rasterization._rasterize_with_own_kernels(
+                kernels, *as_values({**scene, **leaves}, **options)
+            )
+            assert info["radii"].shape[:2] == (2, 25)
+        (image.square().sum() + alpha.sum()).backward()
+        images.append(image.detach())
+        grads.append([leaf.grad for leaf in leaves.values()])
+    assert float((images[0] - images[1]).abs().mean()) < 1e-4, name
+    for found, expected in zip(*grads):
+        assert float((found - expected).norm() / expected.norm()) < 1e-3, name
+print("ok")
+"""
+
+
+def test_lenses_in_float32_with_triton_s_interpreter() -> None:
+    """Lenses are projected by kernels, or in PyTorch, and then go through the other kernels of the GPU."""
+    assert_prints(LENS_CODE, "ok\n")

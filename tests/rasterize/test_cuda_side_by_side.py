@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from raster_scenes import random_scene
+from test_lens_models import LENSES
+from test_lens_projection import lens_scene
 
 from splatkit_ns.rasterize import cuda_rasterization, radii_in_pixels, rasterization
 from splatkit_ns.triton_kernels import lazy_kernel
@@ -141,3 +143,12 @@ def test_every_place_in_the_tile_lists_is_filled() -> None:
     lists._fill[(-(-num // lists.FILL_BLOCK),)](*arguments, **lists.COMPILE)
     assert int((filled < 0).sum()) == 0
     assert torch.equal(torch.bincount(ids, minlength=num)[order], counts.long())
+
+
+@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
+def test_lenses(name: str, rasterize_mode: str) -> None:
+    scene = lens_scene(name, n=400, width=100, height=75, sh_bands=16, seed=43)
+    scene = {key: value.float() if torch.is_tensor(value) else value for key, value in scene.items()}
+    options = {"render_mode": "RGB+ED", "rasterize_mode": rasterize_mode, "sh_degree": 3, "absgrad": True}
+    assert_alike(run(scene, "cpu", **options), run(scene, "cuda", **options))

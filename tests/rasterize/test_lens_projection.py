@@ -25,7 +25,7 @@ WIDE = [name for name, (lens, _) in LENSES.items() if lens == "opencv_fisheye"]
 def lens_scene(name: str, **options: Any) -> dict[str, Any]:
     """A float64 scene of two cameras; a fisheye stands in its middle."""
     lens, values = LENSES[name]
-    scene = random_scene(cameras=2, dtype=torch.float64, **options)
+    scene = random_scene(**{"cameras": 2, "dtype": torch.float64, **options})
     if lens == "opencv_fisheye":
         scene["viewmats"][:, :3, 3] *= 0.1
         scene["Ks"][:, :2, :2] *= 0.25

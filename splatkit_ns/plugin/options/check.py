@@ -80,7 +80,7 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
-    problems += _mask_problems(config, shown)
+    problems += _lens_problems(config, shown) + _mask_problems(config, shown)
     problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
@@ -106,6 +106,21 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
             name = shown("pipeline.model.renderer.backend")
             problems.append(f"{name} is gsplat, expected splatkit with {device} cpu: gsplat renders on GPUs alone")
     return problems
+
+
+def _lens_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problem of photographs with lenses that the renderer does not draw in training."""
+    renderer = config.pipeline.model.renderer
+    if getattr(config.pipeline.datamanager, "undistort", True):
+        return []
+    name = shown("pipeline.datamanager.undistort")
+    if getattr(renderer, "packed", False):
+        return [f"{name} is False, expected True with packed renders, which are for pinhole cameras"]
+    if getattr(renderer, "backend", None) == "gsplat":
+        return [f"{name} is False, expected True with the backend gsplat, which is for pinhole cameras"]
+    if {"opencv", "opencv_fisheye"}.isdisjoint(renderer.lenses):
+        return [f"{name} is False, expected True with {renderer.module_name}, which draws no lenses in training"]
+    return []
 
 
 def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
