@@ -17,9 +17,11 @@ Vectors = Sequence[float] | Sequence[Sequence[float]] | Tensor
 """Three numbers, or C times three."""
 
 LensModel = Literal["pinhole", "opencv", "opencv_fisheye", "equirectangular"]
-"""The mapping from rays to pixels. opencv_fisheye has the coefficients k1 to k4 of OpenCV's model, or none, which makes
-it equidistant. In an equirectangular image, longitude goes to the right and latitude up; half a turn, 180 degrees, is
-K's first focal length in pixels across, and its second one upwards."""
+"""The mapping from rays to pixels. opencv has up to nine coefficients: OpenCV's k1, k2, p1, p2, k3, k4, k5, k6 in this
+order, of which k4 to k6 divide, and a fourth radial term, which OpenCV does not have; those not given are 0.
+opencv_fisheye has the coefficients k1 to k4 of OpenCV's model, or none, which makes it equidistant. In an
+equirectangular image, longitude goes to the right and latitude up; half a turn, 180 degrees, is K's first focal length
+in pixels across, and its second one upwards."""
 
 
 @dataclass(frozen=True, eq=False)

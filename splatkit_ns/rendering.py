@@ -18,6 +18,7 @@ from splatkit_ns.camera_paths import orbit
 from splatkit_ns.cameras import View, as_vectors
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats import SplatRenderMode
+from splatkit_ns.loss_fn.geometry import pixel_rays
 from splatkit_ns.parts.checks import check_instance
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
@@ -184,9 +185,10 @@ def view_images(
         kinds: of rgb, alpha, depth and normals.
 
     Returns:
-        On the CPU, by kind: rgb (H, W, 3) and alpha (H, W) in [0, 1]; depth (H, W) along the viewing axis in world
-        units; and unit normals (H, W, 3) in world axes that face the camera, of the discs if the renderer knows them,
-        else of the depth image. Depth and normals are 0 if nothing is there.
+        On the CPU, by kind: rgb (H, W, 3) and alpha (H, W) in [0, 1]; depth (H, W) in world units, along the viewing
+        axis, or from the camera in panoramas and fisheye images; and unit normals (H, W, 3) in world axes that face the
+        camera, of the discs if the renderer knows them, else of the depth image. Depth and normals are 0 if nothing is
+        there.
 
     Raises:
         SplatkitError: the renderer makes no depth image, and one is needed.
@@ -207,7 +209,9 @@ def view_images(
         elif kind == "depth":
             found[kind] = torch.where(there, payload.depths[0], 0)[..., 0]
         else:
-            found[kind] = torch.where(there, normals_of_depth(payload.depths, view.Ks, view.world_to_cams)[0], 0)
+            rays = None if view.lens == "pinhole" else pixel_rays(view)
+            normals = normals_of_depth(payload.depths, view.Ks, view.world_to_cams, rays)
+            found[kind] = torch.where(there, normals[0], 0)
     return {kind: image.cpu() for kind, image in found.items()}
 
 

@@ -15,17 +15,21 @@ KernelT = TypeVar("KernelT")
 logger = logging.getLogger("splatkit_ns")
 
 
-def working_kernel(load: Callable[[], KernelT], otherwise: str) -> KernelT | None:
+def working_kernel(
+    load: Callable[[], KernelT], otherwise: str, report: Callable[[Exception], object] = lambda error: None
+) -> KernelT | None:
     """Return a kernel that has run successfully, or None.
 
     Args:
         load: function that imports the kernel, runs it once, and returns it.
         otherwise: consequence of its absence, for the log.
+        report: function that is called with the error.
     """
     try:
         return load()
     except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
         logger.info("%s (%s: %s).", otherwise, type(error).__name__, error)
+        report(error)
         return None
 
 
@@ -40,6 +44,8 @@ class LazyKernel(Generic[KernelT]):
         self._otherwise = otherwise
         self._lock = threading.Lock()
         self._found: tuple[KernelT | None] | None = None
+        self.failure: str | None = None
+        """The reason why the last call returned None, one line without a full stop."""
 
     def __call__(self) -> KernelT | None:
         if self._found is None:
@@ -50,7 +56,11 @@ class LazyKernel(Generic[KernelT]):
     def _find(self) -> None:
         with self._lock:
             if self._found is None:
-                self._found = (working_kernel(self._load, self._otherwise),)
+                self._found = (working_kernel(self._load, self._otherwise, self._note_failure),)
+
+    def _note_failure(self, error: Exception) -> None:
+        first_words = " ".join(str(error).split())[:300]
+        self.failure = f"Triton's kernels cannot be used here ({type(error).__name__}: {first_words})"
 
 
 def lazy_kernel(otherwise: str) -> Callable[[Callable[[], KernelT]], LazyKernel[KernelT]]:

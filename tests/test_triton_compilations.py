@@ -64,6 +64,56 @@ assert variants == compiled, variants - compiled
 print("once")
 """
 
+PROJECTION = """
+from splatkit_ns.rasterize import _projection_triton as projection
+from splatkit_ns.rasterize.arguments import RasterSettings
+
+for lens in projection.LENS_KINDS:
+    for launch in projection.first_launches("cpu", False, lens):
+        launch()
+compiled = set(variants)
+assert len(compiled) == 9, compiled
+for number, cameras, width, height in ((1, 1, 1, 1), (16, 2, 640, 480), (99, 16, 979, 546), (4096, 1, 900, 1600)):
+    gaussians = [torch.ones(number, *shape, requires_grad=True) for shape in ((3,), (4,), (3,), ())]
+    for mode, posed in (("classic", False), ("antialiased", True)):
+        settings = RasterSettings(rasterize_mode=mode, far_plane=1e10, eps2d=float(number > 1))
+        matrices = (torch.ones(cameras, 4, 4, requires_grad=posed), torch.ones(cameras, 3, 3))
+        for kind in projection.LENS_KINDS.values():
+            lens = (torch.ones(cameras, 11) if kind else None, kind)
+            options = ((width, height), settings, False)
+            projected = projection.ProjectGaussians.apply(*gaussians, *matrices, *lens, *options)
+            values = torch.cat([projected[3][..., None].expand(-1, -1, 3), projected[3][..., None]], dim=-1)
+            (values.sum() + projected[2].sum()).backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+DISCS = """
+from splatkit_ns.rasterize import _compositing_2dgs_triton as compositing, _discs_triton as discs
+from splatkit_ns.rasterize._tile_lists_triton import TileLists
+from splatkit_ns.rasterize.arguments import RasterSettings
+
+for launch in [discs.first_launch("cpu", False), *compositing.first_launches("cpu")]:
+    launch()
+compiled = set(variants)
+assert len(compiled) == 5, compiled
+for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 4096, 900, 1600)):
+    rays, means2d, opacities = torch.ones(1, number, 3, 3), torch.ones(1, number, 2), torch.ones(number)
+    described = discs.describe(rays, opacities, (width, height), RasterSettings(), False)
+    tiles_x, tiles_y = -(-width // compositing.TILE), -(-height // compositing.TILE)
+    bounds, ids = torch.zeros(tiles_x * tiles_y + 1, dtype=torch.int32), torch.zeros(entries, dtype=torch.int32)
+    order, offsets = torch.arange(number), bounds[:-1].view(1, tiles_y, tiles_x)
+    lists = TileLists(offsets, bounds, ids, ids.clone(), order, order.clone(), order.int())
+    values, normals = torch.ones(1, number, 4, requires_grad=True), torch.ones(1, number, 3)
+    for background in (None, torch.zeros(1, 4)):
+        images = compositing.composite_discs(
+            means2d, rays, values, normals, opacities[None], background, described, lists, (width, height), True, False
+        )
+        sum(image.sum() for image in images).backward()
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
 ADAM = """
 from splatkit_ns.splat._adam_triton import AdamTensors, adam_step, first_launch
 
@@ -126,6 +176,14 @@ def test_tile_lists() -> None:
 
 def test_compositing_and_spherical_harmonics() -> None:
     assert_prints(COMPOSITING, "once\n")
+
+
+def test_projection() -> None:
+    assert_prints(PROJECTION, "once\n")
+
+
+def test_discs() -> None:
+    assert_prints(DISCS, "once\n")
 
 
 def test_adam() -> None:

@@ -23,7 +23,7 @@ from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.offset_files import read_offset, write_offset
-from splatkit_ns.plugin.data.cameras import pinhole_views
+from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.splat import SplatModel
 
@@ -44,7 +44,7 @@ class Scene:
         state = SplatModel.from_gaussians(self.gaussians).for_rendering(device)
         cameras: Any = pipeline.datamanager.train_dataset.cameras
         views = track(
-            pinhole_views(cameras.to(device)),
+            lens_views(cameras.to(device)),
             "Looking at the photographs",
             len(cameras),
             console=console,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from splatkit_ns.cameras import View
-from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds, pinhole_views
+from splatkit_ns.plugin.data.cameras import lens_views, opencv_cam_to_worlds
 
 
 def data_cameras(pipeline: Any, split: Literal["train", "test"]) -> tuple[list[View], list[Path]]:
@@ -21,7 +21,7 @@ def data_cameras(pipeline: Any, split: Literal["train", "test"]) -> tuple[list[V
     manager = pipeline.datamanager
     dataset = manager.train_dataset if split == "train" else manager.eval_dataset
     cameras = dataset.cameras.to(pipeline.device)
-    return list(pinhole_views(cameras)), list(dataset.image_filenames)
+    return list(lens_views(cameras)), list(dataset.image_filenames)
 
 
 def poses(pipeline: Any) -> View:

@@ -14,7 +14,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.image_metrics.psnr import psnr
-from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import lens_view
 from splatkit_ns.plugin.data.images import evaluation_target
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 from splatkit_ns.renderer import RenderOptions
@@ -41,7 +41,7 @@ class HeldOutViews:
         cameras: Any = data.eval_dataset.cameras
         count = min(limit or len(cameras), len(cameras))
         self._chosen = sorted({round(i) for i in np.linspace(0, len(cameras) - 1, count)})
-        self._views = [pinhole_view(cameras[index : index + 1].to(pipeline.device)) for index in self._chosen]
+        self._views = [lens_view(cameras[index : index + 1].to(pipeline.device)) for index in self._chosen]
         self._photographs = data.cached_eval if reference is None else None
         self._pictures = None if reference is None else self.pictures(reference, Similarity.identity())
 

@@ -24,7 +24,6 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.files import atomic_write, check_writable
 from splatkit_ns.formats.offset_files import read_offset
 from splatkit_ns.image_files import CONTAINERS, save_image, save_video
-from splatkit_ns.rasterize import check_cuda_backend
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowDict
@@ -49,9 +48,9 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
     console = console or Console()
     _check_options(options)
     camera_path = None if options.camera_path is None else read_camera_path(options.camera_path)
-    if camera_path is not None and camera_path.views[0].lens != "pinhole" and "normals" in options.images:
+    if camera_path is not None and camera_path.views[0].lens == "equirectangular" and "normals" in options.images:
         raise SplatkitError(
-            f"--images normals: normals are drawn for perspective cameras, and {options.camera_path} has others."
+            f"--images normals: normals are not drawn in panoramas, as those of {options.camera_path} are."
         )
     scene = _open(options, console)
     frames = _frames(options, scene, camera_path)
@@ -179,10 +178,7 @@ def _open(options: RenderOptions, console: Console) -> Scene:
 def _device(name: str | None) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise SplatkitError("--device is cuda, but PyTorch finds no CUDA device. Use --device cpu.")
-    if name != "cpu" and torch.cuda.is_available():
-        check_cuda_backend()
-        return "cuda"
-    return "cpu"
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None) -> Frames:

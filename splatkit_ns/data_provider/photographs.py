@@ -12,7 +12,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.batches import Batches
-from splatkit_ns.plugin.data.cameras import pinhole_views
+from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 
@@ -21,7 +21,7 @@ Split = Literal["train", "eval"]
 
 @dataclass(frozen=True, eq=False)
 class Photograph:
-    """An image of a data set as training sees it: lens distortion is removed, and it is scaled as the provider says."""
+    """An image of a data set as training sees it: scaled, and without lens distortion, as the provider says."""
 
     name: str
     """The name of its file."""
@@ -68,7 +68,7 @@ class OpenedData:
 
     def views(self) -> list[View]:
         """The cameras after the removal of lens distortion."""
-        return list(pinhole_views(self._dataset.cameras))
+        return list(lens_views(self._dataset.cameras))
 
     def photographs(self) -> list[Photograph]:
         """The images, which are kept as 8-bit values as far as memory allows."""

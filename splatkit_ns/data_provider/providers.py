@@ -24,16 +24,21 @@ names that contain "train" or "eval" decide; all: every image is used for both."
 class SplatDataProvider(ABC):
     """The source of a run's images, cameras and seed points."""
 
+    undistort: bool = True
+    """Whether images are turned into those of pinhole cameras; False trains on them through their own lenses."""
+
     @abstractmethod
     def dataparser_config(self) -> DataParserConfig:
         """The nerfstudio dataparser that reads the data set."""
 
     def datamanager_config(self) -> SplatkitDatamanagerConfig:
         """The datamanager that serves whole images to training, cached as 8-bit values on the device."""
-        return SplatkitDatamanagerConfig(dataparser=self.dataparser_config(), cache_images_type="uint8")
+        return SplatkitDatamanagerConfig(
+            dataparser=self.dataparser_config(), cache_images_type="uint8", undistort=self.undistort
+        )
 
     def views(self, split: Split = "train") -> list[View]:
-        """Read the cameras of the data set, as training has them: in its frame, and without lens distortion.
+        """Read the cameras of the data set, as training has them: in its frame, and pinhole cameras if `undistort`.
 
         Args:
             split: the images for training, or those for evaluation.
@@ -91,10 +96,12 @@ class Placement:
     """The method by which the origin is chosen."""
     auto_scale_poses: bool = True
     """Whether camera positions are scaled into a cube from -1 to 1."""
+    undistort: bool = True
+    """Whether images are turned into those of pinhole cameras; False trains on them through their own lenses."""
 
     def placement_settings(self) -> dict[str, Any]:
         """The same, as a dataparser's config names them; seed points are always loaded."""
-        settings = {field.name: getattr(self, field.name) for field in fields(Placement)}
+        settings = {field.name: getattr(self, field.name) for field in fields(Placement) if field.name != "undistort"}
         return {**settings, "load_3D_points": True}
 
 

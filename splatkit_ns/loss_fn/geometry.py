@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import View
+from splatkit_ns.rasterize.lens_models import rays_of_pixels
 from splatkit_ns.triton_kernels import lazy_kernel
 
 DepthKind = Literal["z", "ray", "inverse"]
@@ -53,8 +54,14 @@ def interior(valid: Tensor) -> Tensor:
 
 
 def pixel_rays(view: View) -> Tensor:
-    """Return viewing rays through the pixels' centres in the camera's OpenCV axes, (C, H, W, 3), with z = 1."""
+    """Return the points at depth 1 of the pixels' centres in the camera's OpenCV axes, (C, H, W, 3).
+
+    They have z = 1, but for opencv_fisheye, whose depth is the distance from the camera, they are of length 1. Zeros
+    where a lens sees nothing.
+    """
     Ks = view.Ks
+    if view.lens != "pinhole":
+        return rays_of_pixels(view.lens, view.distortion, Ks, view.width, view.height)
     x = torch.arange(view.width, device=Ks.device) + 0.5
     y = torch.arange(view.height, device=Ks.device) + 0.5
     x = (x - Ks[:, 0, 2, None]) / Ks[:, 0, 0, None]
@@ -64,10 +71,20 @@ def pixel_rays(view: View) -> Tensor:
 
 
 def z_depths(depths: Tensor, kind: DepthKind, view: View) -> Tensor:
-    """Convert depths (C, H, W, 1) of the kinds z and ray in a view into depths along the viewing axis."""
+    """Convert depths (C, H, W, 1) of the kinds z and ray in a view into depths as renderers draw them.
+
+    Those are along the viewing axis, and for opencv_fisheye from the camera. They are NaN where a lens sees nothing, or
+    sees no point in front of the camera.
+    """
+    if view.lens == "opencv_fisheye":
+        if kind == "ray":
+            return depths
+        z = pixel_rays(view)[..., 2:]
+        return torch.where(z > 1e-3, depths / z.clamp(min=1e-3), torch.nan)
     if kind == "z":
         return depths
-    return depths / pixel_rays(view).norm(dim=-1, keepdim=True)
+    length = pixel_rays(view).norm(dim=-1, keepdim=True)
+    return torch.where(length > 0, depths / length, torch.nan)
 
 
 def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from splatkit_ns.loss_fn.geometry import (
     interior,
     inverse_depth_error,
     normal_error,
+    pixel_rays,
     z_depths,
 )
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
@@ -156,7 +157,8 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         Here they are those of the depth image; a renderer that draws normals has better ones.
         """
         depths = self._require("normal", rend_out, "depths_expected")[0]
-        normals = normals_of_depth(depths, view.Ks) * rend_out.alphas.detach()
+        rays = None if view.lens == "pinhole" else pixel_rays(view)
+        normals = normals_of_depth(depths, view.Ks, rays=rays) * rend_out.alphas.detach()
         return normals, interior(rend_out.alphas[..., 0] > 0)
 
     def mask_for_normals(self, masks: Tensor) -> Tensor:

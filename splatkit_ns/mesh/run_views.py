@@ -18,15 +18,19 @@ from splatkit_ns.mesh.views import DepthView, DoubleArray
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.data.masks import solid_pixels
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
+from splatkit_ns.plugin.data.undistortion import pinhole_cameras
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 
 
 class RunViews:
-    """Rendered views of all training cameras.
+    """Rendered views of all training cameras, as pinhole cameras would see them.
 
     Args:
         pipeline: set to evaluation.
         min_accumulation: pixels that the Gaussians cover less than this show no surface.
+
+    Raises:
+        DataError: a lens sees more than a pinhole camera can.
     """
 
     def __init__(self, pipeline: SplatkitPipeline, min_accumulation: float) -> None:
@@ -34,7 +38,8 @@ class RunViews:
         self._min_accumulation = min_accumulation
         outputs = pipeline.datamanager.train_dataparser_outputs
         self._has_masks = outputs.mask_filenames is not None
-        self._cameras: Any = pipeline.datamanager.train_dataset.cameras
+        self._dataset = pipeline.datamanager.train_dataset
+        self._cameras: Any = pinhole_cameras(self._dataset.stored_cameras, self._dataset.image_filenames)
         points = outputs.metadata.get("points3D_xyz")
         self.seed_points: DoubleArray | None = None if points is None else points.double().cpu().numpy()
         """(N, 3) in nerfstudio's frame, or None if the data set has none."""
@@ -75,6 +80,9 @@ class RunViews:
             return
         with closing(self._datamanager.read_train_images()) as images:
             for index, image in enumerate(images):
+                if not self._dataset.undistorts:
+                    pixels, mask = self._dataset.undistorter(index, image["image"], image.get("mask"))
+                    image = {**image, "image": pixels, **({} if mask is None else {"mask": mask})}
                 yield self._view(index, downscale, solid_pixels(image))
 
     def _view(self, index: int, downscale: float, mask: NDArray[np.bool_] | None) -> DepthView:

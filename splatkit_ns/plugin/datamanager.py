@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
@@ -54,6 +55,9 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     """Whether pictures are turned as their EXIF tags say. Auto turns them if the cameras have the size of turned
     pictures."""
 
+    undistort: bool = True
+    """Whether photographs are turned into those of pinhole cameras before training. False trains on them as they are,
+    through their own lenses, so that no pixel of a fisheye is lost; for 3D Gaussians."""
     mask_mode: MaskMode = "ignore"
     """The meaning of masks. ignore: what is masked out counts nowhere; segment: it is empty, so that only what is left
     has Gaussians; alpha: the images' alpha channels tell what is empty and how opaque the rest is, and masks are
@@ -114,6 +118,17 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         self._targets = TargetFiles()
         self._storage: ImageStorage | None = None
         self._copies = SideCopies(torch.device(device)) if torch.device(device).type == "cuda" else None
+
+    def create_train_dataset(self) -> SplatkitDataset:
+        """The images for training, with the cameras by which they are drawn."""
+        return self._dataset_of(self.train_dataparser_outputs)
+
+    def create_eval_dataset(self) -> SplatkitDataset:
+        """The images for evaluation, likewise."""
+        return self._dataset_of(self.dataparser.get_dataparser_outputs(split=self.test_split))
+
+    def _dataset_of(self, outputs: DataparserOutputs) -> SplatkitDataset:
+        return SplatkitDataset(outputs, self.config.camera_res_scale_factor, self.config.undistort)
 
     # ------------------------------------------------------------------ images
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.options.check import check_device
+from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.config_file import UntrustedConfigError, parse_config
@@ -50,11 +50,12 @@ def load_run(
 
     Raises:
         SplatkitError: there is no config or checkpoint of a splatkit method, the config names objects that are not
-            trusted, or the data set does not exist.
+            trusted, or the data set does not exist; or gsplat's CUDA code is needed and cannot be used.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device, option="--device")
     config = read_config(config_path, trust)
+    check_renderer(config.pipeline.model.renderer, torch.device(device).type)
     path, checkpoint = _read_checkpoint(checkpoint_folder(config, config_path), step)
     if data is not None:
         config.pipeline.datamanager.data = data

@@ -33,7 +33,7 @@ SIZES = ["width", "height", "tiles_x", "tiles_y"]
 
 
 @triton.jit
-def _pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
+def pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
     """Return the centres of this program's pixels, their places in the image, and whether they lie inside it."""
     tile = tl.program_id(0)
     camera = tile // (tiles_x * tiles_y)
@@ -75,7 +75,7 @@ def _forward(
     X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Write colours, alpha, remaining light, and the number of entries of its tile's list that each pixel has read."""
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     end = tl.load(offsets_ptr + tile + 1)
     light = tl.full((T * T,), 1.0, tl.float32)
@@ -142,7 +142,7 @@ def _backward(
 
     Their order is means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
     """
-    tile, camera, px, py, place, inside = _pixels(width, height, tiles_x, tiles_y, T)
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)
@@ -301,18 +301,26 @@ def composite(
     Args:
         means2d: (C, N, 2) pixels; gets ``.absgrad`` in backward if ``absgrad`` is set, as in gsplat.
         conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
-        colors: (C, N, X), X at most 4.
+        colors: (C, N, X); more than 4 channels are blended in groups.
         opacities: (C, N).
         backgrounds: (C, X), or None for black.
         width: pixels.
         height: pixels.
         tile_size: pixels, a power of two.
         lists: the Gaussians on each tile.
-        absgrad: also add up absolute gradients of the means (AbsGS).
+        absgrad: also add up absolute gradients of the means (AbsGS); for at most 4 channels.
 
     Returns:
         Images (C, H, W, X) and alphas (C, H, W, 1).
     """
+    first = colors.shape[-1] - MAX_CHANNELS
+    if first > 0:
+        parts = []
+        for group in (slice(first), slice(first, None)):
+            behind = None if backgrounds is None else backgrounds[:, group]
+            values = (colors[..., group], opacities, behind)
+            parts.append(composite(means2d, conics, *values, width, height, tile_size, lists, absgrad))
+        return torch.cat([image for image, _ in parts], dim=-1), parts[1][1]
     return Composite.apply(  # type: ignore[return-value]
         means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
         None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,

@@ -1,7 +1,7 @@
 """The projection of 2D Gaussians on CUDA: one Triton kernel forward, one backward.
 
 The formulas are those of `splatkit_ns.rasterize.projection_2dgs.project_in_torch`, whose hundred small operations are
-bound by their launches; visibility and radii are those of gsplat 1.4's kernel.
+bound by their launches.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -18,132 +18,87 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize.arguments import RasterSettings
+from splatkit_ns.rasterize._rows_triton import (
+    load3,
+    load_matrix,
+    store3,
+    store_quaternion_gradient,
+    times,
+    unit_quaternion,
+)
 
 BLOCK = 128
 
 
 @triton.jit
-def _load3(ptr, i, live):
-    """Load rows of three numbers."""
-    x = tl.load(ptr + 3 * i, mask=live, other=0.0)
-    y = tl.load(ptr + 3 * i + 1, mask=live, other=0.0)
-    z = tl.load(ptr + 3 * i + 2, mask=live, other=0.0)
-    return x, y, z
-
-
-@triton.jit
-def _store3(ptr, i, x, y, z, live):
-    tl.store(ptr + 3 * i, x, mask=live)
-    tl.store(ptr + 3 * i + 1, y, mask=live)
-    tl.store(ptr + 3 * i + 2, z, mask=live)
-
-
-@triton.jit
-def _load_matrix(ptr, row: tl.constexpr):
-    """Load the upper left 3 x 3 of a matrix whose rows have ``row`` numbers."""
-    return (
-        tl.load(ptr), tl.load(ptr + 1), tl.load(ptr + 2),
-        tl.load(ptr + row), tl.load(ptr + row + 1), tl.load(ptr + row + 2),
-        tl.load(ptr + 2 * row), tl.load(ptr + 2 * row + 1), tl.load(ptr + 2 * row + 2),
-    )  # fmt: skip
-
-
-@triton.jit
-def _times(m00, m01, m02, m10, m11, m12, m20, m21, m22, x, y, z):
-    """Return matrix times vector."""
-    return m00 * x + m01 * y + m02 * z, m10 * x + m11 * y + m12 * z, m20 * x + m21 * y + m22 * z
-
-
-@triton.jit
-def _unit_quaternion(ptr, i, live):
-    """Load a quaternion; return it with length 1, and its original length, at least 1e-12."""
-    w = tl.load(ptr + 4 * i, mask=live, other=1.0)
-    x = tl.load(ptr + 4 * i + 1, mask=live, other=0.0)
-    y = tl.load(ptr + 4 * i + 2, mask=live, other=0.0)
-    z = tl.load(ptr + 4 * i + 3, mask=live, other=0.0)
-    length = tl.maximum(tl.sqrt(w * w + x * x + y * y + z * z), 1e-12)
-    return w / length, x / length, y / length, z / length, length
-
-
-@triton.jit
 def _axes(v00, v01, v02, v10, v11, v12, v20, v21, v22, w, x, y, z):
     """Return the disc's two tangents and its normal, of length 1, turned by a view matrix."""
-    ux, uy, uz = _times(
+    ux, uy, uz = times(
         v00, v01, v02, v10, v11, v12, v20, v21, v22,
         1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y),
     )  # fmt: skip
-    vx, vy, vz = _times(
+    vx, vy, vz = times(
         v00, v01, v02, v10, v11, v12, v20, v21, v22,
         2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x),
     )  # fmt: skip
-    nx, ny, nz = _times(
+    nx, ny, nz = times(
         v00, v01, v02, v10, v11, v12, v20, v21, v22,
         2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y),
     )  # fmt: skip
     return ux, uy, uz, vx, vy, vz, nx, ny, nz
 
 
-@triton.jit(do_not_specialize=["number", "cameras", "width", "height"])
+@triton.jit(do_not_specialize=["number", "cameras"])
 def _forward(
-    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, radii_ptr, means2d_ptr, depths_ptr, rays_ptr, normals_ptr,
-    number, cameras, width, height, near, far, radius_clip, B: tl.constexpr,
+    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, means2d_ptr, depths_ptr, rays_ptr, normals_ptr,
+    number, cameras, B: tl.constexpr,
 ):  # fmt: skip
     """Project one disc per lane into all cameras."""
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
-    mx, my, mz = _load3(means_ptr, i, live)
-    sx, sy, _ = _load3(scales_ptr, i, live)
-    w, x, y, z, _ = _unit_quaternion(quats_ptr, i, live)
+    mx, my, mz = load3(means_ptr, i, live)
+    sx, sy, _ = load3(scales_ptr, i, live)
+    w, x, y, z, _ = unit_quaternion(quats_ptr, i, live)
     out = i.to(tl.int64)  # rows of the outputs: their number is discs times cameras
     for camera in range(cameras):
         view = views_ptr + 16 * camera
-        v00, v01, v02, v10, v11, v12, v20, v21, v22 = _load_matrix(view, 4)
-        k00, k01, k02, k10, k11, k12, k20, k21, k22 = _load_matrix(Ks_ptr + 9 * camera, 3)
+        v00, v01, v02, v10, v11, v12, v20, v21, v22 = load_matrix(view, 4)
+        k00, k01, k02, k10, k11, k12, k20, k21, k22 = load_matrix(Ks_ptr + 9 * camera, 3)
         ux, uy, uz, vx, vy, vz, nx, ny, nz = _axes(v00, v01, v02, v10, v11, v12, v20, v21, v22, w, x, y, z)
-        cx, cy, cz = _times(v00, v01, v02, v10, v11, v12, v20, v21, v22, mx, my, mz)
+        cx, cy, cz = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, mx, my, mz)
         cx += tl.load(view + 3)
         cy += tl.load(view + 7)
         cz += tl.load(view + 11)
-        a0, b0, d0 = _times(k00, k01, k02, k10, k11, k12, k20, k21, k22, ux * sx, uy * sx, uz * sx)
-        a1, b1, d1 = _times(k00, k01, k02, k10, k11, k12, k20, k21, k22, vx * sy, vy * sy, vz * sy)
-        a2, b2, d2 = _times(k00, k01, k02, k10, k11, k12, k20, k21, k22, cx, cy, cz)
+        a0, b0, d0 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, ux * sx, uy * sx, uz * sx)
+        a1, b1, d1 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, vx * sy, vy * sy, vz * sy)
+        a2, b2, d2 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, cx, cy, cz)
         scale = d0 * d0 + d1 * d1 - d2 * d2
-        ahead = (cz >= near) & (cz <= far) & (scale != 0.0)
-        inverse = 1.0 / tl.where(ahead, scale, -1.0)
+        has_box = scale < 0.0  # else it reaches the plane of the camera
+        inverse = 1.0 / tl.where(has_box, scale, -1.0)
         across, down = a0 * d0 + a1 * d1 - a2 * d2, b0 * d0 + b1 * d1 - b2 * d2
-        px, py = across * inverse, down * inverse
-        half_x = px * px - (a0 * a0 + a1 * a1 - a2 * a2) * inverse
-        half_y = py * py - (b0 * b0 + b1 * b1 - b2 * b2) * inverse
-        radius = tl.ceil(3.0 * tl.sqrt(tl.maximum(tl.maximum(half_x, half_y), 1e-4)))
-        seen = (
-            ahead & (radius > radius_clip)
-            & (px + radius > 0.0) & (px - radius < width) & (py + radius > 0.0) & (py - radius < height)
-        )  # fmt: skip
-        tl.store(radii_ptr + out, tl.where(seen, tl.minimum(radius, 1e9), 0.0).to(tl.int32), mask=live)
-        tl.store(means2d_ptr + 2 * out, tl.where(seen, px, -across), mask=live)
-        tl.store(means2d_ptr + 2 * out + 1, tl.where(seen, py, -down), mask=live)
+        tl.store(means2d_ptr + 2 * out, across * inverse, mask=live)
+        tl.store(means2d_ptr + 2 * out + 1, down * inverse, mask=live)
         tl.store(depths_ptr + out, cz, mask=live)
-        _store3(rays_ptr, 3 * out, a0, a1, a2, live)
-        _store3(rays_ptr, 3 * out + 1, b0, b1, b2, live)
-        _store3(rays_ptr, 3 * out + 2, d0, d1, d2, live)
+        store3(rays_ptr, 3 * out, a0, a1, a2, live)
+        store3(rays_ptr, 3 * out + 1, b0, b1, b2, live)
+        store3(rays_ptr, 3 * out + 2, d0, d1, d2, live)
         facing = tl.where(nx * cx + ny * cy + nz * cz < 0.0, 1.0, -1.0)
-        _store3(normals_ptr, out, nx * facing, ny * facing, nz * facing, live)
+        store3(normals_ptr, out, nx * facing, ny * facing, nz * facing, live)
         out += number
 
 
 @triton.jit(do_not_specialize=["number", "cameras", "depth_stride"])
 def _backward(
-    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr, radii_ptr,
+    means_ptr, quats_ptr, scales_ptr, views_ptr, Ks_ptr,
     g_means2d_ptr, g_depths_ptr, g_rays_ptr, g_normals_ptr,
     g_means_ptr, g_quats_ptr, g_scales_ptr, g_probe_ptr, number, cameras, depth_stride, B: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of one disc per lane, summed over the cameras. The gradient of x is called g_x."""
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
-    mx, my, mz = _load3(means_ptr, i, live)
-    sx, sy, _ = _load3(scales_ptr, i, live)
-    w, x, y, z, length = _unit_quaternion(quats_ptr, i, live)
+    mx, my, mz = load3(means_ptr, i, live)
+    sx, sy, _ = load3(scales_ptr, i, live)
+    w, x, y, z, length = unit_quaternion(quats_ptr, i, live)
     nothing = tl.zeros((B,), tl.float32)
     g_mx, g_my, g_mz, g_sx, g_sy = nothing, nothing, nothing, nothing, nothing
     # of the rotation's columns: the two tangents and the normal, in the world
@@ -153,29 +108,30 @@ def _backward(
     row = i.to(tl.int64)
     for camera in range(cameras):
         view = views_ptr + 16 * camera
-        v00, v01, v02, v10, v11, v12, v20, v21, v22 = _load_matrix(view, 4)
-        k00, k01, k02, k10, k11, k12, k20, k21, k22 = _load_matrix(Ks_ptr + 9 * camera, 3)
+        v00, v01, v02, v10, v11, v12, v20, v21, v22 = load_matrix(view, 4)
+        k00, k01, k02, k10, k11, k12, k20, k21, k22 = load_matrix(Ks_ptr + 9 * camera, 3)
         ux, uy, uz, vx, vy, vz, nx, ny, nz = _axes(v00, v01, v02, v10, v11, v12, v20, v21, v22, w, x, y, z)
-        cx, cy, cz = _times(v00, v01, v02, v10, v11, v12, v20, v21, v22, mx, my, mz)
+        cx, cy, cz = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, mx, my, mz)
         cx += tl.load(view + 3)
         cy += tl.load(view + 7)
         cz += tl.load(view + 11)
-        a0, b0, d0 = _times(k00, k01, k02, k10, k11, k12, k20, k21, k22, ux * sx, uy * sx, uz * sx)
-        a1, b1, d1 = _times(k00, k01, k02, k10, k11, k12, k20, k21, k22, vx * sy, vy * sy, vz * sy)
-        a2, b2, d2 = _times(k00, k01, k02, k10, k11, k12, k20, k21, k22, cx, cy, cz)
-        g_a0, g_a1, g_a2 = _load3(g_rays_ptr, 3 * row, live)
-        g_b0, g_b1, g_b2 = _load3(g_rays_ptr, 3 * row + 1, live)
-        g_d0, g_d1, g_d2 = _load3(g_rays_ptr, 3 * row + 2, live)
+        a0, b0, d0 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, ux * sx, uy * sx, uz * sx)
+        a1, b1, d1 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, vx * sy, vy * sy, vz * sy)
+        a2, b2, d2 = times(k00, k01, k02, k10, k11, k12, k20, k21, k22, cx, cy, cz)
+        g_a0, g_a1, g_a2 = load3(g_rays_ptr, 3 * row, live)
+        g_b0, g_b1, g_b2 = load3(g_rays_ptr, 3 * row + 1, live)
+        g_d0, g_d1, g_d2 = load3(g_rays_ptr, 3 * row + 2, live)
         # the gradient for densification: see `splatkit_ns.rasterize.surfaces.densification_gradient`
         tl.store(g_probe_ptr + 2 * row, g_a2 * d2, mask=live)
         tl.store(g_probe_ptr + 2 * row + 1, g_b2 * d2, mask=live)
         # the box's centre
-        seen = tl.load(radii_ptr + row, mask=live, other=0) > 0
-        inverse = 1.0 / tl.where(seen, d0 * d0 + d1 * d1 - d2 * d2, -1.0)
+        scale = d0 * d0 + d1 * d1 - d2 * d2
+        has_box = scale < 0.0
+        inverse = 1.0 / tl.where(has_box, scale, -1.0)
         px, py = (a0 * d0 + a1 * d1 - a2 * d2) * inverse, (b0 * d0 + b1 * d1 - b2 * d2) * inverse
         g_px = tl.load(g_means2d_ptr + 2 * row, mask=live, other=0.0) * inverse
         g_py = tl.load(g_means2d_ptr + 2 * row + 1, mask=live, other=0.0) * inverse
-        by_scale = tl.where(seen, 2.0 * (g_px * px + g_py * py), 0.0)
+        by_scale = tl.where(has_box, 2.0 * (g_px * px + g_py * py), 0.0)
         g_a0 += g_px * d0
         g_a1 += g_px * d1
         g_a2 -= g_px * d2
@@ -186,47 +142,41 @@ def _backward(
         g_d1 += g_px * a1 + g_py * b1 - by_scale * d1
         g_d2 -= g_px * a2 + g_py * b2 - by_scale * d2
         # columns of the ray transform, in front of the camera's matrix
-        g_ux, g_uy, g_uz = _times(k00, k10, k20, k01, k11, k21, k02, k12, k22, g_a0, g_b0, g_d0)
-        g_vx, g_vy, g_vz = _times(k00, k10, k20, k01, k11, k21, k02, k12, k22, g_a1, g_b1, g_d1)
-        g_cx, g_cy, g_cz = _times(k00, k10, k20, k01, k11, k21, k02, k12, k22, g_a2, g_b2, g_d2)
+        g_ux, g_uy, g_uz = times(k00, k10, k20, k01, k11, k21, k02, k12, k22, g_a0, g_b0, g_d0)
+        g_vx, g_vy, g_vz = times(k00, k10, k20, k01, k11, k21, k02, k12, k22, g_a1, g_b1, g_d1)
+        g_cx, g_cy, g_cz = times(k00, k10, k20, k01, k11, k21, k02, k12, k22, g_a2, g_b2, g_d2)
         g_cz += tl.load(g_depths_ptr + depth_stride * row, mask=live, other=0.0)
         g_sx += g_ux * ux + g_uy * uy + g_uz * uz
         g_sy += g_vx * vx + g_vy * vy + g_vz * vz
         facing = tl.where(nx * cx + ny * cy + nz * cz < 0.0, 1.0, -1.0)
-        g_nx, g_ny, g_nz = _load3(g_normals_ptr, row, live)
+        g_nx, g_ny, g_nz = load3(g_normals_ptr, row, live)
         # into the world
-        x0, x1, x2 = _times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_cx, g_cy, g_cz)
+        x0, x1, x2 = times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_cx, g_cy, g_cz)
         g_mx += x0
         g_my += x1
         g_mz += x2
-        x0, x1, x2 = _times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_ux * sx, g_uy * sx, g_uz * sx)
+        x0, x1, x2 = times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_ux * sx, g_uy * sx, g_uz * sx)
         g_r00 += x0
         g_r10 += x1
         g_r20 += x2
-        x0, x1, x2 = _times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_vx * sy, g_vy * sy, g_vz * sy)
+        x0, x1, x2 = times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_vx * sy, g_vy * sy, g_vz * sy)
         g_r01 += x0
         g_r11 += x1
         g_r21 += x2
-        x0, x1, x2 = _times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_nx * facing, g_ny * facing, g_nz * facing)
+        x0, x1, x2 = times(v00, v10, v20, v01, v11, v21, v02, v12, v22, g_nx * facing, g_ny * facing, g_nz * facing)
         g_r02 += x0
         g_r12 += x1
         g_r22 += x2
         row += number
-    _store3(g_means_ptr, i, g_mx, g_my, g_mz, live)
-    _store3(g_scales_ptr, i, g_sx, g_sy, nothing, live)
-    g_w = 2 * (x * (g_r21 - g_r12) + y * (g_r02 - g_r20) + z * (g_r10 - g_r01))
-    g_x = 2 * (y * (g_r01 + g_r10) + z * (g_r02 + g_r20) + w * (g_r21 - g_r12)) - 4 * x * (g_r11 + g_r22)
-    g_y = 2 * (x * (g_r01 + g_r10) + z * (g_r12 + g_r21) + w * (g_r02 - g_r20)) - 4 * y * (g_r00 + g_r22)
-    g_z = 2 * (x * (g_r02 + g_r20) + y * (g_r12 + g_r21) + w * (g_r10 - g_r01)) - 4 * z * (g_r00 + g_r11)
-    along = tl.where(length > 1e-12, g_w * w + g_x * x + g_y * y + g_z * z, 0.0)
-    tl.store(g_quats_ptr + 4 * i, (g_w - along * w) / length, mask=live)
-    tl.store(g_quats_ptr + 4 * i + 1, (g_x - along * x) / length, mask=live)
-    tl.store(g_quats_ptr + 4 * i + 2, (g_y - along * y) / length, mask=live)
-    tl.store(g_quats_ptr + 4 * i + 3, (g_z - along * z) / length, mask=live)
+    store3(g_means_ptr, i, g_mx, g_my, g_mz, live)
+    store3(g_scales_ptr, i, g_sx, g_sy, nothing, live)
+    store_quaternion_gradient(
+        g_quats_ptr, i, w, x, y, z, length, g_r00, g_r01, g_r02, g_r10, g_r11, g_r12, g_r20, g_r21, g_r22, live
+    )  # fmt: skip
 
 
 class ProjectDiscs(torch.autograd.Function):
-    """(means, quats, scales, probe, viewmats, Ks, size, settings) -> (radii, means2d, depths, ray_transforms, normals).
+    """(means, quats, scales, probe, viewmats, Ks) -> (means2d, depths, ray_transforms, normals).
 
     Gradients are for the first four. Tensors are float32 and contiguous; the probe (C, N, 2) has no influence on the
     result, and gets the gradient for densification.
@@ -234,38 +184,34 @@ class ProjectDiscs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, probe: Tensor, viewmats: Tensor, Ks: Tensor,
-        size: tuple[int, int], settings: RasterSettings,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, probe: Tensor, viewmats: Tensor, Ks: Tensor
+    ) -> tuple[Tensor, ...]:
         number, cameras = len(means), len(viewmats)
-        limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
-        radii = torch.empty(cameras, number, dtype=torch.int32, device=means.device)
         means2d = means.new_empty(cameras, number, 2)
         depths = means.new_empty(cameras, number)
         ray_transforms = means.new_empty(cameras, number, 3, 3)
         normals = means.new_empty(cameras, number, 3)
         with torch.cuda.device_of(means):  # does nothing for CPU tensors, which Triton's interpreter accepts
             _forward[(triton.cdiv(number, BLOCK),)](
-                means, quats, scales, viewmats, Ks, radii, means2d, depths, ray_transforms, normals,
-                number, cameras, *size, *limits, B=BLOCK,
-            )  # fmt: skip
-        ctx.mark_non_differentiable(radii)
-        ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
-        return radii, means2d, depths, ray_transforms, normals
+                means, quats, scales, viewmats, Ks, means2d, depths, ray_transforms, normals, number, cameras, B=BLOCK
+            )
+        ctx.save_for_backward(means, quats, scales, viewmats, Ks)
+        return means2d, depths, ray_transforms, normals
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, _: Any, g_means2d: Tensor, g_depths: Tensor, g_ray_transforms: Tensor, g_normals: Tensor
+        ctx: Any, g_means2d: Tensor, g_depths: Tensor, g_ray_transforms: Tensor, g_normals: Tensor
     ) -> tuple[Tensor | None, ...]:
-        means, quats, scales, viewmats, Ks, radii = ctx.saved_tensors
+        means, quats, scales, viewmats, Ks = ctx.saved_tensors
+        number, cameras = len(means), len(viewmats)
         g_depths = g_depths.reshape(-1)  # often a strided channel of the colours' gradients: no copy is needed
         g_means, g_quats, g_scales = torch.empty_like(means), torch.empty_like(quats), torch.empty_like(scales)
-        g_probe = means.new_empty(*radii.shape, 2)
+        g_probe = means.new_empty(cameras, number, 2)
         with torch.cuda.device_of(means):
-            _backward[(triton.cdiv(len(means), BLOCK),)](
-                means, quats, scales, viewmats, Ks, radii,
+            _backward[(triton.cdiv(number, BLOCK),)](
+                means, quats, scales, viewmats, Ks,
                 g_means2d.contiguous(), g_depths, g_ray_transforms.contiguous(), g_normals.contiguous(),
-                g_means, g_quats, g_scales, g_probe, len(means), len(viewmats), g_depths.stride(0), B=BLOCK,
+                g_means, g_quats, g_scales, g_probe, number, cameras, g_depths.stride(0), B=BLOCK,
             )  # fmt: skip
-        return g_means, g_quats, g_scales, g_probe, *(None,) * 4
+        return g_means, g_quats, g_scales, g_probe, None, None

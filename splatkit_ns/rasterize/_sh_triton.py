@@ -198,7 +198,10 @@ def _gradients(
 
 
 class SphericalHarmonics(torch.autograd.Function):
-    """(means, coefficients, centres, seen, degree) -> colours. All contiguous, float32, on CUDA."""
+    """(means, coefficients, centres, seen, degree) -> colours. All contiguous, float32, on CUDA.
+
+    Centres get a gradient if there is one camera.
+    """
 
     @staticmethod
     def forward(ctx: Any, means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int) -> Tensor:
@@ -221,11 +224,13 @@ class SphericalHarmonics(torch.autograd.Function):
             means, centres, coefficients, seen, colors, v_colors.contiguous(), v_means, v_coefficients, num, cameras,
             ctx.bands, stored, BLOCK, num_warps=2,
         )  # fmt: skip
-        return v_means, v_coefficients, None, None, None
+        # a step of all Gaussians is one of the camera in the other direction
+        v_centres = -v_means.sum(0, keepdim=True, dtype=torch.float64).float() if ctx.needs_input_grad[2] else None
+        return v_means, v_coefficients, v_centres, None, None
 
 
 def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int) -> Tensor:
-    """Compute the colours of Gaussians as cameras see them; differentiable in the first two arguments.
+    """Compute the colours of Gaussians as cameras see them; differentiable in the first three arguments.
 
     Args:
         means: (N, 3) centres in world units.
@@ -237,6 +242,9 @@ def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, se
     Returns:
         (C, N, 3) colours, not below 0.
     """
+    if centres.requires_grad and len(centres) > 1:
+        each = zip(centres.split(1), seen.split(1), strict=True)
+        return torch.cat([spherical_harmonics(means, coefficients, *camera, degree) for camera in each])
     return SphericalHarmonics.apply(  # type: ignore[return-value]
         means.contiguous(), coefficients.contiguous(), centres.contiguous(), seen.contiguous(), degree
     )

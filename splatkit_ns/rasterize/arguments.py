@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from splatkit_ns.cameras import LensModel
+
 from .tile_list_space import ListSpace
 
 GsplatRenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -18,6 +20,8 @@ RasterizeMode = Literal["classic", "antialiased"]
 """Opacities as they are, or scaled by the area that the blur of small Gaussians adds."""
 DepthMode = Literal["expected", "median"]
 """The average depth along a ray, or the one at which half of the light is gone."""
+Backend = Literal["splatkit", "gsplat"]
+"""The kernels that project Gaussians, and composite 2D ones, on CUDA: ours in Triton, or gsplat's compiled ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,7 @@ class Gaussians:
 
 
 @dataclass(frozen=True, eq=False)
-class PinholeCameras:
+class RasterCameras:
     """C cameras whose images have one size."""
 
     viewmats: Tensor
@@ -51,6 +55,10 @@ class PinholeCameras:
     """Width of the images in pixels."""
     height: int
     """Height of the images in pixels."""
+    lens: LensModel = "pinhole"
+    """The lens model of all cameras, pinhole, opencv or opencv_fisheye."""
+    distortion: Tensor | None = None
+    """The coefficients of the lens model, (C, D); None for a pinhole camera, or if all are 0."""
 
     def __len__(self) -> int:
         return len(self.viewmats)
@@ -63,7 +71,7 @@ class PinholeCameras:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RasterSettings:
-    """Options of rasterisation: see `splatkit_ns.rasterize.rasterization`. 2DGS uses neither eps2d nor the last two."""
+    """Options of rasterisation: see `splatkit_ns.rasterize.rasterization`; 2DGS has no eps2d and rasterize_mode."""
 
     near_plane: float = 0.01
     far_plane: float = 1e10
@@ -77,6 +85,7 @@ class RasterSettings:
     absgrad: bool = False
     rasterize_mode: RasterizeMode = "classic"
     list_space: ListSpace | None = None
+    backend: Backend = "splatkit"
 
     @property
     def is_antialiased(self) -> bool:
@@ -84,8 +93,9 @@ class RasterSettings:
         return self.rasterize_mode == "antialiased"
 
 
-def tensors_by_name(gaussians: Gaussians, cameras: PinholeCameras) -> dict[str, Tensor]:
+def tensors_by_name(gaussians: Gaussians, cameras: RasterCameras) -> dict[str, Tensor]:
     """The tensors of both, in the order of the public functions' arguments."""
     names = ("means", "quats", "scales", "opacities", "colors")
     tensors: dict[str, Tensor] = {name: getattr(gaussians, name) for name in names}
-    return tensors | {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
+    tensors |= {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
+    return tensors if cameras.distortion is None else tensors | {"distortion": cameras.distortion}

@@ -8,19 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import LensModel
+
 from .arguments import (
+    Backend,
     DepthMode,
     Gaussians,
     GsplatRenderMode,
-    PinholeCameras,
+    RasterCameras,
     RasterizeMode,
     RasterSettings,
     tensors_by_name,
 )
+from .lens_models import NUM_COEFFICIENTS
 
+LENSES: tuple[LensModel, ...] = ("pinhole", *NUM_COEFFICIENTS)
 RENDER_MODES = get_args(GsplatRenderMode)
 DEPTH_MODES = get_args(DepthMode)
 RASTERIZE_MODES = get_args(RasterizeMode)
+BACKENDS = get_args(Backend)
 
 
 def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> None:
@@ -33,7 +39,7 @@ def _expect(name: str, tensor: Tensor, shapes: list[tuple[int | str, ...]]) -> N
     raise ValueError(f"{name}: expected shape {wanted}, found {tuple(tensor.shape)}")
 
 
-def check_shapes(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> None:
+def check_shapes(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> None:
     """Raise ValueError if shapes, devices, dtypes or modes do not fit together. Reads no tensor's values."""
     _check_modes(settings)
     if cameras.width < 1 or cameras.height < 1:
@@ -41,6 +47,8 @@ def check_shapes(gaussians: Gaussians, cameras: PinholeCameras, settings: Raster
             f"width and height: expected at least 1 pixel each, found {cameras.width} and {cameras.height}"
         )
     means, viewmats = gaussians.means, cameras.viewmats
+    if settings.backend == "gsplat" and means.device.type == "cpu":
+        raise ValueError("backend: expected 'splatkit' on the CPU, found 'gsplat', which has kernels for CUDA alone")
     _expect("means", means, [("N", 3)])
     _expect("viewmats", viewmats, [("C", 4, 4)])
     n, num_cameras = means.shape[0], viewmats.shape[0]
@@ -48,6 +56,7 @@ def check_shapes(gaussians: Gaussians, cameras: PinholeCameras, settings: Raster
     _expect("scales", gaussians.scales, [(n, 3)])
     _expect("opacities", gaussians.opacities, [(n,)])
     _expect("Ks", cameras.Ks, [(num_cameras, 3, 3)])
+    _check_lens(cameras, settings)
     channels = _check_colors(gaussians.colors, n, num_cameras, settings.sh_degree)
     tensors = tensors_by_name(gaussians, cameras)
     if settings.backgrounds is not None:
@@ -68,8 +77,28 @@ def _check_modes(settings: RasterSettings) -> None:
     render_mode, rasterize_mode = settings.render_mode, settings.rasterize_mode
     if render_mode not in RENDER_MODES:
         raise ValueError(f"render_mode: expected one of {', '.join(RENDER_MODES)}, found {render_mode!r}")
+    if settings.backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, found {settings.backend!r}")
     if rasterize_mode not in RASTERIZE_MODES:
         raise ValueError(f"rasterize_mode: expected one of {', '.join(RASTERIZE_MODES)}, found {rasterize_mode!r}")
+
+
+def _check_lens(cameras: RasterCameras, settings: RasterSettings) -> None:
+    lens, distortion = cameras.lens, cameras.distortion
+    if lens not in LENSES:
+        raise ValueError(f"lens: expected one of {', '.join(LENSES)}, found {lens!r}")
+    if lens != "pinhole" and settings.packed:
+        raise ValueError(f"packed: expected False for the lens {lens}, found True (gsplat packs pinhole images alone)")
+    if lens != "pinhole" and settings.backend == "gsplat":
+        raise ValueError(f"backend: expected 'splatkit' for the lens {lens}, found 'gsplat', for pinhole images alone")
+    if distortion is None:
+        return
+    most = NUM_COEFFICIENTS.get(lens, 0)
+    _expect(f"distortion (with lens={lens!r})", distortion, [(len(cameras), "D")])
+    if distortion.shape[1] > most:
+        raise ValueError(
+            f"distortion: expected at most {most} coefficients for lens={lens!r}, found shape {tuple(distortion.shape)}"
+        )
 
 
 def _check_colors(colors: Tensor, n: int, num_cameras: int, sh_degree: int | None) -> int:

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.triton_kernels import run_apart
 
+from .arguments import Backend
 from .versions import gsplat_version
 
 
@@ -101,11 +103,41 @@ def _nvcc_version(nvcc: str | None) -> str | None:
     return match.group(1) if match else None
 
 
+def gsplat_need(backend: Backend, packed: bool = False) -> str | None:
+    """Return a sentence that says why a renderer with these settings needs gsplat's compiled code, or None.
+
+    It is not noticed here if there is a Triton that does not work.
+    """
+    if packed:
+        return "packed is gsplat's; with packed False nothing of gsplat is needed."
+    if backend == "gsplat":
+        return "The backend gsplat was chosen; with splatkit nothing of gsplat is needed."
+    if find_spec("triton") is None:
+        return "There is no Triton beside this PyTorch, so that gsplat would have to render."
+    return None
+
+
+def require_gsplat(reason: str) -> None:
+    """Load gsplat's CUDA code, as `check_cuda_backend` does.
+
+    Args:
+        reason: a sentence that says why it is needed.
+
+    Raises:
+        BackendUnavailableError: it cannot be used; the message begins with the reason.
+    """
+    try:
+        check_cuda_backend()
+    except BackendUnavailableError as error:
+        raise BackendUnavailableError(f"{reason} {error}") from error
+
+
 @lru_cache(maxsize=1)
 def check_cuda_backend() -> None:
     """Load gsplat's CUDA code; compile it first if that has not been done (minutes, once per machine).
 
-    The trainer calls this before it loads data if the device is cuda. Raises BackendUnavailableError.
+    Only what `rasterization` names needs it; the trainer calls this before it loads data if a run does. Raises
+    BackendUnavailableError.
     """
     if not torch.cuda.is_available():
         raise BackendUnavailableError(explain_unavailable(gather_facts()))

@@ -1,6 +1,6 @@
-"""`rasterization` on CUDA: the projection of either gsplat version, then kernels of our own.
+"""`rasterization` on CUDA, by kernels of our own in Triton.
 
-Without Triton, and for packed renders, gsplat does all steps.
+gsplat's compiled code is used only if the user chooses it, for packed renders, and without a working Triton.
 """
 
 from __future__ import annotations
@@ -15,23 +15,41 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .arguments import Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings, tensors_by_name
-from .cuda import check_cuda_backend
+from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
+from .cuda import BackendUnavailableError, gsplat_need, require_gsplat
+from .projection import Projection, project_by_gsplat, project_in_kernels, project_through_lens
 from .versions import radii_have_axes
 
 
 def rasterize_on_cuda(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU only where gsplat does, too."""
-    check_cuda_backend()
+    """See `splatkit_ns.rasterize.rasterization`. Waits for the GPU only to learn how long the tile lists are."""
+    check_float32(gaussians.means)
     with torch.cuda.device_of(gaussians.means):
         if len(gaussians) == 0:
             return _render_backgrounds(gaussians, cameras, settings)
-        kernels = None if settings.packed else own_kernels()
+        need = gsplat_need(settings.backend, settings.packed)
+        if need is not None:
+            require_gsplat(need)
+        if settings.packed:
+            return _rasterize_with_gsplat(gaussians, cameras, settings)
+        kernels = own_kernels()
+        if kernels is None and cameras.lens != "pinhole":
+            raise BackendUnavailableError(
+                f"Views through lenses of the model {cameras.lens} are drawn on a GPU by our kernels. "
+                f"{own_kernels.failure}. Undistort the images, or render on the CPU."
+            )
         if kernels is None:
+            require_gsplat(f"{own_kernels.failure}, so that gsplat would have to render.")
             return _rasterize_with_gsplat(gaussians, cameras, settings)
         return _rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
+
+
+def check_float32(means: Tensor) -> None:
+    """Raise ValueError for another type: the kernels have one."""
+    if means.dtype != torch.float32:
+        raise ValueError(f"means: expected torch.float32 on CUDA, found {means.dtype}")
 
 
 LARGE_TILE, SMALL_TILE = 16, 8
@@ -46,48 +64,49 @@ class OwnKernels(NamedTuple):
     tile_lists: Callable[..., Any]
     composite: Callable[..., tuple[Tensor, Tensor]]
     max_channels: int
-    """The most channels that `composite` can blend."""
+    """The most channels that `composite` blends at once."""
+    project: Projection
 
 
 def _rasterize_with_own_kernels(
-    kernels: OwnKernels, gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    kernels: OwnKernels, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Run gsplat's projection, then our spherical harmonics, tile lists and, for up to four channels, compositing."""
-    from gsplat import fully_fused_projection, rasterize_to_pixels
-
+    """Project, evaluate spherical harmonics, list the Gaussians on each tile, and composite."""
     (width, height), tile_size = cameras.size, settings.tile_size
-    radii, means2d, depths, conics, compensations = fully_fused_projection(
-        gaussians.means, None, gaussians.quats, gaussians.scales, cameras.viewmats, cameras.Ks, width, height,
-        near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
-        eps2d=settings.eps2d, calc_compensations=settings.is_antialiased,
-    )  # fmt: skip
     num_cameras = len(cameras)
-    seen = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
-    opacities = gaussians.opacities.expand(num_cameras, -1)
-    if settings.is_antialiased:
-        opacities = opacities * compensations
+    if settings.backend == "gsplat":
+        projected = project_by_gsplat(gaussians, cameras, settings)
+    elif cameras.lens != "pinhole":
+        projected = project_through_lens(gaussians, cameras, settings)
+    else:
+        projected = kernels.project(gaussians, cameras, settings)
+    radii, seen, means2d, depths, conics, opacities = projected
     colors = gaussians.colors
     if settings.sh_degree is not None:
         colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
-    uses_own_compositing = colors.shape[-1] <= kernels.max_channels
-    if uses_own_compositing:
+    # absolute gradients of groups of channels do not add up to those of all
+    uses_gsplat = settings.absgrad and colors.shape[-1] > kernels.max_channels
+    if not uses_gsplat:
         tile_size = own_tile_size(num_cameras * width * height)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
     lists = kernels.tile_lists(
         means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size, settings.list_space
     )
-    if uses_own_compositing:
+    if uses_gsplat:
+        require_gsplat(f"absgrad with more than {kernels.max_channels} channels is gsplat's.")
+        from gsplat import rasterize_to_pixels
+
+        images, alphas = rasterize_to_pixels(
+            means2d, conics, colors, opacities, width, height, tile_size, lists.offsets, lists.ids,
+            backgrounds=backgrounds, absgrad=True,
+        )  # fmt: skip
+    else:
         images, alphas = kernels.composite(
             means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
         )
-    else:
-        images, alphas = rasterize_to_pixels(
-            means2d, conics, colors, opacities, width, height, tile_size, lists.offsets, lists.ids,
-            backgrounds=backgrounds, absgrad=settings.absgrad,
-        )  # fmt: skip
     if "ED" in settings.render_mode:
         images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
@@ -100,7 +119,7 @@ def _rasterize_with_own_kernels(
 
 
 def _render_backgrounds(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Render backgrounds alone, in the graph: without Gaussians gsplat 1.5 divides by 0, which ends the process."""
     means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
@@ -132,13 +151,14 @@ def _render_backgrounds(
 
 def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
     """Return the colours (C, N, 3) of spherical harmonics seen from each camera."""
-    kernel = None if viewmats.requires_grad else sh_kernel()
+    # the gradient treats a view matrix as any matrix, not as a rigid transform; inv would wait for its error flag
+    centres = torch.linalg.inv_ex(viewmats)[0][:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
+    kernel = sh_kernel()
     if kernel is not None:
-        return kernel(means, coefficients, camera_centres(viewmats), seen, degree)
+        return kernel(means, coefficients, centres, seen, degree)
+    require_gsplat(f"{sh_kernel.failure}, so that gsplat would have to evaluate spherical harmonics.")
     from gsplat import spherical_harmonics
 
-    # gsplat's gradient treats a view matrix as any matrix, not as a rigid transform; inv would wait for its error flag
-    centres = torch.linalg.inv_ex(viewmats)[0][:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
     directions = means[None] - centres[:, None]
     coefficients = coefficients[None].expand(len(viewmats), -1, -1, -1)
     return (spherical_harmonics(degree, directions, coefficients, masks=seen) + 0.5).clamp(min=0.0)
@@ -164,7 +184,7 @@ def composited_channels(
 
 
 def _rasterize_with_gsplat(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Let gsplat do all steps."""
     from gsplat import rasterization
@@ -187,10 +207,11 @@ def _rasterize_with_gsplat(
     return renders, alphas, info
 
 
-@lazy_kernel(otherwise="Tile lists and compositing are gsplat's")
+@lazy_kernel(otherwise="Projection, tile lists and compositing are gsplat's")
 def own_kernels() -> OwnKernels:
-    """Tile lists and compositing in Triton, or None if they cannot be used."""
+    """Projection, tile lists and compositing in Triton, or None if they cannot be used."""
     from . import _compositing_triton as compositing
+    from . import _projection_triton as projection
     from . import _tile_lists_triton as lists
 
     launches = [
@@ -198,8 +219,8 @@ def own_kernels() -> OwnKernels:
         for tile_size in (LARGE_TILE, SMALL_TILE)
         for launch in (*compositing.first_launches("cuda", tile_size), *lists.first_launches("cuda", tile_size))
     ]
-    run_together(launches)
-    return OwnKernels(lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS)
+    run_together([*launches, *projection.first_launches("cuda", radii_have_axes())])
+    return OwnKernels(lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS, project_in_kernels)
 
 
 @lru_cache(maxsize=64)

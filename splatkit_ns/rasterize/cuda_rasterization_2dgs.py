@@ -1,116 +1,119 @@
-"""`rasterization_2dgs` on CUDA: the kernels of either gsplat version, with workarounds for their faults.
-
-Cameras are composited one at a time: with several at once gsplat 1.4 writes the normals, distortion and median
-depth of all of them over those of the first.
-"""
+"""`rasterization_2dgs` on CUDA, by kernels of our own in Triton; by gsplat's if the user chooses them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .arguments import Gaussians, PinholeCameras, RasterSettings
-from .cuda import check_cuda_backend
-from .cuda_rasterization import composited_channels, sh_colors
-from .projection_2dgs import Projected, project
+from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
-"""The numbers of channels that gsplat's kernels are compiled for."""
+from .arguments import Gaussians, RasterCameras, RasterSettings
+from .cuda import gsplat_need, require_gsplat
+from .cuda_rasterization import check_float32, composited_channels
+from .gsplat_rasterization_2dgs import rasterize_2dgs_by_gsplat
+from .parts_2dgs import Images2DGS, info_of, values_of
+from .projection_2dgs import Projected, project, project_in_torch
+from .surfaces import densification_gradient
+from .versions import radii_have_axes
 
 
-def rasterize_2dgs_on_cuda(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
-    """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
+class OwnKernels2DGS(NamedTuple):
+    """Compositing of discs in Triton."""
 
-    Returns images with depth accumulated, alphas, normals in camera space, distortion, median depth and the info dict.
+    describe: Callable[..., Any]
+    tile_lists: Callable[..., Any]
+    composite: Callable[..., tuple[Tensor, ...]]
+    tile_size: int
+    max_channels: int
+    """The most channels that `composite` blends at once."""
+
+
+def rasterize_2dgs_on_cuda(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
+    """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before."""
+    check_float32(gaussians.means)
+    with torch.cuda.device_of(gaussians.means):
+        if len(gaussians) == 0:
+            return _render_backgrounds(gaussians, cameras, settings)
+        need = gsplat_need(settings.backend)
+        kernels = own_kernels_2dgs() if need is None else None
+        if need is None and kernels is None:
+            need = f"{own_kernels_2dgs.failure}, so that gsplat would have to render."
+        if kernels is not None and settings.absgrad and _channels(gaussians, settings) > kernels.max_channels:
+            # absolute gradients of groups of channels do not add up to those of all
+            need = f"absgrad with more than {kernels.max_channels} channels is gsplat's."
+        if need is not None or kernels is None:
+            require_gsplat(need or "")
+            return rasterize_2dgs_by_gsplat(gaussians, cameras, settings)
+        return _rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
+
+
+def _rasterize_with_own_kernels(
+    kernels: OwnKernels2DGS, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
+) -> Images2DGS:
+    """Project, describe the discs, evaluate spherical harmonics, list the discs on each tile, and composite.
+
+    A disc covers exactly the pixels where its alpha is at least 1/255 in front of the camera, as on the CPU.
     """
-    check_cuda_backend()
-    num_cameras, tile_size = len(cameras), settings.tile_size
-    if settings.absgrad and num_cameras > 1:
-        raise ValueError(f"absgrad: expected one camera with 2D Gaussians on CUDA, found {num_cameras}")
-    projected = project(gaussians, cameras, settings)
-    radii, means2d, depths = projected.radii, projected.means2d, projected.depths
-    colors = gaussians.colors
-    if len(gaussians) == 0:
-        colors = colors.reshape(0, colors.shape[-1]).expand(num_cameras, -1, -1)
-    elif settings.sh_degree is not None:
-        colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, projected.seen)
-    elif colors.dim() == 2:
-        colors = colors.expand(num_cameras, -1, -1)
-    values, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
-    values, backgrounds, padding = _pad(values, backgrounds)
-    opacities = gaussians.opacities.expand(num_cameras, -1)
-    tiles = math.ceil(cameras.width / tile_size), math.ceil(cameras.height / tile_size)
-    info = _info(projected, opacities, *cameras.size, tile_size)
-    per_camera = (radii, means2d, depths, projected.ray_transforms, values, opacities, projected.normals)
-    images = [
-        _composite(
-            *(_camera_slice(tensor, c) for tensor in per_camera),
-            background=None if backgrounds is None else _camera_slice(backgrounds, c),
-            size=cameras.size, tile_size=tile_size, tiles=tiles, absgrad=settings.absgrad,
-        )
-        for c in range(num_cameras)
-    ]  # fmt: skip
-    renders, alphas, normals, distortion, median = (
-        torch.cat(parts) if num_cameras > 1 else parts[0] for parts in zip(*images, strict=True)
-    )
-    if padding:
-        renders = torch.cat([renders[..., : -1 - padding], renders[..., -1:]], dim=-1)
-    return renders, alphas, normals, distortion, median, info
-
-
-def _camera_slice(tensor: Tensor, camera: int) -> Tensor:
-    """Return (1, ...) of (C, ...); for C = 1 the tensor itself, because gsplat stores `absgrad` on its argument."""
-    return tensor if len(tensor) == 1 else tensor[camera : camera + 1]
-
-
-def _pad(values: Tensor, backgrounds: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
-    """Pad with zeros before the last channel, the depth, up to a number of channels in `CHANNELS`; return their number.
-
-    gsplat's own padding is uninitialised memory, and 1.4 uses its last channel as the depth.
-    """
-    channels = values.shape[-1]
-    padding = min((c for c in CHANNELS if c >= channels), default=channels) - channels
-    if padding:
-        zeros = values.new_zeros(*values.shape[:2], padding)
-        values = torch.cat([values[..., :-1], zeros, values[..., -1:]], dim=-1)
-        if backgrounds is not None:
-            zeros = backgrounds.new_zeros(len(backgrounds), padding)
-            backgrounds = torch.cat([backgrounds[:, :-1], zeros, backgrounds[:, -1:]], dim=-1)
-    return values, backgrounds, padding
-
-
-def _composite(
-    radii: Tensor, means2d: Tensor, depths: Tensor, ray_transforms: Tensor, values: Tensor, opacities: Tensor,
-    normals: Tensor, *, background: Tensor | None, size: tuple[int, int], tile_size: int, tiles: tuple[int, int],
-    absgrad: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    """Return image, alpha, normals, distortion and median depth of one camera; the arguments' first dimension is 1."""
-    from gsplat import isect_offset_encode, isect_tiles, rasterize_to_pixels_2dgs
-
-    if means2d.shape[1] == 0:
-        empty = (tensor.sum() for tensor in (means2d, ray_transforms, values, opacities, normals))
-        blank = (means2d.new_zeros(()) + sum(empty)).expand(1, size[1], size[0], 1)
-        image = blank + (values.new_zeros(values.shape[-1]) if background is None else background[0])
-        return image, blank, blank.expand(-1, -1, -1, 3), blank, blank
-    _, keys, ids = isect_tiles(means2d, radii, depths, tile_size, *tiles)
-    offsets = isect_offset_encode(keys, 1, *tiles)
-    unused = torch.zeros_like(means2d)  # would get gsplat's own gradient for densification
-    return rasterize_to_pixels_2dgs(
-        means2d, ray_transforms, values, opacities, normals, unused, *size, tile_size, offsets, ids,
-        backgrounds=background, absgrad=absgrad,
+    tile_size = kernels.tile_size
+    projected = project(gaussians, cameras)
+    rays = projected.ray_transforms
+    discs = kernels.describe(rays, gaussians.opacities, cameras.size, settings, radii_have_axes())
+    opacities = gaussians.opacities.expand(len(cameras), -1)
+    values, backgrounds = values_of(gaussians, cameras, settings, projected.depths, discs.seen)
+    lists = kernels.tile_lists(
+        discs.centres, discs.conics, opacities, discs.seen, projected.depths.detach(),
+        math.ceil(cameras.width / tile_size), math.ceil(cameras.height / tile_size), tile_size, settings.list_space,
     )  # fmt: skip
+    images, alphas, normals, distortion, median = kernels.composite(
+        projected.means2d, rays, values, projected.normals, opacities, backgrounds, discs, lists, cameras.size,
+        settings.render_mode != "RGB", settings.absgrad,
+    )  # fmt: skip
+    return (
+        images,
+        alphas,
+        normals,
+        distortion,
+        median,
+        info_of(projected, discs.radii, opacities, cameras.size, tile_size),
+    )
 
 
-def _info(projected: Projected, opacities: Tensor, width: int, height: int, tile_size: int) -> dict[str, Any]:
-    return {
-        "camera_ids": None, "gaussian_ids": None, "radii": projected.radii, "means2d": projected.means2d,
-        "depths": projected.depths, "ray_transforms": projected.ray_transforms, "opacities": opacities,
-        "normals": projected.normals, "tile_width": math.ceil(width / tile_size),
-        "tile_height": math.ceil(height / tile_size), "width": width, "height": height, "tile_size": tile_size,
-        "n_cameras": len(opacities), "gradient_2dgs": projected.probe,
-    }  # fmt: skip
+def _render_backgrounds(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
+    """Render backgrounds alone, in the graph."""
+    means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
+    means2d, depths, rays, normals = project_in_torch(gaussians, cameras)
+    rays, probe = densification_gradient(rays)
+    projected = Projected(means2d, depths, rays, normals, probe)
+    values = colors.reshape(0, colors.shape[-1]).expand(num_cameras, -1, -1)
+    values, backgrounds = composited_channels(values, depths, settings.backgrounds, settings.render_mode)
+    opacities = gaussians.opacities.expand(num_cameras, -1)
+    nothing = sum(tensor.sum() for tensor in (means2d, rays, values, opacities, normals))
+    blank = means.new_zeros(num_cameras, cameras.height, cameras.width, 1) + nothing
+    images = blank + (means.new_zeros(values.shape[-1]) if backgrounds is None else backgrounds[:, None, None])
+    radii = torch.zeros(means2d.shape if radii_have_axes() else depths.shape, dtype=torch.int32, device=means.device)
+    info = info_of(projected, radii, opacities, cameras.size, settings.tile_size)
+    return images, blank, blank.expand(-1, -1, -1, 3), blank, blank, info
+
+
+def _channels(gaussians: Gaussians, settings: RasterSettings) -> int:
+    """Return the number of channels of an image."""
+    colors = 0 if not settings.render_mode.startswith("RGB") else gaussians.colors.shape[-1]
+    return colors + ("D" in settings.render_mode)
+
+
+@lazy_kernel(otherwise="Compositing of 2D Gaussians is gsplat's")
+def own_kernels_2dgs() -> OwnKernels2DGS:
+    """Tile lists and compositing of discs in Triton, or None if they cannot be used."""
+    from . import _compositing_2dgs_triton as compositing
+    from . import _discs_triton as discs
+    from . import _tile_lists_triton as lists
+    from ._compositing_triton import MAX_CHANNELS
+
+    tile = compositing.TILE
+    launches = [discs.first_launch("cuda", radii_have_axes()), *compositing.first_launches("cuda")]
+    run_together([*launches, *lists.first_launches("cuda", tile)])
+    return OwnKernels2DGS(discs.describe, lists.tile_lists, compositing.composite_discs, tile, MAX_CHANNELS)

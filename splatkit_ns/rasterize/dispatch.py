@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .arguments import Gaussians, GsplatRenderMode, PinholeCameras, RasterizeMode, RasterSettings
+from splatkit_ns.cameras import LensModel
+
+from .arguments import Backend, Gaussians, GsplatRenderMode, RasterCameras, RasterizeMode, RasterSettings
 from .checks import check_shapes
 from .tile_list_space import ListSpace
 
@@ -34,12 +36,16 @@ def rasterization(
     absgrad: bool = False,
     rasterize_mode: RasterizeMode = "classic",
     list_space: ListSpace | None = None,
+    backend: Backend = "splatkit",
+    lens: LensModel = "pinhole",
+    distortion: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Render N 3D Gaussians from C pinhole cameras (Kerbl et al. 2023, 3D Gaussian Splatting).
+    """Render N 3D Gaussians from C cameras (Kerbl et al. 2023, 3D Gaussian Splatting).
 
-    CUDA tensors are projected by gsplat (1.4.0 and 1.5.3) and blended by kernels of ours in Triton or, without it, by
-    gsplat. CPU tensors go to our own kernels, with the same conventions and the same gradients: for means, quats,
-    scales, opacities, colors, viewmats and backgrounds.
+    CUDA tensors (float32) go to kernels of ours in Triton, which need no compiler of CUDA code; CPU tensors to others
+    with the same conventions and the same gradients: for means, quats, scales, opacities, colors, viewmats and
+    backgrounds, and on CUDA for Ks. gsplat's compiled code (1.4.0 and 1.5.3) is needed for the backend "gsplat", for
+    `packed`, for absgrad with more than four channels, and if Triton does not work.
 
     Args:
         means: (N, 3), world units.
@@ -49,10 +55,11 @@ def rasterization(
         colors: (N, D) or (C, N, D) values, D >= 1; with `sh_degree` (N, K, 3) spherical-harmonics coefficients, of
             which the first (sh_degree + 1)² are used: colour = max(SH + 0.5, 0).
         viewmats: (C, 4, 4), world to camera, OpenCV axes (x right, y down, z forward).
-        Ks: (C, 3, 3), pinhole intrinsics in pixels.
+        Ks: (C, 3, 3), intrinsics in pixels.
         width: of the images, in pixels.
         height: of the images, in pixels.
-        near_plane: Gaussians whose centre is nearer are left out, in world units along the optical axis.
+        near_plane: Gaussians whose centre is nearer are left out, in world units along the optical axis; with
+            opencv_fisheye all depths are distances from the camera instead.
         far_plane: Gaussians whose centre is farther are left out.
         radius_clip: Gaussians with no radius above this, in pixels, are left out.
         eps2d: variance in pixels² that is added to each projected Gaussian.
@@ -66,6 +73,10 @@ def rasterization(
         rasterize_mode: "antialiased" lowers opacities to make up for eps2d (Mip-Splatting).
         list_space: the space for our tile lists on CUDA; None means as much as they need. Lists on the CPU and those of
             gsplat take what they need and do not use it.
+        backend: "gsplat" projects with gsplat's compiled code; CUDA only.
+        lens: pinhole, opencv or opencv_fisheye, for which the Jacobian of the lens takes the place of that of the
+            perspective projection: see `splatkit_ns.rasterize.lens_models`.
+        distortion: (C, D), the coefficients of the lens as in `splatkit_ns.cameras.View`; None means zeros.
 
     Returns:
         renders (C, H, W, X), alphas (C, H, W, 1), and gsplat's info dict. `info["means2d"]` (C, N, 2) takes part in
@@ -75,21 +86,21 @@ def rasterization(
 
     Raises:
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
-        BackendUnavailableError: CUDA tensors, but gsplat's CUDA code cannot be used here.
+        BackendUnavailableError: gsplat's CUDA code is needed, but cannot be used here.
     """
     gaussians = Gaussians(means, quats, scales, opacities, colors)
-    cameras = PinholeCameras(viewmats, Ks, width, height)
+    cameras = RasterCameras(viewmats, Ks, width, height, lens, distortion)
     settings = RasterSettings(
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
         packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
-        rasterize_mode=rasterize_mode, list_space=list_space,
+        rasterize_mode=rasterize_mode, list_space=list_space, backend=backend,
     )  # fmt: skip
     check_shapes(gaussians, cameras, settings)
     device = means.device.type
     if device == "cpu":
-        from .cpu.rasterization import rasterize_on_cpu as backend
+        from .cpu.rasterization import rasterize_on_cpu as rasterize
     elif device == "cuda":
-        from .cuda_rasterization import rasterize_on_cuda as backend
+        from .cuda_rasterization import rasterize_on_cuda as rasterize
     else:
         raise ValueError(f"means: expected a tensor on cuda or cpu, found one on {means.device}")
-    return backend(gaussians, cameras, settings)
+    return rasterize(gaussians, cameras, settings)

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import DepthMode, Gaussians, GsplatRenderMode, PinholeCameras, RasterSettings
+from .arguments import Backend, DepthMode, Gaussians, GsplatRenderMode, RasterCameras, RasterSettings
 from .checks import check_settings_2dgs, check_shapes
 from .surfaces import normals_of_depth, to_world
+from .tile_list_space import ListSpace
 
 
 class Rasterization2DGS(NamedTuple):
@@ -54,11 +55,15 @@ def rasterization_2dgs(
     absgrad: bool = False,
     distloss: bool = False,
     depth_mode: DepthMode = "expected",
+    list_space: ListSpace | None = None,
+    backend: Backend = "splatkit",
 ) -> Rasterization2DGS:
     """Render N 2D Gaussians, flat discs in space, from C pinhole cameras (Huang et al. 2024, arXiv 2403.17888).
 
-    CUDA tensors go to gsplat's 2DGS kernels (1.4.0 and 1.5.3), CPU tensors to our own, with the same conventions and
-    the same gradients: for means, quats, scales (the first two), opacities, colors, viewmats and backgrounds.
+    CUDA tensors (float32) go to kernels of ours in Triton, CPU tensors to others with the same conventions and the same
+    gradients: for means, quats, scales (the first two), opacities, colors, viewmats and backgrounds. gsplat's compiled
+    2DGS kernels (1.4.0 and 1.5.3) are needed for the backend "gsplat", for absgrad with more than four channels, and
+    if Triton does not work.
 
     A pixel's weight comes from where its ray meets the disc, or from a Gaussian of variance 1/2 pixels² around the
     disc's projection, whichever is larger. **Depths are those of the discs' centres**, in the depth channel and in the
@@ -82,14 +87,16 @@ def rasterization_2dgs(
         eps2d: has no effect, as in gsplat.
         sh_degree: 0 to 3, or None when colors are values.
         packed: must be False; gsplat 1.5.3 cannot pack 2DGS with spherical harmonics.
-        tile_size: in pixels; CUDA only. The CPU kernels have tiles of 16, and their image does not depend on it.
+        tile_size: in pixels, of gsplat's kernels. Our own choose their size; the image does not depend on it.
         backgrounds: (C, D), composited behind; depth channels have none.
         render_mode: contents of the X channels: colour, depth accumulated ("D") or expected ("ED", divided by alpha).
         sparse_grad: must be False; gsplat's needs packed.
         absgrad: leave `info["means2d"].absgrad` (C, N, 2), sums over pixels of absolute gradients, after backward. As
-            in gsplat only the screen-space Gaussian counts here. On CUDA this needs a single camera.
+            in gsplat only the screen-space Gaussian counts here. gsplat's kernels need a single camera.
         distloss: whether the distortion will be used; it requires a depth channel, as in gsplat.
         depth_mode: the depth that `normals_from_depth` are computed from: that of the depth channel, or "median".
+        list_space: the space for our tile lists on CUDA; None means as much as they need.
+        backend: "gsplat" projects and composites with gsplat's compiled code; CUDA only.
 
     Returns:
         A named tuple in gsplat's order: renders (C, H, W, X), alphas (C, H, W, 1), normals (C, H, W, 3),
@@ -97,29 +104,30 @@ def rasterization_2dgs(
         three before the last are None with render_mode "RGB", for which gsplat uses the last colour as a depth.
         `info["gradient_2dgs"]` (C, N, 2) is a leaf whose `.grad` after backward is the gradient for densification: that
         of the centre on the screen, in pixels, through the rays' intersections. `info["means2d"]` (C, N, 2)
-        has the gradient through the screen-space Gaussian. `radii_in_pixels(info)` gives radii of 3 (gsplat 1.4) or
-        3.33 standard deviations.
+        has the gradient through the screen-space Gaussian. `radii_in_pixels(info)` gives radii of 3.33
+        standard deviations; gsplat 1.4's are of 3.
 
     Raises:
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
-        BackendUnavailableError: CUDA tensors, but gsplat's CUDA code cannot be used here.
+        BackendUnavailableError: gsplat's CUDA code is needed, but cannot be used here.
     """
     gaussians = Gaussians(means, quats, scales, opacities, colors)
-    cameras = PinholeCameras(viewmats, Ks, width, height)
+    cameras = RasterCameras(viewmats, Ks, width, height)
     settings = RasterSettings(
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
         packed=packed, tile_size=tile_size, backgrounds=backgrounds, render_mode=render_mode, absgrad=absgrad,
+        list_space=list_space, backend=backend,
     )  # fmt: skip
     check_shapes(gaussians, cameras, settings)
     check_settings_2dgs(settings, sparse_grad, distloss, depth_mode)
     device = means.device.type
     if device == "cpu":
-        from .cpu.rasterization_2dgs import rasterize_2dgs_on_cpu as backend
+        from .cpu.rasterization_2dgs import rasterize_2dgs_on_cpu as rasterize
     elif device == "cuda":
-        from .cuda_rasterization_2dgs import rasterize_2dgs_on_cuda as backend
+        from .cuda_rasterization_2dgs import rasterize_2dgs_on_cuda as rasterize
     else:
         raise ValueError(f"means: expected a tensor on cuda or cpu, found one on {means.device}")
-    renders, alphas, normals, distortion, median, info = backend(gaussians, cameras, settings)
+    renders, alphas, normals, distortion, median, info = rasterize(gaussians, cameras, settings)
     depth = renders[..., -1:]
     if render_mode.endswith("ED"):
         depth = depth / alphas.clamp(min=1e-10)

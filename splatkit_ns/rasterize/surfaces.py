@@ -52,17 +52,22 @@ def to_world(normals: Tensor, viewmats: Tensor) -> Tensor:
     return (normals.flatten(1, 2) @ viewmats[:, :3, :3]).view_as(normals)
 
 
-def normals_of_depth(depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None) -> Tensor:
+def normals_of_depth(depths: Tensor, Ks: Tensor, viewmats: Tensor | None = None, rays: Tensor | None = None) -> Tensor:
     """Compute unit normals (C, H, W, 3) of depth images (C, H, W, 1), facing the camera.
 
     They come from central differences of the unprojected depth: 2DGS (arXiv 2403.17888), equation 15. They are zero on
     the image's border, and if the neighbours' depths are all 0.
 
     Args:
-        depths: along the camera's viewing axis.
+        depths: along the camera's viewing axis, or as the rays say.
         Ks: (C, 3, 3) in pixels.
         viewmats: (C, 4, 4), world to camera; if given, the normals are in the world's axes, else in the camera's.
+        rays: (C, H, W, 3), the points of the pixels at depth 1 if the lens is not that of a pinhole camera: see
+            `splatkit_ns.rasterize.lens_models.rays_of_pixels`.
     """
+    if rays is not None:
+        normals = _normals_of_points(depths * rays)
+        return normals if viewmats is None else to_world(normals, viewmats)
     matrices = (Ks,) if viewmats is None else (Ks, viewmats)
     if _kernels_fit(depths, *matrices) and (kernels := surface_kernels()) is not None:
         return cast("Tensor", kernels.NormalsOfDepth.apply(depths, *(m.contiguous() for m in matrices)))
@@ -89,6 +94,19 @@ def _normals_in_torch(depths: Tensor, Ks: Tensor) -> Tensor:
     normal_x, normal_y = (right - left) * high, (below - above) * wide
     normal_z = -(wide * high + (x - cx) / fx * normal_x + (y[:, None] - cy) / fy * normal_y)
     normals = torch.nn.functional.normalize(torch.stack([normal_x, normal_y, normal_z], dim=-1), dim=-1)
+    return torch.nn.functional.pad(normals, (0, 0, 1, 1, 1, 1))
+
+
+def _normals_of_points(points: Tensor) -> Tensor:
+    """Compute the normals of the points (C, H, W, 3) of an image's pixels; zero at the border, and where a neighbour is
+    the camera itself."""
+    if min(points.shape[1:3]) < 3:
+        return torch.zeros_like(points) + 0.0 * points
+    right, left = points[:, 1:-1, 2:], points[:, 1:-1, :-2]
+    below, above = points[:, 2:, 1:-1], points[:, :-2, 1:-1]
+    is_there = torch.stack([(side != 0).any(-1) for side in (right, left, below, above)]).all(0)
+    normals = torch.linalg.cross(below - above, right - left)
+    normals = torch.nn.functional.normalize(torch.where(is_there[..., None], normals, 0.0), dim=-1)
     return torch.nn.functional.pad(normals, (0, 0, 1, 1, 1, 1))
 
 

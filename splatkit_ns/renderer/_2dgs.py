@@ -9,7 +9,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.ranges import NonNegative, Positive
-from splatkit_ns.rasterize import rasterization_2dgs
+from splatkit_ns.rasterize import Backend, gsplat_need, rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
 from splatkit_ns.renderer.base import RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
@@ -39,6 +39,13 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     """Depth from which ``normals_from_depth`` is computed: the average along the ray, which suits unbounded scenes, or
     the depth at which half of the light is gone, which is sharper and suits single objects."""
 
+    backend: Backend = "splatkit"
+    """Draw with kernels of our own, or on a GPU with gsplat's, which need a compiler of CUDA code."""
+
+    @property
+    def gsplat_need(self) -> str | None:
+        return gsplat_need(self.backend)
+
     @property
     def splat_mode(self) -> SplatRenderMode:
         return "2dgs"
@@ -46,10 +53,12 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
         from splatkit_ns.rasterize.cuda_rasterization import sh_kernel
+        from splatkit_ns.rasterize.cuda_rasterization_2dgs import own_kernels_2dgs
         from splatkit_ns.rasterize.projection_2dgs import projection_kernel
         from splatkit_ns.rasterize.surfaces import surface_kernels
 
-        return (sh_kernel, projection_kernel, surface_kernels)
+        composites = () if self.backend == "gsplat" else (own_kernels_2dgs,)
+        return (sh_kernel, projection_kernel, surface_kernels, *composites)
 
     def on_setup(self, training_state: SplatTrainingState) -> None:
         training_state.make_flat()
@@ -79,6 +88,8 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
             absgrad=self.absgrad,
             distloss=self.distloss and "D" in options.render_mode,
             depth_mode=self.depth_mode,
+            list_space=options.list_space,
+            backend=self.backend if view.device.type == "cuda" else "splatkit",
         )
         return Splat2DGSPayload(
             **image_fields(rendered.renders, rendered.alphas, rendered.info, options.render_mode),

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.cameras import View
+from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
-from splatkit_ns.rasterize import rasterization
+from splatkit_ns.rasterize import Backend, gsplat_need, rasterization
 from splatkit_ns.renderer.base import RenderMode, RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
+
+WIDEST_FISHEYE = math.radians(120.0)
+"""The angle from the axis, in radians, at the nearer edges of a fisheye image up to which it is drawn directly."""
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     """A renderer that projects Gaussians to ellipses on the screen (EWA splatting) and blends them front to back."""
 
     capturable: ClassVar[bool] = True
+    lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole", "opencv", "opencv_fisheye")
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """antialiased scales opacities by the area that the 0.3 pixel blur adds (Mip-Splatting's 2D filter): better when
     zooming out, but viewers that ignore the mark in its files show Gaussians too thick."""
@@ -38,17 +43,37 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
     absgrad: bool = False
     """Also sum up absolute gradients of the projected centres (AbsGS), as some densification rules need."""
     packed: bool = False
-    """Keep only visible Gaussians in memory, on a GPU: slower, except for very large scenes."""
+    """Keep only visible Gaussians in memory, on a GPU, with gsplat's compiled code: slower, except for very large
+    scenes."""
+    backend: Backend = "splatkit"
+    """Project with kernels of our own, or on a GPU with gsplat's, which need a compiler of CUDA code."""
 
     @property
     def splat_mode(self) -> SplatRenderMode:
         return "mip" if self.rasterize_mode == "antialiased" else "default"
 
     @property
+    def gsplat_need(self) -> str | None:
+        return gsplat_need(self.backend, self.packed)
+
+    @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
         from splatkit_ns.rasterize.cuda_rasterization import own_kernels, sh_kernel
 
         return () if self.packed else (own_kernels, sh_kernel)
+
+    def draws_itself(self, view: View, is_training: bool = False) -> bool:
+        """Whether `render` draws the views of a lens.
+
+        gsplat's projection, and so a packed render, is for pinhole cameras alone. Images of fisheyes that see nearly
+        all directions are made of pinhole images, except in training: Gaussians near the direction straight back are
+        drawn badly.
+        """
+        only_pinhole = self.packed or self.backend == "gsplat"
+        if view.lens == "opencv_fisheye" and not (only_pinhole or is_training):
+            half_sides = view.Ks.new_tensor([view.width, view.height]) / 2 / view.Ks[:, [0, 1], [0, 1]]
+            return float(half_sides.min()) <= WIDEST_FISHEYE
+        return view.lens in (("pinhole",) if only_pinhole else self.lenses)
 
     def render(
         self, training_state: SplatTrainingState | SplatModel, view: View, options: RenderOptions = RenderOptions()
@@ -71,7 +96,9 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             render_mode=options.render_mode,
             absgrad=self.absgrad,
             list_space=options.list_space,
-            **self._settings(),
+            lens=view.lens,
+            distortion=view.distortion,
+            **self._settings(view.device),
         )
         return SplatRenderPayload(**image_fields(images, alphas, info, options.render_mode), means2d=info["means2d"])
 
@@ -103,13 +130,15 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
                 view.width,
                 view.height,
                 backgrounds=values.new_zeros(1, 3),
-                **self._settings(),
+                lens=view.lens,
+                distortion=view.distortion,
+                **self._settings(view.device),
             )
             image_weights = pixel_weights.to(image)[None, ..., None].expand_as(image).contiguous()
             (sums,) = torch.autograd.grad(image, values, image_weights)
         return sums[:, 0]
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, device: torch.device) -> dict[str, Any]:
         return {
             "near_plane": self.near_plane,
             "far_plane": self.far_plane,
@@ -117,6 +146,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             "eps2d": self.eps2d,
             "packed": self.packed,
             "rasterize_mode": self.rasterize_mode,
+            "backend": self.backend if device.type == "cuda" else "splatkit",
         }
 
 

@@ -54,8 +54,8 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     """
 
     lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole",)
-    """The lens models that the class draws itself. If they include pinhole, panoramas and fisheye images are made of
-    pinhole images, except in training; see `wide_lenses`."""
+    """The lens models that the class draws itself. If they include pinhole, other panoramas and fisheye images are made
+    of pinhole images, except in training; see `wide_lenses`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -67,6 +67,15 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     def splat_mode(self) -> SplatRenderMode:
         """The way in which Gaussians of this renderer have to be drawn elsewhere; their files store it."""
         return "default"
+
+    @property
+    def gsplat_need(self) -> str | None:
+        """The reason why this renderer needs gsplat's compiled code on a GPU, a sentence; None if it does not."""
+        return None
+
+    def draws_itself(self, view: View, is_training: bool = False) -> bool:
+        """Whether `render` draws the views of a lens, so that they are not made of pinhole images."""
+        return view.lens in self.lenses
 
     @abstractmethod
     def render(
@@ -120,13 +129,13 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
                     ) from error
                 raise
 
-        if not isinstance(view, View) or view.lens in self.lenses:
+        if not isinstance(view, View) or self.draws_itself(view, options.is_training):
             return drawn(view, options)
         if view.lens not in wide_lenses.LENSES or "pinhole" not in self.lenses or options.is_training:
             raise ModuleError(
                 f"{self.module_name} draws views through lenses of the model {' or '.join(self.lenses)}"
-                f"{' in training' if options.is_training else ''}, found {view.lens}. Undistort the images, or use a "
-                "renderer whose `lenses` name this model."
+                f"{' in training' if options.is_training else ''}, found {view.lens}. Undistort the images "
+                "(--pipeline.datamanager.undistort True), or use a renderer whose `lenses` name this model."
             )
 
         def draw(pinhole: View, background: Tensor | None) -> Any:

@@ -149,7 +149,7 @@ def test_a_training_camera_is_read_from_its_device_once(tiny_scene: Path, monkey
         read.append(camera)
         return pinhole_view(*camera)
 
-    monkeypatch.setattr("splatkit_ns.plugin.step.frame.pinhole_view", watched)
+    monkeypatch.setattr("splatkit_ns.plugin.step.frame.lens_view", watched)
     camera, _ = pipeline.datamanager.train_view(2)
     for downscale in (4, 2, 1):
         pipeline.model.parts.frames.downscale = downscale

@@ -65,6 +65,12 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
     cov2d = jacobian @ covariance @ jacobian.transpose(1, 2)
     blurred = cov2d + o["eps2d"] * torch.eye(2, dtype=means.dtype)
     mean2d = torch.stack([fx * x / z_safe + cx, fy * y / z_safe + cy], -1)
+    if o["seen"] is not None:
+        seen = o["seen"](camera)
+        jacobian, mean2d, z = seen.jacobians[0], seen.places[0], seen.depths[0]
+        in_range = seen.inside[0] & (z >= o["near_plane"]) & (z <= o["far_plane"])
+        cov2d = jacobian @ covariance @ jacobian.transpose(1, 2)
+        blurred = cov2d + o["eps2d"] * torch.eye(2, dtype=means.dtype)
     opacity = opacities
     if o["rasterize_mode"] == "antialiased":
         opacity = opacities * torch.sqrt((torch.linalg.det(cov2d) / torch.linalg.det(blurred)).clamp(min=1e-12))
@@ -113,10 +119,11 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
 def render(means, quats, scales, opacities, colors, viewmats, Ks, width, height, **options):
     """(renders (C, H, W, X), alphas (C, H, W, 1)), float64, options as `rasterization`'s.
 
+    `seen` maps points (N, 3) in camera axes to `LensPoints` of one camera; None is a pinhole camera.
     `mean_shifts` (C, N, H * W, 2), a leaf of zeros, receives each pixel's gradient of the projected means.
     """
     o = {"near_plane": 0.01, "far_plane": 1e10, "eps2d": 0.3, "sh_degree": None, "backgrounds": None,
-         "render_mode": "RGB", "rasterize_mode": "classic", "mean_shifts": None, **options}  # fmt: skip
+         "render_mode": "RGB", "rasterize_mode": "classic", "mean_shifts": None, "seen": None, **options}  # fmt: skip
     images, totals = [], []
     for camera in range(len(viewmats)):
         per_camera = colors[camera] if o["sh_degree"] is None and colors.dim() == 3 else colors

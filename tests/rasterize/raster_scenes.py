@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras, RasterSettings
+from splatkit_ns.rasterize.arguments import Gaussians, RasterCameras, RasterSettings
 
 
 def look_from(position: Tensor, roll: float = 0.0) -> Tensor:
@@ -51,10 +51,11 @@ def random_scene(
     return {**scene, "width": width, "height": height}
 
 
-def as_values(scene: dict[str, Any], **settings: Any) -> tuple[Gaussians, PinholeCameras, RasterSettings]:
+def as_values(scene: dict[str, Any], **settings: Any) -> tuple[Gaussians, RasterCameras, RasterSettings]:
     """A scene, or the part of it that projection needs, as what is handed on below the public functions."""
     nothing = scene["means"].new_zeros(len(scene["means"]), 3)
     opacities, colors = scene.get("opacities", nothing[:, 0]), scene.get("colors", nothing)
     gaussians = Gaussians(scene["means"], scene["quats"], scene["scales"], opacities, colors)
-    cameras = PinholeCameras(scene["viewmats"], scene["Ks"], scene["width"], scene["height"])
+    lens, distortion = scene.get("lens", "pinhole"), scene.get("distortion")
+    cameras = RasterCameras(scene["viewmats"], scene["Ks"], scene["width"], scene["height"], lens, distortion)
     return gaussians, cameras, RasterSettings(**settings)

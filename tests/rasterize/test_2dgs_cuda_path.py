@@ -1,4 +1,4 @@
-"""What surrounds gsplat's 2DGS kernels on CUDA, as far as it can be told without a GPU: gsplat's part is a stand-in."""
+"""What surrounds the 2DGS kernels on CUDA, as far as it can be told without a GPU: gsplat's part is a stand-in."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ import torch
 from raster_scenes import as_values, random_scene
 from torch import Tensor
 
-from splatkit_ns.rasterize import cuda_rasterization_2dgs, projection_2dgs, rasterization_2dgs, versions
-from splatkit_ns.rasterize.arguments import Gaussians, PinholeCameras, RasterSettings
-from splatkit_ns.rasterize.cuda_rasterization_2dgs import CHANNELS, rasterize_2dgs_on_cuda
+from splatkit_ns.rasterize import (
+    BackendUnavailableError,
+    cuda_rasterization,
+    cuda_rasterization_2dgs,
+    projection_2dgs,
+    rasterization_2dgs,
+    versions,
+)
+from splatkit_ns.rasterize.arguments import Gaussians, RasterCameras
+from splatkit_ns.rasterize.cuda_rasterization_2dgs import rasterize_2dgs_on_cuda
+from splatkit_ns.rasterize.gsplat_rasterization_2dgs import CHANNELS
 from splatkit_ns.rasterize.projection_2dgs import Projected, project_in_torch
 
 NAMES = ("means", "quats", "scales", "viewmats")
@@ -28,7 +36,7 @@ def test_projection_in_torch_is_that_of_the_kernels() -> None:
     radii = info["radii"]
     seen = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
     assert int(seen.sum()) > 200
-    found = project_in_torch(*as_values({**scene, **twins})[:2], seen)
+    found = project_in_torch(*as_values({**scene, **twins})[:2])
     rng = torch.Generator().manual_seed(0)
     losses = [torch.zeros(()), torch.zeros(())]
     for name, theirs in zip(("means2d", "depths", "ray_transforms", "normals"), found, strict=True):
@@ -54,8 +62,7 @@ class StandIn:
         cameras, n = len(viewmats), len(means)
         radii = torch.full((cameras, n, 2) if self.axes else (cameras, n), 4, dtype=torch.int32)
         gaussians = Gaussians(means, quats, scales, means[:, 0], means)
-        seen = torch.ones(cameras, n, dtype=torch.bool)
-        return radii, *project_in_torch(gaussians, PinholeCameras(viewmats, Ks, width, height), seen)
+        return radii, *project_in_torch(gaussians, RasterCameras(viewmats, Ks, width, height))
 
     def isect_tiles(self, means2d: Tensor, radii: Tensor, depths: Tensor, *sizes: int):
         assert means2d.shape == (1, *depths.shape[1:], 2)
@@ -91,7 +98,8 @@ class StandIn:
 @pytest.fixture(params=VERSIONS, ids=["1.4.0", "1.5.3"])
 def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     made = StandIn(request.param)
-    monkeypatch.setattr(cuda_rasterization_2dgs, "check_cuda_backend", lambda: None)
+    for module in (cuda_rasterization, cuda_rasterization_2dgs):
+        monkeypatch.setattr(module, "require_gsplat", lambda reason: None)
     for module in (projection_2dgs, versions):
         monkeypatch.setattr(module, "gsplat_version", lambda: request.param)
     monkeypatch.setattr(projection_2dgs, "projection_kernel", lambda: None)
@@ -106,7 +114,7 @@ def stand_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def render(scene: dict[str, Any], **options: Any) -> tuple[Any, ...]:
     settings = {
         "near_plane": 0.02, "far_plane": 90.0, "radius_clip": 1.0, "sh_degree": None, "tile_size": 16,
-        "backgrounds": None, "render_mode": "RGB+D", "absgrad": False,
+        "backgrounds": None, "render_mode": "RGB+D", "absgrad": False, "backend": "gsplat",
     }  # fmt: skip
     return rasterize_2dgs_on_cuda(*as_values(scene, **{**settings, **options}))
 
@@ -137,7 +145,7 @@ def test_spherical_harmonics_and_absgrad(stand_in: StandIn) -> None:
     colours = (0.28 * scene["colors"][:, 0] + 0.5).clamp(min=0.0)
     torch.testing.assert_close(stand_in.calls[0].colors[0, :, :3], colours)
     assert info["gradient_2dgs"].requires_grad
-    with pytest.raises(ValueError, match="absgrad: expected one camera with 2D Gaussians on CUDA, found 2"):
+    with pytest.raises(ValueError, match="absgrad: expected one camera with gsplat's 2D Gaussians, found 2"):
         render(random_scene(n=7, cameras=2), absgrad=True)
 
 
@@ -163,19 +171,26 @@ def test_the_kernel_projects_unless_the_cameras_need_gradients(
 ) -> None:
     calls: list[Any] = []
 
-    def kernel(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> Projected:
-        calls.append((*cameras.size, settings.near_plane, settings.far_plane, settings.radius_clip))
-        radii = torch.full((len(cameras), len(gaussians)), 4, dtype=torch.int32)
-        probe = torch.zeros(*radii.shape, 2, requires_grad=True)
-        return Projected(radii, *project_in_torch(gaussians, cameras, radii > 0), probe)
+    def kernel(gaussians: Gaussians, cameras: RasterCameras) -> Projected:
+        calls.append(cameras.size)
+        probe = torch.zeros(len(cameras), len(gaussians), 2, requires_grad=True)
+        return Projected(*project_in_torch(gaussians, cameras), probe)
 
     scene = random_scene(n=7, cameras=2)
     expected = render(scene)
     monkeypatch.setattr(projection_2dgs, "projection_kernel", lambda: kernel)
     found = render(scene)
-    assert calls == [(scene["width"], scene["height"], 0.02, 90.0, 1.0)]
+    assert calls == [(scene["width"], scene["height"])]
     torch.testing.assert_close(found[0], expected[0])
     scene["viewmats"].requires_grad_()
     render(scene)[-1]["means2d"].sum().backward()
     assert len(calls) == 1
     assert float(scene["viewmats"].grad.norm()) > 0
+
+
+def test_what_needs_gsplat_says_why_and_that_it_is_missing() -> None:
+    """On a machine without a GPU gsplat's code cannot be used, and Triton does not work."""
+    with pytest.raises(BackendUnavailableError, match=r"^The backend gsplat was chosen; with splatkit nothing"):
+        render(random_scene(n=7))
+    with pytest.raises(BackendUnavailableError, match=r"^Triton's kernels cannot be used here \(.*gsplat's CUDA code"):
+        render(random_scene(n=7), backend="splatkit")

@@ -79,7 +79,7 @@ print("equal")
 
 @pytest.mark.parametrize(
     ("tile_size", "channels", "background", "absgrad"),
-    [(16, 3, True, False), (8, 4, True, True), (8, 1, False, True), (16, 2, False, False)],
+    [(16, 3, True, False), (8, 4, True, True), (8, 1, False, True), (16, 2, False, False), (8, 6, True, False)],
 )
 def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool) -> None:
     settings = {"tile_size": tile_size, "channels": channels, "background": background, "absgrad": absgrad}

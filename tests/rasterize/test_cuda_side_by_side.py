@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import torch
 from raster_scenes import random_scene
+from test_lens_models import LENSES
+from test_lens_projection import lens_scene
 
 from splatkit_ns.rasterize import cuda_rasterization, radii_in_pixels, rasterization
+from splatkit_ns.triton_kernels import lazy_kernel
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "colors", "viewmats")
 pytestmark = pytest.mark.gpu
@@ -94,7 +97,7 @@ def test_own_tile_lists_change_nothing(rasterize_mode: str, monkeypatch: pytest.
     scene = random_scene(n=400, width=100, height=75, sh_bands=16, seed=45)
     options = {"rasterize_mode": rasterize_mode, "render_mode": "RGB+ED", "absgrad": True, "sh_degree": 3}
     ours = run(scene, "cuda", **options)
-    monkeypatch.setattr(cuda_rasterization, "own_kernels", lambda: None)
+    monkeypatch.setattr(cuda_rasterization, "own_kernels", lazy_kernel("not said")(lambda: 1 / 0))
     theirs = run(scene, "cuda", **options)
     # gsplat 1.4 cuts Gaussians off at 3 standard deviations, where an opaque one still has an alpha of 0.011
     assert float((ours["renders"] - theirs["renders"]).abs().mean()) < 2e-4
@@ -140,3 +143,12 @@ def test_every_place_in_the_tile_lists_is_filled() -> None:
     lists._fill[(-(-num // lists.FILL_BLOCK),)](*arguments, **lists.COMPILE)
     assert int((filled < 0).sum()) == 0
     assert torch.equal(torch.bincount(ids, minlength=num)[order], counts.long())
+
+
+@pytest.mark.parametrize("name", LENSES)
+@pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
+def test_lenses(name: str, rasterize_mode: str) -> None:
+    scene = lens_scene(name, n=400, width=100, height=75, sh_bands=16, seed=43)
+    scene = {key: value.float() if torch.is_tensor(value) else value for key, value in scene.items()}
+    options = {"render_mode": "RGB+ED", "rasterize_mode": rasterize_mode, "sh_degree": 3, "absgrad": True}
+    assert_alike(run(scene, "cpu", **options), run(scene, "cuda", **options))

@@ -18,11 +18,11 @@ degree, stored, cameras, num = {degree}, {stored}, 2, 100
 means, centres = torch.randn(num, 3), torch.randn(cameras, 3) * 3
 coefficients, seen = torch.randn(num, stored, 3) * 1.5, torch.rand(cameras, num) > 0.2
 upstream = torch.rand(cameras, num, 3)
-ours = [means.clone().requires_grad_(), coefficients.clone().requires_grad_()]
-colors = spherical_harmonics(*ours, centres, seen, degree)
+ours = [value.clone().requires_grad_() for value in (means, coefficients, centres)]
+colors = spherical_harmonics(*ours, seen, degree)
 (colors * upstream).sum().backward()
-true = [means.double().requires_grad_(), coefficients.double().requires_grad_()]
-directions = torch.nn.functional.normalize(true[0][None] - centres.double()[:, None], dim=-1)
+true = [value.double().requires_grad_() for value in (means, coefficients, centres)]
+directions = torch.nn.functional.normalize(true[0][None] - true[2][:, None], dim=-1)
 basis = torch.stack([_legendre_sh(degree, d) for d in directions])
 values = (basis[..., None] * true[1][None, :, : basis.shape[-1]]).sum(2) + 0.5
 expected = values.clamp(min=0)
@@ -32,6 +32,10 @@ assert (colors - expected)[seen].abs().max() < 1e-5
 for got, want in zip(ours, true, strict=True):
     expected = torch.zeros_like(want) if want.grad is None else want.grad  # degree 0 does not depend on the direction
     assert (got.grad - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
+(upstream * spherical_harmonics(*ours[:2], centres, seen, degree)).sum().backward()  # cameras together, not trained
+for got, want in zip(ours[:2], true, strict=False):
+    expected = torch.zeros_like(want) if want.grad is None else want.grad
+    assert (got.grad - 2 * expected).abs().max() < 2e-5 * expected.abs().max().clamp(min=1)
 print("equal")
 """
 

@@ -151,6 +151,25 @@ def test_a_wide_image_agrees_with_a_pinhole_image_of_the_same_camera() -> None:
     assert float(expected.renders[0, middle, middle].std()) > 0.1
 
 
+def test_a_fisheye_is_drawn_directly_much_as_from_pinhole_images() -> None:
+    """Small Gaussians are drawn the same; beside and behind the camera, too."""
+    view = looking(160, 160).fisheye(200)
+    generator = torch.Generator().manual_seed(2)
+    gaussians = balls(EYE + on_a_sphere(500) * (2 + torch.rand(500, 1, generator=generator)), 0.08)
+    gaussians.params["sh0"].data += torch.randn(500, 1, 3, generator=generator)
+    options = RenderOptions(render_mode="RGB+ED")
+    direct = Splat3DGSRenderer().render(gaussians, view, options)
+    parts = OwnRenderer().render(gaussians, view, options)
+    assert direct.info
+    assert not parts.info
+    assert float((direct.renders - parts.renders).abs().mean()) < 0.02
+    both = ((direct.alphas > 0.9) & (parts.alphas > 0.9))[0, ..., 0]
+    assert int(both.sum()) > 500
+    assert direct.depths is not None
+    assert parts.depths is not None
+    assert float((direct.depths - parts.depths)[0][both].abs().mean()) < 0.03
+
+
 def test_several_cameras_at_once() -> None:
     views = View.look_at(torch.stack([EYE, EYE + 0.2]), EYE + 3, width=32, height=16).panorama()
     gaussians, renderer = balls(EYE + 2 * on_a_sphere(60), 0.2), Splat3DGSRenderer()
@@ -191,9 +210,10 @@ def test_a_renderer_of_ones_own_makes_panoramas_with_its_own_images() -> None:
 def test_what_cannot_be_drawn_is_refused(renderer: SplatRenderer) -> None:
     gaussians, view = balls(EYE + on_a_sphere(5), 0.2), looking()
     name = type(renderer).__name__
-    with pytest.raises(ModuleError, match=rf"^{name} draws views .* model pinhole in training, found equirectangular"):
+    with pytest.raises(ModuleError, match=rf"^{name} draws views .* in training, found equirectangular"):
         renderer.render(gaussians, view.panorama(), RenderOptions(is_training=True))
-    with pytest.raises(ModuleError, match=rf"^{name} draws views .* model pinhole, found opencv\. Undistort"):
-        renderer.render(gaussians, replace(view, lens="opencv"))
+    if isinstance(renderer, Splat2DGSRenderer):
+        with pytest.raises(ModuleError, match=rf"^{name} draws views .* model pinhole, found opencv\. Undistort"):
+            renderer.render(gaussians, replace(view, lens="opencv"))
     with pytest.raises(SplatkitError, match="fov is 400, expected an angle in degrees, more than 0 and at most 360"):
         view.fisheye(400)

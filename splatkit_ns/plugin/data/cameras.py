@@ -12,6 +12,9 @@ from torch import Tensor
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 
+OPENCV_ORDER = [0, 1, 4, 5, 2, 6, 7, 8, 3]
+"""The places of the coefficients of `View`'s opencv lens among nerfstudio's k1, k2, k3, k4, p1, p2 and the three terms
+that divide."""
 EYES = {CameraType.VR180_L: -0.032, CameraType.VR180_R: 0.032}
 """The eyes of a VR180 camera, which nerfstudio places so far from its middle, in world units."""
 
@@ -45,17 +48,15 @@ def pinhole_views(cameras: Cameras) -> Iterator[View]:
 
 
 def lens_view(camera: Cameras) -> View:
-    """The view of a single camera, (1,), of any type whose rays start at one point, such as those of camera paths.
+    """The view of a single camera, (1,), of any type whose rays start at one point; reads back from its device.
 
     Raises:
         SplatkitError: it is of another type.
     """
     kind = CameraType(int(camera.camera_type.item()))
     view = pinhole_view(camera)
-    if kind is CameraType.PERSPECTIVE:
-        return view
-    if kind is CameraType.FISHEYE:
-        return dataclasses.replace(view, lens="opencv_fisheye")
+    if kind in (CameraType.PERSPECTIVE, CameraType.FISHEYE):
+        return _with_lens(view, kind, camera.distortion_params)
     if kind is CameraType.EQUIRECTANGULAR:
         return dataclasses.replace(view, lens="equirectangular")
     if kind in EYES:
@@ -64,6 +65,23 @@ def lens_view(camera: Cameras) -> View:
         f"Cameras of the type {kind.name.lower()} cannot be drawn: Gaussians are seen from one point. Of the types of "
         "camera paths, perspective, fisheye, equirectangular and vr180 can be."
     )
+
+
+def lens_views(cameras: Cameras) -> Iterator[View]:
+    """The views of cameras (C,), one after the other; see `lens_view`."""
+    return (lens_view(cameras[index : index + 1]) for index in range(len(cameras)))
+
+
+def _with_lens(view: View, kind: CameraType, distortion: Tensor | None) -> View:
+    """The view with the lens of a perspective or fisheye camera, whose coefficients (1, D) nerfstudio has ordered."""
+    is_bent = distortion is not None and bool((distortion != 0).any())
+    if kind is CameraType.FISHEYE:
+        coefficients = distortion[:, :4].to(view.Ks) if distortion is not None and is_bent else None
+        return dataclasses.replace(view, lens="opencv_fisheye", distortion=coefficients)
+    if distortion is None or not is_bent:
+        return view
+    padded = torch.nn.functional.pad(distortion, (0, 9 - distortion.shape[1])).to(view.Ks)
+    return dataclasses.replace(view, lens="opencv", distortion=padded[:, OPENCV_ORDER])
 
 
 def _vr180_eye(view: View, side: float) -> View:

@@ -15,24 +15,40 @@ from splatkit_ns.plugin.data.images import composite, ground_truth
 from splatkit_ns.plugin.data.masks import MaskUse, grown, without_masked
 from splatkit_ns.plugin.data.pictures import read_mask, read_picture
 from splatkit_ns.plugin.data.remapping import Undistorter
-from splatkit_ns.plugin.data.undistortion import pinhole_cameras
+from splatkit_ns.plugin.data.undistortion import check_lenses, pinhole_cameras
 
 
 class SplatkitDataset(InputDataset):
-    """The images of a split, without lens distortion; an error names the broken image."""
+    """The images of a split, without lens distortion if that is wanted; an error names the broken image.
+
+    Args:
+        dataparser_outputs: the split.
+        scale_factor: sides of the images are multiplied by this.
+        undistorts: whether images are turned into those of pinhole cameras.
+
+    Raises:
+        DataError: a camera or its lens cannot be used.
+    """
 
     background: torch.Tensor | None = None
     """The colour behind renders outside training, (3,); None means that of the data set, or black."""
 
-    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+    def __init__(
+        self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0, undistorts: bool = True
+    ) -> None:
         if dataparser_outputs.cameras.ndim == 0:  # nerfstudio loses a dimension where there is one image
             dataparser_outputs.cameras = dataparser_outputs.cameras.reshape((1,))
         check_cameras(dataparser_outputs)
         super().__init__(dataparser_outputs, scale_factor)
         self.stored_cameras = self.cameras
-        """The cameras of the files; `cameras` are those of the pictures without lens distortion."""
-        self.cameras = pinhole_cameras(self.stored_cameras, self.image_filenames)
-        self._undistort = Undistorter(self.stored_cameras, self.image_filenames)
+        """The cameras of the files; `cameras` are those of the images as they are served."""
+        self.undistorts = undistorts
+        if undistorts:
+            self.cameras = pinhole_cameras(self.stored_cameras, self.image_filenames)
+        else:
+            check_lenses(self.stored_cameras, self.image_filenames)
+        self.undistorter = Undistorter(self.stored_cameras, self.image_filenames)
+        """Turns images into those of pinhole cameras."""
         widths, heights = self.stored_cameras.width.flatten(), self.stored_cameras.height.flatten()
         self._stored_sizes = list(zip(widths.tolist(), heights.tolist(), strict=True))
         self.turns_pictures = False
@@ -82,7 +98,7 @@ class SplatkitDataset(InputDataset):
         return read_picture(path, self.turns_pictures, size)
 
     def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
-        """The image as the pinhole camera of `cameras` sees it, its mask if it has one, and `MaskUse.mode` if that
+        """The image as the camera of `cameras` sees it, its mask if it has one, and `MaskUse.mode` if that
         tells what is empty.
 
         Raises:
@@ -103,9 +119,10 @@ class SplatkitDataset(InputDataset):
         if masks is not None:
             valid = read_mask(masks[image_idx], size, path, self.turns_pictures, use.inverted)
             mask = torch.from_numpy(grown(valid, use.grow)[..., None])
-        image, mask = self._undistort(image_idx, image, mask)
+        if self.undistorts:
+            image, mask = self.undistorter(image_idx, image, mask)
         if use.mode == "segment" and mask is not None:
-            image, mask = without_masked(image, mask), self._undistort.seen(image_idx)
+            image, mask = without_masked(image, mask), self.undistorter.seen(image_idx) if self.undistorts else None
         data: dict[str, Any] = {"image_idx": image_idx, "image": image}
         if use.mode != "ignore":
             data["mask_mode"] = use.mode

@@ -78,7 +78,7 @@ def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
 
 
 def read_target(name: TargetName, path: Path, unit: float, dataset: SplatkitDataset, index: int) -> Pixels:
-    """The depth or normal image that belongs to a photograph, as pixels of its pinhole camera.
+    """The depth or normal image that belongs to a photograph, as pixels of the camera by which it is served.
 
     Args:
         name: what it is.
@@ -98,7 +98,7 @@ def read_target(name: TargetName, path: Path, unit: float, dataset: SplatkitData
     stored = dataset.stored_cameras[index].reshape(())
     if dataset.turns_pictures and pixels.shape[0] != pixels.shape[1]:
         pixels = _upright(pixels, path, name, Path(dataset.image_filenames[index]), stored)
-    return as_pinhole(pixels, stored, dataset.cameras[index].reshape(()), path)
+    return as_served(pixels, stored, dataset.cameras[index].reshape(()), path)
 
 
 def read_depths(path: Path, unit: float) -> Pixels:
@@ -169,17 +169,18 @@ def _upright(pixels: Pixels, path: Path, name: TargetName, image: Path, stored: 
     return np.ascontiguousarray(TURNS[read_header(image).orientation](pixels))
 
 
-def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) -> Pixels:
-    """Undistort the pixels of a camera, by nearest-neighbour sampling.
+def as_served(pixels: Pixels, stored: Cameras, served: Cameras, path: Path) -> Pixels:
+    """Bring the pixels of a camera to the size of its photograph, and undistort them if the photograph is, by
+    nearest-neighbour sampling.
 
     Args:
         pixels: (h, w, X), of any resolution; NaN where unknown.
         stored: the camera as the data set has it.
-        pinhole: the one into which nerfstudio turned it.
+        served: the camera by which it is served, the same or a pinhole camera.
         path: the path of the file, for messages.
 
     Returns:
-        (H, W, X) of the pinhole camera's size.
+        (H, W, X) of the served camera's size.
 
     Raises:
         DataError: the camera is a fisheye with more than four parameters.
@@ -188,15 +189,15 @@ def as_pinhole(pixels: Pixels, stored: Cameras, pinhole: Cameras, path: Path) ->
     found: Any = pixels
     if pixels.shape[1::-1] != size:
         found = cv2.resize(found, size, interpolation=cv2.INTER_NEAREST)
-    if is_distorted(stored):
+    if is_distorted(stored) and not is_distorted(served):
         kind = CameraType(int(stored.camera_type))
         if kind not in (CameraType.PERSPECTIVE, CameraType.FISHEYE):
             raise DataError(
                 f"{path}: depth and normals of cameras of type {kind.name.lower()} cannot be used. Set depth_lambda "
                 "and normal_lambda of the loss to 0."
             )
-        K = pinhole.get_intrinsics_matrices().double().cpu().numpy().reshape(3, 3)
-        maps = undistortion_maps(stored, Pinhole(K, int(pinhole.width), int(pinhole.height)))
+        K = served.get_intrinsics_matrices().double().cpu().numpy().reshape(3, 3)
+        maps = undistortion_maps(stored, Pinhole(K, int(served.width), int(served.height)))
         unknown: Any = (np.nan,) * 4
         found = cv2.remap(
             found, *maps, interpolation=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown

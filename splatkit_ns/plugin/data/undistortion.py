@@ -72,6 +72,20 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
     return cameras
 
 
+def check_lenses(stored: Cameras, paths: Sequence[Path]) -> None:
+    """Check that photographs can be trained on as they are.
+
+    Raises:
+        DataError: a lens has no model with which Gaussians can be drawn.
+    """
+    for kind, path in zip(stored.camera_type.flatten().tolist(), paths, strict=True):
+        if kind not in (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value):
+            raise DataError(
+                f"The lens of {path} is of the type {CameraType(kind).name.lower()}, through which Gaussians cannot be "
+                "drawn: --pipeline.datamanager.undistort True undistorts its photographs."
+            )
+
+
 def lens_keys(stored: Cameras) -> list[LensKey | None]:
     """The numbers of each camera's lens (C,), equal for equal lenses; None for a pinhole camera."""
     columns = [stored.fx, stored.fy, stored.cx, stored.cy, stored.width, stored.height, stored.camera_type]

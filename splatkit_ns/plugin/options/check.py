@@ -24,7 +24,7 @@ from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
-from splatkit_ns.rasterize import check_cuda_backend
+from splatkit_ns.rasterize import require_gsplat
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 RANGES: dict[type, dict[str, Sequence[Range]]] = {
@@ -94,7 +94,7 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
-    problems += _mask_problems(config, shown)
+    problems += _lens_problems(config, shown) + _mask_problems(config, shown)
     problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
@@ -112,10 +112,29 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
     if near >= far:
         name = shown("pipeline.model.renderer.near_plane")
         problems.append(f"{name} is {near}, expected less than far-plane, which is {far}")
-    if isinstance(renderer, Splat3DGSRenderer) and renderer.packed and device_type == "cpu":
-        name, device = shown("pipeline.model.renderer.packed"), shown("machine.device_type")
-        problems.append(f"{name} is True, expected False with {device} cpu")
+    if device_type == "cpu":
+        device = shown("machine.device_type")
+        if isinstance(renderer, Splat3DGSRenderer) and renderer.packed:
+            problems.append(f"{shown('pipeline.model.renderer.packed')} is True, expected False with {device} cpu")
+        if getattr(renderer, "backend", None) == "gsplat":
+            name = shown("pipeline.model.renderer.backend")
+            problems.append(f"{name} is gsplat, expected splatkit with {device} cpu: gsplat renders on GPUs alone")
     return problems
+
+
+def _lens_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problem of photographs with lenses that the renderer does not draw in training."""
+    renderer = config.pipeline.model.renderer
+    if getattr(config.pipeline.datamanager, "undistort", True):
+        return []
+    name = shown("pipeline.datamanager.undistort")
+    if getattr(renderer, "packed", False):
+        return [f"{name} is False, expected True with packed renders, which are for pinhole cameras"]
+    if getattr(renderer, "backend", None) == "gsplat":
+        return [f"{name} is False, expected True with the backend gsplat, which is for pinhole cameras"]
+    if {"opencv", "opencv_fisheye"}.isdisjoint(renderer.lenses):
+        return [f"{name} is False, expected True with {renderer.module_name}, which draws no lenses in training"]
+    return []
 
 
 def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
@@ -180,14 +199,14 @@ def _initial_file_problems(path: Path, option: str) -> list[str]:
 
 
 def check_device(device_type: str, option: str = "--machine.device-type") -> None:
-    """Check that this machine has the device, and that gsplat's CUDA code can be used on it.
+    """Check that this machine has the device.
 
     Args:
         device_type: "cuda", "cpu" or "mps".
         option: the name of the option on the command line, for messages.
 
     Raises:
-        SplatkitError: the device is missing or gsplat's CUDA code cannot be used; the message says what was found.
+        SplatkitError: the device is missing; the message says what was found.
     """
     if device_type == "mps":
         raise SplatkitError(f"{option} mps is not supported: use cpu.")
@@ -199,4 +218,14 @@ def check_device(device_type: str, option: str = "--machine.device-type") -> Non
             f"{option} is cuda, but PyTorch {torch.__version__} ({built}) finds no CUDA device. "
             f"Check nvidia-smi and the driver, or use the CPU: {option} cpu"
         )
-    check_cuda_backend()
+
+
+def check_renderer(renderer: Any, device_type: str) -> None:
+    """Load gsplat's CUDA code, which may compile it, if this renderer needs it on this device.
+
+    Raises:
+        BackendUnavailableError: it cannot be used; the message says why it is needed, and what was found.
+    """
+    reason = renderer.gsplat_need if device_type == "cuda" else None
+    if reason is not None:
+        require_gsplat(reason)

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.bare_colmap import dataparser_of
-from splatkit_ns.plugin.options.check import check_device, check_options
+from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer
 from splatkit_ns.plugin.options.length import fit_to_length, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
@@ -25,10 +25,10 @@ from splatkit_ns.ranges import is_number
 def check_run(config: Any) -> None:
     """Check options and device before a run begins, and fit its settings to its length.
 
-    The first check on a GPU compiles gsplat.
+    If the renderer needs gsplat's CUDA code, the first check compiles it.
 
     Raises:
-        SplatkitError: options are out of range, or the device cannot be used.
+        SplatkitError: options are out of range, or the device or gsplat's code cannot be used.
         StoppedBySignal: Ctrl+C.
     """
     with interruptible():
@@ -36,6 +36,7 @@ def check_run(config: Any) -> None:
         fit_to_length(config)
         if number_of_ranks(config) == 1 or config.machine.device_type != "cuda":  # else each rank checks its own GPU
             check_device(config.machine.device_type)
+            check_renderer(config.pipeline.model.renderer, config.machine.device_type)
 
 
 def _choose_dataparser(datamanager: Any) -> None:

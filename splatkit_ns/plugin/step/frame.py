@@ -17,7 +17,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
-from splatkit_ns.plugin.data.cameras import pinhole_view
+from splatkit_ns.plugin.data.cameras import lens_view
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")
@@ -150,7 +150,7 @@ class TrainingFrames:
         index = (camera.metadata or {}).get("cam_idx")
         view = None if index is None else self._views.get(index)
         if view is None:
-            view = pinhole_view(camera)
+            view = lens_view(camera)
             if index is not None:
                 self._views[index] = view
         return view.smaller(self.downscale)

@@ -153,7 +153,7 @@ class GraphForwardBackward:
 
     def _runs_as_graph(self, frame: TrainingFrame) -> bool:
         """Run a step, as a graph if possible; then context and gradients hold the results."""
-        if self._off:
+        if self._off or frame.view.lens != "pinhole":  # captures of the projection through lenses were never tried
             return False
         kind = (self._kind(frame), self._settings())
         self._steps += 1

@@ -27,7 +27,7 @@ from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.image_metrics.psnr import psnr
-from splatkit_ns.plugin.data.cameras import pinhole_views
+from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.data.images import evaluation_target
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.viewer.shown import Shown
@@ -196,7 +196,7 @@ class ViewerPanel(nn.Module):
 
     def _look(self, state: SplatTrainingState) -> Tensor:
         cameras = self._owned[1].train_dataset.cameras.to(state.device)
-        views = pinhole_views(cameras)
+        views = lens_views(cameras)
         return blend_weights(self._model.renderer, state, views)
 
     # ------------------------------------------------------------------ export

@@ -11,7 +11,8 @@ from pathlib import Path
 from numba.core import config as numba_config
 
 _KERNEL_MODULES = (
-    "projection", "projection_backward", "sh", "tiles", "compositing", "compositing_backward",
+    "lens_point", "projection", "projection_backward", "projection_lens", "projection_lens_backward",
+    "sh", "tiles", "compositing", "compositing_backward",
     "projection_2dgs", "projection_2dgs_backward", "compositing_2dgs", "compositing_2dgs_backward",
 )  # fmt: skip
 

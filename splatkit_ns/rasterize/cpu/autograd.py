@@ -5,19 +5,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..arguments import RasterSettings
+from ..arguments import RasterCameras, RasterSettings
+from ..lens_models import lens_limits, padded_coefficients
 from .compositing import composite
 from .compositing_backward import V_COLOURS, composite_backward, gather_by_gaussian
+from .lens_point import FISHEYE, OPENCV
 from .parallel import run_parallel
 from .projection import project
 from .projection_backward import project_backward
+from .projection_lens import project_lens
+from .projection_lens_backward import project_lens_backward
 from .sh import sh_colours, sh_colours_backward
 from .tiles import TileLists, build_tile_lists
 
@@ -38,16 +42,37 @@ def blocks_of(n: int) -> int:
     return max(1, min(64, n // 64))
 
 
+class LensOfKernels(NamedTuple):
+    """The lenses of C cameras as the kernels take them."""
+
+    kind: int
+    """OPENCV or FISHEYE."""
+    coefficients: Array
+    """(C, K) float64, see `padded_coefficients`."""
+    limits: Array
+    """(C, 2) float64, see `lens_limits`."""
+
+
+def lens_of_kernels(cameras: RasterCameras) -> LensOfKernels | None:
+    """Return the lenses of cameras; None if they are pinhole cameras."""
+    if cameras.lens == "pinhole":
+        return None
+    coefficients = padded_coefficients(cameras.lens, cameras.distortion, cameras.Ks.detach().double(), len(cameras))
+    limits = lens_limits(cameras.lens, coefficients, cameras.Ks, *cameras.size)
+    return LensOfKernels(OPENCV if cameras.lens == "opencv" else FISHEYE, array_of(coefficients), array_of(limits))
+
+
 class Project(torch.autograd.Function):
     """(means, quats, scales, opacities, viewmats, Ks, ...) -> (means2d, depths, conics, compensations, radii).
 
-    Opacities only decide which Gaussians are seen: they get no gradient. See `projection.project` for shapes.
+    The lens is None for a pinhole camera. Opacities only decide which Gaussians are seen: they get no gradient. See
+    `projection.project` for shapes.
     """
 
     @staticmethod
     def forward(
         ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor,
-        size: tuple[int, int], settings: RasterSettings,
+        size: tuple[int, int], lens: LensOfKernels | None, settings: RasterSettings,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
         cameras, n = viewmats.shape[0], means.shape[0]
         means2d, depths = means.new_zeros(cameras, n, 2), means.new_zeros(cameras, n)
@@ -55,14 +80,15 @@ class Project(torch.autograd.Function):
         radii = torch.zeros(cameras, n, 2, dtype=torch.int32)
         limits = (float(settings.near_plane), float(settings.far_plane), float(settings.radius_clip))
         eps2d = float(settings.eps2d)
+        kernel = project if lens is None else project_lens
         for camera in range(cameras):
             run_parallel(
-                project, n, camera, array_of(means), array_of(quats), array_of(scales), array_of(opacities),
-                array_of(viewmats), array_of(Ks), *size, *limits, eps2d, settings.is_antialiased,
+                kernel, n, camera, *(lens or ()), array_of(means), array_of(quats), array_of(scales),
+                array_of(opacities), array_of(viewmats), array_of(Ks), *size, *limits, eps2d, settings.is_antialiased,
                 means2d.numpy(), depths.numpy(), conics.numpy(), compensations.numpy(), radii.numpy(),
             )  # fmt: skip
         ctx.save_for_backward(means, quats, scales, viewmats, Ks, radii)
-        ctx.size, ctx.eps2d = size, eps2d
+        ctx.size, ctx.lens, ctx.eps2d = size, lens, eps2d
         ctx.mark_non_differentiable(radii)
         ctx.set_materialize_grads(False)
         return means2d, depths, conics, compensations, radii
@@ -81,12 +107,15 @@ class Project(torch.autograd.Function):
         v_means, v_quats, v_scales = zeros_like(means), zeros_like(quats), zeros_like(scales)
         blocks = blocks_of(n)
         v_view_partial = torch.zeros(blocks, cameras, 4, 4, dtype=torch.float64)
+        kernel, lens, size = (
+            (project_backward, (), ctx.size) if ctx.lens is None else (project_lens_backward, ctx.lens, ())
+        )
         run_parallel(
-            project_backward, blocks, blocks, array_of(means), array_of(quats), array_of(scales), array_of(viewmats),
-            array_of(Ks), *ctx.size, ctx.eps2d, array_of(radii), v_means2d, v_depths, v_conics, v_compensations,
+            kernel, blocks, blocks, *lens, array_of(means), array_of(quats), array_of(scales), array_of(viewmats),
+            array_of(Ks), *size, ctx.eps2d, array_of(radii), v_means2d, v_depths, v_conics, v_compensations,
             v_means.numpy(), v_quats.numpy(), v_scales.numpy(), v_view_partial.numpy(),
         )  # fmt: skip
-        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 3)
+        return v_means, v_quats, v_scales, None, v_view_partial.sum(0).to(viewmats), *([None] * 4)
 
 
 class ShColours(torch.autograd.Function):

@@ -95,6 +95,41 @@ def in_depth_range(view: Any, mean: Any, near: float, far: float) -> bool:
     return z >= near and z <= far
 
 
+@numba.njit(cache=True, inline="always", error_model="numpy")
+def write_ellipse(
+    xx, xy, yy, mx, my, opacity, width, height, radius_clip, eps2d, antialiased, mean2d, conic, radius, compensation
+):  # fmt: skip
+    """Write a projected Gaussian if it is seen, and return whether it is.
+
+    Its 2D covariance (xx, xy, yy) is in pixels², its centre (mx, my) in pixels; the outputs are (2,), (3,), (2,) and
+    (1,), see `project`.
+    """
+    det_sharp = xx * yy - xy * xy
+    xx += eps2d
+    yy += eps2d
+    det = xx * yy - xy * xy
+    if not (det > 0.0) or math.isinf(det):
+        return False
+    share = math.sqrt(max(0.0, det_sharp / det))
+    if antialiased:
+        opacity *= share
+    if opacity < ALPHA_MIN:
+        return False
+    # The ellipse where alpha falls to 1/255 (Radl et al., arXiv 2402.00525, appendix B.2), per axis.
+    extent = math.sqrt(2.0 * math.log(opacity / ALPHA_MIN))
+    radius_x = min(math.ceil(extent * math.sqrt(xx)), MAX_RADIUS)
+    radius_y = min(math.ceil(extent * math.sqrt(yy)), MAX_RADIUS)
+    if radius_x <= radius_clip and radius_y <= radius_clip:
+        return False
+    if mx + radius_x <= 0 or mx - radius_x >= width or my + radius_y <= 0 or my - radius_y >= height:
+        return False
+    radius[0], radius[1] = radius_x, radius_y
+    mean2d[0], mean2d[1] = mx, my
+    conic[0], conic[1], conic[2] = yy / det, -xy / det, xx / det
+    compensation[0] = share
+    return True
+
+
 @numba.njit(cache=True, nogil=True, fastmath=FUSED, error_model="numpy")
 def project(
     first, last, camera, means, quats, scales, opacities, viewmats, Ks, width, height, near, far, radius_clip,
@@ -114,35 +149,11 @@ def project(
         rotation_of(quats[g], rotation)
         image_frame(view, K, width, height, means[g], frame)
         xx, xy, yy = image_factor(frame, rotation, scales[g], factor)
-        det_sharp = xx * yy - xy * xy
-        xx += eps2d
-        yy += eps2d
-        det = xx * yy - xy * xy
-        if not (det > 0.0) or math.isinf(det):
-            continue
-        compensation = math.sqrt(max(0.0, det_sharp / det))
-        opacity = float(opacities[g])
-        if antialiased:
-            opacity *= compensation
-        if opacity < ALPHA_MIN:
-            continue
-        # The ellipse where alpha falls to 1/255 (Radl et al., arXiv 2402.00525, appendix B.2), per axis.
-        extent = math.sqrt(2.0 * math.log(opacity / ALPHA_MIN))
-        radius_x = min(math.ceil(extent * math.sqrt(xx)), MAX_RADIUS)
-        radius_y = min(math.ceil(extent * math.sqrt(yy)), MAX_RADIUS)
-        if radius_x <= radius_clip and radius_y <= radius_clip:
-            continue
         z = frame[2, 2]
         mx = K[0, 0] * frame[2, 0] / z + K[0, 2]
         my = K[1, 1] * frame[2, 1] / z + K[1, 2]
-        if mx + radius_x <= 0 or mx - radius_x >= width or my + radius_y <= 0 or my - radius_y >= height:
-            continue
-        radii[camera, g, 0] = radius_x
-        radii[camera, g, 1] = radius_y
-        means2d[camera, g, 0] = mx
-        means2d[camera, g, 1] = my
-        depths[camera, g] = z
-        conics[camera, g, 0] = yy / det
-        conics[camera, g, 1] = -xy / det
-        conics[camera, g, 2] = xx / det
-        compensations[camera, g] = compensation
+        if write_ellipse(
+            xx, xy, yy, mx, my, float(opacities[g]), width, height, radius_clip, eps2d, antialiased,
+            means2d[camera, g], conics[camera, g], radii[camera, g], compensations[camera, g : g + 1],
+        ):  # fmt: skip
+            depths[camera, g] = z

@@ -49,7 +49,7 @@ def rotation_gradient(quat: Any, norm: float, v_rot: Any, v_quat: Any) -> None:
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
-def _covariance_gradient(
+def covariance_gradient(
     xx: float, xy: float, yy: float, eps2d: float, v_conic: Any, v_compensation: float
 ) -> tuple[float, float, float]:
     """Return the gradient (xx, xy, yy), entries of a symmetric 2x2 matrix, of the covariance before the blur."""
@@ -72,6 +72,29 @@ def _covariance_gradient(
             gxy -= half * (xy - ratio * xy)
             gyy += half * (xx - ratio * bx)
     return gxx, gxy, gyy
+
+
+@numba.njit(cache=True, inline="always", error_model="numpy")
+def frame_gradient(
+    gxx: float, gxy: float, gyy: float, frame: Any, rotation: Any, factor: Any, scale: Any,
+    v_scale: Any, v_factor: Any, v_rot: Any, v_frame: Any,
+) -> None:  # fmt: skip
+    """Walk back from the covariance to the scales, whose gradient is added, the rotation (3x3) and A (2x3)."""
+    for k in range(3):
+        s = float(scale[k])
+        v_q0 = 2.0 * (gxx * factor[0, k] + gxy * factor[1, k]) * s
+        v_q1 = 2.0 * (gxy * factor[0, k] + gyy * factor[1, k]) * s
+        v_scale[k] += v_q0 * factor[0, k] + v_q1 * factor[1, k]
+        v_factor[0, k], v_factor[1, k] = v_q0 * s, v_q1 * s
+    for i in range(3):
+        for k in range(3):
+            v_rot[i, k] = frame[0, i] * v_factor[0, k] + frame[1, i] * v_factor[1, k]
+        for row in range(2):
+            v_frame[row, i] = (
+                v_factor[row, 0] * rotation[i, 0]
+                + v_factor[row, 1] * rotation[i, 1]
+                + v_factor[row, 2] * rotation[i, 2]
+            )
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")
@@ -118,22 +141,8 @@ def _backward_range(
         norm = rotation_of(quats[g], rotation)
         image_frame(view, K, width, height, means[g], frame)
         xx, xy, yy = image_factor(frame, rotation, scales[g], factor)
-        gxx, gxy, gyy = _covariance_gradient(xx, xy, yy, eps2d, v_conics[camera, g], float(v_compensations[camera, g]))
-        for k in range(3):
-            s = float(scales[g, k])
-            v_q0 = 2.0 * (gxx * factor[0, k] + gxy * factor[1, k]) * s
-            v_q1 = 2.0 * (gxy * factor[0, k] + gyy * factor[1, k]) * s
-            v_scales[g, k] += v_q0 * factor[0, k] + v_q1 * factor[1, k]
-            v_factor[0, k], v_factor[1, k] = v_q0 * s, v_q1 * s
-        for i in range(3):
-            for k in range(3):
-                v_rot[i, k] = frame[0, i] * v_factor[0, k] + frame[1, i] * v_factor[1, k]
-            for row in range(2):
-                v_frame[row, i] = (
-                    v_factor[row, 0] * rotation[i, 0]
-                    + v_factor[row, 1] * rotation[i, 1]
-                    + v_factor[row, 2] * rotation[i, 2]
-                )
+        gxx, gxy, gyy = covariance_gradient(xx, xy, yy, eps2d, v_conics[camera, g], float(v_compensations[camera, g]))
+        frame_gradient(gxx, gxy, gyy, frame, rotation, factor, scales[g], v_scales[g], v_factor, v_rot, v_frame)
         if norm > 0.0:
             rotation_gradient(quats[g], norm, v_rot, v_quats[g])
         _point_gradient(

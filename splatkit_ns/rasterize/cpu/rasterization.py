@@ -7,15 +7,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..arguments import Gaussians, PinholeCameras, RasterSettings, tensors_by_name
+from ..arguments import Gaussians, RasterCameras, RasterSettings, tensors_by_name
 from ..checks import check_finite
 from ..versions import radii_have_axes
-from .autograd import Composite, Project, ShColours
+from .autograd import Composite, Project, ShColours, lens_of_kernels
 from .tiles import TILE
 
 
 def rasterize_on_cpu(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization`, whose arguments have been checked before.
 
@@ -32,7 +32,7 @@ def rasterize_on_cpu(
         "tuple[Tensor, ...]",
         Project.apply(
             gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, cameras.viewmats, cameras.Ks,
-            cameras.size, settings,
+            cameras.size, lens_of_kernels(cameras), settings,
         ),
     )  # fmt: skip
     view_opacities = gaussians.opacities.expand(len(cameras), -1)
@@ -67,7 +67,7 @@ def rasterize_on_cpu(
     return renders, alphas, info
 
 
-def check_all_finite(gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings) -> None:
+def check_all_finite(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> None:
     """Raise ValueError naming the first argument with a NaN or infinity."""
     for name, tensor in tensors_by_name(gaussians, cameras).items():
         check_finite(name, tensor)
@@ -76,7 +76,7 @@ def check_all_finite(gaussians: Gaussians, cameras: PinholeCameras, settings: Ra
 
 
 def composited_channels(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
     if settings.render_mode in ("D", "ED"):

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..arguments import Gaussians, PinholeCameras, RasterSettings
+from ..arguments import Gaussians, RasterCameras, RasterSettings
 from ..surfaces import densification_gradient
 from ..versions import radii_have_axes
 from .autograd_2dgs import CompositeDiscs, ProjectDiscs
@@ -16,7 +16,7 @@ from .tiles import TILE
 
 
 def rasterize_2dgs_on_cpu(
-    gaussians: Gaussians, cameras: PinholeCameras, settings: RasterSettings
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
     """See `splatkit_ns.rasterize.rasterization_2dgs`, whose arguments have been checked before.
 

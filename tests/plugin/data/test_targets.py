@@ -19,7 +19,7 @@ from splatkit_ns import methods
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.targets import as_pinhole, read_depths, read_normals
+from splatkit_ns.plugin.data.targets import as_served, read_depths, read_normals
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
 from tests.tiny_scene import corner_mask, tiny_views, write_tiny_scene
 
@@ -248,7 +248,7 @@ def camera(kind: CameraType = CameraType.PERSPECTIVE, distortion: Any = None, si
 
 def test_images_of_another_size_are_brought_to_the_photographs() -> None:
     small = np.array([[1.0, 2.0], [3.0, np.nan]], np.float32)[..., None]
-    found = as_pinhole(small, camera(), camera(), Path("d.png"))
+    found = as_served(small, camera(), camera(), Path("d.png"))
     assert found.shape == (30, 40, 1)
     assert found[3, 5, 0] == 1
     assert found[3, 35, 0] == 2
@@ -276,7 +276,7 @@ def test_distortion_is_taken_out_as_of_the_photograph(kind: CameraType, distorti
     pinhole = camera(size=image.shape[1::-1])
     for name, number in (("fx", new_K[0, 0]), ("fy", new_K[1, 1]), ("cx", new_K[0, 2]), ("cy", new_K[1, 2])):
         setattr(pinhole, name, torch.tensor([float(number)]))
-    found = as_pinhole(values[..., None], stored, pinhole, Path("d.png"))[..., 0]
+    found = as_served(values[..., None], stored, pinhole, Path("d.png"))[..., 0]
     inside = np.isfinite(found)
     inside[[0, -1]] = inside[:, [0, -1]] = False
     assert float(inside.mean()) > 0.7
@@ -287,4 +287,4 @@ def test_distortion_is_taken_out_as_of_the_photograph(kind: CameraType, distorti
 
 def test_cameras_of_other_kinds_are_refused() -> None:
     with pytest.raises(DataError, match="cameras of type fisheye624 cannot be used"):
-        as_pinhole(np.ones((30, 40, 1), np.float32), camera(CameraType.FISHEYE624, [0.1] * 12), camera(), Path("d.png"))
+        as_served(np.ones((30, 40, 1), np.float32), camera(CameraType.FISHEYE624, [0.1] * 12), camera(), Path("d.png"))

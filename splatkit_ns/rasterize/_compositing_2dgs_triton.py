@@ -1,0 +1,349 @@
+"""Front-to-back blending of flat discs along each pixel's ray on CUDA, with gradients that are the same in every run.
+
+The formulas are those of the CPU's kernels, `splatkit_ns.rasterize.cpu.compositing_2dgs` and its `_backward`, which
+explain them; tiles, and the order of sums, are those of `splatkit_ns.rasterize._compositing_triton`.
+"""
+
+# Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
+# pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false, reportIncompatibleMethodOverride=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from splatkit_ns.rasterize._compositing_triton import MAX_CHANNELS, SIZES, pixels
+from splatkit_ns.rasterize._disc_gradients_triton import FIXED, gather, transform_gradients
+from splatkit_ns.rasterize._discs_triton import Discs, load_record
+from splatkit_ns.rasterize._tile_lists_triton import TileLists
+
+TILE = 8
+"""Pixels along the side of a tile: one warp has two pixels per lane, since a pixel has twenty numbers."""
+ENTRIES = 16
+"""The number of list entries of one disc that are added up at once."""
+BLOCK = 128
+
+
+@triton.jit
+def _load_value(values_ptr, g, X: tl.constexpr):
+    """Load a disc's values; channels that do not exist are 0."""
+    c0 = tl.load(values_ptr + X * g)
+    c1 = tl.load(values_ptr + X * g + 1) if X > 1 else 0.0
+    c2 = tl.load(values_ptr + X * g + 2) if X > 2 else 0.0
+    c3 = tl.load(values_ptr + X * g + 3) if X > 3 else 0.0
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def _alpha(px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, opacity):
+    """Return alpha before its limit and whether it counts, the offsets from the centre, u, v, 1 / w and both squares.
+
+    The squares are those of the distances on the disc, and on the screen, in standard deviations.
+    """
+    dx, dy = px - x, py - y
+    inverse = 1.0 / tl.maximum(1.0 + e * dx + f * dy, 1e-6)
+    u, v = (a * dx + b * dy) * inverse, (c * dx + d * dy) * inverse
+    sx, sy = dx - offset_x, dy - offset_y
+    on_disc, on_screen = u * u + v * v, 2.0 * (sx * sx + sy * sy)
+    alpha = opacity * tl.exp(-0.5 * tl.minimum(on_disc, on_screen))
+    return alpha, alpha * 255.0 >= 1.0, dx, dy, u, v, inverse, on_disc, on_screen
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _forward(
+    records_ptr, opacities_ptr, values_ptr, normals_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,
+    images_ptr, normal_images_ptr, lights_ptr, distortions_ptr, medians_ptr, lasts_ptr, places_ptr,
+    width, height, tiles_x, tiles_y, X: tl.constexpr, DEPTH: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Write images, remaining light, the number of list entries that were read, and that of the median's disc."""
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    start = tl.load(offsets_ptr + tile)
+    end = tl.load(offsets_ptr + tile + 1)
+    light = tl.full((T * T,), 1.0, tl.float32)
+    nothing = tl.zeros((T * T,), tl.float32)
+    i0, i1, i2, i3, n0, n1, n2 = nothing, nothing, nothing, nothing, nothing, nothing, nothing
+    distortion, median = nothing, nothing
+    last = tl.zeros((T * T,), tl.int32)
+    median_place = tl.zeros((T * T,), tl.int32)
+    open_ = inside
+    i = start
+    while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
+        g = tl.load(ids_ptr + i)
+        x, y, a, b, c, d, e, f, offset_x, offset_y = load_record(records_ptr, g)
+        c0, c1, c2, c3 = _load_value(values_ptr, g, X)
+        m0, m1, m2 = tl.load(normals_ptr + 3 * g), tl.load(normals_ptr + 3 * g + 1), tl.load(normals_ptr + 3 * g + 2)
+        alpha, counts, _dx, _dy, _u, _v, _inverse, _disc, _screen = _alpha(
+            px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, tl.load(opacities_ptr + g)
+        )
+        alpha = tl.minimum(alpha, 0.999)
+        rest = light * (1.0 - alpha)
+        open_ = open_ & ((rest > 1e-4) | (counts == 0))
+        counts = counts & open_
+        weight = tl.where(counts, alpha * light, 0.0)
+        i += 1
+        if DEPTH:  # equation 13 of 2DGS with |z_i - z_j|, from the sums in front
+            z = c0 if X == 1 else (c1 if X == 2 else (c2 if X == 3 else c3))
+            sums = i0 if X == 1 else (i1 if X == 2 else (i2 if X == 3 else i3))
+            distortion += 2.0 * weight * (z * (1.0 - light) - sums)
+            half = counts & (light > 0.5)
+            median = tl.where(half, z, median)
+            median_place = tl.where(half, i - start, median_place)
+        i0 += weight * c0
+        if X > 1:
+            i1 += weight * c1
+        if X > 2:
+            i2 += weight * c2
+        if X > 3:
+            i3 += weight * c3
+        n0 += weight * m0
+        n1 += weight * m1
+        n2 += weight * m2
+        light = tl.where(counts, rest, light)
+        last = tl.where(counts, i - start, last)
+    b0, b1, b2, b3 = _load_value(backgrounds_ptr, camera, X)
+    tl.store(images_ptr + X * place, i0 + light * b0, mask=inside)
+    if X > 1:
+        tl.store(images_ptr + X * place + 1, i1 + light * b1, mask=inside)
+    if X > 2:
+        tl.store(images_ptr + X * place + 2, i2 + light * b2, mask=inside)
+    if X > 3:
+        tl.store(images_ptr + X * place + 3, i3 + light * b3, mask=inside)
+    tl.store(normal_images_ptr + 3 * place, n0, mask=inside)
+    tl.store(normal_images_ptr + 3 * place + 1, n1, mask=inside)
+    tl.store(normal_images_ptr + 3 * place + 2, n2, mask=inside)
+    tl.store(lights_ptr + place, light, mask=inside)
+    tl.store(distortions_ptr + place, distortion, mask=inside)
+    tl.store(medians_ptr + place, median, mask=inside)
+    tl.store(lasts_ptr + place, last, mask=inside)
+    tl.store(places_ptr + place, median_place, mask=inside)
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _backward(
+    records_ptr, opacities_ptr, values_ptr, normals_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, rows_ptr,
+    images_ptr, lights_ptr, lasts_ptr, places_ptr,
+    v_images_ptr, v_lights_ptr, v_normals_ptr, v_distortions_ptr, v_medians_ptr, sums_ptr,
+    width, height, tiles_x, tiles_y, X: tl.constexpr, DEPTH: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of each entry of the tile's list, added up over its pixels: `FIXED`, X, normals, absolute."""
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    start = tl.load(offsets_ptr + tile)
+    light = tl.load(lights_ptr + place, mask=inside, other=1.0)
+    last = tl.load(lasts_ptr + place, mask=inside, other=0)
+    nothing = tl.zeros((T * T,), tl.float32)
+    v0 = tl.load(v_images_ptr + X * place, mask=inside, other=0.0)
+    v1 = tl.load(v_images_ptr + X * place + 1, mask=inside, other=0.0) if X > 1 else nothing
+    v2 = tl.load(v_images_ptr + X * place + 2, mask=inside, other=0.0) if X > 2 else nothing
+    v3 = tl.load(v_images_ptr + X * place + 3, mask=inside, other=0.0) if X > 3 else nothing
+    w0 = tl.load(v_normals_ptr + 3 * place, mask=inside, other=0.0)
+    w1 = tl.load(v_normals_ptr + 3 * place + 1, mask=inside, other=0.0)
+    w2 = tl.load(v_normals_ptr + 3 * place + 2, mask=inside, other=0.0)
+    b0, b1, b2, b3 = _load_value(backgrounds_ptr, camera, X)
+    behind = light * (v0 * b0 + v1 * b1 + v2 * b2 + v3 * b3 + tl.load(v_lights_ptr + place, mask=inside, other=0.0))
+    """The share of the loss that comes from everything behind, dimmed by everything in front."""
+    if DEPTH:
+        covered = 1.0 - light
+        whole_depth = tl.load(images_ptr + X * place + X - 1, mask=inside, other=0.0)
+        depth_left = whole_depth
+        twice = 2.0 * tl.load(v_distortions_ptr + place, mask=inside, other=0.0)
+        v_median = tl.load(v_medians_ptr + place, mask=inside, other=0.0)
+        median_place = tl.load(places_ptr + place, mask=inside, other=0)
+    R: tl.constexpr = FIXED + X + 3 + (2 if ABS else 0)
+    field = tl.arange(0, 32)
+    j = tl.max(last) - 1
+    while j >= 0:
+        g = tl.load(ids_ptr + start + j)
+        x, y, a, b, c, d, e, f, offset_x, offset_y = load_record(records_ptr, g)
+        c0, c1, c2, c3 = _load_value(values_ptr, g, X)
+        m0, m1, m2 = tl.load(normals_ptr + 3 * g), tl.load(normals_ptr + 3 * g + 1), tl.load(normals_ptr + 3 * g + 2)
+        opacity = tl.load(opacities_ptr + g)
+        full, counts, dx, dy, u, v, inverse_w, on_disc, on_screen = _alpha(
+            px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, opacity
+        )
+        counts = counts & (j < last)
+        alpha = tl.minimum(full, 0.999)
+        inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
+        light *= inverse
+        weight = tl.where(counts, alpha * light, 0.0)
+        value = v0 * c0 + v1 * c1 + v2 * c2 + v3 * c3 + w0 * m0 + w1 * m1 + w2 * m2
+        v_depth = nothing
+        if DEPTH:
+            z = c0 if X == 1 else (c1 if X == 2 else (c2 if X == 3 else c3))
+            depth_left -= weight * z
+            in_front = 2.0 * (1.0 - light)
+            value += twice * (z * (in_front - covered) + whole_depth - 2.0 * depth_left)
+            v_depth = twice * weight * (in_front + weight - covered)
+            v_depth += tl.where(median_place == j + 1, v_median, 0.0)
+        v_alpha = light * value - inverse * behind
+        behind += weight * value
+        slope = tl.where(counts & (full <= 0.999), -full * v_alpha, 0.0)
+        disc = on_disc <= on_screen
+        p, q, r = slope * inverse_w * u, slope * inverse_w * v, slope * inverse_w * on_disc
+        p, q, r = tl.where(disc, p, 0.0), tl.where(disc, q, 0.0), tl.where(disc, r, 0.0)
+        screen = tl.where(disc, 0.0, 2.0 * slope)
+        to_x, to_y = screen * (dx - offset_x), screen * (dy - offset_y)
+        out = tl.where(field == 0, tl.sum(p * dx), 0.0)
+        out = tl.where(field == 1, tl.sum(p * dy), out)
+        out = tl.where(field == 2, tl.sum(p), out)
+        out = tl.where(field == 3, tl.sum(q * dx), out)
+        out = tl.where(field == 4, tl.sum(q * dy), out)
+        out = tl.where(field == 5, tl.sum(q), out)
+        out = tl.where(field == 6, tl.sum(r * dx), out)
+        out = tl.where(field == 7, tl.sum(r * dy), out)
+        out = tl.where(field == 8, tl.sum(r), out)
+        out = tl.where(field == 9, -tl.sum(to_x), out)
+        out = tl.where(field == 10, -tl.sum(to_y), out)
+        out = tl.where(field == 11, -tl.sum(slope) / opacity, out)
+        out = tl.where(field == FIXED, tl.sum(weight * v0 + (v_depth if X == 1 else nothing)), out)
+        if X > 1:
+            out = tl.where(field == FIXED + 1, tl.sum(weight * v1 + (v_depth if X == 2 else nothing)), out)
+        if X > 2:
+            out = tl.where(field == FIXED + 2, tl.sum(weight * v2 + (v_depth if X == 3 else nothing)), out)
+        if X > 3:
+            out = tl.where(field == FIXED + 3, tl.sum(weight * v3 + v_depth), out)
+        out = tl.where(field == FIXED + X, tl.sum(weight * w0), out)
+        out = tl.where(field == FIXED + X + 1, tl.sum(weight * w1), out)
+        out = tl.where(field == FIXED + X + 2, tl.sum(weight * w2), out)
+        if ABS:
+            out = tl.where(field == FIXED + X + 3, tl.sum(tl.abs(to_x)), out)
+            out = tl.where(field == FIXED + X + 4, tl.sum(tl.abs(to_y)), out)
+        row = tl.load(rows_ptr + start + j)
+        tl.store(sums_ptr + row.to(tl.int64) * R + field, out, mask=field < R)
+        j -= 1
+
+
+class CompositeDiscs(torch.autograd.Function):
+    """(means2d, ray_transforms, values, normals, opacities, backgrounds, …) -> (images, normals, lights, …).
+
+    The results are images (C, H, W, X), normals (C, H, W, 3) and (C, H, W, 1): light that is left, distortion, median
+    depth. All tensors are float32 and contiguous. means2d and ray_transforms are in the discs' records already, and
+    only get their gradients here.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, means2d: Tensor, ray_transforms: Tensor, values: Tensor, normals: Tensor, opacities: Tensor,
+        backgrounds: Tensor, discs: Discs, lists: TileLists, size: tuple[int, int], has_depth: bool, absgrad: bool,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        width, height = size
+        cameras, tiles_y, tiles_x = lists.offsets.shape
+        channels, device = values.shape[-1], values.device
+        images = torch.empty(cameras, height, width, channels, device=device)
+        normal_images = torch.empty(cameras, height, width, 3, device=device)
+        lights, distortions, medians = (torch.empty(cameras, height, width, 1, device=device) for _ in range(3))
+        lasts, places = (torch.empty(cameras, height, width, dtype=torch.int32, device=device) for _ in range(2))
+        _forward[(cameras * tiles_y * tiles_x,)](
+            discs.records, opacities, values, normals, backgrounds, lists.bounds, lists.ids,
+            images, normal_images, lights, distortions, medians, lasts, places,
+            width, height, tiles_x, tiles_y, X=channels, DEPTH=has_depth, T=TILE, num_warps=1,
+        )  # fmt: skip
+        ctx.save_for_backward(
+            means2d, ray_transforms, values, normals, opacities, backgrounds, images, lights, lasts, places
+        )
+        ctx.discs, ctx.lists, ctx.has_depth, ctx.absgrad = discs, lists, has_depth, absgrad
+        return images, normal_images, lights, distortions, medians
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, v_images: Tensor, v_normal_images: Tensor, v_lights: Tensor, v_distortions: Tensor, v_medians: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        means2d, ray_transforms, values, normals, opacities, backgrounds, images, lights, lasts, places = (
+            ctx.saved_tensors
+        )
+        discs, lists, has_depth, absgrad = ctx.discs, ctx.lists, ctx.has_depth, ctx.absgrad
+        cameras, tiles_y, tiles_x = lists.offsets.shape
+        height, width, channels = images.shape[1:]
+        v_images = v_images.contiguous()
+        sums = torch.zeros(len(lists.ids), FIXED.value + channels + 3 + 2 * absgrad, device=values.device)
+        _backward[(cameras * tiles_y * tiles_x,)](
+            discs.records, opacities, values, normals, backgrounds, lists.bounds, lists.ids, lists.places,
+            images, lights, lasts, places,
+            v_images, v_lights.contiguous(), v_normal_images.contiguous(), v_distortions.contiguous(),
+            v_medians.contiguous(), sums, width, height, tiles_x, tiles_y,
+            X=channels, DEPTH=has_depth, ABS=absgrad, T=TILE, num_warps=1,
+        )  # fmt: skip
+        v_rays, v_means2d = torch.empty_like(ray_transforms), torch.empty_like(means2d)
+        v_opacities, v_values, v_normals = (torch.empty_like(x) for x in (opacities, values, normals))
+        v_abs = torch.empty_like(means2d) if absgrad else v_means2d
+        gather[(opacities.numel(),)](
+            lists.order, lists.ends, lists.counts, sums, len(sums), v_rays, v_means2d, v_opacities, v_values,
+            v_normals, v_abs, X=channels, ABS=absgrad, E=ENTRIES, num_warps=1,
+        )  # fmt: skip
+        rows = opacities.numel()
+        transform_gradients[(triton.cdiv(rows, BLOCK),)](
+            discs.records, ray_transforms, discs.seen.view(torch.uint8), v_rays, rows, B=BLOCK
+        )
+        if absgrad:
+            means2d.absgrad = v_abs
+        v_backgrounds = (lights * v_images).sum((1, 2)) if ctx.needs_input_grad[5] else None
+        return v_means2d, v_rays, v_values, v_normals, v_opacities, v_backgrounds, *(None,) * 5
+
+
+def composite_discs(
+    means2d: Tensor, ray_transforms: Tensor, values: Tensor, normals: Tensor, opacities: Tensor,
+    backgrounds: Tensor | None, discs: Discs, lists: TileLists, size: tuple[int, int], has_depth: bool, absgrad: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Blend discs front to back. Differentiable in all tensors; the gradients are the same in every run.
+
+    Args:
+        means2d: (C, N, 2) pixels; gets ``.absgrad`` in backward if ``absgrad`` is set, as in gsplat.
+        ray_transforms: (C, N, 3, 3), of which ``discs`` were made.
+        values: (C, N, X) colours and depth; more than 4 channels are blended in groups.
+        normals: (C, N, 3).
+        opacities: (C, N).
+        backgrounds: (C, X), 0 for a depth, or None for black.
+        discs: `_discs_triton.describe`.
+        lists: the discs on each tile of side `TILE`.
+        size: width and height in pixels.
+        has_depth: whether the last channel is a depth, from which distortion and median depth are computed.
+        absgrad: also add up absolute gradients of the means (AbsGS); for at most 4 channels.
+
+    Returns:
+        Images (C, H, W, X), alphas (C, H, W, 1), normals (C, H, W, 3), distortion and median depth (C, H, W, 1).
+    """
+    if backgrounds is None:
+        backgrounds = values.new_zeros(len(values), values.shape[-1])
+    first = values.shape[-1] - MAX_CHANNELS
+    if first > 0:  # the last group has the depth
+        part = (means2d, ray_transforms, values[..., :first], normals, opacities, backgrounds[:, :first])
+        before = composite_discs(*part, discs, lists, size, False, absgrad)[0]
+        values, backgrounds = values[..., first:], backgrounds[:, first:]
+    tensors = (means2d, ray_transforms, values, normals, opacities, backgrounds)
+    found: Any = CompositeDiscs.apply(*(x.contiguous() for x in tensors), discs, lists, size, has_depth, absgrad)
+    images, normal_images, lights, distortions, medians = found
+    if first > 0:
+        images = torch.cat([before, images], dim=-1)
+    return images, 1.0 - lights, normal_images, distortions, medians
+
+
+def first_launches(device: str) -> list[Callable[[], object]]:
+    """Return a launch of each kernel with the kinds of arguments that training has, for Triton to compile it.
+
+    The launches draw one disc with colours and depth on the only tile of an image.
+    """
+    ones, bounds = torch.ones(32, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device)
+    first, whole = torch.zeros(1, dtype=torch.int32, device=device), torch.zeros(256, device=device)
+    inputs = (*(torch.empty_like(ones) for _ in range(5)), bounds, first)
+    numbers, sizes = whole.int(), {"width": 1, "height": 1, "tiles_x": 1, "tiles_y": 1}
+    options: dict[str, Any] = {**sizes, "X": 4, "DEPTH": True, "T": TILE, "num_warps": 1}
+    forward = (*inputs, *(torch.empty_like(whole) for _ in range(5)), numbers, numbers.clone())
+    backward = (*inputs, first, whole, whole, numbers, numbers, *(torch.zeros_like(whole) for _ in range(6)))
+    gradients = [torch.empty_like(ones) for _ in range(6)]
+    one = first + 1
+    return [
+        partial(_backward[(1,)], *backward, ABS=False, **options),
+        partial(_forward[(1,)], *forward, **options),
+        partial(
+            gather[(1,)], first.long(), one.long(), one, whole, 1, *gradients, X=4, ABS=False, E=ENTRIES, num_warps=1
+        ),
+        partial(transform_gradients[(1,)], ones, ones, one.to(torch.uint8), gradients[0], 1, B=BLOCK),
+    ]
