@@ -19,4 +19,6 @@ class GpuNeeds:
 
 def gpu_needs() -> GpuNeeds:
     """What training on a GPU needs with this version of the package."""
-    return GpuNeeds(gsplat=True, gsplat_for="any training on a GPU: it projects the Gaussians", triton=False)
+    return GpuNeeds(
+        gsplat=False, gsplat_for="--pipeline.model.renderer.backend gsplat and packed renders only", triton=True
+    )
