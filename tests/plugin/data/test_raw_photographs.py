@@ -208,4 +208,4 @@ def test_every_lens_trains_as_well_as_a_pinhole(tmp_path: Path) -> None:
         found[lens] = float(np.mean([image.metrics["psnr"] for image in result.images()]))
         forget_writers()
     assert found["pinhole"] > 25
-    assert max(abs(value - found["pinhole"]) for value in found.values()) < 0.3, found
+    assert min(found.values()) > found["pinhole"] - 0.3, found
