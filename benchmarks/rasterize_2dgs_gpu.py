@@ -1,4 +1,4 @@
-"""Time 2DGS on a GPU: our call of gsplat's kernels against gsplat's own rasteriser, on a scene trained here.
+"""Time 2DGS on a GPU: our kernels against gsplat's rasteriser, on a scene trained here.
 
 python benchmarks/rasterize_2dgs_gpu.py SCENE [--steps 3000] [--json FILE]
 

@@ -1,11 +1,11 @@
-"""2D Gaussians: CPU kernels and gsplat's CUDA kernels on the same scene. Needs a GPU; holds for gsplat 1.4.0 and 1.5.3.
+"""2D Gaussians: CPU kernels and those of a GPU, ours and gsplat's 1.4.0 and 1.5.3, on the same scene. Needs a GPU.
 
 In an image of one tile they agree to rounding. In others the bounds are on means over pixels and on norms, and wide:
 gsplat lists discs in tiles by the box of one standard deviation times 3 (1.4: a square) or 3.33 (1.5: a rectangle), so
 that where a tile ends it cuts off what the CPU draws. Perspective makes the near side of a disc longer than that: a
 single disc can lose hundreds of pixels with an alpha of 0.02, more of them to the rectangle, which is the smaller.
 
-All run twice: where the cameras need no gradients, Triton kernels project (with gsplat 1.4) and make normals.
+All run with and without gradients for the cameras: without, Triton kernels project and make normals.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from raster_scenes import random_scene
 
 from splatkit_ns.rasterize import gsplat_version, radii_in_pixels, rasterization_2dgs
 
+BACKEND: Any = "splatkit"
 PARAMETERS = ("means", "quats", "scales", "opacities", "colors", "viewmats")
 IMAGES = ("renders", "alphas", "normals", "normals_from_depth", "distortion", "median_depth")
 MEAN_DIFFERENCE = {
@@ -36,12 +37,19 @@ def leaves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(sys.modules[__name__], "PARAMETERS", PARAMETERS[:-1])
 
 
+@pytest.fixture(autouse=True, params=["splatkit", "gsplat"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernels that draw on the GPU."""
+    monkeypatch.setattr(sys.modules[__name__], "BACKEND", request.param)
+    return request.param
+
+
 def run(scene: dict[str, Any], device: str, images: tuple[str, ...] = IMAGES, **options: Any) -> dict[str, Any]:
     """Images, and gradients of a loss on those named in `images`."""
     moved = {k: v.to(device) if torch.is_tensor(v) else v for k, v in {**scene, **options}.items()}
     for name in PARAMETERS:
         moved[name] = moved[name].clone().requires_grad_()
-    result = rasterization_2dgs(**moved)
+    result = rasterization_2dgs(**moved, backend=BACKEND if device == "cuda" else "splatkit")
     result.info["means2d"].retain_grad()
     total = torch.zeros((), device=device)
     for name in images:

@@ -25,7 +25,7 @@ from splatkit_ns.plugin.options.check import check_options
 from splatkit_ns.rasterize.lens_models import lens_limits, padded_coefficients, project_points
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
-from splatkit_ns.trainer import open_run
+from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig, open_run
 from tests.made_lens_scene import LENSES as MADE
 from tests.made_lens_scene import near_poses, photograph, write_lens_scene
 from tests.plugin.data.broken_data import changed_copy, in_json
@@ -190,3 +190,22 @@ def test_depth_and_normals_through_a_lens_are_those_of_the_surface(lens: str, tm
     inner[:, [0, -1]] = False
     assert int(inner.sum()) > 200
     assert float(normals[inner][:, 2].min()) > 0.999
+
+
+@pytest.mark.slow
+def test_every_lens_trains_as_well_as_a_pinhole(tmp_path: Path) -> None:
+    found: dict[str, float] = {}
+    for lens in MADE:
+        data = write_lens_scene(tmp_path / lens, lens)
+        config = SplatTrainerConfig(
+            max_steps=400,
+            output_dir=tmp_path / "runs" / lens,
+            device="cpu",
+            lpips=False,
+            settings={"steps_per_eval_image": 0, "steps_per_eval_all_images": 0},
+        )
+        result = SplatTrainer(config, NerfstudioDataProvider(data, undistort=False)).run()
+        found[lens] = float(np.mean([image.metrics["psnr"] for image in result.images()]))
+        forget_writers()
+    assert found["pinhole"] > 25
+    assert min(found.values()) > found["pinhole"] - 0.3, found

@@ -16,10 +16,11 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method, splatkit_2dgs
 from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
-from splatkit_ns.plugin.options.check import RANGES, check_device, check_options
+from splatkit_ns.plugin.options import check
+from splatkit_ns.plugin.options.check import RANGES, check_device, check_options, check_renderer
 from splatkit_ns.plugin.run.modules import import_module
 from splatkit_ns.ranges import from_to
-from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.plugin.helpers import run_config
 
 NOWHERE = Path("there is no such folder")
@@ -56,6 +57,41 @@ def test_only_a_gpu_packs() -> None:
     check_options(config(**packed, machine__device_type="cuda"))
     with pytest.raises(OptionsError, match=r"renderer\.packed is True, expected False with --machine\.device-type cpu"):
         check_options(config(**packed, machine__device_type="cpu"))
+
+
+@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(backend="gsplat"), Splat2DGSRenderer(backend="gsplat")])
+def test_gsplat_is_for_gpus_and_pinhole_cameras(renderer: Any) -> None:
+    check_options(config(pipeline__model__renderer=renderer, machine__device_type="cuda"))
+    with pytest.raises(
+        OptionsError, match=r"renderer\.backend is gsplat, expected splatkit with --machine\.device-type"
+    ):
+        check_options(config(pipeline__model__renderer=renderer, machine__device_type="cpu"))
+    raw = {"pipeline__datamanager__undistort": False, "machine__device_type": "cuda"}
+    with pytest.raises(OptionsError, match=r"undistort is False, expected True with the backend gsplat"):
+        check_options(config(pipeline__model__renderer=renderer, **raw))
+
+
+@pytest.mark.parametrize(
+    ("renderer", "reason"),
+    [
+        (Splat3DGSRenderer(), None),
+        (Splat2DGSRenderer(), None),
+        (Splat3DGSRenderer(packed=True), "packed is gsplat's"),
+        (Splat3DGSRenderer(backend="gsplat"), "The backend gsplat was chosen"),
+        (Splat2DGSRenderer(backend="gsplat"), "The backend gsplat was chosen"),
+    ],
+    ids=["3dgs", "2dgs", "packed", "3dgs by gsplat", "2dgs by gsplat"],
+)
+def test_gsplats_code_is_looked_for_where_it_is_needed(
+    renderer: Any, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="without Triton gsplat is always needed on a GPU")
+    reasons: list[str] = []
+    monkeypatch.setattr(check, "require_gsplat", reasons.append)
+    check_renderer(renderer, "cpu")
+    assert reasons == []
+    check_renderer(renderer, "cuda")
+    assert [each.split(";")[0] for each in reasons] == ([] if reason is None else [reason])
 
 
 def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
