@@ -25,8 +25,8 @@ class SplatRenderPayload:
     strategies use the same name."""
 
     along_axis: ClassVar[frozenset[str]] = frozenset({"depths_expected", "depths_accumulated"})
-    """Names of the images whose values are lengths along the viewing axis. In panoramas and fisheye images made by
-    `renderer.wide_lenses` they are lengths along the ray of the pixel."""
+    """Names of the images whose values are lengths along the viewing axis. In panoramas and fisheye images they are
+    lengths along the ray of the pixel."""
     averages: ClassVar[frozenset[str]] = frozenset({"depths_expected"})
     """Names of the images that are averages over the Gaussians of a pixel, and so do not fade out with alpha."""
 

@@ -54,8 +54,9 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     """
 
     lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole",)
-    """The lens models that the class draws itself. If they include pinhole, other panoramas and fisheye images are made
-    of pinhole images, except in training; see `wide_lenses`."""
+    """The lens models that the class draws itself. Through opencv_fisheye, depth is the distance from the camera. If they
+    include pinhole, other panoramas and fisheye images are made of narrower images, except in training; see
+    `wide_lenses`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -141,7 +142,7 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
         def draw(pinhole: View, background: Tensor | None) -> Any:
             return drawn(pinhole, dataclasses.replace(options, backgrounds=background))
 
-        return wide_lenses.render_wide(draw, view, options.backgrounds)
+        return wide_lenses.render_wide(draw, view, options.backgrounds, self.draws_itself(view.fisheye(90.0)))
 
     return checked
 

@@ -1,4 +1,4 @@
-"""Panoramas and fisheye images by renderers that draw pinhole images: many narrow images are rendered and resampled."""
+"""Panoramas and fisheye images made of narrower images, pinhole images or fisheyes, that are rendered and resampled."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ LENSES: tuple[LensModel, ...] = ("opencv_fisheye", "equirectangular")
 """The lenses whose images can be put together from pinhole images."""
 AXES = tuple(axis for axis in itertools.product((-1.0, 0.0, 1.0), repeat=3) if any(axis))
 """The viewing axes of the pinhole images, to the faces, edges and corners of a cube. Splatting is exact only near the
-axis of an image: the six faces of a cube alone gave 3 dB less on a scene with large Gaussians."""
+axis of a pinhole image: the six faces of a cube alone gave 3 dB less on a scene with large Gaussians."""
+FACES = tuple(axis for axis in AXES if sum(map(abs, axis)) == 1)
+"""The viewing axes of fisheyes, in which an angle from the axis bends a Gaussian far less."""
 BLENDING = 0.03
-"""Neighbours are blended over an angle of this, in radians, because they draw a Gaussian a little differently."""
+"""Pinhole images are blended over an angle of this, in radians, because they draw a Gaussian a little differently."""
+FISHEYE_BLENDING = 0.3
+"""The same for fisheyes, which are few, so that a broad band costs little."""
 SUPERSAMPLING = 2.0
 """Pixels of a pinhole image's middle for each pixel of the wide image, along each side."""
 BORDER = 2
@@ -28,20 +32,21 @@ BORDER = 2
 NEWTON_ROUNDS = 20
 
 Draw = Callable[[View, Tensor | None], SplatRenderPayload]
-"""Renders a view with one pinhole camera on a background (1, 3), or on black."""
+"""Renders a view with one pinhole camera, or a fisheye without coefficients, on a background (1, 3), or on black."""
 
 
-def render_wide(draw: Draw, view: View, backgrounds: Tensor | None) -> SplatRenderPayload:
+def render_wide(draw: Draw, view: View, backgrounds: Tensor | None, draws_fisheyes: bool = False) -> SplatRenderPayload:
     """Render cameras with a lens among `LENSES`.
 
-    The pinhole images are interpolated linearly; values that are averages over Gaussians themselves, such as expected
+    The narrower images are interpolated linearly; values that are averages over Gaussians themselves, such as expected
     depth, are weighted by alpha. Depth along an axis becomes the distance from the camera. A pixel that sees nothing,
     which is more than 180 degrees from a fisheye's axis, has the background's colour.
 
     Args:
-        draw: renders the pinhole images.
+        draw: renders the narrower images.
         view: C cameras.
         backgrounds: colours behind the Gaussians, (C, 3); None means black.
+        draws_fisheyes: whether it draws fisheyes, of which six take the place of 26 pinhole images.
 
     Returns:
         A payload with images (C, H, W, ...), and without screen positions.
@@ -49,7 +54,8 @@ def render_wide(draw: Draw, view: View, backgrounds: Tensor | None) -> SplatRend
     payloads: list[SplatRenderPayload] = []
     images: list[dict[str, Tensor]] = []
     for number, camera in enumerate(view):
-        payload, found = _render_camera(draw, camera, None if backgrounds is None else backgrounds[number : number + 1])
+        background = None if backgrounds is None else backgrounds[number : number + 1]
+        payload, found = _render_camera(draw, camera, background, draws_fisheyes)
         payloads.append(payload)
         images.append(found)
     merged = {name: torch.cat([found[name] for found in images]) for name in images[0]}
@@ -65,11 +71,14 @@ def render_wide(draw: Draw, view: View, backgrounds: Tensor | None) -> SplatRend
     )
 
 
-def _render_camera(draw: Draw, camera: View, background: Tensor | None) -> tuple[SplatRenderPayload, dict[str, Tensor]]:
-    """The payload of one of the pinhole images, and the wide images by name, (1, H, W, ...)."""
+def _render_camera(
+    draw: Draw, camera: View, background: Tensor | None, draws_fisheyes: bool
+) -> tuple[SplatRenderPayload, dict[str, Tensor]]:
+    """The payload of one of the narrower images, and the wide images by name, (1, H, W, ...)."""
     directions = pixel_directions(camera).reshape(-1, 3)
     focal = SUPERSAMPLING * _pixels_per_radian(camera)
-    axes = F.normalize(directions.new_tensor(AXES), dim=1)
+    axes = F.normalize(directions.new_tensor(FACES if draws_fisheyes else AXES), dim=1)
+    blending = FISHEYE_BLENDING if draws_fisheyes else BLENDING
     nearest = torch.full_like(directions[:, 0], torch.pi)
     for axis in axes:
         nearest = torch.minimum(nearest, _angles(directions, axis))
@@ -77,17 +86,18 @@ def _render_camera(draw: Draw, camera: View, background: Tensor | None) -> tuple
     weight_sums = directions.new_zeros(len(directions), 1)
     payload = None
     for axis in axes:
-        weights = (1 - (_angles(directions, axis) - nearest) / BLENDING).clamp(min=0) * (directions != 0).any(1)
+        weights = (1 - (_angles(directions, axis) - nearest) / blending).clamp(min=0) * (directions != 0).any(1)
         pixels = weights.nonzero()[:, 0]
         if len(pixels) == 0:
             continue
         to_camera = _axes_towards(axis)
         rays = directions[pixels] @ to_camera[:3, :3]
-        pinhole, places = _pinhole(camera.cam_to_worlds @ to_camera, rays, focal)
-        payload = draw(pinhole, background)
+        part_view, places = _narrower(camera.cam_to_worlds @ to_camera, rays, focal, draws_fisheyes)
+        payload = draw(part_view, background)
         part = weights[pixels, None]
         weight_sums.index_add_(0, pixels, part)
-        for name, values in _sampled(payload, places, rays).items():
+        stretch = torch.ones_like(rays[:, 2:]) if draws_fisheyes else 1 / rays[:, 2:]
+        for name, values in _sampled(payload, places, stretch).items():
             total = sums.setdefault(name, directions.new_zeros(len(directions), values.shape[1]))
             total.index_add_(0, pixels, part * values)
     assert payload is not None, "at least the middle of an image sees something"
@@ -112,21 +122,26 @@ def _axes_towards(forward: Tensor) -> Tensor:
     return turn
 
 
-def _pinhole(cam_to_worlds: Tensor, rays: Tensor, focal: float) -> tuple[View, Tensor]:
-    """A pinhole camera whose image just holds the rays (P, 3), in its axes, and their places in pixels (P, 2)."""
-    places = rays[:, :2] / rays[:, 2:] * focal
+def _narrower(cam_to_worlds: Tensor, rays: Tensor, focal: float, is_fisheye: bool) -> tuple[View, Tensor]:
+    """A camera whose image just holds the unit rays (P, 3), in its axes, and their places in pixels (P, 2)."""
+    if is_fisheye:
+        across = rays[:, :2].norm(dim=1, keepdim=True)
+        places = rays[:, :2] * (torch.atan2(across, rays[:, 2:]) / across.clamp(min=1e-12)) * focal
+    else:
+        places = rays[:, :2] / rays[:, 2:] * focal
     first = places.amin(0).floor().long() - BORDER
     left, top = first.tolist()
     width, height = (places.amax(0).ceil().long() + BORDER - first).tolist()
     K = rays.new_tensor([[focal, 0, -left], [0, focal, -top], [0, 0, 1]])
-    return View(cam_to_worlds, K[None], width, height), places - first
+    lens: LensModel = "opencv_fisheye" if is_fisheye else "pinhole"
+    return View(cam_to_worlds, K[None], width, height, lens), places - first
 
 
-def _sampled(payload: SplatRenderPayload, places: Tensor, rays: Tensor) -> dict[str, Tensor]:
-    """The values (P, ...) of all images at places (P, 2); those of `averages` are multiplied by alpha."""
+def _sampled(payload: SplatRenderPayload, places: Tensor, stretch: Tensor) -> dict[str, Tensor]:
+    """The values (P, ...) of all images at places (P, 2); those of `averages` are multiplied by alpha, depths by the
+    distance (P, 1) of a point at depth 1."""
     width, height = payload.width, payload.height
     grid = 2 * places / places.new_tensor([width, height]) - 1
-    stretch = rays.norm(dim=1, keepdim=True) / rays[:, 2:]
     found: dict[str, Tensor] = {}
     for name, image in payload.items():
         if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[:3] != (1, height, width):
