@@ -5,9 +5,10 @@
 Each run is a process of its own, so that start-up counts: ``wall`` is the whole process with evaluation left out,
 ``train`` the training loop alone; the JSON file also has the time that all threads worked in it, which other programs
 disturb less. Every 8th image is held out. All methods train with evaluation switched off and are then evaluated on the
-same images by the same code (PSNR and SSIM, 11x11 Gaussian window), LPIPS left out.
+same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with --lpips also LPIPS, AlexNet).
 
-A run is METHOD:STEPS, optionally with overrides of the method's config:
+A scene is a folder of nerfstudio's, Blender's or COLMAP's format. A run is METHOD:STEPS, or METHOD for its own number
+of steps, optionally with overrides of the method's config:
 ``splatkit-3dgs:7000:pipeline.model.sh_degree=2``, or ``splatkit-3dgs:30000:machine.num_devices=2`` for two GPUs, whose
 memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
 training time over STEPS, which count images. Ratios are relative to the first run.
@@ -20,6 +21,7 @@ import ast
 import hashlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -37,16 +39,17 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=["splatfacto:30000", "splatkit-3dgs:30000"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--lpips", action="store_true", help="also measure LPIPS, if its weights are found")
     parser.add_argument("--worker", nargs=3, metavar=("RUN", "SEED", "RESULT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         run, seed, result = args.worker
-        Path(result).write_text(json.dumps(train(args.scene, run, int(seed))))
+        Path(result).write_text(json.dumps(train(args.scene, run, int(seed), args.lpips)))
         return
     rows: list[dict[str, Any]] = []
     for seed in args.seeds:
         for run in args.runs:
-            rows.append(run_process(args.scene, run, seed))
+            rows.append(run_process(args.scene, run, seed, args.lpips))
             print_table(rows)
             if args.out:
                 args.out.write_text(
@@ -54,11 +57,12 @@ def main() -> None:
                 )
 
 
-def run_process(scene: Path, run: str, seed: int) -> dict[str, Any]:
+def run_process(scene: Path, run: str, seed: int, lpips: bool = False) -> dict[str, Any]:
     """Train in a process of its own; returns its figures."""
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder) / "result.json", Path(folder) / "log.txt"
         command = [sys.executable, __file__, str(scene), "--worker", run, str(seed), str(result)]
+        command += ["--lpips"] if lpips else []
         began = time.perf_counter()
         with log.open("w") as file:
             status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, cwd=folder, check=False)
@@ -74,22 +78,27 @@ def method_config(scene: Path, run: str) -> Any:
     """The config of a run on a scene, with evaluation, viewer and intermediate checkpoints off."""
     from nerfstudio.configs.dataparser_configs import all_dataparsers
 
-    method, steps, *overrides = run.split(":", 2)
+    method, _, rest = run.partition(":")
+    steps, _, overrides = rest.partition(":")
     config = registered(method)
     if (scene / "transforms.json").exists():
         dataparser = deepcopy(all_dataparsers["nerfstudio-data"])
         dataparser.downscale_factor, dataparser.eval_mode, dataparser.eval_interval = 1, "interval", 8
         dataparser.load_3D_points = True
+    elif (model := colmap_model(scene)) is not None:
+        dataparser = deepcopy(all_dataparsers["colmap"])
+        dataparser.colmap_path, dataparser.downscale_factor = model, 1
+        dataparser.eval_mode, dataparser.eval_interval = "interval", 8
     else:
         dataparser = deepcopy(all_dataparsers["blender-data"])
     dataparser.data = scene
     config.pipeline.datamanager.dataparser = dataparser
     config.pipeline.datamanager.data = scene
-    config.max_num_iterations = int(steps)
+    config.max_num_iterations = int(steps) if steps else config.max_num_iterations
     config.vis = "tensorboard"
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     config.output_dir, config.experiment_name, config.timestamp = Path("out"), "benchmark", "run"
-    for override in overrides[0].split(",") if overrides else []:
+    for override in overrides.split(",") if overrides else []:
         path, _, value = override.partition("=")
         *parents, name = path.split(".")
         target = config
@@ -103,6 +112,13 @@ def method_config(scene: Path, run: str) -> Any:
         else:
             raise SystemExit(f"{type(target).__name__} has no {name}")
     return config
+
+
+def colmap_model(scene: Path) -> Path | None:
+    """The COLMAP model of a scene's folder, relative to it; None if it has none."""
+    names = [f"cameras{suffix}" for suffix in (".bin", ".txt")]
+    folders = [Path(folder) for folder in ("sparse/0", "sparse", "colmap/sparse/0")]
+    return next((folder for folder in folders if any((scene / folder / name).is_file() for name in names)), None)
 
 
 def registered(method: str) -> Any:
@@ -131,7 +147,7 @@ def trained(scene: Path, run: str) -> Generator[Any]:
         yield trainer
 
 
-def train(scene: Path, run: str, seed: int) -> dict[str, Any]:
+def train(scene: Path, run: str, seed: int, lpips: bool = False) -> dict[str, Any]:
     """Train and evaluate, in this process or, with ``machine.num_devices``, in one for each GPU.
 
     The steps are those of ``ns-train`` (nerfstudio/scripts/train.py, train_loop).
@@ -146,11 +162,11 @@ def train(scene: Path, run: str, seed: int) -> dict[str, Any]:
     script._set_random_seed(seed)
     config.save_config()
     if hasattr(config, "ranks_to_start") and number_of_ranks(config) > 1:
-        return run_in_ranks(config, train_and_measure, forks=True)
-    return train_and_measure(config)
+        return run_in_ranks(config, train_and_measure, lpips, forks=True)
+    return train_and_measure(config, lpips)
 
 
-def train_and_measure(config: Any, argument: None = None) -> dict[str, Any]:
+def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
     """Train and evaluate in this process, which may be one of several ranks."""
     import torch
 
@@ -169,13 +185,14 @@ def train_and_measure(config: Any, argument: None = None) -> dict[str, Any]:
     if len({bits for _, bits in ranks}) > 1:
         raise SystemExit(f"The ranks end with different parameters: {ranks}.")
     began = time.perf_counter()
-    quality = evaluate(trainer.pipeline)
+    quality = evaluate(trainer.pipeline, lpips)
     return {
         "ranks": len(ranks),
         "train_s": seconds,
         "train_cpu_s": work,
         "ms_per_step": seconds * 1e3 / config.max_num_iterations,
         "peak_mib": max(peak for peak, _ in ranks),
+        "host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "gaussians": int(trainer.pipeline.model.num_points),
         **quality,
         "eval_s": time.perf_counter() - began,
@@ -190,11 +207,15 @@ def digest(model: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def evaluate(pipeline: Any) -> dict[str, float]:
-    """Mean PSNR and SSIM over the held-out images."""
+def evaluate(pipeline: Any, lpips: bool = False) -> dict[str, float]:
+    """Mean PSNR, SSIM and, if it is wanted and its weights are found, LPIPS over the held-out images."""
     import torch
     from pytorch_msssim import ssim
 
+    from splatkit_ns.image_metrics.metrics import lpips_network
+
+    network = lpips_network() if lpips else None
+    distances: list[float] = []
     pipeline.eval()
     psnrs: list[float] = []
     ssims: list[float] = []
@@ -205,8 +226,13 @@ def evaluate(pipeline: Any) -> dict[str, float]:
         target = target[..., :3].float() / (255 if target.dtype == torch.uint8 else 1)
         rendered = outputs["rgb"].clamp(0, 1)
         psnrs.append(float(-10 * torch.log10((rendered - target).square().mean())))
-        ssims.append(float(ssim(rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None], data_range=1.0)))
-    return {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "held_out": len(psnrs)}
+        pair = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
+        ssims.append(float(ssim(*pair, data_range=1.0)))
+        if network is not None:
+            with torch.no_grad():
+                distances.append(float(network.to(rendered.device)(*pair)))
+    found = {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "held_out": len(psnrs)}
+    return found | ({"lpips": sum(distances) / len(distances)} if distances else {})
 
 
 def machine() -> dict[str, str]:

@@ -91,6 +91,7 @@ def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
     entry_points = configparser.ConfigParser()
     entry_points.read_string(read(wheel, "entry_points.txt"))
     assert dict(entry_points["console_scripts"]) == {"splatkit": "splatkit_ns.cli:main"}
+    assert dict(entry_points["nerfbaselines.specs"]) == {"splatkit": "splatkit_ns.nerfbaselines.spec"}
 
 
 def test_licence_is_named_and_included(wheel: zipfile.ZipFile, metadata: Message) -> None:
@@ -103,7 +104,7 @@ def test_metadata_is_what_pyproject_says(metadata: Message, project: dict[str, A
     assert metadata["Version"] == project["version"]
     needed = {Requirement(text) for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text}
     assert needed == {Requirement(text) for text in project["dependencies"]}
-    assert metadata.get_all("Provides-Extra") == ["fused", "poses", "usd"]
+    assert metadata.get_all("Provides-Extra") == ["fused", "nerfbaselines", "poses", "usd"]
 
 
 def test_classifiers_and_python_range_agree(metadata: Message) -> None:

@@ -80,19 +80,20 @@ def examine_machine(options: DoctorOptions) -> list[Finding]:
     has_gpu = facts.gpu is not None
     kernels, folder = ([], None) if has_gpu else check_cpu_kernels()
 
-    def triton() -> list[Finding]:
-        return [triton_finding(gather_triton_facts(installed_version("triton")))]
+    def kernels_of_gpu() -> list[Finding]:
+        compiled = find_compiled_gsplat()
+        triton = gather_triton_facts(installed_version("triton"))
+        return [triton_finding(triton, compiled.is_ready), *gsplat_findings(facts, compiled)]
 
     def gsplat() -> list[Finding]:
-        return gsplat_findings(facts, find_compiled_gsplat() if has_gpu else CompiledGsplat(None))
+        return gsplat_findings(facts, CompiledGsplat(None))
 
     return [
         *checked("python", check_python),
         *checked("splatkit", check_package),
         *checked("packages", check_packages),
         *checked("gpu", lambda: gpu_findings(gather_gpu_facts())),
-        *(checked("triton", triton) if has_gpu else []),
-        *checked("gsplat", gsplat),
+        *(checked("triton", kernels_of_gpu) if has_gpu else checked("gsplat", gsplat)),
         *kernels,
         *checked("compiler", lambda: check_compiler(has_gpu=has_gpu)),
         *checked("memory", check_memory),

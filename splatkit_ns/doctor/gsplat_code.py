@@ -36,6 +36,11 @@ class CompiledGsplat:
     failure: str | None = None
     """The reason why it cannot be loaded with this torch, or is to be compiled anew."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be used."""
+        return self.path is not None and self.failure is None
+
 
 def find_compiled_gsplat() -> CompiledGsplat:
     """Find gsplat's compiled code, in its package or in PyTorch's folder of extensions, and load it in a process."""
@@ -114,8 +119,7 @@ def gsplat_findings(facts: CudaFacts, compiled: CompiledGsplat) -> list[Finding]
     text = facts.gsplat_version
     if facts.gpu is None:
         return [Finding("gsplat", "ok", f"{text}; its compiled code is not needed on a CPU", facts=known)]
-    is_ready = compiled.path is not None and compiled.failure is None
-    if is_ready:
+    if compiled.is_ready:
         text += f", compiled for this torch: {compiled.path}"
         return [Finding("gsplat", "ok", text, facts=known), _nvcc(facts, "ok", "not needed: gsplat is compiled")]
     why = "not compiled" if compiled.path is None else f"compiled, but {compiled.failure}"
@@ -126,6 +130,8 @@ def gsplat_findings(facts: CudaFacts, compiled: CompiledGsplat) -> list[Finding]
     nvcc = _nvcc(facts, "fault", "gsplat cannot be compiled")
     status: Status = "note" if nvcc.status == "ok" else "fault"
     advice = "It is compiled at its first use, for minutes. To do that now:"
+    if status == "fault":
+        advice = "Mend nvcc first; this then compiles it, for minutes:"
     return [Finding("gsplat", status, text, advice, COMPILE_GSPLAT, known), nvcc]
 
 

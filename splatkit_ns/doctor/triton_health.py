@@ -43,14 +43,20 @@ def gather_triton_facts(version: str | None) -> TritonFacts:
         return TritonFacts(version, failure=failure, compiler=compiler, python_headers=headers)
 
 
-def triton_finding(facts: TritonFacts) -> Finding:
-    """The finding ``triton``, on a machine with a GPU."""
+def triton_finding(facts: TritonFacts, gsplat_is_ready: bool = False) -> Finding:
+    """The finding ``triton``, on a machine with a GPU.
+
+    Args:
+        facts: see `gather_triton_facts`.
+        gsplat_is_ready: whether gsplat's compiled code can be used instead.
+    """
     known = asdict(facts)
     if facts.seconds is not None:
         text = f"{facts.version}, a small kernel compiles and runs in {facts.seconds:.2g} s"
         return Finding("triton", "ok", text, facts=known)
-    status = "fault" if gpu_needs().triton else "note"
-    effect = "training on the GPU fails" if gpu_needs().triton else "training on the GPU is much slower"
+    fails = gpu_needs().triton and not gsplat_is_ready
+    status = "fault" if fails else "note"
+    effect = "training on the GPU fails" if fails else "training on the GPU is much slower"
     if facts.version is None:
         return Finding("triton", status, f"not installed: {effect}", "", "pip install triton", known)
     text = f"{facts.version} cannot compile or run a kernel: {effect}"

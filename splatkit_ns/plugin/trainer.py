@@ -109,9 +109,7 @@ class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, RunLength, TrainerCon
 
 
 class SplatkitTrainer(Trainer):
-    """Trains a splatkit pipeline.
-
-    `TrainingStep` runs a step; this class does the work of nerfstudio's trainer around it.
+    """Does the work of nerfstudio's trainer around the training steps, which `TrainingStep` runs.
 
     Raises:
         SplatkitError: on construction, if options are out of range or the device cannot be used; in `setup`, if the
@@ -168,8 +166,9 @@ class SplatkitTrainer(Trainer):
             self._log.is_due,
             complete_steps=self.start_step,
         )
-        data = self.pipeline.run_data
-        self._held_out = HeldOutImages(data, self.base_dir, config.held_out, lambda: bool(self._stop_request))
+        self._held_out = HeldOutImages(
+            self.pipeline.run_data, self.base_dir, config.held_out, lambda: bool(self._stop_request)
+        )
         self._saver = Saver(self._checkpoints, self._state, self.training_step, config, self.start_step, self._together)
 
     def setup_optimizers(self) -> Optimizers:
@@ -219,8 +218,7 @@ class SplatkitTrainer(Trainer):
             SplatkitError: the run's folder cannot be written, memory did not suffice, the loss or a gradient was not
                 finite, or the last checkpoint could not be saved.
         """
-        began = time.perf_counter()
-        dispatcher = self.pipeline.model.dispatcher
+        began, dispatcher = time.perf_counter(), self.pipeline.model.dispatcher
         try:
             with stop_requests() as self._stop_request:
                 if self._together.ranks.is_first:
@@ -254,15 +252,18 @@ class SplatkitTrainer(Trainer):
             return
         show_photographs(self.viewer_state, self.training_state, self.pipeline.datamanager)
 
-    def _train_steps(self) -> None:
-        """Train the steps that are left."""
-        self.stop_training = False
-        self.step = self._start_step - 1
+    def begin_steps(self) -> None:
+        """Load the images, show them in the viewer, and set the random generators to the first step."""
+        self.stop_training, self.step = False, self._start_step - 1
         say_what_begins(self.config, self._start_step, self.pipeline)
         _ = self.pipeline.datamanager.cached_train  # loads the images
         self._init_viewer_state()
         self._checkpoints.restore_rng()
         self._log.begin()
+
+    def _train_steps(self) -> None:
+        """Train the steps that are left."""
+        self.begin_steps()
         images = self._together.images_per_step
         for step in range(self._start_step, self.config.max_num_iterations, images):
             while self.training_state == "paused" and not self._stops():

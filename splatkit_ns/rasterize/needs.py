@@ -14,7 +14,7 @@ class GpuNeeds:
     gsplat_for: str
     """What needs gsplat's compiled CUDA code, as it follows "needed for"."""
     triton: bool
-    """Whether training fails without Triton; if not, it is slower."""
+    """Whether training fails with neither Triton nor gsplat's compiled code; if not, it is slower without Triton."""
 
 
 def gpu_needs() -> GpuNeeds:

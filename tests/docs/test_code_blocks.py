@@ -118,6 +118,7 @@ def options() -> dict[str, set[str]]:
         "ns-export": named(ExportGaussianSplat),
         "splatkit": named(ColmapDataParserConfig).union(*(named(kind) for kind, _ in COMMANDS.values())),
         "ns-process-data": {"--data", "--output-dir"},
+        "nerfbaselines": {"--method", "--backend", "--data", "--set"},
         "pip": {"-e"},
         "export": set(),
     }

@@ -103,6 +103,7 @@ def test_triton_that_is_broken(
     facts = TritonFacts("3.5.0", failure="RuntimeError: Failed to find C compiler.", compiler="/usr/bin/gcc")
     finding = triton_finding(dataclasses.replace(facts, **change))  # type: ignore[arg-type]
     assert finding.status == ("fault" if needs.triton else "note")
+    assert triton_finding(dataclasses.replace(facts, **change), gsplat_is_ready=True).status == "note"  # type: ignore[arg-type]
     said = f"{finding.text} {finding.advice} {finding.command}"
     assert all(word in said for word in words), said
     assert finding.command

@@ -34,7 +34,6 @@ END_OF_JPEG = b"\xff\xd9"
 """OpenCV's older versions decode what is left of a file that was cut off."""
 RGB: int = getattr(cv2, "IMREAD_COLOR_RGB", 0)
 """OpenCV's flag for colours in this order, which versions before 4.11 lack."""
-READABLE = frozenset(Image.registered_extensions())
 RESTORE = "Restore it, or take it out of the data set."
 
 
@@ -69,7 +68,7 @@ def read_header(path: Path) -> StoredPicture:
 def _advice(error: Exception, path: Path) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "Use smaller copies of the images: --downscale-factor of the dataparser."
-    if isinstance(error, UnidentifiedImageError) and path.suffix.lower() not in READABLE:
+    if isinstance(error, UnidentifiedImageError) and path.suffix.lower() not in Image.registered_extensions():
         return f"Pictures of the kind {path.suffix} are not read: convert them to PNG or JPEG."
     return RESTORE
 

@@ -1,0 +1,42 @@
+"""A trainer that another program asks for one step at a time."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.trainer import SplatkitTrainer
+
+
+class SteppedTrainer(SplatkitTrainer):
+    """Trains as `SplatkitTrainer.train` does, without a viewer, and leaves the loop over the steps to its owner."""
+
+    def begin(self) -> None:
+        """Prepare for the first step; after `setup`."""
+        model = self.pipeline.model
+        with ExitStack() as stack:
+            stack.callback(self._folder.release)
+            stack.callback(self.pipeline.datamanager.close)
+            stack.callback(self.training_step.close)
+            stack.enter_context(self.run_hooks.running(model.dispatcher))
+            model.parts.set_up()
+            checkpoints.check_modules(model.dispatcher)
+            self.begin_steps()
+            self._open = stack.pop_all()
+
+    def train_one(self, step: int) -> None:
+        """Train a step.
+
+        Args:
+            step: its number, 0-based.
+
+        Raises:
+            SplatkitError: see `SplatkitTrainer.train`.
+        """
+        self.step = step
+        with self._saver.explaining_errors():
+            self._train_step(step, last=step)
+
+    def end(self) -> None:
+        """Let modules clean up, and end the threads that read images."""
+        self._open.close()
