@@ -14,11 +14,15 @@ import json
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.5
+CENTRED_BY = 20
+"""So many pictures of each camera determine where its optical axis meets the picture."""
+FARTHEST_CENTRE = 0.1
 
 Work = Callable[[], object]
 Count = Callable[[], int]
@@ -121,8 +125,39 @@ def find_poses(colmap: Any, job: dict[str, Any]) -> tuple[Work, Count]:
             job["database"], job["images"], job["models"], options=options, initial_image_pair_callback=first_pair,
             next_image_callback=next_image,
         )  # fmt: skip
+        for folder in sorted(Path(job["models"]).iterdir()):
+            refine_centres(colmap, folder)
 
     return work, lambda: posed[0]
+
+
+def refine_centres(colmap: Any, folder: Path) -> None:
+    """Adjust a model once more, this time with the centres of its cameras, which mapping leaves in the middle.
+
+    Few pictures do not tell a shifted centre from a turned camera, so that a model is left as it is if one of its
+    cameras has less than `CENTRED_BY` pictures, or if a centre would move by more than `FARTHEST_CENTRE` of a side.
+
+    Args:
+        colmap: the package.
+        folder: of the model, which is written anew.
+    """
+    model = colmap.Reconstruction(str(folder))
+    counts = Counter(image.camera_id for image in model.images.values() if image.has_pose)
+    if not counts or min(counts.values()) < CENTRED_BY:
+        return
+    options = colmap.BundleAdjustmentOptions()
+    options.refine_principal_point = True
+    options.print_summary = False
+    colmap.bundle_adjustment(model, options)
+    for camera_id in counts:
+        camera = model.cameras[camera_id]
+        shifts = (
+            (camera.principal_point_x - camera.width / 2) / camera.width,
+            (camera.principal_point_y - camera.height / 2) / camera.height,
+        )
+        if not all(abs(shift) <= FARTHEST_CENTRE for shift in shifts):  # NaN, too
+            return
+    model.write(str(folder))
 
 
 STAGES = {"features": find_features, "matches": compare, "poses": find_poses}

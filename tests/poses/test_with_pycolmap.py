@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plyfile
@@ -14,10 +15,11 @@ from scipy.spatial.transform import Rotation
 
 from splatkit_ns.poses import command
 from splatkit_ns.poses.database import count_features, feature_counts, matched_pairs
+from splatkit_ns.poses.stages import refine_centres
 from tests.cli.helpers import refused, run
 from tests.poses.helpers import room_picture, save
 
-pytest.importorskip("pycolmap", reason="needs pycolmap: the extra [poses]")
+pycolmap: Any = pytest.importorskip("pycolmap", reason="needs pycolmap: the extra [poses]")
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +90,24 @@ def test_poses_of_a_walk(walk: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "8 of an earlier run" in text
     assert "(gps), 28 of them of an earlier run" in text
     assert errors(output)[0] < 0.02
+
+
+@pytest.mark.parametrize(("num", "found"), [(24, True), (10, False)])
+def test_the_centre_of_a_camera_is_found(tmp_path: Path, num: int, found: bool) -> None:
+    """Of pictures whose optical axis is off the middle, if there are enough of them."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 1, 1, num
+    options.num_points3D, options.camera_width, options.camera_height = 200, 640, 480
+    options.camera_model_id = pycolmap.CameraModelId.OPENCV
+    options.camera_params = [600, 600, 335, 228, 0, 0, 0, 0]
+    model = pycolmap.synthesize_dataset(options)
+    (camera,) = model.cameras.values()
+    camera.params = np.array([600, 600, 320, 240, 0, 0, 0, 0.0])
+    pycolmap.bundle_adjustment(model, pycolmap.BundleAdjustmentOptions())  # as mapping leaves it
+    model.write(str(tmp_path))
+    refine_centres(pycolmap, tmp_path)
+    (camera,) = pycolmap.Reconstruction(str(tmp_path)).cameras.values()
+    assert np.allclose(camera.params[2:4], [335, 228] if found else [320, 240], atol=0.1)
 
 
 def test_a_camera_that_only_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
