@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +24,14 @@ from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
+from splatkit_ns.renderer.sky import sky_shell
 
 EQUAL_DB = 100.0
 """The PSNR in dB from which on two renders are the same except for the rounding of float32."""
+
+
+SKY_DISTANCE = 10.0
+"""The distance of an exported sky, relative to that of the farthest cameras, or of nearly all Gaussians."""
 
 
 class RunOptions(Protocol):
@@ -53,7 +59,7 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
     if options.cameras is not None:
         check_camera_folder(options.cameras, overwrite=options.overwrite)
     run = open_run(options.load_config, options, console)
-    gaussians = run_gaussians(run, console)
+    gaussians = with_sky(run, run_gaussians(run, console), options.sky, console)
     move, offset = split_offset(gaussians, training_to_file(run, options))
     views = HeldOutViews(run.pipeline, options.measure, gaussians) if options.measure else None
     moved = limit_sh_degree(transform(gaussians, move), options.sh_degree)
@@ -108,6 +114,35 @@ def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
         raise SplatkitError(f"{run.checkpoint}: all {len(gaussians):,} Gaussians are NaN or infinite.")
     say(console, f"{len(gaussians) - len(finite):,} Gaussian(s) are NaN or infinite, and left out")
     return gaussians.take(finite)
+
+
+def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -> Gaussians:
+    """The Gaussians of a run, and a sphere of further ones that show its sky, if it has one.
+
+    Args:
+        run: the run.
+        gaussians: its Gaussians, all finite.
+        num: the number of further ones; 0 for none.
+        console: the output.
+    """
+    renderer = run.pipeline.model.renderer
+    if getattr(renderer, "sky_degree", None) is None:
+        return gaussians
+    if num == 0:
+        say(console, "The sky of the run is left out")
+        return gaussians
+    cameras = run.pipeline.datamanager.train_dataset.cameras
+    centre = cameras.camera_to_worlds[..., :3, 3].reshape(-1, 3).mean(0)
+    distances = np.linalg.norm(gaussians.means - centre.cpu().numpy(), axis=1)
+    radius = SKY_DISTANCE * max(camera_extent(cameras) or 1.0, float(np.quantile(distances, 0.99)))
+    shell = sky_shell(renderer.sky, centre, radius, num, gaussians.sh_degree)
+    say(console, f"{num:,} Gaussians at a distance of {radius:.3g} (nerfstudio's units) show the sky")
+    arrays = {name: np.concatenate([rows, shell.all_arrays()[name]]) for name, rows in gaussians.arrays().items()}
+    extra = {
+        name: np.concatenate([rows, np.zeros((num, *rows.shape[1:]), rows.dtype)])
+        for name, rows in gaussians.extra.items()
+    }
+    return replace(gaussians, **arrays, extra=extra)
 
 
 def check_camera_folder(folder: Path, *, overwrite: bool) -> None:

@@ -24,6 +24,9 @@ class ExportOptions:
     """The run's config.yml."""
     output: tuple[Path, ...]
     """The files to write."""
+    sky: Annotated[int, NonNegative] = 20_000
+    """The number of Gaussians, on a sphere far behind all others, that show the sky of a run that has learnt one
+    (--pipeline.model.renderer.sky-degree); 0 leaves the sky out."""
     cameras: Path | None = None
     """A folder for the cameras, as training has corrected them (--pipeline.model.camera-optimizer.mode): a
     transforms.json, which can take the place of the data set's, and COLMAP's text files. They are in the frame

@@ -42,8 +42,8 @@ class BilateralGrid(PhotographModel):
     """Nodes along the luminance."""
     nodes_lr: Annotated[float, Share] = 0.2
     """Learning rate of the nodes, as a share of `lr`."""
-    prior: Annotated[float, NonNegative] = 0.1
-    """Weight of the squared difference of a photograph's map, averaged over the nodes, from the identity."""
+    prior: Annotated[float, NonNegative] = 0.01
+    """Weight of the squared difference of a photograph's map as a whole from the identity."""
     tv_lambda: Annotated[float, NonNegative] = 10.0
     """Weight of the total variation: the mean squared difference of neighbouring nodes, summed over the three axes."""
 
@@ -91,8 +91,7 @@ class BilateralGrid(PhotographModel):
         whole, nodes = (p.index_select(0, frame.image_index) for p in (self.whole, self.nodes))
         kernels = grid_kernels() if kernels_fit(nodes) else None
         variation = total_variation(nodes) if kernels is None else kernels[1](nodes)
-        mean = whole + nodes.flatten(2).mean(2)
-        return {"prior": self.prior * mean.square().sum(), "tv": self.tv_lambda * variation}
+        return {"prior": self.prior * whole.square().sum(), "tv": self.tv_lambda * variation}
 
     def _places(self, colors: Tensor, frame: ImageFrame) -> tuple[Tensor, Tensor, Tensor]:
         """The places of the pixels in the grid, from 0 to the number of nodes less one: columns (W,), rows (H,) and

@@ -43,9 +43,9 @@ class PPISP(PhotographModel):
     """Learn how much darker the edges are."""
     learn_curves: bool = True
     """Learn the response curves."""
-    camera_lr: Annotated[float, Share] = 0.1
-    """Learning rate of vignetting and response curves, as a share of `lr`: every photograph of a camera trains them."""
-    prior: Annotated[float, NonNegative] = 0.1
+    camera_lr: Annotated[float, Share] = 1.0
+    """Learning rate of vignetting and response curves, as a share of `lr`."""
+    prior: Annotated[float, NonNegative] = 0.01
     """Weight of the squared exposure (in stops) and colour shifts of a photograph."""
     center_reg: Annotated[float, NonNegative] = 0.02
     """Weight of the squared distance of the vignetting's centre from the principal point, in focal lengths."""

@@ -36,6 +36,11 @@ class SplatBaseModule(Generic[PayloadT]):
         """Whether its settings turn this module off; then none of its hooks is called, and it costs nothing."""
         return False
 
+    @property
+    def may_own_parameters(self) -> bool:
+        """Whether `trainables` may declare parameters."""
+        return isinstance(self, nn.Module) or type(self).trainables is not SplatBaseModule.trainables
+
     capturable: ClassVar[bool] = False
     """For renderers and losses: whether `render` or `compute_loss` may be captured in a CUDA graph. Then its kernels
     must not depend on numbers that change from step to step, and nothing may be read back from the device. The value

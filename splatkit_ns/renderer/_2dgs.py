@@ -12,13 +12,13 @@ from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
 from splatkit_ns.renderer.base import RenderOptions
-from splatkit_ns.renderer.dropout import DropoutRenderer
+from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
-class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
+class Splat2DGSRenderer(SkyRenderer[Splat2DGSPayload]):
     """A renderer that draws flat discs at their intersections with viewing rays: surfaces with depth and normals.
 
     A disc is a Gaussian whose third scale is not used; in training it is kept at a constant, see
@@ -83,7 +83,7 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
             far_plane=self.far_plane,
             radius_clip=self.radius_clip,
             sh_degree=degree,
-            backgrounds=options.backgrounds,
+            backgrounds=self.backgrounds_of(options),
             render_mode=options.render_mode,
             absgrad=self.absgrad,
             distloss=self.distloss and "D" in options.render_mode,
@@ -91,8 +91,10 @@ class Splat2DGSRenderer(DropoutRenderer[Splat2DGSPayload]):
             list_space=options.list_space,
             backend=self.backend if view.device.type == "cuda" else "splatkit",
         )
+        fields = image_fields(rendered.renders, rendered.alphas, rendered.info, options.render_mode)
+        fields["renders"] = self.before_sky(fields["renders"], rendered.alphas, view)
         return Splat2DGSPayload(
-            **image_fields(rendered.renders, rendered.alphas, rendered.info, options.render_mode),
+            **fields,
             means2d=rendered.info["means2d"],
             gradient_2dgs=rendered.info["gradient_2dgs"],
             normals=rendered.normals,

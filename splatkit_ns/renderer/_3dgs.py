@@ -15,7 +15,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization
 from splatkit_ns.renderer.base import RenderMode, RenderOptions
-from splatkit_ns.renderer.dropout import DropoutRenderer
+from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
 
@@ -24,7 +24,7 @@ WIDEST_FISHEYE = math.radians(120.0)
 
 
 @dataclass
-class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
+class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
     """A renderer that projects Gaussians to ellipses on the screen (EWA splatting) and blends them front to back."""
 
     capturable: ClassVar[bool] = True
@@ -92,7 +92,7 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             view.width,
             view.height,
             sh_degree=degree,
-            backgrounds=options.backgrounds,
+            backgrounds=self.backgrounds_of(options),
             render_mode=options.render_mode,
             absgrad=self.absgrad,
             list_space=options.list_space,
@@ -100,7 +100,9 @@ class Splat3DGSRenderer(DropoutRenderer[SplatRenderPayload]):
             distortion=view.distortion,
             **self._settings(view.device),
         )
-        return SplatRenderPayload(**image_fields(images, alphas, info, options.render_mode), means2d=info["means2d"])
+        fields = image_fields(images, alphas, info, options.render_mode)
+        fields["renders"] = self.before_sky(fields["renders"], alphas, view)
+        return SplatRenderPayload(**fields, means2d=info["means2d"])
 
     def blend_weight_sums(self, training_state: SplatTrainingState, view: View, pixel_weights: Tensor) -> Tensor:
         """Compute each Gaussian's share in the weighted pixels of an image.

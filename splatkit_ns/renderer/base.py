@@ -150,7 +150,7 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
 def _waits_for_a_run(renderer: SplatRenderer[Any]) -> bool:
     """Whether a renderer has parameters of its own that have not been made yet."""
     is_made = any(isinstance(value, nn.Parameter) for value in vars(renderer).values())
-    return type(renderer).trainables is not SplatBaseModule.trainables and not is_made
+    return renderer.may_own_parameters and not is_made
 
 
 def check_signature(renderer: SplatRenderer[Any]) -> None:

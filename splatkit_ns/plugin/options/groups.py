@@ -8,10 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from splatkit_ns.errors import OptionsError
-from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.ranges import NonNegative, Positive, Range, at_least, flag
 
@@ -107,7 +104,4 @@ def _unknown_groups(config: Any, known: Collection[str], shown: Callable[[str], 
 def _may_own_parameters(config: Any, modules: Sequence[Any]) -> bool:
     model: Any = config.pipeline.model
     parts = [model.renderer, model.image_model, model.loss_fn, model.densification, *config.attached, *modules]
-    return bool(config.modules.own) or any(
-        isinstance(part, nn.Module) or type(part).trainables is not SplatBaseModule.trainables
-        for part in map(part_itself, parts)
-    )
+    return bool(config.modules.own) or any(part_itself(part).may_own_parameters for part in parts)

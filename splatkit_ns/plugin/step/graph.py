@@ -62,8 +62,11 @@ class CapturedStep(NamedTuple):
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:
-    """Whether the class of a renderer or loss declares itself capturable in a graph; subclasses do not inherit this."""
-    return bool(vars(type(part)).get("capturable", False))
+    """Whether the class of a renderer or loss declares itself capturable in a graph; subclasses do not inherit this.
+
+    A renderer with a sky is not captured: a graph can hold it, but this has not been tested on a GPU yet.
+    """
+    return bool(vars(type(part)).get("capturable", False)) and getattr(part, "sky_degree", None) is None
 
 
 def forward_backward(

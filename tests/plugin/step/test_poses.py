@@ -32,7 +32,7 @@ def test_a_run_that_corrects_poses_is_resumed_opened_and_evaluated(tiny_scene: P
     model = whole.pipeline.model
     assert float(model.camera_optimizer.pose_adjustment.detach().abs().max()) > 0
     (whole.base_dir / "config.yml").write_text(yaml.dump(whole.config))
-    opened = load_run(whole.base_dir / "config.yml", device="cpu").pipeline.model
+    opened: Any = load_run(whole.base_dir / "config.yml", device="cpu").pipeline.model
     assert torch.equal(opened.camera_optimizer.pose_adjustment, model.camera_optimizer.pose_adjustment)
     of_run = [image.metrics for image in model.context.data_provider.evaluate()]
     assert of_run == [image.metrics for image in opened.context.data_provider.evaluate()]

@@ -1,0 +1,159 @@
+"""A sky behind the Gaussians: colours of the direction alone, which belong to the scene."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from splatkit_ns.cameras import View
+from splatkit_ns.formats import Gaussians
+from splatkit_ns.formats.gaussians import SH_C0
+from splatkit_ns.parts.payload import PayloadT
+from splatkit_ns.parts.trainables import Trainable
+from splatkit_ns.ranges import Positive, one_of
+from splatkit_ns.renderer.base import RenderOptions
+from splatkit_ns.renderer.dropout import DropoutRenderer
+
+STRIDE = 4
+"""Pixels between the places at which the sky is computed; between them it is interpolated, because it is smooth."""
+OVERLAP = 0.8
+"""Standard deviation of the Gaussians of an exported sky, relative to the distance of their neighbours."""
+OPACITY = 0.99
+"""Their opacity."""
+FLATNESS = 0.1
+"""Their standard deviation along the line of sight, relative to that across."""
+
+
+@dataclass
+class SkyRenderer(DropoutRenderer[PayloadT]):
+    """A renderer that can put a learnt sky behind the Gaussians.
+
+    A sky has no surface: without help, clouds of Gaussians before the cameras take its colours. Spherical harmonics of
+    the viewing direction show it on all sides, at no distance, so that the Gaussians can leave it free.
+    """
+
+    sky_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = field(default=None, kw_only=True)
+    """Highest degree of the spherical harmonics of a sky that is learnt and drawn in place of the background colour: 0
+    for one colour, 3 for the smooth gradients of a real one. None for no sky."""
+    sky_lr: Annotated[float, Positive] = field(default=0.01, kw_only=True)
+    """Learning rate of the sky; it falls to a tenth by the last step."""
+
+    @property
+    def may_own_parameters(self) -> bool:
+        return self.sky_degree is not None or type(self).trainables is not SkyRenderer.trainables
+
+    def trainables(self) -> Mapping[str, Trainable]:
+        if self.sky_degree is None:
+            return {}
+        self.sky = nn.Parameter(torch.zeros((self.sky_degree + 1) ** 2, 3))
+        return {"sky": Trainable(self.sky, lr=self.sky_lr, lr_final=self.sky_lr / 10)}
+
+    def backgrounds_of(self, options: RenderOptions) -> Tensor | None:
+        """Return the colours that the Gaussians are laid on, (C, 3); None, which is black, if a sky follows."""
+        return options.backgrounds if self.sky_degree is None else None
+
+    def before_sky(self, renders: Tensor, alphas: Tensor, view: View) -> Tensor:
+        """Lay a render on the sky, if there is one.
+
+        Args:
+            renders: (C, H, W, 3) on black.
+            alphas: (C, H, W, 1).
+            view: the cameras.
+        """
+        return renders if self.sky_degree is None else renders + (1 - alphas) * sky_images(self.sky, view)
+
+
+def sky_images(coefficients: Tensor, view: View) -> Tensor:
+    """The sky that pinhole cameras see, (C, H, W, 3), at least 0.
+
+    Args:
+        coefficients: (K, 3), in the order and with the signs of 3DGS; all 0 is grey.
+        view: C cameras.
+    """
+    rows, columns = _places(view.height, view.Ks), _places(view.width, view.Ks)
+    x = (columns[None] - view.Ks[:, 0, 2, None]) / view.Ks[:, 0, 0, None]
+    y = (rows[None] - view.Ks[:, 1, 2, None]) / view.Ks[:, 1, 1, None]
+    shape = (len(view), len(rows), len(columns))
+    rays = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape), x.new_ones(()).expand(shape)], dim=-1)
+    directions = F.normalize(rays.flatten(1, 2) @ view.cam_to_worlds[:, :3, :3].transpose(1, 2), dim=-1)
+    degree = math.isqrt(len(coefficients)) - 1
+    colors = (sh_basis(directions, degree) @ coefficients + 0.5).clamp(min=0).reshape(*shape, 3)
+    # products of matrices, because the gradients of torch's interpolation differ from run to run on a GPU
+    across = torch.einsum("wj,cijk->ciwk", _weights(view.width, columns), colors)
+    return torch.einsum("hi,ciwk->chwk", _weights(view.height, rows), across)
+
+
+def _places(length: int, like: Tensor) -> Tensor:
+    """Pixel coordinates along a side, at most `STRIDE` apart, from the first pixel's centre to the last one's."""
+    number = -(-(length - 1) // STRIDE) + 1
+    return 0.5 + torch.arange(number, device=like.device, dtype=like.dtype) * ((length - 1) / max(number - 1, 1))
+
+
+def _weights(length: int, places: Tensor) -> Tensor:
+    """The weights of the places in each pixel along a side, (length, places): linear interpolation."""
+    pixels = torch.arange(length, device=places.device, dtype=places.dtype) + 0.5
+    spacing = (length - 1) / max(len(places) - 1, 1) or 1.0
+    return (1 - (pixels[:, None] - places).abs() / spacing).clamp(min=0)
+
+
+def sh_basis(directions: Tensor, degree: int) -> Tensor:
+    """The real spherical harmonics up to a degree of at most 3, with the signs of 3DGS.
+
+    Args:
+        directions: unit vectors, (…, 3).
+        degree: the highest degree.
+
+    Returns:
+        (…, (degree + 1)²).
+    """
+    x, y, z = directions.unbind(-1)
+    found = [torch.full_like(x, SH_C0)]
+    if degree >= 1:
+        c = 0.4886025119029199
+        found += [-c * y, c * z, -c * x]
+    if degree >= 2:
+        c = 1.0925484305920792
+        xx, yy, zz = x * x, y * y, z * z
+        found += [c * x * y, -c * y * z, 0.31539156525252005 * (2 * zz - xx - yy), -c * x * z, c / 2 * (xx - yy)]
+        if degree >= 3:
+            a, b, c = 0.5900435899266435, 0.4570457994644658, 2.890611442640554
+            found += [-a * y * (3 * xx - yy), c * x * y * z, -b * y * (4 * zz - xx - yy)]
+            found += [0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy), -b * x * (4 * zz - xx - yy)]
+            found += [c / 2 * z * (xx - yy), -a * x * (xx - 3 * yy)]
+    return torch.stack(found, dim=-1)
+
+
+def sky_shell(coefficients: Tensor, centre: Tensor, radius: float, num: int, sh_degree: int) -> Gaussians:
+    """A sphere of Gaussians that shows the sky, for files, which have no other way to hold one.
+
+    Args:
+        coefficients: (K, 3).
+        centre: of the sphere, (3,).
+        radius: far behind everything else.
+        num: the number of Gaussians, at least 1.
+        sh_degree: the degree of the spherical harmonics of each, which are 0 above degree 0.
+    """
+    number = np.arange(num) + 0.5
+    height, angle = 1 - 2 * number / num, math.pi * (1 + math.sqrt(5)) * number  # Fibonacci's lattice
+    flat = np.sqrt(1 - height**2)
+    directions = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], axis=1)
+    basis = sh_basis(torch.from_numpy(directions), math.isqrt(len(coefficients)) - 1)
+    colors = (basis @ coefficients.detach().double().cpu() + 0.5).clamp(min=0).numpy()
+    across = OVERLAP * radius * math.sqrt(4 * math.pi / num)
+    # each faces the centre with its own z axis, so that discs are seen, too
+    quats = np.stack([1 + height, -directions[:, 1], directions[:, 0], np.zeros(num)], axis=1)
+    return Gaussians(
+        means=(centre.detach().double().cpu().numpy() + radius * directions).astype(np.float32),
+        scales=np.log(np.tile([across, across, FLATNESS * across], (num, 1))).astype(np.float32),
+        quats=(quats / np.linalg.norm(quats, axis=1, keepdims=True)).astype(np.float32),
+        opacities=np.full(num, math.log(OPACITY / (1 - OPACITY)), np.float32),
+        sh0=((colors - 0.5) / SH_C0)[:, None].astype(np.float32),
+        shN=np.zeros((num, (sh_degree + 1) ** 2 - 1, 3), np.float32),
+    )
