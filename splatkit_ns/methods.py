@@ -12,18 +12,24 @@ from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from splatkit_ns.densification import SplatBudgetDensification, SplatDensification, SplatMCMCDensification
+from splatkit_ns.densification import (
+    SplatBudgetDensification,
+    SplatDensification,
+    SplatFittingDensification,
+    SplatMCMCDensification,
+)
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import holdable
-from splatkit_ns.parts.fitting import FittingValue, relocation_every, relocation_stop, sh_interval
+from splatkit_ns.parts.fitting import in_short_run, relocation_every, relocation_stop, scene_steps, sh_interval
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run.held import opaque_part
 from splatkit_ns.plugin.run.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.splat import LEARNING_RATES
 
 __all__ = [
     "MethodSpecification",
@@ -88,17 +94,12 @@ def make_method(
     return MethodSpecification(config=config, description=description)
 
 
-DOTS_GROW = 2500
-"""Runs with fewer steps begin with Gaussians that touch each other, as 3DGS does. MCMC's own start, small dots, takes
-500 steps to cover anything; in long runs it overfits less to few photographs."""
-
-
 def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dict[str, Any]:
     """The start and the regularisers of 3DGS-MCMC, which needs superfluous Gaussians to become transparent."""
     loss_fn = Splat3DGSLossFn(mse_lambda=mse_lambda, opacity_reg=0.01, scale_reg=0.01)
     start = {
-        "init_opacity": FittingValue(0.5, short=0.1, below=DOTS_GROW),
-        "init_scale": FittingValue(0.1, short=1.0, below=DOTS_GROW),
+        "init_opacity": in_short_run(0.5, short=0.1),
+        "init_scale": in_short_run(0.1, short=1.0),
     }
     return {"densification": densification, "loss_fn": loss_fn, **start}
 
@@ -112,23 +113,26 @@ def _quick_mcmc(
     decay_from: float = 0.9,
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 2,000 steps to a number of Gaussians that follows the scene, overfits less to small
-    image sets, and settles at the end.
+    image sets, and settles at the end. Short runs have another strategy, and no dropout.
 
     The effect of each setting is in docs/experiments.md.
     """
-    densification = SplatMCMCDensification(
+    densification = SplatFittingDensification(
         max_gaussians=5_000_000,
         max_per_seed=max_per_seed,
-        pixels_per_gaussian=pixels_per_gaussian,
-        noise_lr=1e6,
-        growth=0.1,
+        pixels_per_gaussian=in_short_run(pixels_per_gaussian, short=100),
+        noise_lr=in_short_run(1e6, short=1e6),
+        min_opacity=in_short_run(0.005, short=0.005),
+        growth=in_short_run(0.1, short=0.1),
         refine_every=relocation_every(50),
         refine_stop_iter=relocation_stop(refine_stop_iter),
     )
     return {
         **_mcmc(densification, mse_lambda=4.0),
-        "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
-        "optimizers": gaussian_optimizers(lr_share=0.1, decay_from=decay_from),
+        "renderer": Splat3DGSRenderer(dropout=in_short_run(dropout, short=0.0), dropout_full_from=dropout_full_from),
+        "optimizers": gaussian_optimizers(
+            {"scales": in_short_run(LEARNING_RATES["scales"], short=0.01)}, lr_share=0.1, decay_from=decay_from
+        ),
     }
 
 
@@ -150,7 +154,7 @@ splatkit_3dgs_fast = make_method(
 splatkit_3dgs_big = make_method(
     "splatkit-3dgs-big",
     **_quick_mcmc(max_per_seed=20, refine_stop_iter=25_000, dropout=0.3, dropout_full_from=1 / 3),
-    max_num_iterations=30_000,
+    max_num_iterations=scene_steps(30_000),
     description="3D Gaussian Splatting: more Gaussians and steps, for the best quality (splatkit-ns).",
 )
 

@@ -57,6 +57,11 @@ def request_absgrad(renderer: Any, owner: str) -> None:
     renderer.absgrad = True
 
 
+def offers_absgrad(renderer: Any) -> bool:
+    """Whether a renderer computes absolute gradients that densification can use."""
+    return hasattr(renderer, "absgrad") and payload_type(renderer).key_for_gradient == "means2d"
+
+
 def limit_initial_number(
     training_state: SplatTrainingState, max_gaussians: int, logger: Any, cap_before: int | None = None
 ) -> None:

@@ -18,18 +18,23 @@ import yaml
 
 T = TypeVar("T")
 
+SHORT_RUN = 2500
+"""Runs with fewer steps begin with Gaussians that touch each other, as 3DGS does, and cannot overfit yet. MCMC's own
+start, small dots, takes 500 steps to cover anything; in long runs it overfits less to few photographs."""
+
 
 class Fitting(ABC):
     """The value of a setting in runs of a method's own length, which knows its value in shorter runs.
 
-    It equals the plain number, but has another hash: tyro remembers what it knows of a default under it, type included.
+    A number equals the plain one, but has another hash: tyro remembers what it knows of a default, type included, under
+    it.
     """
 
     def __hash__(self) -> int:
         return hash((type(self), *vars(self).values()))
 
     @abstractmethod
-    def in_run(self, steps: int) -> int | float:
+    def in_run(self, steps: int) -> Any:
         """The value in a shorter run of so many steps."""
 
 
@@ -58,6 +63,26 @@ class FittingSteps(int, Fitting):
         return min(int(self), max(self.least, round(self.share * steps)))
 
 
+class SceneSteps(FittingSteps):
+    """The length of a method's runs; a scene with few photographs takes fewer steps, since more would overfit it.
+
+    Args:
+        number: with as many photographs as that needs.
+        per_photograph: the largest number of steps for each training photograph.
+        least: the least number of steps with few photographs.
+    """
+
+    def __new__(cls, number: int, per_photograph: float, least: int = 1) -> SceneSteps:
+        return super().__new__(cls, number, per_photograph, least)  # type: ignore[return-value]
+
+    def of_scene(self, photographs: int) -> int:
+        """The number of steps with so many training photographs."""
+        return super().in_run(photographs)
+
+    def in_run(self, steps: int) -> int:
+        return int(self)
+
+
 class FittingValue(float, Fitting):
     """A value of runs of the method's own length; much shorter ones have another one.
 
@@ -83,7 +108,8 @@ class FittingValue(float, Fitting):
         return self.short if steps < self.below else float(self)
 
 
-yaml.add_representer(FittingSteps, lambda dumper, number: dumper.represent_int(int(number)))
+for kind in (FittingSteps, SceneSteps):
+    yaml.add_representer(kind, lambda dumper, number: dumper.represent_int(int(number)))
 yaml.add_representer(FittingValue, lambda dumper, value: dumper.represent_float(float(value)))
 
 refine_start = partial(FittingSteps, share=1 / 10)
@@ -98,6 +124,10 @@ relocation_every = partial(FittingSteps, share=1 / 20, least=10)
 """MCMC relocates after each twentieth of the steps, or 10."""
 sh_interval = partial(FittingSteps, share=1 / 4)
 """One more degree of the spherical harmonics is used after each quarter of the steps."""
+in_short_run = partial(FittingValue, below=SHORT_RUN)
+"""A value, and ``short``, that of runs with fewer than 2,500 steps."""
+scene_steps = partial(SceneSteps, per_photograph=700, least=10_000)
+"""A method takes at most 700 steps for each photograph, if that is more than 10,000."""
 distortion_start = partial(FittingSteps, share=1 / 10)
 """2DGS's term of distortion is used from a tenth of the steps on."""
 normals_start = partial(FittingSteps, share=7 / 30)

@@ -71,4 +71,7 @@ def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any
         "vis": "viewer",
     }
     chosen |= settings
-    return SplatkitTrainerConfig(method_name=method_name, **{"full_length": chosen["max_num_iterations"], **chosen})
+    config = SplatkitTrainerConfig(method_name=method_name, **chosen)
+    if "full_length" not in chosen:
+        config.full_length = int(config.max_num_iterations)
+    return config

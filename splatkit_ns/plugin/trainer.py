@@ -23,7 +23,7 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.groups import GroupOptions
 from splatkit_ns.plugin.options.length import RunLength
-from splatkit_ns.plugin.options.starting import check_run, save_run_config, say_what_begins
+from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
 from splatkit_ns.plugin.reporting.writers import explained_logins
@@ -178,6 +178,7 @@ class SplatkitTrainer(Trainer):
         `_load_checkpoint` restores exists.
         """
         model, images = self.pipeline.model, self._together.images_per_step
+        fit_run_to_scene(self.config, model, self._together.ranks.is_first)
         model.context.images_per_step = images
         model.use_modules(self.modules)
         resumed = run_checkpoint(self.config)

@@ -13,7 +13,7 @@ import tyro
 import yaml
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
-from splatkit_ns.densification import SplatMCMCDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.modules import SplatExporter, SplatTimer
@@ -74,9 +74,12 @@ def test_a_number_that_is_given_is_not_fitted_even_if_it_is_the_methods_own() ->
     )  # fmt: skip
     fit_to_length(config)
     model = config.pipeline.model
-    assert isinstance(model.densification, SplatMCMCDensification)
+    assert isinstance(model.densification, SplatBudgetDensification)
     assert (model.densification.refine_every, model.densification.refine_stop_iter) == (50, 167)
     assert (model.init_opacity, model.init_scale) == (0.5, 1.0)
+    config = parse("splatkit-3dgs", "--max-num-iterations", "200", "--pipeline.model.densification.growth", "0.1")
+    fit_to_length(config)
+    assert isinstance(config.pipeline.model.densification, SplatMCMCDensification), "a setting that only MCMC has"
     assert re.search(
         r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 8000", help_of("splatkit-3dgs")
     )

@@ -13,7 +13,12 @@ import yaml
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.plugins.types import MethodSpecification
 
-from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.densification import (
+    SplatBudgetDensification,
+    SplatDefaultDensification,
+    SplatFittingDensification,
+    SplatMCMCDensification,
+)
 from splatkit_ns.plugin.model import SplatkitModel
 
 try:
@@ -52,9 +57,9 @@ def test_configs_survive_yaml_and_pickle(name: str) -> None:
 
 DENSIFICATIONS = {
     "splatkit-2dgs": SplatBudgetDensification,
-    "splatkit-3dgs": SplatMCMCDensification,
-    "splatkit-3dgs-fast": SplatMCMCDensification,
-    "splatkit-3dgs-big": SplatMCMCDensification,
+    "splatkit-3dgs": SplatFittingDensification,
+    "splatkit-3dgs-fast": SplatFittingDensification,
+    "splatkit-3dgs-big": SplatFittingDensification,
     "splatkit-3dgs-adc": SplatDefaultDensification,
     "splatkit-3dgs-mcmc": SplatMCMCDensification,
 }

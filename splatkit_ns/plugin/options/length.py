@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from splatkit_ns.parts.fitting import fitted
+from splatkit_ns.densification import SplatFittingDensification
+from splatkit_ns.densification.base import offers_absgrad
+from splatkit_ns.parts.fitting import SceneSteps, fitted
+from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.ranges import NonNegative, is_number
 
 
@@ -34,5 +37,35 @@ def fit_to_length(config: Any) -> None:
     What has been set is plain numbers, so a second call changes nothing, and ``config.yml`` holds what the run uses.
     """
     if is_short(config):
+        _keep_mcmc_if_needed(config.pipeline.model)
         config.pipeline = fitted(config.pipeline, config.max_num_iterations)
         config.optimizers = fitted(config.optimizers, config.max_num_iterations)
+
+
+def _keep_mcmc_if_needed(model: Any) -> None:
+    """Leave a short run its strategy if the renderer does not compute what the one of short runs needs."""
+    strategy = model.densification
+    if isinstance(strategy, SplatFittingDensification) and not offers_absgrad(part_itself(model.renderer)):
+        model.densification = strategy.as_mcmc()
+
+
+def fit_to_scene(config: Any, photographs: int) -> bool:
+    """Set the number of steps that a scene's photographs need, if it is the method's own number that is too large.
+
+    The run then counts as one of full length, with settings that fit it. What has been set is plain numbers. Nothing
+    changes if ``full_length`` is 0.
+
+    Args:
+        config: of the run.
+        photographs: the number of training photographs.
+
+    Returns:
+        Whether the config has changed.
+    """
+    steps = config.max_num_iterations
+    if not isinstance(steps, SceneSteps) or steps.of_scene(photographs) >= steps or config.full_length == 0:
+        return False
+    config.max_num_iterations = steps.of_scene(photographs)
+    fit_to_length(config)
+    config.full_length = config.max_num_iterations
+    return True

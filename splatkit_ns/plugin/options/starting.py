@@ -12,7 +12,7 @@ from rich.markup import escape
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer
-from splatkit_ns.plugin.options.length import fit_to_length, is_short
+from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -75,6 +75,23 @@ def save_run_config(config: Any) -> None:
             f"There is no config.yml in {config.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
             f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."
         )
+
+
+def fit_run_to_scene(config: Any, model: Any, writes: bool) -> None:
+    """Let a run take as many steps as its photographs need, if the number of its steps is not given.
+
+    Args:
+        config: the config of the run; changed.
+        model: a `SplatkitModel`, whose parts have not been set up; it takes the settings that have changed.
+        writes: whether this process writes into the folder of the run: ``config.yml`` then gets these settings, too.
+
+    Raises:
+        SplatkitError: the folder cannot be written.
+    """
+    if fit_to_scene(config, model.context.num_train_images):
+        model.take_settings(config.pipeline.model, config.max_num_iterations)
+        if writes:
+            RunFolder(config).store_fitted()
 
 
 def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:

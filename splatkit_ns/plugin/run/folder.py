@@ -220,6 +220,25 @@ class RunFolder:
         except OSError as error:
             raise self.write_error(error) from error
 
+    def store_fitted(self) -> None:
+        """Put the settings that have been fitted to the scene into ``config.yml``, if there is one that can be read.
+
+        Raises:
+            SplatkitError: the folder cannot be written.
+        """
+        path, config = self.path / "config.yml", self._config
+        try:
+            stored = parse_config(path.read_text("utf-8"), trust=packages_named(yaml.dump(config)))
+        except Exception:  # loading a file with other content can raise any exception
+            return
+        for name in ("max_num_iterations", "full_length", "optimizers"):
+            setattr(stored, name, getattr(config, name))
+        stored.pipeline.model = config.pipeline.model
+        try:
+            atomic_write_text(path, yaml.dump(stored))
+        except OSError as error:
+            raise self.write_error(error) from error
+
     def write_transform(self, outputs: Any) -> None:
         """Write ``dataparser_transforms.json``, with which nerfstudio's commands undo the placement of the scene.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import yaml
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns import methods
-from splatkit_ns.densification import SplatMCMCDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensification
 from splatkit_ns.methods import make_method
+from splatkit_ns.parts.fitting import SceneSteps
 from splatkit_ns.plugin.optimizers import optimizers_of_run
-from splatkit_ns.plugin.options.length import fit_to_length
+from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene
 from splatkit_ns.plugin.options.starting import describe_run
+from splatkit_ns.renderer import Splat2DGSRenderer
 from tests.plugin.helpers import make_trainer, run_config
 
 MCMC, PLAIN = (0.1, 0.5), (1.0, 0.1)
@@ -64,6 +67,7 @@ def test_a_run_of_the_methods_own_length_or_longer_is_as_the_method_says(name: s
         assert config.full_length == length
         assert shown(config) == (refinement, interval, start, 1000)
         assert last_factor(config) == pytest.approx(0.01)
+        assert "SplatBudgetDensification" not in yaml.dump(config) or name == "splatkit_2dgs"
         own = deepcopy(getattr(methods, name).config)
         own.max_num_iterations = steps
         assert config == own, "nothing else is changed either"
@@ -83,6 +87,54 @@ def test_a_shorter_run_takes_shares_of_its_steps(name: str) -> None:
     assert almost[2] == FULL[name][3], "and the start of whole ones"
     loss = fitted("splatkit_2dgs", 600).pipeline.model.loss_fn
     assert (loss.distortion_start_iter, loss.normal_consistency_start_iter) == (60, 140)
+
+
+QUICK = ("splatkit_3dgs", "splatkit_3dgs_fast", "splatkit_3dgs_big")
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_short_run_has_a_strategy_of_its_own(name: str) -> None:
+    full = getattr(methods, name).config.pipeline.model.densification
+    for steps in (200, 2499):
+        config = fitted(name, steps)
+        model = config.pipeline.model
+        strategy = model.densification
+        assert type(strategy) is SplatBudgetDensification
+        assert (strategy.max_per_seed, strategy.pixels_per_gaussian, strategy.reset_every) == (
+            full.max_per_seed,
+            100,
+            0,
+        )
+        assert (model.renderer.dropout, config.optimizers["scales"]["optimizer"].lr) == (0.0, 0.01)
+        before = deepcopy(config)
+        fit_to_length(config)
+        assert config == before, "a second call changes nothing"
+    model = fitted(name, 2500).pipeline.model
+    assert type(model.densification) is SplatMCMCDensification
+    assert model.renderer.dropout > 0
+
+
+def test_a_short_run_keeps_mcmc_if_that_is_wanted_or_needed() -> None:
+    config: Any = deepcopy(methods.splatkit_3dgs.config)
+    config.max_num_iterations, config.pipeline.model.densification.growth = 200, 0.2
+    config.pipeline.model.densification.max_gaussians = 7
+    other = deepcopy(config)
+    fit_to_length(config)
+    strategy = config.pipeline.model.densification
+    assert type(strategy) is SplatMCMCDensification
+    assert (strategy.growth, strategy.noise_lr, strategy.refine_stop_iter) == (0.2, 1e6, 167)
+    other.pipeline.model.densification = replace(
+        methods.splatkit_3dgs.config.pipeline.model.densification,  # type: ignore[reportAttributeAccessIssue]
+        max_gaussians=7,
+    )
+    no_gradients = deepcopy(other)
+    fit_to_length(other)
+    assert type(other.pipeline.model.densification) is SplatBudgetDensification
+    assert other.pipeline.model.densification.max_gaussians == 7
+    no_gradients.pipeline.model.renderer = Splat2DGSRenderer()
+    fit_to_length(no_gradients)
+    assert type(no_gradients.pipeline.model.densification) is SplatMCMCDensification
+    assert no_gradients.pipeline.model.densification.refine_stop_iter == 167
 
 
 def test_what_is_given_stays() -> None:
@@ -139,3 +191,47 @@ def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_pat
     config.max_num_iterations = config.full_length
     cameras.width[0] = width + 16
     assert describe_run(config, cameras, None) == f"{photographs} to {width + 16}×{height}, 10,000 steps"
+
+
+@pytest.mark.parametrize(
+    ("photographs", "steps", "stop"),
+    [(2, 10_000, 8333), (21, 14_700, 12_250), (42, 29_400, 24_500), (43, 30_000, 25_000)],
+)
+def test_few_photographs_get_fewer_steps(photographs: int, steps: int, stop: int) -> None:
+    config: Any = deepcopy(methods.splatkit_3dgs_big.config)
+    assert fit_to_scene(config, photographs) == (steps < 30_000)
+    assert (config.max_num_iterations, config.full_length) == (steps, steps)
+    assert config.pipeline.model.densification.refine_stop_iter == stop
+    assert isinstance(config.pipeline.model.densification, SplatMCMCDensification)
+    assert last_factor(config) == pytest.approx(0.01), "as at the end of a run of full length"
+    assert not fit_to_scene(config, photographs), "nothing is left to fit"
+
+
+def test_a_number_of_steps_that_is_given_is_not_lowered() -> None:
+    config: Any = deepcopy(methods.splatkit_3dgs_big.config)
+    config.max_num_iterations = 30_000
+    assert not fit_to_scene(config, 2)
+    assert (config.max_num_iterations, config.full_length) == (30_000, 30_000)
+    config = deepcopy(methods.splatkit_3dgs_big.config)
+    config.full_length = 0
+    assert not fit_to_scene(config, 2)
+    stored = yaml.dump({"steps": SceneSteps(10_000, 300)})
+    assert stored == "steps: 10000\n", "and config.yml holds a plain number"
+
+
+def test_a_run_with_few_photographs_stores_the_steps_it_took(tiny_scene: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_scene, tmp_path, method=methods.splatkit_3dgs)
+    config.max_num_iterations, config.full_length = SceneSteps(10_000, 0.5, least=3), 10_000
+    config.save_config()
+    stored = config.get_base_dir() / "config.yml"
+    assert yaml.load(stored.read_text(), Loader=yaml.Loader).max_num_iterations == 10_000
+    trainer = make_trainer(config)
+    trainer.train()
+    photographs = len(trainer.pipeline.datamanager.train_dataset)
+    steps = max(3, round(photographs / 2))
+    densification = trainer.pipeline.model.densification
+    assert trainer.step + 1 == config.max_num_iterations == steps
+    assert getattr(densification, "refine_stop_iter") == round(steps * 5 / 6)  # noqa: B009
+    again: Any = yaml.load(stored.read_text(), Loader=yaml.Loader)
+    assert (again.max_num_iterations, again.full_length) == (steps, steps)
+    assert shown(again) == shown(config), "a run that goes on from its config.yml keeps its schedules"
