@@ -145,7 +145,10 @@ def test_a_turntable_ignores_a_few_far_gaussians(model: SplatModel) -> None:
         ({"background": "white"}, "background is 'white', expected three numbers"),
         ({"background": (1.0, 1.0)}, r"background has the shape \(2,\)"),
         ({"renderer": WithoutDepth(), "depth": True}, "WithoutDepth makes no depth image"),
-        ({"view": dataclasses.replace(VIEW, lens="opencv")}, "lenses of the model pinhole, found opencv"),
+        (
+            {"view": dataclasses.replace(VIEW, lens="opencv"), "renderer": Splat2DGSRenderer()},
+            "lenses of the model pinhole, found opencv",
+        ),
     ],
 )
 def test_mistakes(model: SplatModel, settings: dict[str, Any], message: str) -> None:

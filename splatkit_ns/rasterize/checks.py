@@ -93,7 +93,9 @@ def _check_lens(cameras: RasterCameras, settings: RasterSettings) -> None:
         raise ValueError(f"backend: expected 'splatkit' for the lens {lens}, found 'gsplat', for pinhole images alone")
     if distortion is None:
         return
-    most = NUM_COEFFICIENTS.get(lens, 0)
+    if lens == "pinhole":
+        raise ValueError(f"distortion: expected None for lens='pinhole', found shape {tuple(distortion.shape)}")
+    most = NUM_COEFFICIENTS[lens]
     _expect(f"distortion (with lens={lens!r})", distortion, [(len(cameras), "D")])
     if distortion.shape[1] > most:
         raise ValueError(

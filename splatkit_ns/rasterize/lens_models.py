@@ -99,6 +99,18 @@ def lens_limits(lens: LensModel, coefficients: Tensor, Ks: Tensor, width: int, h
     return torch.cat([bend, cut], 1)
 
 
+def farthest_places(lens: LensModel, distortion: Tensor | None, Ks: Tensor) -> Tensor:
+    """The distances (C,) from the middle of an image, in focal lengths, beyond which a lens sees nothing.
+
+    Args:
+        lens: opencv or opencv_fisheye.
+        distortion: (C, D), see `splatkit_ns.cameras.View`.
+        Ks: (C, 3, 3).
+    """
+    _, reached, count = _radial_table(lens, padded_coefficients(lens, distortion, Ks, len(Ks)))
+    return reached.gather(1, count[:, None] - 1)[:, 0]
+
+
 def _radial_table(lens: LensModel, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Slopes or angles (SAMPLES,), their distances from the middle (C, SAMPLES), infinite from where a lens turns back
     on, and the number of finite ones (C,)."""

@@ -54,8 +54,9 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     """
 
     lenses: ClassVar[tuple[LensModel, ...]] = ("pinhole",)
-    """The lens models that the class draws itself. Through opencv_fisheye, depth is the distance from the camera. If
-    they include pinhole, other panoramas and fisheye images are made of narrower images, except in training; see
+    """The lens models that the class draws itself; depth through opencv_fisheye is the distance from the camera.
+
+    If they include pinhole, other panoramas and fisheye images are made of narrower images, except in training: see
     `wide_lenses`."""
 
     def __init_subclass__(cls, **options: Any) -> None:

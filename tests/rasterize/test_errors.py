@@ -28,6 +28,16 @@ from splatkit_ns.rasterize import rasterization
         ({"width": 0}, {}, r"width and height: expected at least 1 pixel each, found 0"),
         ({"scales": torch.ones(5, 3, dtype=torch.float64)}, {}, r"scales: expected dtype .* found torch.float64"),
         ({}, {"packed": True}, r"packed: expected False on the CPU"),
+        ({}, {"lens": "panorama"}, r"lens: expected one of pinhole, opencv, opencv_fisheye, found 'panorama'"),
+        ({}, {"lens": "opencv", "packed": True}, r"packed: expected False for the lens opencv"),
+        ({}, {"distortion": torch.ones(1, 4)}, r"distortion: expected None for lens='pinhole', found shape \(1, 4\)"),
+        ({}, {"lens": "opencv", "distortion": torch.ones(4)}, r"distortion .*: expected shape \(1, D\), found \(4,\)"),
+        (
+            {},
+            {"lens": "opencv_fisheye", "distortion": torch.ones(1, 5)},
+            r"at most 4 coefficients .*found shape \(1, 5\)",
+        ),
+        ({}, {"lens": "opencv", "distortion": torch.tensor([[torch.nan]])}, r"distortion: expected finite values"),
         ({"means": torch.ones(5, 3, device="meta")}, {}, r"quats: expected device meta as means, found cpu"),
     ],
 )

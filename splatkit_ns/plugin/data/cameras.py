@@ -11,6 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.rasterize.lens_models import farthest_places
 
 OPENCV_ORDER = [0, 1, 4, 5, 2, 6, 7, 8, 3]
 """The places of the coefficients of `View`'s opencv lens among nerfstudio's k1, k2, k3, k4, p1, p2 and the three terms
@@ -36,15 +37,10 @@ def opencv_cam_to_worlds(camera_to_worlds: Tensor) -> Tensor:
 
 
 def pinhole_view(camera: Cameras) -> View:
-    """The view of a single camera, (1,); reads its size back from its device."""
+    """The view of a single camera, (1,), without its lens; reads its size back from its device."""
     width, height = int(camera.width.item()), int(camera.height.item())
     Ks = camera.get_intrinsics_matrices().to(camera.camera_to_worlds)  # nerfstudio makes them on the CPU
     return View(opencv_cam_to_worlds(camera.camera_to_worlds.float()), Ks, width, height)
-
-
-def pinhole_views(cameras: Cameras) -> Iterator[View]:
-    """The views of cameras (C,), one after the other; see `pinhole_view`."""
-    return (pinhole_view(cameras[index : index + 1]) for index in range(len(cameras)))
 
 
 def lens_view(camera: Cameras) -> View:
@@ -91,6 +87,23 @@ def _vr180_eye(view: View, side: float) -> View:
     offset = torch.zeros_like(view.cam_to_worlds)
     offset[:, :3, 3] = view.cam_to_worlds[:, :3, 0] * side
     return dataclasses.replace(view, cam_to_worlds=view.cam_to_worlds + offset, Ks=Ks, lens="equirectangular")
+
+
+def seen_pixels(camera: Cameras) -> Tensor | None:
+    """The pixels of a single camera, (1,), that its lens can see, (H, W, 1) bool; None if these are all.
+
+    The polynomial of a lens may turn back within the image, at angles for which it was not measured.
+    """
+    view = lens_view(camera)
+    if view.lens not in ("opencv", "opencv_fisheye"):
+        return None
+    farthest = float(farthest_places(view.lens, view.distortion, view.Ks)[0])
+    K = view.Ks[0]
+    x = (torch.arange(view.width) + 0.5 - K[0, 2]) / K[0, 0]
+    y = (torch.arange(view.height) + 0.5 - K[1, 2]) / K[1, 1]
+    if float(torch.hypot(x.abs().max(), y.abs().max())) <= farthest:
+        return None
+    return (torch.hypot(x[None], y[:, None]) <= farthest)[..., None]
 
 
 def camera_extent(cameras: Cameras) -> float:

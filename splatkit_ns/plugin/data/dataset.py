@@ -9,6 +9,7 @@ import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
+from splatkit_ns.plugin.data.cameras import seen_pixels
 from splatkit_ns.plugin.data.contents import check_cameras
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.images import composite, ground_truth
@@ -119,10 +120,14 @@ class SplatkitDataset(InputDataset):
         if masks is not None:
             valid = read_mask(masks[image_idx], size, path, self.turns_pictures, use.inverted)
             mask = torch.from_numpy(grown(valid, use.grow)[..., None])
+        seen = None
         if self.undistorts:
             image, mask = self.undistorter(image_idx, image, mask)
+        else:
+            seen = seen_pixels(self.cameras[image_idx : image_idx + 1])
+            mask = seen if mask is None else mask if seen is None else mask & seen
         if use.mode == "segment" and mask is not None:
-            image, mask = without_masked(image, mask), self.undistorter.seen(image_idx) if self.undistorts else None
+            image, mask = without_masked(image, mask), self.undistorter.seen(image_idx) if self.undistorts else seen
         data: dict[str, Any] = {"image_idx": image_idx, "image": image}
         if use.mode != "ignore":
             data["mask_mode"] = use.mode

@@ -161,6 +161,25 @@ def test_a_fisheye_of_half_of_all_directions_is_taken_only_as_it_is(tmp_path: Pa
     assert {view.lens for view in views} == {"opencv_fisheye"}
 
 
+def test_pixels_beyond_the_turn_of_a_lens_count_nowhere(raw_scene: Path, tmp_path: Path) -> None:
+    """r (1 - r² / 3) turns back at r = 1, whose place is 2/3 focal lengths from the middle."""
+
+    def bend(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame.update(camera_model="OPENCV", fl_x=30.0, fl_y=30.0, k1=-1 / 3, k2=0.0, k3=0.0, k4=0.0)
+
+    data = changed_copy(raw_scene, tmp_path, in_json(bend))
+    config = run_config(data)
+    config.pipeline.datamanager.undistort = False
+    manager: Any = config.pipeline.datamanager.setup(device="cpu", test_mode="val")
+    mask = manager.train_dataset.get_data(0)["mask"][..., 0]
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    distance = np.hypot(x - WIDTH / 2, y - HEIGHT / 2)
+    assert mask[distance < 19.9].all()
+    assert not mask[distance > 20.1].any()
+    assert (distance > 20.1).any()
+
+
 def test_a_lens_without_a_model_is_refused_as_it_is() -> None:
     with pytest.raises(DataError, match=r"fisheye624, through which Gaussians cannot be drawn.*undistort True"):
         check_lenses(camera((0.0,) * 12, CameraType.FISHEYE624), [Path("a.png")])
