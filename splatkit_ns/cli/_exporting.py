@@ -30,7 +30,7 @@ EQUAL_DB = 100.0
 """The PSNR in dB from which on two renders are the same except for the rounding of float32."""
 
 
-SKY_DISTANCE = 10.0
+SKY_DISTANCE = 100.0
 """The distance of an exported sky, relative to that of the farthest cameras, or of nearly all Gaussians."""
 
 
