@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from splatkit_ns.densification import SplatMCMCDensification
+from splatkit_ns.densification import SplatBudgetDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.methods import gaussian_optimizers, make_method, splatkit_3dgs_fast
@@ -38,7 +38,7 @@ def test_a_preset_changed_in_python(tiny_scene: Path, tmp_path: Path) -> None:
     assert result.output_dir.parent.name == "splatkit-3dgs-fast"
     renderer, densification = result.modules[0], result.modules[2]
     assert isinstance(renderer, Splat3DGSRenderer)
-    assert isinstance(densification, SplatMCMCDensification)
+    assert isinstance(densification, SplatBudgetDensification), "as in every short run"
     assert (renderer.dropout, densification.max_per_seed) == (0.3, 9)
     assert splatkit_3dgs_fast.config == before, "the preset itself is not touched"
 
