@@ -24,7 +24,7 @@ from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
-from splatkit_ns.renderer.sky import sky_shell
+from splatkit_ns.renderer.sky import SkyRenderer, sky_shell
 
 EQUAL_DB = 100.0
 """The PSNR in dB from which on two renders are the same except for the rounding of float32."""
@@ -126,7 +126,7 @@ def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -
         console: the output.
     """
     renderer = run.pipeline.model.renderer
-    if getattr(renderer, "sky_degree", None) is None:
+    if not isinstance(renderer, SkyRenderer) or renderer.sky_degree is None:
         return gaussians
     if num == 0:
         say(console, "The sky of the run is left out")

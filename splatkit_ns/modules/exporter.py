@@ -60,10 +60,13 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
     def is_idle(self) -> bool:
         return not self.export_steps
 
-    def on_setup(self, logger: logging.Logger, max_steps: int, world_rank: int) -> None:
+    def on_setup(self, logger: logging.Logger, max_steps: int, world_rank: int, renderer: Any = None) -> None:
         self._steps = reachable_steps(self.module_name, "export_steps", self.export_steps, max_steps, logger)
-        if world_rank == 0:
-            check_output_dir(self.output_dir, self.module_name)
+        if world_rank != 0:
+            return
+        check_output_dir(self.output_dir, self.module_name)
+        if self._steps and self.save_splat and getattr(renderer, "sky_degree", None) is not None:
+            logger.warning("%s writes the Gaussians without the sky. `splatkit export` adds it.", self.module_name)
 
     def post_step(
         self,

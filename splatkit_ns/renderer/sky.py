@@ -18,6 +18,7 @@ from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import Positive, one_of
+from splatkit_ns.rasterize.lens_models import rays_of_pixels
 from splatkit_ns.renderer.base import RenderOptions
 from splatkit_ns.renderer.dropout import DropoutRenderer
 
@@ -71,23 +72,41 @@ class SkyRenderer(DropoutRenderer[PayloadT]):
 
 
 def sky_images(coefficients: Tensor, view: View) -> Tensor:
-    """The sky that pinhole cameras see, (C, H, W, 3), at least 0.
+    """The sky that cameras see, (C, H, W, 3), at least 0; black where a lens sees nothing.
 
     Args:
         coefficients: (K, 3), in the order and with the signs of 3DGS; all 0 is grey.
-        view: C cameras.
+        view: C cameras, pinhole or with a lens of `lens_models`.
     """
     rows, columns = _places(view.height, view.Ks), _places(view.width, view.Ks)
-    x = (columns[None] - view.Ks[:, 0, 2, None]) / view.Ks[:, 0, 0, None]
-    y = (rows[None] - view.Ks[:, 1, 2, None]) / view.Ks[:, 1, 1, None]
-    shape = (len(view), len(rows), len(columns))
-    rays = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape), x.new_ones(()).expand(shape)], dim=-1)
+    if view.lens == "pinhole":
+        x = (columns[None] - view.Ks[:, 0, 2, None]) / view.Ks[:, 0, 0, None]
+        y = (rows[None] - view.Ks[:, 1, 2, None]) / view.Ks[:, 1, 1, None]
+        shape = (len(view), len(rows), len(columns))
+        rays = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape), x.new_ones(()).expand(shape)], -1)
+        is_seen = None
+    else:
+        rays = _lens_rays(view, len(columns), len(rows))
+        is_seen = (rays != 0).any(-1, keepdim=True)
+    shape = rays.shape[:3]
     directions = F.normalize(rays.flatten(1, 2) @ view.cam_to_worlds[:, :3, :3].transpose(1, 2), dim=-1)
     degree = math.isqrt(len(coefficients)) - 1
     colors = (sh_basis(directions, degree) @ coefficients + 0.5).clamp(min=0).reshape(*shape, 3)
+    if is_seen is not None:
+        colors = colors * is_seen
     # products of matrices, because the gradients of torch's interpolation differ from run to run on a GPU
     across = torch.einsum("wj,cijk->ciwk", _weights(view.width, columns), colors)
     return torch.einsum("hi,ciwk->chwk", _weights(view.height, rows), across)
+
+
+def _lens_rays(view: View, columns: int, rows: int) -> Tensor:
+    """The rays (C, rows, columns, 3) through a lens at `_places`: those of the pixels of a smaller image."""
+    spacing = view.Ks.new_tensor([(view.width - 1) / max(columns - 1, 1), (view.height - 1) / max(rows - 1, 1)])
+    spacing = torch.where(spacing > 0, spacing, 1.0)
+    Ks = view.Ks.clone()
+    Ks[:, [0, 1], [0, 1]] /= spacing
+    Ks[:, :2, 2] = (Ks[:, :2, 2] - 0.5) / spacing + 0.5
+    return rays_of_pixels(view.lens, view.distortion, Ks, columns, rows)
 
 
 def _places(length: int, like: Tensor) -> Tensor:

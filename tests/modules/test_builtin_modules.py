@@ -81,6 +81,13 @@ def test_exports_say_how_they_were_trained(tmp_path: Path, splat_format: str) ->
     assert (len(model), model.render_mode) == (9, "mip")
 
 
+def test_a_sky_that_is_left_out_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for sky_degree, words in ((None, ""), (2, "SplatExporter writes the Gaussians without the sky")):
+        renderer = Splat3DGSRenderer(sky_degree=sky_degree)
+        SplatExporter(tmp_path, [7]).on_setup(logging.getLogger("export"), 10, world_rank=0, renderer=renderer)
+        assert (words in caplog.text) if words else not caplog.text
+
+
 def test_export_steps_beyond_the_end_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     SplatExporter(tmp_path, [7, 30, 40]).on_setup(logging.getLogger("export"), max_steps=10, world_rank=0)
     assert "SplatExporter.export_steps: 30, 40 will not be reached, the run ends at step 10" in caplog.text

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.loss_fn.geometry import pixel_rays
 from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.renderer.sky import sh_basis, sky_images, sky_shell
+from splatkit_ns.renderer.wide_lenses import pixel_directions
 from splatkit_ns.splat import SplatModel
 
 OPTIONS = RenderOptions(backgrounds=torch.ones(1, 3))
@@ -72,6 +75,27 @@ def test_the_sky_takes_the_place_of_the_background(kind: Any) -> None:
     assert float(payload.alphas.max()) < 0.01
     plain = kind().render(nothing(), view, OPTIONS)
     torch.testing.assert_close(plain.renders, torch.ones_like(plain.renders), atol=1e-5, rtol=0)
+
+
+LENS_VIEWS = {
+    "opencv": dataclasses.replace(
+        camera(121, 89), lens="opencv", distortion=torch.tensor([[-0.15, 0.02, 0.002, -0.001]])
+    ),
+    "fisheye": camera(121, 89).fisheye(150.0),
+    "panorama": camera(128, 64).panorama(),
+}
+
+
+@pytest.mark.parametrize("name", LENS_VIEWS)
+def test_the_sky_is_right_through_lenses(name: str) -> None:
+    """Where a pinhole camera looks that is turned to a pixel's ray, it sees the colour of that pixel."""
+    renderer, view = with_sky(Splat3DGSRenderer, 3), LENS_VIEWS[name]
+    image = renderer.render(nothing(), view, OPTIONS).renders[0]
+    rays = pixel_directions(view) if name == "panorama" else F.normalize(pixel_rays(view)[0], dim=-1)
+    for row, column in ((5, 7), (30, 90), (60, 20), (44, 60)):
+        direction = view.cam_to_worlds[0, :3, :3] @ rays[row, column]
+        expected = (sh_basis(direction[None], 3) @ renderer.sky.detach() + 0.5).clamp(min=0)[0]
+        torch.testing.assert_close(image[row, column].detach(), expected, atol=0.01, rtol=0)
 
 
 def test_the_sky_is_smooth_between_the_places_where_it_is_computed() -> None:

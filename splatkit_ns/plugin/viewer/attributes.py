@@ -51,7 +51,13 @@ class GaussianAttributes:
 
     @property
     def shs_0(self) -> Tensor:
-        """See `features_dc`. Only ``ns-export`` reads it, whose files do not say how Gaussians are drawn."""
+        """See `features_dc`. Only ``ns-export`` reads it, whose files have no sky, and do not say how Gaussians are
+        drawn."""
+        if getattr(self.renderer, "sky_degree", None) is not None:
+            report_once(
+                "The file of ns-export has no sky. splatkit export --load-config CONFIG --output FILE.ply writes one "
+                "that shows it."
+            )
         kind = KINDS.get(self.renderer.splat_mode)
         if kind is not None:
             report_once(
