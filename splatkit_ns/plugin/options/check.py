@@ -21,6 +21,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
@@ -124,7 +125,7 @@ def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], s
 
 def _lens_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     """The problem of photographs with lenses that the renderer does not draw in training."""
-    renderer = config.pipeline.model.renderer
+    renderer = part_itself(config.pipeline.model.renderer)
     if getattr(config.pipeline.datamanager, "undistort", True):
         return []
     name = shown("pipeline.datamanager.undistort")
@@ -226,6 +227,6 @@ def check_renderer(renderer: Any, device_type: str) -> None:
     Raises:
         BackendUnavailableError: it cannot be used; the message says why it is needed, and what was found.
     """
-    reason = renderer.gsplat_need if device_type == "cuda" else None
+    reason = part_itself(renderer).gsplat_need if device_type == "cuda" else None
     if reason is not None:
         require_gsplat(reason)

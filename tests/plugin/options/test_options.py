@@ -18,9 +18,10 @@ from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
 from splatkit_ns.plugin.options import check
 from splatkit_ns.plugin.options.check import RANGES, check_device, check_options, check_renderer
+from splatkit_ns.plugin.run.held import opaque_part
 from splatkit_ns.plugin.run.modules import import_module
 from splatkit_ns.ranges import from_to
-from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 from tests.plugin.helpers import run_config
 
 NOWHERE = Path("there is no such folder")
@@ -92,6 +93,26 @@ def test_gsplats_code_is_looked_for_where_it_is_needed(
     assert reasons == []
     check_renderer(renderer, "cuda")
     assert [each.split(";")[0] for each in reasons] == ([] if reason is None else [reason])
+
+
+class DrawsLenses(SplatRenderer[Any]):
+    """No dataclass, so that a config holds it in a wrapper."""
+
+    lenses = ("pinhole", "opencv")
+
+    @property
+    def gsplat_need(self) -> str | None:
+        return "It needs it."
+
+
+def test_wrapped_renderers_are_asked_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer = opaque_part(DrawsLenses())
+    assert type(renderer) is not DrawsLenses
+    check_options(config(pipeline__model__renderer=renderer, pipeline__datamanager__undistort=False))
+    reasons: list[str] = []
+    monkeypatch.setattr(check, "require_gsplat", reasons.append)
+    check_renderer(renderer, "cuda")
+    assert reasons == ["It needs it."]
 
 
 def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
