@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,19 @@ def test_known_configs_come_back_as_they_were() -> None:
         assert yaml.dump(parse_config(text)) == text
     config.pipeline.datamanager.dataparser = usual
     assert isinstance(read_config(OLD_RUN), SplatkitTrainerConfig)
+
+
+class OldMember(enum.Enum):
+    """Pickled as Python before 3.11.4 pickles members."""
+
+    ONE = "one"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (type(self), self.name)
+
+
+def test_members_of_enumerations_are_written_alike_by_every_python() -> None:
+    assert yaml.dump(OldMember.ONE) == f"!!python/object/apply:{__name__}.OldMember\n- one\n"
 
 
 def test_commands_refuse_and_trust(evil: Path, capsys: pytest.CaptureFixture[str]) -> None:

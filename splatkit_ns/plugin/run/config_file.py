@@ -181,5 +181,12 @@ class _Loader(yaml.FullLoader):
         return isinstance(usual, type) and issubclass(target, usual)
 
 
+def _represent_member(dumper: yaml.Dumper, member: enum.Enum) -> yaml.Node:
+    """Write an enumeration's member as its class and value; Python before 3.11.4 would name `getattr`."""
+    cls = type(member)
+    return dumper.represent_sequence(f"{_PREFIX}{_APPLY}:{cls.__module__}.{cls.__qualname__}", [member.value])
+
+
+yaml.add_multi_representer(enum.Enum, _represent_member)
 _Loader.add_multi_constructor(f"{_PREFIX}{_OBJECT}:", _Loader.construct_python_object)
 _Loader.add_multi_constructor(f"{_PREFIX}{_APPLY}:", _Loader.construct_python_object_apply)
