@@ -28,8 +28,6 @@ from splatkit_ns.renderer.sky import SkyRenderer, sky_shell
 
 EQUAL_DB = 100.0
 """The PSNR in dB from which on two renders are the same except for the rounding of float32."""
-
-
 SKY_DISTANCE = 100.0
 """The distance of an exported sky, relative to that of the farthest cameras, or of nearly all Gaussians."""
 
@@ -137,7 +135,8 @@ def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -
     radius = SKY_DISTANCE * max(camera_extent(cameras) or 1.0, float(np.quantile(distances, 0.99)))
     shell = sky_shell(renderer.sky, centre, radius, num, gaussians.sh_degree)
     say(console, f"{num:,} Gaussians at a distance of {radius:.3g} (nerfstudio's units) show the sky")
-    arrays = {name: np.concatenate([rows, shell.all_arrays()[name]]) for name, rows in gaussians.arrays().items()}
+    behind = shell.arrays()
+    arrays = {name: np.concatenate([rows, behind[name]]) for name, rows in gaussians.arrays().items()}
     extra = {
         name: np.concatenate([rows, np.zeros((num, *rows.shape[1:]), rows.dtype)])
         for name, rows in gaussians.extra.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,43 +15,45 @@ _NUM_DIRECTIONS = 64
 _CHUNK_ROWS = 1 << 16
 
 
-def sh_basis(directions: DoubleArray, degree: int) -> DoubleArray:
+def basis_functions(x: Any, y: Any, z: Any, degree: int) -> list[Any]:
     """The basis functions of one degree: those of 3DGS, real spherical harmonics with the Condon-Shortley phase.
 
     Args:
-        directions: (M, 3), of length 1.
+        x, y, z: the parts of unit vectors, arrays or tensors of one shape.
         degree: 1, 2 or 3.
 
     Returns:
-        (M, 2 degree + 1), in the order of the coefficients.
+        2 degree + 1 arrays or tensors of that shape, in the order of the coefficients.
     """
-    x, y, z = directions.T
     if degree == 1:
         c = math.sqrt(3 / (4 * math.pi))
-        columns = [-c * y, c * z, -c * x]
-    elif degree == 2:
+        return [-c * y, c * z, -c * x]
+    if degree == 2:
         c = math.sqrt(15 / (4 * math.pi))
-        columns = [c * x * y, -c * y * z, c / math.sqrt(12) * (2 * z * z - x * x - y * y), -c * x * z,
-                   c / 2 * (x * x - y * y)]  # fmt: skip
-    else:
-        c = [math.sqrt(k / math.pi) / 4 for k in (35 / 2, 105, 21 / 2, 7, 21 / 2, 105, 35 / 2)]
-        columns = [
-            -c[0] * y * (3 * x * x - y * y),
-            2 * c[1] * x * y * z,
-            -c[2] * y * (4 * z * z - x * x - y * y),
-            c[3] * z * (2 * z * z - 3 * x * x - 3 * y * y),
-            -c[4] * x * (4 * z * z - x * x - y * y),
-            c[5] * z * (x * x - y * y),
-            -c[6] * x * (x * x - 3 * y * y),
-        ]
-    return np.stack(columns, axis=1)
+        return [c * x * y, -c * y * z, c / math.sqrt(12) * (2 * z * z - x * x - y * y), -c * x * z,
+                c / 2 * (x * x - y * y)]  # fmt: skip
+    c = [math.sqrt(k / math.pi) / 4 for k in (35 / 2, 105, 21 / 2, 7, 21 / 2, 105, 35 / 2)]
+    return [
+        -c[0] * y * (3 * x * x - y * y),
+        2 * c[1] * x * y * z,
+        -c[2] * y * (4 * z * z - x * x - y * y),
+        c[3] * z * (2 * z * z - 3 * x * x - 3 * y * y),
+        -c[4] * x * (4 * z * z - x * x - y * y),
+        c[5] * z * (x * x - y * y),
+        -c[6] * x * (x * x - 3 * y * y),
+    ]
 
 
-@cache
-def _directions() -> DoubleArray:
-    """Directions (M, 3) spread evenly over the sphere (a Fibonacci lattice)."""
-    k = np.arange(_NUM_DIRECTIONS) + 0.5
-    z, turn = 1 - 2 * k / _NUM_DIRECTIONS, math.pi * (1 + math.sqrt(5)) * k
+def sh_basis(directions: DoubleArray, degree: int) -> DoubleArray:
+    """The basis functions of one degree, 1, 2 or 3, at unit vectors (M, 3): (M, 2 degree + 1)."""
+    x, y, z = directions.T
+    return np.stack(basis_functions(x, y, z, degree), axis=1)
+
+
+def sphere_directions(num: int) -> DoubleArray:
+    """Unit vectors (num, 3) spread evenly over the sphere: a Fibonacci lattice."""
+    k = np.arange(num) + 0.5
+    z, turn = 1 - 2 * k / num, math.pi * (1 + math.sqrt(5)) * k
     radius = np.sqrt(1 - z * z)
     return np.stack([radius * np.cos(turn), radius * np.sin(turn), z], axis=1)
 
@@ -71,7 +72,7 @@ def sh_rotation(rotation: DoubleArray, degree: int) -> DoubleArray:
     Returns:
         (2 degree + 1, 2 degree + 1), by which coefficients in a column are multiplied; orthogonal.
     """
-    directions = _directions()
+    directions = sphere_directions(_NUM_DIRECTIONS)
     turned, basis = sh_basis(directions @ rotation.T, degree), sh_basis(directions, degree)
     solution: NDArray[Any] = np.linalg.lstsq(turned, basis, rcond=None)[0]
     return solution

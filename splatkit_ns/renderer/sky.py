@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from splatkit_ns.cameras import View
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.gaussians import SH_C0
+from splatkit_ns.formats.sh_rotation import basis_functions, sphere_directions
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import Positive, one_of
@@ -134,18 +135,8 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
     """
     x, y, z = directions.unbind(-1)
     found = [torch.full_like(x, SH_C0)]
-    if degree >= 1:
-        c = 0.4886025119029199
-        found += [-c * y, c * z, -c * x]
-    if degree >= 2:
-        c = 1.0925484305920792
-        xx, yy, zz = x * x, y * y, z * z
-        found += [c * x * y, -c * y * z, 0.31539156525252005 * (2 * zz - xx - yy), -c * x * z, c / 2 * (xx - yy)]
-        if degree >= 3:
-            a, b, c = 0.5900435899266435, 0.4570457994644658, 2.890611442640554
-            found += [-a * y * (3 * xx - yy), c * x * y * z, -b * y * (4 * zz - xx - yy)]
-            found += [0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy), -b * x * (4 * zz - xx - yy)]
-            found += [c / 2 * z * (xx - yy), -a * x * (xx - 3 * yy)]
+    for each in range(1, degree + 1):
+        found += basis_functions(x, y, z, each)
     return torch.stack(found, dim=-1)
 
 
@@ -159,15 +150,12 @@ def sky_shell(coefficients: Tensor, centre: Tensor, radius: float, num: int, sh_
         num: the number of Gaussians, at least 1.
         sh_degree: the degree of the spherical harmonics of each, which are 0 above degree 0.
     """
-    number = np.arange(num) + 0.5
-    height, angle = 1 - 2 * number / num, math.pi * (1 + math.sqrt(5)) * number  # Fibonacci's lattice
-    flat = np.sqrt(1 - height**2)
-    directions = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], axis=1)
+    directions = sphere_directions(num)
     basis = sh_basis(torch.from_numpy(directions), math.isqrt(len(coefficients)) - 1)
     colors = (basis @ coefficients.detach().double().cpu() + 0.5).clamp(min=0).numpy()
     across = OVERLAP * radius * math.sqrt(4 * math.pi / num)
     # each faces the centre with its own z axis, so that discs are seen, too
-    quats = np.stack([1 + height, -directions[:, 1], directions[:, 0], np.zeros(num)], axis=1)
+    quats = np.stack([1 + directions[:, 2], -directions[:, 1], directions[:, 0], np.zeros(num)], axis=1)
     return Gaussians(
         means=(centre.detach().double().cpu().numpy() + radius * directions).astype(np.float32),
         scales=np.log(np.tile([across, across, FLATNESS * across], (num, 1))).astype(np.float32),
