@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
+from splatkit_ns.image_model.photographs import PhotographModel, clipped, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import NonNegative, Share
@@ -67,7 +66,9 @@ class PPISP(PhotographModel):
         self.curves = nn.Parameter(torch.zeros(num, 3, 4))
         rates = dict.fromkeys(("exposure", "colors"), self.lr)
         rates |= dict.fromkeys(("centers", "falloffs", "curves"), self.lr * self.camera_lr)
-        return {name: Trainable(getattr(self, name), lr=rate, lr_final=rate / 10) for name, rate in rates.items()}
+        return {
+            name: Trainable(getattr(self, name), lr=rate, lr_final=rate * self.lr_end) for name, rate in rates.items()
+        }
 
     def parameters_of_model(self) -> list[nn.Parameter]:
         return [self.exposure, self.colors, self.centers, self.falloffs, self.curves]
@@ -81,8 +82,11 @@ class PPISP(PhotographModel):
     def photograph_parameters(self) -> list[nn.Parameter]:
         return [self.exposure, self.colors]
 
-    def start_from(self, log_gains: Tensor) -> None:
-        self.exposure.copy_(log_gains / math.log(2))
+    def start_from(self, changes: Tensor) -> None:
+        """Take from each map the exposure, and the chromaticity, that it gives to a medium grey."""
+        grey = (0.5 + 0.5 * changes[:, :3].sum(1) + changes[:, 3]).clamp(min=0.05)  # (num_train_images, 3)
+        self.exposure.copy_((grey.mean(1) / 0.5).log2())
+        self.colors[:, 3] = grey[:, :2] / grey.sum(1, keepdim=True) - 1 / 3
 
     def on_setup(self, logger: logging.Logger, step: int, data_provider: Any) -> None:
         super().on_setup(logger, step, data_provider)
@@ -98,7 +102,7 @@ class PPISP(PhotographModel):
         index, K = frame.image_index, frame.view.Ks[0]
         if kernels_fit(rendered) and (kernels := ppisp_kernels()) is not None:
             image, _ = kernels
-            return image(rendered, *self.parameters_of_model(), self._camera_shares, self._cameras, index, K)
+            return clipped(image(rendered, *self.parameters_of_model(), self._camera_shares, self._cameras, index, K))
         camera = self._cameras.index_select(0, index)
         mean_curves = self.curves.index_select(0, self._cameras).mean(0)
         light = inverse_response(rendered[0].movedim(-1, 0), mean_curves)
@@ -106,7 +110,7 @@ class PPISP(PhotographModel):
         centers, falloffs = self.centers.index_select(0, camera)[0], self.falloffs.index_select(0, camera)[0]
         image = image * vignetting(centers, falloffs, K, image.shape[1], image.shape[2])
         image = color_corrected(image, self.colors.index_select(0, index)[0])
-        return response(image, self.curves.index_select(0, camera)[0]).movedim(0, -1)[None]
+        return clipped(response(image, self.curves.index_select(0, camera)[0]).movedim(0, -1)[None])
 
     def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
         if frame.image_index is None:
