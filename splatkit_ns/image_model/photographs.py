@@ -48,8 +48,9 @@ def affine_change(view: TrainingView) -> Tensor:
     if view.masks is not None:
         counts &= view.masks.reshape(-1, 1)
     inputs = counts * torch.cat([colors, torch.ones_like(colors[:, :1])], dim=1)
-    least = RIDGE * counts.sum().clamp(min=1) * torch.eye(4, device=colors.device)
-    return torch.linalg.solve(inputs.T @ inputs + least, inputs.T @ (wanted - colors))
+    squares = inputs.T @ inputs + RIDGE * counts.sum().clamp(min=1) * torch.eye(4, device=colors.device)
+    sums = inputs.T @ (wanted - colors)
+    return torch.linalg.solve(squares.double().cpu(), sums.double().cpu()).to(colors)  # of 4×4: at once on a CPU
 
 
 def clipped(image: Tensor) -> Tensor:
