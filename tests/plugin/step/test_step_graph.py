@@ -68,7 +68,8 @@ def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
         ({"modules": [Onlooker()]}, True),
         ({"modules": [SplatTimer()]}, False),
         ({"cuda_graphs": False}, False),
-        ({"camera_optimizer": CameraOptimizerConfig(mode="SO3xR3")}, False),
+        ({"camera_optimizer": CameraOptimizerConfig(mode="SO3xR3")}, True),
+        ({"renderer": Splat3DGSRenderer(sky_degree=2)}, True),
     ],
     ids=lambda value: "+".join(value) or "plain" if isinstance(value, dict) else "",
 )
@@ -172,10 +173,34 @@ def test_dropout_masks_and_regularisers_in_a_graph(
 def test_corrected_poses_in_a_graph(
     mode: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_graph, "POSES_IN_GRAPHS", True)
-    parts = {"renderer": Splat3DGSRenderer(dropout=0.3), "camera_optimizer": CameraOptimizerConfig(mode=mode)}
+    parts: dict[str, Any] = {
+        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "camera_optimizer": CameraOptimizerConfig(mode=mode),
+    }
     plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
     graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+
+
+@pytest.mark.gpu
+def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"renderer": Splat3DGSRenderer(sky_degree=2)}
+    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["z", "inverse"])
+def test_depth_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", depth=True)
+    loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind)
+    plain, _ = trained(scene, tmp_path / "plain", False, monkeypatch, loss_fn=loss)
+    graphs, replays = trained(scene, tmp_path / "graphs", True, monkeypatch, loss_fn=loss)
     assert replays > 200
     for name, value in plain.items():
         assert torch.equal(graphs[name], value), name
