@@ -69,8 +69,9 @@ def forward_backward(
 ) -> ForwardBackward:
     """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
-    They are not possible on the CPU, if gradients are summed up over steps, or if a module runs between render and
-    backward pass or measures the time of each part of a step.
+    They are not possible on the CPU, if gradients are summed up over steps, if poses are corrected as SE3 (nerfstudio's
+    function copies from the host), or if a module runs between render and backward pass or measures the time of each
+    part of a step.
 
     Args:
         model: the model, with its modules attached.
@@ -84,6 +85,7 @@ def forward_backward(
         and torch.device(device).type == "cuda"
         and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
+        and model.camera_optimizer.config.mode != "SE3"
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
     return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
