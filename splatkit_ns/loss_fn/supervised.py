@@ -18,6 +18,7 @@ from splatkit_ns.loss_fn.geometry import (
     DepthKind,
     NormalAxes,
     alpha_error,
+    axis_depths,
     depth_error,
     interior,
     inverse_depth_error,
@@ -152,7 +153,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         depths = self._require("depth", rend_out, "depths_expected")[0]
         valid = mask_or_all(masks, depths)
         if self.depth_kind == "inverse":
-            return inverse_depth_error(depths, targets, rend_out.alphas, valid)
+            return inverse_depth_error(axis_depths(depths, view), targets, rend_out.alphas, valid)
         return depth_error(depths, z_depths(targets, self.depth_kind, view), valid) / scale
 
     def _depth_weight(self) -> float | Tensor:

@@ -150,7 +150,7 @@ class GraphForwardBackward:
 
     def _runs_as_graph(self, frame: TrainingFrame) -> bool:
         """Run a step, as a graph if possible; then context and gradients hold the results."""
-        if self._off or frame.view.lens != "pinhole":  # captures of the projection through lenses were never tried
+        if self._off:
             return False
         kind = (self._kind(frame), self._settings())
         self._steps += 1
@@ -216,6 +216,8 @@ class GraphForwardBackward:
         return (
             frame.view.width,
             frame.view.height,
+            frame.view.lens,
+            None if frame.view.distortion is None else frame.view.distortion.shape,
             model.sh_degree_now(),
             model.wants_depth_now(),
             *(getattr(frame, name) is None for name in IMAGES),
