@@ -40,11 +40,11 @@ class BilateralGrid(PhotographModel):
     """Nodes along the height."""
     levels: Annotated[int, at_least(2)] = 8
     """Nodes along the luminance."""
-    nodes_lr: Annotated[float, Share] = 0.2
+    nodes_lr: Annotated[float, Share] = 0.05
     """Learning rate of the nodes, as a share of `lr`."""
     prior: Annotated[float, NonNegative] = 0.01
     """Weight of the squared difference of a photograph's map as a whole from the identity."""
-    tv_lambda: Annotated[float, NonNegative] = 10.0
+    tv_lambda: Annotated[float, NonNegative] = 100.0
     """Weight of the total variation: the mean squared difference of neighbouring nodes, summed over the three axes."""
 
     @property

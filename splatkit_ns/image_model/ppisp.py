@@ -33,10 +33,12 @@ class PPISP(PhotographModel):
     photographs, not of light: renders first go back through the mean response curve, so that a curve changes nothing
     where exposure and colours are the mean ones. The means of exposure and colour correction over all photographs are
     kept at 0, where the paper has a penalty on them. There is no controller that guesses the exposure of new views:
-    these show the scene as the mean photograph has it, without vignetting.
+    these show the scene as the mean photograph has it, without vignetting. Held-out photographs are compared with the
+    same, with the vignetting if there is one camera.
     """
 
     capturable: ClassVar[bool] = True
+    applies_in_evaluation: ClassVar[bool] = True
 
     learn_vignetting: bool = True
     """Learn how much darker the edges are."""
@@ -98,7 +100,7 @@ class PPISP(PhotographModel):
 
     def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
         if frame.image_index is None:
-            return rendered
+            return self._held_out(rendered, frame)
         index, K = frame.image_index, frame.view.Ks[0]
         if kernels_fit(rendered) and (kernels := ppisp_kernels()) is not None:
             image, _ = kernels
@@ -111,6 +113,18 @@ class PPISP(PhotographModel):
         image = image * vignetting(centers, falloffs, K, image.shape[1], image.shape[2])
         image = color_corrected(image, self.colors.index_select(0, index)[0])
         return clipped(response(image, self.curves.index_select(0, camera)[0]).movedim(0, -1)[None])
+
+    def _held_out(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        """The image that the camera makes with mean exposure and colours: with its vignetting.
+
+        If there are several cameras, which of them took the photograph is not known; then it is the render itself.
+        """
+        several = any(bool(p[1:].any()) for p in (self.centers, self.falloffs))
+        if several or not bool(self.falloffs.any()):
+            return rendered
+        light = inverse_response(rendered[0].movedim(-1, 0), self.curves[0])
+        light = light * vignetting(self.centers[0], self.falloffs[0], frame.view.Ks[0], *rendered.shape[1:3])
+        return clipped(response(light, self.curves[0]).movedim(0, -1)[None])
 
     def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
         if frame.image_index is None:

@@ -37,6 +37,20 @@ def test_views_without_a_photograph_show_the_scene(kind: Any) -> None:
     assert not torch.allclose(model.apply(image, frame()), image, atol=0.01)
 
 
+def test_held_out_photographs_have_the_vignetting_of_the_only_camera() -> None:
+    model, image = shaken(made(PPISP)), render()
+    with torch.no_grad():
+        model.centers[1:], model.falloffs[1:], model.curves[1:] = 0, 0, 0
+        model.falloffs[0] = -0.5
+        found = model.apply(image, frame(None))
+        model.exposure.zero_()
+        model.colors.zero_()
+        model._cameras.zero_()
+        torch.testing.assert_close(found, model.apply(image, frame(2)), atol=1e-5, rtol=0)
+    darker = (found / image)[0].detach()
+    assert float(darker[7, 8].amin()) > 0.95 > 0.9 > float(darker[0, 17].amax())
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_mean_of_all_photographs_is_the_scene(kind: Any) -> None:
     model = shaken(made(kind))
