@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatkit_ns.cameras import View
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.frame_edit import FrameEdit
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -54,7 +54,7 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
     begin: Annotated[float, Fraction] = 0.3
     """Share of the steps after which the first masks are made; 0 turns this module off."""
     review: tuple[float, ...] = (0.45, 0.6, 0.75)
-    """Shares of the steps after which masks are made smaller."""
+    """Shares of the steps after which masks are made smaller; those that are not later than `begin` are left out."""
     least_error: Annotated[float, NonNegative] = 0.15
     """The least error of a cell's mean colour, in the channel where it is largest, that can be masked."""
     least_area: Annotated[float, Positive] = 0.01
@@ -69,8 +69,10 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
     def on_setup(self, data_provider: Any, max_steps: int) -> None:
         if not isinstance(data_provider, TrainingViewSource):
             raise ModuleError(f"{self.module_name} needs training images, but the run's data offers none.")
-        self._first = max(1, round(self.begin * max_steps))
-        self._moments = {self._first, *(round(share * max_steps) for share in self.review if share > self.begin)}
+        if not all(0 < share <= 1 for share in self.review):
+            raise OptionsError([f"{self.module_name}.review is {self.review}, expected shares above 0 and up to 1"])
+        later = (share for share in self.review if share > self.begin)
+        self._moments = {max(1, round(share * max_steps)) for share in (self.begin, *later)}
         self._masks: list[Tensor] = getattr(self, "_masks", [])
 
     def pre_step(self, masks: Tensor | None, target_frames: Tensor, image_index: int | None) -> FrameEdit | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import View
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.modules.transients import SplatTransientMasks, cell_errors, unshared_error
 from splatkit_ns.parts.training_views import TrainingView
 
@@ -148,6 +148,8 @@ def test_masks_fit_smaller_images_and_parts_of_the_data_count_for_nothing() -> N
 def test_begin_0_is_off_and_data_without_views_are_refused() -> None:
     assert SplatTransientMasks(begin=0.0).is_idle
     assert not SplatTransientMasks().is_idle
+    with pytest.raises(OptionsError, match=r"review is \(45\.0,\), expected shares above 0 and up to 1"):
+        SplatTransientMasks(review=(45.0,)).on_setup(Plane(), 100)
     with pytest.raises(ModuleError, match="SplatTransientMasks needs training images"):
         SplatTransientMasks().on_setup(object(), 100)
     with pytest.raises(ModuleError, match=r"opencv_fisheye lens\. Set --pipeline\.datamanager\.undistort True"):
