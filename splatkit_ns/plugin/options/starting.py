@@ -60,7 +60,7 @@ def _note_options_beside_config(arguments: Sequence[str]) -> None:
     others = dict.fromkeys(name for name in given if name != "--load-config")
     if others:
         report_once(
-            f"--load-config takes all settings from its file, so {', '.join(others)} on the command line do not count. "
+            f"--load-config takes all settings from its file. What else is given does not count: {', '.join(others)}. "
             "Change the file instead, or start from the run's checkpoints: --load-dir in place of --load-config."
         )
 

@@ -15,7 +15,7 @@ from splatkit_ns.plugin.reporting.console import collected_notes
         (["/bin/ns-train", "m", "--data", "d"], None),
         (["/bin/splatkit", "prune", "--load-config", "c.yml", "--refine", "3"], None),
         (["/bin/ns-train", "m", "--load-config=c.yml", "--vis", "none", "--max_num_iterations=9"],
-         "--vis, --max-num-iterations on the command line do not count"),
+         "does not count: --vis, --max-num-iterations."),
     ],
 )  # fmt: skip
 def test_options_that_do_not_count_are_told(arguments: list[str], told: str | None) -> None:
