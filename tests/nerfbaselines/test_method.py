@@ -90,6 +90,7 @@ def test_training_saving_loading_and_going_on(dataset: dict[str, Any], tmp_path:
     assert loaded.get_info()["num_iterations"] == 40, "overrides are in the checkpoint"
     assert equal(loaded.render(camera), picture)
     loaded.save(str(tmp_path / "again"))
+    loaded.save(str(tmp_path / "20"))
     for path in (tmp_path / "20").iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(SplatkitError, match="without a data set"):
