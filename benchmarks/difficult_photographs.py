@@ -1,13 +1,14 @@
 """Train on photographs that were made difficult in a known way, with and without the parts against it.
 
-    python benchmarks/difficult_photographs.py appearance distractors poses few --scenes SCENE … --jobs 8 --out FILE
+    python benchmarks/difficult_photographs.py appearance distractors poses few sky --scenes SCENE … --jobs 8 --out FILE
     python benchmarks/difficult_photographs.py make appearance SCENE FOLDER
 
 `appearance` gives each training photograph a gain of up to a stop, white balance and gamma at random, and trains on the
 photographs as they are and on the changed ones, without an image model and with each. `distractors` paints a figure
 into a third of them. `poses` turns each camera by half a degree and moves it by a hundredth of the scene. `few` keeps
 3, 6 and 12 photographs, with depth (that of a run on all of them, with a scale and shift for each image) and noise of
-opacities each off and on. Held-out photographs (every eighth) are never changed. SCENE is a folder in nerfstudio's
+opacities each off and on. `sky` trains with and without a sky, and writes renders of a path into --frames. Held-out
+photographs (every eighth) are never changed. SCENE is a folder in nerfstudio's
 format. `make` only writes a data set. Variants of image models and masks are
 written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
 --points 3000 --steps 900 --set pipeline.datamanager.camera_res_scale_factor=0.25
@@ -27,7 +28,7 @@ from difficult_data import KINDS, few, make
 from difficult_runs import Run, run_all
 
 MODELS = ("none", "affine", "bilateral-grid", "ppisp")
-EXPERIMENTS = ("appearance", "distractors", "poses", "few")
+EXPERIMENTS = ("appearance", "distractors", "poses", "few", "sky")
 CORRECTED = {"pipeline.model.camera_optimizer.mode": "SO3xR3"}
 POSES: dict[str, dict[str, Any]] = {
     "off": {},
@@ -60,12 +61,17 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
     for seed, experiment in itertools.product(args.seeds, args.experiments):
         if experiment == "few":
             yield on(seed, "nothing", "few", "all photographs", {}, depths=folder / scene.name / "depths")
+        elif experiment == "sky":
+            for degree in (None, 3):
+                part = "none" if degree is None else f"degree {degree}"
+                frames = None if args.frames is None else args.frames / f"{scene.name}-{part.replace(' ', '-')}"
+                yield on(seed, "nothing", "sky", part, {"pipeline.model.renderer.sky_degree": degree}, frames=frames)
         elif experiment == "poses":
             for name, settings in POSES.items():
                 for kind in ("nothing", "poses"):
                     yield on(seed, kind, "poses", name, settings, align=True)
         else:
-            parts = args.models if experiment == "appearance" else args.masks
+            parts = args.models if experiment == "appearance" else ("none",)
             for part, kind in itertools.product(parts, ("nothing", experiment)):
                 yield on(seed, kind, experiment, part, of_model(part))
 
@@ -96,6 +102,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="further settings, such as pipeline.model.sh_degree=1")
     parser.add_argument("--jobs", type=int, default=1, help="the number of runs at the same time")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no run is begun")
+    parser.add_argument("--frames", type=Path, help="the folder for renders of the experiment sky")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.experiments[0] == "make":

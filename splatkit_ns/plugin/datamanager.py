@@ -60,7 +60,8 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     mask_mode: MaskMode = "ignore"
     """The meaning of masks. ignore: what is masked out counts nowhere; segment: it is empty, so that only what is left
     has Gaussians; alpha: the images' alpha channels tell what is empty and how opaque the rest is, and masks are
-    ignored as before. Losses pull alpha there, see their alpha-lambda."""
+    ignored as before; sky: it is sky, which has no Gaussians but the renderer's sky (sky-degree). Losses pull alpha
+    there, see their alpha-lambda."""
     mask_inverted: bool = False
     """Whether masks mark what is masked out in white instead of black."""
     mask_grow: int = 0

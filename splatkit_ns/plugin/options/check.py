@@ -152,6 +152,8 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     mode: str = getattr(config.pipeline.datamanager, "mask_mode", "ignore")
     model: Any = config.pipeline.model
     weight = getattr(model.loss_fn, "alpha_lambda", None)
+    if mode == "sky":
+        return _sky_mask_problems(model, weight, shown)
     if mode == "ignore" or weight != 0 or model.background_color in ("auto", "random"):
         return []
     name, background = shown("pipeline.datamanager.mask_mode"), shown("pipeline.model.background_color")
@@ -159,6 +161,16 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
         f"{name} {mode} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0 and {background} "
         f"{model.background_color}: raise the one, or set the other to random"
     ]
+
+
+def _sky_mask_problems(model: Any, weight: float | None, shown: Callable[[str], str]) -> list[str]:
+    """The problems of masks that mark the sky, if there is none to learn, or nothing keeps Gaussians out of it."""
+    name, problems = f"{shown('pipeline.datamanager.mask_mode')} sky", list[str]()
+    if getattr(model.renderer, "sky_degree", 0) is None:
+        problems.append(f"{name} needs a sky: set {shown('pipeline.model.renderer.sky_degree')} to 3")
+    if weight == 0:
+        problems.append(f"{name} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0: raise it")
+    return problems
 
 
 def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:

@@ -26,6 +26,7 @@ SPLIT_FIELDS = ("data", "eval_mode", "eval_interval", "train_split_fraction", "d
 MASKS: dict[MaskMode, str] = {
     "ignore": "pixels outside the images' masks do not count",
     "segment": "pixels outside the images' masks are the background",
+    "sky": "all pixels count; those outside the images' masks are sky",
     "alpha": "transparent pixels are the background; pixels outside the images' masks do not count",
 }
 METRICS = {
