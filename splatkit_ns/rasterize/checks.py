@@ -89,8 +89,6 @@ def _check_lens(cameras: RasterCameras, settings: RasterSettings) -> None:
         raise ValueError(f"lens: expected one of {', '.join(LENSES)}, found {lens!r}")
     if lens != "pinhole" and settings.packed:
         raise ValueError(f"packed: expected False for the lens {lens}, found True (gsplat packs pinhole images alone)")
-    if lens != "pinhole" and settings.backend == "gsplat":
-        raise ValueError(f"backend: expected 'splatkit' for the lens {lens}, found 'gsplat', for pinhole images alone")
     if distortion is None:
         return
     if lens == "pinhole":

@@ -18,6 +18,7 @@ from splatkit_ns.triton_kernels import lazy_kernel, run_together
 from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
 from .cuda import BackendUnavailableError, gsplat_need, require_gsplat
 from .projection import Projection, project_by_gsplat, project_in_kernels, project_through_lens
+from .unscented import lens_depths, rasterize_unscented, require_unscented_transform
 from .versions import radii_have_axes
 
 
@@ -29,11 +30,15 @@ def rasterize_on_cuda(
     with torch.cuda.device_of(gaussians.means):
         if len(gaussians) == 0:
             return _render_backgrounds(gaussians, cameras, settings)
+        if settings.backend == "gsplat" and cameras.lens != "pinhole":
+            require_unscented_transform()
         need = gsplat_need(settings.backend, settings.packed)
         if need is not None:
             require_gsplat(need)
         if settings.packed:
             return _rasterize_with_gsplat(gaussians, cameras, settings)
+        if settings.backend == "gsplat" and cameras.lens != "pinhole":
+            return _rasterize_through_lens_with_gsplat(gaussians, cameras, settings)
         kernels = own_kernels()
         if kernels is None and cameras.lens != "pinhole":
             raise BackendUnavailableError(
@@ -116,6 +121,24 @@ def _rasterize_with_own_kernels(
         "tile_size": tile_size, "n_cameras": num_cameras,
     }  # fmt: skip
     return images, alphas, info
+
+
+def _rasterize_through_lens_with_gsplat(
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Evaluate spherical harmonics, and let gsplat do the rest with its unscented transform."""
+    depths = lens_depths(gaussians.means, cameras)
+    colors = gaussians.colors
+    if settings.sh_degree is not None:
+        seen = depths >= settings.near_plane
+        colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, seen)
+    elif colors.dim() == 2:
+        colors = colors.expand(len(cameras), -1, -1)
+    colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
+    images, alphas, info = rasterize_unscented(gaussians, cameras, settings, colors, backgrounds)
+    if "ED" in settings.render_mode:
+        images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+    return images, alphas, {**info, "depths": depths}
 
 
 def _render_backgrounds(

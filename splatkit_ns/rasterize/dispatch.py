@@ -73,7 +73,9 @@ def rasterization(
         rasterize_mode: "antialiased" lowers opacities to make up for eps2d (Mip-Splatting).
         list_space: the space for our tile lists on CUDA; None means as much as they need. Lists on the CPU and those of
             gsplat take what they need and do not use it.
-        backend: "gsplat" projects with gsplat's compiled code; CUDA only.
+        backend: "gsplat" projects with gsplat's compiled code; CUDA only. For lenses this is its unscented transform
+            (1.5.3 and newer), without gradients for viewmats and without absgrad: see
+            `splatkit_ns.rasterize.unscented`.
         lens: pinhole, opencv or opencv_fisheye, for which the Jacobian of the lens takes the place of that of the
             perspective projection: see `splatkit_ns.rasterize.lens_models`.
         distortion: (C, D), the coefficients of the lens as in `splatkit_ns.cameras.View`; None means zeros.
