@@ -111,6 +111,8 @@ def noted(trainer: SplatkitTrainer) -> list[tuple[int, int]]:
 class TwoImages:
     """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
 
+    work = 0
+
     def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
         self.model, self.count = trainer.pipeline.model, count
         self.plain = PlainForwardBackward(self.model)
