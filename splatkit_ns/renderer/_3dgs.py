@@ -92,12 +92,13 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
             params["quats"],
             training_state.scales,
             self.remaining(training_state.opacities, options),
-            sh_coefficients(params["sh0"], params["shN"], degree),
+            params["sh0"],
             view.world_to_cams,
             view.Ks,
             view.width,
             view.height,
             sh_degree=degree,
+            sh_rest=params["shN"] if degree else None,
             backgrounds=self.backgrounds_of(options),
             render_mode=options.render_mode,
             absgrad=self.absgrad,
@@ -156,11 +157,6 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
             "rasterize_mode": self.rasterize_mode,
             "backend": self.backend if device.type == "cuda" else "splatkit",
         }
-
-
-def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:
-    """Return the coefficients up to at least ``degree``, (N, K, 3)."""
-    return sh0 if degree == 0 else torch.cat([sh0, shN], dim=1)
 
 
 def image_fields(images: Tensor, alphas: Tensor, info: dict[str, Any], render_mode: RenderMode) -> dict[str, Any]:
