@@ -1,19 +1,22 @@
 """Train on photographs as their lenses have taken them, and on undistorted ones, and compare.
 
-    python benchmarks/lenses.py scene SCENE [--scale 0.25] [--steps 2000] [--device cuda] [--out results.json]
+    python benchmarks/lenses.py scene SCENE [--scale 0.25] [--steps 2000] [--device cuda] [--warm-up 700] [--out FILE]
     python benchmarks/lenses.py made [--steps 1500]
     python benchmarks/lenses.py wide FILE SCENE [--fov 180]
 
 `scene` trains a data set in nerfstudio's format twice. Both results are drawn through the lenses of the held-out
 photographs (every eighth) and compared with these as they are: all pixels, those that the undistorted photographs show
-as well, and the rest. `made` trains on exact pictures of one made scene through a pinhole, an OPENCV lens and a
-fisheye. `wide` draws fisheye views of a trained scene, a checkpoint or a file in its frame, from five cameras, directly
-and from many pinhole images, and compares images and times.
+as well, and the rest. With --warm-up there is a short training before each, whose time is given apart: on a GPU that is
+the time of compiling kernels, for the most part. With --plain, raw photographs are trained on once more without CUDA
+graphs; `bits` is a hash of the resulting Gaussians. `made` trains on exact pictures of one made scene through a
+pinhole, an OPENCV lens and a fisheye. `wide` draws fisheye views of a trained scene, a checkpoint or a file in its
+frame, from five cameras, directly and from many pinhole images, and compares images and times.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -51,15 +54,17 @@ def provider(data: Path, undistort: bool, scale: float) -> Photographs:
     return Photographs(data=data, undistort=undistort, scale=scale, eval_interval=EVAL_INTERVAL)
 
 
-def train(data: Photographs, args: argparse.Namespace, folder: str) -> tuple[SplatTrainerResult, float]:
-    """The result and the seconds of the training."""
+def train(
+    data: Photographs, args: argparse.Namespace, folder: str, steps: int | None = None, **settings: Any
+) -> tuple[SplatTrainerResult, float]:
+    """The result and the seconds of the training, with its start."""
     config = SplatTrainerConfig(
         method=args.method,
-        max_steps=args.steps,
+        max_steps=steps or args.steps,
         output_dir=folder,
         device=args.device,
         lpips=False,
-        settings={"steps_per_eval_image": 0, "steps_per_eval_all_images": 0},
+        settings={"steps_per_eval_image": 0, "steps_per_eval_all_images": 0, **settings},
     )
     began = time.perf_counter()
     result = SplatTrainer(config, data).run()
@@ -105,13 +110,29 @@ def judge(result: SplatTrainerResult, raw: Photographs, undistorted: Photographs
 def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     raw, undistorted = (provider(args.scene, flag, args.scale) for flag in (False, True))
     rows: list[dict[str, Any]] = []
-    for name, data in (("raw", raw), ("undistorted", undistorted)):
+    runs: list[tuple[str, Photographs, dict[str, Any]]] = [("undistorted", undistorted, {}), ("raw", raw, {})]
+    if args.plain:
+        runs.append(("raw, without CUDA graphs", raw, {"cuda_graphs": False}))
+    for name, data, settings in runs:
+        row: dict[str, Any] = {"trained_on": name}
         with tempfile.TemporaryDirectory() as folder:
-            result, seconds = train(data, args, folder)
-            figures = judge(result, raw, undistorted)
-        rows.append({"trained_on": name, **figures, "num_gaussians": len(result.training_state), "seconds": seconds})
-        show(rows[-1])
+            if args.warm_up:
+                _, row["warm_up_seconds"] = train(data, args, f"{folder}/warm_up", args.warm_up, **settings)
+            result, row["seconds"] = train(data, args, folder, **settings)
+            row |= {"num_gaussians": len(result.training_state), "bits": bits(result)}
+            row |= judge(result, raw, undistorted)
+        rows.append(row)
+        show(row)
     return rows
+
+
+def bits(result: SplatTrainerResult) -> str:
+    """The beginning of a hash of the Gaussians."""
+    params = result.training_state.params
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        digest.update(params[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def made(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -200,6 +221,8 @@ def main() -> None:
             command.add_argument("scene", type=Path)
         if name == "scene":
             command.add_argument("--scale", type=float, default=1.0)
+            command.add_argument("--warm-up", type=int, default=0, help="steps of a training before each")
+            command.add_argument("--plain", action="store_true", help="also without CUDA graphs")
         command.add_argument("--device", default="cpu")
         command.add_argument("--out", type=Path)
     args = parser.parse_args()

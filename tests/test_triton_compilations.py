@@ -1,7 +1,12 @@
-"""Training compiles no kernel that its first launch has not compiled, whatever the sizes."""
+"""Training compiles no kernel that its first launch has not compiled, whatever the sizes; and what Triton compiles."""
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+from typing import TypeGuard
+
+import splatkit_ns
 from tests.triton_compilations import assert_prints
 
 SSIM = """
@@ -164,6 +169,33 @@ for number, height, width in ((1, 1, 16), (16, 480, 640), (43, 900, 1600), (99, 
 assert variants == compiled, variants - compiled
 print("once")
 """
+
+PROBE = """
+from splatkit_ns.doctor import _triton_probe
+
+triton.knobs.runtime.jit_cache_hook = None
+kernel = _triton_probe._double.warmup(torch.ones(8), torch.ones(8), size=_triton_probe.SIZE, grid=(1,))
+assert ".visible .entry _double" in kernel.asm["ptx"]
+print("compiled")
+"""
+
+
+def test_the_doctor_s_kernel_compiles() -> None:
+    assert_prints(PROBE, "compiled\n")
+
+
+def test_kernels_have_no_annotations_but_constexpr() -> None:
+    """Triton looks annotations up on the GPU, where there are no other names."""
+    paths = list(Path(splatkit_ns.__file__).parent.rglob("*.py"))
+    functions = [node for path in paths for node in ast.walk(ast.parse(path.read_text())) if _is_kernel(node)]
+    arguments = [argument for function in functions for argument in function.args.args]
+    found = {ast.unparse(argument.annotation) for argument in arguments if argument.annotation is not None}
+    assert len(functions) > 50
+    assert found == {"tl.constexpr"}
+
+
+def _is_kernel(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and "triton.jit" in {ast.unparse(each) for each in node.decorator_list}
 
 
 def test_ssim() -> None:

@@ -5,6 +5,7 @@ All of them are means over the pixels that count, so that neither the image's si
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -20,6 +21,10 @@ DepthKind = Literal["z", "ray", "inverse"]
 depth with an unknown scale and shift (networks that look at one photograph)."""
 NormalAxes = Literal["opencv", "opengl"]
 """Axes of the camera in which normals are stored: x right, y down, z forward; or x right, y up, z backward."""
+
+LEAST_COSINE = math.cos(math.radians(80.0))
+"""The cosine of the angle from a fisheye's axis up to which its inverse depth is compared: 1 / z is boundless at 90
+degrees."""
 
 
 def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -85,6 +90,17 @@ def z_depths(depths: Tensor, kind: DepthKind, view: View) -> Tensor:
         return depths
     length = pixel_rays(view).norm(dim=-1, keepdim=True)
     return torch.where(length > 0, depths / length, torch.nan)
+
+
+def axis_depths(depths: Tensor, view: View) -> Tensor:
+    """Convert depths (C, H, W, 1) as renderers draw them in a view into depths along the viewing axis; differentiable.
+
+    They are 0 where the angle from the axis of a fisheye is larger than that of `LEAST_COSINE`.
+    """
+    if view.lens != "opencv_fisheye":
+        return depths
+    cosines = pixel_rays(view)[..., 2:]
+    return torch.where(cosines > LEAST_COSINE, depths * cosines, 0.0)
 
 
 def normal_error(normals: Tensor, references: Tensor, alphas: Tensor, valid: Tensor) -> Tensor:

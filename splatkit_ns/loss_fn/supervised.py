@@ -18,6 +18,7 @@ from splatkit_ns.loss_fn.geometry import (
     DepthKind,
     NormalAxes,
     alpha_error,
+    axis_depths,
     depth_error,
     interior,
     inverse_depth_error,
@@ -34,7 +35,10 @@ from splatkit_ns.triton_kernels import LazyKernel
 
 @dataclass
 class SupervisedLossFn(SplatLossFn[PayloadT]):
-    """(1 - lambda) L1 + lambda (1 - SSIM), with optional regularisers, depth and normals."""
+    """(1 - lambda) L1 + lambda (1 - SSIM), with optional regularisers, depth and normals.
+
+    A subclass with a `pre_step` of its own has to call that of ``super``.
+    """
 
     ssim_lambda: Annotated[float, Fraction] = 0.2
     """Weight of 1 - SSIM; L1 gets the rest."""
@@ -62,6 +66,14 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     normal_axes: NormalAxes = "opencv"
     """Camera axes of the data's normals: opencv (x right, y down, z forward), opengl (x right, y up,
     z backward)."""
+
+    def pre_step(self, step: int, max_steps: int, training_state: SplatTrainingState) -> None:
+        if self.depth_lambda > 0 and self.depth_lambda_final is not None:
+            if not hasattr(self, "_falling_weight"):
+                # a tensor, because the kernels of a CUDA graph would keep a number
+                self._falling_weight = torch.zeros((), device=training_state.device)
+            share = step / max(1, max_steps)
+            self._falling_weight.fill_(self.depth_lambda * (self.depth_lambda_final / self.depth_lambda) ** share)
 
     def wants_depth(self, step: int) -> bool:
         return self.depth_lambda > 0 or self.normal_lambda > 0
@@ -121,7 +133,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             (rend_out,) = self._require("alpha", step, "rend_out")
             terms["alpha"] = self.alpha_lambda * alpha_error(rend_out.alphas, alphas, masks)
         if self.depth_lambda > 0:
-            terms["depth"] = self._depth_weight(step) * self._depth_term(masks, step)
+            terms["depth"] = self._depth_weight() * self._depth_term(masks, step)
         if self.normal_lambda > 0:
             rend_out, targets, view = self._require("normal", step, "rend_out", "target_normals", "view")
             normals, valid = self.camera_normals(rend_out, view)
@@ -141,15 +153,23 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
         depths = self._require("depth", rend_out, "depths_expected")[0]
         valid = mask_or_all(masks, depths)
         if self.depth_kind == "inverse":
-            return inverse_depth_error(depths, targets, rend_out.alphas, valid)
+            return inverse_depth_error(axis_depths(depths, view), targets, rend_out.alphas, valid)
         return depth_error(depths, z_depths(targets, self.depth_kind, view), valid) / scale
 
-    def _depth_weight(self, step: Mapping[str, Any]) -> float:
-        """The weight of depth at a step."""
+    def _depth_weight(self) -> float | Tensor:
+        """The weight of depth at this step.
+
+        Raises:
+            ModuleError: it falls, and `pre_step` has not run.
+        """
         if self.depth_lambda_final is None:
             return self.depth_lambda
-        number, max_steps = self._require("depth", step, "step", "max_steps")
-        return self.depth_lambda * (self.depth_lambda_final / self.depth_lambda) ** (number / max(1, max_steps))
+        if not hasattr(self, "_falling_weight"):
+            raise ModuleError(
+                f"{self.module_name}.depth_lambda_final is set, but its pre_step has not run. A loss of your own with "
+                "a pre_step has to call that of super(), and a training loop of your own that of its parts."
+            )
+        return self._falling_weight
 
     def camera_normals(self, rend_out: Any, view: View) -> tuple[Tensor, Tensor]:
         """Return normals in the camera's OpenCV axes, times alpha, (1, H, W, 3), and the mask of reliable ones.

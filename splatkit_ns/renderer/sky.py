@@ -102,11 +102,13 @@ def sky_images(coefficients: Tensor, view: View) -> Tensor:
 
 def _lens_rays(view: View, columns: int, rows: int) -> Tensor:
     """The rays (C, rows, columns, 3) through a lens at `_places`: those of the pixels of a smaller image."""
-    spacing = view.Ks.new_tensor([(view.width - 1) / max(columns - 1, 1), (view.height - 1) / max(rows - 1, 1)])
-    spacing = torch.where(spacing > 0, spacing, 1.0)
-    Ks = view.Ks.clone()
-    Ks[:, [0, 1], [0, 1]] /= spacing
-    Ks[:, :2, 2] = (Ks[:, :2, 2] - 0.5) / spacing + 0.5
+    sides = ((view.width, columns), (view.height, rows))
+    spacings = [(length - 1) / max(places - 1, 1) or 1.0 for length, places in sides]
+    scaled = [
+        torch.cat([view.Ks[:, i : i + 1, :2] / spacing, (view.Ks[:, i : i + 1, 2:] - 0.5) / spacing + 0.5], dim=2)
+        for i, spacing in enumerate(spacings)
+    ]
+    Ks = torch.cat([*scaled, view.Ks[:, 2:]], dim=1)
     return rays_of_pixels(view.lens, view.distortion, Ks, columns, rows)
 
 

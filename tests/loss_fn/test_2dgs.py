@@ -164,17 +164,12 @@ def test_depth_of_either_kind_is_compared_along_the_axis(kind: Any) -> None:
 def test_relative_depth_has_a_weight_that_falls(kind: Any) -> None:
     plane = TILTED[0].float()
     assert float(terms(kind(depth_lambda=0.2, depth_kind="inverse"), target_depths=40 / plane + 3)["depth"]) < 1e-5
-    found = {
-        step: float(
-            terms(
-                kind(depth_lambda=0.2, depth_lambda_final=0.002, depth_kind="inverse"),
-                target_depths=plane,
-                step=step,
-                max_steps=100,
-            )["depth"]
-        )
-        for step in (0, 50, 100)
-    }
+    loss, found = kind(depth_lambda=0.2, depth_lambda_final=0.002, depth_kind="inverse"), {}
+    with pytest.raises(ModuleError, match="its pre_step has not run"):
+        terms(loss, target_depths=plane)
+    for step in (0, 50, 100):
+        loss.pre_step(step, 100, make_state(3))
+        found[step] = float(terms(loss, target_depths=plane)["depth"])
     assert found[0] > 0.01
     assert found[50] == pytest.approx(found[0] / 10)
     assert found[100] == pytest.approx(found[0] / 100)

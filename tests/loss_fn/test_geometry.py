@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import View
-from splatkit_ns.loss_fn import geometry
+from splatkit_ns.loss_fn import Splat3DGSLossFn, geometry
 from splatkit_ns.loss_fn.geometry import (
     depth_error,
     interior,
@@ -20,6 +20,7 @@ from splatkit_ns.loss_fn.geometry import (
     pixel_rays,
     z_depths,
 )
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from tests.triton_interpreter import assert_prints
 
@@ -104,6 +105,26 @@ def test_the_error_of_inverse_depth_is_that_of_least_squares() -> None:
     expected = float((inverse - fitted).abs().mean() / inverse.mean())
     assert float(inverse_depth_error(z, target, opaque(), everywhere())) == pytest.approx(expected)
     assert float(inverse_depth_error(7 * z, target, opaque(), everywhere())) == pytest.approx(expected)
+
+
+def test_inverse_depth_through_a_fisheye_is_that_along_the_axis() -> None:
+    """Renders of fisheyes have distances; corners, up to 89 degrees from the axis, do not count."""
+    K = torch.tensor([[[6.0, 0, 8.0], [0, 6.0, 6.0], [0, 0, 1]]], dtype=torch.float64)
+    view = View(torch.eye(4, dtype=torch.float64)[None], K, WIDTH, HEIGHT, "opencv_fisheye")
+    normal = torch.nn.functional.normalize(torch.tensor([0.1, -0.1, -1.0], dtype=torch.float64), dim=0)
+    rays = pixel_rays(view)
+    distances = -2 / (rays @ normal)[..., None]
+    axial = distances * rays[..., 2:]
+    is_near = rays[..., 2] > math.cos(math.radians(80))
+    assert 0 < int((~is_near).sum()) < HEIGHT * WIDTH / 5
+    target = torch.where(is_near[..., None], 3 / axial + 1, 100.0)
+    nothing = torch.zeros(1, 0, 2)
+    sizes = {"width": WIDTH, "height": HEIGHT, "n_cameras": 1, "info": {}}
+    drawn = SplatRenderPayload(renders=rays, alphas=opaque(), means2d=nothing, depths_expected=distances, **sizes)
+    step = {"rend_out": drawn, "target_depths": target, "view": view, "scene_scale": 1.0}
+    terms = Splat3DGSLossFn(depth_lambda=1.0, depth_kind="inverse").geometry_terms(None, step)
+    assert float(terms["depth"]) == pytest.approx(0, abs=1e-9)
+    assert float(inverse_depth_error(distances, target, opaque(), is_near)) > 0.01, "distances differ from depths"
 
 
 @pytest.mark.parametrize("hidden", ["unknown", "masked", "transparent"])
@@ -226,7 +247,7 @@ CASES = [(0.8, (37, 61)), (1.0, (1, 3)), (0.0, (40, 30))]
 IN_THE_INTERPRETER = (
     RUN
     + """
-from splatkit_ns.loss_fn import geometry
+from splatkit_ns.loss_fn import Splat3DGSLossFn, geometry
 from splatkit_ns.loss_fn._normal_error_triton import NormalError
 
 geometry.normal_error_kernel = lambda: NormalError.apply

@@ -189,6 +189,8 @@ def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
     """Copy the values of a frame into the tensors of another of the same shapes, such as the one a CUDA graph reads."""
     to.view.cam_to_worlds.copy_(source.view.cam_to_worlds)
     to.view.Ks.copy_(source.view.Ks)
+    if source.view.distortion is not None and to.view.distortion is not None:
+        to.view.distortion.copy_(source.view.distortion)
     to.background.copy_(source.background)
     if source.index_on_device is not None and to.index_on_device is not None:
         to.index_on_device.copy_(source.index_on_device)
@@ -201,7 +203,10 @@ def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
 def empty_frame_like(frame: TrainingFrame) -> TrainingFrame:
     """A frame of the same shapes, with memory of its own and values that are not set."""
     view = dataclasses.replace(
-        frame.view, cam_to_worlds=torch.empty_like(frame.view.cam_to_worlds), Ks=torch.empty_like(frame.view.Ks)
+        frame.view,
+        cam_to_worlds=torch.empty_like(frame.view.cam_to_worlds),
+        Ks=torch.empty_like(frame.view.Ks),
+        distortion=None if frame.view.distortion is None else torch.empty_like(frame.view.distortion),
     )
     places = {name: None if (value := getattr(frame, name)) is None else torch.empty_like(value) for name in IMAGES}
     index = None if frame.index_on_device is None else torch.empty_like(frame.index_on_device)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.plugin.step.frame import TrainingFrame, copy_frame, empty_frame_like
+from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
@@ -34,8 +34,6 @@ REMEMBERED = 300
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
-POSES_IN_GRAPHS = False
-"""Whether steps that correct poses are captured. A graph can hold them, but this has not been tested on a GPU yet."""
 CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """The fields of the context that a step sets, besides its losses."""
 TRIED = 20
@@ -62,11 +60,8 @@ class CapturedStep(NamedTuple):
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:
-    """Whether the class of a renderer or loss declares itself capturable in a graph; subclasses do not inherit this.
-
-    A renderer with a sky is not captured: a graph can hold it, but this has not been tested on a GPU yet.
-    """
-    return bool(vars(type(part)).get("capturable", False)) and getattr(part, "sky_degree", None) is None
+    """Whether the class of a renderer or loss declares itself capturable in a graph; subclasses do not inherit this."""
+    return bool(vars(type(part)).get("capturable", False))
 
 
 def forward_backward(
@@ -74,8 +69,8 @@ def forward_backward(
 ) -> ForwardBackward:
     """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
-    They are not possible on the CPU, if camera poses are corrected, if gradients are summed up over steps, if the loss
-    compares with more than images, or if a module runs between render and backward pass or measures the time of each
+    They are not possible on the CPU, if gradients are summed up over steps, if poses are corrected as SE3 (nerfstudio's
+    function copies from the host), or if a module runs between render and backward pass or measures the time of each
     part of a step.
 
     Args:
@@ -89,9 +84,8 @@ def forward_backward(
         cuda_graphs
         and torch.device(device).type == "cuda"
         and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
-        and not model.parts.loss_fn.wanted_targets
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
-        and (POSES_IN_GRAPHS or model.camera_optimizer.config.mode == "off")
+        and model.camera_optimizer.config.mode != "SE3"
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
     return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
@@ -156,7 +150,7 @@ class GraphForwardBackward:
 
     def _runs_as_graph(self, frame: TrainingFrame) -> bool:
         """Run a step, as a graph if possible; then context and gradients hold the results."""
-        if self._off or frame.view.lens != "pinhole":  # captures of the projection through lenses were never tried
+        if self._off:
             return False
         kind = (self._kind(frame), self._settings())
         self._steps += 1
@@ -222,11 +216,11 @@ class GraphForwardBackward:
         return (
             frame.view.width,
             frame.view.height,
+            frame.view.lens,
+            None if frame.view.distortion is None else frame.view.distortion.shape,
             model.sh_degree_now(),
             model.wants_depth_now(),
-            frame.mask is None,
-            frame.pixel_weights is None,
-            frame.target_alphas is None,
+            *(getattr(frame, name) is None for name in IMAGES),
             len(model.training_state),
         )
 

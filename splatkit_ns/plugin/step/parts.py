@@ -179,6 +179,7 @@ class StepParts:
             batch: the image, with its mask and other data; None if it will come with `add_image`.
         """
         self.context.start_step(self.context.step)
+        self._seen = None  # or gradients to poses would flow on the stream of the last step, which no graph can hold
         self._seed("frame", of_rank=True)
         frame = self.use_frame(self.frames.make(camera, batch))
         self.dispatcher.run("on_phase", phase="data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,9 @@ def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
         ({"modules": [Onlooker()]}, True),
         ({"modules": [SplatTimer()]}, False),
         ({"cuda_graphs": False}, False),
-        ({"camera_optimizer": CameraOptimizerConfig(mode="SO3xR3")}, False),
+        ({"camera_optimizer": CameraOptimizerConfig(mode="SO3xR3")}, True),
+        ({"camera_optimizer": CameraOptimizerConfig(mode="SE3")}, False),
+        ({"renderer": Splat3DGSRenderer(sky_degree=2)}, True),
     ],
     ids=lambda value: "+".join(value) or "plain" if isinstance(value, dict) else "",
 )
@@ -91,7 +94,13 @@ def test_not_where_gradients_are_summed_up(tiny_scene: Path, tmp_path: Path, mon
 
 
 def trained(
-    scene: Path, output: Path, graphs: bool, monkeypatch: pytest.MonkeyPatch, mask_mode: Any = "ignore", **parts: Any
+    scene: Path,
+    output: Path,
+    graphs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    mask_mode: Any = "ignore",
+    undistort: bool = True,
+    **parts: Any,
 ) -> Any:
     """The Gaussians after 300 steps on the GPU, and how many of these were replays."""
     method = make_method("graphs", sh_degree_interval=60, **deepcopy(parts))
@@ -99,6 +108,7 @@ def trained(
     config.machine.device_type = "cuda"
     config.cuda_graphs = graphs
     config.pipeline.datamanager.mask_mode = mask_mode
+    config.pipeline.datamanager.undistort = undistort
     replays: list[int] = []
     replay = torch.cuda.CUDAGraph.replay
 
@@ -168,14 +178,63 @@ def test_dropout_masks_and_regularisers_in_a_graph(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])
-def test_corrected_poses_in_a_graph(
-    mode: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(step_graph, "POSES_IN_GRAPHS", True)
-    parts = {"renderer": Splat3DGSRenderer(dropout=0.3), "camera_optimizer": CameraOptimizerConfig(mode=mode)}
+def test_corrected_poses_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: dict[str, Any] = {
+        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "camera_optimizer": CameraOptimizerConfig(mode="SO3xR3"),
+    }
     plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
     graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+
+
+def two_lenses(folder: Path, model: str, second_k1: float) -> Path:
+    """A scene whose photographs take turns between two lenses of one model."""
+    scene = write_tiny_scene(folder)
+    path = scene / "transforms.json"
+    meta = json.loads(path.read_text())
+    for i, each in enumerate(meta["frames"]):
+        each |= {"camera_model": model, "k1": second_k1 if i % 2 else -0.03, "k2": 0.004, "k3": 0.0, "k4": 0.0}
+    path.write_text(json.dumps(meta))
+    return scene
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sky_degree", [None, 2], ids=["", "sky"])
+@pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
+def test_lenses_in_a_graph(model: str, sky_degree: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graph, "can_capture", lambda part: True)
+    data = two_lenses(tmp_path / "data", model, 0.09)
+    parts = {"undistort": False, "renderer": Splat3DGSRenderer(sky_degree=sky_degree)}
+    plain, _ = trained(data, tmp_path / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(data, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+    one_lens = two_lenses(tmp_path / "one", model, -0.03)
+    other, _ = trained(one_lens, tmp_path / "other", True, monkeypatch, **parts)
+    assert not torch.equal(other["means"], plain["means"])
+
+
+@pytest.mark.gpu
+def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"renderer": Splat3DGSRenderer(sky_degree=2)}
+    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["z", "inverse"])
+def test_depth_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", depth=True)
+    loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind)
+    plain, _ = trained(scene, tmp_path / "plain", False, monkeypatch, loss_fn=loss)
+    graphs, replays = trained(scene, tmp_path / "graphs", True, monkeypatch, loss_fn=loss)
     assert replays > 200
     for name, value in plain.items():
         assert torch.equal(graphs[name], value), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from splatkit_ns.cameras import View
+from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_model import IdentityImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn
@@ -22,11 +23,11 @@ from splatkit_ns.renderer import Splat3DGSRenderer
 VIEW = View(torch.eye(4)[None], torch.eye(3)[None], 8, 6)
 
 
-def frame(mask: bool = False) -> TrainingFrame:
+def frame(mask: bool = False, view: View = VIEW) -> TrainingFrame:
     """A training image of noise."""
     camera: Any = None
     valid = torch.ones(1, 6, 8, dtype=torch.bool) if mask else None
-    return TrainingFrame(camera, VIEW, torch.zeros(3), torch.rand(1, 6, 8, 3), valid)
+    return TrainingFrame(camera, view, torch.zeros(3), torch.rand(1, 6, 8, 3), valid)
 
 
 class CountingGraph:
@@ -233,6 +234,41 @@ def test_a_capture_that_cuda_refuses_is_one_message(model: StubModel) -> None:
     with pytest.raises(SplatkitError, match="--cuda-graphs False"):
         run(graphs, model, STEPS_BEFORE + 1)
     assert graphs.list_space.capacity is None
+
+
+def test_a_graph_reads_the_lens_of_each_photograph(model: StubModel) -> None:
+    """Its coefficients are copied into the graph's own; another model of lenses, or a lens without any, is another
+    kind of step."""
+    read: list[list[float]] = []
+    use_frame = model.use_frame
+
+    def noted(used: TrainingFrame) -> None:
+        use_frame(used)
+        read.append([] if used.view.distortion is None else used.view.distortion[0].tolist())
+
+    model.use_frame = noted  # type: ignore[method-assign]
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    first, second = ([0.5, 0.25, 0.0, 0.0], [-0.5, 0.125, 0.0, 0.0])
+
+    def step(lens: LensModel, distortion: list[float] | None) -> bool:
+        values = None if distortion is None else torch.tensor([distortion])
+        seen = frame(view=dataclasses.replace(VIEW, lens=lens, distortion=values))
+        CountingGraph.space = graphs.list_space
+        graphs.list_space.longest = 80
+        return graphs.run(seen, {}) == {}
+
+    for _ in range(STEPS_BEFORE):
+        assert not step("opencv_fisheye", first)
+    assert step("opencv_fisheye", first)
+    assert step("opencv_fisheye", second)
+    assert read[-1] == second
+    assert step("opencv_fisheye", first)
+    assert read[-1] == first
+    assert len(CountingGraph.captures) == 1
+    for lens, distortion in (("opencv", first), ("opencv", [0.1] * 9), ("opencv_fisheye", None), ("pinhole", None)):
+        assert not step(lens, distortion)
+        assert step(lens, distortion)
+    assert len(CountingGraph.captures) == 5
 
 
 def test_closed_it_does_no_more(model: StubModel) -> None:
