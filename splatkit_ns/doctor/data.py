@@ -134,10 +134,7 @@ def data_findings(
     found += [*_photographs(figures), _held_out(figures), _lenses(train), _masks(train, results["train"])]
     found += [_seed_points(train), _room(figures, results, room)]
     problems = [problem for result in results.values() for problem in result.problems]
-    found += [
-        Finding("damaged", "fault", problem, "Restore the file, or take the photograph out of the data set.")
-        for problem in problems
-    ]
+    found += [Finding("damaged", "fault", problem) for problem in problems]
     return found
 
 
