@@ -20,7 +20,7 @@ import argparse
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ POSES: dict[str, dict[str, Any]] = {
     "SO3xR3, 10 times the rate": CORRECTED | {"learning_rates": {"camera_opt": 1e-3}},
 }
 DEPTH = {"depth_kind": "inverse", "depth_lambda": 0.1, "depth_lambda_final": 0.001}
-NUMBERS = (3, 6, 12)
 NOISE = 0.3
 
 
@@ -47,6 +46,14 @@ def of_model(variant: str) -> dict[str, Any]:
     place = f"pipeline.model.image_model.{kind.replace('-', '_')}"
     pairs = (pair.partition("=") for pair in values.split(",") if pair)
     return {"pipeline.model.image_model.kind": kind, **{f"{place}.{k}": json.loads(v) for k, _, v in pairs}}
+
+
+def of_masks(variant: str) -> dict[str, Any]:
+    """The settings of a run with masks of transients, such as ``transients:begin=0.3``."""
+    kind, _, values = variant.partition(":")
+    pairs = (pair.partition("=") for pair in values.split(",") if pair)
+    begin = {} if kind == "none" else {"modules.transients.begin": 0.3}
+    return begin | {f"modules.transients.{k}": json.loads(v) for k, _, v in pairs}
 
 
 def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run]:
@@ -71,15 +78,15 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
                 for kind in ("nothing", "poses"):
                     yield on(seed, kind, "poses", name, settings, align=True)
         else:
-            parts = args.models if experiment == "appearance" else ("none",)
+            parts, settings_of = (args.models, of_model) if experiment == "appearance" else (args.masks, of_masks)
             for part, kind in itertools.product(parts, ("nothing", experiment)):
-                yield on(seed, kind, experiment, part, of_model(part))
+                yield on(seed, kind, experiment, part, settings_of(part))
 
 
-def few_runs(scene: Path, folder: Path, depths: Path, seed: int) -> Iterator[Run]:
+def few_runs(scene: Path, folder: Path, depths: Path, seed: int, numbers: Sequence[int]) -> Iterator[Run]:
     """The runs with a few photographs."""
     files = {path.stem: path for path in depths.iterdir()}
-    for num in NUMBERS:
+    for num in numbers:
         data = few(scene, folder / scene.name / f"few-{num}", num, files)
         for depth in (False, True):
             for noise in (False, True):
@@ -94,6 +101,8 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", help=f"{', '.join(EXPERIMENTS)}; or make KIND SCENE FOLDER")
     parser.add_argument("--scenes", type=Path, nargs="+", default=[])
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--masks", nargs="+", default=("none", "transients"))
+    parser.add_argument("--numbers", type=int, nargs="+", default=(3, 6, 12), help="of photographs, for few")
     parser.add_argument("--method", default="splatkit-3dgs-fast")
     parser.add_argument("--steps", type=int, help="the default is the method's own number")
     parser.add_argument("--points", type=int, help="the number of seed points that are kept")
@@ -118,7 +127,11 @@ def main() -> None:
         folder = Path(name)
 
         def after(run: Run) -> list[Run]:
-            return [] if run.depths is None else list(few_runs(scenes[run.scene], folder, run.depths, run.seed))
+            return (
+                []
+                if run.depths is None
+                else list(few_runs(scenes[run.scene], folder, run.depths, run.seed, args.numbers))
+            )
 
         run_all([run for scene in scenes.values() for run in runs_on(scene, folder, args)], after, args)
 
