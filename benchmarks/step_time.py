@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--image-model", help="import path of a class, for the second run")
     parser.add_argument("--rasterizer", choices=["gsplat"], help="what renders in the second run")
     parser.add_argument("--block", type=int, default=100, help="steps in turn")
+    parser.add_argument("--rounds", type=int, help="blocks of each run; by default as many as it has steps for")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -50,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs:
         changes = [f"--{name}={value}" for name in ("image-model", "rasterizer") if (value := option(args, name))]
         workers = [start(folders[i], args, runs[i], changes if i else [], Path(logs, f"{i}.txt")) for i in range(2)]
-        rounds = int(runs[0].split(":")[1]) // args.block
+        rounds = args.rounds or int(runs[0].split(":")[1]) // args.block
         pairs = [tuple(ask(worker) for worker in workers) for _ in range(rounds)]
         for worker in workers:
             worker.communicate("\n")

@@ -194,15 +194,14 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     The launches draw one Gaussian on the only tile of an image.
     """
     one, bounds = torch.ones(1, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device)
-    nine, images, first = torch.ones(9, device=device), torch.zeros(3, device=device), one.int() - 1
-    gaussian = (nine[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, nine[:3].clone(), images)
+    sums, images, first = torch.ones(11, device=device), torch.zeros(3, device=device), one.int() - 1
+    gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
     forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
-    gradients = (*gaussian, bounds, first, first, one, one.int(), images, one, nine, *shape, False, tile_size)
-    sums = tuple(torch.empty_like(nine) for _ in range(5))
-    entries = (one.long() - 1, one.long(), one.int(), nine, 1, 1, *sums, 3, False)
-    return [
-        partial(backward_of(tile_size)[(1,)], *gradients, num_warps=1),
-        partial(_forward[(1,)], *forward, num_warps=1),
-        partial(gather[(1,)], *entries, GATHERED, TOGETHER, MANY, num_warps=1),
-    ]
+    gradients = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
+    entries = (one.long() - 1, one.long(), one.int(), sums, 1, 1, *(torch.empty_like(sums) for _ in range(5)), 3)
+    kernel = backward_of(tile_size)
+    launches = [partial(kernel[(1,)], *gradients, absgrad, tile_size, num_warps=1) for absgrad in (True, False)]
+    launches += [partial(_forward[(1,)], *forward, num_warps=1)]
+    sizes = (GATHERED, TOGETHER, MANY)
+    return launches + [partial(gather[(1,)], *entries, absgrad, *sizes, num_warps=1) for absgrad in (True, False)]
