@@ -51,6 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs:
         changes = [f"--{name}={value}" for name in ("image-model", "rasterizer") if (value := option(args, name))]
         workers = [start(folders[i], args, runs[i], changes if i else [], Path(logs, f"{i}.txt")) for i in range(2)]
+        for worker, run in zip(workers, runs, strict=True):
+            wait_for(worker, run)
         rounds = args.rounds or int(runs[0].split(":")[1]) // args.block
         pairs = [tuple(ask(worker) for worker in workers) for _ in range(rounds)]
         for worker in workers:
@@ -90,9 +92,13 @@ def start(checkout: Path, args: argparse.Namespace, run: str, changes: list[str]
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
     worker.log = log  # type: ignore[attr-defined]
-    if answer(worker) != "ready":
-        raise SystemExit(f"{run} did not start:\n{log.read_text()[-6000:]}")
     return worker
+
+
+def wait_for(worker: Any, run: str) -> None:
+    """Wait until a worker can train."""
+    if answer(worker) != "ready":
+        raise SystemExit(f"{run} did not start:\n{worker.log.read_text()[-6000:]}")
 
 
 def ask(worker: Any) -> float:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._blending_triton import MAX_CHANNELS, SIZES, pixels
+from splatkit_ns.rasterize._compositing_triton import MAX_CHANNELS, SIZES, pixels
 from splatkit_ns.rasterize._disc_gradients_triton import FIXED, gather, transform_gradients
 from splatkit_ns.rasterize._discs_triton import Discs, load_record
 from splatkit_ns.rasterize._tile_lists_triton import TileLists

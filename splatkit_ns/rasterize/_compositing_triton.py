@@ -23,15 +23,52 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._blending_backward_triton import backward, backward_in_groups, gather
-from splatkit_ns.rasterize._blending_triton import MAX_CHANNELS, SIZES, alpha_at, load_gaussian, pixels
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
-GATHERED, TOGETHER, MANY = 8, 4, 32
-"""The number of Gaussians whose list entries are added up together, the number of entries of each that are at once, and
+MAX_CHANNELS = 4
+GATHERED, TOGETHER, MANY = 16, 4, 32
+"""The number of Gaussians whose list entries are added up together, that of entries of each that are read at once, and
 the number of entries after which those of one Gaussian are added up alone."""
-SMALL_TILE = 8
-"""The side of a tile, in pixels, whose entries' gradients are added up in groups."""
+SKIPPED = tl.constexpr(32)
+"""The number of list entries that are marked at once as not seen by any pixel."""
+SIZES = ["width", "height", "tiles_x", "tiles_y"]
+"""The arguments whose values Triton does not specialise kernels on, so that new sizes compile nothing."""
+
+
+@triton.jit
+def pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
+    """Return the centres of this program's pixels, their places in the image, and whether they lie inside it."""
+    tile = tl.program_id(0)
+    camera = tile // (tiles_x * tiles_y)
+    lane = tl.arange(0, T * T)
+    x = (tile % tiles_x) * T + lane % T
+    y = (tile // tiles_x) % tiles_y * T + lane // T
+    place = (camera.to(tl.int64) * height + y) * width + x
+    return tile, camera, x.to(tl.float32) + 0.5, y.to(tl.float32) + 0.5, place, (x < width) & (y < height)
+
+
+@triton.jit
+def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
+    """Load one Gaussian's numbers, one Gaussian ahead of their use; channels that do not exist are 0."""
+    c0 = tl.load(colors_ptr + X * g)
+    c1 = tl.load(colors_ptr + X * g + 1) if X > 1 else 0.0
+    c2 = tl.load(colors_ptr + X * g + 2) if X > 2 else 0.0
+    c3 = tl.load(colors_ptr + X * g + 3) if X > 3 else 0.0
+    return (
+        tl.load(means_ptr + 2 * g), tl.load(means_ptr + 2 * g + 1),
+        tl.load(conics_ptr + 3 * g), tl.load(conics_ptr + 3 * g + 1), tl.load(conics_ptr + 3 * g + 2),
+        tl.load(opacities_ptr + g), c0, c1, c2, c3,
+    )  # fmt: skip
+
+
+@triton.jit
+def _alpha(px, py, mx, my, a, b, c, opacity):
+    """Return the fraction of the light behind the Gaussian that it blocks at each pixel, and whether that counts."""
+    dx = mx - px
+    dy = my - py
+    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
+    alpha = opacity * tl.exp(-sigma)
+    return dx, dy, alpha, (sigma >= 0.0) & (alpha * 255.0 >= 1.0)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -53,14 +90,14 @@ def _forward(
     open_ = inside
     i = start
     g = tl.load(ids_ptr + i, mask=i < end, other=0)
-    mx, my, a, b, c, opacity, c0, c1, c2, c3 = load_gaussian(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
+    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
     g = tl.load(ids_ptr + i + 1, mask=i + 1 < end, other=0)
     while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
-        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = load_gaussian(
+        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
             means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
         )
         g = tl.load(ids_ptr + i + 2, mask=i + 2 < end, other=0)
-        _dx, _dy, alpha, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
+        _dx, _dy, alpha, counts = _alpha(px, py, mx, my, a, b, c, opacity)
         alpha = tl.minimum(alpha, 0.999)
         rest = light * (1.0 - alpha)
         open_ = open_ & ((rest > 1e-4) | (counts == 0))
@@ -98,9 +135,137 @@ def _forward(
     tl.store(lasts_ptr + place, last, mask=inside)
 
 
-def backward_of(tile_size: int) -> Any:
-    """The kernel that is faster for tiles of this size, in pixels."""
-    return backward_in_groups if tile_size <= SMALL_TILE else backward
+@triton.jit(do_not_specialize=SIZES)
+def _backward(
+    means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, places_ptr,
+    lights_ptr, lasts_ptr, v_images_ptr, v_alphas_ptr, sums_ptr, width, height, tiles_x, tiles_y,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
+):  # fmt: skip
+    """Write the gradients of each entry of the tile's list, added up over its pixels.
+
+    Their order is means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
+    """
+    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    start = tl.load(offsets_ptr + tile)
+    light = tl.load(lights_ptr + place, mask=inside, other=1.0)
+    last = tl.load(lasts_ptr + place, mask=inside, other=0)
+    v0 = tl.load(v_images_ptr + X * place, mask=inside, other=0.0)
+    v1 = tl.load(v_images_ptr + X * place + 1, mask=inside, other=0.0) if X > 1 else v0
+    v2 = tl.load(v_images_ptr + X * place + 2, mask=inside, other=0.0) if X > 2 else v0
+    v3 = tl.load(v_images_ptr + X * place + 3, mask=inside, other=0.0) if X > 3 else v0
+    behind = -tl.load(v_alphas_ptr + place, mask=inside, other=0.0)
+    if BACKGROUND:
+        behind += v0 * tl.load(backgrounds_ptr + X * camera)
+        if X > 1:
+            behind += v1 * tl.load(backgrounds_ptr + X * camera + 1)
+        if X > 2:
+            behind += v2 * tl.load(backgrounds_ptr + X * camera + 2)
+        if X > 3:
+            behind += v3 * tl.load(backgrounds_ptr + X * camera + 3)
+    behind *= light
+    """The share of the loss that comes from everything behind, dimmed by everything in front."""
+    R: tl.constexpr = 6 + X + (2 if ABS else 0)
+    field = tl.arange(0, 16)
+    j = tl.max(last)
+    length = tl.load(offsets_ptr + tile + 1) - start
+    for k in range(j, length, SKIPPED):  # entries behind everything that is seen
+        skipped = k + tl.arange(0, SKIPPED)
+        row = tl.load(places_ptr + start + skipped, mask=skipped < length, other=0).to(tl.int64)
+        here = (skipped < length)[:, None] & (field < R)[None, :]
+        tl.store(sums_ptr + row[:, None] * R + field[None, :], tl.zeros((SKIPPED, 16), tl.float32), mask=here)
+    j -= 1
+    g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
+    row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
+    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
+    g = tl.load(ids_ptr + start + j - 1, mask=j >= 1, other=0)
+    while j >= 0:
+        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
+            means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
+        )
+        n_row = tl.load(places_ptr + start + j - 1, mask=j >= 1, other=0)
+        g = tl.load(ids_ptr + start + j - 2, mask=j >= 2, other=0)
+        dx, dy, full, counts = _alpha(px, py, mx, my, a, b, c, opacity)
+        counts = counts & (j < last)
+        alpha = tl.minimum(full, 0.999)
+        inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
+        light *= inverse
+        weight = tl.where(counts, alpha * light, 0.0)
+        color = v0 * c0
+        if X > 1:
+            color += v1 * c1
+        if X > 2:
+            color += v2 * c2
+        if X > 3:
+            color += v3 * c3
+        v_alpha = light * color - inverse * behind
+        behind += weight * color
+        v_sigma = tl.where(counts & (full <= 0.999), -alpha * v_alpha, 0.0)
+        sx = v_sigma * dx
+        sy = v_sigma * dy
+        sum_x = tl.sum(sx)
+        sum_y = tl.sum(sy)
+        out = tl.where(field == 0, a * sum_x + b * sum_y, 0.0)
+        out = tl.where(field == 1, b * sum_x + c * sum_y, out)
+        out = tl.where(field == 2, 0.5 * tl.sum(sx * dx), out)
+        out = tl.where(field == 3, tl.sum(sx * dy), out)
+        out = tl.where(field == 4, 0.5 * tl.sum(sy * dy), out)
+        out = tl.where(field == 5, -tl.sum(v_sigma) / opacity, out)
+        out = tl.where(field == 6, tl.sum(weight * v0), out)
+        if X > 1:
+            out = tl.where(field == 7, tl.sum(weight * v1), out)
+        if X > 2:
+            out = tl.where(field == 8, tl.sum(weight * v2), out)
+        if X > 3:
+            out = tl.where(field == 9, tl.sum(weight * v3), out)
+        if ABS:
+            out = tl.where(field == 6 + X, tl.sum(tl.abs(a * sx + b * sy)), out)
+            out = tl.where(field == 7 + X, tl.sum(tl.abs(b * sx + c * sy)), out)
+        tl.store(sums_ptr + row.to(tl.int64) * R + field, out, mask=field < R)
+        mx, my, a, b, c, opacity, row = n_mx, n_my, n_a, n_b, n_c, n_opacity, n_row
+        c0, c1, c2, c3 = n_c0, n_c1, n_c2, n_c3
+        j -= 1
+
+
+@triton.jit(do_not_specialize=["num", "capacity"])
+def _gather(
+    order_ptr, ends_ptr, counts_ptr, sums_ptr, num, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
+    v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, G: tl.constexpr, E: tl.constexpr, MANY: tl.constexpr,
+):  # fmt: skip
+    """Add up the entries of each of G Gaussians, the first MANY of each together; Gaussians without any get zeros."""
+    rank = tl.program_id(0) * G + tl.arange(0, G)
+    known = rank < num
+    g = tl.load(order_ptr + rank, mask=known, other=0)
+    count = tl.load(counts_ptr + rank, mask=known, other=0)
+    first = tl.load(ends_ptr + rank, mask=known, other=0) - count
+    R: tl.constexpr = 6 + X + (2 if ABS else 0)
+    field = tl.arange(0, 16)
+    total = tl.zeros((G, 16), tl.float32)
+    most = tl.max(count)
+    entry = tl.arange(0, E)[None, :]
+    for k in range(0, tl.minimum(most, MANY), E):
+        row = first[:, None] + k + entry
+        live = (k + entry < tl.minimum(count, MANY)[:, None]) & (row < capacity)
+        live = live[:, :, None] & (field < R)[None, None, :]
+        total += tl.sum(tl.load(sums_ptr + row[:, :, None] * R + field[None, None, :], mask=live, other=0.0), axis=1)
+    if most > MANY:
+        others = tl.arange(0, MANY)
+        for i in range(G):
+            mine = tl.arange(0, G) == i
+            its_count = tl.sum(tl.where(mine, count, 0))
+            its_first = tl.sum(tl.where(mine, first, 0))
+            rest = tl.zeros((MANY, 16), tl.float32)
+            for k in range(MANY, its_count, MANY):
+                place = its_first + k + others
+                here = ((k + others < its_count) & (place < capacity))[:, None] & (field < R)[None, :]
+                rest += tl.load(sums_ptr + place[:, None] * R + field[None, :], mask=here, other=0.0)
+            total += tl.where(mine[:, None], tl.sum(rest, axis=0)[None, :], 0.0)
+    g, field, known = g[:, None], field[None, :], known[:, None]
+    tl.store(v_means_ptr + 2 * g + field, total, mask=known & (field < 2))
+    tl.store(v_conics_ptr + 3 * g + field - 2, total, mask=known & (field >= 2) & (field < 5))
+    tl.store(v_opacities_ptr + g + field - 5, total, mask=known & (field == 5))
+    tl.store(v_colors_ptr + X * g + field - 6, total, mask=known & (field >= 6) & (field < 6 + X))
+    if ABS:
+        tl.store(v_abs_ptr + 2 * g + field - 6 - X, total, mask=known & (field >= 6 + X) & (field < 8 + X))
 
 
 class Composite(torch.autograd.Function):
@@ -129,23 +294,23 @@ class Composite(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_images: Tensor, v_alphas: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         means2d, conics, colors, opacities, behind, lights, lasts = ctx.saved_tensors
-        lists, absgrad, background, tile_size = ctx.lists, ctx.absgrad, ctx.background, ctx.tile_size
+        lists, absgrad, background = ctx.lists, ctx.absgrad, ctx.background
         cameras, tiles_y, tiles_x = lists.offsets.shape
         height, width, channels = *lasts.shape[1:3], colors.shape[-1]
         v_images = v_images.contiguous()
         sums = torch.empty(len(lists.ids), 6 + channels + 2 * absgrad, device=colors.device)
-        backward_of(tile_size)[(cameras * tiles_y * tiles_x,)](
+        _backward[(cameras * tiles_y * tiles_x,)](
             means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, lights, lasts,
             v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, channels, background, absgrad,
-            tile_size, num_warps=1,
+            ctx.tile_size, num_warps=1,
         )  # fmt: skip
         v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
         v_abs = torch.empty_like(means2d) if absgrad else v_means
         number = opacities.numel()
-        gather[(triton.cdiv(number, GATHERED),)](
+        _gather[(triton.cdiv(number, GATHERED),)](
             lists.order, lists.ends, lists.counts, sums, number, len(sums), v_means, v_conics, v_opacities, v_colors,
-            v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=1,
+            v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=2,
         )  # fmt: skip
         if absgrad:
             means2d.absgrad = v_abs
@@ -198,10 +363,12 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
     forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
-    gradients = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
-    entries = (one.long() - 1, one.long(), one.int(), sums, 1, 1, *(torch.empty_like(sums) for _ in range(5)), 3)
-    kernel = backward_of(tile_size)
-    launches = [partial(kernel[(1,)], *gradients, absgrad, tile_size, num_warps=1) for absgrad in (True, False)]
-    launches += [partial(_forward[(1,)], *forward, num_warps=1)]
-    sizes = (GATHERED, TOGETHER, MANY)
-    return launches + [partial(gather[(1,)], *entries, absgrad, *sizes, num_warps=1) for absgrad in (True, False)]
+    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
+    gather = (one.long() - 1, one.long(), one.int(), sums, 1, 1, *(torch.empty_like(sums) for _ in range(5)), 3)
+    launches: list[Callable[[], object]] = [partial(_forward[(1,)], *forward, num_warps=1)]
+    for absgrad in (True, False):
+        launches += [
+            partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1),
+            partial(_gather[(1,)], *gather, absgrad, GATHERED, TOGETHER, MANY, num_warps=2),
+        ]
+    return launches

@@ -27,9 +27,9 @@ from torch import Tensor
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 BLOCK = 32
-"""The number of Gaussians that are counted, and listed, together: one for each lane."""
-FEW = 64
-"""The most tiles of a Gaussian that its lane lists alone."""
+"""The number of Gaussians that are counted together."""
+FILL_BLOCK, FILL_WIDTH = 8, 16
+"""The number of Gaussians that are listed together, and of tiles of a row that are written at once."""
 FINISH_BLOCK = 512
 """The number of entries that are written together after they have been sorted."""
 MAX_SHORT = 2**15 - 1
@@ -93,61 +93,31 @@ def _count(
     tl.store(counts_ptr + rank, count, mask=rank < num)
 
 
-@triton.jit
-def _one(values, is_it):
-    """Return the value of one lane."""
-    return tl.sum(tl.where(is_it, values, 0))
-
-
 @triton.jit(do_not_specialize=["num", "capacity", "per_camera", "tiles_x", "tiles_y"])
 def _fill(
     order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, ends_ptr, counts_ptr, tiles_ptr, ids_ptr,
-    num, capacity, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr, FEW: tl.constexpr,
+    num, capacity, per_camera, tiles_x, tiles_y, T: tl.constexpr, B: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Write the tile and the Gaussian of each pair, Gaussians in order of depth.
-
-    Each lane writes the pairs of one Gaussian, but those of Gaussians with more than FEW pairs are written row by row
-    by all lanes together.
-    """
+    """Write the tile and the Gaussian of each pair, Gaussians in order of depth."""
     rank, g, mx, my, a, b, c, det, t, half_x, half_y, top, rows = _ellipse(
         order_ptr, means_ptr, conics_ptr, opacities_ptr, seen_ptr, num, T, tiles_y, B
     )
     known = rank < num
-    count = tl.load(counts_ptr + rank, mask=known, other=0)
-    start = tl.load(ends_ptr + rank, mask=known, other=0) - count
-    ids, camera = g.to(tl.int32), (g // per_camera).to(tl.int32)
-    few_rows, place = tl.where(count <= FEW, rows, 0), start
-    for i in range(tl.max(few_rows)):
+    place = tl.load(ends_ptr + rank, mask=known, other=0) - tl.load(counts_ptr + rank, mask=known, other=0)
+    camera = (g // per_camera).to(tl.int32)
+    column = tl.arange(0, W)[None, :]
+    ids = g.to(tl.int32)[:, None] + tl.zeros((B, W), tl.int32)
+    for i in range(tl.max(rows)):
         row = top + i
         first, width = _columns(row, mx, my, a, b, c, det, t, half_x, half_y, tiles_x, T)
-        width = tl.where(i < few_rows, width, 0)
+        width = tl.where(i < rows, width, 0)
         tile = (camera * tiles_y + row.to(tl.int32)) * tiles_x + first
-        for k in range(tl.max(width)):
-            inside = (k < width) & (place + k < capacity)
-            tl.store(tiles_ptr + place + k, (tile + k).to(tiles_ptr.dtype.element_ty), mask=inside)
-            tl.store(ids_ptr + place + k, ids, mask=inside)
+        for k in range(0, tl.max(width), W):
+            where = place[:, None] + k + column
+            inside = (k + column < width[:, None]) & (where < capacity)
+            tl.store(tiles_ptr + where, (tile[:, None] + k + column).to(tiles_ptr.dtype.element_ty), mask=inside)
+            tl.store(ids_ptr + where, ids, mask=inside)
         place += width
-    lane = tl.arange(0, B)
-    if tl.max(count) > FEW:
-        for other in range(B):
-            it = lane == other
-            if _one(count, it) > FEW:
-                its_x, its_y, its_a, its_b, its_c = _one(mx, it), _one(my, it), _one(a, it), _one(b, it), _one(c, it)
-                its_det, its_t = _one(det, it), _one(t, it)
-                its_half_x, its_half_y, its_top = _one(half_x, it), _one(half_y, it), _one(top, it)
-                its_place, its_id, its_camera = _one(start, it), _one(ids, it), _one(camera, it)
-                for line in range(_one(rows, it)):
-                    its_row = its_top + line
-                    begin, length = _columns(
-                        its_row, its_x, its_y, its_a, its_b, its_c, its_det, its_t, its_half_x, its_half_y, tiles_x, T
-                    )
-                    its_tile = (its_camera * tiles_y + its_row.to(tl.int32)) * tiles_x + begin
-                    for k in range(0, length, B):
-                        to = its_place + k + lane
-                        here = (k + lane < length) & (to < capacity)
-                        tl.store(tiles_ptr + to, (its_tile + k + lane).to(tiles_ptr.dtype.element_ty), mask=here)
-                        tl.store(ids_ptr + to, its_id + tl.zeros((B,), tl.int32), mask=here)
-                    its_place += length
 
 
 @triton.jit(do_not_specialize=["entries", "num_tiles"])
@@ -237,9 +207,9 @@ def tile_lists(
         tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)
     ids = torch.empty(total, dtype=torch.int32, device=device)
     if total:
-        _fill[grid](
-            *gaussians, ends, counts, tiles, ids, num, total, per_camera, tiles_x, tiles_y, tile_size, BLOCK, FEW,
-            **COMPILE,
+        _fill[(triton.cdiv(num, FILL_BLOCK),)](
+            *gaussians, ends, counts, tiles, ids, num, total, per_camera, tiles_x, tiles_y, tile_size,
+            FILL_BLOCK, FILL_WIDTH, **COMPILE,
         )  # fmt: skip
     tiles, by_tile = tiles.sort(stable=True)
     bounds = torch.empty(num_tiles + 1, dtype=torch.int32, device=device)
@@ -260,7 +230,7 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     conic = torch.tensor([1.0, 0.0, 1.0], device=device)
     gaussians = (one.long() - 1, one.expand(2).contiguous(), conic, one, one.to(torch.uint8))
     count = (*gaussians, one.int(), 1, 1, 1, tile_size, BLOCK)
-    fill = (*gaussians, one.long(), one.int(), one.short(), one.int(), 1, 1, 1, 1, 1, tile_size, BLOCK, FEW)
+    fill = (*gaussians, one.long(), one.int(), one.short(), one.int(), 1, 1, 1, 1, 1, tile_size, FILL_BLOCK, FILL_WIDTH)
     finish = (one.short(), one.long() - 1, *(one.int() for _ in range(4)), 1, 1, FINISH_BLOCK)
     return [
         partial(_count[(1,)], *count, **COMPILE),

@@ -137,10 +137,10 @@ def test_every_place_in_the_tile_lists_is_filled() -> None:
         num,
         *tiles,
         16,
-        lists.BLOCK,
-        16,  # so few that many Gaussians are listed in either way
+        lists.FILL_BLOCK,
+        lists.FILL_WIDTH,
     )
-    lists._fill[grid](*arguments, **lists.COMPILE)
+    lists._fill[(-(-num // lists.FILL_BLOCK),)](*arguments, **lists.COMPILE)
     assert int((filled < 0).sum()) == 0
     assert torch.equal(torch.bincount(ids, minlength=num)[order], counts.long())
 
