@@ -26,8 +26,8 @@ from torch.autograd.function import once_differentiable
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
 MAX_CHANNELS = 4
-GATHERED, TOGETHER, MANY = 8, 4, 32
-"""The number of Gaussians whose list entries are added up together, the number of entries of each that are at once, and
+GATHERED, TOGETHER, MANY = 16, 4, 32
+"""The number of Gaussians whose list entries are added up together, that of entries of each that are read at once, and
 the number of entries after which those of one Gaussian are added up alone."""
 SKIPPED = tl.constexpr(32)
 """The number of list entries that are marked at once as not seen by any pixel."""
@@ -310,7 +310,7 @@ class Composite(torch.autograd.Function):
         number = opacities.numel()
         _gather[(triton.cdiv(number, GATHERED),)](
             lists.order, lists.ends, lists.counts, sums, number, len(sums), v_means, v_conics, v_opacities, v_colors,
-            v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=1,
+            v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=2,
         )  # fmt: skip
         if absgrad:
             means2d.absgrad = v_abs
@@ -359,15 +359,16 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     The launches draw one Gaussian on the only tile of an image.
     """
     one, bounds = torch.ones(1, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device)
-    nine, images, first = torch.ones(9, device=device), torch.zeros(3, device=device), one.int() - 1
-    gaussian = (nine[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, nine[:3].clone(), images)
+    sums, images, first = torch.ones(11, device=device), torch.zeros(3, device=device), one.int() - 1
+    gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
     forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
-    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, nine, *shape, False, tile_size)
-    gradients = (torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine))
-    gather = (one.long() - 1, one.long(), one.int(), nine, 1, 1, *gradients, gradients[0], 3, False)
-    return [
-        partial(_backward[(1,)], *backward, num_warps=1),
-        partial(_forward[(1,)], *forward, num_warps=1),
-        partial(_gather[(1,)], *gather, GATHERED, TOGETHER, MANY, num_warps=1),
-    ]
+    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
+    gather = (one.long() - 1, one.long(), one.int(), sums, 1, 1, *(torch.empty_like(sums) for _ in range(5)), 3)
+    launches: list[Callable[[], object]] = [partial(_forward[(1,)], *forward, num_warps=1)]
+    for absgrad in (True, False):
+        launches += [
+            partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1),
+            partial(_gather[(1,)], *gather, absgrad, GATHERED, TOGETHER, MANY, num_warps=2),
+        ]
+    return launches

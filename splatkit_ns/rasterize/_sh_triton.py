@@ -22,9 +22,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 32
+BLOCK = 16
 """The number of Gaussians of a program."""
-WARPS = 2
+WARPS = 1
 C0 = tl.constexpr(math.sqrt(1 / math.pi) / 2)
 C1 = tl.constexpr(math.sqrt(3 / math.pi) / 2)
 C20 = tl.constexpr(math.sqrt(15 / math.pi) / 2)

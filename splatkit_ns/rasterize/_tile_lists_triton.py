@@ -177,7 +177,7 @@ def tile_lists(
         conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
         opacities: (C, N), as they are composited.
         seen: (C, N) bool, whether the projection kept the Gaussian.
-        depths: (C, N) world units.
+        depths: (C, N) world units; those of Gaussians that are not seen are arbitrary.
         tiles_x: tiles in a row.
         tiles_y: rows of tiles.
         tile_size: pixels.
@@ -186,7 +186,7 @@ def tile_lists(
     device = means2d.device
     cameras, per_camera = depths.shape
     num, num_tiles = cameras * per_camera, cameras * tiles_y * tiles_x
-    order = torch.where(seen, depths, torch.inf).flatten().sort(stable=True).indices
+    order = depths.flatten().sort(stable=True).indices  # wherever the unseen are: none of them is listed
     gaussians = (order, means2d.contiguous(), conics.contiguous(), opacities.contiguous(), seen.view(torch.uint8))
     grid = (triton.cdiv(num, BLOCK),)
     counts = torch.empty(num, dtype=torch.int32, device=device)
@@ -200,9 +200,11 @@ def tile_lists(
         total, space.was_used = space.capacity, True
         if space.needed is not None:
             space.needed.copy_(ends[-1:], non_blocking=True)
-    # places that stay empty come after those of the last tile
     dtype = torch.int16 if num_tiles <= MAX_SHORT else torch.int32
-    tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)
+    if space.capacity is None:
+        tiles = torch.empty(total, dtype=dtype, device=device)
+    else:  # places that stay empty come after those of the last tile
+        tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)
     ids = torch.empty(total, dtype=torch.int32, device=device)
     if total:
         _fill[(triton.cdiv(num, FILL_BLOCK),)](

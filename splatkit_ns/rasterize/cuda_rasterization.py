@@ -36,7 +36,7 @@ def rasterize_on_cuda(
         if need is not None:
             require_gsplat(need)
         if settings.packed:
-            return _rasterize_with_gsplat(gaussians, cameras, settings)
+            return rasterize_with_gsplat(gaussians, cameras, settings)
         if settings.backend == "gsplat" and cameras.lens != "pinhole":
             return _rasterize_through_lens_with_gsplat(gaussians, cameras, settings)
         kernels = own_kernels()
@@ -47,8 +47,8 @@ def rasterize_on_cuda(
             )
         if kernels is None:
             require_gsplat(f"{own_kernels.failure}, so that gsplat would have to render.")
-            return _rasterize_with_gsplat(gaussians, cameras, settings)
-        return _rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
+            return rasterize_with_gsplat(gaussians, cameras, settings)
+        return rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
 
 
 def check_float32(means: Tensor) -> None:
@@ -73,7 +73,7 @@ class OwnKernels(NamedTuple):
     project: Projection
 
 
-def _rasterize_with_own_kernels(
+def rasterize_with_own_kernels(
     kernels: OwnKernels, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Project, evaluate spherical harmonics, list the Gaussians on each tile, and composite."""
@@ -206,7 +206,7 @@ def composited_channels(
     return torch.cat([colors, depth], dim=-1), backgrounds
 
 
-def _rasterize_with_gsplat(
+def rasterize_with_gsplat(
     gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Let gsplat do all steps."""

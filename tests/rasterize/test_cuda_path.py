@@ -137,7 +137,7 @@ for name, project in (("opencv", project_in_kernels), ("fisheye", project_in_ker
         if draw == "cpu":
             image, alpha, _ = rasterization(**{**scene, **leaves, **options})
         else:
-            image, alpha, info = cuda_rasterization._rasterize_with_own_kernels(
+            image, alpha, info = cuda_rasterization.rasterize_with_own_kernels(
                 kernels, *as_values({**scene, **leaves}, **options)
             )
             assert info["radii"].shape[:2] == (2, 25)
