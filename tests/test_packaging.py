@@ -104,7 +104,7 @@ def test_metadata_is_what_pyproject_says(metadata: Message, project: dict[str, A
     assert metadata["Version"] == project["version"]
     needed = {Requirement(text) for text in metadata.get_all("Requires-Dist", []) if "extra ==" not in text}
     assert needed == {Requirement(text) for text in project["dependencies"]}
-    assert metadata.get_all("Provides-Extra") == ["fused", "nerfbaselines", "poses", "usd"]
+    assert metadata.get_all("Provides-Extra") == ["nerfbaselines", "poses", "usd"]
 
 
 def test_classifiers_and_python_range_agree(metadata: Message) -> None:

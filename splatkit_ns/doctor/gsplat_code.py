@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from splatkit_ns.doctor.findings import Finding, Status
+from splatkit_ns.doctor.findings import Finding
 from splatkit_ns.rasterize.cuda import CudaFacts
-from splatkit_ns.rasterize.needs import gpu_needs
 from splatkit_ns.rasterize.versions import parse_version
 
 LOADING_SECONDS = 60
@@ -24,7 +23,8 @@ LOAD = (
     "s = u.spec_from_file_location(*sys.argv[1:]); u.module_from_spec(s).__name__"
 )
 """Loads an extension, of this name and file."""
-COMPILE_GSPLAT = 'python -c "from splatkit_ns.rasterize import check_cuda_backend as c; c()"'
+NEEDED_FOR = "--pipeline.model.renderer.backend gsplat and packed renders only"
+"""The purposes that gsplat's compiled code has."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,9 @@ def gsplat_findings(facts: CudaFacts, compiled: CompiledGsplat) -> list[Finding]
         facts: those of `rasterize.cuda.gather_facts`.
         compiled: see `find_compiled_gsplat`; looked at only if there is a GPU.
     """
-    needs = gpu_needs()
     path = None if compiled.path is None else str(compiled.path)
     known = {
-        "version": facts.gsplat_version, "compiled": path, "failure": compiled.failure, "needed": needs.gsplat,
-        "needed_for": needs.gsplat_for,
+        "version": facts.gsplat_version, "compiled": path, "failure": compiled.failure, "needed_for": NEEDED_FOR,
     }  # fmt: skip
     if facts.gsplat_version is None:
         return [Finding("gsplat", "fault", "not installed", "", "pip install gsplat==1.4.0", known)]
@@ -121,38 +119,19 @@ def gsplat_findings(facts: CudaFacts, compiled: CompiledGsplat) -> list[Finding]
         return [Finding("gsplat", "ok", f"{text}; its compiled code is not needed on a CPU", facts=known)]
     if compiled.is_ready:
         text += f", compiled for this torch: {compiled.path}"
-        return [Finding("gsplat", "ok", text, facts=known), _nvcc(facts, "ok", "not needed: gsplat is compiled")]
+        return [Finding("gsplat", "ok", text, facts=known), _nvcc(facts, "not needed: gsplat is compiled")]
     why = "not compiled" if compiled.path is None else f"compiled, but {compiled.failure}"
-    text += f", {why}; needed for {needs.gsplat_for}"
-    if not needs.gsplat:
-        nvcc = _nvcc(facts, "ok", f"gsplat cannot be compiled, needed for {needs.gsplat_for}")
-        return [Finding("gsplat", "ok", text, facts=known), nvcc]
-    nvcc = _nvcc(facts, "fault", "gsplat cannot be compiled")
-    status: Status = "note" if nvcc.status == "ok" else "fault"
-    advice = "It is compiled at its first use, for minutes. To do that now:"
-    if status == "fault":
-        advice = "Mend nvcc first; this then compiles it, for minutes:"
-    return [Finding("gsplat", status, text, advice, COMPILE_GSPLAT, known), nvcc]
+    text += f", {why}; needed for {NEEDED_FOR}"
+    nvcc = _nvcc(facts, f"gsplat cannot be compiled, needed for {NEEDED_FOR}")
+    return [Finding("gsplat", "ok", text, facts=known), nvcc]
 
 
-def _nvcc(facts: CudaFacts, if_wrong: Status, effect: str) -> Finding:
-    """The finding ``nvcc``.
-
-    Args:
-        facts: see `gsplat_findings`.
-        if_wrong: the status if nvcc is missing or does not fit.
-        effect: what follows from that.
-    """
+def _nvcc(facts: CudaFacts, effect: str) -> Finding:
+    """The finding ``nvcc``, with what follows if it is missing or does not fit."""
     known = {"path": facts.nvcc_path, "version": facts.nvcc_version, "torch_cuda": facts.torch_cuda}
-    found, wanted = f"{facts.nvcc_version or 'version unknown'}, {facts.nvcc_path}", facts.torch_cuda or ""
+    text, wanted = f"{facts.nvcc_version or 'version unknown'}, {facts.nvcc_path}", facts.torch_cuda or ""
     if facts.nvcc_path is None:
         text = f"not found; {effect}"
-        advice = f"Install the CUDA toolkit {wanted}, and put its bin folder on PATH."
     elif facts.nvcc_version and parse_version(facts.nvcc_version)[0] != parse_version(wanted)[0]:
-        text = f"{found}, does not fit a PyTorch for CUDA {wanted}; {effect}"
-        advice = f"Put the CUDA toolkit {wanted} first on PATH, and set CUDA_HOME to it."
-    else:
-        return Finding("nvcc", "ok", found, facts=known)
-    if if_wrong == "ok":
-        return Finding("nvcc", "ok", text, facts=known)
-    return Finding("nvcc", if_wrong, text, advice, f"conda install -c nvidia cuda-toolkit={wanted}", known)
+        text += f", does not fit a PyTorch for CUDA {wanted}; {effect}"
+    return Finding("nvcc", "ok", text, facts=known)

@@ -8,7 +8,6 @@ import torch
 
 from splatkit_ns.doctor.compilers import c_compiler, compiler_command, has_python_headers, headers_command
 from splatkit_ns.doctor.findings import Finding
-from splatkit_ns.rasterize.needs import gpu_needs
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,8 @@ def triton_finding(facts: TritonFacts, gsplat_is_ready: bool = False) -> Finding
     if facts.seconds is not None:
         text = f"{facts.version}, a small kernel compiles and runs in {facts.seconds:.2g} s"
         return Finding("triton", "ok", text, facts=known)
-    fails = gpu_needs().triton and not gsplat_is_ready
-    status = "fault" if fails else "note"
-    effect = "training on the GPU fails" if fails else "training on the GPU is much slower"
+    status = "note" if gsplat_is_ready else "fault"
+    effect = "training on the GPU is much slower" if gsplat_is_ready else "training on the GPU fails"
     if facts.version is None:
         return Finding("triton", status, f"not installed: {effect}", "", "pip install triton", known)
     text = f"{facts.version} cannot compile or run a kernel: {effect}"

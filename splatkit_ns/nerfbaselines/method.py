@@ -177,8 +177,9 @@ class SplatkitMethod:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         if self._source is not None:  # nothing has been trained since it was loaded
-            for name in (DESCRIPTION, CHECKPOINT):
-                shutil.copyfile(self._source / name, folder / name)
+            if not folder.samefile(self._source):
+                for name in (DESCRIPTION, CHECKPOINT):
+                    shutil.copyfile(self._source / name, folder / name)
             return
         assert self._trainer is not None
         step = self._next_step - 1

@@ -60,7 +60,9 @@ class RowTrainable(Schedule):
             return torch.full(shape, float(self.initial), device=training_state.device)
         rows = self.initial(training_state).detach().to(training_state.device, torch.float32)
         if tuple(rows.shape) != shape:
-            raise ValueError(f"initial returned rows of shape {tuple(rows.shape)}, expected {shape}")
+            raise ValueError(
+                f"initial returned rows of shape {tuple(rows.shape)} for {shape[0]} Gaussian(s), expected {shape}"
+            )
         return rows.clone()
 
 

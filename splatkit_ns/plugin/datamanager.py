@@ -12,7 +12,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
@@ -28,13 +27,14 @@ from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, read
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
+from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.plugin.data.masks import MaskMode, MaskUse
 from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
 from splatkit_ns.plugin.data.reading import ImageReader, TargetFiles
+from splatkit_ns.plugin.data.sampler_state import load_sampler_state, sampler_state
 from splatkit_ns.plugin.data.targets import target_files
-from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.ranges import NonNegative
 
@@ -116,6 +116,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if self.train_dataset.alpha_color is not None:
             self.train_dataset.metadata["background_color"] = self.train_dataset.alpha_color
         self._train_views: list[Cameras] = []
+        self.work = ImageWork()
         self._targets = TargetFiles()
         self._storage: ImageStorage | None = None
         self._copies = SideCopies(torch.device(device)) if torch.device(device).type == "cuda" else None
@@ -252,9 +253,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         """
         yield from self.train_unseen_cameras
         if self.config.train_cameras_sampling_strategy == "random":
-            state = self.random_generator.getstate()
-            following = self.sample_train_cameras()
-            self.random_generator.setstate(state)
+            generator, left = self.random_generator, self.train_unseen_cameras
+            state = generator.getstate()
+            following = self.work.next_round(left, self.sample_train_cameras(), generator)
+            generator.setstate(state)
             yield from following
 
     def train_view(self, index: int, batch: dict[str, Any] | None = None) -> tuple[Cameras, dict[str, Any]]:
@@ -281,36 +283,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
 
     def sampler_state(self) -> dict[str, Any]:
         """The state of the image sampler, as numbers that a checkpoint can hold."""
-        state: dict[str, Any] = {
-            "train_unseen_cameras": [int(i) for i in self.train_unseen_cameras],
-            "eval_unseen_cameras": [int(i) for i in self.eval_unseen_cameras],
-        }
-        if hasattr(self, "random_generator"):
-            version, numbers, gauss = self.random_generator.getstate()
-            state["random_generator"] = [version, list(numbers), gauss]
-        if hasattr(self, "train_unsampled_epoch_count"):  # of the strategy "fps", which also uses numpy's generator
-            state["train_unsampled_epoch_count"] = [float(count) for count in self.train_unsampled_epoch_count]
-        return state
+        return sampler_state(self)
 
     def load_sampler_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing from a state of `sampler_state`; a state for a different number of images is ignored.
-
-        Raises:
-            ValueError: the state is not one of `sampler_state`.
-        """
-        train, evaluation = list(state["train_unseen_cameras"]), list(state["eval_unseen_cameras"])
-        if not train or not all(isinstance(i, int) and i >= 0 for i in [*train, *evaluation]):
-            raise ValueError(f"the sampler's images must be a list of indices, found {train!r:.60}")
-        counts = state.get("train_unsampled_epoch_count")
-        other_count = counts is not None and len(counts) != len(self.train_dataset)
-        if max(train) >= len(self.train_dataset) or other_count:
-            report_once("The checkpoint was trained on more images than there are now: they are drawn anew.")
-            return
-        self.train_unseen_cameras = train
-        if evaluation and max(evaluation) < len(self.eval_dataset):
-            self.eval_unseen_cameras = evaluation
-        if "random_generator" in state and hasattr(self, "random_generator"):
-            version, numbers, gauss = state["random_generator"]
-            self.random_generator.setstate((version, tuple(numbers), gauss))
-        if counts is not None and hasattr(self, "train_unsampled_epoch_count"):
-            self.train_unsampled_epoch_count = np.array(counts, dtype=np.float64)
+        """Go on drawing from a state of `sampler_state`; see `data.sampler_state.load_sampler_state`."""
+        load_sampler_state(self, state)

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from splatkit_ns.doctor import compilers, gpu, gsplat_code, triton_health
+from splatkit_ns.doctor import compilers, gpu, gsplat_code
 from splatkit_ns.doctor.findings import Finding
 from splatkit_ns.doctor.gpu import GpuFacts, gpu_findings
 from splatkit_ns.doctor.gsplat_code import CompiledGsplat, find_compiled_gsplat, gsplat_findings, loading_failure
 from splatkit_ns.doctor.triton_health import TritonFacts, gather_triton_facts, triton_finding
 from splatkit_ns.memory import GIB
 from splatkit_ns.rasterize.cuda import CudaFacts
-from splatkit_ns.rasterize.needs import GpuNeeds
 
 H100 = GpuFacts(
     torch_cuda="12.8", name="H100", devices=1, total_bytes=80 * GIB, free_bytes=78 * GIB, capability=(9, 0),
@@ -27,8 +26,6 @@ H100 = GpuFacts(
 NO_GPU = GpuFacts(torch_cuda="12.8", hardware=False)
 CUDA = CudaFacts("2.11.0", "12.8", "H100", "/cuda/bin/nvcc", "12.8", "1.4.0")
 COMPILED = CompiledGsplat(Path("/cache/gsplat_cuda.so"))
-ALWAYS = GpuNeeds(gsplat=True, gsplat_for="all training", triton=False)
-BY_CHOICE = GpuNeeds(gsplat=False, gsplat_for="--pipeline.model.renderer.backend gsplat alone", triton=True)
 
 
 def statuses(findings: list[Finding]) -> dict[str, str]:
@@ -86,7 +83,6 @@ def test_hardware_and_driver_are_found_in_the_system_s_files(tmp_path: Path) -> 
     assert gpu._has_nvidia_hardware(tmp_path)
 
 
-@pytest.mark.parametrize("needs", [ALWAYS, BY_CHOICE])
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -96,13 +92,10 @@ def test_hardware_and_driver_are_found_in_the_system_s_files(tmp_path: Path) -> 
         ({}, ("--force-reinstall torch==",)),
     ],
 )
-def test_triton_that_is_broken(
-    needs: GpuNeeds, change: dict[str, object], words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(triton_health, "gpu_needs", lambda: needs)
+def test_triton_that_is_broken(change: dict[str, object], words: tuple[str, ...]) -> None:
     facts = TritonFacts("3.5.0", failure="RuntimeError: Failed to find C compiler.", compiler="/usr/bin/gcc")
     finding = triton_finding(dataclasses.replace(facts, **change))  # type: ignore[arg-type]
-    assert finding.status == ("fault" if needs.triton else "note")
+    assert finding.status == "fault"
     assert triton_finding(dataclasses.replace(facts, **change), gsplat_is_ready=True).status == "note"  # type: ignore[arg-type]
     said = f"{finding.text} {finding.advice} {finding.command}"
     assert all(word in said for word in words), said
@@ -140,36 +133,25 @@ def test_triton_on_this_gpu_and_without_a_compiler() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "compiled", "needs", "expected"),
+    ("change", "compiled", "expected", "words"),
     [
-        ({}, COMPILED, ALWAYS, {"gsplat": "ok", "nvcc": "ok"}),
-        ({"nvcc_path": None}, COMPILED, ALWAYS, {"gsplat": "ok", "nvcc": "ok"}),
-        ({}, CompiledGsplat(None), ALWAYS, {"gsplat": "note", "nvcc": "ok"}),
-        ({"nvcc_path": None}, CompiledGsplat(None), ALWAYS, {"gsplat": "fault", "nvcc": "fault"}),
-        ({"nvcc_version": "11.8"}, CompiledGsplat(None), ALWAYS, {"gsplat": "fault", "nvcc": "fault"}),
-        ({"nvcc_path": None}, CompiledGsplat(None), BY_CHOICE, {"gsplat": "ok", "nvcc": "ok"}),
-        ({}, dataclasses.replace(COMPILED, failure="it was compiled for another torch"), ALWAYS,
-         {"gsplat": "note", "nvcc": "ok"}),
-        ({"gsplat_version": None}, CompiledGsplat(None), BY_CHOICE, {"gsplat": "fault"}),
-        ({"gpu": None, "nvcc_path": None}, CompiledGsplat(None), ALWAYS, {"gsplat": "ok"}),
+        ({}, COMPILED, {"gsplat": "ok", "nvcc": "ok"}, "compiled for this torch: /cache/gsplat_cuda.so"),
+        ({"nvcc_path": None}, COMPILED, {"gsplat": "ok", "nvcc": "ok"}, "not needed: gsplat is compiled"),
+        ({}, CompiledGsplat(None), {"gsplat": "ok", "nvcc": "ok"}, "not compiled; needed for --pipeline.model"),
+        ({"nvcc_path": None}, CompiledGsplat(None), {"gsplat": "ok", "nvcc": "ok"}, "gsplat cannot be compiled"),
+        ({"nvcc_version": "11.8"}, CompiledGsplat(None), {"gsplat": "ok", "nvcc": "ok"}, "CUDA 12.8; gsplat cannot"),
+        ({}, dataclasses.replace(COMPILED, failure="it was compiled for another torch"), {"gsplat": "ok", "nvcc": "ok"},
+         "compiled, but it was compiled for another torch"),
+        ({"gsplat_version": None}, CompiledGsplat(None), {"gsplat": "fault"}, "pip install gsplat"),
+        ({"gpu": None, "nvcc_path": None}, CompiledGsplat(None), {"gsplat": "ok"}, "not needed on a CPU"),
     ],
 )  # fmt: skip
 def test_gsplat_and_nvcc(
-    change: dict[str, object],
-    compiled: CompiledGsplat,
-    needs: GpuNeeds,
-    expected: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, object], compiled: CompiledGsplat, expected: dict[str, str], words: str
 ) -> None:
-    monkeypatch.setattr(gsplat_code, "gpu_needs", lambda: needs)
     findings = gsplat_findings(dataclasses.replace(CUDA, **change), compiled)  # type: ignore[arg-type]
     assert statuses(findings) == expected
-    assert all(each.command for each in findings if each.status != "ok")
-    assert findings[0].facts.get("needed", False) == needs.gsplat
-    if compiled.failure:
-        assert compiled.failure in findings[0].text
-    if not needs.gsplat and change.get("gsplat_version", "") is not None:
-        assert "backend gsplat" in findings[0].text
+    assert words in " ".join(f"{each.text} {each.command}" for each in findings)
 
 
 def test_where_gsplat_s_compiled_code_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def check_with(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> Findin
             "torch>=2.1",
             "gsplat>=1.4.0",
             "open3d<0.20",
-            'fused-ssim; extra == "fused"',
+            'usd-core; extra == "usd"',
         ],
         "torchvision": ["torch==2.11.0"],
     }

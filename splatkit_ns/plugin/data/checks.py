@@ -137,8 +137,8 @@ def no_image_left(split: str) -> DataError:
     """The error of a split ("train" or "eval") without images."""
     return DataError(
         f"No image is left for {'training' if split == 'train' else 'evaluation'}. "
-        "--eval-mode of the dataparser says how images are split (interval, fraction, filename); "
-        "--eval-mode all uses all images for both."
+        "--eval-mode of the dataparser says how images are split (interval, fraction, filename); all uses all images "
+        "for both, as when the command ends with: nerfstudio-data --eval-mode all (or colmap --eval-mode all)"
     )
 
 

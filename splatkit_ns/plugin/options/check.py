@@ -17,6 +17,7 @@ from nerfstudio.engine.schedulers import SchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
+from splatkit_ns.densification import GsplatStrategy, SplatDefaultDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.plugin.options.groups import group_problems
@@ -25,7 +26,8 @@ from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
-from splatkit_ns.rasterize import require_gsplat
+from splatkit_ns.rasterize import gsplat_version, require_gsplat
+from splatkit_ns.rasterize.unscented import has_unscented_transform
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 RANGES: dict[type, dict[str, Sequence[Range]]] = {
@@ -131,11 +133,35 @@ def _lens_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     name = shown("pipeline.datamanager.undistort")
     if getattr(renderer, "packed", False):
         return [f"{name} is False, expected True with packed renders, which are for pinhole cameras"]
-    if getattr(renderer, "backend", None) == "gsplat":
-        return [f"{name} is False, expected True with the backend gsplat, which is for pinhole cameras"]
     if {"opencv", "opencv_fisheye"}.isdisjoint(renderer.lenses):
         return [f"{name} is False, expected True with {renderer.module_name}, which draws no lenses in training"]
-    return []
+    return _unscented_problems(config, shown) if getattr(renderer, "backend", None) == "gsplat" else []
+
+
+def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problems of photographs with lenses that gsplat's unscented transform draws."""
+    model: Any = config.pipeline.model
+    name = shown("pipeline.datamanager.undistort")
+    if not has_unscented_transform():
+        found = ".".join(map(str, gsplat_version()))
+        return [
+            f"{name} is False, expected True with the backend gsplat {found}, which is for pinhole cameras; the "
+            "unscented transform for lenses is in 1.5.3 and newer"
+        ]
+    problems: list[str] = []
+    densification = part_itself(model.densification)
+    if isinstance(densification, SplatDefaultDensification | GsplatStrategy):
+        problems.append(
+            f"{name} is False with the backend gsplat, whose unscented transform has no gradients of places on the "
+            f"screen, expected splatkit-3dgs-mcmc or another densification than {densification.module_name}"
+        )
+    if model.camera_optimizer.mode != "off":
+        mode = shown("pipeline.model.camera_optimizer.mode")
+        problems.append(
+            f"{mode} is {model.camera_optimizer.mode}, expected off with lenses and the backend gsplat, whose "
+            "unscented transform has no gradients of poses"
+        )
+    return problems
 
 
 def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 from nerfstudio.cameras.cameras import Cameras
@@ -49,6 +52,19 @@ def _choose_dataparser(datamanager: Any) -> None:
         datamanager.dataparser = chosen
 
 
+def _note_options_beside_config(arguments: Sequence[str]) -> None:
+    """Print a note if ``ns-train --load-config`` has other options, too: nerfstudio passes over them."""
+    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    if Path(arguments[0]).name not in ("ns-train", "train.py") or "--load-config" not in given:
+        return
+    others = dict.fromkeys(name for name in given if name != "--load-config")
+    if others:
+        report_once(
+            f"--load-config takes all settings from its file. What else is given does not count: {', '.join(others)}. "
+            "Change the file instead, or start from the run's checkpoints: --load-dir in place of --load-config."
+        )
+
+
 def save_run_config(config: Any) -> None:
     """Check the options, claim the run's folder, and write ``config.yml`` into it.
 
@@ -59,6 +75,7 @@ def save_run_config(config: Any) -> None:
             to another run. No empty folder is left behind.
     """
     install_excepthook()
+    _note_options_beside_config(sys.argv)
     folder = RunFolder(config)
     try:
         _choose_dataparser(config.pipeline.datamanager)

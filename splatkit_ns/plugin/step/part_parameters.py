@@ -90,8 +90,12 @@ class PartParameters(nn.Module):
         self.rows[name] = entry
         self.schedules[name] = entry
         context.training_state.start_rows_with(name, entry.rows)
-        if name not in params:
+        if name in params:
+            return
+        try:
             params[name] = nn.Parameter(entry.rows(context.training_state))
+        except Exception as error:
+            raise hook_failure(f"{where}: the rows {name!r}", context.step, error) from error
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -185,7 +185,7 @@ class StepParts:
         self.dispatcher.run("on_phase", phase="data")
         for owner, edit in self.dispatcher.results("pre_step"):
             if not isinstance(edit, FrameEdit):
-                raise ModuleError(f"{owner}.pre_step returned {edit!r:.60}, expected None or a FrameEdit.")
+                raise ModuleError(f"{owner}.pre_step returned a {type(edit).__name__}, expected None or a FrameEdit.")
             frame = self.use_frame(frame.edited(edit, f"{owner}.pre_step"))
         self.dispatcher.run("on_phase", phase="modules")
         self.context.training_state.fixed_rows_reason = FIXED_ROWS

@@ -378,6 +378,10 @@ class Declares(SplatBaseModule[Any]):
         ({"a": RowTrainable(shape=(2,), lr=0)}, "the lr of 'a' is 0"),
         ({"means": RowTrainable(shape=(3,), lr=1)}, "there is a parameter 'means' of the Gaussians already"),
         (lambda: {}["gone"], "Declares.trainables failed at step 0: KeyError: 'gone'"),
+        (
+            {"a": RowTrainable(shape=(2,), lr=1, initial=lambda _: torch.zeros(3, 3))},
+            r"Declares.trainables: the rows 'a' failed at step 0: .* initial returned rows of shape \(3, 3\) for",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_one_message(declared: Any, message: str, tiny_scene: Path, tmp_path: Path) -> None:
