@@ -13,9 +13,10 @@ import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.methods import make_method
-from splatkit_ns.modules import SplatBaseModule, SplatTimer
+from splatkit_ns.modules import SplatBaseModule, SplatTimer, SplatTransientMasks
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
@@ -235,6 +236,20 @@ def test_depth_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: py
     loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind)
     plain, _ = trained(scene, tmp_path / "plain", False, monkeypatch, loss_fn=loss)
     graphs, replays = trained(scene, tmp_path / "graphs", True, monkeypatch, loss_fn=loss)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [AffineColor, BilateralGrid, PPISP])
+def test_image_models_and_masks_of_transients_in_a_graph(
+    kind: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = SplatTransientMasks(begin=0.2, review=(0.5,), least_error=0.02, least_area=0.001)
+    parts = {"image_model": kind(), "modules": [masks]}
+    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
     assert replays > 200
     for name, value in plain.items():
         assert torch.equal(graphs[name], value), name
