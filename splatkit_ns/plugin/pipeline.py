@@ -9,11 +9,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
 from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
 from splatkit_ns.plugin.run.run_data import RunData
 from splatkit_ns.plugin.run.validation import AnnouncedEvaluation
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
+from splatkit_ns.triton_kernels import load_ahead
 
 
 @dataclass
@@ -51,6 +53,8 @@ class SplatkitPipeline(AnnouncedEvaluation):
         self.model.shown = self.panel.shown
         if test_mode == "val":
             self.datamanager.use_targets(self.model.loss_fn.wanted_targets)
+            lenses = lens_models(self.datamanager.train_dataset.cameras)
+            load_ahead(self.model.renderer.lens_kernels(lenses), device)  # while the images are loaded
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
         """Draw an image, render it and compute the loss, with the hooks in between; for trainers other than ours."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -66,6 +67,12 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
         from splatkit_ns.rasterize.cuda_rasterization import own_kernels, sh_kernel
 
         return () if self.packed else (own_kernels, sh_kernel)
+
+    def lens_kernels(self, lenses: Iterable[LensModel]) -> tuple[LazyKernel[Any], ...]:
+        from splatkit_ns.rasterize.projection import LENS_KERNELS
+
+        uses_ours = not self.packed and self.backend == "splatkit"
+        return tuple(kernel for lens, kernel in LENS_KERNELS.items() if uses_ours and lens in lenses)
 
     def draws_itself(self, view: View, is_training: bool = False) -> bool:
         """Whether `render` draws the views of a lens.

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import wide_lenses
 from splatkit_ns.splat import MissingRowsError, SplatModel, SplatTrainingState
+from splatkit_ns.triton_kernels import LazyKernel
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 """Colours alone, or with accumulated (D) or expected (ED) depth."""
@@ -74,6 +75,10 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     def gsplat_need(self) -> str | None:
         """The reason why this renderer needs gsplat's compiled code on a GPU, a sentence; None if it does not."""
         return None
+
+    def lens_kernels(self, lenses: Iterable[LensModel]) -> tuple[LazyKernel[Any], ...]:
+        """The kernels that training through lenses of these models needs on a GPU besides `gpu_kernels`."""
+        return ()
 
     def draws_itself(self, view: View, is_training: bool = False) -> bool:
         """Whether `render` draws the views of a lens, so that they are not made of pinhole images."""

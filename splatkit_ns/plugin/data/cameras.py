@@ -9,7 +9,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
-from splatkit_ns.cameras import View
+from splatkit_ns.cameras import LensModel, View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.rasterize.lens_models import farthest_places
 
@@ -66,6 +66,21 @@ def lens_view(camera: Cameras) -> View:
 def lens_views(cameras: Cameras) -> Iterator[View]:
     """The views of cameras (C,), one after the other; see `lens_view`."""
     return (lens_view(cameras[index : index + 1]) for index in range(len(cameras)))
+
+
+def lens_models(cameras: Cameras) -> set[LensModel]:
+    """The lens models of perspective and fisheye cameras (C,), as `lens_view` finds them."""
+    kinds, distortion = cameras.camera_type.flatten(), cameras.distortion_params
+    is_bent = torch.zeros_like(kinds, dtype=torch.bool) if distortion is None else (distortion != 0).any(-1).flatten()
+    found: set[LensModel] = set()
+    if bool((kinds == CameraType.FISHEYE.value).any()):
+        found.add("opencv_fisheye")
+    is_perspective = kinds == CameraType.PERSPECTIVE.value
+    if bool((is_perspective & is_bent).any()):
+        found.add("opencv")
+    if bool((is_perspective & ~is_bent).any()):
+        found.add("pinhole")
+    return found
 
 
 def _with_lens(view: View, kind: CameraType, distortion: Tensor | None) -> View:

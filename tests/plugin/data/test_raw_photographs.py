@@ -18,11 +18,13 @@ from splatkit_ns.cli import main
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.loss_fn.geometry import pixel_rays, z_depths
+from splatkit_ns.plugin import pipeline
 from splatkit_ns.plugin.data.cameras import lens_view
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.undistortion import check_lenses
 from splatkit_ns.plugin.options.check import check_options
 from splatkit_ns.rasterize.lens_models import lens_limits, padded_coefficients, project_points
+from splatkit_ns.rasterize.projection import LENS_KERNELS
 from splatkit_ns.rasterize.surfaces import normals_of_depth
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig, open_run
@@ -135,6 +137,22 @@ def test_a_run_trains_on_several_lenses_and_is_evaluated_through_them(
     mesh = tmp_path / "mesh.ply"
     assert main(["mesh", "--load-config", run, "--output", str(mesh), "--device", "cpu"]) == 0, capsys.readouterr()
     assert mesh.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("undistort", [False, True])
+def test_kernels_of_the_lenses_are_loaded_while_photographs_are(
+    undistort: bool, raw_scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[Any, str]] = []
+    monkeypatch.setattr(pipeline, "load_ahead", lambda kernels, device: loaded.append((kernels, device)))
+    config = run_config(raw_scene)
+    config.pipeline.datamanager.undistort = undistort
+    config.pipeline.setup(device="cpu", test_mode="val")
+    expected = () if undistort else (LENS_KERNELS["opencv"], LENS_KERNELS["opencv_fisheye"])
+    assert loaded == [(expected, "cpu")]
+    for other in (Splat3DGSRenderer(packed=True), Splat3DGSRenderer(backend="gsplat"), Splat2DGSRenderer()):
+        assert other.lens_kernels({"opencv", "pinhole"}) == ()
+    assert Splat3DGSRenderer().lens_kernels({"opencv", "pinhole"}) == (LENS_KERNELS["opencv"],)
 
 
 def test_a_run_through_lenses_is_the_same_when_it_is_resumed_and_when_photographs_are_read_again(
