@@ -1,13 +1,14 @@
 """Train on photographs that were made difficult in a known way, with and without the parts against it.
 
-    python benchmarks/difficult_photographs.py appearance distractors poses few --scenes SCENE … --jobs 8 --out FILE
+    python benchmarks/difficult_photographs.py appearance distractors poses few sky --scenes SCENE … --jobs 8 --out FILE
     python benchmarks/difficult_photographs.py make appearance SCENE FOLDER
 
 `appearance` gives each training photograph a gain of up to a stop, white balance and gamma at random, and trains on the
 photographs as they are and on the changed ones, without an image model and with each. `distractors` paints a figure
 into a third of them. `poses` turns each camera by half a degree and moves it by a hundredth of the scene. `few` keeps
 3, 6 and 12 photographs, with depth (that of a run on all of them, with a scale and shift for each image) and noise of
-opacities each off and on. Held-out photographs (every eighth) are never changed. SCENE is a folder in nerfstudio's
+opacities each off and on. `sky` trains with and without a sky, and writes renders of a path into --frames. Held-out
+photographs (every eighth) are never changed. SCENE is a folder in nerfstudio's
 format. `make` only writes a data set. Variants of image models and masks are
 written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
 --points 3000 --steps 900 --set pipeline.datamanager.camera_res_scale_factor=0.25
@@ -19,7 +20,7 @@ import argparse
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from difficult_data import KINDS, few, make
 from difficult_runs import Run, run_all
 
 MODELS = ("none", "affine", "bilateral-grid", "ppisp")
-EXPERIMENTS = ("appearance", "distractors", "poses", "few")
+EXPERIMENTS = ("appearance", "distractors", "poses", "few", "sky")
 CORRECTED = {"pipeline.model.camera_optimizer.mode": "SO3xR3"}
 POSES: dict[str, dict[str, Any]] = {
     "off": {},
@@ -36,7 +37,6 @@ POSES: dict[str, dict[str, Any]] = {
     "SO3xR3, 10 times the rate": CORRECTED | {"learning_rates": {"camera_opt": 1e-3}},
 }
 DEPTH = {"depth_kind": "inverse", "depth_lambda": 0.1, "depth_lambda_final": 0.001}
-NUMBERS = (3, 6, 12)
 NOISE = 0.3
 
 
@@ -46,6 +46,14 @@ def of_model(variant: str) -> dict[str, Any]:
     place = f"pipeline.model.image_model.{kind.replace('-', '_')}"
     pairs = (pair.partition("=") for pair in values.split(",") if pair)
     return {"pipeline.model.image_model.kind": kind, **{f"{place}.{k}": json.loads(v) for k, _, v in pairs}}
+
+
+def of_masks(variant: str) -> dict[str, Any]:
+    """The settings of a run with masks of transients, such as ``transients:begin=0.3``."""
+    kind, _, values = variant.partition(":")
+    pairs = (pair.partition("=") for pair in values.split(",") if pair)
+    begin = {} if kind == "none" else {"modules.transients.begin": 0.3}
+    return begin | {f"modules.transients.{k}": json.loads(v) for k, _, v in pairs}
 
 
 def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run]:
@@ -60,20 +68,25 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
     for seed, experiment in itertools.product(args.seeds, args.experiments):
         if experiment == "few":
             yield on(seed, "nothing", "few", "all photographs", {}, depths=folder / scene.name / "depths")
+        elif experiment == "sky":
+            for degree in (None, 3):
+                part = "none" if degree is None else f"degree {degree}"
+                frames = None if args.frames is None else args.frames / f"{scene.name}-{part.replace(' ', '-')}"
+                yield on(seed, "nothing", "sky", part, {"pipeline.model.renderer.sky_degree": degree}, frames=frames)
         elif experiment == "poses":
             for name, settings in POSES.items():
                 for kind in ("nothing", "poses"):
                     yield on(seed, kind, "poses", name, settings, align=True)
         else:
-            parts = args.models if experiment == "appearance" else args.masks
+            parts, settings_of = (args.models, of_model) if experiment == "appearance" else (args.masks, of_masks)
             for part, kind in itertools.product(parts, ("nothing", experiment)):
-                yield on(seed, kind, experiment, part, of_model(part))
+                yield on(seed, kind, experiment, part, settings_of(part))
 
 
-def few_runs(scene: Path, folder: Path, depths: Path, seed: int) -> Iterator[Run]:
+def few_runs(scene: Path, folder: Path, depths: Path, seed: int, numbers: Sequence[int]) -> Iterator[Run]:
     """The runs with a few photographs."""
     files = {path.stem: path for path in depths.iterdir()}
-    for num in NUMBERS:
+    for num in numbers:
         data = few(scene, folder / scene.name / f"few-{num}", num, files)
         for depth in (False, True):
             for noise in (False, True):
@@ -88,6 +101,8 @@ def main() -> None:
     parser.add_argument("experiments", nargs="+", help=f"{', '.join(EXPERIMENTS)}; or make KIND SCENE FOLDER")
     parser.add_argument("--scenes", type=Path, nargs="+", default=[])
     parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--masks", nargs="+", default=("none", "transients"))
+    parser.add_argument("--numbers", type=int, nargs="+", default=(3, 6, 12), help="of photographs, for few")
     parser.add_argument("--method", default="splatkit-3dgs-fast")
     parser.add_argument("--steps", type=int, help="the default is the method's own number")
     parser.add_argument("--points", type=int, help="the number of seed points that are kept")
@@ -96,6 +111,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="further settings, such as pipeline.model.sh_degree=1")
     parser.add_argument("--jobs", type=int, default=1, help="the number of runs at the same time")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no run is begun")
+    parser.add_argument("--frames", type=Path, help="the folder for renders of the experiment sky")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.experiments[0] == "make":
@@ -111,7 +127,11 @@ def main() -> None:
         folder = Path(name)
 
         def after(run: Run) -> list[Run]:
-            return [] if run.depths is None else list(few_runs(scenes[run.scene], folder, run.depths, run.seed))
+            return (
+                []
+                if run.depths is None
+                else list(few_runs(scenes[run.scene], folder, run.depths, run.seed, args.numbers))
+            )
 
         run_all([run for scene in scenes.values() for run in runs_on(scene, folder, args)], after, args)
 

@@ -35,6 +35,8 @@ class Run:
     """Whether the cameras of held-out photographs are aligned, too."""
     depths: Path | None = None
     """The folder into which the depth of all photographs is written."""
+    frames: Path | None = None
+    """The folder into which renders of a path through the cameras are written."""
 
 
 def measured(run: Run, args: argparse.Namespace) -> dict[str, Any]:
@@ -75,8 +77,12 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
         found = {name.removeprefix("eval/"): value for name, value in result.metrics.items() if "eval/" in name}
         if run.align and "aligned_psnr" not in found:
             found |= aligned_metrics(result)
+        if run.experiment == "appearance":
+            found |= neighbour_metrics(result)
         if run.depths is not None:
             write_depths(result, run.depths)
+        if run.frames is not None:
+            write_frames(result, run.frames)
     row = {"scene": run.scene, "experiment": run.experiment, "changed": run.changed, "part": run.part, "seed": run.seed}
     return {**row, **found, "num_gaussians": len(result.training_state), **seconds}
 
@@ -92,6 +98,42 @@ def aligned_metrics(result: Any) -> dict[str, float]:
     return {f"aligned_{name}": value for name, value in mean_metrics(rows).items()}
 
 
+def neighbour_metrics(result: Any) -> dict[str, float]:
+    """The held-out PSNR of the images that the image model makes, on average, for the photographs next by name.
+
+    In a video these have nearly the exposure of the one held out. Empty without an image model.
+    """
+    import torch
+
+    from splatkit_ns.image_metrics.color_correction import color_corrected
+    from splatkit_ns.image_model.photographs import PhotographModel
+    from splatkit_ns.parts.image_frame import ImageFrame
+    from splatkit_ns.plugin.data.cameras import pinhole_view
+
+    model, device = result.run_model, result.training_state.device
+    image_model = model.parts.image_model
+    if not isinstance(image_model, PhotographModel):
+        return {}
+    data = model.context.data_provider.datamanager
+    names = [Path(path).stem for path in data.train_dataset.image_filenames]
+    held_out = [Path(path).stem for path in data.eval_dataset.image_filenames]
+    errors = list[list[float]]()
+    for (camera, batch), name in zip(data.fixed_indices_eval_dataloader, held_out, strict=True):
+        view, photograph = pinhole_view(camera.to(device)), batch["image"][..., :3].to(device)
+        photograph = photograph / 255 if photograph.dtype == torch.uint8 else photograph
+        before = [other for other in names if other < name][-1:]
+        after = [other for other in names if other > name][:1]
+        with torch.no_grad():
+            render = model.renderer.render(result.training_state, view).renders
+            frames = [ImageFrame(view, torch.tensor([names.index(o)], device=device)) for o in before + after]
+            images = [image_model.apply(render, frame)[0] for frame in frames]
+        image = torch.stack(images).mean(0).clamp(0, 1)
+        pair = (image, color_corrected(image, photograph, None))
+        errors.append([float(-10 * (i - photograph).square().mean().log10()) for i in pair])
+    plain, corrected = (sum(column) / len(errors) for column in zip(*errors, strict=True))
+    return {"neighbour_psnr": plain, "neighbour_cc_psnr": corrected}
+
+
 def write_depths(result: Any, folder: Path) -> None:
     """Write the inverse depth of all photographs of a run, as a network might have guessed it."""
     from splatkit_ns.plugin.data.cameras import pinhole_view
@@ -105,6 +147,24 @@ def write_depths(result: Any, folder: Path) -> None:
             depths, alphas = payload.depths_expected[0, ..., 0], payload.alphas[0, ..., 0]
             target = folder / f"{Path(path).name}.png"
             write_inverse_depth(depths.detach().cpu().numpy(), alphas.detach().cpu().numpy(), target, number)
+
+
+def write_frames(result: Any, folder: Path, keys: int = 8, num: int = 24) -> None:
+    """Write the scene along a smooth path through a few of the cameras, held-out photographs' and others'."""
+    import numpy as np
+    from PIL import Image
+
+    from splatkit_ns.camera_paths import path
+    from splatkit_ns.plugin.data.cameras import pinhole_view
+
+    cameras = result.run_model.context.data_provider.datamanager.train_dataset.cameras
+    chosen = [round(i) for i in np.linspace(0, len(cameras) - 1, keys)]
+    views = [pinhole_view(cameras[i : i + 1]).to(result.training_state.device) for i in chosen]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, view in enumerate(path(views, num)):
+        payload = result.run_model.renderer.render(result.training_state, view)
+        pixels = (payload.renders[0, ..., :3].detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
+        Image.fromarray(pixels).save(folder / f"{number:02d}.jpg", quality=92)
 
 
 def run_all(runs: Sequence[Run], after: Callable[[Run], Sequence[Run]], args: argparse.Namespace) -> None:
@@ -140,7 +200,16 @@ def run_all(runs: Sequence[Run], after: Callable[[Run], Sequence[Run]], args: ar
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the means over seeds, by scene, experiment, change and part."""
-    names = ("psnr", "cc_psnr", "aligned_psnr", "ssim", "num_gaussians", "wall_s")
+    names = (
+        "psnr",
+        "cc_psnr",
+        "neighbour_psnr",
+        "neighbour_cc_psnr",
+        "aligned_psnr",
+        "ssim",
+        "num_gaussians",
+        "wall_s",
+    )
     found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in ("scene", "experiment", "changed", "part")), []).append(row)

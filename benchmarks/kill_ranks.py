@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--device-type", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--span", type=float, default=15.0, help="seconds after the first checkpoint to kill within")
+    parser.add_argument("--resume-with", type=int, nargs="+", help="numbers of devices, one run after the other")
     parser.add_argument("--more", type=int, default=200, help="photographs to train after resuming")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -89,19 +90,25 @@ def kill_and_resume(args: argparse.Namespace, folder: Path, rank: int, delay: fl
         return {**row, "fault": f"status {status}: {tail(folder / 'first.log')}"}
     last = max(int(path.stem.split("-")[1]) for path in checkpoints.glob("step-*.ckpt")) + 1
     row["images"] = last
-    second = start(args, folder, "second", last + args.more, "--load-dir", str(checkpoints))
-    status = second.wait()
-    log = (folder / "second.log").read_text()
-    if status != 0 or f"Resuming after step {last}" not in log:
-        return {**row, "fault": f"resuming ended with status {status}: {tail(folder / 'second.log')}"}
+    for devices in args.resume_with or [args.devices]:
+        name, last = f"after_{last}", last + args.more
+        status = start(args, folder, name, last, "--load-dir", str(checkpoints), devices=devices).wait()
+        log = (folder / f"{name}.log").read_text()
+        if status != 0 or f"Resuming after step {name.removeprefix('after_')}" not in log:
+            fault = f"resuming with {devices} ended with status {status}: {tail(folder / f'{name}.log')}"
+            return {**row, "fault": fault}
+        checkpoints = checkpoints.parents[1] / name / "nerfstudio_models"
+        last = max(int(path.stem.split("-")[1]) for path in checkpoints.glob("step-*.ckpt")) + 1
     return row
 
 
-def start(args: argparse.Namespace, folder: Path, name: str, steps: int, *more: str) -> subprocess.Popen[bytes]:
-    """Start ``ns-train``; its output goes into a file of this name."""
+def start(
+    args: argparse.Namespace, folder: Path, name: str, steps: int, *more: str, devices: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start ``ns-train`` with a number of devices; its output goes into a file of this name."""
     command = [sys.executable, "-m", "nerfstudio.scripts.train", args.method, "--vis", "none", "--output-dir", "out"]
     command += ["--experiment-name", "x", "--timestamp", "run" if name == "first" else name, "--steps-per-save", "100"]
-    command += ["--machine.num-devices", str(args.devices), "--machine.device-type", args.device_type]
+    command += ["--machine.num-devices", str(devices or args.devices), "--machine.device-type", args.device_type]
     command += ["--max-num-iterations", str(steps), "--steps-per-eval-all-images", "0", *more]
     command += ["--data", str(args.scene)]
     with (folder / f"{name}.log").open("w") as log:

@@ -3,13 +3,16 @@
     python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 splatkit-3dgs:3000:cuda_graphs=False
     python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 --checkouts . ../before
     python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 --image-model my_parts:Exposure
+    python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 --rasterizer gsplat
 
 A run is METHOD:STEPS, optionally with overrides, as in ``train_gpu.py``. With --image-model the second run is the first
-one with that part. Each of the two is a process of its own, which waits while the other one works, so that a machine
-that gets slower slows both; only one of them counts at a time. The first third of the steps is not counted. Printed are
-the medians of milliseconds a step, and the median of the second's time to the first's in the same round, with the
-smallest and the largest. Times are those of the wall clock on a GPU, and on the CPU those that all threads of the
-process worked.
+one with that part, and with --rasterizer gsplat one that renders by gsplat's own `rasterization`, compiled: projection,
+spherical harmonics, tile lists and compositing (the backend "gsplat" replaces only the projection). It runs without
+CUDA graphs, as the lengths of gsplat's lists are read back. Each of the two is a process of its own, which waits while
+the other one works, so that a machine that gets slower slows both; only one of them counts at a time. The first third
+of the steps is not counted. Printed are the medians of milliseconds a step, and the median of the second's time to the
+first's in the same round, with the smallest and the largest. Times are those of the wall clock on a GPU, and on the CPU
+those that all threads of the process worked.
 """
 
 from __future__ import annotations
@@ -32,20 +35,25 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=["splatkit-3dgs:3000"], help="one or two")
     parser.add_argument("--checkouts", type=Path, nargs=2, help="the folders of the packages to compare")
     parser.add_argument("--image-model", help="import path of a class, for the second run")
+    parser.add_argument("--rasterizer", choices=["gsplat"], help="what renders in the second run")
     parser.add_argument("--block", type=int, default=100, help="steps in turn")
+    parser.add_argument("--rounds", type=int, help="blocks of each run; by default as many as it has steps for")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
+        if args.rasterizer:
+            render_by_gsplat()
         work(args.scene, args.runs[0], args.block, args.image_model)
         return
     runs = (args.runs * 2)[:2]
     folders = args.checkouts or (Path(), Path())
     with tempfile.TemporaryDirectory() as logs:
-        workers = [
-            start(folders[i], args, runs[i], args.image_model if i else None, Path(logs, f"{i}.txt")) for i in range(2)
-        ]
-        rounds = int(runs[0].split(":")[1]) // args.block
+        changes = [f"--{name}={value}" for name in ("image-model", "rasterizer") if (value := option(args, name))]
+        workers = [start(folders[i], args, runs[i], changes if i else [], Path(logs, f"{i}.txt")) for i in range(2)]
+        for worker, run in zip(workers, runs, strict=True):
+            wait_for(worker, run)
+        rounds = args.rounds or int(runs[0].split(":")[1]) // args.block
         pairs = [tuple(ask(worker) for worker in workers) for _ in range(rounds)]
         for worker in workers:
             worker.communicate("\n")
@@ -53,6 +61,7 @@ def main() -> None:
     ratios = [second / first for first, second in pairs]
     figures = {
         "runs": runs,
+        "second": changes,
         "first_ms": round(statistics.median(first for first, _ in pairs), 3),
         "second_ms": round(statistics.median(second for _, second in pairs), 3),
         "ratio": round(statistics.median(ratios), 4),
@@ -63,11 +72,16 @@ def main() -> None:
         args.out.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def start(checkout: Path, args: argparse.Namespace, run: str, image_model: str | None, log: Path) -> Any:
+def option(args: argparse.Namespace, name: str) -> str | None:
+    """The value of an option."""
+    return getattr(args, name.replace("-", "_"))
+
+
+def start(checkout: Path, args: argparse.Namespace, run: str, changes: list[str], log: Path) -> Any:
     """Start a worker with the package of a checkout; this file is the same for both."""
     paths = [str(checkout.resolve()), os.environ.get("PYTHONPATH", "")]
     command = [sys.executable, __file__, str(args.scene), "--worker", "--runs", run, "--block", str(args.block)]
-    command += ["--image-model", image_model] if image_model else []
+    command += changes
     with log.open("w") as errors:
         worker = subprocess.Popen(
             command,
@@ -78,9 +92,13 @@ def start(checkout: Path, args: argparse.Namespace, run: str, image_model: str |
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
     worker.log = log  # type: ignore[attr-defined]
-    if answer(worker) != "ready":
-        raise SystemExit(f"{run} did not start:\n{log.read_text()[-6000:]}")
     return worker
+
+
+def wait_for(worker: Any, run: str) -> None:
+    """Wait until a worker can train."""
+    if answer(worker) != "ready":
+        raise SystemExit(f"{run} did not start:\n{worker.log.read_text()[-6000:]}")
 
 
 def ask(worker: Any) -> float:
@@ -99,6 +117,15 @@ def answer(worker: Any) -> str:
         if line.startswith("step_time "):
             return line.split(maxsplit=1)[1].strip()
     return ""
+
+
+def render_by_gsplat() -> None:
+    """Let gsplat's `rasterization` render in this process."""
+    from splatkit_ns.rasterize import cuda_rasterization, require_gsplat
+
+    require_gsplat("It was asked for.")
+    render = cuda_rasterization.rasterize_with_gsplat
+    setattr(cuda_rasterization, "rasterize_with_own_kernels", lambda _, *arguments: render(*arguments))  # noqa: B010
 
 
 def work(scene: Path, run: str, block: int, image_model: str | None) -> None:

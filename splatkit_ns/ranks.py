@@ -85,13 +85,21 @@ class Ranks:
 
     # ------------------------------------------------------------------ tensors on the device of the training
 
-    def average(self, tensor: Tensor) -> None:
-        """Replace a tensor by its mean over the ranks, in place; every rank gets the same bits."""
-        if self.size > 1 and tensor.is_cuda:
-            _guarded(lambda: dist.all_reduce(tensor, op=dist.ReduceOp.AVG, group=self._data))
-        elif self.size > 1:  # gloo has no means
-            self.add(tensor)
-            tensor.div_(self.size)
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its mean over the ranks, in place, in one exchange; every rank gets the same bits.
+
+        Args:
+            tensors: contiguous, of the same shapes on all ranks.
+        """
+        if self.size == 1:
+            return
+        is_cuda = any(tensor.is_cuda for tensor in tensors)  # gloo has no means
+        options = dist.AllreduceCoalescedOptions()
+        options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
+        _guarded(lambda: self._data.allreduce_coalesced(list(tensors), options).wait())
+        if not is_cuda:
+            for tensor in tensors:
+                tensor.div_(self.size)
 
     def add(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the ranks, in place; every rank gets the same bits."""

@@ -32,7 +32,7 @@ from splatkit_ns.rasterize import _tile_lists_triton as lists
 for launch in lists.first_launches("cpu", 16):
     launch()
 compiled = set(variants)
-assert len(compiled) == 2, compiled
+assert len(compiled) == 3, compiled
 cumsum = torch.Tensor.cumsum
 torch.Tensor.cumsum = lambda counts, dim: torch.arange(1, len(counts) + 1)  # counts that no kernel has written
 for number, tiles_x, tiles_y in ((1, 1, 1), (16, 4, 16), (99, 61, 35), (1000, 16, 1), (4096, 100, 57)):
@@ -49,20 +49,21 @@ from splatkit_ns.rasterize._tile_lists_triton import TileLists
 for launch in [*compositing.first_launches("cpu", 16), *sh.first_launches("cpu", 16)]:
     launch()
 compiled = set(variants)
-assert len(compiled) == 5, compiled
+assert len(compiled) == 7, compiled
 for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 4096, 900, 1600)):
-    centres, coefficients = torch.ones(1, 3), torch.ones(number, 16, 3, requires_grad=True)
+    centres, coefficients = torch.ones(1, 3), [torch.ones(number, k, 3, requires_grad=True) for k in (1, 15)]
     means, seen = torch.ones(number, 3, requires_grad=True), torch.ones(1, number) > 0
     means2d, conics, opacities = torch.ones(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
+    means2d.requires_grad_()
     tiles_x, tiles_y = -(-width // 16), -(-height // 16)
     bounds, ids = torch.zeros(tiles_x * tiles_y + 1, dtype=torch.int32), torch.zeros(entries, dtype=torch.int32)
     order, offsets = torch.arange(number), bounds[:-1].view(1, tiles_y, tiles_x)
     lists = TileLists(offsets, bounds, ids, ids.clone(), order, order.clone(), order.int())
-    for degree in (1, 2, 3):
-        colors = sh.spherical_harmonics(means, coefficients, centres, seen, degree)
+    for degree, absgrad in ((1, False), (2, True), (3, True)):
+        colors = sh.spherical_harmonics(means, *coefficients, centres, seen, degree)
         background = torch.zeros(1, 3)
         images, alphas = compositing.composite(
-            means2d, conics, colors, opacities, background, width, height, 16, lists, False
+            means2d, conics, colors, opacities, background, width, height, 16, lists, absgrad
         )
         (images.sum() + alphas.sum()).backward()
 assert variants == compiled, variants - compiled

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from splatkit_ns.densification.base import scene_limit
 from splatkit_ns.densification.default import SplatDefaultDensification, highest
+from splatkit_ns.densification.mcmc import add_position_noise, noise_kernel
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
 from splatkit_ns.ranges import BelowOne, Fraction, NonNegative, Positive
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.triton_kernels import LazyKernel
 
 
 @dataclass
@@ -46,6 +49,8 @@ class SplatBudgetDensification(SplatDefaultDensification):
     view_scores: bool = False
     """Draw the Gaussians that grow in proportion to their part in the wrong pixels of training views. False: Gaussians
     with the highest gradients, summed up over all steps since the last refinement, grow first."""
+    by_opacity: bool = False
+    """Without view_scores: sums of gradients count times the opacity, so that opaque Gaussians grow first."""
     num_views: Annotated[int, Positive] = 10
     """Number of training views, drawn anew at each refinement, that scores are averaged over."""
     error_threshold: Annotated[float, Fraction] = 0.1
@@ -69,6 +74,12 @@ class SplatBudgetDensification(SplatDefaultDensification):
     removed, drawn in proportion to 1 / (1 - the share that makes fewer)."""
     clamp_opacity: Annotated[float, BelowOne] = 0.0
     """Lower opacities to at most this at each refinement, as FastGS does with 0.8; 0 = never."""
+    noise_lr: Annotated[float, NonNegative] = 0.0
+    """Strength of MCMC's noise on the positions, times their learning rate; 0 = none."""
+
+    @property
+    def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
+        return (noise_kernel,) if self.noise_lr > 0 else ()
 
     def on_setup(
         self, logger: Any, renderer: Any, training_state: SplatTrainingState, data_provider: Any = None
@@ -117,11 +128,28 @@ class SplatBudgetDensification(SplatDefaultDensification):
         progress = min(1.0, max(0, step - self.refine_start_iter) / length)
         return math.floor(self.number_at_start + (self.limit - self.number_at_start) * math.sqrt(progress))
 
+    def densify(
+        self,
+        step: int,
+        training_state: SplatTrainingState,
+        rend_out: SplatRenderPayload,
+        scene_scale: float,
+        **others: Any,
+    ) -> None:
+        """Count, refine and reset as `SplatDefaultDensification` does; with noise_lr, add noise at every step."""
+        super().densify(step, training_state, rend_out, scene_scale, **others)
+        if self.noise_lr > 0:
+            rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
+            with torch.no_grad():
+                add_position_noise(training_state, rate * self.noise_lr)
+
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:
         grads = self._mean_gradients()
         clones, splits = self._candidates(step, grads, training_state, scene_scale)
         sums = self.statistics["grad2d"]  # with equal means, the Gaussian that more cameras saw grows first
+        if self.by_opacity:
+            sums = sums * training_state.opacities
         growth, wrongness = self._scores(training_state) if self._uses_view_scores else (sums, sums)
         removed = training_state.opacities < self.prune_opa
         if self._prunes_large_on_screen(step):

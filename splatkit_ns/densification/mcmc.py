@@ -64,7 +64,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
-        return (_cuda_kernel,)
+        return (noise_kernel,)
 
     def state_dict(self) -> dict[str, Any]:
         if not hasattr(self, "number_at_start"):
@@ -167,7 +167,7 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
     """Move every centre by noise shaped like its Gaussian, stronger for transparent Gaussians (equation 8)."""
     params = training_state.params
     means = params["means"].data
-    kernel = _cuda_kernel() if means.is_cuda else None
+    kernel = noise_kernel() if means.is_cuda else None
     if kernel is not None:
         seed = int(torch.randint(2**31 - 1, ()))  # from the CPU's generator: nothing is read back from the GPU
         kernel(means, params["quats"].data, params["scales"].data, params["opacities"].data, strength, seed)
@@ -181,7 +181,7 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
 
 
 @lazy_kernel(otherwise="MCMC's noise takes a dozen PyTorch kernels")
-def _cuda_kernel() -> Callable[..., None]:
+def noise_kernel() -> Callable[..., None]:
     from splatkit_ns.densification._noise_triton import add_noise, first_launch
 
     first_launch("cuda")

@@ -168,8 +168,11 @@ def _lenses(train: SplitFigures) -> Finding:
     text = ", ".join(f"{count} {name}" for name, count in train.lenses.items())
     if set(train.lenses) == {"pinhole"}:
         return Finding("lenses", "ok", text)
+    if not train.undistorts:
+        return Finding("lenses", "ok", f"{text}; training uses the images as they are")
     share = train.pixels / train.stored_pixels
-    return Finding("lenses", "ok", f"{text}; training uses images of {share:.0%} of the pixels, without distortion")
+    how = "without distortion (--pipeline.datamanager.undistort False trains 3D Gaussians on them as they are)"
+    return Finding("lenses", "ok", f"{text}; training uses images of {share:.0%} of the pixels, {how}")
 
 
 def _masks(train: SplitFigures, result: ReadingResult) -> Finding:

@@ -19,6 +19,7 @@ _ROUNDS_1D = 30
 _CHUNK = 1 << 14
 _NUM_PROBED = 4
 _SAMPLE_ROWS = 1 << 16
+_FREE_BYTES = 1 << 30
 
 
 def codebook_1d(values: FloatArray, size: int) -> FloatArray:
@@ -69,7 +70,7 @@ def palette(rows: FloatArray, size: int, rounds: int, seed: int = 0) -> tuple[Fl
 
     To compare each row with each entry would take hours for a million rows. So rows are first put into about
     sqrt(size) groups, each group gets a share of the entries, and in the end a row is compared with the entries of the
-    few groups that are nearest to its own.
+    few groups that are nearest to its own. A GPU does it if there is one with room for it.
 
     Args:
         rows: (N, D).
@@ -84,7 +85,13 @@ def palette(rows: FloatArray, size: int, rounds: int, seed: int = 0) -> tuple[Fl
     if len(data) <= size:
         return data.numpy(), np.arange(len(data))
     with _one_torch_thread(), ThreadPoolExecutor() as pool:
-        return _palette(data, size, rounds, seed, pool)
+        return _palette(data.to(_device(data.nbytes)), size, rounds, seed, pool)
+
+
+def _device(num_bytes: int) -> str:
+    """A GPU, unless a training takes most of its memory."""
+    has_room = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > _FREE_BYTES + 4 * num_bytes
+    return "cuda" if has_room else "cpu"
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def _palette(
     data: Tensor, size: int, rounds: int, seed: int, pool: ThreadPoolExecutor
 ) -> tuple[FloatArray, NDArray[Any]]:
     generator = torch.Generator().manual_seed(seed)
-    sample = data[torch.randperm(len(data), generator=generator)[:_SAMPLE_ROWS]]
+    sample = data[_some(len(data), _SAMPLE_ROWS, generator).to(data.device)]
     groups = _lloyd(sample, max(1, round(size**0.5)), rounds, generator)
     group_of = _nearest(data, groups)
     order = torch.argsort(group_of, stable=True)
@@ -115,27 +122,29 @@ def _palette(
     entries = list(pool.map(entries_of, range(len(groups))))
     starts: list[int] = np.cumsum([0, *(len(found) for found in entries)]).tolist()
     distances = torch.cdist(groups, groups)
-    distances[:, [not len(found) for found in entries]] = torch.inf  # many groups are empty if most rows are alike
+    empty = torch.tensor([not len(found) for found in entries], device=data.device)
+    distances[:, empty] = torch.inf  # many groups are empty if most rows are alike
     probed = distances.topk(min(_NUM_PROBED, len(groups)), largest=False).indices.tolist()
     centres = torch.cat(entries)
-    labels = torch.zeros(len(data), dtype=torch.int64)
+    labels = torch.zeros(len(data), dtype=torch.int64, device=data.device)
 
     def assign(group: int) -> None:
         if len(members[group]):
-            candidates = torch.cat([torch.arange(starts[near], starts[near + 1]) for near in probed[group]])
+            spans = [torch.arange(starts[near], starts[near + 1], device=data.device) for near in probed[group]]
+            candidates = torch.cat(spans)
             labels[members[group]] = candidates[_nearest(data[members[group]], centres[candidates])]
 
     list(pool.map(assign, range(len(groups))))
-    centres = _means(data, labels, centres)
+    centres = _means(data.cpu(), labels.cpu(), centres.cpu()).to(data.device)
     list(pool.map(assign, range(len(groups))))
-    return centres.numpy(), labels.numpy()
+    return centres.cpu().numpy(), labels.cpu().numpy()
 
 
 def _shares(data: Tensor, groups: Tensor, group_of: Tensor, size: int) -> list[int]:
     """The number of entries of each group, by the sum of its rows' distances from its middle; 0 for an empty group."""
     distances = (data - groups[group_of]).norm(dim=1).double()
-    need = torch.zeros(len(groups), dtype=torch.float64).index_add_(0, group_of, distances)
-    filled = torch.bincount(group_of, minlength=len(groups)) > 0
+    need = torch.bincount(group_of.cpu(), distances.cpu(), minlength=len(groups))
+    filled = torch.bincount(group_of.cpu(), minlength=len(groups)) > 0
     spare = max(0, size - int(filled.sum()))
     shares = filled.long() + (need / need.sum().clamp(min=1e-30) * spare).long()
     return shares.tolist()
@@ -145,10 +154,15 @@ def _lloyd(data: Tensor, size: int, rounds: int, generator: torch.Generator) -> 
     """At most `size` means of rows that lie together, found from random rows."""
     if len(data) <= size:
         return data
-    centres = data[torch.randperm(len(data), generator=generator)[:size]]
+    centres = data[_some(len(data), size, generator).to(data.device)]
     for _ in range(rounds):
         centres = _means(data, _nearest(data, centres), centres)
     return centres
+
+
+def _some(num: int, count: int, generator: torch.Generator) -> Tensor:
+    """At most `count` different numbers below `num`, in a random order."""
+    return torch.randperm(num, generator=generator)[:count]
 
 
 def _nearest(data: Tensor, centres: Tensor) -> Tensor:
@@ -160,6 +174,10 @@ def _nearest(data: Tensor, centres: Tensor) -> Tensor:
 
 def _means(data: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
     """The mean of the rows of each label; a centre without rows stays where it is."""
-    sums = torch.zeros_like(centres).index_add_(0, labels, data)
-    counts = torch.bincount(labels, minlength=len(centres))[:, None]
+    if data.is_cuda:  # index_add_ and bincount would add in another order each time there
+        chosen = (torch.arange(len(centres), device=data.device)[:, None] == labels).to(data.dtype)
+        sums, counts = chosen @ data, chosen.sum(dim=1, keepdim=True)
+    else:
+        sums = torch.zeros_like(centres).index_add_(0, labels, data)
+        counts = torch.bincount(labels, minlength=len(centres))[:, None]
     return torch.where(counts > 0, sums / counts.clamp(min=1), centres)

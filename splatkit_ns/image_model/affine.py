@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
+from splatkit_ns.image_model.photographs import PhotographModel, clipped, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import NonNegative
@@ -35,7 +35,7 @@ class AffineColor(PhotographModel):
 
     def trainables(self, num_train_images: int) -> Mapping[str, Trainable]:
         self.change = nn.Parameter(torch.zeros(num_train_images, 4, 3))
-        return {"change": Trainable(self.change, lr=self.lr, lr_final=self.lr / 10)}
+        return {"change": Trainable(self.change, lr=self.lr, lr_final=self.lr * self.lr_end)}
 
     def parameters_of_model(self) -> list[nn.Parameter]:
         return [self.change]
@@ -43,17 +43,17 @@ class AffineColor(PhotographModel):
     def photograph_parameters(self) -> list[nn.Parameter]:
         return [self.change]
 
-    def start_from(self, log_gains: Tensor) -> None:
-        self.change[:, :3] = (log_gains.exp() - 1)[:, None, None] * torch.eye(3, device=log_gains.device)
+    def start_from(self, changes: Tensor) -> None:
+        self.change.copy_(changes)
 
     def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
         if frame.image_index is None:
             return rendered
         change = self.change.index_select(0, frame.image_index)
         if kernels_fit(rendered) and (kernel := affine_kernel()) is not None:
-            return kernel(rendered, change)
+            return clipped(kernel(rendered, change))
         colors = rendered.reshape(1, -1, 3)
-        return (colors + torch.baddbmm(change[:, 3:], colors, change[:, :3])).reshape(rendered.shape)
+        return clipped((colors + torch.baddbmm(change[:, 3:], colors, change[:, :3])).reshape(rendered.shape))
 
     def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
         if frame.image_index is None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
+from splatkit_ns.image_model.photographs import PhotographModel, clipped, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import NonNegative, Share, at_least
@@ -40,11 +40,11 @@ class BilateralGrid(PhotographModel):
     """Nodes along the height."""
     levels: Annotated[int, at_least(2)] = 8
     """Nodes along the luminance."""
-    nodes_lr: Annotated[float, Share] = 0.2
+    nodes_lr: Annotated[float, Share] = 0.05
     """Learning rate of the nodes, as a share of `lr`."""
     prior: Annotated[float, NonNegative] = 0.01
     """Weight of the squared difference of a photograph's map as a whole from the identity."""
-    tv_lambda: Annotated[float, NonNegative] = 10.0
+    tv_lambda: Annotated[float, NonNegative] = 100.0
     """Weight of the total variation: the mean squared difference of neighbouring nodes, summed over the three axes."""
 
     @property
@@ -56,8 +56,8 @@ class BilateralGrid(PhotographModel):
         self.whole, self.nodes = nn.Parameter(torch.zeros(num_train_images, 12)), nn.Parameter(torch.zeros(shape))
         slow = self.nodes_lr * self.lr
         return {
-            "whole": Trainable(self.whole, lr=self.lr, lr_final=self.lr / 10),
-            "nodes": Trainable(self.nodes, lr=slow, lr_final=slow / 10),
+            "whole": Trainable(self.whole, lr=self.lr, lr_final=self.lr * self.lr_end),
+            "nodes": Trainable(self.nodes, lr=slow, lr_final=slow * self.lr_end),
         }
 
     def parameters_of_model(self) -> list[nn.Parameter]:
@@ -66,8 +66,8 @@ class BilateralGrid(PhotographModel):
     def photograph_parameters(self) -> list[nn.Parameter]:
         return [self.whole, self.nodes]
 
-    def start_from(self, log_gains: Tensor) -> None:
-        self.whole.copy_((log_gains.exp() - 1)[:, None] * torch.eye(3, 4, device=log_gains.device).reshape(1, 12))
+    def start_from(self, changes: Tensor) -> None:
+        self.whole.copy_(changes.transpose(1, 2).reshape(-1, 12))
 
     def on_setup(self, logger: logging.Logger, step: int, data_provider: Any) -> None:
         super().on_setup(logger, step, data_provider)
@@ -80,10 +80,10 @@ class BilateralGrid(PhotographModel):
         grid = nodes + whole[:, :, None, None, None]
         if kernels_fit(rendered) and (kernels := grid_kernels()) is not None:
             image, _ = kernels
-            return image(rendered, grid[0].permute(2, 3, 1, 0), frame.view.Ks[0], self._extent)
+            return clipped(image(rendered, grid[0].permute(2, 3, 1, 0), frame.view.Ks[0], self._extent))
         colors = rendered[0].movedim(-1, 0)
         maps = _Slice.apply(grid, *self._places(colors.detach(), frame)).reshape(3, 4, *rendered.shape[1:3])
-        return (colors + (maps[:, :3] * colors).sum(1) + maps[:, 3]).movedim(0, -1)[None]
+        return clipped((colors + (maps[:, :3] * colors).sum(1) + maps[:, 3]).movedim(0, -1)[None])
 
     def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
         if frame.image_index is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from splatkit_ns.image_model.photographs import PhotographModel, kernels_fit
+from splatkit_ns.image_model.photographs import PhotographModel, clipped, kernels_fit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.trainables import Trainable
 from splatkit_ns.ranges import NonNegative, Share
@@ -34,10 +33,12 @@ class PPISP(PhotographModel):
     photographs, not of light: renders first go back through the mean response curve, so that a curve changes nothing
     where exposure and colours are the mean ones. The means of exposure and colour correction over all photographs are
     kept at 0, where the paper has a penalty on them. There is no controller that guesses the exposure of new views:
-    these show the scene as the mean photograph has it, without vignetting.
+    these show the scene as the mean photograph has it, without vignetting. Held-out photographs are compared with the
+    same, with the vignetting if there is one camera.
     """
 
     capturable: ClassVar[bool] = True
+    applies_in_evaluation: ClassVar[bool] = True
 
     learn_vignetting: bool = True
     """Learn how much darker the edges are."""
@@ -67,7 +68,9 @@ class PPISP(PhotographModel):
         self.curves = nn.Parameter(torch.zeros(num, 3, 4))
         rates = dict.fromkeys(("exposure", "colors"), self.lr)
         rates |= dict.fromkeys(("centers", "falloffs", "curves"), self.lr * self.camera_lr)
-        return {name: Trainable(getattr(self, name), lr=rate, lr_final=rate / 10) for name, rate in rates.items()}
+        return {
+            name: Trainable(getattr(self, name), lr=rate, lr_final=rate * self.lr_end) for name, rate in rates.items()
+        }
 
     def parameters_of_model(self) -> list[nn.Parameter]:
         return [self.exposure, self.colors, self.centers, self.falloffs, self.curves]
@@ -81,8 +84,11 @@ class PPISP(PhotographModel):
     def photograph_parameters(self) -> list[nn.Parameter]:
         return [self.exposure, self.colors]
 
-    def start_from(self, log_gains: Tensor) -> None:
-        self.exposure.copy_(log_gains / math.log(2))
+    def start_from(self, changes: Tensor) -> None:
+        """Take from each map the exposure, and the chromaticity, that it gives to a medium grey."""
+        grey = (0.5 + 0.5 * changes[:, :3].sum(1) + changes[:, 3]).clamp(min=0.05)  # (num_train_images, 3)
+        self.exposure.copy_((grey.mean(1) / 0.5).log2())
+        self.colors[:, 3] = grey[:, :2] / grey.sum(1, keepdim=True) - 1 / 3
 
     def on_setup(self, logger: logging.Logger, step: int, data_provider: Any) -> None:
         super().on_setup(logger, step, data_provider)
@@ -94,11 +100,11 @@ class PPISP(PhotographModel):
 
     def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
         if frame.image_index is None:
-            return rendered
+            return self._held_out(rendered, frame)
         index, K = frame.image_index, frame.view.Ks[0]
         if kernels_fit(rendered) and (kernels := ppisp_kernels()) is not None:
             image, _ = kernels
-            return image(rendered, *self.parameters_of_model(), self._camera_shares, self._cameras, index, K)
+            return clipped(image(rendered, *self.parameters_of_model(), self._camera_shares, self._cameras, index, K))
         camera = self._cameras.index_select(0, index)
         mean_curves = self.curves.index_select(0, self._cameras).mean(0)
         light = inverse_response(rendered[0].movedim(-1, 0), mean_curves)
@@ -106,7 +112,19 @@ class PPISP(PhotographModel):
         centers, falloffs = self.centers.index_select(0, camera)[0], self.falloffs.index_select(0, camera)[0]
         image = image * vignetting(centers, falloffs, K, image.shape[1], image.shape[2])
         image = color_corrected(image, self.colors.index_select(0, index)[0])
-        return response(image, self.curves.index_select(0, camera)[0]).movedim(0, -1)[None]
+        return clipped(response(image, self.curves.index_select(0, camera)[0]).movedim(0, -1)[None])
+
+    def _held_out(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        """The image that the camera makes with mean exposure and colours: with its vignetting.
+
+        If there are several cameras, which of them took the photograph is not known; then it is the render itself.
+        """
+        several = any(bool(p[1:].any()) for p in (self.centers, self.falloffs))
+        if several or not bool(self.falloffs.any()):
+            return rendered
+        light = inverse_response(rendered[0].movedim(-1, 0), self.curves[0])
+        light = light * vignetting(self.centers[0], self.falloffs[0], frame.view.Ks[0], *rendered.shape[1:3])
+        return clipped(response(light, self.curves[0]).movedim(0, -1)[None])
 
     def regularizers(self, frame: ImageFrame) -> Mapping[str, Tensor]:
         if frame.image_index is None:

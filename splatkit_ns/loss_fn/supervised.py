@@ -46,7 +46,7 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     """Weight of the mean squared error, which PSNR measures, beside L1 and SSIM; 0 is off."""
     alpha_lambda: Annotated[float, NonNegative] = field(default=0.1, kw_only=True)
     """Weight of the mean absolute error of alpha, if masks or alpha channels tell it
-    (--pipeline.datamanager.mask-mode segment or alpha); 0 is off."""
+    (--pipeline.datamanager.mask-mode segment, sky or alpha); 0 is off."""
     opacity_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that superfluous Gaussians fade away."""
     scale_reg: Annotated[float, NonNegative] = 0.0

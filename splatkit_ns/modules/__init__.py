@@ -8,6 +8,7 @@ from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
+from splatkit_ns.modules.transients import SplatTransientMasks
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
@@ -32,5 +33,6 @@ __all__ = [
     "SplatResolutionSchedule",
     "SplatTensorboard",
     "SplatTimer",
+    "SplatTransientMasks",
     "Trainable",
 ]

@@ -14,6 +14,7 @@ from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
+from splatkit_ns.modules.transients import SplatTransientMasks
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.parts.old_configs import FillsInDefaults
@@ -42,6 +43,8 @@ class BuiltinModules(FillsInDefaults):
     """Scalars and images for TensorBoard: set scalars-every or images-every."""
     resolution: SplatResolutionSchedule = field(default_factory=lambda: SplatResolutionSchedule(max_downscale=1))
     """Small images first: set max-downscale."""
+    transients: SplatTransientMasks = field(default_factory=lambda: SplatTransientMasks(begin=0.0))
+    """Masks of what stands in one photograph only: set begin, such as 0.3."""
     timer: SplatTimer = field(default_factory=lambda: SplatTimer(every=0))
     """The time that each part of a step takes: set every."""
 

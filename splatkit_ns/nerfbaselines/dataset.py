@@ -35,7 +35,8 @@ def write_dataset(dataset: Any, folder: Path) -> None:
     cameras, images, masks = dataset["cameras"], dataset["images"], dataset.get("masks")
     background = dataset["metadata"].get("background_color")
     (folder / "images").mkdir()
-    (folder / "masks").mkdir()
+    if masks is not None:  # an empty folder would be taken for masks that frames do not name
+        (folder / "masks").mkdir()
 
     def frame(index: int) -> dict[str, Any]:
         camera, name = cameras[index], f"{index:06d}.png"

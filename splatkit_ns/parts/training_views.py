@@ -22,6 +22,9 @@ class TrainingView:
     """The image that the image model makes of the render, (1, H, W, 3), without gradients."""
     masks: Tensor | None
     """(1, H, W) bool, True = use this pixel, or None for all of them."""
+    depths: Tensor | None = None
+    """The depth of the render, (1, H, W, 1), expected depth along the camera's axis in world units; None unless it was
+    asked for."""
 
 
 @runtime_checkable
@@ -33,6 +36,6 @@ class TrainingViewSource(Protocol):
         """Number of training images."""
         ...
 
-    def training_view(self, index: int) -> TrainingView:
-        """A training image, from 0, beside its render."""
+    def training_view(self, index: int, with_depth: bool = False) -> TrainingView:
+        """A training image, from 0, beside its render, and its depth if it is asked for."""
         ...

@@ -27,6 +27,7 @@ from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, read
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
+from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.plugin.data.masks import MaskMode, MaskUse
 from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
@@ -60,7 +61,8 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     mask_mode: MaskMode = "ignore"
     """The meaning of masks. ignore: what is masked out counts nowhere; segment: it is empty, so that only what is left
     has Gaussians; alpha: the images' alpha channels tell what is empty and how opaque the rest is, and masks are
-    ignored as before. Losses pull alpha there, see their alpha-lambda."""
+    ignored as before; sky: it is sky, which has no Gaussians but the renderer's sky (sky-degree). Losses pull alpha
+    there, see their alpha-lambda."""
     mask_inverted: bool = False
     """Whether masks mark what is masked out in white instead of black."""
     mask_grow: int = 0
@@ -114,6 +116,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if self.train_dataset.alpha_color is not None:
             self.train_dataset.metadata["background_color"] = self.train_dataset.alpha_color
         self._train_views: list[Cameras] = []
+        self.work = ImageWork()
         self._targets = TargetFiles()
         self._storage: ImageStorage | None = None
         self._copies = SideCopies(torch.device(device)) if torch.device(device).type == "cuda" else None
@@ -250,9 +253,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         """
         yield from self.train_unseen_cameras
         if self.config.train_cameras_sampling_strategy == "random":
-            state = self.random_generator.getstate()
-            following = self.sample_train_cameras()
-            self.random_generator.setstate(state)
+            generator, left = self.random_generator, self.train_unseen_cameras
+            state = generator.getstate()
+            following = self.work.next_round(left, self.sample_train_cameras(), generator)
+            generator.setstate(state)
             yield from following
 
     def train_view(self, index: int, batch: dict[str, Any] | None = None) -> tuple[Cameras, dict[str, Any]]:

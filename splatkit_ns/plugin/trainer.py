@@ -266,11 +266,11 @@ class SplatkitTrainer(Trainer):
     def _train_steps(self) -> None:
         """Train the steps that are left."""
         self.begin_steps()
-        images = self._together.images_per_step
+        images, context = self._together.images_per_step, self.pipeline.model.context
         for step in range(self._start_step, self.config.max_num_iterations, images):
             while self.training_state == "paused" and not self._stops():
                 time.sleep(0.01)
-            if self._together.agree_to_stop(self._stops(), self._stop_request, self.pipeline.model.context):
+            if self._together.agree_to_stop(self._stops(), self._stop_request, context, self.training_step.work):
                 break
             self.step = step + images - 1
             with self._saver.explaining_errors():

@@ -26,8 +26,11 @@ from torch.autograd.function import once_differentiable
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
 MAX_CHANNELS = 4
-ENTRIES = 32
-"""The number of list entries of one Gaussian that are added up at once."""
+GATHERED, TOGETHER, MANY = 16, 4, 32
+"""The number of Gaussians whose list entries are added up together, that of entries of each that are read at once, and
+the number of entries after which those of one Gaussian are added up alone."""
+SKIPPED = tl.constexpr(32)
+"""The number of list entries that are marked at once as not seen by any pixel."""
 SIZES = ["width", "height", "tiles_x", "tiles_y"]
 """The arguments whose values Triton does not specialise kernels on, so that new sizes compile nothing."""
 
@@ -163,7 +166,14 @@ def _backward(
     """The share of the loss that comes from everything behind, dimmed by everything in front."""
     R: tl.constexpr = 6 + X + (2 if ABS else 0)
     field = tl.arange(0, 16)
-    j = tl.max(last) - 1
+    j = tl.max(last)
+    length = tl.load(offsets_ptr + tile + 1) - start
+    for k in range(j, length, SKIPPED):  # entries behind everything that is seen
+        skipped = k + tl.arange(0, SKIPPED)
+        row = tl.load(places_ptr + start + skipped, mask=skipped < length, other=0).to(tl.int64)
+        here = (skipped < length)[:, None] & (field < R)[None, :]
+        tl.store(sums_ptr + row[:, None] * R + field[None, :], tl.zeros((SKIPPED, 16), tl.float32), mask=here)
+    j -= 1
     g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
     row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
     mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
@@ -216,31 +226,46 @@ def _backward(
         j -= 1
 
 
-@triton.jit(do_not_specialize=["capacity"])
+@triton.jit(do_not_specialize=["num", "capacity"])
 def _gather(
-    order_ptr, ends_ptr, counts_ptr, sums_ptr, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
-    v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, E: tl.constexpr,
+    order_ptr, ends_ptr, counts_ptr, sums_ptr, num, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
+    v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, G: tl.constexpr, E: tl.constexpr, MANY: tl.constexpr,
 ):  # fmt: skip
-    """Add up the entries of each Gaussian."""
-    rank = tl.program_id(0)
-    g = tl.load(order_ptr + rank)
-    count = tl.load(counts_ptr + rank)
-    first = tl.load(ends_ptr + rank) - count
+    """Add up the entries of each of G Gaussians, the first MANY of each together; Gaussians without any get zeros."""
+    rank = tl.program_id(0) * G + tl.arange(0, G)
+    known = rank < num
+    g = tl.load(order_ptr + rank, mask=known, other=0)
+    count = tl.load(counts_ptr + rank, mask=known, other=0)
+    first = tl.load(ends_ptr + rank, mask=known, other=0) - count
     R: tl.constexpr = 6 + X + (2 if ABS else 0)
     field = tl.arange(0, 16)
-    entry = tl.arange(0, E)
-    total = tl.zeros((E, 16), tl.float32)
-    for k in range(0, count, E):
-        row = first + k + entry
-        live = ((k + entry < count) & (row < capacity))[:, None] & (field < R)[None, :]
-        total += tl.load(sums_ptr + row[:, None] * R + field[None, :], mask=live, other=0.0)
-    out = tl.sum(total, axis=0)
-    tl.store(v_means_ptr + 2 * g + field, out, mask=field < 2)
-    tl.store(v_conics_ptr + 3 * g + field - 2, out, mask=(field >= 2) & (field < 5))
-    tl.store(v_opacities_ptr + g + field - 5, out, mask=field == 5)
-    tl.store(v_colors_ptr + X * g + field - 6, out, mask=(field >= 6) & (field < 6 + X))
+    total = tl.zeros((G, 16), tl.float32)
+    most = tl.max(count)
+    entry = tl.arange(0, E)[None, :]
+    for k in range(0, tl.minimum(most, MANY), E):
+        row = first[:, None] + k + entry
+        live = (k + entry < tl.minimum(count, MANY)[:, None]) & (row < capacity)
+        live = live[:, :, None] & (field < R)[None, None, :]
+        total += tl.sum(tl.load(sums_ptr + row[:, :, None] * R + field[None, None, :], mask=live, other=0.0), axis=1)
+    if most > MANY:
+        others = tl.arange(0, MANY)
+        for i in range(G):
+            mine = tl.arange(0, G) == i
+            its_count = tl.sum(tl.where(mine, count, 0))
+            its_first = tl.sum(tl.where(mine, first, 0))
+            rest = tl.zeros((MANY, 16), tl.float32)
+            for k in range(MANY, its_count, MANY):
+                place = its_first + k + others
+                here = ((k + others < its_count) & (place < capacity))[:, None] & (field < R)[None, :]
+                rest += tl.load(sums_ptr + place[:, None] * R + field[None, :], mask=here, other=0.0)
+            total += tl.where(mine[:, None], tl.sum(rest, axis=0)[None, :], 0.0)
+    g, field, known = g[:, None], field[None, :], known[:, None]
+    tl.store(v_means_ptr + 2 * g + field, total, mask=known & (field < 2))
+    tl.store(v_conics_ptr + 3 * g + field - 2, total, mask=known & (field >= 2) & (field < 5))
+    tl.store(v_opacities_ptr + g + field - 5, total, mask=known & (field == 5))
+    tl.store(v_colors_ptr + X * g + field - 6, total, mask=known & (field >= 6) & (field < 6 + X))
     if ABS:
-        tl.store(v_abs_ptr + 2 * g + field - 6 - X, out, mask=(field >= 6 + X) & (field < 8 + X))
+        tl.store(v_abs_ptr + 2 * g + field - 6 - X, total, mask=known & (field >= 6 + X) & (field < 8 + X))
 
 
 class Composite(torch.autograd.Function):
@@ -273,7 +298,7 @@ class Composite(torch.autograd.Function):
         cameras, tiles_y, tiles_x = lists.offsets.shape
         height, width, channels = *lasts.shape[1:3], colors.shape[-1]
         v_images = v_images.contiguous()
-        sums = torch.zeros(len(lists.ids), 6 + channels + 2 * absgrad, device=colors.device)
+        sums = torch.empty(len(lists.ids), 6 + channels + 2 * absgrad, device=colors.device)
         _backward[(cameras * tiles_y * tiles_x,)](
             means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, lights, lasts,
             v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, channels, background, absgrad,
@@ -282,9 +307,10 @@ class Composite(torch.autograd.Function):
         v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
         v_abs = torch.empty_like(means2d) if absgrad else v_means
-        _gather[(opacities.numel(),)](
-            lists.order, lists.ends, lists.counts, sums, len(sums), v_means, v_conics, v_opacities, v_colors, v_abs,
-            channels, absgrad, ENTRIES, num_warps=1,
+        number = opacities.numel()
+        _gather[(triton.cdiv(number, GATHERED),)](
+            lists.order, lists.ends, lists.counts, sums, number, len(sums), v_means, v_conics, v_opacities, v_colors,
+            v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=2,
         )  # fmt: skip
         if absgrad:
             means2d.absgrad = v_abs
@@ -333,15 +359,16 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     The launches draw one Gaussian on the only tile of an image.
     """
     one, bounds = torch.ones(1, device=device), torch.tensor([0, 1], dtype=torch.int32, device=device)
-    nine, images, first = torch.ones(9, device=device), torch.zeros(3, device=device), one.int() - 1
-    gaussian = (nine[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, nine[:3].clone(), images)
+    sums, images, first = torch.ones(11, device=device), torch.zeros(3, device=device), one.int() - 1
+    gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
     forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
-    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, nine, *shape, False, tile_size)
-    gradients = (torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine), torch.empty_like(nine))
-    gather = (one.long() - 1, one.long(), one.int(), nine, 1, *gradients, gradients[0], 3, False, ENTRIES)
-    return [
-        partial(_backward[(1,)], *backward, num_warps=1),
-        partial(_forward[(1,)], *forward, num_warps=1),
-        partial(_gather[(1,)], *gather, num_warps=1),
-    ]
+    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
+    gather = (one.long() - 1, one.long(), one.int(), sums, 1, 1, *(torch.empty_like(sums) for _ in range(5)), 3)
+    launches: list[Callable[[], object]] = [partial(_forward[(1,)], *forward, num_warps=1)]
+    for absgrad in (True, False):
+        launches += [
+            partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1),
+            partial(_gather[(1,)], *gather, absgrad, GATHERED, TOGETHER, MANY, num_warps=2),
+        ]
+    return launches

@@ -22,7 +22,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 64
+BLOCK = 16
+"""The number of Gaussians of a program."""
+WARPS = 1
 C0 = tl.constexpr(math.sqrt(1 / math.pi) / 2)
 C1 = tl.constexpr(math.sqrt(3 / math.pi) / 2)
 C20 = tl.constexpr(math.sqrt(15 / math.pi) / 2)
@@ -118,123 +120,242 @@ def _slope(k: tl.constexpr, x, y, z):
     return -3.0 * C30 * (x * x - y * y), 6.0 * C30 * x * y, zero
 
 
+@triton.jit
+def _pairs(a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7):
+    """Join eight pairs; each result has one more axis, of 2."""
+    return (
+        tl.join(a0, b0), tl.join(a1, b1), tl.join(a2, b2), tl.join(a3, b3),
+        tl.join(a4, b4), tl.join(a5, b5), tl.join(a6, b6), tl.join(a7, b7),
+    )  # fmt: skip
+
+
+@triton.jit
+def _stack(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15, B: tl.constexpr):
+    """Stack sixteen vectors to (B, 16)."""
+    v0, v1, v2, v3, v4, v5, v6, v7 = _pairs(v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15)
+    v0, v1, v2, v3 = tl.join(v0, v4), tl.join(v1, v5), tl.join(v2, v6), tl.join(v3, v7)
+    v0, v1 = tl.join(v0, v2), tl.join(v1, v3)
+    return tl.reshape(tl.join(v0, v1), (B, 16))
+
+
+@triton.jit
+def _used_basis(k: tl.constexpr, x, y, z, bands, STORED: tl.constexpr):
+    """Evaluate basis function number k; it is 0 if it does not exist or is not used."""
+    if k < STORED:
+        return tl.where(bands > k, _basis(k, x, y, z), 0.0)
+    return x * 0.0
+
+
+@triton.jit
+def _all_bases(x, y, z, bands, STORED: tl.constexpr, B: tl.constexpr):
+    """Evaluate the basis functions from number 1 on, (B, 16), of which the last column is 0."""
+    return _stack(
+        _used_basis(1, x, y, z, bands, STORED), _used_basis(2, x, y, z, bands, STORED),
+        _used_basis(3, x, y, z, bands, STORED), _used_basis(4, x, y, z, bands, STORED),
+        _used_basis(5, x, y, z, bands, STORED), _used_basis(6, x, y, z, bands, STORED),
+        _used_basis(7, x, y, z, bands, STORED), _used_basis(8, x, y, z, bands, STORED),
+        _used_basis(9, x, y, z, bands, STORED), _used_basis(10, x, y, z, bands, STORED),
+        _used_basis(11, x, y, z, bands, STORED), _used_basis(12, x, y, z, bands, STORED),
+        _used_basis(13, x, y, z, bands, STORED), _used_basis(14, x, y, z, bands, STORED),
+        _used_basis(15, x, y, z, bands, STORED), x * 0.0, B,
+    )  # fmt: skip
+
+
+@triton.jit
+def _unstack(v, B: tl.constexpr):
+    """Return the sixteen columns of (B, 16): the reverse of `_stack`."""
+    w0, w1 = tl.split(tl.reshape(v, (B, 2, 2, 2, 2)))
+    w0, w2 = tl.split(w0)
+    w1, w3 = tl.split(w1)
+    w0, w4 = tl.split(w0)
+    w1, w5 = tl.split(w1)
+    w2, w6 = tl.split(w2)
+    w3, w7 = tl.split(w3)
+    v0, v8 = tl.split(w0)
+    v1, v9 = tl.split(w1)
+    v2, v10 = tl.split(w2)
+    v3, v11 = tl.split(w3)
+    v4, v12 = tl.split(w4)
+    v5, v13 = tl.split(w5)
+    v6, v14 = tl.split(w6)
+    v7, v15 = tl.split(w7)
+    return v0, v1, v2, v3, v4, v5, v6, v7, v8, v9, v10, v11, v12, v13, v14, v15
+
+
+@triton.jit
+def _add_slope(k: tl.constexpr, along, x, y, z, to_x, to_y, to_z, STORED: tl.constexpr):
+    """Add the derivatives of basis function number k, times a factor, if it exists."""
+    if k < STORED:
+        by_x, by_y, by_z = _slope(k, x, y, z)
+        to_x += by_x * along
+        to_y += by_y * along
+        to_z += by_z * along
+    return to_x, to_y, to_z
+
+
+@triton.jit
+def _add_slopes(along, x, y, z, STORED: tl.constexpr, B: tl.constexpr):
+    """Return the derivatives of all basis functions, added up with the factors (B, 16)."""
+    a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15, _rest = _unstack(along, B)
+    sx, sy, sz = x * 0.0, x * 0.0, x * 0.0
+    sx, sy, sz = _add_slope(1, a1, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(2, a2, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(3, a3, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(4, a4, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(5, a5, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(6, a6, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(7, a7, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(8, a8, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(9, a9, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(10, a10, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(11, a11, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(12, a12, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(13, a13, x, y, z, sx, sy, sz, STORED)
+    sx, sy, sz = _add_slope(14, a14, x, y, z, sx, sy, sz, STORED)
+    return _add_slope(15, a15, x, y, z, sx, sy, sz, STORED)
+
+
+@triton.jit
+def _places(STORED: tl.constexpr, JOINED: tl.constexpr, B: tl.constexpr):
+    """Return the places of coefficient number 0, (B, 4), and of the others, (B, 16, 4), in a block of B Gaussians.
+
+    The last axis is the channel, of which there are three, and the axis before it the number from 1 on. With JOINED all
+    are in one array (N, STORED, 3), else in two, (N, 1, 3) and (N, STORED - 1, 3).
+
+    Returns:
+        Both places, and the number of a coefficient and channel among the others of its Gaussian, (1, 16, 4).
+    """
+    row, c = tl.arange(0, B)[:, None], tl.arange(0, 4)[None, :]
+    others = 3 * tl.arange(0, 16)[None, :, None] + c[:, None, :]
+    first = row * (3 * STORED if JOINED else 3) + c
+    rest = row[:, :, None] * (3 * STORED if JOINED else 3 * (STORED - 1)) + others + (3 if JOINED else 0)
+    return first, rest, others
+
+
+@triton.jit
+def _starts(first_ptr, rest_ptr, start, STORED: tl.constexpr, JOINED: tl.constexpr):
+    """Return the pointers to both kinds of coefficients of the Gaussian with which a block starts."""
+    if JOINED:
+        return first_ptr + 3 * STORED * start, rest_ptr + 3 * STORED * start
+    return first_ptr + 3 * start, rest_ptr + 3 * (STORED - 1) * start
+
+
 @triton.jit(do_not_specialize=["num", "bands"])
 def _colors(
-    means_ptr, centres_ptr, coefficients_ptr, seen_ptr, colors_ptr, num, bands,
-    STORED: tl.constexpr, B: tl.constexpr,
+    means_ptr, centres_ptr, first_ptr, rest_ptr, seen_ptr, colors_ptr, num, bands,
+    STORED: tl.constexpr, JOINED: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    g = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    start = tl.program_id(0).to(tl.int64) * B
     camera = tl.program_id(1).to(tl.int64)
-    place = camera * num + g
-    live = (g < num) & (tl.load(seen_ptr + place, mask=g < num, other=0) != 0)
-    x, y, z, _inverse = _direction(means_ptr, centres_ptr, g, camera, live)
-    first = coefficients_ptr + 3 * STORED * g
-    limit = tl.zeros((B,), tl.int32) + bands
-    c0 = tl.full((B,), 0.5, tl.float32)
-    c1 = tl.full((B,), 0.5, tl.float32)
-    c2 = tl.full((B,), 0.5, tl.float32)
-    for k in tl.static_range(STORED):
-        basis, used = _basis(k, x, y, z), live & (limit > k)
-        c0 += basis * tl.load(first + 3 * k, mask=used, other=0.0)
-        c1 += basis * tl.load(first + 3 * k + 1, mask=used, other=0.0)
-        c2 += basis * tl.load(first + 3 * k + 2, mask=used, other=0.0)
-    tl.store(colors_ptr + 3 * place, tl.maximum(c0, 0.0), mask=g < num)
-    tl.store(colors_ptr + 3 * place + 1, tl.maximum(c1, 0.0), mask=g < num)
-    tl.store(colors_ptr + 3 * place + 2, tl.maximum(c2, 0.0), mask=g < num)
+    g = start + tl.arange(0, B)
+    live = (g < num) & (tl.load(seen_ptr + camera * num + g, mask=g < num, other=0) != 0)
+    is_channel = tl.arange(0, 4)[None, :] < 3
+    first, rest, others = _places(STORED, JOINED, B)
+    first_ptr, rest_ptr = _starts(first_ptr, rest_ptr, start, STORED, JOINED)
+    color = 0.5 + C0 * tl.load(first_ptr + first, mask=live[:, None] & is_channel, other=0.0)
+    if STORED > 1:
+        x, y, z, _inverse = _direction(means_ptr, centres_ptr, g, camera, live)
+        is_used = live[:, None, None] & (others < 3 * bands - 3)  # channel 3 is the next coefficient's first
+        basis = _all_bases(x, y, z, bands, STORED, B)
+        color += tl.sum(basis[:, :, None] * tl.load(rest_ptr + rest, mask=is_used, other=0.0), axis=1)
+    to = colors_ptr + 3 * (camera * num + start)
+    place = tl.arange(0, B)[:, None] * 3 + tl.arange(0, 4)[None, :]
+    tl.store(to + place, tl.maximum(color, 0.0), mask=(g < num)[:, None] & is_channel)
 
 
 @triton.jit(do_not_specialize=["num", "cameras", "bands"])
 def _gradients(
-    means_ptr, centres_ptr, coefficients_ptr, seen_ptr, colors_ptr, v_colors_ptr, v_means_ptr, v_coefficients_ptr,
-    num, cameras, bands, STORED: tl.constexpr, B: tl.constexpr,
+    means_ptr, centres_ptr, first_ptr, rest_ptr, seen_ptr, colors_ptr, v_colors_ptr, v_means_ptr, v_first_ptr,
+    v_rest_ptr, num, cameras, bands, STORED: tl.constexpr, JOINED: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Add up gradients camera by camera: the first camera sets those of the coefficients, the others add to them."""
-    g = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    """Add up gradients camera by camera, and write them so that neighbouring threads write neighbouring numbers."""
+    start = tl.program_id(0).to(tl.int64) * B
+    g = start + tl.arange(0, B)
     known = g < num
-    first = coefficients_ptr + 3 * STORED * g
-    limit = tl.zeros((B,), tl.int32) + bands
-    v_first = v_coefficients_ptr + 3 * STORED * g
+    is_channel = tl.arange(0, 4)[None, :] < 3
+    first, rest, others = _places(STORED, JOINED, B)
+    first_ptr, rest_ptr = _starts(first_ptr, rest_ptr, start, STORED, JOINED)
+    v_first_ptr, v_rest_ptr = _starts(v_first_ptr, v_rest_ptr, start, STORED, JOINED)
+    here = tl.arange(0, B)[:, None] * 3 + tl.arange(0, 4)[None, :]
     total_x = tl.zeros((B,), tl.float32)
     total_y = tl.zeros((B,), tl.float32)
     total_z = tl.zeros((B,), tl.float32)
+    v_first = tl.zeros((B, 4), tl.float32)
+    v_rest = tl.zeros((B, 16, 4), tl.float32)
     for camera in range(cameras):
-        place = camera * num + g
-        live = known & (tl.load(seen_ptr + place, mask=known, other=0) != 0)
-        x, y, z, inverse = _direction(means_ptr, centres_ptr, g, camera, live)
-        v0 = tl.load(v_colors_ptr + 3 * place, mask=live, other=0.0)
-        v1 = tl.load(v_colors_ptr + 3 * place + 1, mask=live, other=0.0)
-        v2 = tl.load(v_colors_ptr + 3 * place + 2, mask=live, other=0.0)
-        v0 = tl.where(tl.load(colors_ptr + 3 * place, mask=live, other=0.0) > 0.0, v0, 0.0)
-        v1 = tl.where(tl.load(colors_ptr + 3 * place + 1, mask=live, other=0.0) > 0.0, v1, 0.0)
-        v2 = tl.where(tl.load(colors_ptr + 3 * place + 2, mask=live, other=0.0) > 0.0, v2, 0.0)
-        slope_x = tl.zeros((B,), tl.float32)
-        slope_y = tl.zeros((B,), tl.float32)
-        slope_z = tl.zeros((B,), tl.float32)
-        more = known & (camera > 0)
-        for k in tl.static_range(STORED):
-            used = live & (limit > k)
-            basis = tl.where(used, _basis(k, x, y, z), 0.0)
-            c0 = tl.load(first + 3 * k, mask=used, other=0.0)
-            c1 = tl.load(first + 3 * k + 1, mask=used, other=0.0)
-            c2 = tl.load(first + 3 * k + 2, mask=used, other=0.0)
-            along = c0 * v0 + c1 * v1 + c2 * v2
-            by_x, by_y, by_z = _slope(k, x, y, z)
-            slope_x += by_x * along
-            slope_y += by_y * along
-            slope_z += by_z * along
-            to0 = v_first + 3 * k
-            to1 = v_first + 3 * k + 1
-            to2 = v_first + 3 * k + 2
-            tl.store(to0, basis * v0 + tl.load(to0, mask=more, other=0.0), mask=known)
-            tl.store(to1, basis * v1 + tl.load(to1, mask=more, other=0.0), mask=known)
-            tl.store(to2, basis * v2 + tl.load(to2, mask=more, other=0.0), mask=known)
-        radial = x * slope_x + y * slope_y + z * slope_z  # a step along the ray changes nothing
-        total_x += (slope_x - x * radial) * inverse
-        total_y += (slope_y - y * radial) * inverse
-        total_z += (slope_z - z * radial) * inverse
+        row = tl.cast(camera, tl.int64) * num + start
+        live = known & (tl.load(seen_ptr + row + tl.arange(0, B), mask=known, other=0) != 0)
+        is_here = live[:, None] & is_channel
+        v = tl.load(v_colors_ptr + 3 * row + here, mask=is_here, other=0.0)
+        v = tl.where(tl.load(colors_ptr + 3 * row + here, mask=is_here, other=0.0) > 0.0, v, 0.0)
+        v_first += C0 * v
+        if STORED > 1:
+            x, y, z, inverse = _direction(means_ptr, centres_ptr, g, camera, live)
+            v_rest += _all_bases(x, y, z, bands, STORED, B)[:, :, None] * v[:, None, :]
+            is_used = live[:, None, None] & (others < 3 * bands - 3)
+            along = tl.sum(tl.load(rest_ptr + rest, mask=is_used, other=0.0) * v[:, None, :], axis=2)
+            slope_x, slope_y, slope_z = _add_slopes(along, x, y, z, STORED, B)
+            radial = x * slope_x + y * slope_y + z * slope_z  # a step along the ray changes nothing
+            total_x += (slope_x - x * radial) * inverse
+            total_y += (slope_y - y * radial) * inverse
+            total_z += (slope_z - z * radial) * inverse
+    tl.store(v_first_ptr + first, v_first, mask=known[:, None] & is_channel)
+    if STORED > 1:
+        exists = (others < 3 * STORED - 3) & is_channel[:, None, :]
+        tl.store(v_rest_ptr + rest, v_rest, mask=known[:, None, None] & exists)
     tl.store(v_means_ptr + 3 * g, total_x, mask=known)
     tl.store(v_means_ptr + 3 * g + 1, total_y, mask=known)
     tl.store(v_means_ptr + 3 * g + 2, total_z, mask=known)
 
 
 class SphericalHarmonics(torch.autograd.Function):
-    """(means, coefficients, centres, seen, degree) -> colours. All contiguous, float32, on CUDA.
+    """(means, first, rest, centres, seen, degree) -> colours. All contiguous, float32, on CUDA.
 
-    Centres get a gradient if there is one camera.
+    Centres get a gradient if there is one camera. Without `rest`, `first` has all coefficients.
     """
 
     @staticmethod
-    def forward(ctx: Any, means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int) -> Tensor:
-        (num, stored, _), cameras, bands = coefficients.shape, len(centres), (degree + 1) ** 2
+    def forward(
+        ctx: Any, means: Tensor, first: Tensor, rest: Tensor | None, centres: Tensor, seen: Tensor, degree: int
+    ) -> Tensor:
+        num, cameras, bands = len(means), len(centres), (degree + 1) ** 2
+        layout = first.shape[1] if rest is None else 1 + rest.shape[1], rest is None
         colors = torch.empty(cameras, num, 3, device=means.device)
         seen = seen.view(torch.uint8)
-        grid = (triton.cdiv(num, BLOCK), cameras)
-        _colors[grid](means, centres, coefficients, seen, colors, num, bands, stored, BLOCK, num_warps=2)
-        ctx.save_for_backward(means, coefficients, centres, seen, colors)
-        ctx.bands = bands
+        _colors[(triton.cdiv(num, BLOCK), cameras)](
+            means, centres, first, first if rest is None else rest, seen, colors, num, bands, *layout, BLOCK,
+            num_warps=WARPS,
+        )  # fmt: skip
+        ctx.save_for_backward(means, first, rest, centres, seen, colors)
+        ctx.bands, ctx.layout = bands, layout
         return colors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        means, coefficients, centres, seen, colors = ctx.saved_tensors
-        (num, stored, _), cameras = coefficients.shape, len(centres)
-        v_means, v_coefficients = torch.empty_like(means), torch.empty_like(coefficients)
+        means, first, rest, centres, seen, colors = ctx.saved_tensors
+        num = len(means)
+        v_means, v_first = torch.empty_like(means), torch.empty_like(first)
+        v_rest = None if rest is None else torch.empty_like(rest)
         _gradients[(triton.cdiv(num, BLOCK),)](
-            means, centres, coefficients, seen, colors, v_colors.contiguous(), v_means, v_coefficients, num, cameras,
-            ctx.bands, stored, BLOCK, num_warps=2,
+            means, centres, first, first if rest is None else rest, seen, colors, v_colors.contiguous(), v_means,
+            v_first, v_first if v_rest is None else v_rest, num, len(centres), ctx.bands, *ctx.layout, BLOCK,
+            num_warps=WARPS,
         )  # fmt: skip
         # a step of all Gaussians is one of the camera in the other direction
-        v_centres = -v_means.sum(0, keepdim=True, dtype=torch.float64).float() if ctx.needs_input_grad[2] else None
-        return v_means, v_coefficients, v_centres, None, None
+        v_centres = -v_means.sum(0, keepdim=True, dtype=torch.float64).float() if ctx.needs_input_grad[3] else None
+        return v_means, v_first, v_rest, v_centres, None, None
 
 
-def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, seen: Tensor, degree: int) -> Tensor:
-    """Compute the colours of Gaussians as cameras see them; differentiable in the first three arguments.
+def spherical_harmonics(
+    means: Tensor, first: Tensor, rest: Tensor | None, centres: Tensor, seen: Tensor, degree: int
+) -> Tensor:
+    """Compute the colours of Gaussians as cameras see them; differentiable in the first four arguments.
 
     Args:
         means: (N, 3) centres in world units.
-        coefficients: (N, K, 3), K at least (degree + 1)².
+        first: (N, 1, 3), the coefficients of degree 0; or all of them, (N, K, 3), if `rest` is None.
+        rest: (N, K - 1, 3), the coefficients of degrees 1 and up, K at least (degree + 1)².
         centres: (C, 3) positions of the cameras.
         seen: (C, N) bool; unseen Gaussians get an arbitrary colour and no gradient.
         degree: highest SH degree to use, 0 to 3.
@@ -244,9 +365,10 @@ def spherical_harmonics(means: Tensor, coefficients: Tensor, centres: Tensor, se
     """
     if centres.requires_grad and len(centres) > 1:
         each = zip(centres.split(1), seen.split(1), strict=True)
-        return torch.cat([spherical_harmonics(means, coefficients, *camera, degree) for camera in each])
+        return torch.cat([spherical_harmonics(means, first, rest, *camera, degree) for camera in each])
+    rest = rest if rest is None else rest.contiguous()
     return SphericalHarmonics.apply(  # type: ignore[return-value]
-        means.contiguous(), coefficients.contiguous(), centres.contiguous(), seen.contiguous(), degree
+        means.contiguous(), first.contiguous(), rest, centres.contiguous(), seen.contiguous(), degree
     )
 
 
@@ -257,11 +379,12 @@ def first_launches(device: str, stored: int) -> list[Callable[[], object]]:
         device: the device to launch on.
         stored: number of coefficients of one Gaussian.
     """
-    three, coefficients = torch.ones(3, device=device), torch.zeros(stored * 3, device=device)
+    three, rest = torch.ones(3, device=device), torch.zeros(stored * 3, device=device)
     seen = torch.ones(1, dtype=torch.uint8, device=device)
-    colors = (three, three.clone(), coefficients, seen, three.clone(), 1, 1, stored, BLOCK)
-    gradients = (
-        three, three.clone(), coefficients, seen, three, three, three.clone(), coefficients.clone(), 1, 1, 1, stored,
-        BLOCK,
-    )  # fmt: skip
-    return [partial(_gradients[(1,)], *gradients, num_warps=2), partial(_colors[(1, 1)], *colors, num_warps=2)]
+    layout = (stored, False, BLOCK)
+    gaussian = (three, three.clone(), three.clone(), rest, seen, three.clone())
+    gradients = (three.clone(), torch.empty_like(three), torch.empty_like(three), torch.empty_like(rest), 1, 1, 1)
+    return [
+        partial(_gradients[(1,)], *gaussian, *gradients, *layout, num_warps=WARPS),
+        partial(_colors[(1, 1)], *gaussian, 1, 1, *layout, num_warps=WARPS),
+    ]

@@ -11,6 +11,7 @@ The bound is the same as on the CPU (`splatkit_ns.rasterize.cpu.tiles`); SnugBox
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
 # pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportOperatorIssue=false
 
 from __future__ import annotations
 
@@ -29,6 +30,8 @@ BLOCK = 32
 """The number of Gaussians that are counted together."""
 FILL_BLOCK, FILL_WIDTH = 8, 16
 """The number of Gaussians that are listed together, and of tiles of a row that are written at once."""
+FINISH_BLOCK = 512
+"""The number of entries that are written together after they have been sorted."""
 MAX_SHORT = 2**15 - 1
 COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
 """Compiler options without fused multiply-adds: both kernels must round alike to list the tiles that were counted."""
@@ -117,6 +120,32 @@ def _fill(
         place += width
 
 
+@triton.jit(do_not_specialize=["entries", "num_tiles"])
+def _finish(
+    tiles_ptr, by_tile_ptr, ids_ptr, sorted_ids_ptr, places_ptr, bounds_ptr, entries, num_tiles, B: tl.constexpr
+):
+    """Write the Gaussian and the place of each entry in the order of tiles, and where each tile's list starts.
+
+    Places that stay empty, behind the last tile's list, name Gaussian 0.
+    """
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    live = i < entries
+    place = tl.load(by_tile_ptr + i, mask=live, other=0)
+    filled = live & (tl.load(tiles_ptr + i, mask=live, other=0).to(tl.int32) < num_tiles)
+    tl.store(places_ptr + i, place.to(tl.int32), mask=live)
+    tl.store(sorted_ids_ptr + i, tl.load(ids_ptr + place, mask=filled, other=0), mask=live)
+    if tl.program_id(0) * B <= num_tiles:
+        low = tl.zeros((B,), tl.int32)
+        high = low + entries
+        while tl.max(high - low) > 0:  # the number of entries whose tile comes before tile i
+            middle = low + (high - low) // 2
+            is_open = low < high
+            before = is_open & (tl.load(tiles_ptr + middle, mask=is_open, other=0).to(tl.int32) < i)
+            low = tl.where(before, middle + 1, low)
+            high = tl.where(is_open & ~before, middle, high)
+        tl.store(bounds_ptr + i, low, mask=i <= num_tiles)
+
+
 class TileLists(NamedTuple):
     """The Gaussians on each tile. A Gaussian is an index into C * N."""
 
@@ -148,7 +177,7 @@ def tile_lists(
         conics: (C, N, 3) upper triangle of the inverse covariance, 1/pixels².
         opacities: (C, N), as they are composited.
         seen: (C, N) bool, whether the projection kept the Gaussian.
-        depths: (C, N) world units.
+        depths: (C, N) world units; those of Gaussians that are not seen are arbitrary.
         tiles_x: tiles in a row.
         tiles_y: rows of tiles.
         tile_size: pixels.
@@ -157,7 +186,7 @@ def tile_lists(
     device = means2d.device
     cameras, per_camera = depths.shape
     num, num_tiles = cameras * per_camera, cameras * tiles_y * tiles_x
-    order = torch.where(seen, depths, torch.inf).flatten().sort(stable=True).indices
+    order = depths.flatten().sort(stable=True).indices  # wherever the unseen are: none of them is listed
     gaussians = (order, means2d.contiguous(), conics.contiguous(), opacities.contiguous(), seen.view(torch.uint8))
     grid = (triton.cdiv(num, BLOCK),)
     counts = torch.empty(num, dtype=torch.int32, device=device)
@@ -171,20 +200,25 @@ def tile_lists(
         total, space.was_used = space.capacity, True
         if space.needed is not None:
             space.needed.copy_(ends[-1:], non_blocking=True)
-    # places that stay empty come after those of the last tile
     dtype = torch.int16 if num_tiles <= MAX_SHORT else torch.int32
-    tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)
-    ids = torch.zeros(total, dtype=torch.int32, device=device)
+    if space.capacity is None:
+        tiles = torch.empty(total, dtype=dtype, device=device)
+    else:  # places that stay empty come after those of the last tile
+        tiles = torch.full((total,), num_tiles, dtype=dtype, device=device)
+    ids = torch.empty(total, dtype=torch.int32, device=device)
     if total:
         _fill[(triton.cdiv(num, FILL_BLOCK),)](
             *gaussians, ends, counts, tiles, ids, num, total, per_camera, tiles_x, tiles_y, tile_size,
             FILL_BLOCK, FILL_WIDTH, **COMPILE,
         )  # fmt: skip
     tiles, by_tile = tiles.sort(stable=True)
-    first = torch.arange(num_tiles + 1, dtype=tiles.dtype, device=device)
-    bounds = torch.searchsorted(tiles, first, out_int32=True)
+    bounds = torch.empty(num_tiles + 1, dtype=torch.int32, device=device)
+    sorted_ids, places = torch.empty_like(ids), torch.empty_like(ids)
+    _finish[(triton.cdiv(max(total, num_tiles + 1), FINISH_BLOCK),)](
+        tiles, by_tile, ids, sorted_ids, places, bounds, total, num_tiles, FINISH_BLOCK
+    )
     offsets = bounds[:-1].view(cameras, tiles_y, tiles_x)
-    return TileLists(offsets, bounds, ids[by_tile], by_tile.to(torch.int32), order, ends, counts)
+    return TileLists(offsets, bounds, sorted_ids, places, order, ends, counts)
 
 
 def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
@@ -197,4 +231,9 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     gaussians = (one.long() - 1, one.expand(2).contiguous(), conic, one, one.to(torch.uint8))
     count = (*gaussians, one.int(), 1, 1, 1, tile_size, BLOCK)
     fill = (*gaussians, one.long(), one.int(), one.short(), one.int(), 1, 1, 1, 1, 1, tile_size, FILL_BLOCK, FILL_WIDTH)
-    return [partial(_count[(1,)], *count, **COMPILE), partial(_fill[(1,)], *fill, **COMPILE)]
+    finish = (one.short(), one.long() - 1, *(one.int() for _ in range(4)), 1, 1, FINISH_BLOCK)
+    return [
+        partial(_count[(1,)], *count, **COMPILE),
+        partial(_fill[(1,)], *fill, **COMPILE),
+        partial(_finish[(1,)], *finish),
+    ]

@@ -5,9 +5,10 @@ Only the two public functions have gsplat's long signatures; everything below pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import LensModel
@@ -38,9 +39,17 @@ class Gaussians:
     """(N,), in [0, 1]."""
     colors: Tensor
     """(N, D) or (C, N, D) values, or (N, K, 3) coefficients of spherical harmonics."""
+    sh_rest: Tensor | None = None
+    """(N, K - 1, 3) coefficients of degrees 1 and up, if `colors` (N, 1, 3) has only those of degree 0."""
 
     def __len__(self) -> int:
         return len(self.means)
+
+    def with_joined_colors(self) -> Gaussians:
+        """Return these Gaussians with all coefficients in `colors`."""
+        if self.sh_rest is None:
+            return self
+        return replace(self, colors=torch.cat([self.colors, self.sh_rest], dim=1), sh_rest=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,5 +106,6 @@ def tensors_by_name(gaussians: Gaussians, cameras: RasterCameras) -> dict[str, T
     """The tensors of both, in the order of the public functions' arguments."""
     names = ("means", "quats", "scales", "opacities", "colors")
     tensors: dict[str, Tensor] = {name: getattr(gaussians, name) for name in names}
+    tensors |= {} if gaussians.sh_rest is None else {"sh_rest": gaussians.sh_rest}
     tensors |= {"viewmats": cameras.viewmats, "Ks": cameras.Ks}
     return tensors if cameras.distortion is None else tensors | {"distortion": cameras.distortion}

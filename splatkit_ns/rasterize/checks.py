@@ -57,7 +57,7 @@ def check_shapes(gaussians: Gaussians, cameras: RasterCameras, settings: RasterS
     _expect("opacities", gaussians.opacities, [(n,)])
     _expect("Ks", cameras.Ks, [(num_cameras, 3, 3)])
     _check_lens(cameras, settings)
-    channels = _check_colors(gaussians.colors, n, num_cameras, settings.sh_degree)
+    channels = _check_colors(gaussians, num_cameras, settings.sh_degree)
     tensors = tensors_by_name(gaussians, cameras)
     if settings.backgrounds is not None:
         if settings.render_mode.startswith("RGB"):
@@ -89,8 +89,6 @@ def _check_lens(cameras: RasterCameras, settings: RasterSettings) -> None:
         raise ValueError(f"lens: expected one of {', '.join(LENSES)}, found {lens!r}")
     if lens != "pinhole" and settings.packed:
         raise ValueError(f"packed: expected False for the lens {lens}, found True (gsplat packs pinhole images alone)")
-    if lens != "pinhole" and settings.backend == "gsplat":
-        raise ValueError(f"backend: expected 'splatkit' for the lens {lens}, found 'gsplat', for pinhole images alone")
     if distortion is None:
         return
     if lens == "pinhole":
@@ -103,15 +101,27 @@ def _check_lens(cameras: RasterCameras, settings: RasterSettings) -> None:
         )
 
 
-def _check_colors(colors: Tensor, n: int, num_cameras: int, sh_degree: int | None) -> int:
+def _check_colors(gaussians: Gaussians, num_cameras: int, sh_degree: int | None) -> int:
     """Check the shape of the colours; returns the number of channels of an image."""
+    n, colors, rest = len(gaussians), gaussians.colors, gaussians.sh_rest
     if sh_degree is None:
+        if rest is not None:
+            raise ValueError("sh_rest: expected None with sh_degree=None, for which colors are values; found a tensor")
         _expect("colors (with sh_degree=None)", colors, [(n, "D"), (num_cameras, n, "D")])
         if colors.shape[-1] < 1:
             raise ValueError(f"colors: expected at least one channel, found shape {tuple(colors.shape)}")
         return colors.shape[-1]
     if not 0 <= sh_degree <= 3:
         raise ValueError(f"sh_degree: expected 0, 1, 2, 3 or None, found {sh_degree}")
+    if rest is not None:
+        _expect("colors (with sh_rest)", colors, [(n, 1, 3)])
+        _expect("sh_rest", rest, [(n, "K - 1", 3)])
+        if rest.shape[1] < (sh_degree + 1) ** 2 - 1:
+            raise ValueError(
+                f"sh_rest: expected at least {(sh_degree + 1) ** 2 - 1} coefficients for sh_degree={sh_degree}, "
+                f"found {rest.shape[1]} in shape {tuple(rest.shape)}"
+            )
+        return 3
     _expect(f"colors (with sh_degree={sh_degree})", colors, [(n, "K", 3)])
     if colors.shape[1] < (sh_degree + 1) ** 2:
         raise ValueError(

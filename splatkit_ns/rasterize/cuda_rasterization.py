@@ -18,6 +18,7 @@ from splatkit_ns.triton_kernels import lazy_kernel, run_together
 from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
 from .cuda import BackendUnavailableError, gsplat_need, require_gsplat
 from .projection import Projection, project_by_gsplat, project_in_kernels, project_through_lens
+from .unscented import lens_depths, rasterize_unscented, require_unscented_transform
 from .versions import radii_have_axes
 
 
@@ -28,12 +29,16 @@ def rasterize_on_cuda(
     check_float32(gaussians.means)
     with torch.cuda.device_of(gaussians.means):
         if len(gaussians) == 0:
-            return _render_backgrounds(gaussians, cameras, settings)
+            return _render_backgrounds(gaussians.with_joined_colors(), cameras, settings)
+        if settings.backend == "gsplat" and cameras.lens != "pinhole":
+            require_unscented_transform()
         need = gsplat_need(settings.backend, settings.packed)
         if need is not None:
             require_gsplat(need)
         if settings.packed:
-            return _rasterize_with_gsplat(gaussians, cameras, settings)
+            return rasterize_with_gsplat(gaussians, cameras, settings)
+        if settings.backend == "gsplat" and cameras.lens != "pinhole":
+            return _rasterize_through_lens_with_gsplat(gaussians, cameras, settings)
         kernels = own_kernels()
         if kernels is None and cameras.lens != "pinhole":
             raise BackendUnavailableError(
@@ -42,8 +47,8 @@ def rasterize_on_cuda(
             )
         if kernels is None:
             require_gsplat(f"{own_kernels.failure}, so that gsplat would have to render.")
-            return _rasterize_with_gsplat(gaussians, cameras, settings)
-        return _rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
+            return rasterize_with_gsplat(gaussians, cameras, settings)
+        return rasterize_with_own_kernels(kernels, gaussians, cameras, settings)
 
 
 def check_float32(means: Tensor) -> None:
@@ -68,7 +73,7 @@ class OwnKernels(NamedTuple):
     project: Projection
 
 
-def _rasterize_with_own_kernels(
+def rasterize_with_own_kernels(
     kernels: OwnKernels, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Project, evaluate spherical harmonics, list the Gaussians on each tile, and composite."""
@@ -83,7 +88,7 @@ def _rasterize_with_own_kernels(
     radii, seen, means2d, depths, conics, opacities = projected
     colors = gaussians.colors
     if settings.sh_degree is not None:
-        colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, seen)
+        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(num_cameras, -1, -1)
     colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
@@ -118,6 +123,23 @@ def _rasterize_with_own_kernels(
     return images, alphas, info
 
 
+def _rasterize_through_lens_with_gsplat(
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Evaluate spherical harmonics, and let gsplat do the rest with its unscented transform."""
+    depths = lens_depths(gaussians.means, cameras)
+    colors = gaussians.colors
+    if settings.sh_degree is not None:
+        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, depths >= settings.near_plane)
+    elif colors.dim() == 2:
+        colors = colors.expand(len(cameras), -1, -1)
+    colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
+    images, alphas, info = rasterize_unscented(gaussians, cameras, settings, colors, backgrounds)
+    if "ED" in settings.render_mode:
+        images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
+    return images, alphas, {**info, "depths": depths}
+
+
 def _render_backgrounds(
     gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -149,18 +171,19 @@ def _render_backgrounds(
     return images, alphas, info
 
 
-def sh_colors(degree: int, means: Tensor, coefficients: Tensor, viewmats: Tensor, seen: Tensor) -> Tensor:
-    """Return the colours (C, N, 3) of spherical harmonics seen from each camera."""
+def sh_colors(degree: int, gaussians: Gaussians, viewmats: Tensor, seen: Tensor) -> Tensor:
+    """Return the colours (C, N, 3) of Gaussians with spherical harmonics, seen from each camera."""
+    means = gaussians.means
     # the gradient treats a view matrix as any matrix, not as a rigid transform; inv would wait for its error flag
     centres = torch.linalg.inv_ex(viewmats)[0][:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
     kernel = sh_kernel()
     if kernel is not None:
-        return kernel(means, coefficients, centres, seen, degree)
+        return kernel(means, gaussians.colors, gaussians.sh_rest, centres, seen, degree)
     require_gsplat(f"{sh_kernel.failure}, so that gsplat would have to evaluate spherical harmonics.")
     from gsplat import spherical_harmonics
 
     directions = means[None] - centres[:, None]
-    coefficients = coefficients[None].expand(len(viewmats), -1, -1, -1)
+    coefficients = gaussians.with_joined_colors().colors.expand(len(viewmats), -1, -1, -1)
     return (spherical_harmonics(degree, directions, coefficients, masks=seen) + 0.5).clamp(min=0.0)
 
 
@@ -183,7 +206,7 @@ def composited_channels(
     return torch.cat([colors, depth], dim=-1), backgrounds
 
 
-def _rasterize_with_gsplat(
+def rasterize_with_gsplat(
     gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Let gsplat do all steps."""
@@ -192,7 +215,8 @@ def _rasterize_with_gsplat(
     backgrounds, render_mode = settings.backgrounds, settings.render_mode
     # gsplat 1.5 asserts on packed together with backgrounds (its issues 764 and 826): composite them here instead.
     composite_here = settings.packed and backgrounds is not None
-    arguments: list[Any] = [*tensors_by_name(gaussians, cameras).values(), *cameras.size]
+    tensors = tensors_by_name(gaussians.with_joined_colors(), cameras)
+    arguments: list[Any] = [*tensors.values(), *cameras.size]
     renders, alphas, info = rasterization(
         *arguments,
         near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
@@ -235,7 +259,7 @@ def own_tile_size(pixels: int) -> int:
 
 
 @lazy_kernel(otherwise="Spherical harmonics are gsplat's")
-def sh_kernel() -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+def sh_kernel() -> Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, int], Tensor]:
     """Colours from spherical harmonics in Triton, or None if that cannot be used."""
     from ._sh_triton import first_launches, spherical_harmonics
 

@@ -84,6 +84,7 @@ def _rasterize_with_own_kernels(
 
 def _render_backgrounds(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
     """Render backgrounds alone, in the graph."""
+    gaussians = gaussians.with_joined_colors()
     means, colors, num_cameras = gaussians.means, gaussians.colors, len(cameras)
     means2d, depths, rays, normals = project_in_torch(gaussians, cameras)
     rays, probe = densification_gradient(rays)

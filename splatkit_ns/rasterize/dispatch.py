@@ -29,6 +29,7 @@ def rasterization(
     radius_clip: float = 0.0,
     eps2d: float = 0.3,
     sh_degree: int | None = None,
+    sh_rest: Tensor | None = None,
     packed: bool = False,
     tile_size: int = 16,
     backgrounds: Tensor | None = None,
@@ -64,6 +65,8 @@ def rasterization(
         radius_clip: Gaussians with no radius above this, in pixels, are left out.
         eps2d: variance in pixels² that is added to each projected Gaussian.
         sh_degree: 0 to 3, or None when colors are values.
+        sh_rest: (N, K - 1, 3), the coefficients of degrees 1 and up, if colors (N, 1, 3) has only those of degree 0. On
+            CUDA they are not copied to one tensor, as coefficients that are concatenated before would be.
         packed: gsplat's memory-saving layout of intermediates, with a row for each camera and Gaussian that it sees;
             CUDA only.
         tile_size: in pixels, of gsplat's kernels. Our own choose their size; the image does not depend on it.
@@ -73,7 +76,9 @@ def rasterization(
         rasterize_mode: "antialiased" lowers opacities to make up for eps2d (Mip-Splatting).
         list_space: the space for our tile lists on CUDA; None means as much as they need. Lists on the CPU and those of
             gsplat take what they need and do not use it.
-        backend: "gsplat" projects with gsplat's compiled code; CUDA only.
+        backend: "gsplat" projects with gsplat's compiled code; CUDA only. For lenses this is its unscented transform
+            (1.5.3 and newer), without gradients for viewmats and without absgrad: see
+            `splatkit_ns.rasterize.unscented`.
         lens: pinhole, opencv or opencv_fisheye, for which the Jacobian of the lens takes the place of that of the
             perspective projection: see `splatkit_ns.rasterize.lens_models`.
         distortion: (C, D), the coefficients of the lens as in `splatkit_ns.cameras.View`; None means zeros.
@@ -88,7 +93,7 @@ def rasterization(
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
         BackendUnavailableError: gsplat's CUDA code is needed, but cannot be used here.
     """
-    gaussians = Gaussians(means, quats, scales, opacities, colors)
+    gaussians = Gaussians(means, quats, scales, opacities, colors, sh_rest)
     cameras = RasterCameras(viewmats, Ks, width, height, lens, distortion)
     settings = RasterSettings(
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,

@@ -47,6 +47,7 @@ def rasterization_2dgs(
     radius_clip: float = 0.0,
     eps2d: float = 0.3,
     sh_degree: int | None = None,
+    sh_rest: Tensor | None = None,
     packed: bool = False,
     tile_size: int = 16,
     backgrounds: Tensor | None = None,
@@ -86,6 +87,8 @@ def rasterization_2dgs(
         radius_clip: Gaussians with no radius above this, in pixels, are left out.
         eps2d: has no effect, as in gsplat.
         sh_degree: 0 to 3, or None when colors are values.
+        sh_rest: (N, K - 1, 3), the coefficients of degrees 1 and up, if colors (N, 1, 3) has only those of degree 0. On
+            CUDA they are not copied to one tensor, as coefficients that are concatenated before would be.
         packed: must be False; gsplat 1.5.3 cannot pack 2DGS with spherical harmonics.
         tile_size: in pixels, of gsplat's kernels. Our own choose their size; the image does not depend on it.
         backgrounds: (C, D), composited behind; depth channels have none.
@@ -111,7 +114,7 @@ def rasterization_2dgs(
         ValueError: shapes, dtypes, devices or modes do not fit; on the CPU also values that are not finite.
         BackendUnavailableError: gsplat's CUDA code is needed, but cannot be used here.
     """
-    gaussians = Gaussians(means, quats, scales, opacities, colors)
+    gaussians = Gaussians(means, quats, scales, opacities, colors, sh_rest)
     cameras = RasterCameras(viewmats, Ks, width, height)
     settings = RasterSettings(
         near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,

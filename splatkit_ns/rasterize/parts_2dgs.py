@@ -21,7 +21,7 @@ def values_of(
     """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
     colors = gaussians.colors
     if settings.sh_degree is not None:
-        colors = sh_colors(settings.sh_degree, gaussians.means, colors, cameras.viewmats, seen)
+        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, seen)
     elif colors.dim() == 2:
         colors = colors.expand(len(cameras), -1, -1)
     return composited_channels(colors, depths, settings.backgrounds, settings.render_mode)

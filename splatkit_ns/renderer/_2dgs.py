@@ -10,7 +10,7 @@ from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization_2dgs
-from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
+from splatkit_ns.renderer._3dgs import image_fields
 from splatkit_ns.renderer.base import RenderOptions
 from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
@@ -74,7 +74,7 @@ class Splat2DGSRenderer(SkyRenderer[Splat2DGSPayload]):
             params["quats"],
             training_state.scales,
             self.remaining(training_state.opacities, options),
-            sh_coefficients(params["sh0"], params["shN"], degree),
+            params["sh0"],
             view.world_to_cams,
             view.Ks,
             view.width,
@@ -83,6 +83,7 @@ class Splat2DGSRenderer(SkyRenderer[Splat2DGSPayload]):
             far_plane=self.far_plane,
             radius_clip=self.radius_clip,
             sh_degree=degree,
+            sh_rest=params["shN"] if degree else None,
             backgrounds=self.backgrounds_of(options),
             render_mode=options.render_mode,
             absgrad=self.absgrad,

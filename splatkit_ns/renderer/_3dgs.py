@@ -14,6 +14,7 @@ from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization
+from splatkit_ns.rasterize.unscented import has_unscented_transform
 from splatkit_ns.renderer.base import RenderMode, RenderOptions
 from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
@@ -21,6 +22,9 @@ from splatkit_ns.triton_kernels import LazyKernel
 
 WIDEST_FISHEYE = math.radians(120.0)
 """The angle from the axis, in radians, at the nearer edges of a fisheye image up to which it is drawn directly."""
+
+WIDEST_OF_GSPLAT = math.radians(80.0)
+"""The same with gsplat's unscented transform, which sees nothing beside the camera."""
 
 
 @dataclass
@@ -46,7 +50,8 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
     """Keep only visible Gaussians in memory, on a GPU, with gsplat's compiled code: slower, except for very large
     scenes."""
     backend: Backend = "splatkit"
-    """Project with kernels of our own, or on a GPU with gsplat's, which need a compiler of CUDA code."""
+    """Project with kernels of our own, or on a GPU with gsplat's, which need a compiler of CUDA code. Photographs with
+    lenses that are not undistorted are then drawn with the unscented transform of gsplat 1.5.3 and newer."""
 
     @property
     def splat_mode(self) -> SplatRenderMode:
@@ -65,14 +70,15 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
     def draws_itself(self, view: View, is_training: bool = False) -> bool:
         """Whether `render` draws the views of a lens.
 
-        gsplat's projection, and so a packed render, is for pinhole cameras alone. Images of fisheyes that see nearly
-        all directions are made of pinhole images, except in training: Gaussians near the direction straight back are
-        drawn badly.
+        Packed renders are for pinhole cameras alone, and so is gsplat's projection before it had the unscented
+        transform. Images of fisheyes that see nearly all directions, or with gsplat more than half of them, are made of
+        pinhole images, except in training: Gaussians near the direction straight back are drawn badly.
         """
-        only_pinhole = self.packed or self.backend == "gsplat"
+        uses_gsplat = self.backend == "gsplat" and view.device.type == "cuda"
+        only_pinhole = self.packed or (uses_gsplat and not has_unscented_transform())
         if view.lens == "opencv_fisheye" and not (only_pinhole or is_training):
             half_sides = view.Ks.new_tensor([view.width, view.height]) / 2 / view.Ks[:, [0, 1], [0, 1]]
-            return float(half_sides.min()) <= WIDEST_FISHEYE
+            return float(half_sides.min()) <= (WIDEST_OF_GSPLAT if uses_gsplat else WIDEST_FISHEYE)
         return view.lens in (("pinhole",) if only_pinhole else self.lenses)
 
     def render(
@@ -86,12 +92,13 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
             params["quats"],
             training_state.scales,
             self.remaining(training_state.opacities, options),
-            sh_coefficients(params["sh0"], params["shN"], degree),
+            params["sh0"],
             view.world_to_cams,
             view.Ks,
             view.width,
             view.height,
             sh_degree=degree,
+            sh_rest=params["shN"] if degree else None,
             backgrounds=self.backgrounds_of(options),
             render_mode=options.render_mode,
             absgrad=self.absgrad,
@@ -150,11 +157,6 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
             "rasterize_mode": self.rasterize_mode,
             "backend": self.backend if device.type == "cuda" else "splatkit",
         }
-
-
-def sh_coefficients(sh0: Tensor, shN: Tensor, degree: int) -> Tensor:
-    """Return the coefficients up to at least ``degree``, (N, K, 3)."""
-    return sh0 if degree == 0 else torch.cat([sh0, shN], dim=1)
 
 
 def image_fields(images: Tensor, alphas: Tensor, info: dict[str, Any], render_mode: RenderMode) -> dict[str, Any]:

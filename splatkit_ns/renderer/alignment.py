@@ -57,17 +57,18 @@ def aligned_view(
     distance = 1.0 if seen is None or not len(seen) else float(seen.median())
     change = torch.zeros(6, device=view.device, requires_grad=True)
     for downscale in DOWNSCALES:
-        small = view.smaller(downscale)
-        if min(small.width, small.height) < SMALLEST:
+        if min(view.width, view.height) // downscale < SMALLEST:
             continue
         counts = F.avg_pool2d(weights, downscale)
         wanted = (F.avg_pool2d(photograph * weights, downscale) / counts.clamp(min=1e-6)).movedim(1, -1)
         counts = (counts > 0.999).to(counts).movedim(1, -1)
-        rate = PIXELS / float(small.Ks[0, 0, 0])
+        rate = PIXELS * downscale / float(view.Ks[0, 0, 0])
         optimizer = torch.optim.Adam([change], lr=rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.05 ** (1 / STEPS))
         for _ in range(STEPS):
-            rendered = renderer.render(training_state, _changed(small, change, distance), options).renders
+            # made smaller as the photograph is: a small render has broader Gaussians, which fit another pose best
+            whole = renderer.render(training_state, _changed(view, change, distance), options).renders
+            rendered = F.avg_pool2d(whole.movedim(-1, 1), downscale).movedim(1, -1)
             error = ((rendered - wanted) * counts).abs().sum() / counts.sum().clamp(min=1)
             (change.grad,) = torch.autograd.grad(error, change)
             optimizer.step()

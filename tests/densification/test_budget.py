@@ -14,6 +14,7 @@ from torch import Tensor
 from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification
 from splatkit_ns.densification.budget import drawn, view_scores, wrong_pixels
+from splatkit_ns.densification.mcmc import add_position_noise
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
@@ -208,6 +209,48 @@ def test_of_two_that_may_grow_the_one_that_more_cameras_saw_does() -> None:
         seen.info["radii"][:, 0] = 3 if step == 1 else 0  # pulled hardest, but in one image of four
         strategy.densify(step, state, seen, scene_scale=100.0)
     assert state.params["sh0"][6:, 0, 1].tolist() == [3.0]
+
+
+@pytest.mark.parametrize(("by_opacity", "grown"), [(False, 5.0), (True, 4.0)])
+def test_the_more_opaque_of_two_with_like_gradients_grows_if_it_is_by_opacity(by_opacity: bool, grown: float) -> None:
+    state = row_of_gaussians()
+    with torch.no_grad():
+        state.params["opacities"][5] = torch.tensor(0.4).logit()  # the others have 0.88
+    strategy = SplatBudgetDensification(
+        refine_start_iter=0, refine_every=1, budget=False, max_per_seed=0, max_gaussians=7, long_axis_split=False,
+        by_opacity=by_opacity,
+    )  # fmt: skip
+    set_up_budget(strategy, state)
+    seen = random_payload(6, seed=0)
+    seen.means2d.absgrad = torch.linspace(1, 2, 6)[None, :, None].expand(1, 6, 2)  # type: ignore[attr-defined]
+    seen.info["radii"].fill_(3)
+    strategy.densify(1, state, seen, scene_scale=100.0)
+    assert state.params["sh0"][6:, 0, 1].tolist() == [grown]
+
+
+def test_noise_is_that_of_mcmc_and_goes_on_after_refinement() -> None:
+    def moved(strategy: Any) -> Tensor:
+        state = row_of_gaussians()
+        with torch.no_grad():
+            state.params["opacities"].fill_(-5.0)
+        set_up_budget(strategy, state)
+        torch.manual_seed(3)
+        strategy.densify(20, state, random_payload(6, seed=0), scene_scale=1.0)
+        return state.means.detach()
+
+    still, noisy = (
+        moved(SplatBudgetDensification(refine_stop_iter=10, max_per_seed=0, noise_lr=strength))
+        for strength in (0.0, 1e3)
+    )
+    expected = row_of_gaussians()
+    assert torch.equal(still, expected.means.detach())
+    with torch.no_grad():
+        expected.params["opacities"].fill_(-5.0)
+    torch.manual_seed(3)
+    rate = float(expected.optimizers["means"].param_groups[0]["lr"])
+    add_position_noise(expected, rate * 1e3)
+    assert torch.equal(noisy, expected.means.detach())
+    assert float((noisy - still).abs().max()) > 1e-6
 
 
 def row_of_gaussians() -> SplatTrainingState:

@@ -127,6 +127,21 @@ def test_a_data_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_lenses_are_undistorted_or_not(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = write_tiny_scene(tmp_path) / "transforms.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps({**meta, "k1": -0.2}))
+    for options, expected in (
+        ([], "of the pixels, without distortion ("),
+        (["--pipeline.datamanager.undistort", "False"], "as they are"),
+    ):
+        _, result = found(capsys, "--data", tmp_path, *options, *SPLIT)
+        (text,) = [check["text"] for check in result["checks"] if check["name"] == "lenses"]
+        assert text.startswith("6 perspective with distortion; training uses ")
+        assert expected in text
+
+
+@pytest.mark.usefixtures("quick")
 def test_other_formats_and_their_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     write_tiny_colmap(tmp_path / "colmap")
     status, result = found(capsys, "--data", tmp_path / "colmap", *COLMAP, "--eval-mode", "all")

@@ -12,10 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from splatkit_ns.image_metrics.pixel_errors import l1
 from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid
 from splatkit_ns.image_model.bilateral_grid import _Slice
 from splatkit_ns.image_model.exif import EXIF_IFD, EXPOSURE_TIME, F_NUMBER, ISO, exposure_of, log_gains_of
+from splatkit_ns.image_model.photographs import affine_change
 from splatkit_ns.image_model.ppisp import color_corrected, color_homography, inverse_response, response, vignetting
+from splatkit_ns.parts.training_views import TrainingView
 from tests.image_model.helpers import HEIGHT, MODELS, NUM_IMAGES, WIDTH, Data, frame, made, render, shaken
 
 
@@ -32,6 +35,20 @@ def test_views_without_a_photograph_show_the_scene(kind: Any) -> None:
     assert model.apply(image, frame(None)) is image
     assert model.regularizers(frame(None)) == {}
     assert not torch.allclose(model.apply(image, frame()), image, atol=0.01)
+
+
+def test_held_out_photographs_have_the_vignetting_of_the_only_camera() -> None:
+    model, image = shaken(made(PPISP)), render()
+    with torch.no_grad():
+        model.centers[1:], model.falloffs[1:], model.curves[1:] = 0, 0, 0
+        model.falloffs[0] = -0.5
+        found = model.apply(image, frame(None))
+        model.exposure.zero_()
+        model.colors.zero_()
+        model._cameras.zero_()
+        torch.testing.assert_close(found, model.apply(image, frame(2)), atol=1e-5, rtol=0)
+    darker = (found / image)[0].detach()
+    assert float(darker[7, 8].amin()) > 0.95 > 0.9 > float(darker[0, 17].amax())
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -82,13 +99,23 @@ def test_a_step_reads_nothing_back_and_copies_nothing_to_the_device(kind: Any, m
     step()
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_what_is_clipped_in_a_photograph_may_be_any_brighter(kind: Any) -> None:
+    """A pixel at the limit pulls at nothing if the render is brighter; others draw a render that is too bright back."""
+    image = torch.tensor([0.5, 0.9, 1.2]).repeat(3, 1).T.expand(1, 2, 3, 3).clone().requires_grad_()
+    target = torch.tensor([[0.5, 1.0, 1.0], [0.5, 0.8, 0.8]]).expand(3, 2, 3).permute(1, 2, 0)[None]
+    l1(made(kind).apply(image, frame(2, (0, 0, 3, 2))), target).backward()
+    gradient: Any = image.grad
+    assert gradient[0, :, 1:].sum(-1).sign().tolist() == [[-1, 0], [1, 1]]
+
+
 # ---------------------------------------------------------------------------------------------------------- affine
 
 
 def test_an_affine_map_is_applied_to_colours() -> None:
     model, image = shaken(made(AffineColor)), render()
     matrix, offset = torch.eye(3) + model.change[2, :3].T, model.change[2, 3]
-    torch.testing.assert_close(model.apply(image, frame()), image @ matrix.T + offset)
+    torch.testing.assert_close(model.apply(image, frame()), (image @ matrix.T + offset).clamp(max=1))
 
 
 # ---------------------------------------------------------------------------------------------------------- bilateral
@@ -100,7 +127,7 @@ def test_a_grid_of_equal_nodes_is_an_affine_map() -> None:
     with torch.no_grad():
         model.nodes[2] = change.reshape(12, 1, 1, 1) - 0.03
         model.whole[2] = 0.03
-    expected = image + image @ change[:, :3].T + change[:, 3]
+    expected = (image + image @ change[:, :3].T + change[:, 3]).clamp(max=1)
     torch.testing.assert_close(model.apply(image, frame()), expected)
     assert float(model.regularizers(frame())["tv"]) == 0
 
@@ -110,10 +137,10 @@ def test_a_pixel_gets_the_map_of_its_place_and_luminance() -> None:
     model = made(BilateralGrid, columns=5, rows=4, levels=3)
     with torch.no_grad():
         level, row, column = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), torch.arange(5.0), indexing="ij")
-        model.nodes[2, 3], model.nodes[2, 7], model.nodes[2, 11] = column, row, level
+        model.nodes[2, 3], model.nodes[2, 7], model.nodes[2, 11] = -column, -row, -level
     image = torch.zeros(1, HEIGHT, WIDTH, 3)
     image[0, 4, 10] = torch.tensor([0.2, 0.5, 0.9])
-    found = model.apply(image, frame())[0, 4, 10] - image[0, 4, 10]
+    found = image[0, 4, 10] - model.apply(image, frame())[0, 4, 10]
     x, y = (10.5 - 8) / 20 / 0.5, (4.5 - 7) / 19 / 0.4
     luminance = 0.299 * 0.2 + 0.587 * 0.5 + 0.114 * 0.9
     torch.testing.assert_close(found, torch.tensor([(x + 1) * 2, (y + 1) * 1.5, luminance * 2]).float())
@@ -303,3 +330,58 @@ def test_a_new_run_starts_from_exif_and_a_resumed_one_does_not(kind: Any, tmp_pa
     assert all(not bool(parameter.any()) for parameter in resumed.photograph_parameters())
     assert not bool(made(kind, Phone, use_exif=False).photograph_parameters()[0].any())
     assert log_gains_of(Phone.train_image_paths[:1]) is None
+
+
+# ---------------------------------------------------------------------------------------------------------- the fit
+
+GAINS = torch.tensor([[1.3, 1.3, 1.3], [0.7, 0.7, 0.7], [1.1, 1.0, 0.9], [0.9, 1.0, 1.1], [1.0, 1.0, 1.0]])
+"""The factors of each photograph's colours; their means are 1."""
+
+
+class Views(Data):
+    """Photographs with known gains beside renders. A corner is masked out, and some of what is bright is clipped."""
+
+    num_train_images = NUM_IMAGES
+
+    def training_view(self, index: int) -> TrainingView:
+        image = render(index)
+        photograph = (image * GAINS[index]).clamp(max=1)
+        photograph[:, :4] = 0
+        mask = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
+        mask[:, :4] = False
+        return TrainingView(frame().view, photograph, image, mask)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_learning_starts_from_a_fit(kind: Any) -> None:
+    model, views = made(kind), Views()
+    for step in (1, 9, 11, 12):
+        model.post_step(step, 100, 1, views)
+        assert not bool(model.photograph_parameters()[0].any())
+    model.post_step(9, 100, 4, views)  # with four images a step, 13 is the first that learns
+    image = 0.5 * render(7)
+    for index, gains in enumerate(GAINS):
+        error = model.apply(image, frame(index)) - image * gains
+        assert float(error.abs().mean()) < 0.01  # PPISP keeps R + G + B of colours that are not grey
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_fit_without_need_or_views(kind: Any) -> None:
+    unwanted = made(kind, use_fit=False)
+    unwanted.post_step(10, 100, 1, Views())
+    assert not bool(unwanted.photograph_parameters()[0].any())
+    blind = made(kind)
+    blind.post_step(10, 100, 1, Data())
+    assert not bool(blind.photograph_parameters()[0].any())
+    started = shaken(made(kind))  # as from EXIF data
+    before = [parameter.detach().clone() for parameter in started.photograph_parameters()]
+    started.post_step(10, 100, 1, Views())
+    for parameter, value in zip(started.photograph_parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+
+
+def test_a_photograph_of_which_nothing_counts_is_left_as_it_is() -> None:
+    image = render()
+    nothing = TrainingView(frame().view, image, image, torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool))
+    assert not bool(affine_change(nothing).any())
+    assert bool(affine_change(TrainingView(frame().view, image, 0.5 * image, None)).any())

@@ -6,6 +6,7 @@ Its own ``test-method`` does the same and more; what needs the package is skippe
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.nerfbaselines import method as methods
@@ -141,6 +143,23 @@ def test_what_cannot_be_used(dataset: dict[str, Any], tmp_path: Path) -> None:
     bent = {**dataset, "cameras": Cameras(**{**vars(dataset["cameras"]), "camera_models": np.ones(10, np.int32)})}
     with pytest.raises(SplatkitError, match="no pinhole camera"):
         write_dataset(bent, tmp_path / "a")
+
+
+def test_masks_are_files_that_frames_name_and_without_masks_there_is_no_folder(
+    dataset: dict[str, Any], tmp_path: Path
+) -> None:
+    plain, masked = tmp_path / "plain", tmp_path / "masked"
+    plain.mkdir()
+    masked.mkdir()
+    write_dataset(dataset, plain)
+    assert not (plain / "masks").exists(), "nerfstudio's data parser would say that they are not used"
+    left = np.zeros((HEIGHT, WIDTH), bool)
+    left[:, : WIDTH // 2] = True
+    write_dataset({**dataset, "masks": [left] * len(dataset["images"])}, masked)
+    frames = json.loads((masked / "transforms.json").read_text())["frames"]
+    assert len(frames) == len(dataset["images"])
+    for frame in frames:
+        np.testing.assert_array_equal(np.asarray(Image.open(masked / frame["mask_path"])) > 0, left)
 
 
 def test_transparent_images_are_laid_on_the_background() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -69,6 +72,22 @@ def train_and_stop(config: SplatkitTrainerConfig, place: tuple[int, int]) -> lis
     return Ranks.current().gather_objects((len(steps), context.stop_reason))
 
 
+def train_and_note_files(config: SplatkitTrainerConfig, argument: tuple[Path, Sequence[Any]]) -> Any:
+    """The body of a rank; returns what `train` does, and by rank the names of the files that it wrote in a folder."""
+    folder, modules = argument
+    written = set[str]()
+
+    def note(event: str, arguments: Any) -> None:
+        if event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+            path = Path(arguments[0])
+            if path.is_relative_to(folder):
+                written.add(str(path.relative_to(folder)))
+
+    sys.addaudithook(note)
+    found = train(config, modules)
+    return found, Ranks.current().gather_objects(sorted(written))
+
+
 def parameters_of(trainer: SplatkitTrainer) -> dict[str, Tensor]:
     """All that is trained, by parameter group."""
     return {name: params[0].detach() for name, params in trainer.pipeline.get_param_groups().items()}
@@ -91,6 +110,8 @@ def noted(trainer: SplatkitTrainer) -> list[tuple[int, int]]:
 
 class TwoImages:
     """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
+
+    work = 0
 
     def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
         self.model, self.count = trainer.pipeline.model, count

@@ -5,15 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import SplatTrainingState
+from tests.faults.runs import CheapRenderer
 
 
 class LeaderDecides(SplatDensification):
@@ -41,6 +48,47 @@ class EachDecides(SplatDensification):
             rows = torch.arange(len(training_state))
             training_state.split(rows % 11 == image_index)
             training_state.remove(rows % 7 == image_index % 7)
+
+
+class LogsOnRankZero(SplatBaseModule[Any]):
+    """As the documents advise: a resource that is opened in `on_setup`, and a log that rank 0 alone writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_setup(self, world_rank: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.log = (self.folder / f"log_{world_rank}.txt").open("w")
+
+    def post_step(self, step: int, world_rank: int, loss: Tensor) -> None:
+        if world_rank == 0:
+            self.log.write(f"{step} {float(loss.detach())}\n")
+
+    def on_cleanup(self) -> None:
+        self.log.close()
+
+
+class OpensTooEarly(SplatBaseModule[Any]):
+    """Against the documents' advice, its resource is opened before the ranks are started."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def post_step(self, step: int) -> None:
+        with self.lock:
+            pass
+
+
+@dataclass
+class ListsByView(CheapRenderer):
+    """The tile lists of some cameras are longer than those of others, and become longer by and by."""
+
+    def render(
+        self, training_state: SplatTrainingState, view: View, options: RenderOptions = RenderOptions()
+    ) -> SplatRenderPayload:
+        if options.list_space is not None:
+            options.list_space.longest = 50_000 + int(1e4 * view.cam_to_worlds[0, 0, 3]) + len(training_state)
+        return super().render(training_state, view, options)
 
 
 class OnRank(SplatBaseModule[Any]):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splatkit_ns.parts.steps import is_due, reaches_one_of
 from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, make_optimizers
 from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
 from splatkit_ns.plugin.run.together import Together
@@ -23,12 +25,13 @@ class Images:
     """Draws rounds of images."""
 
     def __init__(self, number: int) -> None:
-        self.number, self.random = number, random.Random(7)
+        self.number, self.random_generator = number, random.Random(7)
+        self.work = ImageWork()
         self.train_unseen_cameras = self.sample_train_cameras()
 
     def sample_train_cameras(self) -> list[int]:
         order = list(range(self.number))
-        self.random.shuffle(order)
+        self.random_generator.shuffle(order)
         return order
 
     def expect_views(self, indices: Any, first: int, every: int) -> None:
@@ -50,6 +53,72 @@ def test_hands_are_the_order_of_one_process_and_hold_no_image_twice(size: int, m
     counts = [abs(flat.count(image) - order.count(image)) for image in range(number)]
     assert max(counts) <= 1
     assert flat[: number // size * size] == order[: number // size * size], "the first round is the same"
+
+
+@settings(max_examples=25)
+@given(size=st.integers(2, 4), more=st.integers(0, 20), seed=st.integers(0, 99))
+def test_images_of_a_hand_are_like_work_and_each_comes_once_in_a_round(size: int, more: int, seed: int) -> None:
+    number = 10 * size + more
+    works = random.Random(seed).choices(range(1, 1000), k=number)
+    dealers = [DealtImages(Images(number), Ranks(rank, size)) for rank in range(size)]
+    hands: list[list[Any]] = []
+    for step in range(6 * number // size):
+        for dealer in dealers:
+            dealer.learn([works[image] for image in hands[-1]] if hands else [0] * size)
+        hands.append([dealer.next_train(step) for dealer in dealers])
+    assert all(len(set(hand)) == size for hand in hands)
+    counts = Counter(image for hand in hands for image in hand)
+    assert len(counts) == number
+    assert max(counts.values()) - min(counts.values()) <= 1
+    waits = [max(works[image] for image in hand) - sum(works[image] for image in hand) / size for hand in hands]
+    assert sum(waits[-number:]) / number < 0.85 * sum(waits[: number // size]) / (number // size)
+
+
+@settings(max_examples=25)
+@given(size=st.integers(1, 4), number=st.integers(4, 60), left=st.integers(0, 9))
+def test_a_round_that_is_looked_at_is_the_one_that_is_drawn(size: int, number: int, left: int) -> None:
+    data = Images(number)
+    dealer = DealtImages(data, Ranks(0, size))
+    data.work.learn({image: 7 * image % 11 + 1 for image in range(number)})
+    while len(data.train_unseen_cameras) > max(left, size):
+        dealer.next_hand()
+    drawn = list(range(number, 2 * number))  # other images: none is in a hand already
+    data.sample_train_cameras = lambda: drawn  # type: ignore[method-assign]
+    data.work.learn({image: 7 * image % 11 + 1 for image in drawn})
+    state, rest = data.random_generator.getstate(), list(data.train_unseen_cameras)
+    expected = rest + data.work.next_round(rest, drawn, data.random_generator)
+    data.random_generator.setstate(state)
+    found = [image for _ in range(len(expected) // size) for image in dealer.next_hand()]
+    assert found[: len(rest) + number - size] == expected[: len(rest) + number - size][: len(found)]
+
+
+def test_an_order_without_known_work_stays_and_draws_no_numbers() -> None:
+    work, generator = ImageWork(), random.Random(3)
+    before = generator.getstate()
+    work.hand_size = 2
+    assert work.in_hands([3, 1, 2, 0], generator) == [3, 1, 2, 0]
+    work.learn({3: 0})
+    assert work.state() == {}
+    work.learn({3: 5})
+    work.hand_size = 1
+    assert work.in_hands([3, 1, 2, 0], generator) == [3, 1, 2, 0]
+    assert generator.getstate() == before
+
+
+def test_known_work_is_stored_and_read_back() -> None:
+    work, again = ImageWork(), ImageWork()
+    work.learn({3: 5, 1: 8})
+    work.newest = {2: 9}
+    again.load_state(work.state())
+    assert again.state() == work.state() == {"train_work": [[3, 5], [1, 8]], "newest_train_work": [[2, 9]]}
+    for broken in (
+        {"train_work": 3},
+        {"train_work": [[1]]},
+        {"newest_train_work": [[1, "a"]]},
+        {"train_work": [[1, -1]]},
+    ):
+        with pytest.raises(ValueError, match="pairs of numbers"):
+            again.load_state(broken)
 
 
 @given(k=st.integers(1, 8), every=st.integers(1, 30), steps=st.integers(1, 60))

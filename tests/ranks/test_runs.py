@@ -17,7 +17,7 @@ from splatkit_ns.splat import read_checkpoint
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.runs import CHEAP, CheapLoss, CheapRenderer, differences, make_config, train
 from tests.ranks.bodies import in_ranks
-from tests.ranks.parts import EachDecides, LeaderDecides, OnRank
+from tests.ranks.parts import EachDecides, LeaderDecides, ListsByView, OnRank
 
 
 @pytest.mark.parametrize("densification", [LeaderDecides(), EachDecides()], ids=["leader", "each"])
@@ -91,6 +91,25 @@ def test_a_run_of_two_ranks_that_is_cut_and_resumed_ends_with_the_same_bits(scen
     loaded = [read_checkpoint(checkpoints.path_of(each.get_checkpoint_dir(), 35)) for each in (whole, rest)]
     for key in ("pipeline", "optimizers", "schedulers"):
         assert differences(loaded[0][key], loaded[1][key], key) == []
+
+
+def test_images_of_a_step_are_like_work_also_in_a_run_that_goes_on(scene: Path, tmp_path: Path) -> None:
+    """Their work is learnt in the first round, and known to all ranks and to those that resume."""
+    options: dict[str, Any] = {**CHEAP, "model_renderer": ListsByView(), "max_num_iterations": 66}
+    config = make_config(scene, tmp_path / "whole", **options)
+    whole = in_ranks(config)
+    steps = list(zip(*whole.images, strict=True))
+    stored = read_checkpoint(checkpoints.path_of(config.get_checkpoint_dir(), 65))["splatkit"]["sampler"]
+    work = dict(stored["train_work"])
+    assert sorted(work) == list(range(11))
+    assert {image for image, _ in stored["newest_train_work"]} == set(steps[-1])
+    waits = [abs(work[a] - work[b]) for a, b in steps]
+    assert sum(waits[6:]) / len(waits[6:]) < sum(waits[:6]) / 6 / 2
+    cut = make_config(scene, tmp_path / "cut", **options)
+    with pytest.raises(SystemExit):
+        in_ranks(cut, [OnRank(1, 20, "terminate")])
+    rest = make_config(scene, tmp_path / "rest", **options, load_dir=cut.get_checkpoint_dir())
+    assert in_ranks(rest).images == [images[10:] for images in whole.images]
 
 
 def test_steps_can_be_kept(scene: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from raster_scenes import as_values, random_scene
 
 from splatkit_ns.rasterize import BackendUnavailableError, cuda_rasterization, radii_in_pixels, rasterization
+from splatkit_ns.rasterize.arguments import Gaussians
 from splatkit_ns.rasterize.cuda_rasterization import rasterize_on_cuda
 from tests.triton_interpreter import assert_prints
 
@@ -74,7 +75,9 @@ def test_centres_of_cameras_that_are_trained_are_inverted_without_looking_at_the
     monkeypatch.setattr(cuda_rasterization, "require_gsplat", lambda reason: None)
     monkeypatch.setattr(gsplat, "spherical_harmonics", lambda degree, directions, coefficients, masks: directions)
     monkeypatch.setattr(torch.linalg, "inv", None)
-    colors = cuda_rasterization.sh_colors(1, scene["means"], scene["colors"], viewmats, torch.ones(2, 7).bool())
+    colors = {"colors": scene["colors"][:, :1], "sh_rest": scene["colors"][:, 1:]}
+    gaussians = Gaussians(scene["means"], scene["quats"], scene["scales"], scene["opacities"], **colors)
+    colors = cuda_rasterization.sh_colors(1, gaussians, viewmats, torch.ones(2, 7).bool())
     assert torch.equal(colors, (expected + 0.5).clamp(min=0.0))
     (grad,) = torch.autograd.grad((colors - 0.5).square().sum(), viewmats)
     torch.testing.assert_close(grad, expected_grad)
@@ -134,7 +137,7 @@ for name, project in (("opencv", project_in_kernels), ("fisheye", project_in_ker
         if draw == "cpu":
             image, alpha, _ = rasterization(**{**scene, **leaves, **options})
         else:
-            image, alpha, info = cuda_rasterization._rasterize_with_own_kernels(
+            image, alpha, info = cuda_rasterization.rasterize_with_own_kernels(
                 kernels, *as_values({**scene, **leaves}, **options)
             )
             assert info["radii"].shape[:2] == (2, 25)

@@ -21,6 +21,12 @@ from splatkit_ns.rasterize import rasterization
         ({"Ks": torch.ones(2, 3, 3)}, {}, r"Ks: expected shape \(1, 3, 3\), found \(2, 3, 3\)"),
         ({"colors": torch.ones(6, 3)}, {}, r"colors .*: expected shape \(5, D\) or \(1, 5, D\), found \(6, 3\)"),
         ({"colors": torch.ones(5, 4, 3)}, {"sh_degree": 2}, r"at least 9 coefficients for sh_degree=2, found 4"),
+        (
+            {"colors": torch.ones(5, 1, 3)},
+            {"sh_degree": 2, "sh_rest": torch.ones(5, 3, 3)},
+            r"sh_rest: expected at least 8 coefficients for sh_degree=2, found 3",
+        ),
+        ({}, {"sh_rest": torch.ones(5, 3, 3)}, r"sh_rest: expected None with sh_degree=None"),
         ({}, {"sh_degree": 4}, r"sh_degree: expected 0, 1, 2, 3 or None, found 4"),
         ({}, {"backgrounds": torch.ones(1, 4)}, r"backgrounds: expected shape \(1, 3\), found \(1, 4\)"),
         ({}, {"render_mode": "BGR"}, r"render_mode: expected one of RGB, D, ED, RGB\+D, RGB\+ED, found 'BGR'"),

@@ -190,3 +190,15 @@ def test_alpha_outside_the_radii_is_below_one_level() -> None:
         mean = info["means2d"][0, 0]
         assert float((x + 0.5 - mean[0]).abs().max()) <= radius
         assert float((y + 0.5 - mean[1]).abs().max()) <= radius
+
+
+def test_coefficients_may_come_in_two_tensors() -> None:
+    scene = random_scene(n=30, sh_bands=16)
+    joined = gradients(scene, sh_degree=3)
+    rest = scene["colors"][:, 1:].clone().requires_grad_()
+    apart = gradients({**scene, "colors": scene["colors"][:, :1]}, sh_degree=3, sh_rest=rest)
+    assert torch.equal(apart["image"], joined["image"])
+    assert torch.equal(apart["colors"], joined["colors"][:, :1])
+    assert rest.grad is not None
+    assert torch.equal(rest.grad, joined["colors"][:, 1:])
+    assert float(rest.grad.abs().max()) > 0

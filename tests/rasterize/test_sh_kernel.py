@@ -14,12 +14,19 @@ from dense_reference import _legendre_sh
 from splatkit_ns.rasterize._sh_triton import spherical_harmonics
 
 torch.manual_seed(0)
-degree, stored, cameras, num = {degree}, {stored}, 2, 100
+degree, stored, joined, cameras, num = {degree}, {stored}, {joined}, 2, 100
 means, centres = torch.randn(num, 3), torch.randn(cameras, 3) * 3
 coefficients, seen = torch.randn(num, stored, 3) * 1.5, torch.rand(cameras, num) > 0.2
 upstream = torch.rand(cameras, num, 3)
 ours = [value.clone().requires_grad_() for value in (means, coefficients, centres)]
-colors = spherical_harmonics(*ours, seen, degree)
+
+
+def evaluate(means, coefficients, centres):
+    parts = (coefficients, None) if joined else (coefficients[:, :1], coefficients[:, 1:])
+    return spherical_harmonics(means, *parts, centres, seen, degree)
+
+
+colors = evaluate(*ours)
 (colors * upstream).sum().backward()
 true = [value.double().requires_grad_() for value in (means, coefficients, centres)]
 directions = torch.nn.functional.normalize(true[0][None] - true[2][:, None], dim=-1)
@@ -32,7 +39,7 @@ assert (colors - expected)[seen].abs().max() < 1e-5
 for got, want in zip(ours, true, strict=True):
     expected = torch.zeros_like(want) if want.grad is None else want.grad  # degree 0 does not depend on the direction
     assert (got.grad - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
-(upstream * spherical_harmonics(*ours[:2], centres, seen, degree)).sum().backward()  # cameras together, not trained
+(upstream * evaluate(*ours[:2], centres)).sum().backward()  # cameras together, not trained
 for got, want in zip(ours[:2], true, strict=False):
     expected = torch.zeros_like(want) if want.grad is None else want.grad
     assert (got.grad - 2 * expected).abs().max() < 2e-5 * expected.abs().max().clamp(min=1)
@@ -40,7 +47,12 @@ print("equal")
 """
 
 
-@pytest.mark.parametrize(("degree", "stored"), [(0, 1), (1, 16), (2, 9), (3, 16)])
-def test_in_the_interpreter(degree: int, stored: int) -> None:
-    code = IN_THE_INTERPRETER.replace("{degree}", str(degree)).replace("{stored}", str(stored))
+@pytest.mark.parametrize(
+    ("degree", "stored", "joined"),
+    [(0, 1, True), (1, 16, False), (1, 4, False), (2, 9, True), (3, 16, True), (3, 16, False)],
+)
+def test_in_the_interpreter(degree: int, stored: int, joined: bool) -> None:
+    code = IN_THE_INTERPRETER
+    for name, value in {"degree": degree, "stored": stored, "joined": joined}.items():
+        code = code.replace("{" + name + "}", str(value))
     assert_prints(code, "equal\n")

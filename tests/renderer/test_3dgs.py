@@ -14,7 +14,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import GsplatRenderMode
 from splatkit_ns.rasterize.versions import radii_have_axes
 from splatkit_ns.renderer import RenderMode, RenderOptions, Splat3DGSRenderer
-from splatkit_ns.renderer._3dgs import image_fields, sh_coefficients
+from splatkit_ns.renderer._3dgs import image_fields
 from splatkit_ns.splat import SplatTrainingState
 
 WIDTH, HEIGHT = 40, 30
@@ -156,12 +156,6 @@ def test_no_degree_and_too_high_a_degree_mean_all_there_are() -> None:
     gaussians = state(sh_degree=1)
     assert torch.equal(render(gaussians).renders, render(gaussians, sh_degree=1).renders)
     assert torch.equal(render(gaussians).renders, render(gaussians, sh_degree=3).renders)
-
-
-def test_coefficients_are_cut_by_degree() -> None:
-    sh0, shN = torch.zeros(5, 1, 3), torch.ones(5, 15, 3)
-    for degree in range(4):
-        assert sh_coefficients(sh0, shN, degree).shape == (5, 16 if degree else 1, 3)
 
 
 def test_world_to_cams_inverts() -> None:

@@ -126,9 +126,14 @@ class SplatkitDataset(InputDataset):
         else:
             seen = seen_pixels(self.cameras[image_idx : image_idx + 1])
             mask = seen if mask is None else mask if seen is None else mask & seen
-        if use.mode == "segment" and mask is not None:
-            image, mask = without_masked(image, mask), self.undistorter.seen(image_idx) if self.undistorts else seen
-        data: dict[str, Any] = {"image_idx": image_idx, "image": image}
+        data: dict[str, Any] = {"image_idx": image_idx}
+        if use.mode in ("segment", "sky") and mask is not None:
+            if use.mode == "segment":
+                image = without_masked(image, mask)
+            else:
+                data["target_alphas"] = mask.to(torch.uint8) * 255
+            mask = self.undistorter.seen(image_idx) if self.undistorts else seen
+        data["image"] = image
         if use.mode != "ignore":
             data["mask_mode"] = use.mode
         if mask is not None:

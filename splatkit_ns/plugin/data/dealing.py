@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from nerfstudio.cameras.cameras import Cameras
 
+from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.ranks import Ranks
 
 
@@ -15,6 +18,8 @@ class DrawnImages(Protocol):
 
     train_unseen_cameras: list[int]
     """The images that are left of the round, in their order; never empty."""
+    work: ImageWork
+    """The work that images have been."""
 
     def sample_train_cameras(self) -> list[int]:
         """Draw the order of a round."""
@@ -32,10 +37,10 @@ class DrawnImages(Protocol):
 class DealtImages:
     """Deals the training images out to the ranks.
 
-    Every rank draws the same order, and takes one image of each hand: rank 0 the first, rank 1 the second. So the hands
-    one after the other are the images of one process, in its order, and a checkpoint of the order is that of one
-    process. Only if a hand takes images of two rounds, an image that is in the hand already waits for the next one: no
-    image is twice in a hand.
+    Every rank draws the same order, and takes one image of each hand: rank 0 the first, rank 1 the second. A checkpoint
+    of the order is that of one process, and each image comes once in a round. Once the work of images is known, those
+    of a hand are of about the same work. If a hand takes images of two rounds, an image that is in the hand already
+    waits for the next one: no image is twice in a hand.
 
     Args:
         data: draws the images.
@@ -44,6 +49,9 @@ class DealtImages:
 
     def __init__(self, data: DrawnImages, ranks: Ranks) -> None:
         self._data, self._ranks = data, ranks
+        data.work.hand_size = ranks.size
+        self._unknown = deque[list[int]]([[]])
+        """The hands whose work is still to be learnt; empty for that of the last step before a run went on."""
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """The image of this rank in the next hand, and its camera."""
@@ -53,11 +61,26 @@ class DealtImages:
 
     def next_hand(self) -> list[int]:
         """The images of all ranks in the next step, by rank."""
-        data, hand, again = self._data, list[int](), list[int]()
+        data, hand, again, draws = self._data, list[int](), list[int](), False
         while len(hand) < self._ranks.size:
             image = data.train_unseen_cameras.pop(0)
             (again if image in hand else hand).append(image)
             if not data.train_unseen_cameras:
-                data.train_unseen_cameras = data.sample_train_cameras()
+                data.train_unseen_cameras, draws = data.sample_train_cameras(), True
         data.train_unseen_cameras = again + data.train_unseen_cameras
+        generator: random.Random | None = getattr(data, "random_generator", None)  # the strategy "fps" has none
+        if draws and generator is not None:
+            data.train_unseen_cameras = data.work.in_hands(data.train_unseen_cameras, generator)
+        self._unknown.append(hand)
         return hand
+
+    def learn(self, work: Sequence[int]) -> None:
+        """Take the work of the oldest hand whose work is not known, by rank; call it once a step."""
+        hand = self._unknown.popleft()
+        self._data.work.learn(dict(zip(hand, work, strict=True)) if hand else self._data.work.newest)
+        self._data.work.newest = {}
+
+    def keep_newest(self, work: Sequence[int]) -> None:
+        """Keep the work of the last hand, by rank, for a checkpoint; `learn` still takes it when it is due."""
+        if self._unknown and self._unknown[-1]:
+            self._data.work.newest = dict(zip(self._unknown[-1], work, strict=True))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MaskMode = Literal["ignore", "segment", "alpha"]
+MaskMode = Literal["ignore", "segment", "alpha", "sky"]
 Valid = NDArray[np.bool_]
 
 
@@ -30,7 +30,7 @@ class MaskUse:
     @property
     def needs_masks(self) -> bool:
         """Whether data sets without masks cannot be used."""
-        return self.mode == "segment" or self.inverted or self.grow != 0
+        return self.mode in ("segment", "sky") or self.inverted or self.grow != 0
 
 
 def grown(valid: Valid, pixels: int) -> Valid:

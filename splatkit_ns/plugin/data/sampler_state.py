@@ -19,6 +19,7 @@ def sampler_state(manager: Any) -> dict[str, Any]:
         "eval_unseen_cameras": [int(i) for i in manager.eval_unseen_cameras],
         "num_images": len(manager.train_dataset),
         "placement": _placement(manager),
+        **manager.work.state(),
     }
     if hasattr(manager, "random_generator"):
         version, numbers, gauss = manager.random_generator.getstate()
@@ -51,6 +52,7 @@ def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
         report_once("The checkpoint was trained on another number of images than there are now: they are drawn anew.")
         return
     manager.train_unseen_cameras = train
+    manager.work.load_state(state)
     if evaluation and max(evaluation) < len(manager.eval_dataset):
         manager.eval_unseen_cameras = evaluation
     if "random_generator" in state and hasattr(manager, "random_generator"):

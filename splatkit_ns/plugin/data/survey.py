@@ -29,9 +29,11 @@ class SplitFigures:
     lenses: dict[str, int]
     """A kind of lens -> the number of images."""
     pixels: int
-    """The pixels of all images as training uses them, without lens distortion."""
+    """The pixels of all images as training uses them."""
     stored_pixels: int
     """The pixels of all image files."""
+    undistorts: bool
+    """Whether training uses images without lens distortion."""
     masks: int
     seed_points: int | None
     """None if the data set has none."""
@@ -69,6 +71,7 @@ def split_figures(dataset: SplatkitDataset) -> SplitFigures:
         lenses=dict(Counter(_lens_names(dataset))),
         pixels=sum(pixel_counts(dataset.cameras)),
         stored_pixels=sum(pixel_counts(stored)),
+        undistorts=dataset.undistorts,
         masks=len(outputs.mask_filenames or ()),
         seed_points=None if points is None else len(points),
     )

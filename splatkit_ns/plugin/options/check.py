@@ -17,6 +17,7 @@ from nerfstudio.engine.schedulers import SchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
+from splatkit_ns.densification import GsplatStrategy, SplatDefaultDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.plugin.options.groups import group_problems
@@ -25,7 +26,8 @@ from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
-from splatkit_ns.rasterize import require_gsplat
+from splatkit_ns.rasterize import gsplat_version, require_gsplat
+from splatkit_ns.rasterize.unscented import has_unscented_transform
 from splatkit_ns.renderer import Splat3DGSRenderer
 
 RANGES: dict[type, dict[str, Sequence[Range]]] = {
@@ -131,11 +133,35 @@ def _lens_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     name = shown("pipeline.datamanager.undistort")
     if getattr(renderer, "packed", False):
         return [f"{name} is False, expected True with packed renders, which are for pinhole cameras"]
-    if getattr(renderer, "backend", None) == "gsplat":
-        return [f"{name} is False, expected True with the backend gsplat, which is for pinhole cameras"]
     if {"opencv", "opencv_fisheye"}.isdisjoint(renderer.lenses):
         return [f"{name} is False, expected True with {renderer.module_name}, which draws no lenses in training"]
-    return []
+    return _unscented_problems(config, shown) if getattr(renderer, "backend", None) == "gsplat" else []
+
+
+def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problems of photographs with lenses that gsplat's unscented transform draws."""
+    model: Any = config.pipeline.model
+    name = shown("pipeline.datamanager.undistort")
+    if not has_unscented_transform():
+        found = ".".join(map(str, gsplat_version()))
+        return [
+            f"{name} is False, expected True with the backend gsplat {found}, which is for pinhole cameras; the "
+            "unscented transform for lenses is in 1.5.3 and newer"
+        ]
+    problems: list[str] = []
+    densification = part_itself(model.densification)
+    if isinstance(densification, SplatDefaultDensification | GsplatStrategy):
+        problems.append(
+            f"{name} is False with the backend gsplat, whose unscented transform has no gradients of places on the "
+            f"screen, expected splatkit-3dgs-mcmc or another densification than {densification.module_name}"
+        )
+    if model.camera_optimizer.mode != "off":
+        mode = shown("pipeline.model.camera_optimizer.mode")
+        problems.append(
+            f"{mode} is {model.camera_optimizer.mode}, expected off with lenses and the backend gsplat, whose "
+            "unscented transform has no gradients of poses"
+        )
+    return problems
 
 
 def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
@@ -152,6 +178,8 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     mode: str = getattr(config.pipeline.datamanager, "mask_mode", "ignore")
     model: Any = config.pipeline.model
     weight = getattr(model.loss_fn, "alpha_lambda", None)
+    if mode == "sky":
+        return _sky_mask_problems(model, weight, shown)
     if mode == "ignore" or weight != 0 or model.background_color in ("auto", "random"):
         return []
     name, background = shown("pipeline.datamanager.mask_mode"), shown("pipeline.model.background_color")
@@ -159,6 +187,16 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
         f"{name} {mode} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0 and {background} "
         f"{model.background_color}: raise the one, or set the other to random"
     ]
+
+
+def _sky_mask_problems(model: Any, weight: float | None, shown: Callable[[str], str]) -> list[str]:
+    """The problems of masks that mark the sky, if there is none to learn, or nothing keeps Gaussians out of it."""
+    name, problems = f"{shown('pipeline.datamanager.mask_mode')} sky", list[str]()
+    if getattr(model.renderer, "sky_degree", 0) is None:
+        problems.append(f"{name} needs a sky: set {shown('pipeline.model.renderer.sky_degree')} to 3")
+    if weight == 0:
+        problems.append(f"{name} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0: raise it")
+    return problems
 
 
 def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:

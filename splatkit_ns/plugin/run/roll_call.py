@@ -1,4 +1,4 @@
-"""The word of all ranks, once a step, that they have begun it."""
+"""The word of all ranks, once a step, that they have begun it, and how much work their last images were."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ class RollCall:
 
     Args:
         ranks: the ranks of this run.
+        learn: is told the work of the ranks' images of the step before the last one, by rank.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, ranks: Ranks, learn: Callable[[list[int]], None]) -> None:
+        self._ranks, self._learn = ranks, learn
         self._answers: Callable[[], list[list[int]]] | None = None
         self.is_last = False
         """Whether a rank wanted to stop when it began the step of the last call; all ranks see the same."""
 
-    def call(self, wants_to_stop: bool) -> None:
-        """Say that this rank begins a step, and whether it wants to stop after it."""
-        self._answers = self._ranks.gather_later([int(wants_to_stop)])
+    def call(self, wants_to_stop: bool, work: int = 0) -> None:
+        """Say that this rank begins a step.
+
+        Args:
+            wants_to_stop: whether it wants to stop after it.
+            work: that of its last image.
+        """
+        self._answers = self._ranks.gather_later([int(wants_to_stop), work])
 
     def wait(self) -> None:
         """Wait until all ranks have begun the step.
@@ -34,4 +40,6 @@ class RollCall:
         """
         if self._answers is not None:
             answers, self._answers = self._answers, None
-            self.is_last = any(wants for (wants,) in answers())
+            found = answers()
+            self.is_last = any(wants for wants, _ in found)
+            self._learn([work for _, work in found])

@@ -26,6 +26,7 @@ SPLIT_FIELDS = ("data", "eval_mode", "eval_interval", "train_split_fraction", "d
 MASKS: dict[MaskMode, str] = {
     "ignore": "pixels outside the images' masks do not count",
     "segment": "pixels outside the images' masks are the background",
+    "sky": "all pixels count; those outside the images' masks are sky",
     "alpha": "transparent pixels are the background; pixels outside the images' masks do not count",
 }
 METRICS = {
@@ -139,7 +140,7 @@ class RunData:
         self.datamanager.expect_views(indices)
 
     @torch.no_grad()
-    def training_view(self, index: int) -> TrainingView:
+    def training_view(self, index: int, with_depth: bool = False) -> TrainingView:
         """A training image beside its render with the Gaussians as they are now, at this step's resolution.
 
         It is on the step's background from the beginning of a step (`pre_step`) to its end.
@@ -149,11 +150,16 @@ class RunData:
         camera, batch = self.datamanager.train_view(index)
         frame = model.parts.frames.make(camera, batch, None if current is None else current.background)
         assert frame.target is not None
-        options = RenderOptions(sh_degree=model.sh_degree_now(), backgrounds=frame.background[None])
+        options = RenderOptions(
+            sh_degree=model.sh_degree_now(),
+            backgrounds=frame.background[None],
+            render_mode="RGB+ED" if with_depth else "RGB",
+        )
         view = model.parts.frames.corrected(frame)
         payload = model.parts.renderer.render(model.training_state, view, options)
         seen = ImageFrame(view, frame.index_on_device, frame.image_name, model.context.step)
-        return TrainingView(view, frame.target, model.parts.image_of(payload.renders, seen), frame.mask)
+        image = model.parts.image_of(payload.renders, seen)
+        return TrainingView(view, frame.target, image, frame.mask, payload.depths_expected if with_depth else None)
 
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""

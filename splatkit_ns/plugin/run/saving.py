@@ -48,7 +48,8 @@ class Saver:
 
     def together(self) -> AbstractContextManager[None]:
         """A block for a save at which all ranks arrive; see `Together.saving`."""
-        return self._together.saving(self._run.model.parts.densification, self._training_step.watch)
+        step = self._training_step
+        return self._together.saving(self._run.model.parts.densification, step.watch, step.work)
 
     def _save(self, step: int, announce: bool = True) -> None:
         """Save a step (0-based); see `RunCheckpoints.save`."""

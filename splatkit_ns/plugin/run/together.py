@@ -40,6 +40,7 @@ class Together:
         """The number by which steps grow."""
         self._roll_call: RollCall | None = None
         """None if the ranks agree at every step, and wait for each other to do so."""
+        self._dealt: DealtImages | None = None
 
     def last_step(self, start: int, max_steps: int) -> int:
         """The last step of a run, 1-based.
@@ -59,7 +60,7 @@ class Together:
         """
         if self.ranks.size == 1:
             return OwnGradients()
-        self._roll_call = RollCall(self.ranks) if parts.are_ours else None
+        self._roll_call = RollCall(self.ranks, self._learn) if parts.are_ours else None
         return RankGradients(self.ranks, self._roll_call)
 
     def images(self, data: Any) -> FrameSource:
@@ -79,27 +80,37 @@ class Together:
                 f"--machine.num-devices is {self.ranks.size}, but there are {number} training images: each process "
                 "needs one of its own at every step."
             )
-        return DealtImages(data, self.ranks)
+        self._dealt = DealtImages(data, self.ranks)
+        return self._dealt
 
-    def agree_to_stop(self, wants: bool, request: StopRequest, context: StepContext) -> bool:
+    def _learn(self, work: list[int]) -> None:
+        """Take the work of the images of a step, by rank."""
+        if self._dealt is not None:
+            self._dealt.learn(work)
+
+    def agree_to_stop(self, wants: bool, request: StopRequest, context: StepContext, work: int = 0) -> bool:
         """Whether the run stops now: whether any rank wants that; then all have its reasons.
 
-        If all parts are ours, the answer is that of the step before, which has come in the meantime.
+        If all parts are ours, the answer is that of the step before, which has come in the meantime. The ranks also
+        tell each other the work of their last images.
 
         Args:
             wants: whether this rank does.
             request: the signal that this rank has received; set if another rank has received one.
             context: the reasons of parts; set if a part has given them on another rank.
+            work: that of this rank's last image.
         """
         if self.ranks.size == 1:
             return wants
         if self._roll_call is None:
-            stops = any(flag for (flag,) in self.ranks.gather([int(wants)]))
+            found = self.ranks.gather([int(wants), work])
+            stops = any(flag for flag, _ in found)
+            self._learn([each for _, each in found])
         else:
             stops = self._roll_call.is_last
         if not stops:
             if self._roll_call is not None:
-                self._roll_call.call(wants)
+                self._roll_call.call(wants, work)
             return False
         code = None if context.exit_request is None else (context.exit_request.code,)
         for signum, reason, exit_code in self.ranks.gather_objects((request.signum, context.stop_reason, code)):
@@ -134,8 +145,13 @@ class Together:
                 )
 
     @contextmanager
-    def saving(self, densification: SplatDensification[Any], watch: FiniteWatch) -> Generator[None]:
+    def saving(self, densification: SplatDensification[Any], watch: FiniteWatch, work: int = 0) -> Generator[None]:
         """A block in which rank 0 saves what all ranks have counted; all ranks run it.
+
+        Args:
+            densification: counts.
+            watch: of this rank.
+            work: that of this rank's last image.
 
         Raises:
             NotFiniteError: a step since the last check was not finite.
@@ -143,6 +159,9 @@ class Together:
         if self.ranks.size > 1:
             watch.check(together=True)
             densification.gather_from_ranks(self.ranks)
+            found = [each for (each,) in self.ranks.gather([work])]
+            if self._dealt is not None:
+                self._dealt.keep_newest(found)
         try:
             yield
         finally:

@@ -138,7 +138,9 @@ class TrainingFrames:
             found["target_depths"] = images.mean_depths(_to(batch["target_depths"], background), downscale)[None]
         if "target_normals" in batch:
             found["target_normals"] = images.mean_normals(_to(batch["target_normals"], background), downscale)[None]
-        if "mask_mode" in batch and image.shape[-1] == 4:
+        if "target_alphas" in batch:
+            found["target_alphas"] = images.ground_truth(_to(batch["target_alphas"], background), downscale)[None]
+        elif "mask_mode" in batch and image.shape[-1] == 4:
             found["target_alphas"] = image[None, ..., 3:]
             for target in {"target_depths", "target_normals"} & found.keys():  # what is empty has none
                 found[target] = torch.where(image[None, ..., 3:] > 0, found[target], torch.nan)

@@ -137,7 +137,9 @@ class GraphForwardBackward:
         self._forget()
         self._holder = self._held = None
 
-    # ------------------------------------------------------------------ one step
+    @property
+    def work(self) -> int:
+        return self._lengths[-1] if self._lengths else 0
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         frame = dataclasses.replace(frame, list_space=self.list_space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Protocol
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
@@ -12,6 +13,7 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.parts import StepParts
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -60,6 +62,11 @@ class FrameSource(Protocol):
 class ForwardBackward(Protocol):
     """Runs render, loss and backward pass of a step."""
 
+    @property
+    def work(self) -> int:
+        """The length of the last step's tile lists, most of what its time depends on; 0 if it is not known."""
+        ...
+
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         """Run render, loss and backward pass; then context and gradients hold the results.
 
@@ -89,9 +96,17 @@ class PlainForwardBackward:
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
+        self._list_space = ListSpace()
+
+    @property
+    def work(self) -> int:
+        return self._list_space.longest
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         model = self._model
+        if frame.list_space is None:
+            self._list_space.longest = 0
+            model.parts.use_frame(dataclasses.replace(frame, list_space=self._list_space))
         outputs = model.get_outputs(frame.camera)
         model.get_loss_dict(outputs, batch)
         assert model.context.loss is not None

@@ -12,9 +12,6 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.ranks import Ranks
 
-ALIGNMENT = 4
-"""The number of floats at whose multiples gradients begin in the buffer: the optimizers' kernel wants 16 bytes."""
-
 
 class GradientExchange(Protocol):
     """Makes the gradients of this process those of the whole step."""
@@ -48,7 +45,7 @@ class OwnGradients:
 
 
 class RankGradients:
-    """Averages the gradients of all parameters in one buffer, in one exchange.
+    """Averages the gradients of all parameters in one exchange, where they are.
 
     Every rank then has the same bits, so that the optimizers keep the parameters of the ranks equal.
 
@@ -75,18 +72,13 @@ class RankGradients:
         else:
             names = [name for name, param in parameters.items() if param.grad is not None]
             self._begun.wait()
-        pieces: list[Tensor] = []
+        found: list[Tensor] = [loss.detach().clone()]
         for name in names:
             param = parameters[name]
-            pieces += [(torch.zeros_like(param) if param.grad is None else param.grad).reshape(-1)]
-            pieces += [loss.new_zeros(-param.numel() % ALIGNMENT)]
-        buffer = torch.cat([*pieces, loss.detach().reshape(1)])
-        self._ranks.average(buffer)
-        start = 0
-        for name, piece, gap in zip(names, pieces[::2], pieces[1::2], strict=True):
-            parameters[name].grad = buffer[start : start + len(piece)].view_as(parameters[name])
-            start += len(piece) + len(gap)
-        return buffer[-1].clone()
+            param.grad = torch.zeros_like(param) if param.grad is None else param.grad.contiguous()
+            found.append(param.grad)
+        self._ranks.average(found)
+        return found[0]
 
     def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""

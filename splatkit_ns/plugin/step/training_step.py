@@ -64,6 +64,8 @@ class TrainingStep:
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
+        self.work = 0
+        """The work of this process's last image; see `ForwardBackward.work`."""
 
     def run(self, step: int) -> StepResult:
         """Train one step.
@@ -83,6 +85,7 @@ class TrainingStep:
             camera, batch = self._data.next_train(step)
             frame = model.parts.take_frame(camera, batch)  # `pre_step`
             outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
+            self.work = self._forward_backward.work
             metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step + images - 1) else {}
             assert context.loss is not None
             loss = self._gradients.average(updates.optimizers, context.loss)

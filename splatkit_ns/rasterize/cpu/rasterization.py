@@ -27,6 +27,7 @@ def rasterize_on_cpu(
     if settings.packed:
         raise ValueError("packed: expected False on the CPU, found True (packing is a memory layout of gsplat on CUDA)")
     check_all_finite(gaussians, cameras, settings)
+    gaussians = gaussians.with_joined_colors()
     width, height = cameras.size
     means2d, depths, conics, compensations, radii = cast(
         "tuple[Tensor, ...]",

@@ -28,6 +28,7 @@ def rasterize_2dgs_on_cpu(
     camera.
     """
     check_all_finite(gaussians, cameras, settings)
+    gaussians = gaussians.with_joined_colors()
     width, height = cameras.size
     means2d, depths, transforms, normals, radii, footprints, records = cast(
         "tuple[Tensor, ...]",

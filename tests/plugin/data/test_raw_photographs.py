@@ -137,6 +137,34 @@ def test_a_run_trains_on_several_lenses_and_is_evaluated_through_them(
     assert mesh.stat().st_size > 1000
 
 
+def test_a_run_through_lenses_is_the_same_when_it_is_resumed_and_when_photographs_are_read_again(
+    raw_scene: Path, tmp_path: Path
+) -> None:
+    def trained(name: str, checkpoint: Path | None = None, cache_gib: float | None = None) -> Path:
+        config = run_config(raw_scene, tmp_path / name, steps=12)
+        config.pipeline.datamanager.undistort = False
+        config.pipeline.datamanager.cache_gib = cache_gib
+        config.pipeline.model.renderer = Splat3DGSRenderer(sky_degree=1)
+        config.steps_per_save, config.save_only_latest_checkpoint = 5, False
+        config.load_checkpoint = checkpoint
+        train.main(config)
+        forget_writers()
+        return config.get_checkpoint_dir()
+
+    def parameters(folder: Path) -> dict[str, Any]:
+        saved = torch.load(folder / "step-000000011.ckpt", weights_only=True)["pipeline"]
+        return {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+
+    whole = trained("whole")
+    expected = parameters(whole)
+    assert any(name.endswith("sky") for name in expected), sorted(expected)
+    for other in (trained("resumed", whole / "step-000000005.ckpt"), trained("read again", cache_gib=0.0)):
+        found = parameters(other)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name
+
+
 def test_what_cannot_be_trained_through_lenses_is_refused(raw_scene: Path) -> None:
     config: Any = run_config(raw_scene)
     config.pipeline.datamanager.undistort = False

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import pytest
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from splatkit_ns.densification import SplatBudgetDensification
+from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method, splatkit_2dgs
@@ -21,6 +22,7 @@ from splatkit_ns.plugin.options.check import RANGES, check_device, check_options
 from splatkit_ns.plugin.run.held import opaque_part
 from splatkit_ns.plugin.run.modules import import_module
 from splatkit_ns.ranges import from_to
+from splatkit_ns.rasterize import unscented
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 from tests.plugin.helpers import run_config
 
@@ -61,15 +63,31 @@ def test_only_a_gpu_packs() -> None:
 
 
 @pytest.mark.parametrize("renderer", [Splat3DGSRenderer(backend="gsplat"), Splat2DGSRenderer(backend="gsplat")])
-def test_gsplat_is_for_gpus_and_pinhole_cameras(renderer: Any) -> None:
+def test_gsplat_is_for_gpus(renderer: Any) -> None:
     check_options(config(pipeline__model__renderer=renderer, machine__device_type="cuda"))
     with pytest.raises(
         OptionsError, match=r"renderer\.backend is gsplat, expected splatkit with --machine\.device-type"
     ):
         check_options(config(pipeline__model__renderer=renderer, machine__device_type="cpu"))
-    raw = {"pipeline__datamanager__undistort": False, "machine__device_type": "cuda"}
-    with pytest.raises(OptionsError, match=r"undistort is False, expected True with the backend gsplat"):
-        check_options(config(pipeline__model__renderer=renderer, **raw))
+
+
+def test_gsplat_draws_lenses_by_its_unscented_transform_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw: dict[str, Any] = {
+        "pipeline__datamanager__undistort": False,
+        "pipeline__model__renderer": Splat3DGSRenderer(backend="gsplat"),
+        "pipeline__model__densification": SplatMCMCDensification(),
+        "machine__device_type": "cuda",
+    }
+    monkeypatch.setattr(unscented, "gsplat_version", lambda: (1, 4, 0))
+    with pytest.raises(OptionsError, match=r"undistort is False, expected True with the backend gsplat \d.*1\.5\.3"):
+        check_options(config(**raw))
+    monkeypatch.setattr(unscented, "gsplat_version", lambda: (1, 5, 3))
+    check_options(config(**raw))
+    counting = {**raw, "pipeline__model__densification": SplatDefaultDensification()}
+    with pytest.raises(OptionsError, match="no gradients of places on the screen, expected splatkit-3dgs-mcmc"):
+        check_options(config(**counting))
+    with pytest.raises(OptionsError, match=r"camera-optimizer\.mode is SO3xR3, expected off with lenses and"):
+        check_options(config(**raw, pipeline__model__camera_optimizer=CameraOptimizerConfig(mode="SO3xR3")))
 
 
 @pytest.mark.parametrize(

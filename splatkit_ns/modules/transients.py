@@ -1,0 +1,223 @@
+"""Masks of what stands in one photograph only: people who walk by, and things that were moved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatkit_ns.cameras import View
+from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.frame_edit import FrameEdit
+from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import reaches_one_of
+from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
+from splatkit_ns.ranges import Fraction, NonNegative, Positive
+
+CELLS = 60
+"""The number of cells along the shorter side of an image."""
+LEAST_KNOWN = 0.5
+"""The share of a cell's pixels that masks of the data must leave, or it is not judged."""
+OTHERS = 16
+"""The number of other photographs that a photograph's errors are compared with."""
+LEAST_OTHERS = 3
+"""The number of them that must show a place, or it is not judged."""
+SHARING = 0.25
+"""The share of them that must have nearly the same error there, or it belongs to the one photograph."""
+OUTLIER = 6.0
+"""Median absolute deviations above the median of all photographs' cells, from which on an error is an outlier."""
+LARGEST_SHARE = 0.3
+"""The share of a photograph above which nothing of it is masked: then the render, not the photograph, is wrong."""
+
+Cells = NDArray[np.bool_]
+
+
+@dataclass
+class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
+    """Finds what stands in one photograph only, and leaves it out of loss and densification.
+
+    The errors of all photographs are compared at a few moments. Averaged with their sign over cells of the image,
+    errors of detail that is not learnt yet cancel out. Errors that other photographs have at the same place, too, tell
+    what the scene lacks; what remains is a figure that they do not show. At the first moment, when the scene is still
+    coarse, regions where far more remains than elsewhere are masked. What was masked wrongly is then learnt from the
+    other photographs, and unmasked at the next moments, for masks only shrink.
+    """
+
+    begin: Annotated[float, Fraction] = 0.3
+    """Share of the steps after which the first masks are made; 0 turns this module off."""
+    review: tuple[float, ...] = (0.45, 0.6, 0.75)
+    """Shares of the steps after which masks are made smaller."""
+    least_error: Annotated[float, NonNegative] = 0.15
+    """The least error of a cell's mean colour, in the channel where it is largest, that can be masked."""
+    least_area: Annotated[float, Positive] = 0.01
+    """The least share of the image that a region must have to be masked."""
+    same_depth: Annotated[float, Positive] = 0.1
+    """The relative difference of depth up to which another photograph shows a place, and nothing in front of it."""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.begin == 0
+
+    def on_setup(self, data_provider: Any, max_steps: int) -> None:
+        if not isinstance(data_provider, TrainingViewSource):
+            raise ModuleError(f"{self.module_name} needs training images, but the run's data offers none.")
+        self._first = max(1, round(self.begin * max_steps))
+        self._moments = {self._first, *(round(share * max_steps) for share in self.review if share > self.begin)}
+        self._masks: list[Tensor] = getattr(self, "_masks", [])
+
+    def pre_step(self, masks: Tensor | None, target_frames: Tensor, image_index: int | None) -> FrameEdit | None:
+        if not self._masks or image_index is None:
+            return None
+        valid = ~_resized(self._masks[image_index], target_frames.shape[1:3])[None]
+        return FrameEdit(masks=valid if masks is None else masks & valid)
+
+    @torch.no_grad()
+    def post_step(
+        self, step: int, images_per_step: int, data_provider: Any, view: View, logger: logging.Logger
+    ) -> None:
+        if view.lens != "pinhole":
+            raise ModuleError(
+                f"{self.module_name} needs photographs of pinhole cameras, but trains on those of an {view.lens} lens. "
+                "Set --pipeline.datamanager.undistort True."
+            )
+        if not reaches_one_of(step, self._moments, images_per_step):
+            return
+        cells = list[CellErrors]()
+        for index in range(data_provider.num_train_images):
+            cells.append(cell_errors(data_provider.training_view(index, with_depth=True)))
+        errors = [unshared_error(index, cells, self.same_depth) for index in range(len(cells))]
+        limit = max(self.least_error, _outlier_limit(errors))
+        found = [self._regions(error > limit) for error in errors]
+        if self._masks:
+            before = [_resized(old.cpu(), new.shape).numpy() for new, old in zip(found, self._masks, strict=True)]
+            found = [new & old for new, old in zip(found, before, strict=True)]
+        self._masks = [torch.from_numpy(mask).to(view.device) for mask in found]
+        share, num = float(np.mean([mask.mean() for mask in found])), sum(bool(mask.any()) for mask in found)
+        logger.info("Step %d: %.1f %% of the photographs' pixels are masked, in %d.", step, 100 * share, num)
+
+    def _regions(self, wrong: Cells) -> Cells:
+        """The cells to mask: regions that are large enough, and the cells around them."""
+        from scipy import ndimage
+
+        found: Any = ndimage.label(wrong, structure=np.ones((3, 3)))
+        labels, num = found
+        areas = np.bincount(labels.ravel(), minlength=num + 1)
+        kept = areas >= self.least_area * wrong.size
+        kept[0] = False
+        regions: Cells = kept[labels]
+        grown: Any = ndimage.binary_dilation(regions, structure=np.ones((3, 3)))
+        return grown if grown.mean() <= LARGEST_SHARE else np.zeros_like(grown)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": list(getattr(self, "_masks", []))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._masks = list(state["masks"])
+
+
+@dataclass(frozen=True, eq=False)
+class CellErrors:
+    """The errors of a photograph's cells."""
+
+    view: View
+    """The camera."""
+    errors: Tensor
+    """Mean of render less photograph, (3, rows, columns); NaN where masks of the data leave too little."""
+    depths: Tensor
+    """Mean depth along the camera's axis, (rows, columns)."""
+    places: Tensor
+    """The points of the scene that the cells show, (rows, columns, 3)."""
+
+
+def cell_errors(view: TrainingView) -> CellErrors:
+    """Compute the errors of the colours of a photograph's cells, averaged with their sign over 3×3 cells.
+
+    The median of each channel over the image is taken off, as it may be exposure.
+
+    Args:
+        view: a training image beside its render, with depth.
+    """
+    error = (view.rendered_frames.clamp(0, 1) - view.target_frames).permute(0, 3, 1, 2)
+    known = torch.ones_like(error[:, :1]) if view.masks is None else view.masks[:, None].to(error)
+    height, width = error.shape[2:]
+    size = max(1, round(min(height, width) / CELLS))
+
+    def mean(values: Tensor) -> Tensor:
+        cells = F.avg_pool2d(values, size, ceil_mode=True, count_include_pad=False)
+        return F.avg_pool2d(cells, 3, stride=1, padding=1, count_include_pad=False)
+
+    shares = mean(known)
+    cells = (mean(error * known) / shares.clamp(min=1e-6))[0]
+    cells = torch.where(shares[0] >= LEAST_KNOWN, cells, torch.nan)
+    cells = cells - cells.flatten(1).nanmedian(dim=1).values[:, None, None]
+    assert view.depths is not None
+    z = mean(view.depths.permute(0, 3, 1, 2))[0, 0]
+    rows, columns = (torch.arange(num, device=z.device) for num in z.shape)
+    Ks, pose = view.view.Ks[0], view.view.cam_to_worlds[0]
+    x = (((columns + 0.5) * size).clamp(max=width) - Ks[0, 2]) / Ks[0, 0]
+    y = (((rows + 0.5) * size).clamp(max=height) - Ks[1, 2]) / Ks[1, 1]
+    rays = torch.stack([x.expand_as(z), y[:, None].expand_as(z), torch.ones_like(z)], dim=-1)
+    return CellErrors(view.view, cells, z, (z[..., None] * rays) @ pose[:3, :3].T + pose[:3, 3])
+
+
+def unshared_error(index: int, cells: Sequence[CellErrors], same_depth: float) -> NDArray[np.float32]:
+    """The differences of the errors of a photograph's cells from the nearest ones of others at the same places.
+
+    Args:
+        index: of the photograph.
+        cells: of all photographs.
+        same_depth: see `SplatTransientMasks`.
+
+    Returns:
+        (rows, columns), in the channel where it is largest; 0 where too few other photographs show the place.
+    """
+    own = cells[index]
+    centres = torch.stack([other.view.cam_to_worlds[0, :3, 3] for other in cells])
+    order = (centres - centres[index]).norm(dim=1).argsort().tolist()
+    order.remove(index)
+    chosen = {order[round(i)] for i in np.linspace(0, len(order) - 1, min(OTHERS, len(order)))} if order else set()
+    shared = [_seen_from(cells[other], own.places, same_depth) for other in sorted(chosen)]
+    if len(shared) < LEAST_OTHERS:
+        return np.zeros(own.errors.shape[1:], np.float32)
+    errors = torch.stack(shared)
+    enough = errors.isfinite().all(1).sum(0) >= LEAST_OTHERS
+    left = (own.errors - errors).abs().amax(1).nanquantile(SHARING, dim=0)
+    return torch.where(enough & left.isfinite(), left, 0).cpu().numpy()
+
+
+def _seen_from(cells: CellErrors, places: Tensor, same_depth: float) -> Tensor:
+    """The errors of a photograph's cells at places (rows, columns, 3): (3, rows, columns), NaN if it shows others."""
+    Ks, pose, view = cells.view.Ks[0], cells.view.cam_to_worlds[0], cells.view
+    points = (places - pose[:3, 3]) @ pose[:3, :3]
+    depths = points[..., 2].clamp(min=1e-6)
+    x = 2 * (points[..., 0] / depths * Ks[0, 0] + Ks[0, 2]) / view.width - 1
+    y = 2 * (points[..., 1] / depths * Ks[1, 1] + Ks[1, 2]) / view.height - 1
+    inside = (points[..., 2] > 1e-6) & (x.abs() < 1) & (y.abs() < 1)
+    grid = torch.stack([x, y], dim=-1).nan_to_num().clamp(-2, 2)[None]
+    values = torch.cat([cells.errors, cells.depths[None]])[None]
+    found = F.grid_sample(values, grid, mode="nearest", padding_mode="border", align_corners=False)[0]
+    shown = inside & ((found[3] - points[..., 2]).abs() < same_depth * points[..., 2])
+    return torch.where(shown, found[:3], torch.nan)
+
+
+def _outlier_limit(errors: Iterable[NDArray[np.float32]]) -> float:
+    """The error from which on a cell is an outlier among those of all photographs."""
+    values = np.concatenate([error.ravel() for error in errors])
+    median = np.median(values)
+    return float(median + OUTLIER * np.median(np.abs(values - median)))
+
+
+def _resized(cells: Tensor, size: Sequence[int]) -> Tensor:
+    """A mask of cells at another size, such as that of an image, (H, W) bool."""
+    height, width = size
+    rows = torch.arange(height, device=cells.device) * cells.shape[0] // height
+    columns = torch.arange(width, device=cells.device) * cells.shape[1] // width
+    return cells[rows][:, columns]
