@@ -97,7 +97,8 @@ class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, RunLength, TrainerCon
 
     def setup(self, **kwargs: Any) -> Any:
         """The trainer; with several devices an object that trains in a process for each."""
-        return super().setup(**kwargs) if number_of_ranks(self) == 1 else RankedTraining(self)
+        with interruptible():
+            return super().setup(**kwargs) if number_of_ranks(self) == 1 else RankedTraining(self)
 
     def save_config(self) -> None:
         """Check the options, claim the run's folder, and write ``config.yml``; see `starting.save_run_config`."""

@@ -151,6 +151,17 @@ def test_ctrl_c_in_set_up_from_python(scene: Path, tmp_path: Path, monkeypatch: 
         make_trainer(config)
 
 
+def test_ctrl_c_while_kernels_are_loaded(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing and compiling those of the CPU takes seconds."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("splatkit_ns.plugin.trainer.load_kernels", interrupt)
+    with pytest.raises(StoppedBySignal):
+        make_config(scene, tmp_path, **CHEAP).setup(local_rank=0, world_size=1)
+
+
 def test_ctrl_c_while_gsplat_is_compiled(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which takes minutes, before a run has anything to save."""
 

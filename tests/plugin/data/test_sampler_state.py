@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.plugin.data.sampler_state import load_sampler_state, sampler_state
 from splatkit_ns.plugin.reporting.console import collected_notes
 
@@ -22,6 +23,7 @@ def manager(num: int = 12, shift: float = 0.0, scale: float = 0.5) -> Any:
         train_unseen_cameras=list(range(num)),
         eval_unseen_cameras=[1],
         random_generator=random.Random(num),
+        work=ImageWork(),
         train_dataparser_outputs=SimpleNamespace(dataparser_transform=transform, dataparser_scale=scale),
     )
 
