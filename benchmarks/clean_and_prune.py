@@ -1,7 +1,7 @@
 """Train a scene, then clean it and prune it with the commands, and report Gaussians and PSNR of the held-out images.
 
-    python benchmarks/clean_and_prune.py SCENE [--run splatkit-3dgs] [--refine 300 1000] [--out results.json]
-        [--keep FOLDER]
+    python benchmarks/clean_and_prune.py SCENE [--run splatkit-3dgs] [--refine 300 1000] [--only-clean]
+        [--out results.json] [--keep FOLDER]
 
 Every 8th image is held out. Each row is one command, as a user would give it, and its figures are those that the
 command prints. With --keep, the run's Gaussians and the cleaned ones as SPZ, pictures of both, and the report of
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("scene", type=lambda path: Path(path).resolve())
     parser.add_argument("--run", default="splatkit-3dgs", help="METHOD[:STEPS[:overrides]], as of train_gpu.py")
     parser.add_argument("--refine", type=int, nargs="*", default=[300, 1000], help="steps of refinement")
+    parser.add_argument("--only-clean", action="store_true", help="without prune")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--keep", type=Path, help="folder for files and pictures")
     args = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> None:
                 args.out.write_text(json.dumps(report, indent=1) + "\n")
 
         measure("clean", "clean", "--output", folder / "clean.ply", folder / "clean.spz")
-        for share in SHARES:
+        for share in () if args.only_clean else SHARES:
             for steps in (0, *args.refine):
                 path = folder / f"{share[:-1]}-{steps}.ply"
                 measure(f"prune --to {share} --refine {steps}", "prune", "--to", share, "--refine", str(steps),

@@ -36,7 +36,7 @@ def unneeded(weights: NDArray[Any], share: float) -> Mask:
     """The Gaussians of the smallest weights that have, together, at most this share of all weight.
 
     Args:
-        weights: (N,), not negative; see `weights.blend_weights`.
+        weights: (N,), not negative; see `weights.seen_in`.
         share: 0 to 1.
     """
     order = np.argsort(weights, kind="stable")

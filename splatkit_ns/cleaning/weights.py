@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,22 +14,44 @@ from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.initialization import SH_C0
 from splatkit_ns.splat.row_parameters import RowDict
 
+BACKGROUND = 0.05
+"""The share of what a view shows that counts as its background: the farthest of it."""
 
-def blend_weights(renderer: SplatRenderer[Any], state: SplatTrainingState, views: Iterable[View]) -> Tensor:
-    """The sum of each Gaussian's blend weights, alpha times transmittance, over all pixels of some views.
+
+class Seen(NamedTuple):
+    """What some views show of N Gaussians; on the CPU."""
+
+    weights: Tensor
+    """(N,) pixels that each fills, in all views together, float64."""
+    in_front: Tensor
+    """(N,) whether it is nearer than the background of a view that shows it."""
+
+
+def seen_in(renderer: SplatRenderer[Any], state: SplatTrainingState, views: Iterable[View]) -> Seen:
+    """What some views show: each Gaussian's blend weights, alpha times transmittance, summed over all pixels.
 
     Args:
         renderer: that the Gaussians were trained with.
         state: N Gaussians.
         views: one camera each.
-
-    Returns:
-        Pixels that each Gaussian fills, (N,), as float64 on the CPU.
     """
     total = torch.zeros(len(state), dtype=torch.float64)
+    in_front = torch.zeros(len(state), dtype=torch.bool)
+    means = state.params["means"].detach()
     for view in views:
-        total += _weights_of(renderer, state, view).detach().double().cpu()
-    return total
+        weights = _weights_of(renderer, state, view).detach().double()
+        depths = means @ view.world_to_cams[0, 2, :3] + view.world_to_cams[0, 2, 3]
+        total += weights.cpu()
+        in_front |= ((weights > 0) & (depths < _background_depth(depths, weights))).cpu()
+    return Seen(total, in_front)
+
+
+def _background_depth(depths: Tensor, weights: Tensor) -> Tensor:
+    """The depth beyond which `BACKGROUND` of the weight lies."""
+    order = depths.argsort()
+    sums = weights[order].cumsum(0)
+    place = torch.searchsorted(sums, (1 - BACKGROUND) * sums[-1:])
+    return depths[order[place.clamp(max=len(order) - 1)]]
 
 
 def _weights_of(renderer: Any, state: SplatTrainingState, view: View) -> Tensor:

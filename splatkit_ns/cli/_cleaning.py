@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
 from splatkit_ns import ranges
 from splatkit_ns.cleaning import rules
-from splatkit_ns.cleaning.weights import blend_weights
+from splatkit_ns.cleaning.weights import Seen, seen_in
 from splatkit_ns.cli._exporting import all_gaussians, open_run
 from splatkit_ns.cli._files import check_outputs, read_all, say, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
@@ -36,8 +35,8 @@ class Scene:
     """As they were found, with those that are not finite."""
     run: LoadedRun | None
 
-    def weights(self, console: Console) -> NDArray[Any]:
-        """The blend weights of the Gaussians, all finite, in the training views: (N,)."""
+    def seen(self, console: Console) -> Seen:
+        """What the training views show of the Gaussians, all finite."""
         assert self.run is not None
         pipeline = self.run.pipeline
         device = pipeline.device
@@ -50,7 +49,7 @@ class Scene:
             console=console,
             disable=not console.is_terminal,
         )
-        return blend_weights(pipeline.model.renderer, state, views).numpy()
+        return seen_in(pipeline.model.renderer, state, views)
 
 
 def clean(options: CleanOptions, console: Console | None = None) -> None:
@@ -151,12 +150,15 @@ def _found(scene: Scene, options: CleanOptions, console: Console) -> Iterator[tu
     if options.max_elongation is not None:
         reason = f"more than {options.max_elongation:g} times as long as wide"
         yield rules.needles(gaussians, options.max_elongation), reason
+    seen = None if scene.run is None else scene.seen(console)
     if options.min_cluster > 1:
-        reason = f"alone or in a cluster of fewer than {options.min_cluster}"
-        yield rules.small_clusters(gaussians, options.min_cluster), reason
-    if scene.run is not None:
+        mask = rules.small_clusters(gaussians, options.min_cluster)
+        if seen is not None:  # what is sparse in the distance does not hang in the air
+            mask &= seen.in_front.numpy()
+        yield mask, f"alone or in a cluster of fewer than {options.min_cluster}"
+    if seen is not None:
         reason = f"of the least weight, {options.weight_share:g} of all, in the photographs"
-        yield rules.unneeded(scene.weights(console), options.weight_share), reason
+        yield rules.unneeded(seen.weights.numpy(), options.weight_share), reason
 
 
 def _went(console: Console, mask: rules.Mask, reason: str) -> None:

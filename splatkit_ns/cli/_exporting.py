@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from splatkit_ns import formats, ranges
-from splatkit_ns.cli._files import check_outputs, say, shown_ratio, write_file
+from splatkit_ns.cli._files import check_outputs, place_problem, say, shown_ratio, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
 from splatkit_ns.cli.export import ExportOptions
@@ -150,12 +150,12 @@ def check_camera_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         OptionsError: they cannot.
     """
-    found = next((folder / name for name in FILES if (folder / name).exists()), None)
-    parents = [parent for parent in (folder, *folder.parents) if parent.exists()]
-    if parents and not parents[0].is_dir():
-        raise OptionsError([f"--cameras: {parents[0]} is a file, not a folder"])
-    if found is not None and not overwrite:
-        raise OptionsError([f"--cameras: {found} exists; name another folder, or add --overwrite"])
+    try:
+        problem = place_problem([folder / name for name in FILES], overwrite=overwrite, other="folder")
+    except OSError as error:
+        problem = f"{folder} cannot be written: {error.strerror}"
+    if problem is not None:
+        raise OptionsError([f"--cameras: {problem}"])
 
 
 def export_cameras(run: LoadedRun, folder: Path, console: Console) -> None:

@@ -73,6 +73,24 @@ def check_outputs(
         raise OptionsError(problems)
 
 
+def place_problem(files: Sequence[Path], *, overwrite: bool, other: str = "file") -> str | None:
+    """The reason why files cannot be written, or would replace others.
+
+    Args:
+        files: all in one folder, which may be missing.
+        overwrite: whether files that exist may be replaced.
+        other: the word for what the user can name in place of these.
+
+    Raises:
+        OSError: it is not known: no permission to look, a name that is too long.
+    """
+    above = next((parent for parent in files[0].parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        return f"{above} is a file, not a folder"
+    found = None if overwrite else next((each for each in files if each.exists() or each.is_symlink()), None)
+    return f"{found} exists; name another {other}, or add --overwrite" if found else None
+
+
 def _output_problem(path: Path, overwrite: bool) -> str | None:
     if path.is_dir():
         return f"{path} is a folder; expected a file, such as {path / 'scene.ply'}"
@@ -82,13 +100,7 @@ def _output_problem(path: Path, overwrite: bool) -> str | None:
         return str(error).rstrip(".")
     if reason is not None:
         return f"{path}: {reason}"
-    parents = [parent for parent in path.parents if parent.exists()]
-    if parents and not parents[0].is_dir():
-        return f"{parents[0]} is a file, not a folder"
-    if overwrite:
-        return None
-    found = next((each for each in (path, side_file(path)) if each.exists() or each.is_symlink()), None)
-    return f"{found} exists; name another file, or add --overwrite" if found else None
+    return place_problem((path, side_file(path)), overwrite=overwrite)
 
 
 def read_all(path: Path) -> Gaussians:

@@ -49,7 +49,7 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
         raise SplatkitError(f"--to is {options.to}, expected fewer than the {num:,} Gaussians that there are.")
     views = HeldOutViews(scene.run.pipeline, None)
     before = views.psnr(whole)
-    weights = scene.weights(console)
+    weights = scene.seen(console).weights.numpy()
     rows = _rows_to_keep(whole, weights, options)
     kept = whole.take(rows)
     share = weights[rows].sum() / max(weights.sum(), 1e-30)

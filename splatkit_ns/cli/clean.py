@@ -32,7 +32,8 @@ class CleanOptions:
     """With a run: removes the Gaussians that the training photographs show least, up to this share of what they show.
     0 keeps all that can be seen."""
     min_cluster: Annotated[int, NonNegative] = 5
-    """Gaussians go that hang in the air, alone or in a cluster of fewer than this many. 0 or 1 keeps all."""
+    """Gaussians go that hang in the air, alone or in a cluster of fewer than this many. With a run, those in the
+    distance stay, behind nearly all that its photographs show. 0 or 1 keeps all."""
     min_opacity: Annotated[float, BelowOne] = 1 / 255
     """Gaussians go whose opacity is below this; below 1 / 255 no renderer draws them."""
     max_size: Annotated[float | None, Positive] = None

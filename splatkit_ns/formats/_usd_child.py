@@ -3,7 +3,7 @@
 OpenUSD is C++ that trusts its input: a damaged file may crash it, or take any amount of memory and time. This program
 imports nothing of the package, so that it starts quickly.
 
-    python _usd_child.py FILE MAX_BYTES_OF_MEMORY MAX_BYTES_OF_ARRAYS
+    python _usd_child.py FILE MAX_BYTES_OF_FURTHER_MEMORY MAX_BYTES_OF_ARRAYS
 
 The output is a line of JSON, either ``{"error": …}`` or ``{"prims": [{"matrix", "degree", "mode", "arrays"}, …]}`` with
 names and shapes of arrays of float32, whose bytes follow in that order. Local arrays are in the prim's own space;
@@ -34,7 +34,10 @@ class Refused(Exception):
 def main() -> None:
     """Read the file that the command line names."""
     path, max_memory, max_arrays = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    resource.setrlimit(resource.RLIMIT_AS, (max_memory, max_memory))
+    for name in ("Sdf", "Usd", "UsdGeom"):
+        import_module(f"pxr.{name}")
+    limit = address_space() + max_memory
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     arrays: list[Any] = []
     try:
@@ -50,6 +53,15 @@ def main() -> None:
     output.write(json.dumps(header).encode("ascii") + b"\n")
     for values in arrays:
         output.write(values.tobytes())
+
+
+def address_space() -> int:
+    """Bytes that this process has reserved so far; a guess where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 4 << 30
 
 
 def told(text: str) -> str:

@@ -29,8 +29,8 @@ from splatkit_ns.formats.gaussians import (
 
 __all__ = ["MODE_KEY", "read_usd"]
 
-_BASE_MEMORY = 4 << 30
-"""Address space of a Python process with OpenUSD and room for a small file, in bytes."""
+_BASE_MEMORY = 512 << 20
+"""Address space for a small file, beside that of the process once it has loaded OpenUSD, in bytes."""
 _MEMORY_RATIO = 16
 _BASE_SECONDS, _BYTES_A_SECOND = 120.0, 1e6
 _WXYZ = [3, 0, 1, 2]
@@ -75,7 +75,9 @@ def _run_child(path: Path) -> tuple[dict[str, Any], memoryview]:
     with path.open("rb"):  # a file that may not be read is told by its own error
         pass
     limits = [str(_BASE_MEMORY + _MEMORY_RATIO * size), str(max_inflated(size))]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # threads would reserve address space, 64 MiB each
+    environment = os.environ | {"PXR_WORK_THREAD_LIMIT": "1", "MALLOC_ARENA_MAX": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     with tempfile.TemporaryDirectory() as folder:  # OpenUSD takes some characters of names for more than a name
         link = Path(folder, f"scene{path.suffix.lower()}")
         link.symlink_to(path.resolve())

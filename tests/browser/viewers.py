@@ -27,8 +27,10 @@ FLAGS = (
 )
 OPEN = """settings => Promise.race([
   window.openSplats(settings),
-  new Promise((_, no) => setTimeout(() => no(new Error("nothing is shown after two minutes")), 120_000)),
+  new Promise((_, no) => setTimeout(() => no(new Error("nothing is shown after ten minutes")), 600_000)),
 ])"""
+PATIENCE = 600
+"""Seconds for a page to load, on a busy machine, too."""
 SAME, TURNED = np.diag([1.0, 1.0, 1.0]), np.diag([1.0, -1.0, -1.0])
 """From the axes of our files to those of a viewer's world, in which y is up: as they are, or half a turn around x."""
 VIEWERS: dict[str, dict[str, np.ndarray[Any, Any]]] = {
@@ -82,11 +84,12 @@ class Viewers:
         settings = {"url": f"{self._address}/files/{path.name}", "width": view.width, "height": view.height}
         settings |= {"fov": fov, "cameraToWorld": pose.T.ravel().tolist()}
         page = self._browser.new_page(viewport={"width": view.width, "height": view.height})
+        page.set_default_timeout(PATIENCE * 1000)
         failures: list[str] = []
         page.on("requestfailed", lambda request: failures.append(f"{request.url} was asked for"))
         try:
             page.goto(f"{self._address}/pages/{viewer}.html")
-            page.wait_for_function("!!window.openSplats", timeout=60_000)
+            page.wait_for_function("!!window.openSplats")
             found = page.evaluate(OPEN, settings)
         except Error as error:
             raise ViewerError("; ".join([str(error).splitlines()[0], *failures])) from error

@@ -11,9 +11,10 @@ from hypothesis.extra.numpy import arrays
 
 from splatkit_ns.cameras import View
 from splatkit_ns.cleaning import rules
-from splatkit_ns.cleaning.weights import blend_weights
+from splatkit_ns.cleaning.weights import seen_in
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer
+from splatkit_ns.splat import SplatModel
 from tests.formats.helpers import make_gaussians
 from tests.tiny_scene import orbit_poses, tiny_gaussians
 
@@ -108,7 +109,7 @@ def test_weights_sum_up_to_what_is_covered(kind: type) -> None:
     """An image's coverage is the sum of all blend weights, for renderers that know them and for others."""
     state = tiny_gaussians()
     alphas = kind().render(state, view(), RenderOptions()).alphas
-    weights = blend_weights(kind(), state, [view(), view()])
+    weights = seen_in(kind(), state, [view(), view()]).weights
     assert float(weights.sum()) == pytest.approx(2 * float(alphas.sum()), rel=1e-4)
     assert float(weights.min()) >= 0
     assert state.params["sh0"].grad is None
@@ -119,7 +120,28 @@ def test_both_ways_to_the_weights_agree() -> None:
         blend_weight_sums = property()  # type: ignore[assignment]  # hasattr says no
 
     state = tiny_gaussians()
-    known, other = (blend_weights(renderer, state, [view()]) for renderer in (Splat3DGSRenderer(), Unknowing()))
+    known, other = (seen_in(renderer, state, [view()]).weights for renderer in (Splat3DGSRenderer(), Unknowing()))
     assert not hasattr(Unknowing(), "blend_weight_sums")
     assert torch.allclose(known, other, rtol=1e-4, atol=1e-4)
     assert float(known.max()) > 10
+
+
+def test_what_is_in_front() -> None:
+    """Two sheets behind each other, the farther one in a gap of the nearer, and one Gaussian that is not seen."""
+    num = 101
+    gaussians = make_gaussians(num, 0)
+    gaussians.means[:] = np.random.default_rng(0).uniform(-0.5, 0.5, (num, 3)) * [1, 1, 0.01]
+    gaussians.scales[:] = np.log(0.1)
+    gaussians.opacities[:] = 3
+    gaussians.means[0] = 0.6, 0, -0.8  # between the camera and the sheet
+    gaussians.means[1] = 1.5, 0, 3  # behind it, beside it
+    gaussians.means[2] = 0, 0, -5  # behind the camera
+    gaussians.scales[[0, 1]] = np.log(0.03)
+    camera = View.look_at(eye=(0, 0, -3), target=(0, 0, 0), up=(0, 1, 0), fov=60, width=SIZE, height=SIZE)
+    state = SplatModel.from_gaussians(gaussians).for_rendering("cpu")
+    seen = seen_in(Splat3DGSRenderer(), state, [camera])
+    assert (seen.weights[:2] > 0).all()
+    assert seen.in_front[0]
+    assert not seen.in_front[1], "it is seen, and farther than nearly all that is"
+    assert not seen.in_front[2]
+    assert seen.weights[2] == 0

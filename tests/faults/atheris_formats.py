@@ -18,7 +18,7 @@ from splatkit_ns import formats
 from splatkit_ns.formats._webp import encode_webp
 from splatkit_ns.formats.spz import HEADER, HEADER_4, MAGIC
 from tests.faults.archives import archive_of, entries_of
-from tests.faults.test_hostile_formats import read_or_refused
+from tests.faults.reading import read_or_refused
 from tests.formats.helpers import make_gaussians
 
 Mutator = Callable[[bytes, random.Random], bytes]

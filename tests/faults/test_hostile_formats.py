@@ -21,6 +21,7 @@ from splatkit_ns.formats import FormatError
 from splatkit_ns.formats._webp import encode_webp
 from splatkit_ns.formats.spz import HEADER, HEADER_4, MAGIC
 from tests.faults.children import Child, read_limited
+from tests.faults.reading import read_or_refused
 from tests.faults.test_hostile_checkpoints import FUZZ
 from tests.formats.helpers import make_gaussians
 
@@ -40,22 +41,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], P
     """A small file of each format, and a folder for what is made of them."""
     folder = tmp_path_factory.mktemp("fuzz")
     return {name: content_of(name, folder) for name in NAMES}, folder
-
-
-def read_or_refused(data: bytes, path: Path, room: int = 1) -> None:
-    """Reading either says what is wrong or gives finite Gaussians, no more than the file has bytes for."""
-    path.write_bytes(data)
-    found, message = None, ""
-    try:
-        found = formats.read(path)
-    except FormatError as error:
-        message = str(error)
-    if found is None:
-        assert str(path) in message
-        assert len(message) < 1000
-    else:
-        assert all(np.isfinite(value).all() for value in found.arrays().values())
-        assert 0 < len(found) <= room * len(data)
 
 
 # ------------------------------------------------------------------------------------------------- known kinds of lies

@@ -18,7 +18,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError
 from splatkit_ns.formats import usd as usd_module
 from splatkit_ns.modules import SplatExporter
-from tests.faults.test_hostile_formats import read_or_refused
+from tests.faults.reading import read_or_refused
 from tests.formats.helpers import errors, make_discs, make_gaussians
 
 HEADER = '#usda 1.0\n(\n    upAxis = "Y"\n)\n'
@@ -58,6 +58,20 @@ def test_round_trip(tmp_path: Path, suffix: str, sh_degree: int) -> None:
     assert worst["scales"] < 5e-6
     assert worst["degrees"] < 0.05
     assert worst["opacities"] < 1e-6
+
+
+@needs_usd
+@pytest.mark.parametrize("suffix", ["usdc", "usdz"])
+def test_openusd_finds_no_fault(tmp_path: Path, suffix: str) -> None:
+    """All validators that usd-core has."""
+    pytest.importorskip("pxr.UsdValidation")
+    usd, validation = (importlib.import_module(f"pxr.{name}") for name in ("Usd", "UsdValidation"))
+    path = tmp_path / f"a.{suffix}"
+    formats.write(path, make_gaussians(40, 3), up_axis="-y")
+    validators = validation.ValidationRegistry().GetOrLoadAllValidators()
+    assert len(validators) > 10
+    found = validation.ValidationContext(validators).Validate(usd.Stage.Open(str(path)))
+    assert [error.GetMessage() for error in found] == []
 
 
 @needs_usd

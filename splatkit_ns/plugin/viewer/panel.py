@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from splatkit_ns import formats
 from splatkit_ns.cleaning import rules
-from splatkit_ns.cleaning.weights import blend_weights
+from splatkit_ns.cleaning.weights import seen_in
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
@@ -197,7 +197,7 @@ class ViewerPanel(nn.Module):
     def _look(self, state: SplatTrainingState) -> Tensor:
         cameras = self._owned[1].train_dataset.cameras.to(state.device)
         views = lens_views(cameras)
-        return blend_weights(self._model.renderer, state, views)
+        return seen_in(self._model.renderer, state, views).weights
 
     # ------------------------------------------------------------------ export
 
