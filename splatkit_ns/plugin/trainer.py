@@ -85,9 +85,8 @@ class SplatkitTrainerConfig(FillsInDefaults, GroupOptions, RunLength, TrainerCon
     """The reaction to a loss or gradient that is NaN or infinite: stop, or skip that step and go on. On a GPU, skip
     makes every step wait for the device."""
     count_images: bool = True
-    """With several processes (--machine.num-devices), let all steps of the settings count images: N processes take an
-    N-th of the steps, with learning rates times the root of N. False: the settings stay, and the run sees N times the
-    images."""
+    """With several processes (--machine.num-devices), steps of the settings count images: N processes take an N-th of
+    the steps, with learning rates times the root of N. False: settings stay, the run sees N times the images."""
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
@@ -133,8 +132,7 @@ class SplatkitTrainer(Trainer):
         super().__init__(config, local_rank)  # one process, as far as nerfstudio knows: gradients are averaged here
         with self._folder.discarded_if_refused():
             self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
-        """The modules that hook into training besides renderer, loss and densification; may be added to before
-        `setup`."""
+        """Modules that hook into training, besides renderer, loss and densification; more may come before `setup`."""
         self.run_hooks = RunHooks(config, self.modules, self.base_dir)
         self._stop_request = StopRequest()
         load_kernels(config, self.modules, self.device)
@@ -217,8 +215,8 @@ class SplatkitTrainer(Trainer):
 
         Raises:
             StoppedBySignal: SIGINT or SIGTERM was received; everything is saved and cleaned up.
-            SplatkitError: the run's folder cannot be written, memory did not suffice, the loss or a gradient was not
-                finite, or the last checkpoint could not be saved.
+            SplatkitError: the run's folder cannot be written, memory did not suffice, a loss or gradient is not finite,
+                or the last checkpoint could not be saved.
         """
         began, dispatcher = time.perf_counter(), self.pipeline.model.dispatcher
         try:
@@ -249,10 +247,10 @@ class SplatkitTrainer(Trainer):
 
     def _init_viewer_state(self) -> None:
         """Show the training cameras in the viewer, with the images that training has loaded."""
-        if not isinstance(self.viewer_state, ViewerState):
+        if isinstance(self.viewer_state, ViewerState):
+            show_photographs(self.viewer_state, self.training_state, self.pipeline.datamanager)
+        else:
             super()._init_viewer_state()
-            return
-        show_photographs(self.viewer_state, self.training_state, self.pipeline.datamanager)
 
     def begin_steps(self) -> None:
         """Load the images, show them in the viewer, and set the random generators to the first step."""
