@@ -97,18 +97,15 @@ class Ranks:
         is_cuda = any(tensor.is_cuda for tensor in tensors)  # gloo has no means
         options = dist.AllreduceCoalescedOptions()
         options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
-        if hasattr(options, "asyncOp"):  # torch 2.7 and later then use the current stream
-            options.asyncOp = False
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            _guarded(partial(self._reduce, [tensor for tensor in tensors if tensor.dtype == dtype], options))
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            _guarded(partial(self._reduce, alike, options))
         if not is_cuda:
             for tensor in tensors:
                 tensor.div_(self.size)
 
     def _reduce(self, tensors: list[Tensor], options: Any) -> None:
-        work = self._data.allreduce_coalesced(tensors, options)
-        if work is not None:
-            work.wait()
+        self._data.allreduce_coalesced(tensors, options).wait()
 
     def add(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the ranks, in place; every rank gets the same bits."""
