@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from splatkit_ns.densification import SplatMCMCDensification
-from splatkit_ns.densification.mcmc import _cuda_kernel as noise_kernel
+from splatkit_ns.densification.mcmc import noise_kernel
 from splatkit_ns.image_metrics.ssim import triton_kernel as ssim_kernel
 from splatkit_ns.image_model import ImageModelChoice
 from splatkit_ns.image_model.bilateral_grid import grid_kernels
