@@ -127,6 +127,16 @@ def trained(
     return {name: param.detach().cpu() for name, param in params.items()}, len(replays)
 
 
+def same_in_graphs(scene: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> dict[str, torch.Tensor]:
+    """The Gaussians after training without graphs, which are the same to the bit with them."""
+    plain, _ = trained(scene, folder / "plain", False, monkeypatch, **parts)
+    graphs, replays = trained(scene, folder / "graphs", True, monkeypatch, **parts)
+    assert replays > 200
+    for name, value in plain.items():
+        assert torch.equal(graphs[name], value), name
+    return plain
+
+
 @pytest.mark.gpu
 def test_masks_that_mark_what_is_empty_are_the_same_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = write_tiny_scene(tmp_path / "scene", masks=True)
@@ -171,11 +181,8 @@ def test_dropout_masks_and_regularisers_in_a_graph(
         "loss_fn": Splat3DGSLossFn(mse_lambda=4.0, opacity_reg=0.01, scale_reg=0.01),
         "background_color": "random",
     }
-    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
-    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
-    assert replays > 200
-    for name, value in plain.items():  # the same Gaussians are left out, and the same backgrounds drawn
-        assert torch.equal(graphs[name], value), name
+    # the same Gaussians are left out, and the same backgrounds drawn
+    same_in_graphs(tiny_scene, tmp_path, monkeypatch, **parts)
 
 
 @pytest.mark.gpu
@@ -184,11 +191,7 @@ def test_corrected_poses_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatc
         "renderer": Splat3DGSRenderer(dropout=0.3),
         "camera_optimizer": CameraOptimizerConfig(mode="SO3xR3"),
     }
-    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
-    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
-    assert replays > 200
-    for name, value in plain.items():
-        assert torch.equal(graphs[name], value), name
+    same_in_graphs(tiny_scene, tmp_path, monkeypatch, **parts)
 
 
 def two_lenses(folder: Path, model: str, second_k1: float) -> Path:
@@ -206,14 +209,9 @@ def two_lenses(folder: Path, model: str, second_k1: float) -> Path:
 @pytest.mark.parametrize("sky_degree", [None, 2], ids=["", "sky"])
 @pytest.mark.parametrize("model", ["OPENCV", "OPENCV_FISHEYE"])
 def test_lenses_in_a_graph(model: str, sky_degree: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_graph, "can_capture", lambda part: True)
     data = two_lenses(tmp_path / "data", model, 0.09)
     parts = {"undistort": False, "renderer": Splat3DGSRenderer(sky_degree=sky_degree)}
-    plain, _ = trained(data, tmp_path / "plain", False, monkeypatch, **parts)
-    graphs, replays = trained(data, tmp_path / "graphs", True, monkeypatch, **parts)
-    assert replays > 200
-    for name, value in plain.items():
-        assert torch.equal(graphs[name], value), name
+    plain = same_in_graphs(data, tmp_path, monkeypatch, **parts)
     one_lens = two_lenses(tmp_path / "one", model, -0.03)
     other, _ = trained(one_lens, tmp_path / "other", True, monkeypatch, **parts)
     assert not torch.equal(other["means"], plain["means"])
@@ -222,11 +220,7 @@ def test_lenses_in_a_graph(model: str, sky_degree: int | None, tmp_path: Path, m
 @pytest.mark.gpu
 def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"renderer": Splat3DGSRenderer(sky_degree=2)}
-    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
-    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
-    assert replays > 200
-    for name, value in plain.items():
-        assert torch.equal(graphs[name], value), name
+    same_in_graphs(tiny_scene, tmp_path, monkeypatch, **parts)
 
 
 @pytest.mark.gpu
@@ -234,11 +228,7 @@ def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.
 def test_depth_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = write_tiny_scene(tmp_path / "scene", depth=True)
     loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind)
-    plain, _ = trained(scene, tmp_path / "plain", False, monkeypatch, loss_fn=loss)
-    graphs, replays = trained(scene, tmp_path / "graphs", True, monkeypatch, loss_fn=loss)
-    assert replays > 200
-    for name, value in plain.items():
-        assert torch.equal(graphs[name], value), name
+    same_in_graphs(scene, tmp_path, monkeypatch, loss_fn=loss)
 
 
 @pytest.mark.gpu
@@ -248,11 +238,7 @@ def test_image_models_and_masks_of_transients_in_a_graph(
 ) -> None:
     masks = SplatTransientMasks(begin=0.2, review=(0.5,), least_error=0.02, least_area=0.001)
     parts = {"image_model": kind(), "modules": [masks]}
-    plain, _ = trained(tiny_scene, tmp_path / "plain", False, monkeypatch, **parts)
-    graphs, replays = trained(tiny_scene, tmp_path / "graphs", True, monkeypatch, **parts)
-    assert replays > 200
-    for name, value in plain.items():
-        assert torch.equal(graphs[name], value), name
+    same_in_graphs(tiny_scene, tmp_path, monkeypatch, **parts)
 
 
 @pytest.mark.gpu
