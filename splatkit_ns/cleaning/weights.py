@@ -19,7 +19,7 @@ BACKGROUND = 0.05
 
 
 class Seen(NamedTuple):
-    """What some views show of N Gaussians; on the CPU."""
+    """How much N Gaussians contribute to some views; tensors on the CPU."""
 
     weights: Tensor
     """(N,) pixels that each fills, in all views together, float64."""
@@ -28,7 +28,7 @@ class Seen(NamedTuple):
 
 
 def seen_in(renderer: SplatRenderer[Any], state: SplatTrainingState, views: Iterable[View]) -> Seen:
-    """What some views show: each Gaussian's blend weights, alpha times transmittance, summed over all pixels.
+    """Sum up each Gaussian's blend weights, alpha times transmittance, over all pixels of some views.
 
     Args:
         renderer: that the Gaussians were trained with.

@@ -13,15 +13,15 @@ training fails, or its results would be lost."""
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found."""
+    """The result of a check."""
 
     name: str
     """The name of the check: the same in all versions."""
     status: Status
     text: str
-    """What was found, for people."""
+    """The finding, as a sentence to be read."""
     advice: str = ""
-    """What to do about a note or fault, for people."""
+    """Advice on a note or fault, as a sentence to be read."""
     command: str = ""
     """A shell command that mends it, if there is one."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -17,7 +17,7 @@ from splatkit_ns.errors import SplatkitError
 PINHOLE = 0
 """NerfBaselines' number of this camera model."""
 PNG_EFFORT = 1
-"""Of 9: files are written and read once."""
+"""The level of compression, up to 9: low, since each file is written and read only once."""
 
 
 def write_dataset(dataset: Any, folder: Path) -> None:
