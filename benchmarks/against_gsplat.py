@@ -11,8 +11,11 @@ time to gsplat's in the same round.
 
 Then both render some training images of the Gaussians that gsplat has trained. ``image`` is the mean absolute
 difference, each gradient of the loss the norm of the difference over that of gsplat's, all of them the largest of these
-images. ``render_ms`` and ``gsplat_render_ms`` are medians of a render, forward and backward, without a CUDA graph, in
-turn.
+images. gsplat 1.4 lists Gaussians up to three standard deviations, where the alpha of opaque ones still is 0.011; with
+``lists_to_1_255`` its lists go as far as alpha is 1/255, as ours and those of 1.5 do. ``render_ms`` and
+``gsplat_render_ms`` are medians of a render, forward and backward, without a CUDA graph, in turn.
+
+At last both are compared with the float64 reference of the tests, every Gaussian at every pixel, in random scenes.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +40,9 @@ from train_gpu import machine, method_config
 
 from splatkit_ns.rasterize import cuda_rasterization, rasterization
 from splatkit_ns.rasterize.arguments import Gaussians, RasterCameras, RasterSettings
+from splatkit_ns.rasterize.versions import radii_have_axes
+
+GRADIENTS = ("means", "quats", "scales", "opacities", "colors")
 
 
 def main() -> None:
@@ -59,8 +67,16 @@ def main() -> None:
                 for row in in_turn(ours, theirs, scene, run, args.block):
                     rows.append({"scene": scene.name, "run": run, **row})
                     print(json.dumps(rows[-1]), flush=True)
-                    if args.out:
-                        args.out.write_text(json.dumps({"machine": machine(), "runs": rows}, indent=1) + "\n")
+                    write(args.out, {"machine": machine(), "runs": rows})
+        reference = [worker.ask("reference") for worker in theirs]
+    print(json.dumps(reference))
+    write(args.out, {"machine": machine(), "runs": rows, "against_reference": reference})
+
+
+def write(path: Path | None, figures: dict[str, Any]) -> None:
+    """Write figures as JSON, if they are wanted."""
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 class Worker:
@@ -145,6 +161,8 @@ def work(renderer: str, block: int, images: int) -> None:
             elif order == "block":
                 found = milliseconds_a_step(trainer, done, block)
                 done += block
+            elif order == "reference":
+                found = {"gsplat": machine()["gsplat"], **compare_with_reference()}
             else:
                 render_with(own)
                 found = {"gsplat": machine()["gsplat"], **compare(trainer, images)}
@@ -167,30 +185,88 @@ def compare(trainer: Any, images: int) -> dict[str, Any]:
     state, mode = model.training_state, model.parts.renderer.rasterize_mode
     leaves = [tensor.detach().clone().requires_grad_() for tensor in activated(state)]
     worst: dict[str, float] = {}
+    worst_wide: dict[str, float] = {}
     times: dict[str, list[float]] = {"ours": [], "gsplat": []}
     for step in range(images):
         camera, batch = data.next_train(step)
         frame = model.parts.take_frame(camera, batch)
         assert frame.target is not None
-        view = frame.view
+        view, target = frame.view, frame.target
         cameras = RasterCameras(view.world_to_cams, view.Ks, view.width, view.height)
         settings = {"sh_degree": state.sh_degree, "rasterize_mode": mode, "backgrounds": frame.background[None]}
-        found: dict[str, tuple[Tensor, tuple[Tensor, ...]]] = {}
+
+        def image_and_gradients(
+            name: str, cameras: RasterCameras = cameras, settings: Any = settings, target: Tensor = target
+        ) -> tuple[Tensor, ...]:
+            rendered = render(name, leaves, cameras, settings)
+            return rendered.detach(), *torch.autograd.grad((rendered - target).abs().mean(), leaves)
+
+        found: dict[str, tuple[Tensor, ...]] = {}
         for name in ("ours", "gsplat") * 4:
             torch.cuda.synchronize()
             began = time.perf_counter()
-            rendered = render(name, leaves, cameras, settings)
-            loss = (rendered - frame.target).abs().mean()
-            found[name] = rendered.detach(), torch.autograd.grad(loss, leaves)
+            found[name] = image_and_gradients(name)
             torch.cuda.synchronize()
             times[name].append((time.perf_counter() - began) * 1000)
-        (ours, gradients), (theirs, expected) = found["ours"], found["gsplat"]
-        differences = {"image": float((ours - theirs).abs().mean())}
-        for name, got, want in zip(("means", "quats", "scales", "opacities", "sh"), gradients, expected, strict=True):
-            differences[name] = float((got - want).norm() / want.norm())
-        worst = {name: max(value, worst.get(name, 0.0)) for name, value in differences.items()}
+        worst = larger(worst, differences(found["ours"], found["gsplat"]))
+        if not radii_have_axes():
+            with lists_to_1_255():
+                worst_wide = larger(worst_wide, differences(found["ours"], image_and_gradients("gsplat")))
     ours_ms, gsplat_ms = (statistics.median(each[len(each) // 4 :]) for each in times.values())
-    return {"gaussians": len(state), "render_ms": ours_ms, "gsplat_render_ms": gsplat_ms, **worst}
+    figures = {"gaussians": len(state), "render_ms": ours_ms, "gsplat_render_ms": gsplat_ms, **worst}
+    return figures | ({"lists_to_1_255": worst_wide} if worst_wide else {})
+
+
+def differences(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> dict[str, float]:
+    """The mean absolute difference of images, and relative differences of gradients."""
+    relative = (float((got - want).norm() / want.norm()) for got, want in zip(ours[1:], theirs[1:], strict=True))
+    return {"image": float((ours[0] - theirs[0]).abs().mean()), **dict(zip(GRADIENTS, relative, strict=True))}
+
+
+def larger(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    """The larger value of each name."""
+    return {name: max(value, first.get(name, 0.0)) for name, value in second.items()}
+
+
+@contextmanager
+def lists_to_1_255() -> Generator[None]:
+    """Let gsplat 1.4 list Gaussians up to sqrt(2 log 255) = 3.33 standard deviations instead of 3."""
+    from gsplat import rendering
+
+    listed = rendering.isect_tiles
+
+    def wider(means2d: Tensor, radii: Tensor, *arguments: Any, **options: Any) -> Any:
+        return listed(means2d, torch.ceil(radii * 1.12).to(radii.dtype), *arguments, **options)
+
+    setattr(rendering, "isect_tiles", wider)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(rendering, "isect_tiles", listed)  # noqa: B010
+
+
+def compare_with_reference() -> dict[str, dict[str, float]]:
+    """The largest differences of ours and gsplat's from the float64 reference over random scenes."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "rasterize"))
+    from dense_reference import render as render_densely
+    from raster_scenes import random_scene
+
+    worst: dict[str, dict[str, float]] = {"ours": {}, "gsplat": {}}
+    for seed in range(6):
+        scene = random_scene(n=300, width=64, height=48, sh_bands=16, seed=seed)
+        options = {"sh_degree": 3, "rasterize_mode": "antialiased" if seed % 2 else "classic"}
+        target = torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(seed))
+        exact = [scene[name].double().requires_grad_() for name in GRADIENTS]
+        expected = render_densely(*exact, scene["viewmats"].double(), scene["Ks"].double(), 64, 48, **options)[0]
+        reference = expected.detach(), *torch.autograd.grad((expected - target).square().mean(), exact)
+        leaves = [scene[name].cuda().requires_grad_() for name in GRADIENTS]
+        cameras = RasterCameras(scene["viewmats"].cuda(), scene["Ks"].cuda(), 64, 48)
+        for name in worst:
+            rendered = render(name, leaves, cameras, options)
+            gradients = torch.autograd.grad((rendered - target.cuda()).square().mean(), leaves)
+            found = tuple(tensor.detach().double().cpu() for tensor in (rendered, *gradients))
+            worst[name] = larger(worst[name], differences(found, reference))
+    return worst
 
 
 def activated(state: Any) -> list[Tensor]:
