@@ -177,7 +177,7 @@ def test_dropout_masks_and_regularisers_in_a_graph(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = {
-        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "renderer": Splat3DGSRenderer(dropout=0.3, opacity_noise=0.3),
         "loss_fn": Splat3DGSLossFn(mse_lambda=4.0, opacity_reg=0.01, scale_reg=0.01),
         "background_color": "random",
     }
