@@ -178,7 +178,7 @@ def test_dropout_masks_and_regularisers_in_a_graph(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = {
-        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "renderer": Splat3DGSRenderer(dropout=0.3, opacity_noise=0.3),
         "loss_fn": Splat3DGSLossFn(mse_lambda=4.0, opacity_reg=0.01, scale_reg=0.01),
         "background_color": "random",
     }
@@ -258,9 +258,9 @@ def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["z", "inverse"])
-def test_depth_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = write_tiny_scene(tmp_path / "scene", depth=True)
-    loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind)
+def test_depth_and_normals_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", depth=True, normals=True)
+    loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind, normal_lambda=0.1)
     same_in_graphs(scene, tmp_path, monkeypatch, loss_fn=loss)
 
 
