@@ -18,7 +18,9 @@ from tests.faults.runs import At, make_config, make_trainer, run_command, send, 
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_saves_and_cleans_up(scene: Path, tmp_path: Path, signum: int, status: int) -> None:
+def test_a_signal_finishes_the_step_saves_and_cleans_up(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: int, status: int
+) -> None:
     before = [signal.getsignal(each) for each in STOPPING]
     stop, config = At(9, send(signum)), make_config(scene, tmp_path)
     with pytest.raises(StoppedBySignal) as caught:
@@ -30,6 +32,8 @@ def test_a_signal_finishes_the_step_saves_and_cleans_up(scene: Path, tmp_path: P
     path = checkpoints.path_of(config.get_checkpoint_dir(), 8)
     assert checkpoints.checkpoint_paths(config.get_checkpoint_dir()) == [path]
     assert read_checkpoint(path)["step"] == 8
+    said = f"Stopped after step 9 of {config.max_num_iterations}, saved. To go on: ns-train splatkit-3dgs-adc "
+    assert f"{said}--load-config {config.get_base_dir()}/config.yml\n" in capsys.readouterr().out
     assert [signal.getsignal(each) for each in STOPPING] == before
 
 
