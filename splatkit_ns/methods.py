@@ -182,7 +182,7 @@ splatkit_3dgs_small = make_method(
     "splatkit-3dgs-small",
     **_small(max_per_seed=4.5, refine_stop_iter=8000),
     max_num_iterations=10_000,
-    description="3D Gaussian Splatting: small files, with half of splatkit-3dgs's Gaussians or fewer (splatkit-ns).",
+    description="3D Gaussian Splatting: small files, with fewer Gaussians than splatkit-3dgs (splatkit-ns).",
 )
 
 splatkit_3dgs_adc = make_method(
