@@ -233,14 +233,17 @@ def test_depth_and_normals_of_the_data_in_a_graph(kind: Any, tmp_path: Path, mon
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", [AffineColor, BilateralGrid, PPISP])
-def test_image_models_and_masks_of_transients_in_a_graph(
-    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_models_in_a_graph(kind: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same_in_graphs(tiny_scene, tmp_path, monkeypatch, image_model=kind())
+
+
+@pytest.mark.gpu
+def test_masks_of_transients_in_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = write_tiny_scene(tmp_path / "scene", num_views=14)
     paint_block(scene / "images" / "frame_00002.png")
     monkeypatch.setattr(transients, "OUTLIER", 0.0)  # after so few steps the render is wrong everywhere
     masks = SplatTransientMasks(begin=0.2, review=(0.5,), same_depth=1.0)
-    same_in_graphs(scene, tmp_path, monkeypatch, image_model=kind(), modules=[masks])
+    same_in_graphs(scene, tmp_path, monkeypatch, modules=[masks])
 
 
 @pytest.mark.gpu
