@@ -77,11 +77,11 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
         if experiment == "few":
             yield on(seed, "nothing", "few", "all photographs", {}, depths=folder / scene.name / "depths")
         elif experiment == "sky":
-            for part, settings in SKIES.items():
+            for part in args.skies:
                 frames = None if args.frames is None else args.frames / f"{scene.name}-{part.replace(' ', '-')}"
-                yield on(seed, "nothing", "sky", part, settings, frames=frames)
+                yield on(seed, "nothing", "sky", part, SKIES[part], frames=frames)
         elif experiment == "poses":
-            for name, kind in itertools.product(args.corrections, ("nothing", "poses")):
+            for name, kind in itertools.product(args.corrections, ("poses", "nothing")):
                 yield on(seed, kind, "poses", name, POSES[name], align=True)
         else:
             parts, settings_of = (args.models, of_model) if experiment == "appearance" else (args.masks, of_masks)
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--masks", nargs="+", default=("none", "transients"))
     parser.add_argument("--corrections", nargs="+", default=tuple(POSES), choices=POSES, help="for poses")
+    parser.add_argument("--skies", nargs="+", default=tuple(SKIES), choices=SKIES, help="for sky")
     parser.add_argument("--numbers", type=int, nargs="+", default=(3, 6, 12), help="of photographs, for few")
     parser.add_argument("--method", default="splatkit-3dgs-fast")
     parser.add_argument("--steps", type=int, help="the default is the method's own number")

@@ -155,6 +155,15 @@ def write_tiny_scene(
     return folder
 
 
+def paint_block(path: Path) -> None:
+    """Paint a red block into the middle of a picture, which no other shows."""
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    height, width = pixels.shape[:2]
+    pixels[height // 4 : height * 3 // 4, width // 3 : width * 2 // 3] = [255, 0, 0]
+    _save(path, pixels)
+
+
 def write_tiny_colmap(
     folder: Path, *, num_views: int = 8, width: int = 32, height: int = 24, seed: int = 0, model: str = "sparse/0"
 ) -> Path:

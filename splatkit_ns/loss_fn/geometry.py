@@ -28,8 +28,9 @@ LEAST_COSINE = math.cos(math.radians(80.0))
 degrees."""
 EXPLAINED = 0.05
 """The largest difference of colours, in any channel, at which one image explains another."""
-NEIGHBOURHOOD = 0.02
-"""The side of the square around a pixel that has to be explained, too, as a share of the image's shorter side."""
+NEIGHBOURHOOD = 0.05
+"""The side of the square around a pixel that has to be explained, too, as a share of the image's shorter side.
+Gaussians at the edge of what stands before the sky are broad."""
 
 
 def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -50,11 +51,13 @@ def alpha_error(alphas: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor
 def is_explained(images: Tensor, targets: Tensor) -> Tensor:
     """Return where two images (C, H, W, 3) differ by at most `EXPLAINED` all around a pixel, (C, H, W) bool.
 
-    The neighbourhood, a `NEIGHBOURHOOD` of the shorter side, leaves out what has the same colour by chance.
+    The square around it, a `NEIGHBOURHOOD` wide, leaves out edges and what has the same colour by chance.
     """
     differences = (images - targets).abs().amax(-1)[:, None]
     radius = max(1, round(min(differences.shape[2:]) * NEIGHBOURHOOD / 2))
-    return F.max_pool2d(differences, 2 * radius + 1, stride=1, padding=radius)[:, 0] <= EXPLAINED
+    for across in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+        differences = F.max_pool2d(differences, across, stride=1, padding=(across[0] // 2, across[1] // 2))
+    return differences[:, 0] <= EXPLAINED
 
 
 def interior(valid: Tensor) -> Tensor:

@@ -9,16 +9,14 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from splatkit_ns.loss_fn import Splat3DGSLossFn
-from splatkit_ns.modules import SplatTransientMasks
+from splatkit_ns.modules import SplatTransientMasks, transients
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.plugin.step.test_trainables import config_of, opened_is_the_same, resumed_is_the_same, train
-from tests.tiny_scene import write_tiny_scene
+from tests.tiny_scene import paint_block, write_tiny_scene
 
 INVERSE = {"depth_kind": "inverse", "depth_lambda": 0.1, "depth_lambda_final": 0.001}
 PARTS: dict[str, dict[str, Any]] = {
@@ -35,12 +33,8 @@ PARTS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a red block that stands in one photograph only."""
-    folder = write_tiny_scene(tmp_path_factory.mktemp("priors"), depth=True, normals=True)
-    path = folder / "images" / "frame_00002.png"
-    with Image.open(path) as image:
-        pixels = np.array(image)
-    pixels[6:18, 10:22] = [255, 0, 0]
-    Image.fromarray(pixels).save(path)
+    folder = write_tiny_scene(tmp_path_factory.mktemp("priors"), num_views=14, depth=True, normals=True)
+    paint_block(folder / "images" / "frame_00002.png")
     return folder
 
 
@@ -50,7 +44,10 @@ def plain_means(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_run_is_resumed_and_opened(name: str, scene: Path, plain_means: Any, tmp_path: Path) -> None:
+def test_a_run_is_resumed_and_opened(
+    name: str, scene: Path, plain_means: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transients, "OUTLIER", 0.0)  # after so few steps the render is wrong everywhere
     whole = resumed_is_the_same(scene, tmp_path, **copy.deepcopy(PARTS[name]))
     assert not torch.equal(whole.pipeline.model.gauss_params["means"].detach(), plain_means)
     opened_is_the_same(whole)
