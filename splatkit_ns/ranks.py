@@ -107,6 +107,18 @@ class Ranks:
     def _reduce(self, tensors: list[Tensor], options: Any) -> None:
         self._data.allreduce_coalesced(tensors, options).wait()
 
+    def gather_tensors(self, tensor: Tensor) -> Tensor:
+        """Stack the tensors of all ranks, in the order of the ranks.
+
+        Args:
+            tensor: contiguous, on a GPU, of the same shape on all ranks.
+        """
+        every = tensor.new_empty(self.size, *tensor.shape)
+        if self.size == 1:
+            return every.copy_(tensor[None])
+        _guarded(lambda: dist.all_gather_into_tensor(every, tensor, group=self._data))
+        return every
+
     def add(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the ranks, in place; every rank gets the same bits."""
         if self.size > 1:

@@ -13,6 +13,7 @@ from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.cli.render import RenderOptions
+from splatkit_ns.cli.train import TrainOptions
 from splatkit_ns.doctor.options import DoctorOptions
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.poses.options import PosesOptions
@@ -67,6 +68,13 @@ def render(options: RenderOptions) -> None:
     render(options)
 
 
+def train(options: TrainOptions) -> None:
+    """Train a scene; see `_training.run`."""
+    from splatkit_ns.cli._training import run
+
+    run(options.arguments)
+
+
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "clean": (CleanOptions, clean),
     "convert": (convert.ConvertOptions, convert.run),
@@ -77,5 +85,6 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "poses": (PosesOptions, poses),
     "prune": (PruneOptions, prune),
     "render": (RenderOptions, render),
+    "train": (TrainOptions, train),
 }
 """Options and function of each subcommand; a function may return an exit status."""

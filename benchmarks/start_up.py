@@ -1,0 +1,96 @@
+"""Time from the start of a training command to its first step: ``ns-train`` and ``splatkit train`` in turn.
+
+    python benchmarks/start_up.py SCENE [--method splatkit-3dgs-fast] [--rounds 3] [--num-devices 1] [--json FILE]
+
+Each row is a process of its own, which ends after its first step. "made" is when the trainer begins to be made, after
+imports, arguments and checks; "set up" when data set, model and optimizers are there; "step" when the first step has
+ended on the GPU. Times are seconds since the process was started. The best of all rounds is printed last; the first
+round also reads files that later ones find in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from splatkit_ns.parts.base import SplatBaseModule
+
+COMMANDS = {"ns-train": ["nerfstudio.scripts.train"], "splatkit train": ["splatkit_ns.cli", "train"]}
+STAGES = ("made", "set up", "step")
+
+
+class FirstStep(SplatBaseModule[Any]):
+    """Writes the times of the stages into a file, and ends the process after the first step."""
+
+    def __init__(self) -> None:
+        self._times = {"made": time.time()}
+
+    def on_setup(self, **kwargs: Any) -> None:
+        self._times["set up"] = time.time()
+
+    def post_step(self, **kwargs: Any) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._times["step"] = time.time()
+        Path(os.environ["FIRST_STEP_FILE"]).write_text(json.dumps(self._times))
+        os._exit(0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", type=lambda path: Path(path).resolve())
+    parser.add_argument("--method", default="splatkit-3dgs-fast")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--num-devices", type=int, default=1)
+    parser.add_argument("--device-type")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for number in range(args.rounds):
+        for name in COMMANDS if number % 2 == 0 else reversed(COMMANDS):
+            row = {"command": name, "round": number + 1, **start(name, args)}
+            rows.append(row)
+            print(f"{name:>14}: " + ", ".join(f"{stage} {row[stage]:5.2f} s" for stage in STAGES), flush=True)
+            if args.json:
+                args.json.write_text(json.dumps(rows, indent=1))
+    for name in COMMANDS:
+        own = [row["step"] for row in rows if row["command"] == name]
+        print(f"{name:>14}: best {min(own):.2f} s, median {statistics.median(own):.2f} s")
+
+
+def start(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """Start a command and return its times, and the time that its threads have worked."""
+    with tempfile.TemporaryDirectory() as folder:
+        times = Path(folder, "times.json")
+        command = [sys.executable, "-W", "ignore", "-m", *COMMANDS[name], args.method, "--data", str(args.scene)]
+        command += ["--output-dir", folder, "--modules.own", "start_up:FirstStep"]
+        command += ["--machine.num-devices", str(args.num_devices)]
+        command += ["--machine.device-type", args.device_type] if args.device_type else []
+        here = str(Path(__file__).resolve().parent)
+        environment = {
+            **os.environ,
+            "FIRST_STEP_FILE": str(times),
+            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+        }
+        before, began = os.times(), time.time()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        after = os.times()
+        if not times.exists():
+            raise SystemExit(f"{name} failed with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+        found = {stage: moment - began for stage, moment in json.loads(times.read_text()).items()}
+    worked = after.children_user + after.children_system - before.children_user - before.children_system
+    return {**found, "cpu_s": worked}
+
+
+if __name__ == "__main__":
+    main()
