@@ -150,7 +150,7 @@ def write_depths(result: Any, folder: Path) -> None:
 
 
 def write_frames(result: Any, folder: Path, keys: int = 8, num: int = 24) -> None:
-    """Write the scene along a smooth path through a few of the cameras, held-out photographs' and others'."""
+    """Write the scene along a smooth path through a few of the cameras, and its Gaussians."""
     import numpy as np
     from PIL import Image
 
@@ -165,6 +165,10 @@ def write_frames(result: Any, folder: Path, keys: int = 8, num: int = 24) -> Non
         payload = result.run_model.renderer.render(result.training_state, view)
         pixels = (payload.renders[0, ..., :3].detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
         Image.fromarray(pixels).save(folder / f"{number:02d}.jpg", quality=92)
+    renderer = result.run_model.renderer
+    result.training_state.to_splat_model(renderer.splat_mode).save(folder / "scene.spz")
+    if renderer.sky_degree is not None:
+        np.save(folder / "sky.npy", renderer.sky.detach().cpu().numpy())
 
 
 def run_all(runs: Sequence[Run], after: Callable[[Run], Sequence[Run]], args: argparse.Namespace) -> None:

@@ -129,6 +129,23 @@ def test_discs(dataset: dict[str, Any], tmp_path: Path) -> None:
     model.close()
 
 
+def test_a_sky_is_in_the_checkpoint(dataset: dict[str, Any], tmp_path: Path) -> None:
+    overrides = {**SHORT, "pipeline.model.renderer.sky-degree": 1, "pipeline.model.renderer.sky-lr": 0.1}
+    model = Splatkit3DGSADC(train_dataset=dataset, config_overrides=overrides)
+    for step in range(5):
+        model.train_iteration(step)
+    model.save(str(tmp_path))
+    camera = dataset["cameras"][0]
+    picture = model.render(camera)
+    model.close()
+    assert equal(Splatkit3DGSADC(checkpoint=str(tmp_path)).render(camera), picture)
+    free = picture["accumulation"] < 0.1
+    assert free.any()
+    assert not np.allclose(picture["color"][free], 0.5, atol=0.05), "the sky has learnt"
+    with pytest.raises(SplatkitError, match=r"Renderer\.sky has shape \(4, 3\), expected \(9, 3\)"):
+        Splatkit3DGSADC(checkpoint=str(tmp_path), config_overrides={"pipeline.model.renderer.sky-degree": 2})
+
+
 def test_what_cannot_be_used(dataset: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SplatkitError, match="needs a data set to train on, or a checkpoint"):
         Splatkit3DGSADC()

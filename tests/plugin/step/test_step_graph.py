@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from PIL import Image
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid
@@ -180,7 +181,7 @@ def test_dropout_masks_and_regularisers_in_a_graph(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = {
-        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "renderer": Splat3DGSRenderer(dropout=0.3, opacity_noise=0.3),
         "loss_fn": Splat3DGSLossFn(mse_lambda=4.0, opacity_reg=0.01, scale_reg=0.01),
         "background_color": "random",
     }
@@ -250,6 +251,38 @@ def test_lenses_in_a_graph(model: str, sky_degree: int | None, tmp_path: Path, m
     assert not torch.equal(other["means"], plain["means"])
 
 
+def several_sizes(folder: Path) -> Path:
+    """A scene whose photographs take turns between two cameras: other sizes, focal lengths and lenses."""
+    scene = write_tiny_scene(folder)
+    path = scene / "transforms.json"
+    meta = json.loads(path.read_text())
+    for each in meta["frames"][1::2]:
+        image = scene / each["file_path"]
+        with Image.open(image) as photograph:
+            width, height = photograph.width * 3 // 4, photograph.height // 2
+            photograph.resize((width, height)).save(image)
+        each |= {"w": width, "h": height, "fl_x": meta["fl_x"] * 0.75, "fl_y": meta["fl_y"] * 0.5}
+        each |= {"cx": meta["cx"] * 0.75, "cy": meta["cy"] * 0.5}
+    path.write_text(json.dumps(meta))
+    return scene
+
+
+@pytest.mark.gpu
+def test_photographs_of_two_cameras_have_a_graph_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: set[tuple[int, int]] = set()
+    capture = step_graph.GraphForwardBackward._capture
+
+    def noted(self: Any, kind: Any, frame: Any) -> Any:
+        captured.add((frame.view.width, frame.view.height))
+        return capture(self, kind, frame)
+
+    monkeypatch.setattr(step_graph.GraphForwardBackward, "_capture", noted)
+    densification = SplatDefaultDensification(refine_start_iter=50, refine_every=100, grow_grad2d=1e-5)
+    parts = {"densification": densification, "renderer": Splat3DGSRenderer(dropout=0.3)}
+    same_in_graphs(several_sizes(tmp_path / "data"), tmp_path, monkeypatch, **parts)
+    assert len(captured) == 2
+
+
 @pytest.mark.gpu
 def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"renderer": Splat3DGSRenderer(sky_degree=2)}
@@ -258,9 +291,9 @@ def test_a_sky_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["z", "inverse"])
-def test_depth_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = write_tiny_scene(tmp_path / "scene", depth=True)
-    loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind)
+def test_depth_and_normals_of_the_data_in_a_graph(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = write_tiny_scene(tmp_path / "scene", depth=True, normals=True)
+    loss = Splat3DGSLossFn(depth_lambda=0.1, depth_lambda_final=0.001, depth_kind=kind, normal_lambda=0.1)
     same_in_graphs(scene, tmp_path, monkeypatch, loss_fn=loss)
 
 
@@ -283,8 +316,8 @@ def test_lists_that_outgrow_their_space_get_more(
     captured: list[int] = []
     capture = step_graph.GraphForwardBackward._capture
 
-    def counted(self: Any, frame: Any) -> Any:
-        step = capture(self, frame)
+    def counted(self: Any, *arguments: Any) -> Any:
+        step = capture(self, *arguments)
         captured.append(step.capacity)
         return step
 
