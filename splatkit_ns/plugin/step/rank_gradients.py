@@ -93,21 +93,26 @@ class RankGradients:
             param = parameters[name]
             param.grad = torch.zeros_like(param) if param.grad is None else param.grad.contiguous()
             found.append(param.grad)
-        if self._colors.found is not None:
-            self._add_coefficients(parameters, self._colors.found)
-        self._ranks.average(found)
+        if self._colors.found is None:
+            self._ranks.average(found)
+            return found[0]
+        every = self._ranks.gather_tensors(self._colors.found)
+        wait = self._ranks.average_later(found)
+        made = self._coefficient_gradients(parameters, every)  # meanwhile
+        wait()
+        for name, gradient in made.items():
+            param = parameters[name]
+            param.grad = gradient if param.grad is None else param.grad.add_(gradient)
         return found[0]
 
-    def _add_coefficients(self, parameters: Mapping[str, Tensor], kept: Tensor) -> None:
-        """Add the mean gradients of spherical harmonics, which are made of those of the colours on each rank."""
+    def _coefficient_gradients(self, parameters: Mapping[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
+        """The mean gradients of spherical harmonics, made of those of the colours of all ranks."""
         from splatkit_ns.rasterize._sh_triton import coefficient_gradients  # needs Triton
 
-        first, bands = parameters["sh0"], self._colors.bands
+        bands = self._colors.bands
         rest = parameters["shN"] if bands > 1 else None
-        gradients = coefficient_gradients(parameters["means"], self._ranks.gather_tensors(kept), first, rest, bands)
-        for param, gradient in zip((first, rest), gradients, strict=True):
-            if param is not None and gradient is not None:
-                param.grad = gradient if param.grad is None else param.grad.add_(gradient)
+        v_first, v_rest = coefficient_gradients(parameters["means"], kept, parameters["sh0"], rest, bands)
+        return {"sh0": v_first} if v_rest is None else {"sh0": v_first, "shN": v_rest}
 
     def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""

@@ -213,13 +213,13 @@ def test_gradients_made_of_those_of_colours_are_the_same_to_the_bit(
     densification = SplatMCMCDensification(refine_start_iter=50, refine_every=50, max_gaussians=500)
     usual, _ = trained(tiny_scene, tmp_path / "usual", graphs, monkeypatch, densification=densification)
     exchanges: list[RankGradients] = []
-    add = RankGradients._add_coefficients
+    make = RankGradients._coefficient_gradients
 
-    def counted(self: Any, *arguments: Any) -> None:
+    def counted(self: Any, *arguments: Any) -> Any:
         exchanges.append(self)
-        add(self, *arguments)
+        return make(self, *arguments)
 
-    monkeypatch.setattr(RankGradients, "_add_coefficients", counted)
+    monkeypatch.setattr(RankGradients, "_coefficient_gradients", counted)
     monkeypatch.setattr(Together, "gradients", lambda self, parts: RankGradients(Ranks(), AtOnce()))
     made, replays = trained(tiny_scene, tmp_path / "made", graphs, monkeypatch, densification=densification)
     assert len(exchanges) == 300
