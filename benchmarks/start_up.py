@@ -78,7 +78,8 @@ def start(name: str, args: argparse.Namespace) -> dict[str, float]:
         command += ["--machine.device-type", args.device_type] if args.device_type else []
         here = str(Path(__file__).resolve().parent)
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            "NERFSTUDIO_METHOD_CONFIGS": f"{args.method}=splatkit_ns.methods:{args.method.replace('-', '_')}",
             "FIRST_STEP_FILE": str(times),
             "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
         }

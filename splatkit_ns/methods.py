@@ -37,8 +37,6 @@ __all__ = [
     "find_method",
     "gaussian_optimizers",
     "make_method",
-    "own_methods",
-    "registered_methods",
     "splatkit_2dgs",
     "splatkit_3dgs",
     "splatkit_3dgs_adc",

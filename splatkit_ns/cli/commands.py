@@ -5,7 +5,9 @@ A function imports its work when it is called, which takes seconds, so that ``sp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from splatkit_ns.cli import convert, info
@@ -17,6 +19,9 @@ from splatkit_ns.cli.train import TrainOptions
 from splatkit_ns.doctor.options import DoctorOptions
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.poses.options import PosesOptions
+
+SWITCH = "TORCHDYNAMO_DISABLE"
+"""The environment variable with which PyTorch turns `torch.compile` off."""
 
 
 def clean(options: CleanOptions) -> None:
@@ -70,9 +75,28 @@ def render(options: RenderOptions) -> None:
 
 def train(options: TrainOptions) -> None:
     """Train a scene; see `_training.run`."""
-    from splatkit_ns.cli._training import run
+    with without_compiling():
+        from splatkit_ns.cli._training import run
 
     run(options.arguments)
+
+
+@contextmanager
+def without_compiling() -> Generator[None]:
+    """Leave functions that are decorated with `torch.compile` in the block as they are.
+
+    nerfstudio's splatfacto, of which our model is a subclass, decorates a function that we do not use. PyTorch then
+    imports its compiler, which takes three seconds.
+    """
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {

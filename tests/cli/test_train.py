@@ -8,11 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 import yaml
 
 from splatkit_ns.cli import main
 from splatkit_ns.cli._training import read_arguments
+from splatkit_ns.cli.commands import SWITCH, without_compiling
 from splatkit_ns.methods import splatkit_3dgs, splatkit_3dgs_adc
 from splatkit_ns.plugin import ns_train
 from splatkit_ns.plugin.run.checkpoints import path_of
@@ -120,6 +122,18 @@ def test_ctrl_c_saves_and_ends_with_130(tiny_scene: Path, tmp_path: Path, monkey
     forget_writers()
     assert caught.value.code == 130
     assert [path.name for path in tmp_path.rglob("*.ckpt")] == ["step-000000002.ckpt"]
+
+
+def test_functions_are_not_compiled_while_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SWITCH, "0")
+    with without_compiling():
+        assert torch.compile(as_ns_train_reads) is as_ns_train_reads
+    assert os.environ[SWITCH] == "0"
+    monkeypatch.delenv(SWITCH)
+    with without_compiling():
+        pass
+    assert SWITCH not in os.environ
+    assert torch.compile(as_ns_train_reads) is not as_ns_train_reads
 
 
 def test_several_ranks_start_from_it(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
