@@ -26,28 +26,32 @@ SWITCH = "TORCHDYNAMO_DISABLE"
 
 def clean(options: CleanOptions) -> None:
     """Leave out Gaussians; see `_cleaning.clean`."""
-    from splatkit_ns.cli._cleaning import clean
+    with without_compiling():
+        from splatkit_ns.cli._cleaning import clean
 
     clean(options)
 
 
 def doctor(options: DoctorOptions) -> int:
     """Check the machine, and a data set; see `doctor.command.examine`."""
-    from splatkit_ns.doctor.command import examine
+    with without_compiling():
+        from splatkit_ns.doctor.command import examine
 
     return examine(options)
 
 
 def export(options: ExportOptions) -> None:
     """Write files of a run; see `_exporting.export`."""
-    from splatkit_ns.cli._exporting import export
+    with without_compiling():
+        from splatkit_ns.cli._exporting import export
 
     export(options)
 
 
 def mesh(options: MeshOptions) -> None:
     """Make a mesh; see `mesh.command.make_mesh`."""
-    from splatkit_ns.mesh.command import make_mesh
+    with without_compiling():
+        from splatkit_ns.mesh.command import make_mesh
 
     make_mesh(options)
 
@@ -61,14 +65,16 @@ def poses(options: PosesOptions) -> None:
 
 def prune(options: PruneOptions) -> None:
     """Keep a number of Gaussians; see `_pruning.prune`."""
-    from splatkit_ns.cli._pruning import prune
+    with without_compiling():
+        from splatkit_ns.cli._pruning import prune
 
     prune(options)
 
 
 def render(options: RenderOptions) -> None:
     """Draw images or a video; see `_rendering.render`."""
-    from splatkit_ns.cli._rendering import render
+    with without_compiling():
+        from splatkit_ns.cli._rendering import render
 
     render(options)
 
