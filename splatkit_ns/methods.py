@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,32 +184,19 @@ splatkit_2dgs = make_method(
 )
 
 
-def own_methods() -> dict[str, MethodSpecification]:
-    """The methods of this package, by name."""
-    ours = (splatkit_3dgs, splatkit_3dgs_fast, splatkit_3dgs_big, splatkit_3dgs_adc, splatkit_3dgs_mcmc, splatkit_2dgs)
-    return {str(method.config.method_name): method for method in ours}
-
-
-def registered_methods() -> dict[str, MethodSpecification]:
-    """The methods of this package and those that are registered with nerfstudio, by name.
-
-    Every plugin of nerfstudio is imported for this; nerfstudio's own methods are not among them.
-    """
-    from nerfstudio.plugins.registry import discover_methods  # imports this file, too
-
-    configs, descriptions = discover_methods()
-    return own_methods() | {key: MethodSpecification(config, descriptions[key]) for key, config in configs.items()}
-
-
 def find_method(name: str) -> MethodSpecification:
     """The method of a name: one of this package, or one that is registered with nerfstudio.
 
     Raises:
         SplatkitError: there is none; names the nearest ones.
     """
-    known = own_methods()
-    if name not in known or f"{name}=" in os.environ.get("NERFSTUDIO_METHOD_CONFIGS", ""):
-        known = registered_methods()
+    ours = (splatkit_3dgs, splatkit_3dgs_fast, splatkit_3dgs_big, splatkit_3dgs_adc, splatkit_3dgs_mcmc, splatkit_2dgs)
+    known = {str(method.config.method_name): method for method in ours}
+    if name not in known:
+        from nerfstudio.plugins.registry import discover_methods  # imports every plugin, this file among them
+
+        configs, descriptions = discover_methods()
+        known |= {key: MethodSpecification(config, descriptions[key]) for key, config in configs.items()}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=2)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from splatkit_ns.cli.commands import COMMANDS
-from splatkit_ns.cli.train import TrainOptions
 from splatkit_ns.doctor.options import DoctorOptions, split_arguments
 from splatkit_ns.errors import SplatkitError
 
@@ -32,22 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after Ctrl-C. Arguments that do not parse end the process with 2.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    rest: tuple[str, ...] = ()
+    data_options: tuple[str, ...] = ()
     if given[:1] == ["doctor"]:
-        own, rest = split_arguments(given[1:])
+        own, data_options = split_arguments(given[1:])
         given = ["doctor", *own]
-    elif given[:1] == ["train"]:
-        given, rest = ["train"], tuple(given[1:])
     options: Any = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",
-        description="Commands for camera poses, for training, for trained Gaussians, and to check a machine.",
+        description="Commands for camera poses, for trained Gaussians, and to check a machine.",
         args=given,
     )
     if isinstance(options, DoctorOptions):
-        options.data_options = rest
-    elif isinstance(options, TrainOptions):
-        options.arguments = rest
+        options.data_options = data_options
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))
     try:
         status = run(options)

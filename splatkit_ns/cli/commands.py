@@ -15,7 +15,6 @@ from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.cli.render import RenderOptions
-from splatkit_ns.cli.train import TrainOptions
 from splatkit_ns.doctor.options import DoctorOptions
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.poses.options import PosesOptions
@@ -79,20 +78,12 @@ def render(options: RenderOptions) -> None:
     render(options)
 
 
-def train(options: TrainOptions) -> None:
-    """Train a scene; see `_training.run`."""
-    with without_compiling():
-        from splatkit_ns.cli._training import run
-
-    run(options.arguments)
-
-
 @contextmanager
 def without_compiling() -> Generator[None]:
     """Leave functions that are decorated with `torch.compile` in the block as they are.
 
     nerfstudio's splatfacto, of which our model is a subclass, decorates a function that we do not use. PyTorch then
-    imports its compiler, which takes three seconds.
+    imports its compiler, which takes one to three seconds.
     """
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "1"
@@ -115,6 +106,5 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "poses": (PosesOptions, poses),
     "prune": (PruneOptions, prune),
     "render": (RenderOptions, render),
-    "train": (TrainOptions, train),
 }
 """Options and function of each subcommand; a function may return an exit status."""

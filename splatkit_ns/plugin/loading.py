@@ -70,15 +70,12 @@ def checkpoint_folder(config: SplatkitTrainerConfig, path: Path) -> Path:
     return folder if checkpoints.checkpoint_paths(folder) else config.get_checkpoint_dir()
 
 
-def read_config(
-    path: Path, trust: Sequence[str] = (), how_to_trust: str = "add --trust my_parts"
-) -> SplatkitTrainerConfig:
+def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
     """Read the config of a run of a splatkit method.
 
     Args:
         path: the run's ``config.yml``.
         trust: see `load_run`.
-        how_to_trust: what to do if ``my_parts`` is to be trusted, for the message.
 
     Raises:
         SplatkitError: it cannot be read, or names objects that are not trusted; then nothing in it was run.
@@ -95,7 +92,7 @@ def read_config(
         raise UntrustedConfigError(
             f"--load-config: {path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
             "splatkit-ns's own parts never does that. If it is of a package or module with parts of your own, such as "
-            f"my_parts, {how_to_trust}."
+            "my_parts, add --trust my_parts."
         ) from None
     except Exception as error:  # damaged YAML, classes of another version
         reason = " ".join(str(error).split())[:300]

@@ -172,9 +172,9 @@ def test_no_space(
     assert len(formats.read(tmp_path / "a.ply")) == 500
 
 
-@pytest.mark.parametrize("command", ["", *(name for name in COMMANDS if name != "train")])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_there_at_once(command: str) -> None:
-    """It imports neither the formats nor what takes longer; but that of ``train`` lists the methods."""
+    """It imports neither the formats nor what takes longer."""
     code = (
         f"import sys; sys.argv = ['splatkit', *'{command}'.split(), '--help']\n"
         "from splatkit_ns.cli import main\n"

@@ -55,8 +55,7 @@ def _choose_dataparser(datamanager: Any) -> None:
 def _note_options_beside_config(arguments: Sequence[str]) -> None:
     """Print a note if ``ns-train --load-config`` has other options, too: nerfstudio passes over them."""
     given = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
-    is_training = Path(arguments[0]).name in ("ns-train", "train.py") or list(arguments[1:2]) == ["train"]
-    if not is_training or "--load-config" not in given:
+    if Path(arguments[0]).name not in ("ns-train", "train.py") or "--load-config" not in given:
         return
     others = dict.fromkeys(name for name in given if name != "--load-config")
     if others:

@@ -14,7 +14,6 @@ from splatkit_ns.plugin.reporting.console import collected_notes
         (["/bin/ns-train", "m", "--load-config", "c.yml"], None),
         (["/bin/ns-train", "m", "--data", "d"], None),
         (["/bin/splatkit", "prune", "--load-config", "c.yml", "--refine", "3"], None),
-        (["/bin/splatkit", "train", "m", "--load-config", "c.yml", "--vis", "none"], "does not count: --vis."),
         (["/bin/ns-train", "m", "--load-config=c.yml", "--vis", "none", "--max_num_iterations=9"],
          "does not count: --vis, --max-num-iterations."),
     ],
