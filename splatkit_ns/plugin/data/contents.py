@@ -219,7 +219,10 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
     if header is None and not path.is_file():
         hint = near_name(path)
         if _is_smaller_copy(path):
-            hint = "--downscale-factor 1 of the dataparser uses the images in full size."
+            hint = (
+                "--downscale-factor 1 of the dataparser uses the images in full size; to make them smaller while they "
+                "are loaded, add --pipeline.datamanager.camera-res-scale-factor 0.5."
+            )
         raise DataError(f"The image {path} does not exist, which the data set names. {hint}")
     stored = read_header(path) if header is None else header
     size = stored.upright_size if turned else (stored.width, stored.height)
