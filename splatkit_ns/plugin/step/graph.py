@@ -21,6 +21,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
+from splatkit_ns.rasterize.color_gradients import current_color_gradients
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 logger = logging.getLogger("splatkit_ns")
@@ -60,6 +61,8 @@ class CapturedStep:
     losses: Tensor
     """The loss's terms, followed by the loss."""
     gradients: dict[str, Tensor]
+    color_gradients: Tensor | None
+    """Those that `ColorGradients` keeps."""
     capacity: int
     used: int = 0
     """The number of the last step that it ran."""
@@ -155,6 +158,9 @@ class GraphForwardBackward:
         if self._runs_as_graph(kind, frame):
             return {}
         self._model.parts.use_frame(frame)
+        colors = current_color_gradients()
+        if colors is not None:
+            colors.forget()  # a graph of this step may have been begun
         outputs = self._plain.run(frame, batch)
         self._note_length(kind)
         return outputs
@@ -208,15 +214,18 @@ class GraphForwardBackward:
         if length > step.capacity:
             logger.info("A step runs again without a graph: lists of %d had space for %d.", length, step.capacity)
             del self._graphs[kind]
+            self._drop_gradients()
             model.parts.reseed_render()
             return False
         for name, value in step.results.items():
             setattr(context, name, value)
         losses = step.losses.clone().unbind()  # copies, so that a module may keep them
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
-        parameters = self._parameters()
+        parameters, colors = self._parameters(), current_color_gradients()
         for name, gradient in step.gradients.items():
             parameters[name].grad = gradient
+        if colors is not None:
+            colors.found = step.color_gradients
         return True
 
     def _wait_for_length(self) -> int:
@@ -275,9 +284,13 @@ class GraphForwardBackward:
         except Exception as error:
             logger.info("Steps run without CUDA graphs (%s: %s).", type(error).__name__, error)
             self.close()
-            for param in self._parameters().values():
-                param.grad = None
+            self._drop_gradients()
             return None
+
+    def _drop_gradients(self) -> None:
+        """Forget the gradients of a graph that has not been run, or in vain."""
+        for param in self._parameters().values():
+            param.grad = None
 
     def _capture(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep:
         model, context = self._model, self._model.context
@@ -310,7 +323,9 @@ class GraphForwardBackward:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}
-        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity)
+        colors = current_color_gradients()
+        kept = None if colors is None else colors.found
+        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, kept, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
         """Run render, loss and backward pass in PyTorch; returns the loss's terms, followed by the loss."""

@@ -18,8 +18,11 @@ from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatTimer, SplatTransientMasks, transients
+from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
+from splatkit_ns.plugin.step.rank_gradients import RankGradients
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
 from tests.tiny_scene import paint_block, write_tiny_scene
@@ -193,6 +196,36 @@ def test_corrected_poses_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatc
         "camera_optimizer": CameraOptimizerConfig(mode="SO3xR3"),
     }
     same_in_graphs(tiny_scene, tmp_path, monkeypatch, **parts)
+
+
+class AtOnce:
+    """Waits for no other rank."""
+
+    def wait(self) -> None: ...
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True], ids=["plain", "graphs"])
+def test_gradients_made_of_those_of_colours_are_the_same_to_the_bit(
+    graphs: bool, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ranks of GPUs make them, here with one."""
+    densification = SplatMCMCDensification(refine_start_iter=50, refine_every=50, max_gaussians=500)
+    usual, _ = trained(tiny_scene, tmp_path / "usual", graphs, monkeypatch, densification=densification)
+    exchanges: list[RankGradients] = []
+    make = RankGradients._coefficient_gradients
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        exchanges.append(self)
+        return make(self, *arguments)
+
+    monkeypatch.setattr(RankGradients, "_coefficient_gradients", counted)
+    monkeypatch.setattr(Together, "gradients", lambda self, parts: RankGradients(Ranks(), AtOnce()))
+    made, replays = trained(tiny_scene, tmp_path / "made", graphs, monkeypatch, densification=densification)
+    assert len(exchanges) == 300
+    assert (replays > 200) == graphs
+    for name, value in usual.items():
+        assert torch.equal(made[name], value), name
 
 
 def two_lenses(folder: Path, model: str, second_k1: float) -> Path:
