@@ -98,7 +98,7 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         for index in range(data_provider.num_train_images):
             cells.append(cell_errors(data_provider.training_view(index, with_depth=True)))
         errors = [unshared_error(index, cells, self.same_depth) for index in range(len(cells))]
-        limit = max(self.least_error, _outlier_limit(own for own, _ in errors))
+        limit = max(self.least_error, _outlier_limit(own[np.isfinite(usual)] for own, usual in errors))
         found = [self._regions(own - usual > limit, own > AROUND * limit) for own, usual in errors]
         if self._masks:
             before = [_resized(old.cpu(), new.shape).numpy() for new, old in zip(found, self._masks, strict=True)]
@@ -187,7 +187,8 @@ def unshared_error(
 
     Returns:
         The difference from the nearest ones, and how large the others' errors usually are, (rows, columns) each, in the
-        channel where they are largest; both are 0 where too few other photographs show the place.
+        channel where they are largest. Where too few other photographs show the place, as is so if the render shows
+        the figure before it, they are the error itself and infinity.
     """
     own = cells[index]
     centres = torch.stack([other.view.cam_to_worlds[0, :3, 3] for other in cells])
@@ -195,15 +196,17 @@ def unshared_error(
     order.remove(index)
     chosen = {order[round(i)] for i in np.linspace(0, len(order) - 1, min(OTHERS, len(order)))} if order else set()
     shared = [_seen_from(cells[other], own.places, same_depth) for other in sorted(chosen)]
+    alone = own.errors.abs().amax(0).nan_to_num()
     if len(shared) < LEAST_OTHERS:
-        nothing = np.zeros(own.errors.shape[1:], np.float32)
-        return nothing, nothing
+        return alone.cpu().numpy(), np.full(alone.shape, np.inf, np.float32)
     errors = torch.stack(shared)
     difference = (own.errors - errors).abs().amax(1).nanquantile(SHARING, dim=0)
     usual = errors.abs().amax(1).nanmedian(dim=0).values
     is_known = (errors.isfinite().all(1).sum(0) >= LEAST_OTHERS) & difference.isfinite()
-    left, right = (torch.where(is_known, values, 0).cpu().numpy() for values in (difference, usual))
-    return left, right
+    return (
+        torch.where(is_known, difference, alone).cpu().numpy(),
+        torch.where(is_known, usual, torch.inf).cpu().numpy(),
+    )
 
 
 def _seen_from(cells: CellErrors, places: Tensor, same_depth: float) -> Tensor:
@@ -230,8 +233,10 @@ def _labelled(cells: Cells) -> tuple[NDArray[np.int32], int]:
 
 
 def _outlier_limit(errors: Iterable[NDArray[np.float32]]) -> float:
-    """The error from which on a cell is an outlier among those of all photographs."""
+    """The error from which on a cell is an outlier among those of all photographs; infinite without any."""
     values = np.concatenate([error.ravel() for error in errors])
+    if values.size == 0:
+        return float("inf")
     median = np.median(values)
     return float(median + OUTLIER * np.median(np.abs(values - median)))
 
