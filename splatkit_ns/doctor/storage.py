@@ -133,6 +133,6 @@ def check_memory() -> list[Finding]:
         Finding(
             "memory", status, f"{text}: PyTorch and nerfstudio alone take 1 to 2 GiB",
             "End other programs, or train on smaller images:",
-            "ns-train splatkit-3dgs --data FOLDER nerfstudio-data --downscale-factor 2", facts,
+            "ns-train splatkit-3dgs --data FOLDER --pipeline.datamanager.camera-res-scale-factor 0.5", facts,
         )
     ]  # fmt: skip

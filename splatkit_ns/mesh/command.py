@@ -9,7 +9,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.memory import GIB, free_host_memory
 from splatkit_ns.mesh.fusion import fuse
@@ -64,7 +64,7 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     try:
         write_mesh(path, mesh)
     except OSError as error:
-        raise SplatkitError(f"--output: {error}") from error
+        raise SplatkitError(f"--output: {describe_os_error(error)}.") from error
     beside = write_offset(path, offset, options.frame)
     if beside is not None:
         console.print(f"{beside}: the offset of its coordinates, which are far from the origin", soft_wrap=True)

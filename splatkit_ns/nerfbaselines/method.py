@@ -25,11 +25,12 @@ from splatkit_ns.nerfbaselines.stepping import SteppedTrainer
 from splatkit_ns.plugin.options.setting import OptionError, set_option
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.held import part_itself
+from splatkit_ns.plugin.run.held import instance
+from splatkit_ns.plugin.run.weights import PARTS, without_unknown_parts
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.rendering import view_images
-from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.splat import SplatTrainingState, read_checkpoint
 from splatkit_ns.splat.rng import seed_everything
 
 DESCRIPTION, CHECKPOINT = "splatkit.json", "model.ckpt"
@@ -90,7 +91,7 @@ class SplatkitMethod:
         elif self._source is not None and loaded is not None:
             self._state = SplatTrainingState.from_ckpt(self._source / CHECKPOINT, device=self._device)
             self._loaded = loaded
-            self._renderer: Any = deepcopy(part_itself(self.config.pipeline.model.renderer))
+            self._renderer = _trained_renderer(self.config, self._source / CHECKPOINT, self._device)
         else:
             raise SplatkitError(f"{self.method_name} needs a data set to train on, or a checkpoint.")
 
@@ -259,6 +260,19 @@ def _read(folder: Path) -> Description:
         raise SplatkitError(f"{path} cannot be read: {error}. Expected a checkpoint of a splatkit method.") from error
 
 
+def _trained_renderer(config: SplatkitTrainerConfig, checkpoint: Path, device: str) -> Any:
+    """The renderer with its parameters as they have been trained, such as a sky."""
+    renderer: Any = instance(config.pipeline.model.renderer)
+    own = {f"{renderer.module_name}.{name}": found.parameter for name, found in renderer.trainables().items()}
+    if own:
+        stored = read_checkpoint(checkpoint)["pipeline"]
+        weights = {key.removeprefix("_model."): value for key, value in stored.items()}
+        fitting = without_unknown_parts(weights, own, {})
+        for name, parameter in own.items():
+            parameter.data = fitting[PARTS + name].to(device)
+    return renderer
+
+
 def _place(name: str) -> str:
     return name.removeprefix("--").replace("-", "_")
 
@@ -322,6 +336,12 @@ class Splatkit3DGSBig(SplatkitMethod):
     """``splatkit-3dgs-big``."""
 
     method_name = "splatkit-3dgs-big"
+
+
+class Splatkit3DGSSmall(SplatkitMethod):
+    """``splatkit-3dgs-small``."""
+
+    method_name = "splatkit-3dgs-small"
 
 
 class Splatkit3DGSADC(SplatkitMethod):

@@ -23,7 +23,7 @@ from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.data.batches import Batches, EvaluationViews, batch_bytes, read_in_order, usable_cores
 from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks import check_folder, explained
-from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, read_headers
+from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, held_out_or_all, read_headers
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
@@ -109,7 +109,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             self._check_images(config.exif_orientation)
             check_mask_use(config.mask_use, self.train_dataparser_outputs)
         else:
-            check_outputs(self.train_dataparser_outputs, "train")
+            check_outputs(self.train_dataparser_outputs)
         self.train_dataset.mask_use = self.eval_dataset.mask_use = config.mask_use
         self.train_dataset.background = self.eval_dataset.background = config.render_background
         self.train_dataset.metadata["camera_extent"] = camera_extent(self.train_dataset.cameras)
@@ -126,8 +126,9 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         return self._dataset_of(self.train_dataparser_outputs)
 
     def create_eval_dataset(self) -> SplatkitDataset:
-        """The images for evaluation, likewise."""
-        return self._dataset_of(self.dataparser.get_dataparser_outputs(split=self.test_split))
+        """The images for evaluation, likewise; those for training if no others are left."""
+        held_out = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        return self._dataset_of(held_out_or_all(held_out, self.train_dataparser_outputs))
 
     def _dataset_of(self, outputs: DataparserOutputs) -> SplatkitDataset:
         return SplatkitDataset(outputs, self.config.camera_res_scale_factor, self.config.undistort)
@@ -146,8 +147,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         headers = read_headers(list(sizes))
         turned = turns_pictures(headers, sizes, mode)
         self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
-        for split, found in zip(("train", "eval"), outputs, strict=True):
-            check_outputs(found, split, headers, turned)
+        for found in outputs:
+            check_outputs(found, headers, turned)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
         """Read depth or normals with the training images; call it before the images are loaded.

@@ -55,6 +55,17 @@ def test_seed_points_projected_through_nerfstudios_cameras_have_the_pictures_col
         assert errors[0] < 0.8 * min(errors[1:])  # half a pixel off would show
 
 
+def test_it_is_read_without_a_note(scene: Path) -> None:
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    from splatkit_ns.plugin.data.checks import check_folder
+    from splatkit_ns.plugin.reporting.console import collected_notes
+
+    with collected_notes() as notes:
+        check_folder(NerfstudioDataParserConfig(data=scene))
+    assert notes == []
+
+
 def test_pictures_have_the_declared_size_and_something_to_see(scene: Path) -> None:
     for path in sorted((scene / "images").iterdir()):
         picture = Image.open(path)

@@ -1,7 +1,8 @@
-"""Ctrl+C and SIGTERM: the step is finished, everything is saved and cleaned up, and the exit status tells."""
+"""Ctrl+C, SIGTERM and a closed terminal: the step is finished, everything is saved, and the exit status tells."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -12,13 +13,16 @@ import pytest
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.signals import STOPPING, StoppedBySignal, stop_requests
+from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import At, make_config, make_trainer, run_command, send, train
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_saves_and_cleans_up(scene: Path, tmp_path: Path, signum: int, status: int) -> None:
+def test_a_signal_finishes_the_step_saves_and_cleans_up(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: int, status: int
+) -> None:
     before = [signal.getsignal(each) for each in STOPPING]
     stop, config = At(9, send(signum)), make_config(scene, tmp_path)
     with pytest.raises(StoppedBySignal) as caught:
@@ -30,6 +34,8 @@ def test_a_signal_finishes_the_step_saves_and_cleans_up(scene: Path, tmp_path: P
     path = checkpoints.path_of(config.get_checkpoint_dir(), 8)
     assert checkpoints.checkpoint_paths(config.get_checkpoint_dir()) == [path]
     assert read_checkpoint(path)["step"] == 8
+    said = f"Stopped after step 9 of {config.max_num_iterations}, saved. To go on: ns-train splatkit-3dgs-adc "
+    assert f"{said}--load-config {config.get_base_dir()}/config.yml\n" in capsys.readouterr().out
     assert [signal.getsignal(each) for each in STOPPING] == before
 
 
@@ -117,6 +123,52 @@ def test_the_commands_exit_status(scene: Path, tmp_path: Path) -> None:
     assert child.wait() == 130, child.text()
     assert "SIGINT: training stops after this step and saves" in child.text()
     assert "Traceback" not in child.text()
+
+
+def train_on_a_terminal(config: SplatkitTrainerConfig) -> None:
+    """Train on a terminal that is closed in step 5, of which the shell tells, too."""
+    master, slave = os.openpty()
+    reader = os.fork()
+    if reader == 0:
+        os.close(slave)
+        while os.read(master, 1000):
+            pass
+        os._exit(0)
+    os.close(master)
+    os.dup2(slave, 1)
+    os.dup2(slave, 2)
+    os.close(slave)
+
+    def close() -> None:
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(1, b"x")
+        send(signal.SIGHUP)()
+        send(signal.SIGHUP)()
+
+    assert os.isatty(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as if the tests were not started by nohup
+    run_command(config, [At(5, close)])
+
+
+def test_a_closed_terminal_stops_a_run_after_the_step(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path)
+    child = Child(train_on_a_terminal, tmp_path / "log", config=config)
+    assert child.wait() == 129, child.text()
+    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    assert checkpoints.step_of(path) == 4
+
+
+def test_nohup_stays_in_force() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not request
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

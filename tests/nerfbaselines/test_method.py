@@ -9,7 +9,6 @@ import importlib
 import json
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from splatkit_ns.nerfbaselines import method as methods
 from splatkit_ns.nerfbaselines import spec
 from splatkit_ns.nerfbaselines.dataset import opaque, write_dataset
 from splatkit_ns.nerfbaselines.method import Splatkit2DGS, Splatkit3DGSADC, SplatkitMethod
+from tests.plugin.test_methods import ENTRY_POINTS
 from tests.tiny_scene import focal_length, tiny_gaussians, tiny_views
 
 WIDTH, HEIGHT = 32, 24
@@ -129,6 +129,23 @@ def test_discs(dataset: dict[str, Any], tmp_path: Path) -> None:
     model.close()
 
 
+def test_a_sky_is_in_the_checkpoint(dataset: dict[str, Any], tmp_path: Path) -> None:
+    overrides = {**SHORT, "pipeline.model.renderer.sky-degree": 1, "pipeline.model.renderer.sky-lr": 0.1}
+    model = Splatkit3DGSADC(train_dataset=dataset, config_overrides=overrides)
+    for step in range(5):
+        model.train_iteration(step)
+    model.save(str(tmp_path))
+    camera = dataset["cameras"][0]
+    picture = model.render(camera)
+    model.close()
+    assert equal(Splatkit3DGSADC(checkpoint=str(tmp_path)).render(camera), picture)
+    free = picture["accumulation"] < 0.1
+    assert free.any()
+    assert not np.allclose(picture["color"][free], 0.5, atol=0.05), "the sky has learnt"
+    with pytest.raises(SplatkitError, match=r"Renderer\.sky has shape \(4, 3\), expected \(9, 3\)"):
+        Splatkit3DGSADC(checkpoint=str(tmp_path), config_overrides={"pipeline.model.renderer.sky-degree": 2})
+
+
 def test_what_cannot_be_used(dataset: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(SplatkitError, match="needs a data set to train on, or a checkpoint"):
         Splatkit3DGSADC()
@@ -172,14 +189,10 @@ def test_transparent_images_are_laid_on_the_background() -> None:
 
 
 def test_every_method_has_an_entry_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = {
-        point.name for point in metadata.entry_points(group="nerfstudio.method_configs")
-        if point.module.startswith("splatkit_ns")
-    }  # fmt: skip
     registered: list[dict[str, Any]] = []
     monkeypatch.setitem(sys.modules, "nerfbaselines", SimpleNamespace(register=registered.append))  # type: ignore[arg-type]
     importlib.reload(spec)
-    assert {entry["id"] for entry in registered} == ours
+    assert {entry["id"] for entry in registered} == ENTRY_POINTS.keys()
     for entry in registered:
         module, _, name = entry["method_class"].partition(":")
         assert module == methods.__name__

@@ -16,6 +16,7 @@ from PIL import UnidentifiedImageError
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
+from splatkit_ns.plugin.data.bare_colmap import MODELS
 from splatkit_ns.plugin.data.bare_photographs import poses_command
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
@@ -31,6 +32,7 @@ NOT_DAMAGED = {
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }
 """Part of a nerfstudio dataparser's message -> the advice, for mistakes that restoring a file would not fix."""
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def check_folder(parser: Any) -> None:
@@ -107,13 +109,17 @@ def _other_format(data: Path) -> str:
     elif (data / "transforms_train.json").is_file():
         kind, command = "Blender's", "blender-data"
     else:
-        return _colmap_format(data) or f"The folder has no format that is known here. {_how_to_make_one(data)}"
+        return (
+            _colmap_format(data)
+            or _data_set_inside(data)
+            or f"The folder has no format that is known here. {_how_to_make_one(data)}"
+        )
     return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
 
 
 def _colmap_format(data: Path) -> str | None:
     """A sentence that says where the COLMAP model of a folder is; None if it has no model."""
-    for model in ("colmap/sparse/0", "sparse/0", "sparse"):
+    for model in MODELS:
         if any((data / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
             return (
                 "The folder looks like COLMAP's format: end the command with: "
@@ -122,9 +128,23 @@ def _colmap_format(data: Path) -> str | None:
     return None
 
 
+def _data_set_inside(data: Path) -> str | None:
+    """A sentence that names the folders in this one that hold a data set; None if there are none."""
+    formats = ("transforms.json", "transforms_train.json", *(f"{model}/cameras.*" for model in MODELS))
+    folders = sorted(path for path in data.iterdir() if path.is_dir()) if data.is_dir() else []
+    found = [str(path) for path in folders if any(any(path.glob(name)) for name in formats)]
+    if not found:
+        return None
+    more = f" (or {', '.join(found[1:4])}{' …' if len(found) > 4 else ''})" if found[1:] else ""
+    return f"The data set is in a folder inside: --data {quoted(found[0])}{more}"
+
+
 def _how_to_make_one(data: Path) -> str:
     if (command := poses_command(data)) is not None:
         return command
+    files = [data] if data.is_file() else sorted(data.iterdir())
+    if archive := next((path for path in files if path.name.lower().endswith(ARCHIVES)), None):
+        return f"{archive} is an archive: unpack it, and give the folder that it holds."
     how = "Photographs or a video are turned into a data set by: splatkit poses PHOTOS_OR_VIDEO --output FOLDER"
     if data != Path():
         return how
@@ -133,12 +153,12 @@ def _how_to_make_one(data: Path) -> str:
     )
 
 
-def no_image_left(split: str) -> DataError:
-    """The error of a split ("train" or "eval") without images."""
+def no_image_left() -> DataError:
+    """The error of a split without images for training."""
     return DataError(
-        f"No image is left for {'training' if split == 'train' else 'evaluation'}. "
-        "--eval-mode of the dataparser says how images are split (interval, fraction, filename); all uses all images "
-        "for both, as when the command ends with: nerfstudio-data --eval-mode all (or colmap --eval-mode all)"
+        "No image is left for training. --eval-mode of the dataparser says how images are split (interval, fraction, "
+        "filename); all uses all images for both, as when the command ends with: nerfstudio-data --eval-mode all (or "
+        "colmap --eval-mode all)"
     )
 
 
@@ -174,7 +194,7 @@ def _explain(error: Exception, parser: Any) -> DataError:
             "or pass --auto-scale-poses False to the dataparser; for a single photograph, --eval-mode all, too."
         )
     if "No data found in dataset" in str(error):
-        return no_image_left("train")
+        return no_image_left()
     if "2**h should be" in str(error):  # fpsample's assertion
         return DataError(
             f"{parser.data} has too few training images for "

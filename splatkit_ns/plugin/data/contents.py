@@ -49,9 +49,23 @@ def read_headers(paths: Sequence[Path]) -> dict[Path, StoredPicture]:
         return {path: header for path, header in shown if header is not None}
 
 
+def held_out_or_all(held_out: DataparserOutputs, training: DataparserOutputs) -> DataparserOutputs:
+    """The images for evaluation: with a note, the training images if the split leaves no others.
+
+    nerfstudio's default split leaves none of fewer than ten photographs.
+    """
+    if len(held_out.image_filenames) > 0 or len(training.image_filenames) == 0:
+        return held_out
+    report_once(
+        f"No image is held out: the dataparser's split leaves none of {len(training.image_filenames)}. All are trained "
+        "on, and evaluations compare with these, so that their figures do not tell how good new views are. To hold out "
+        "every 8th image, end the ns-train command with: nerfstudio-data --eval-mode interval"
+    )
+    return training
+
+
 def check_outputs(
     outputs: DataparserOutputs,
-    split: str,
     headers: Mapping[Path, StoredPicture] | None = None,
     turned: bool = False,
 ) -> None:
@@ -59,7 +73,6 @@ def check_outputs(
 
     Args:
         outputs: of one split.
-        split: "train" or "eval", for messages.
         headers: those of the image files that can be read; None if images are not to be checked.
         turned: whether images are turned as their EXIF tags say.
 
@@ -68,7 +81,7 @@ def check_outputs(
             size than its camera.
     """
     if len(outputs.image_filenames) == 0:
-        raise no_image_left(split)
+        raise no_image_left()
     check_cameras(outputs)
     times = outputs.cameras.times
     if times is not None and len(times) > 1 and bool((times != times[0]).any()):
@@ -206,7 +219,10 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
     if header is None and not path.is_file():
         hint = near_name(path)
         if _is_smaller_copy(path):
-            hint = "--downscale-factor 1 of the dataparser uses the images in full size."
+            hint = (
+                "--downscale-factor 1 of the dataparser uses the images in full size; to make them smaller while they "
+                "are loaded, add --pipeline.datamanager.camera-res-scale-factor 0.5."
+            )
         raise DataError(f"The image {path} does not exist, which the data set names. {hint}")
     stored = read_header(path) if header is None else header
     size = stored.upright_size if turned else (stored.width, stored.height)

@@ -61,6 +61,7 @@ CHANGES_NOTHING = frozenset(
         "rotation",
         "wants_importance_sampling",
         "comment",
+        "made_by",  # of the demo scene
         "version",
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from traceback import walk_tb
@@ -10,23 +11,27 @@ from types import TracebackType
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import read_checkpoint
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The errors of a file system that is full, beyond its quota, or read-only."""
 
 
 def install_excepthook() -> None:
     """Let an uncaught `SplatkitError` end the process with its message alone, and exit status 1.
 
     The ``ns-*`` commands are nerfstudio's own, so only the excepthook of a plugin can replace the traceback for a
-    mistake in the data, or for a missing or damaged checkpoint. All other exceptions look as before.
+    mistake in the data, for a missing or damaged checkpoint, or for a full disk. All other exceptions look as before.
     """
     previous = sys.excepthook
     if getattr(previous, "is_splatkit", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        told = error if isinstance(error, SplatkitError) else checkpoint_error(error, traceback)
+        told = error if isinstance(error, SplatkitError) else None
+        told = told or disk_error(error, traceback) or checkpoint_error(error, traceback)
         if told is not None:
             CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
         else:
@@ -34,6 +39,21 @@ def install_excepthook() -> None:
 
     hook.is_splatkit = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def disk_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
+    """The error of a file that one of nerfstudio's commands cannot write; None if the cause is another.
+
+    Args:
+        error: the uncaught exception.
+        traceback: the traceback of the exception.
+    """
+    if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+        return None
+    names = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(traceback))
+    if not any(name.startswith("nerfstudio.scripts.") for name in names):
+        return None
+    return SplatkitError(f"{describe_os_error(error)}. A file that was being written is incomplete.")
 
 
 def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:

@@ -26,7 +26,7 @@ from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, how_it_ended, raise_cause
 from splatkit_ns.plugin.run.rank_main import Place, rank_main
-from splatkit_ns.plugin.run.signals import STOPPING
+from splatkit_ns.plugin.run.signals import HANG_UP, leave_terminal, stopping_signals
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""
@@ -88,7 +88,7 @@ def _train(config: Any, argument: Any) -> None:
 def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool = False) -> Any:
     """Run a function in several processes of this machine, one a device, that train one run together.
 
-    Ctrl+C and SIGTERM are passed on to all of them, once. If one fails, the others save and end.
+    Ctrl+C, SIGTERM and that of a closed terminal are passed on to all of them. If one fails, the others save and end.
 
     Args:
         config: the config of the run, whose folder this process has claimed.
@@ -245,11 +245,13 @@ def _passing_on(started: list[_Process]) -> Generator[list[int]]:
 
     def handle(signum: int, frame: Any) -> None:
         signums.append(signum)
+        if signum == HANG_UP:
+            leave_terminal()
         for each in started:
             with suppress(ProcessLookupError):
                 os.kill(each.process.pid, signum)
 
-    previous = {signum: signal.signal(signum, handle) for signum in STOPPING}
+    previous = {signum: signal.signal(signum, handle) for signum in stopping_signals()}
     try:
         yield signums
     finally:

@@ -54,6 +54,16 @@ def say_why_stopped(context: StepContext, step: int) -> None:
         CONSOLE.print(f"Training stops after step {step}: {escape(context.stop_reason)}")
 
 
+def say_how_to_go_on(config: TrainerConfig, step: int) -> None:
+    """Print the command that goes on with a run that was stopped and saved after a step, counted from 1."""
+    path = escape(quoted(config.get_base_dir() / "config.yml"))
+    CONSOLE.print(
+        f"Stopped after step {step} of {config.max_num_iterations}, saved. To go on: ns-train {config.method_name} "
+        f"--load-config {path}",
+        soft_wrap=True,
+    )
+
+
 def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:
     """The checkpoint that the config of a run names, or the newest of the run's own folder if the run is continued.
 

@@ -10,6 +10,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints, out_of_memory
+from splatkit_ns.plugin.run.resuming import say_how_to_go_on
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.together import Together
@@ -73,7 +74,7 @@ class Saver:
         return True
 
     def save_last(self, step: int, stopped: bool) -> None:
-        """Save the state at the end of training.
+        """Save the state at the end of training, and say how to go on if it was stopped.
 
         Args:
             step: the last step that was trained, 0-based.
@@ -84,8 +85,12 @@ class Saver:
         """
         trained = step >= self._start_step
         path = checkpoints.path_of(self._checkpoints.folder, step)
-        if step < 0 or self._saved_step == step or (not trained and (stopped or path.exists())):
-            return
+        if step >= 0 and self._saved_step != step and (trained or not (stopped or path.exists())):
+            self._save_end(step)
+        if stopped and step >= 0 and self._together.ranks.is_first:
+            say_how_to_go_on(self._config, step + 1)
+
+    def _save_end(self, step: int) -> None:
         try:
             self._save(step)
         except NotFiniteError as error:

@@ -1,25 +1,30 @@
-"""Stopping on Ctrl+C and SIGTERM: at the end of a step the first time, at once the second time."""
+"""Stopping on Ctrl+C and SIGTERM, at the end of a step the first time, at once the second time; and if the terminal is
+closed."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The signal of a terminal that has been closed; None on Windows."""
+STOPPING = tuple(each for each in (signal.SIGINT, signal.SIGTERM, HANG_UP) if each is not None)
 
 
 class StoppedBySignal(SystemExit):
     """Training ended early, saved and cleaned up, because of a signal.
 
-    A `SystemExit` with the conventional status, 128 + the signal's number: 130 for Ctrl+C, 143 for SIGTERM. Not a
-    `KeyboardInterrupt`, for which nerfstudio prints a traceback and exits with status 0.
+    A `SystemExit` with the conventional status, 128 + the signal's number: 130 for Ctrl+C, 143 for SIGTERM, 129 for a
+    closed terminal. Not a `KeyboardInterrupt`, for which nerfstudio prints a traceback and exits with status 0.
     """
 
     def __init__(self, signum: int) -> None:
@@ -51,28 +56,47 @@ class StopRequest:
         return self.signum is not None
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """The signals that stop a run: `STOPPING`, without those of terminals if they are ignored, as by ``nohup``."""
+    return [each for each in STOPPING if each != HANG_UP or signal.getsignal(each) != signal.SIG_IGN]
+
+
+def leave_terminal() -> None:
+    """Write standard output and error nowhere from now on, if they went to a terminal that has been closed.
+
+    Otherwise the next line that a run prints would end it with an error.
+    """
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
 @contextmanager
 def stop_requests() -> Generator[StopRequest, None, None]:
-    """Treat SIGINT and SIGTERM as requests while the block runs; the previous handlers are restored afterwards.
+    """Treat the signals of `stopping_signals` as requests in the block; previous handlers are restored afterwards.
 
-    After the first signal both have their default action again: a second one ends the process at once, also inside
-    a kernel that takes long. Python lets only the main thread handle signals: in other threads nothing is changed.
+    After the first signal, SIGINT and SIGTERM have their default action again: a second one ends the process at once,
+    also inside a kernel that takes long. A closed terminal does not: a shell may tell of it twice. Python lets only the
+    main thread handle signals: in other threads nothing is changed.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous: dict[signal.Signals, Any] = {}
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
-        for each in STOPPING:
+        request.signum = request.signum or signum
+        for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
+        if signum == HANG_UP:
+            leave_terminal()
         name = signal.Signals(signum).name
         CONSOLE.print(f"{name}: training stops after this step and saves. Once more to stop at once, unsaved.")
 
-    for each in STOPPING:
-        previous[each] = signal.signal(each, handle)
+    previous: dict[signal.Signals, Any] = {each: signal.signal(each, handle) for each in stopping_signals()}
     try:
         yield request
     finally:

@@ -154,4 +154,4 @@ def test_cameras_are_not_sliced_to_check_images(tiny_scene: Path, monkeypatch: p
     parser.data = tiny_scene
     outputs = parser.setup().get_dataparser_outputs("train")
     monkeypatch.setattr(Cameras, "__getitem__", None)
-    check_outputs(outputs, "train", read_headers(outputs.image_filenames))
+    check_outputs(outputs, read_headers(outputs.image_filenames))

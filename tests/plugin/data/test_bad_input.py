@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import plyfile
 import pytest
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.checks import check_folder
 from tests.plugin.data.broken_data import (
     EVALUATED,
     IMAGE,
@@ -182,7 +184,6 @@ def test_a_broken_data_set_is_told_in_one_message(scenes: dict[str, Path], tmp_p
     ("options", "fragment"),
     [
         ({"eval_mode": "interval", "eval_interval": 1}, "No image is left for training. --eval-mode of the dataparser"),
-        ({"eval_mode": "fraction", "train_split_fraction": 1.0}, "No image is left for evaluation. --eval-mode"),
         ({"eval_mode": "fraction", "train_split_fraction": 0.0}, "No image is left for training"),
         (
             {"eval_mode": "filename"},
@@ -233,6 +234,32 @@ def test_a_video_without_poses(tmp_path: Path) -> None:
     (tmp_path / "walk.mp4").touch()
     with pytest.raises(SplatkitError, match=r"It is a video .*splatkit poses .*walk.mp4 --output .*walk_poses"):
         make_trainer(run_config(tmp_path / "walk.mp4", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("where", ["scene.ZIP", "downloads/scene.ZIP"])
+def test_an_archive(tmp_path: Path, where: str) -> None:
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / where).touch()
+    data = tmp_path / Path(where).parts[0]
+    with pytest.raises(SplatkitError, match=rf"{where} is an archive: unpack it, and give the folder that it holds\."):
+        check_folder(NerfstudioDataParserConfig(data=data))
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        (("a/transforms.json", "notes.txt"), "--data {here}/a"),
+        (("my scene/transforms_train.json",), "--data '{here}/my scene'"),
+        (("a/sparse/0/cameras.bin", "b/transforms.json"), "--data {here}/a (or {here}/b)"),
+    ],
+)
+def test_the_folder_above_the_data_set(tmp_path: Path, files: tuple[str, ...], named: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(SplatkitError) as caught:
+        check_folder(NerfstudioDataParserConfig(data=tmp_path))
+    assert str(caught.value).endswith(f"The data set is in a folder inside: {named.format(here=tmp_path)}")
 
 
 def test_photographs_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from splatkit_ns.formats.frames import Similarity
 from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.parse_frames import OwnNerfstudio
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
+from splatkit_ns.plugin.reporting.console import collected_notes
 from tests.plugin.data.broken_data import Change, changed_copy, in_json
 from tests.plugin.helpers import make_trainer, run_config
 from tests.tiny_scene import DISTANCE
@@ -456,6 +458,33 @@ def test_one_held_out_image_trains_and_evaluates(scenes: dict[str, Path], tmp_pa
     trainer.train()
     assert len(trainer.pipeline.datamanager.eval_dataset) == 1
     assert trainer.pipeline.eval().get_average_eval_image_metrics(0)["psnr"] > 5
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("nerfstudio", NerfstudioDataParserConfig()),
+        ("nerfstudio", InstantNGPDataParserConfig()),
+        ("colmap", ColmapDataParserConfig(colmap_path=Path("sparse/0"), eval_mode="fraction", load_3D_points=False)),
+    ],
+)
+def test_with_few_photographs_all_are_trained_on(
+    scenes: dict[str, Path], tmp_path: Path, name: str, config: Any
+) -> None:
+    assert config.train_split_fraction == 0.9, "the default: eight photographs leave none to hold out"
+    run = run_config(scenes[name], tmp_path, steps=1, dataparser=deepcopy(config))
+    parser: Any = run.pipeline.datamanager.dataparser
+    parser.eval_mode = config.eval_mode
+    run.pipeline.model.num_random = 100
+    with collected_notes() as notes:
+        trainer = make_trainer(run)
+    assert any("the dataparser's split leaves none of 8. All are trained on" in note for note in notes)
+    trainer.train()
+    data: Any = trainer.pipeline.datamanager
+    assert len(data.train_dataset) == 8
+    assert data.eval_dataset.image_filenames == data.train_dataset.image_filenames
+    assert trainer.pipeline.eval().get_average_eval_image_metrics(0)["psnr"] > 5
+    assert not (trainer.base_dir / "held_out").exists(), "nothing is called held out"
 
 
 def test_instant_ngp_keeps_focal_lengths_of_both_axes(scenes: dict[str, Path], tmp_path: Path) -> None:

@@ -38,6 +38,20 @@ def test_other_errors_look_as_before(previous: list[type[BaseException]]) -> Non
     assert previous == [KeyError, HookFailedError]
 
 
+@pytest.mark.parametrize(("module", "is_told"), [("nerfstudio.scripts.exporter", True), ("users_script", False)])
+def test_a_full_disk_is_told_by_the_commands_of_nerfstudio(
+    previous: list[type[BaseException]], module: str, is_told: bool
+) -> None:
+    install_excepthook()
+    with CONSOLE.capture() as capture:
+        try:
+            exec("raise OSError(28, 'No space left on device')", {"__name__": module})
+        except OSError as error:
+            sys.excepthook(OSError, error, error.__traceback__)
+    told = "Error: [Errno 28] No space left on device. A file that was being written is incomplete.\n"
+    assert (capture.get(), previous) == ((told, []) if is_told else ("", [OSError]))
+
+
 def test_it_is_installed_once(previous: list[type[BaseException]]) -> None:
     install_excepthook()
     first = sys.excepthook
