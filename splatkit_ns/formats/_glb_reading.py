@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -15,10 +16,20 @@ from numpy.typing import NDArray
 from splatkit_ns.formats._inflate import check_inflated
 from splatkit_ns.formats._quantise import as_floats, logits_of
 from splatkit_ns.formats.frames import Similarity, transform
-from splatkit_ns.formats.gaussians import KEYS, DoubleArray, FormatError, Gaussians, check_finite, render_mode_named
+from splatkit_ns.formats.gaussians import (
+    KEYS,
+    DoubleArray,
+    FormatError,
+    Gaussians,
+    SplatRenderMode,
+    check_finite,
+    render_mode_named,
+)
+from splatkit_ns.formats.spz import read_spz_stream
 
 MAGIC, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 EXTENSION = "KHR_gaussian_splatting"
+SPZ_EXTENSION = f"{EXTENSION}_compression_spz_2"
 PREFIX = f"{EXTENSION}:"
 MODE_EXTRA = "SplatRenderMode"
 """Key in a primitive's extras for the way in which its Gaussians were trained, which the extension cannot store."""
@@ -29,6 +40,7 @@ _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
 _WXYZ = [3, 0, 1, 2]
 _MIN_SCALE = 1e-13
+_HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def read_glb(path: Path) -> Gaussians:
@@ -73,7 +85,11 @@ class _Reader:
         for matrix, primitive in self._primitives():
             total += self._integer(self._accessor(primitive, "POSITION").get("count"), "an accessor's count")
             check_inflated(self.path, total * _BYTES_OF_ONE, len(self.binary))
-            parts.append(transform(self._read(primitive), self._move(matrix)))
+            compressed = self._compression(primitive)
+            if compressed is None:
+                parts.append(transform(self._read(primitive), self._move(matrix)))
+            else:
+                parts.append(transform(self._read_spz(primitive, compressed), self._move(matrix @ _HALF_TURN)))
         if not parts:
             self._fail(f"there are no Gaussians in it: no primitive in the scene has {EXTENSION}")
         degrees = {part.sh_degree for part in parts}
@@ -156,7 +172,7 @@ class _Reader:
     def _move(self, matrix: DoubleArray) -> Similarity:
         """The move from a primitive's data to the axes of PLY files, which are half a turn about x from glTF's."""
         try:
-            return Similarity.from_matrix(np.diag([1.0, -1.0, -1.0, 1.0]) @ matrix)
+            return Similarity.from_matrix(_HALF_TURN @ matrix)
         except FormatError as error:
             raise FormatError(f"{self.path}: {error}") from error
 
@@ -177,8 +193,6 @@ class _Reader:
         if any(len(values) != len(means) for values in (*coefficients, scales, opacities, quats)):
             self._fail("the attributes of a primitive have different counts")
         sh = np.stack(coefficients, axis=1)
-        extras = primitive.get("extras")
-        mode = cast(dict[str, Any], extras).get(MODE_EXTRA) if isinstance(extras, dict) else None
         return Gaussians(
             means=as_floats(means),
             scales=as_floats(np.log(np.maximum(scales, _MIN_SCALE))),
@@ -186,14 +200,47 @@ class _Reader:
             opacities=logits_of(opacities),
             sh0=np.ascontiguousarray(as_floats(sh[:, :1])),
             shN=np.ascontiguousarray(as_floats(sh[:, 1:])),
-            render_mode=render_mode_named(mode) or "default",
+            render_mode=self._render_mode(primitive) or "default",
         )
+
+    def _compression(self, primitive: dict[str, Any]) -> dict[str, Any] | None:
+        """What says where a primitive's SPZ file is; None if it has none."""
+        found: Any = primitive["extensions"][EXTENSION]
+        within = cast(dict[str, Any], found).get("extensions") if isinstance(found, dict) else None
+        if not isinstance(within, dict) or SPZ_EXTENSION not in within:
+            return None
+        compressed = cast(dict[str, Any], within)[SPZ_EXTENSION]
+        return cast(dict[str, Any], compressed) if isinstance(compressed, dict) else {}
+
+    def _read_spz(self, primitive: dict[str, Any], compressed: dict[str, Any]) -> Gaussians:
+        """A primitive's own Gaussians, in the axes of PLY files."""
+        view = self._view(compressed.get("bufferView"))
+        start = self._integer(view.get("byteOffset", 0), "a view's offset")
+        length = self._integer(view.get("byteLength"), "a view's length")
+        if start + length > len(self.binary):
+            self._fail(f"an SPZ file of {length} bytes does not fit into the {len(self.binary)} bytes of data")
+        data = self.binary[start : start + length]
+        found = read_spz_stream(io.BytesIO(data), length, self.path)
+        if self._accessor(primitive, "POSITION").get("count") != len(found):
+            self._fail(f"its SPZ data have {len(found)} Gaussians, and POSITION another number")
+        return replace(found, render_mode=self._render_mode(primitive) or found.render_mode)
+
+    def _render_mode(self, primitive: dict[str, Any]) -> SplatRenderMode | None:
+        extras = primitive.get("extras")
+        return render_mode_named(cast(dict[str, Any], extras).get(MODE_EXTRA) if isinstance(extras, dict) else None)
 
     def _accessor(self, primitive: dict[str, Any], name: str) -> dict[str, Any]:
         attributes = primitive.get("attributes")
         if not isinstance(attributes, dict) or name not in attributes:
             self._fail(f"a primitive with {EXTENSION} has no attribute {name}")
         return self._item("accessors", cast(dict[str, Any], attributes)[name])
+
+    def _view(self, number: Any) -> dict[str, Any]:
+        """A part of the data within the file."""
+        view = self._item("bufferViews", number)
+        if view.get("buffer") != 0 or "uri" in self._item("buffers", 0):
+            self._fail("its data are in another file; only those within the GLB file are read")
+        return view
 
     def _values(self, primitive: dict[str, Any], name: str, width: int) -> NDArray[Any]:
         """Values (N, width) of an attribute, after checking that all its bytes are in the file."""
@@ -209,9 +256,7 @@ class _Reader:
             self._fail(
                 f"{name} should be {width} numbers a Gaussian and not sparse, found {kind!r:.20} of {code!r:.20}"
             )
-        view = self._item("bufferViews", accessor.get("bufferView"))
-        if view.get("buffer") != 0 or "uri" in self._item("buffers", 0):
-            self._fail("its data are in another file; only those within the GLB file are read")
+        view = self._view(accessor.get("bufferView"))
         dtype = np.dtype(_COMPONENTS[code])
         count = self._integer(accessor.get("count"), "an accessor's count")
         stride = self._integer(view.get("byteStride", dtype.itemsize * width), "a view's stride")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,13 @@ from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 _FLOAT, _BYTE, _ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0
 _MAX_BYTES = 2**32 - 1
 _XYZW = [1, 2, 3, 0]
+KERNEL = {
+    "kernel": "ellipse",
+    "colorSpace": "srgb_rec709_display",
+    "projection": "perspective",
+    "sortingMethod": "cameraDistance",
+}
+"""How Gaussians are drawn, in the words of the extension."""
 _HALF_TURN_ABOUT_X = [1.0, 0.0, 0.0, 0.0]
 
 
@@ -32,8 +40,23 @@ def write_glb(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
     """Write Gaussians atomically; see `SplatFormat.write`."""
     attributes = _attributes(gaussians)
     num_bytes = sum(values.nbytes for values in attributes.values())
-    text = _json(gaussians, attributes, num_bytes)
+    write_chunks(path, _document(gaussians, attributes, num_bytes), list(attributes.values()))
+
+
+def write_chunks(path: Path, document: dict[str, Any], data: Sequence[NDArray[Any]]) -> None:
+    """Write a GLB file atomically.
+
+    Args:
+        path: of the file.
+        document: its JSON.
+        data: the buffer, in pieces; the size of each is a multiple of 4 bytes.
+
+    Raises:
+        FormatError: it would be larger than a GLB file can be.
+    """
+    text = json.dumps(document, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 4)
+    num_bytes = sum(values.nbytes for values in data)
     total = 12 + 8 + len(text) + 8 + num_bytes
     if total > _MAX_BYTES:
         raise FormatError(f"{path}: GLB files hold 4 GiB, these Gaussians need {total} bytes; use another format.")
@@ -42,7 +65,7 @@ def write_glb(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
         file.write(struct.pack("<III", MAGIC, 2, total))
         file.write(struct.pack("<II", len(text), JSON_CHUNK) + text)
         file.write(struct.pack("<II", num_bytes, BIN_CHUNK))
-        for values in attributes.values():
+        for values in data:
             file.write(np.ascontiguousarray(values).data)
 
     atomic_write(path, write)
@@ -65,7 +88,7 @@ def _attributes(gaussians: Gaussians) -> dict[str, NDArray[Any]]:
     return attributes
 
 
-def _json(gaussians: Gaussians, attributes: dict[str, NDArray[Any]], num_bytes: int) -> bytes:
+def _document(gaussians: Gaussians, attributes: dict[str, NDArray[Any]], num_bytes: int) -> dict[str, Any]:
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
     start = 0
@@ -81,18 +104,11 @@ def _json(gaussians: Gaussians, attributes: dict[str, NDArray[Any]], num_bytes: 
     primitive: dict[str, Any] = {
         "mode": _POINTS,
         "attributes": {name: number for number, name in enumerate(attributes)},
-        "extensions": {
-            EXTENSION: {
-                "kernel": "ellipse",
-                "colorSpace": "srgb_rec709_display",
-                "projection": "perspective",
-                "sortingMethod": "cameraDistance",
-            }
-        },
+        "extensions": {EXTENSION: KERNEL},
     }
     if gaussians.render_mode != "default":
         primitive["extras"] = {MODE_EXTRA: gaussians.render_mode}
-    document = {
+    return {
         "asset": {"version": "2.0", "generator": "splatkit-ns"},
         "extensionsUsed": [EXTENSION],
         "scene": 0,
@@ -103,14 +119,13 @@ def _json(gaussians: Gaussians, attributes: dict[str, NDArray[Any]], num_bytes: 
         "bufferViews": views,
         "accessors": accessors,
     }
-    return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
 FORMAT = register(
     SplatFormat(
         name="glb",
         suffixes=(".glb",),
-        about="CesiumJS and others with KHR_gaussian_splatting open it. Nothing is lost; as large as a PLY file.",
+        about="Babylon and others with KHR_gaussian_splatting open it. Nothing is lost; as large as a PLY file.",
         read=read_glb,
         write=write_glb,
         version=lambda path: "2.0",  # the reader refuses others

@@ -9,6 +9,7 @@ back), while PLY files have RDF (right, down, forward): y and z change their sig
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import math
 import struct
@@ -85,6 +86,28 @@ class SpzOptions:
 
 def write_spz(path: Path, gaussians: Gaussians, options: SpzOptions) -> None:
     """Write Gaussians atomically, in an order in which neighbours resemble each other; see `SplatFormat.write`."""
+    parts = _pack(path, gaussians, options)
+    atomic_write(path, lambda file: write_gzip(file, parts, options.level))
+
+
+def spz_bytes(path: Path, gaussians: Gaussians, options: SpzOptions) -> bytes:
+    """The contents of an SPZ file, to be a part of another file.
+
+    Args:
+        path: of that file, for messages.
+        gaussians: at least one, all finite.
+        options: of the SPZ file.
+
+    Raises:
+        FormatError: see `SplatFormat.write`.
+    """
+    file = io.BytesIO()
+    write_gzip(file, _pack(path, gaussians, options), options.level)
+    return file.getvalue()
+
+
+def _pack(path: Path, gaussians: Gaussians, options: SpzOptions) -> list[bytes]:
+    """What is compressed then."""
     _check_options(options)
     if gaussians.render_mode == "2dgs":
         logger.warning("SPZ cannot say that Gaussians are discs: %s holds flat 3D Gaussians.", path)
@@ -95,7 +118,7 @@ def write_spz(path: Path, gaussians: Gaussians, options: SpzOptions) -> None:
     bits = _fractional_bits(gaussians.means, path)
     flags = ANTIALIASED if gaussians.render_mode == "mip" else 0
     quats = unit_quats(gaussians.quats)
-    parts = [
+    return [
         HEADER.pack(MAGIC, options.version, len(gaussians), NUM_COEFFICIENTS_TO_DEGREE[sh.shape[1]], bits, flags, 0),
         _pack_positions(gaussians.means, bits),
         opacity_bytes(gaussians.opacities).tobytes(),
@@ -104,7 +127,6 @@ def write_spz(path: Path, gaussians: Gaussians, options: SpzOptions) -> None:
         _pack_smallest_three(quats) if options.version == 3 else _pack_first_three(quats),
         _pack_sh(sh, order, options),
     ]
-    atomic_write(path, lambda file: write_gzip(file, parts, options.level))
 
 
 def _check_options(options: SpzOptions) -> None:
@@ -204,14 +226,25 @@ def read_spz(path: Path, axes: SpzAxes = "rub") -> Gaussians:
     Raises:
         FormatError: the file is of another kind, damaged or forged, or of version 4 without the module zstandard.
     """
-    file_bytes = path.stat().st_size
     with path.open("rb") as file:
-        header, reader = _open(file, path)
-        check_inflated(path, sum(header.part_sizes()), file_bytes)
-        if reader is None:
-            parts = _read_streams(file, header, path)
-        else:
-            parts = [reader.read(size) for size in header.part_sizes()]
+        return read_spz_stream(file, path.stat().st_size, path, axes)
+
+
+def read_spz_stream(file: BinaryIO, num_bytes: int, path: Path, axes: SpzAxes = "rub") -> Gaussians:
+    """Read the contents of an SPZ file from an open file that begins with them; see `read_spz`.
+
+    Args:
+        file: from its beginning.
+        num_bytes: of the contents.
+        path: for messages.
+        axes: as of `read_spz`; rdf leaves the numbers as they are.
+    """
+    header, reader = _open(file, path)
+    check_inflated(path, sum(header.part_sizes()), num_bytes)
+    if reader is None:
+        parts = _read_streams(file, num_bytes, header, path)
+    else:
+        parts = [reader.read(size) for size in header.part_sizes()]
     found = _unpack(header, [np.frombuffer(part, np.uint8) for part in parts], path)
     return flip_yz(found) if axes == "rub" else found
 
@@ -266,7 +299,7 @@ def _checked(header: _Header, path: Path) -> _Header:
     return header
 
 
-def _read_streams(file: BinaryIO, header: _Header, path: Path) -> list[bytes]:
+def _read_streams(file: BinaryIO, num_bytes: int, header: _Header, path: Path) -> list[bytes]:
     """The parts of a file of version 4."""
     try:
         zstandard: Any = importlib.import_module("zstandard")
@@ -283,7 +316,7 @@ def _read_streams(file: BinaryIO, header: _Header, path: Path) -> list[bytes]:
     if len(table) < 16 * len(sizes):
         raise FormatError(f"{path} is truncated: it ends within the table of its streams.")
     parts: list[bytes] = []
-    left = path.stat().st_size - file.tell()
+    left = num_bytes - file.tell()
     for size, (compressed, whole) in zip(sizes, struct.iter_unpack("<QQ", table), strict=True):
         if whole != size or compressed > left:
             raise FormatError(

@@ -20,6 +20,7 @@ PACKAGES = {
     "babylonjs": "9.35.0",
     "babylonjs-gltf2interface": "9.28.0",
     "babylonjs-loaders": "9.28.0",
+    "cesium": "1.145.0",
     "fflate": "0.8.3",
     "playcanvas": "2.23.3",
     "three": "0.187.0",

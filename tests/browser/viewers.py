@@ -37,6 +37,7 @@ VIEWERS: dict[str, dict[str, np.ndarray[Any, Any]]] = {
     "spark": {"ply": SAME, "compressed.ply": SAME, "sog": SAME, "splat": SAME, "spz": TURNED},
     "playcanvas": {"ply": SAME, "compressed.ply": SAME, "sog": SAME},
     "babylon": {"spz": SAME, **dict.fromkeys(("ply", "compressed.ply", "sog", "splat", "glb"), TURNED)},
+    "cesium": {"spz.glb": TURNED},
 }
 """The formats that each viewer opens, and the axes in which it shows them."""
 

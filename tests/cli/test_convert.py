@@ -45,7 +45,7 @@ def test_every_format_to_every_other_one(scene: Path, tmp_path: Path, capsys: py
         found = errors(formats.read(to[0]), make_gaussians(500))
         assert found["means"] < 0.01
         assert found["opacities"] < 0.005
-        assert found["degrees"] < 2
+        assert found["degrees"] < (10 if path.name == "a.spz.glb" else 2), "SPZ of version 2 has coarse rotations"
     assert scene.stat().st_size == base
     assert errors(formats.read(tmp_path / "to" / "a.glb" / "b.ply"), make_gaussians(500))["shN"] < 1e-6
 
@@ -126,12 +126,23 @@ def test_all_mistakes_are_told_together(scene: Path, tmp_path: Path, capsys: pyt
     assert "a.spz is named twice" in text
     assert "folder.spz is a folder; expected a file" in text
     assert f"{scene} is a file, not a folder" in text
+
     assert "File name too long" in text
     assert not (tmp_path / "a.spz").exists()
     text = refused(capsys, "convert", scene, tmp_path / "a.spz", "--scale", "0", "--sh-degree", "4")
     assert "--scale is 0.0, expected a number above 0" in text
     assert "--sh-degree is 4" in text
     assert "OUTPUT names no file" in refused(capsys, "convert", scene)
+
+
+@pytest.mark.parametrize("command", ["export", "clean", "prune"])
+def test_a_folder_that_cannot_be_written_is_found_before_a_run_is_opened(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    """Nobody can make files in /proc."""
+    to = ["--to", "50%"] if command == "prune" else []
+    arguments = ["--load-config", tmp_path / "missing.yml", "--output", "/proc/new/a.ply", *to]
+    assert "--output: /proc/new/a.ply cannot be written: " in refused(capsys, command, *arguments)
 
 
 def test_inputs_that_cannot_be_read(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert versions.pop("usd", "crate") == "crate"  # needs usd-core
     assert versions == {
         "ply": "1.0, binary_little_endian", "compressed.ply": "1.0, binary_little_endian", "glb": "2.0", "sog": "2",
-        "splat": "", "spz": "3",
+        "splat": "", "spz": "3", "spz.glb": "2.0, with SPZ",
     }  # fmt: skip
     for entry, path in zip(found, paths, strict=True):
         assert (entry["gaussians"], entry["non_finite"]) == (200, 0)

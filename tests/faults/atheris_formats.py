@@ -152,6 +152,21 @@ def glb(data: bytes, chance: random.Random) -> bytes:
     return head + struct.pack("<II", len(text), 0x4E4F534A) + text + rest
 
 
+def spz_glb(data: bytes, chance: random.Random) -> bytes:
+    """As `glb`, or with other data in the SPZ file."""
+    length = struct.unpack_from("<I", data, 12)[0]
+    if chance.random() < 0.5:
+        return glb(data, chance)
+    inner = spz(data[28 + length :], chance)
+    document = json.loads(data[20 : 20 + length])
+    document["bufferViews"][0]["byteLength"] = len(inner)
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    inner += bytes(-len(inner) % 4)
+    head = data[:8] + struct.pack("<III", 28 + len(text) + len(inner), len(text), 0x4E4F534A)
+    return head + text + struct.pack("<II", len(inner), 0x004E4942) + inner
+
+
 def sog(data: bytes, chance: random.Random) -> bytes:
     entries = dict(entries_of(data))
     images = [name for name in entries if name.endswith(".webp")]
@@ -218,4 +233,11 @@ def as_version_4(data: bytes) -> bytes:
     return version_4(HEADER_4.pack(MAGIC, 4, num, degree, bits, flags, len(streams), HEADER_4.size), streams)
 
 
-MUTATORS: dict[str, Mutator] = {"compressed.ply": compressed_ply, "glb": glb, "sog": sog, "splat": splat, "spz": spz}
+MUTATORS: dict[str, Mutator] = {
+    "compressed.ply": compressed_ply,
+    "glb": glb,
+    "sog": sog,
+    "splat": splat,
+    "spz": spz,
+    "spz.glb": spz_glb,
+}

@@ -288,6 +288,30 @@ def test_glb(tmp_path: Path, small: Any, change: Callable[[Any], Any], message: 
     assert str(path) in str(caught.value)
 
 
+SPZ = "meshes.0.primitives.0.extensions.KHR_gaussian_splatting.extensions.KHR_gaussian_splatting_compression_spz_2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put(SPZ, 5), "bufferViews have no entry None"),
+        (put(f"{SPZ}.bufferView", 1), "bufferViews have no entry 1"),
+        (put("bufferViews.0.byteLength", 10**9), "does not fit"),
+        (put("bufferViews.0.byteLength", 40), "truncated"),
+        (put("bufferViews.0.byteOffset", 4), "not an SPZ file|does not fit"),
+        (put("buffers.0.uri", "file:///etc/passwd"), "another file"),
+        (put("accessors.0.count", 4), "POSITION another number"),
+        (put("scenes.0.nodes", [0] * 99_999), "more than 100 times"),
+    ],
+)
+def test_glb_with_spz(tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
+    path = tmp_path / "bad.spz.glb"
+    path.write_bytes(glb(content_of("spz.glb", tmp_path, num=300, sh_degree=0), change))
+    with pytest.raises(FormatError, match=message) as caught:
+        formats.read(path)
+    assert str(path) in str(caught.value)
+
+
 @pytest.mark.parametrize(("instances", "refused"), [(100, False), (99_999, True)])
 def test_glb_with_the_same_gaussians_many_times(tmp_path: Path, instances: int, refused: bool) -> None:
     path = tmp_path / "a.glb"

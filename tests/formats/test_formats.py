@@ -24,6 +24,7 @@ LIMITS: dict[str, dict[str, float]] = {
         "means": 7e-3, "scales": 4e-3, "degrees": 0.3, "opacities": 2.1e-3, "sh0": 0.012, "shN": 0.0161,
     },
     "spz": {"means": 1e-5, "scales": 0.032, "degrees": 0.3, "opacities": 2.1e-3, "sh0": 0.0135, "shN": 0.0322},
+    "spz.glb": {"means": 1e-5, "scales": 0.032, "degrees": 8.0, "opacities": 2.1e-3, "sh0": 0.0135, "shN": 0.0322},
     "sog": {"means": 4e-4, "scales": 0.05, "degrees": 1.0, "opacities": 2.1e-3, "sh0": 0.08, "shN": 0.06},
     "splat": {"scales": 2e-6, "degrees": 1.5, "opacities": 2.1e-3, "sh0": 0.0071},
 }  # fmt: skip
@@ -55,6 +56,16 @@ def test_round_trip(tmp_path: Path, name: str, sh_degree: int, options: dict[str
         assert not any(file.startswith("shN") for file in os.listdir(tmp_path))
     assert {key: value for key, value in worst.items() if value > limits[key]} == {}
     assert os.listdir(path.parent) == [path.name], "no temporary file is left"
+
+
+def test_spz_in_gltf_is_the_same_as_spz(tmp_path: Path) -> None:
+    """In the axes of both, so that nothing is turned; with the order of the Gaussians, and whether antialiased."""
+    original = make_gaussians(300, 1, render_mode="mip")
+    formats.write(tmp_path / "a.spz", original, version=2)
+    formats.write(tmp_path / "a.spz.glb", original)
+    one, other = formats.read(tmp_path / "a.spz"), formats.read(tmp_path / "a.spz.glb")
+    assert all(np.allclose(one.arrays()[key], value, atol=1e-6) for key, value in other.arrays().items())
+    assert other.render_mode == "mip"
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -190,8 +201,8 @@ def test_missing_files(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", LIMITS)
 @pytest.mark.parametrize("written", LIMITS)
 def test_the_wrong_content_for_the_suffix(tmp_path: Path, name: str, written: str) -> None:
-    """One message; only ordinary PLY files may be compressed ones as well."""
-    if name == written or (name, written) == ("ply", "compressed.ply"):
+    """One message; only ordinary PLY files may be compressed ones as well, and GLB files have SPZ in them or not."""
+    if name == written or (name, written) == ("ply", "compressed.ply") or {name, written} == {"glb", "spz.glb"}:
         return
     formats.write(tmp_path / f"a.{written}", make_gaussians(31, 1))
     (tmp_path / f"a.{written}").rename(tmp_path / f"b.{name}")
