@@ -50,13 +50,13 @@ def main() -> None:
                 args.out.write_text(json.dumps(report, indent=1) + "\n")
 
         measure("clean", "clean", "--output", folder / "clean.ply", folder / "clean.spz")
+        if args.keep:
+            keep(folder, config, args.keep)
         for share in () if args.only_clean else SHARES:
             for steps in (0, *args.refine):
                 path = folder / f"{share[:-1]}-{steps}.ply"
                 measure(f"prune --to {share} --refine {steps}", "prune", "--to", share, "--refine", str(steps),
                         "--output", path)  # fmt: skip
-        if args.keep:
-            keep(folder, config, args.keep)
 
 
 def train(scene: Path, run: str, folder: Path) -> Path:

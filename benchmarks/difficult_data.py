@@ -15,6 +15,8 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 
 EVAL_INTERVAL = 8
+FIGURES = "figures"
+"""The folder of the masks of what was painted into photographs."""
 
 Pixels = NDArray[np.float64]
 
@@ -80,14 +82,17 @@ def make(kind: str, scene: Path, folder: Path, points: int | None = None, seed: 
         perturb(training, np.random.default_rng(seed))
     if kind in CHANGES:
         (folder / "images").mkdir(parents=True)
+        (folder / FIGURES).mkdir()
 
         def change(number: int) -> None:
             path = training[number]["file_path"]
             with Image.open(path) as image:
                 values = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
-            values = CHANGES[kind](values, np.random.default_rng([seed, number]))
+            changed = CHANGES[kind](values, np.random.default_rng([seed, number]))
             target = folder / "images" / f"{Path(path).stem}.png"
-            Image.fromarray((values * 255).round().astype(np.uint8)).save(target, compress_level=1)
+            Image.fromarray((changed * 255).round().astype(np.uint8)).save(target, compress_level=1)
+            if kind == "distractors":
+                Image.fromarray((changed != values).any(-1)).save(folder / FIGURES / target.name)
             training[number]["file_path"] = str(target)
 
         with ThreadPoolExecutor() as pool:

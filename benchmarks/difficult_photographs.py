@@ -5,12 +5,12 @@
 
 `appearance` gives each training photograph a gain of up to a stop, white balance and gamma at random, and trains on the
 photographs as they are and on the changed ones, without an image model and with each. `distractors` paints a figure
-into a third of them. `poses` turns each camera by half a degree and moves it by a hundredth of the scene. `few` keeps
-3, 6 and 12 photographs, with depth (that of a run on all of them, with a scale and shift for each image) and noise of
-opacities each off and on. `sky` trains with and without a sky, and writes renders of a path into --frames. Held-out
-photographs (every eighth) are never changed. SCENE is a folder in nerfstudio's
-format. `make` only writes a data set. Variants of image models and masks are
-written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
+into a third of them, and measures how much of the figures and of all else is masked. `poses` turns each camera by half
+a degree and moves it by a hundredth of the scene. `few` keeps 3, 6 and 12 photographs, with depth (that of a run on all
+of them, with a scale and shift for each image) and noise of opacities each off and on. `sky` trains without a sky and
+with one, from which Gaussians are kept out or not, and writes renders of a path into --frames. Held-out photographs
+(every eighth) are never changed. SCENE is a folder in nerfstudio's format. `make` only writes a data set. Variants of
+image models and masks are written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
 --points 3000 --steps 900 --set pipeline.datamanager.camera_res_scale_factor=0.25
 """
 
@@ -35,6 +35,14 @@ POSES: dict[str, dict[str, Any]] = {
     "SO3xR3": CORRECTED,
     "SO3xR3, 3 times the rate": CORRECTED | {"learning_rates": {"camera_opt": 3e-4}},
     "SO3xR3, 10 times the rate": CORRECTED | {"learning_rates": {"camera_opt": 1e-3}},
+}
+SKIES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "degree 3": {"pipeline.model.renderer.sky_degree": 3},
+    "degree 3, Gaussians in it": {
+        "pipeline.model.renderer.sky_degree": 3,
+        "pipeline.model.loss_fn.sky_lambda": 0.0,
+    },
 }
 DEPTH = {"depth_kind": "inverse", "depth_lambda": 0.1, "depth_lambda_final": 0.001}
 NOISE = 0.3
@@ -69,14 +77,12 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
         if experiment == "few":
             yield on(seed, "nothing", "few", "all photographs", {}, depths=folder / scene.name / "depths")
         elif experiment == "sky":
-            for degree in (None, 3):
-                part = "none" if degree is None else f"degree {degree}"
+            for part in args.skies:
                 frames = None if args.frames is None else args.frames / f"{scene.name}-{part.replace(' ', '-')}"
-                yield on(seed, "nothing", "sky", part, {"pipeline.model.renderer.sky_degree": degree}, frames=frames)
+                yield on(seed, "nothing", "sky", part, SKIES[part], frames=frames)
         elif experiment == "poses":
-            for name, settings in POSES.items():
-                for kind in ("nothing", "poses"):
-                    yield on(seed, kind, "poses", name, settings, align=True)
+            for name, kind in itertools.product(args.corrections, ("poses", "nothing")):
+                yield on(seed, kind, "poses", name, POSES[name], align=True)
         else:
             parts, settings_of = (args.models, of_model) if experiment == "appearance" else (args.masks, of_masks)
             for part, kind in itertools.product(parts, ("nothing", experiment)):
@@ -102,6 +108,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, nargs="+", default=[])
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--masks", nargs="+", default=("none", "transients"))
+    parser.add_argument("--corrections", nargs="+", default=tuple(POSES), choices=POSES, help="for poses")
+    parser.add_argument("--skies", nargs="+", default=tuple(SKIES), choices=SKIES, help="for sky")
     parser.add_argument("--numbers", type=int, nargs="+", default=(3, 6, 12), help="of photographs, for few")
     parser.add_argument("--method", default="splatkit-3dgs-fast")
     parser.add_argument("--steps", type=int, help="the default is the method's own number")

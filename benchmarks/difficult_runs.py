@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difficult_data import write_inverse_depth
+from difficult_data import FIGURES, write_inverse_depth
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
             found |= aligned_metrics(result)
         if run.experiment == "appearance":
             found |= neighbour_metrics(result)
+        if run.experiment == "distractors":
+            found |= shares_masked(result, run.data / FIGURES)
+        if run.experiment == "sky":
+            found |= alpha_of_sky(result)
         if run.depths is not None:
             write_depths(result, run.depths)
         if run.frames is not None:
@@ -134,6 +138,60 @@ def neighbour_metrics(result: Any) -> dict[str, float]:
     return {"neighbour_psnr": plain, "neighbour_cc_psnr": corrected}
 
 
+def shares_masked(result: Any, figures: Path) -> dict[str, float]:
+    """The shares that are masked of the painted figures, and of the other pixels; empty without such masks.
+
+    Args:
+        result: of the run.
+        figures: the folder of masks of what was painted; it may be missing.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from splatkit_ns.modules import SplatTransientMasks
+
+    model = result.run_model
+    data = model.context.data_provider.datamanager.train_dataset
+    modules = [module for module in model.dispatcher.modules.values() if isinstance(module, SplatTransientMasks)]
+    if not modules or modules[0].is_idle:
+        return {}
+    counts = np.zeros((2, 2))
+    for number, path in enumerate(data.image_filenames):
+        camera = data.cameras[number]
+        shape = (1, int(camera.height), int(camera.width), 3)
+        edit = modules[0].pre_step(None, torch.empty(shape, device=result.training_state.device), number)
+        masks = None if edit is None else edit.masks
+        masked = np.zeros(shape[1:3], bool) if masks is None else ~masks[0].cpu().numpy()
+        there = np.zeros(shape[1:3], bool)
+        if (figures / Path(path).name).exists():
+            with Image.open(figures / Path(path).name) as image:
+                there = np.asarray(image.resize(shape[2:0:-1]))
+        counts += [[(masked & there).sum(), there.sum()], [(masked & ~there).sum(), (~there).sum()]]
+    (found, figure), (wrong, others) = counts
+    return {"figures_masked": float(found / figure) if figure else 0.0, "others_masked": float(wrong / others)}
+
+
+def alpha_of_sky(result: Any) -> dict[str, float]:
+    """The mean alpha of the Gaussians in the pixels of held-out photographs that the sky explains alone."""
+    import torch
+
+    from splatkit_ns.loss_fn.geometry import is_explained
+    from splatkit_ns.plugin.data.cameras import pinhole_view
+
+    model, total, num = result.run_model, 0.0, 0
+    for camera, batch in model.context.data_provider.datamanager.fixed_indices_eval_dataloader:
+        with torch.no_grad():
+            out = model.renderer.render(result.training_state, pinhole_view(camera.to(model.device)))
+        if out.skies is None:
+            return {}
+        photograph = batch["image"][..., :3].to(model.device)
+        photograph = photograph / 255 if photograph.dtype == torch.uint8 else photograph
+        explained = is_explained(out.skies, photograph[None])
+        total, num = total + float(out.alphas[..., 0][explained].sum()), num + int(explained.sum())
+    return {"alpha_of_sky": total / max(1, num)}
+
+
 def write_depths(result: Any, folder: Path) -> None:
     """Write the inverse depth of all photographs of a run, as a network might have guessed it."""
     from splatkit_ns.plugin.data.cameras import pinhole_view
@@ -150,7 +208,7 @@ def write_depths(result: Any, folder: Path) -> None:
 
 
 def write_frames(result: Any, folder: Path, keys: int = 8, num: int = 24) -> None:
-    """Write the scene along a smooth path through a few of the cameras, held-out photographs' and others'."""
+    """Write the scene along a smooth path through a few of the cameras, and its Gaussians and sky."""
     import numpy as np
     from PIL import Image
 
@@ -165,6 +223,10 @@ def write_frames(result: Any, folder: Path, keys: int = 8, num: int = 24) -> Non
         payload = result.run_model.renderer.render(result.training_state, view)
         pixels = (payload.renders[0, ..., :3].detach().clamp(0, 1) * 255).round().byte().cpu().numpy()
         Image.fromarray(pixels).save(folder / f"{number:02d}.jpg", quality=92)
+    renderer = result.run_model.renderer
+    result.training_state.to_splat_model(renderer.splat_mode).save(folder / "scene.spz")
+    if renderer.sky_degree is not None:
+        np.save(folder / "sky.npy", renderer.sky.detach().cpu().numpy())
 
 
 def run_all(runs: Sequence[Run], after: Callable[[Run], Sequence[Run]], args: argparse.Namespace) -> None:
@@ -206,6 +268,9 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         "neighbour_psnr",
         "neighbour_cc_psnr",
         "aligned_psnr",
+        "figures_masked",
+        "others_masked",
+        "alpha_of_sky",
         "ssim",
         "num_gaussians",
         "wall_s",

@@ -3,16 +3,13 @@
     python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 splatkit-3dgs:3000:cuda_graphs=False
     python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 --checkouts . ../before
     python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 --image-model my_parts:Exposure
-    python benchmarks/step_time.py SCENE --runs splatkit-3dgs:3000 --rasterizer gsplat
 
 A run is METHOD:STEPS, optionally with overrides, as in ``train_gpu.py``. With --image-model the second run is the first
-one with that part, and with --rasterizer gsplat one that renders by gsplat's own `rasterization`, compiled: projection,
-spherical harmonics, tile lists and compositing (the backend "gsplat" replaces only the projection). It runs without
-CUDA graphs, as the lengths of gsplat's lists are read back. Each of the two is a process of its own, which waits while
-the other one works, so that a machine that gets slower slows both; only one of them counts at a time. The first third
-of the steps is not counted. Printed are the medians of milliseconds a step, and the median of the second's time to the
-first's in the same round, with the smallest and the largest. Times are those of the wall clock on a GPU, and on the CPU
-those that all threads of the process worked.
+one with that part. Each of the two is a process of its own, which waits while the other one works, so that a machine
+that gets slower slows both; only one of them counts at a time. The first third of the steps is not counted. Printed are
+the medians of milliseconds a step, and the median of the second's time to the first's in the same round, with the
+smallest and the largest. Times are those of the wall clock on a GPU, and on the CPU those that all threads of the
+process worked. Against gsplat: ``against_gsplat.py``.
 """
 
 from __future__ import annotations
@@ -35,21 +32,18 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=["splatkit-3dgs:3000"], help="one or two")
     parser.add_argument("--checkouts", type=Path, nargs=2, help="the folders of the packages to compare")
     parser.add_argument("--image-model", help="import path of a class, for the second run")
-    parser.add_argument("--rasterizer", choices=["gsplat"], help="what renders in the second run")
     parser.add_argument("--block", type=int, default=100, help="steps in turn")
     parser.add_argument("--rounds", type=int, help="blocks of each run; by default as many as it has steps for")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        if args.rasterizer:
-            render_by_gsplat()
         work(args.scene, args.runs[0], args.block, args.image_model)
         return
     runs = (args.runs * 2)[:2]
     folders = args.checkouts or (Path(), Path())
     with tempfile.TemporaryDirectory() as logs:
-        changes = [f"--{name}={value}" for name in ("image-model", "rasterizer") if (value := option(args, name))]
+        changes = ["--image-model", args.image_model] if args.image_model else []
         workers = [start(folders[i], args, runs[i], changes if i else [], Path(logs, f"{i}.txt")) for i in range(2)]
         for worker, run in zip(workers, runs, strict=True):
             wait_for(worker, run)
@@ -70,11 +64,6 @@ def main() -> None:
     print(json.dumps(figures))
     if args.out:
         args.out.write_text(json.dumps(figures, indent=1) + "\n")
-
-
-def option(args: argparse.Namespace, name: str) -> str | None:
-    """The value of an option."""
-    return getattr(args, name.replace("-", "_"))
 
 
 def start(checkout: Path, args: argparse.Namespace, run: str, changes: list[str], log: Path) -> Any:
@@ -119,19 +108,8 @@ def answer(worker: Any) -> str:
     return ""
 
 
-def render_by_gsplat() -> None:
-    """Let gsplat's `rasterization` render in this process."""
-    from splatkit_ns.rasterize import cuda_rasterization, require_gsplat
-
-    require_gsplat("It was asked for.")
-    render = cuda_rasterization.rasterize_with_gsplat
-    setattr(cuda_rasterization, "rasterize_with_own_kernels", lambda _, *arguments: render(*arguments))  # noqa: B010
-
-
 def work(scene: Path, run: str, block: int, image_model: str | None) -> None:
     """Train a block of steps for each line of standard input."""
-    import torch
-    from nerfstudio.scripts import train as script
     from train_gpu import method_config
 
     from splatkit_ns.importing import import_object
@@ -139,31 +117,44 @@ def work(scene: Path, run: str, block: int, image_model: str | None) -> None:
     config = method_config(scene.resolve(), run)
     if image_model:
         config.pipeline.model.image_model = import_object(image_model, "--image-model")()
-    config.vis = "none"
-    on_gpu = torch.cuda.is_available()
-    config.machine.device_type = "cuda" if on_gpu else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        config.output_dir = Path(folder)
-        script._set_random_seed(config.machine.seed)
-        trainer = config.setup(local_rank=0, world_size=1)
-        trainer.setup()
-        trainer.pipeline.train()
-        trainer.pipeline.model.dispatcher.setup()
+        trainer = ready(config, Path(folder))
         print("step_time ready", flush=True)
-        step = 0
+        done = 0
         while sys.stdin.readline().strip() == "block":
-            began = now(on_gpu)
-            for _ in range(block):
-                trainer.training_step.run(step)
-                step += 1
-            print(f"step_time {(now(on_gpu) - began) / block * 1000}", flush=True)
+            print(f"step_time {milliseconds_a_step(trainer, done, block)}", flush=True)
+            done += block
 
 
-def now(on_gpu: bool) -> float:
+def ready(config: Any, folder: Path) -> Any:
+    """A trainer that can take its first step; it writes into the folder."""
+    import torch
+    from nerfstudio.scripts import train as script
+
+    config.vis = "none"
+    config.machine.device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    config.output_dir = folder
+    script._set_random_seed(config.machine.seed)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    trainer.pipeline.train()
+    trainer.pipeline.model.dispatcher.setup()
+    return trainer
+
+
+def milliseconds_a_step(trainer: Any, done: int, steps: int) -> float:
+    """Train some steps after those that are done."""
+    began = now()
+    for step in range(done, done + steps):
+        trainer.training_step.run(step)
+    return (now() - began) / steps * 1000
+
+
+def now() -> float:
     """Seconds of the wall clock when the GPU has done all work, or seconds that this process has worked."""
-    if on_gpu:
-        import torch
+    import torch
 
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()

@@ -42,6 +42,7 @@ __all__ = [
     "splatkit_3dgs_big",
     "splatkit_3dgs_fast",
     "splatkit_3dgs_mcmc",
+    "splatkit_3dgs_small",
     "trainer_config",
 ]
 
@@ -94,7 +95,7 @@ def make_method(
     return MethodSpecification(config=config, description=description)
 
 
-def _mcmc(densification: SplatMCMCDensification, mse_lambda: float = 0.0) -> dict[str, Any]:
+def _mcmc(densification: SplatDensification[Any], mse_lambda: float = 0.0) -> dict[str, Any]:
     """The start and the regularisers of 3DGS-MCMC, which needs superfluous Gaussians to become transparent."""
     loss_fn = Splat3DGSLossFn(mse_lambda=mse_lambda, opacity_reg=0.01, scale_reg=0.01)
     start = {
@@ -136,6 +137,25 @@ def _quick_mcmc(
     }
 
 
+def _small(max_per_seed: float, refine_stop_iter: int) -> dict[str, Any]:
+    """A number of Gaussians known beforehand, for those that the photographs pull at most, with MCMC's regularisers,
+    start and noise."""
+    densification = SplatBudgetDensification(
+        by_opacity=True,
+        noise_lr=1e6,
+        max_per_seed=max_per_seed,
+        pixels_per_gaussian=in_short_run(50, short=100),
+        refine_every=relocation_every(100),
+        refine_stop_iter=relocation_stop(refine_stop_iter),
+        reset_every=0,
+    )
+    return {
+        **_mcmc(densification, mse_lambda=4.0),
+        "renderer": Splat3DGSRenderer(dropout=in_short_run(0.2, short=0.0)),
+        "optimizers": gaussian_optimizers({"scales": 0.01}, lr_share=0.1),
+    }
+
+
 splatkit_3dgs = make_method(
     "splatkit-3dgs",
     **_quick_mcmc(max_per_seed=13, refine_stop_iter=8000, dropout=0.2),
@@ -156,6 +176,13 @@ splatkit_3dgs_big = make_method(
     **_quick_mcmc(max_per_seed=20, refine_stop_iter=25_000, dropout=0.3, dropout_full_from=1 / 3),
     max_num_iterations=scene_steps(30_000),
     description="3D Gaussian Splatting: more Gaussians and steps, for the best quality (splatkit-ns).",
+)
+
+splatkit_3dgs_small = make_method(
+    "splatkit-3dgs-small",
+    **_small(max_per_seed=4.5, refine_stop_iter=8000),
+    max_num_iterations=10_000,
+    description="3D Gaussian Splatting: small files, with fewer Gaussians than splatkit-3dgs (splatkit-ns).",
 )
 
 splatkit_3dgs_adc = make_method(
@@ -190,7 +217,15 @@ def find_method(name: str) -> MethodSpecification:
     Raises:
         SplatkitError: there is none; names the nearest ones.
     """
-    ours = (splatkit_3dgs, splatkit_3dgs_fast, splatkit_3dgs_big, splatkit_3dgs_adc, splatkit_3dgs_mcmc, splatkit_2dgs)
+    ours = (
+        splatkit_3dgs,
+        splatkit_3dgs_fast,
+        splatkit_3dgs_big,
+        splatkit_3dgs_small,
+        splatkit_3dgs_adc,
+        splatkit_3dgs_mcmc,
+        splatkit_2dgs,
+    )
     known = {str(method.config.method_name): method for method in ours}
     if name not in known:
         from nerfstudio.plugins.registry import discover_methods  # imports every plugin, this file among them

@@ -92,20 +92,40 @@ class Ranks:
         Args:
             tensors: contiguous, of the same shapes on all ranks.
         """
+        self.average_later(tensors)()
+
+    def average_later(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to `average`; the function that is returned waits for the end, and may raise `RankLost`, too."""
         if self.size == 1:
-            return
+            return lambda: None
         is_cuda = any(tensor.is_cuda for tensor in tensors)  # gloo has no means
         options = dist.AllreduceCoalescedOptions()
         options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
+        begun: list[Any] = []
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
-            _guarded(partial(self._reduce, alike, options))
-        if not is_cuda:
-            for tensor in tensors:
-                tensor.div_(self.size)
+            begun.append(_guarded(partial(self._data.allreduce_coalesced, alike, options)))
 
-    def _reduce(self, tensors: list[Tensor], options: Any) -> None:
-        self._data.allreduce_coalesced(tensors, options).wait()
+        def wait() -> None:
+            for work in begun:
+                _guarded(work.wait)
+            if not is_cuda:
+                for tensor in tensors:
+                    tensor.div_(self.size)
+
+        return wait
+
+    def gather_tensors(self, tensor: Tensor) -> Tensor:
+        """Stack the tensors of all ranks, in the order of the ranks.
+
+        Args:
+            tensor: contiguous, on a GPU, of the same shape on all ranks.
+        """
+        every = tensor.new_empty(self.size, *tensor.shape)
+        if self.size == 1:
+            return every.copy_(tensor[None])
+        _guarded(lambda: dist.all_gather_into_tensor(every, tensor, group=self._data))
+        return every
 
     def add(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the ranks, in place; every rank gets the same bits."""

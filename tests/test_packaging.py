@@ -81,7 +81,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 def test_entry_points_name_the_methods(wheel: zipfile.ZipFile) -> None:
     entry_points = configparser.ConfigParser()
     entry_points.read_string(read(wheel, "entry_points.txt"))
-    names = ("2dgs", "3dgs", "3dgs-adc", "3dgs-big", "3dgs-fast", "3dgs-mcmc")
+    names = ("2dgs", "3dgs", "3dgs-adc", "3dgs-big", "3dgs-fast", "3dgs-mcmc", "3dgs-small")
     assert dict(entry_points["nerfstudio.method_configs"]) == {
         f"splatkit-{name}": f"splatkit_ns.methods:splatkit_{name.replace('-', '_')}" for name in names
     }

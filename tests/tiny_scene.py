@@ -25,6 +25,7 @@ from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.initialization import SH_C0
 
 NUM_GAUSSIANS = 48
+NORMAL = np.array([0.0, 0.6, -0.8])
 DISTANCE = 3.0
 FIELD_OF_VIEW = math.radians(45.0)
 """Across the width."""
@@ -109,6 +110,7 @@ def write_tiny_scene(
     masks: bool = False,
     rgba: bool = False,
     depth: bool = False,
+    normals: bool = False,
     seed: int = 0,
 ) -> Path:
     """Write a data set in nerfstudio's format: transforms.json, images/*.png and sparse_pc.ply.
@@ -121,6 +123,7 @@ def write_tiny_scene(
         masks: also masks/*.png, which exclude a block in a corner.
         rgba: images have an alpha channel.
         depth: also depth/*.png, 16 bits, in thousandths of a world unit.
+        normals: also normals/*.png, which are (0, 0.6, -0.8) everywhere.
         seed: of the scene.
 
     Returns:
@@ -143,10 +146,22 @@ def write_tiny_scene(
         if depth:
             frame["depth_file_path"] = f"depth/{name}"
             _save(folder / "depth" / name, np.round(view.depth * 1000).astype(np.uint16))
+        if normals:
+            frame["normal_file_path"] = f"normals/{name}"
+            _save(folder / "normals" / name, np.tile(_to_bytes(NORMAL * 0.5 + 0.5), (height, width, 1)))
         meta["frames"].append(frame)
     write_points(folder / "sparse_pc.ply", seed)
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1))
     return folder
+
+
+def paint_block(path: Path) -> None:
+    """Paint a red block into the middle of a picture, which no other shows."""
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    height, width = pixels.shape[:2]
+    pixels[height // 4 : height * 3 // 4, width // 3 : width * 2 // 3] = [255, 0, 0]
+    _save(path, pixels)
 
 
 def write_tiny_colmap(

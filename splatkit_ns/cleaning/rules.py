@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.gaussians import DoubleArray, finite_rows
+from splatkit_ns.splat.splitting import rotation_matrices
 
 Mask = NDArray[np.bool_]
 
 FAINTEST = 1 / 255
 """Renderers leave out what covers less of a pixel than this."""
 _NEIGHBOURS = 16
+_CHUNK = 1 << 20
 
 
 def not_finite(gaussians: Gaussians) -> Mask:
@@ -47,26 +50,55 @@ def unneeded(weights: NDArray[Any], share: float) -> Mask:
     return mask
 
 
-def small_clusters(gaussians: Gaussians, least: int, reach: float = 2.0) -> Mask:
+def small_clusters(gaussians: Gaussians, least: int, reach: float = 2.5, solid: float = 0.1) -> Mask:
     """Gaussians in clusters of fewer than `least`: isolated ones, and floaters that hang together.
 
     Two that are near each other, among each other's 16 nearest neighbours, hang together if their distance is at most
-    `reach` times the sum of their sizes, the standard deviations along their longest axes.
+    `reach` times the sum of their sizes, the standard deviations along the line between them. Haze holds nothing:
+    those of an opacity of at least `solid` (0 to 1) have to be in a cluster of their own kind, and fainter ones in any
+    cluster of what is left then.
     """
+    mask = np.zeros(len(gaussians), bool)
+    rows = np.flatnonzero(~faint(gaussians, solid))
+    mask[rows] = _in_small_clusters(gaussians.take(rows), least, reach)
+    rows = np.flatnonzero(~mask)
+    hazy = faint(gaussians, solid)[rows]
+    mask[rows[hazy]] = _in_small_clusters(gaussians.take(rows), least, reach)[hazy]
+    return mask
+
+
+def _in_small_clusters(gaussians: Gaussians, least: int, reach: float) -> Mask:
     from scipy.sparse import coo_array  # half a second: not for rules that do without
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree  # type: ignore[reportAttributeAccessIssue]
 
     num = len(gaussians)
+    if num == 0:
+        return np.zeros(0, bool)
     count = min(_NEIGHBOURS + 1, num)
     found: Any = cKDTree(gaussians.means).query(gaussians.means, k=[*range(1, count + 1)])
     distances, neighbours = found
-    sizes = np.exp(gaussians.scales.max(axis=1).astype(np.float64))
-    touching = distances <= reach * (sizes[:, None] + sizes[neighbours])
-    rows, columns = np.nonzero(touching)
-    edges = (np.ones(len(rows), bool), (rows, neighbours[rows, columns]))
+    longest = np.exp(gaussians.scales.max(axis=1).astype(np.float64))
+    rows, columns = np.nonzero(distances <= reach * (longest[:, None] + longest[neighbours]))  # they may touch
+    others, distances = neighbours[rows, columns], distances[rows, columns]
+    axes = rotation_matrices(torch.from_numpy(gaussians.quats)).numpy()
+    touching = np.empty(len(rows), bool)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        one, other = rows[chunk], others[chunk]
+        lines = gaussians.means[other] - gaussians.means[one]
+        lines /= np.maximum(distances[chunk, None], 1e-30)
+        reached = reach * (_sizes_along(gaussians, axes, one, lines) + _sizes_along(gaussians, axes, other, lines))
+        touching[chunk] = distances[chunk] <= reached
+    edges = (np.ones(touching.sum(), bool), (rows[touching], others[touching]))
     labels: NDArray[np.intp] = connected_components(coo_array(edges, shape=(num, num)), directed=False)[1]
     return np.bincount(labels)[labels] < least
+
+
+def _sizes_along(gaussians: Gaussians, axes: NDArray[Any], rows: NDArray[np.intp], lines: NDArray[Any]) -> NDArray[Any]:
+    """Standard deviations (M,) of some Gaussians along unit vectors (M, 3); `axes` (N, 3, 3) are those of all."""
+    along = np.einsum("nij,ni->nj", axes[rows], lines)
+    return np.linalg.norm(along * np.exp(gaussians.scales[rows]), axis=1)
 
 
 def oversized(gaussians: Gaussians, size: float) -> Mask:

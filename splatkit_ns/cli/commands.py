@@ -5,7 +5,9 @@ A function imports its work when it is called, which takes seconds, so that ``sp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 from splatkit_ns.cli import convert, info
@@ -17,31 +19,38 @@ from splatkit_ns.doctor.options import DoctorOptions
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.poses.options import PosesOptions
 
+SWITCH = "TORCHDYNAMO_DISABLE"
+"""The environment variable with which PyTorch turns `torch.compile` off."""
+
 
 def clean(options: CleanOptions) -> None:
     """Leave out Gaussians; see `_cleaning.clean`."""
-    from splatkit_ns.cli._cleaning import clean
+    with without_compiling():
+        from splatkit_ns.cli._cleaning import clean
 
     clean(options)
 
 
 def doctor(options: DoctorOptions) -> int:
     """Check the machine, and a data set; see `doctor.command.examine`."""
-    from splatkit_ns.doctor.command import examine
+    with without_compiling():
+        from splatkit_ns.doctor.command import examine
 
     return examine(options)
 
 
 def export(options: ExportOptions) -> None:
     """Write files of a run; see `_exporting.export`."""
-    from splatkit_ns.cli._exporting import export
+    with without_compiling():
+        from splatkit_ns.cli._exporting import export
 
     export(options)
 
 
 def mesh(options: MeshOptions) -> None:
     """Make a mesh; see `mesh.command.make_mesh`."""
-    from splatkit_ns.mesh.command import make_mesh
+    with without_compiling():
+        from splatkit_ns.mesh.command import make_mesh
 
     make_mesh(options)
 
@@ -55,16 +64,36 @@ def poses(options: PosesOptions) -> None:
 
 def prune(options: PruneOptions) -> None:
     """Keep a number of Gaussians; see `_pruning.prune`."""
-    from splatkit_ns.cli._pruning import prune
+    with without_compiling():
+        from splatkit_ns.cli._pruning import prune
 
     prune(options)
 
 
 def render(options: RenderOptions) -> None:
     """Draw images or a video; see `_rendering.render`."""
-    from splatkit_ns.cli._rendering import render
+    with without_compiling():
+        from splatkit_ns.cli._rendering import render
 
     render(options)
+
+
+@contextmanager
+def without_compiling() -> Generator[None]:
+    """Leave functions that are decorated with `torch.compile` in the block as they are.
+
+    nerfstudio's splatfacto, of which our model is a subclass, decorates a function that we do not use. PyTorch then
+    imports its compiler, which takes one to three seconds.
+    """
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {

@@ -16,7 +16,14 @@ from splatkit_ns.doctor.findings import Finding, checked, worst
 from splatkit_ns.doctor.gpu import gather_gpu_facts, gpu_findings
 from splatkit_ns.doctor.gsplat_code import CompiledGsplat, find_compiled_gsplat, gsplat_findings
 from splatkit_ns.doctor.options import DoctorOptions
-from splatkit_ns.doctor.packages import check_package, check_packages, check_python, installed_version, package_version
+from splatkit_ns.doctor.packages import (
+    check_bytecode,
+    check_package,
+    check_packages,
+    check_python,
+    installed_version,
+    package_version,
+)
 from splatkit_ns.doctor.programs import check_colmap, check_ffmpeg, check_lpips
 from splatkit_ns.doctor.storage import cache_folders, check_caches, check_memory, check_outputs
 from splatkit_ns.doctor.triton_health import gather_triton_facts, triton_finding
@@ -92,6 +99,7 @@ def examine_machine(options: DoctorOptions) -> list[Finding]:
         *checked("python", check_python),
         *checked("splatkit", check_package),
         *checked("packages", check_packages),
+        *checked("bytecode", check_bytecode),
         *checked("gpu", lambda: gpu_findings(gather_gpu_facts())),
         *(checked("triton", kernels_of_gpu) if has_gpu else checked("gsplat", gsplat)),
         *kernels,

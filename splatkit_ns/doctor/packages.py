@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
+from importlib.util import cache_from_source, find_spec
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -19,6 +23,8 @@ ENTRY_POINTS = "nerfstudio.method_configs"
 CHECKED = (PACKAGE, "torchvision")
 """The packages whose requirements are checked. PyPI's builds of torchvision fit one version of torch each."""
 SHOWN = ("nerfstudio", "torch", "torchvision", "triton", "gsplat", "numba", "numpy")
+LARGE = ("torch", "nerfstudio")
+"""Packages whose import takes long."""
 TESTED = {"nerfstudio": ((1, 1, 5),), "gsplat": ((1, 4, 0), (1, 5, 3))}
 """The versions that this package is tested with, of packages whose versions differ in what it uses."""
 
@@ -84,6 +90,35 @@ def check_package() -> list[Finding]:
             "Install it into this environment; -e . in its checkout.", f"pip install {PACKAGE}", facts,
         )
     ]  # fmt: skip
+
+
+def check_bytecode() -> list[Finding]:
+    """Check that Python finds the bytecode of large packages, or will keep it at their next import."""
+    places = [Path(spec.origin) for name in LARGE if (spec := find_spec(name)) is not None and spec.origin is not None]
+    missing = [place for place in places if not Path(cache_from_source(str(place))).is_file()]
+    if not missing:
+        return [Finding("bytecode", "ok", "Python has kept that of the packages", facts={"missing": []})]
+    folder = missing[0].parent.parent
+    is_kept = not sys.dont_write_bytecode and os.access(missing[0].parent, os.W_OK)
+    return [bytecode_finding([place.parent.name for place in missing], folder, is_kept)]
+
+
+def bytecode_finding(missing: Sequence[str], folder: Path, is_kept: bool) -> Finding:
+    """The finding if packages have no bytecode.
+
+    Args:
+        missing: their names.
+        folder: the folder of packages.
+        is_kept: whether Python will keep the bytecode when it imports them.
+    """
+    facts = {"missing": list(missing)}
+    if is_kept:
+        return Finding("bytecode", "ok", "Python will keep it at the next start, which takes longer", facts=facts)
+    return Finding(
+        "bytecode", "note", f"none of {', '.join(missing)}, and Python keeps none: each start takes some 8 s longer",
+        "Make it once, or unset PYTHONDONTWRITEBYTECODE.", f"python -m compileall -q -j 0 {shlex.quote(str(folder))}",
+        facts,
+    )  # fmt: skip
 
 
 def check_packages(versions: Versions = installed_version) -> list[Finding]:

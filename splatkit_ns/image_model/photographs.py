@@ -48,9 +48,11 @@ def affine_change(view: TrainingView) -> Tensor:
     if view.masks is not None:
         counts &= view.masks.reshape(-1, 1)
     inputs = counts * torch.cat([colors, torch.ones_like(colors[:, :1])], dim=1)
-    squares = inputs.T @ inputs + RIDGE * counts.sum().clamp(min=1) * torch.eye(4, device=colors.device)
-    sums = inputs.T @ (wanted - colors)
-    return torch.linalg.solve(squares.double().cpu(), sums.double().cpu()).to(colors)  # of 4×4: at once on a CPU
+    numbers = torch.cat([inputs, wanted - colors], dim=1)
+    # sums, because a matrix product over so many pixels need not have the same bits every time on a GPU
+    products = torch.stack([(column[:, None] * numbers).sum(0, dtype=torch.float64) for column in inputs.T]).cpu()
+    squares = products[:, :4] + RIDGE * counts.sum().clamp(min=1).cpu() * torch.eye(4)
+    return torch.linalg.solve(squares, products[:, 4:]).to(colors)  # of 4×4: at once on a CPU
 
 
 def clipped(image: Tensor) -> Tensor:

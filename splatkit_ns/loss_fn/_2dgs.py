@@ -86,9 +86,9 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
             valid = interior(seen if masks is None else seen & masks)
             error = normal_error(rend_out.normals, surface, rend_out.alphas, valid)
             terms["normal_consistency"] = self.normal_consistency_lambda * error
-        return terms | self.geometry_terms(
-            masks, {**rest, "step": step, "rend_out": rend_out, "scene_scale": scene_scale}
-        )
+        arguments = {**rest, "step": step, "rend_out": rend_out, "scene_scale": scene_scale}
+        terms |= self.sky_terms(rendered_frames, target_frames, masks, arguments)
+        return terms | self.geometry_terms(masks, arguments)
 
     def camera_normals(self, rend_out: Splat2DGSPayload, view: View) -> tuple[Tensor, Tensor]:
         """Return blended normals in the camera's OpenCV axes, (1, H, W, 3), and the mask of non-empty pixels."""

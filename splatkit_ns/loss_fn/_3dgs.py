@@ -30,6 +30,7 @@ class Splat3DGSLossFn(SupervisedLossFn[SplatRenderPayload]):
         pixel_weights: Tensor | None = None,
         **step: Any,
     ) -> dict[str, Tensor]:
-        """Compute the terms of `SupervisedLossFn.color_terms` and `SupervisedLossFn.geometry_terms`."""
+        """Compute the terms of `SupervisedLossFn.color_terms`, `sky_terms` and `geometry_terms`."""
         terms = self.color_terms(rendered_frames, target_frames, training_state, masks, pixel_weights)
+        terms |= self.sky_terms(rendered_frames, target_frames, masks, step)
         return terms | self.geometry_terms(masks, step)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from splatkit_ns.cameras import View
@@ -25,6 +26,11 @@ NormalAxes = Literal["opencv", "opengl"]
 LEAST_COSINE = math.cos(math.radians(80.0))
 """The cosine of the angle from a fisheye's axis up to which its inverse depth is compared: 1 / z is boundless at 90
 degrees."""
+EXPLAINED = 0.05
+"""The largest difference of colours, in any channel, at which one image explains another."""
+NEIGHBOURHOOD = 0.05
+"""The side of the square around a pixel that has to be explained, too, as a share of the image's shorter side.
+Gaussians at the edge of what stands before the sky are broad."""
 
 
 def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
@@ -40,6 +46,18 @@ def masked_mean(values: Tensor, valid: Tensor | None) -> Tensor:
 def alpha_error(alphas: Tensor, targets: Tensor, valid: Tensor | None) -> Tensor:
     """Compute the mean absolute error of alpha, both (C, H, W, 1), over the pixels in ``valid`` (C, H, W) bool."""
     return masked_mean((alphas - targets).abs()[..., 0], valid)
+
+
+def is_explained(images: Tensor, targets: Tensor) -> Tensor:
+    """Return where two images (C, H, W, 3) differ by at most `EXPLAINED` all around a pixel, (C, H, W) bool.
+
+    The square around it, a `NEIGHBOURHOOD` wide, leaves out edges and what has the same colour by chance.
+    """
+    differences = (images - targets).abs().amax(-1)[:, None]
+    radius = max(1, round(min(differences.shape[2:]) * NEIGHBOURHOOD / 2))
+    for across in ((2 * radius + 1, 1), (1, 2 * radius + 1)):
+        differences = F.max_pool2d(differences, across, stride=1, padding=(across[0] // 2, across[1] // 2))
+    return differences[:, 0] <= EXPLAINED
 
 
 def interior(valid: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ from splatkit_ns.loss_fn.geometry import (
     depth_error,
     interior,
     inverse_depth_error,
+    is_explained,
+    masked_mean,
     normal_error,
     pixel_rays,
     z_depths,
@@ -47,6 +49,9 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
     alpha_lambda: Annotated[float, NonNegative] = field(default=0.1, kw_only=True)
     """Weight of the mean absolute error of alpha, if masks or alpha channels tell it
     (--pipeline.datamanager.mask-mode segment, sky or alpha); 0 is off."""
+    sky_lambda: Annotated[float, NonNegative] = field(default=0.1, kw_only=True)
+    """Weight of the mean alpha where the renderer's sky explains the photograph without any Gaussians; 0 is off. It has
+    no effect without a sky, and on photographs whose alpha is known."""
     opacity_reg: Annotated[float, NonNegative] = 0.0
     """Weight of the mean opacity. 3DGS-MCMC uses 0.01, so that superfluous Gaussians fade away."""
     scale_reg: Annotated[float, NonNegative] = 0.0
@@ -144,6 +149,29 @@ class SupervisedLossFn(SplatLossFn[PayloadT]):
             valid = valid & torch.isfinite(targets).all(-1)
             terms["normal"] = self.normal_lambda * normal_error(normals, targets, rend_out.alphas, valid)
         return terms
+
+    def sky_terms(
+        self, rendered_frames: Tensor, target_frames: Tensor, masks: Tensor | None, step: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Compute the mean alpha where the sky alone explains the photograph, weighted; empty without a sky.
+
+        There is no need for Gaussians in these pixels, and those that are there float between camera and sky. The
+        photograph is compared as it is without what an image model makes of the render.
+
+        Args:
+            rendered_frames: (1, H, W, 3), after the image model.
+            target_frames: (1, H, W, 3).
+            masks: (1, H, W) bool, True = use this pixel.
+            step: the arguments of `compute_loss`, by name.
+        """
+        rend_out: SplatRenderPayload | None = step.get("rend_out")
+        is_known = step.get("target_alphas") is not None
+        if self.sky_lambda == 0 or is_known or rend_out is None or rend_out.skies is None:
+            return {}
+        with torch.no_grad():
+            canonical = target_frames - (rendered_frames - rend_out.renders)
+            explained = is_explained(rend_out.skies, canonical)
+        return {"sky": self.sky_lambda * masked_mean(rend_out.alphas[..., 0] * explained, masks)}
 
     def _depth_term(self, masks: Tensor | None, step: Mapping[str, Any]) -> Tensor:
         """The error of depth, without its weight."""

@@ -28,10 +28,12 @@ LEAST_KNOWN = 0.5
 """The share of a cell's pixels that masks of the data must leave, or it is not judged."""
 OTHERS = 16
 """The number of other photographs that a photograph's errors are compared with."""
-LEAST_OTHERS = 3
+LEAST_OTHERS = 5
 """The number of them that must show a place, or it is not judged."""
-SHARING = 0.25
+SHARING = 0.1
 """The share of them that must have nearly the same error there, or it belongs to the one photograph."""
+AROUND = 2 / 3
+"""The share of the limit above which an error belongs to the region beside it that is above the limit."""
 OUTLIER = 6.0
 """Median absolute deviations above the median of all photographs' cells, from which on an error is an outlier."""
 LARGEST_SHARE = 0.3
@@ -46,9 +48,9 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
 
     The errors of all photographs are compared at a few moments. Averaged with their sign over cells of the image,
     errors of detail that is not learnt yet cancel out. Errors that other photographs have at the same place, too, tell
-    what the scene lacks; what remains is a figure that they do not show. At the first moment, when the scene is still
-    coarse, regions where far more remains than elsewhere are masked. What was masked wrongly is then learnt from the
-    other photographs, and unmasked at the next moments, for masks only shrink.
+    what the scene lacks; what remains is a figure that they do not show, if the render is usually right there. At the
+    first moment, when the scene is still coarse, regions where far more remains than elsewhere are masked. What was
+    masked wrongly is then learnt from the other photographs, and unmasked at the next moments, for masks only shrink.
     """
 
     begin: Annotated[float, Fraction] = 0.3
@@ -96,8 +98,8 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         for index in range(data_provider.num_train_images):
             cells.append(cell_errors(data_provider.training_view(index, with_depth=True)))
         errors = [unshared_error(index, cells, self.same_depth) for index in range(len(cells))]
-        limit = max(self.least_error, _outlier_limit(errors))
-        found = [self._regions(error > limit) for error in errors]
+        limit = max(self.least_error, _outlier_limit(own for own, _ in errors))
+        found = [self._regions(own - usual > limit, own > AROUND * limit) for own, usual in errors]
         if self._masks:
             before = [_resized(old.cpu(), new.shape).numpy() for new, old in zip(found, self._masks, strict=True)]
             found = [new & old for new, old in zip(found, before, strict=True)]
@@ -105,18 +107,21 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         share, num = float(np.mean([mask.mean() for mask in found])), sum(bool(mask.any()) for mask in found)
         logger.info("Step %d: %.1f %% of the photographs' pixels are masked, in %d.", step, 100 * share, num)
 
-    def _regions(self, wrong: Cells) -> Cells:
-        """The cells to mask: regions that are large enough, and the cells around them."""
+    def _regions(self, wrong: Cells, likely: Cells) -> Cells:
+        """The cells to mask: regions of wrong cells that are large enough, likely ones beside them, and a margin."""
         from scipy import ndimage
 
-        found: Any = ndimage.label(wrong, structure=np.ones((3, 3)))
-        labels, num = found
-        areas = np.bincount(labels.ravel(), minlength=num + 1)
-        kept = areas >= self.least_area * wrong.size
-        kept[0] = False
-        regions: Cells = kept[labels]
-        grown: Any = ndimage.binary_dilation(regions, structure=np.ones((3, 3)))
-        return grown if grown.mean() <= LARGEST_SHARE else np.zeros_like(grown)
+        labels, num = _labelled(wrong)
+        is_large = np.bincount(labels.ravel(), minlength=num + 1) >= self.least_area * wrong.size
+        is_large[0] = False
+        regions: Cells = is_large[labels]
+        labels, _ = _labelled(likely | regions)
+        whole: Cells = np.isin(labels, labels[regions])
+        for chosen in (whole, regions):
+            mask: Any = ndimage.binary_dilation(chosen, structure=np.ones((3, 3)))
+            if mask.mean() <= LARGEST_SHARE:
+                return mask
+        return np.zeros_like(wrong)
 
     def state_dict(self) -> dict[str, Any]:
         return {"masks": list(getattr(self, "_masks", []))}
@@ -170,8 +175,10 @@ def cell_errors(view: TrainingView) -> CellErrors:
     return CellErrors(view.view, cells, z, (z[..., None] * rays) @ pose[:3, :3].T + pose[:3, 3])
 
 
-def unshared_error(index: int, cells: Sequence[CellErrors], same_depth: float) -> NDArray[np.float32]:
-    """The differences of the errors of a photograph's cells from the nearest ones of others at the same places.
+def unshared_error(
+    index: int, cells: Sequence[CellErrors], same_depth: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compare the errors of a photograph's cells with those of others at the same places.
 
     Args:
         index: of the photograph.
@@ -179,7 +186,8 @@ def unshared_error(index: int, cells: Sequence[CellErrors], same_depth: float) -
         same_depth: see `SplatTransientMasks`.
 
     Returns:
-        (rows, columns), in the channel where it is largest; 0 where too few other photographs show the place.
+        The difference from the nearest ones, and how large the others' errors usually are, (rows, columns) each, in the
+        channel where they are largest; both are 0 where too few other photographs show the place.
     """
     own = cells[index]
     centres = torch.stack([other.view.cam_to_worlds[0, :3, 3] for other in cells])
@@ -188,11 +196,14 @@ def unshared_error(index: int, cells: Sequence[CellErrors], same_depth: float) -
     chosen = {order[round(i)] for i in np.linspace(0, len(order) - 1, min(OTHERS, len(order)))} if order else set()
     shared = [_seen_from(cells[other], own.places, same_depth) for other in sorted(chosen)]
     if len(shared) < LEAST_OTHERS:
-        return np.zeros(own.errors.shape[1:], np.float32)
+        nothing = np.zeros(own.errors.shape[1:], np.float32)
+        return nothing, nothing
     errors = torch.stack(shared)
-    enough = errors.isfinite().all(1).sum(0) >= LEAST_OTHERS
-    left = (own.errors - errors).abs().amax(1).nanquantile(SHARING, dim=0)
-    return torch.where(enough & left.isfinite(), left, 0).cpu().numpy()
+    difference = (own.errors - errors).abs().amax(1).nanquantile(SHARING, dim=0)
+    usual = errors.abs().amax(1).nanmedian(dim=0).values
+    is_known = (errors.isfinite().all(1).sum(0) >= LEAST_OTHERS) & difference.isfinite()
+    left, right = (torch.where(is_known, values, 0).cpu().numpy() for values in (difference, usual))
+    return left, right
 
 
 def _seen_from(cells: CellErrors, places: Tensor, same_depth: float) -> Tensor:
@@ -208,6 +219,14 @@ def _seen_from(cells: CellErrors, places: Tensor, same_depth: float) -> Tensor:
     found = F.grid_sample(values, grid, mode="nearest", padding_mode="border", align_corners=False)[0]
     shown = inside & ((found[3] - points[..., 2]).abs() < same_depth * points[..., 2])
     return torch.where(shown, found[:3], torch.nan)
+
+
+def _labelled(cells: Cells) -> tuple[NDArray[np.int32], int]:
+    """The number of the region that each cell belongs to, 0 for none, and how many there are."""
+    from scipy import ndimage
+
+    found: Any = ndimage.label(cells, structure=np.ones((3, 3)))
+    return found
 
 
 def _outlier_limit(errors: Iterable[NDArray[np.float32]]) -> float:

@@ -338,6 +338,12 @@ class Splatkit3DGSBig(SplatkitMethod):
     method_name = "splatkit-3dgs-big"
 
 
+class Splatkit3DGSSmall(SplatkitMethod):
+    """``splatkit-3dgs-small``."""
+
+    method_name = "splatkit-3dgs-small"
+
+
 class Splatkit3DGSADC(SplatkitMethod):
     """``splatkit-3dgs-adc``."""
 

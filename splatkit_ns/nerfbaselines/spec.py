@@ -10,6 +10,7 @@ DESCRIPTIONS = {
     "splatkit-3dgs": ("Splatkit3DGS", "3D Gaussian Splatting: high quality in little time."),
     "splatkit-3dgs-fast": ("Splatkit3DGSFast", "3D Gaussian Splatting: good quality in the least time."),
     "splatkit-3dgs-big": ("Splatkit3DGSBig", "3D Gaussian Splatting: the best quality, with more Gaussians."),
+    "splatkit-3dgs-small": ("Splatkit3DGSSmall", "3D Gaussian Splatting: small files, with fewer Gaussians."),
     "splatkit-3dgs-adc": ("Splatkit3DGSADC", "3D Gaussian Splatting with adaptive density control as in the paper."),
     "splatkit-3dgs-mcmc": ("Splatkit3DGSMCMC", "3D Gaussian Splatting as Markov chain Monte Carlo."),
     "splatkit-2dgs": ("Splatkit2DGS", "2D Gaussian Splatting: flat discs that lie in surfaces."),

@@ -50,6 +50,9 @@ class SplatRenderPayload:
     depths_accumulated: Tensor | None = None
     """Depth along the viewing axis, summed with the blend weights, (C, H, W, 1) in world units."""
 
+    skies: Tensor | None = None
+    """The colours of the sky behind the Gaussians, (C, H, W, 3), without gradient; None where there is none."""
+
     @property
     def depths(self) -> Tensor | None:
         """The depth image that was rendered, expected before accumulated; None when there is none."""

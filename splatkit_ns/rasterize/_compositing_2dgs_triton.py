@@ -76,7 +76,7 @@ def _forward(
     open_ = inside
     i = start
     while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
-        g = tl.load(ids_ptr + i)
+        g = tl.load(ids_ptr + i).to(tl.int64)
         x, y, a, b, c, d, e, f, offset_x, offset_y = load_record(records_ptr, g)
         c0, c1, c2, c3 = _load_value(values_ptr, g, X)
         m0, m1, m2 = tl.load(normals_ptr + 3 * g), tl.load(normals_ptr + 3 * g + 1), tl.load(normals_ptr + 3 * g + 2)
@@ -160,7 +160,7 @@ def _backward(
     field = tl.arange(0, 32)
     j = tl.max(last) - 1
     while j >= 0:
-        g = tl.load(ids_ptr + start + j)
+        g = tl.load(ids_ptr + start + j).to(tl.int64)
         x, y, a, b, c, d, e, f, offset_x, offset_y = load_record(records_ptr, g)
         c0, c1, c2, c3 = _load_value(values_ptr, g, X)
         m0, m1, m2 = tl.load(normals_ptr + 3 * g), tl.load(normals_ptr + 3 * g + 1), tl.load(normals_ptr + 3 * g + 2)

@@ -50,6 +50,7 @@ def pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
 @triton.jit
 def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
     """Load one Gaussian's numbers, one Gaussian ahead of their use; channels that do not exist are 0."""
+    g = g.to(tl.int64)
     c0 = tl.load(colors_ptr + X * g)
     c1 = tl.load(colors_ptr + X * g + 1) if X > 1 else 0.0
     c2 = tl.load(colors_ptr + X * g + 2) if X > 2 else 0.0

@@ -117,7 +117,7 @@ def _describe(
 @triton.jit
 def load_record(records_ptr, g):
     """Load a disc's record: centre, A to F, offset."""
-    record = records_ptr + g.to(tl.int64) * RECORD
+    record = records_ptr + g * RECORD
     return (
         tl.load(record), tl.load(record + 1), tl.load(record + 2), tl.load(record + 3), tl.load(record + 4),
         tl.load(record + 5), tl.load(record + 6), tl.load(record + 7), tl.load(record + 8), tl.load(record + 9),

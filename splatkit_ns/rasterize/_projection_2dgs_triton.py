@@ -54,12 +54,12 @@ def _forward(
     number, cameras, B: tl.constexpr,
 ):  # fmt: skip
     """Project one disc per lane into all cameras."""
-    i = tl.program_id(0) * B + tl.arange(0, B)
+    i = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     live = i < number
     mx, my, mz = load3(means_ptr, i, live)
     sx, sy, _ = load3(scales_ptr, i, live)
     w, x, y, z, _ = unit_quaternion(quats_ptr, i, live)
-    out = i.to(tl.int64)  # rows of the outputs: their number is discs times cameras
+    out = i  # rows of the outputs: their number is discs times cameras
     for camera in range(cameras):
         view = views_ptr + 16 * camera
         v00, v01, v02, v10, v11, v12, v20, v21, v22 = load_matrix(view, 4)
@@ -94,7 +94,7 @@ def _backward(
     g_means_ptr, g_quats_ptr, g_scales_ptr, g_probe_ptr, number, cameras, depth_stride, B: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of one disc per lane, summed over the cameras. The gradient of x is called g_x."""
-    i = tl.program_id(0) * B + tl.arange(0, B)
+    i = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     live = i < number
     mx, my, mz = load3(means_ptr, i, live)
     sx, sy, _ = load3(scales_ptr, i, live)
@@ -105,7 +105,7 @@ def _backward(
     g_r00, g_r10, g_r20 = nothing, nothing, nothing
     g_r01, g_r11, g_r21 = nothing, nothing, nothing
     g_r02, g_r12, g_r22 = nothing, nothing, nothing
-    row = i.to(tl.int64)
+    row = i
     for camera in range(cameras):
         view = views_ptr + 16 * camera
         v00, v01, v02, v10, v11, v12, v20, v21, v22 = load_matrix(view, 4)

@@ -52,14 +52,14 @@ def _forward(
     LENS: tl.constexpr, AXES: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Project one Gaussian per lane into all cameras; unseen ones get zeros."""
-    i = tl.program_id(0) * B + tl.arange(0, B)
+    i = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     live = i < number
     mx, my, mz = load3(means_ptr, i, live)
     sx, sy, sz = load3(scales_ptr, i, live)
     w, x, y, z, _ = unit_quaternion(quats_ptr, i, live)
     opacity = tl.load(opacities_ptr + i, mask=live, other=0.0)
     r00, r01, r02, r10, r11, r12, r20, r21, r22 = rotation(w, x, y, z)
-    out = i.to(tl.int64)  # rows of the outputs: their number is Gaussians times cameras
+    out = i  # rows of the outputs: their number is Gaussians times cameras
     for camera in range(cameras):
         view, K = views_ptr + 16 * camera, Ks_ptr + 9 * camera
         v00, v01, v02, v10, v11, v12, v20, v21, v22 = load_matrix(view, 4)
@@ -128,7 +128,7 @@ def _backward(
     LENS: tl.constexpr, CAMERAS: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of one Gaussian per lane, summed over the cameras. The gradient of x is called g_x."""
-    i = tl.program_id(0) * B + tl.arange(0, B)
+    i = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     live = i < number
     mx, my, mz = load3(means_ptr, i, live)
     sx, sy, sz = load3(scales_ptr, i, live)
@@ -140,7 +140,7 @@ def _backward(
     g_r00, g_r01, g_r02 = nothing, nothing, nothing
     g_r10, g_r11, g_r12 = nothing, nothing, nothing
     g_r20, g_r21, g_r22 = nothing, nothing, nothing
-    row = i.to(tl.int64)
+    row = i
     for camera in range(cameras):
         seen = live & (tl.load(seen_ptr + row, mask=live, other=0) != 0)
         view, K = views_ptr + 16 * camera, Ks_ptr + 9 * camera

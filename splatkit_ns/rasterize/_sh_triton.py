@@ -22,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .color_gradients import ColorGradients
+
 BLOCK = 16
 """The number of Gaussians of a program."""
 WARPS = 1
@@ -266,9 +268,12 @@ def _colors(
 @triton.jit(do_not_specialize=["num", "cameras", "bands"])
 def _gradients(
     means_ptr, centres_ptr, first_ptr, rest_ptr, seen_ptr, colors_ptr, v_colors_ptr, v_means_ptr, v_first_ptr,
-    v_rest_ptr, num, cameras, bands, STORED: tl.constexpr, JOINED: tl.constexpr, B: tl.constexpr,
+    v_rest_ptr, num, cameras, bands, STORED: tl.constexpr, JOINED: tl.constexpr, KEEPS: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Add up gradients camera by camera, and write them so that neighbouring threads write neighbouring numbers."""
+    """Add up gradients camera by camera, and write them so that neighbouring threads write neighbouring numbers.
+
+    With KEEPS there is one camera, and the gradients of the colours are written in place of those of coefficients.
+    """
     start = tl.program_id(0).to(tl.int64) * B
     g = start + tl.arange(0, B)
     known = g < num
@@ -288,10 +293,14 @@ def _gradients(
         is_here = live[:, None] & is_channel
         v = tl.load(v_colors_ptr + 3 * row + here, mask=is_here, other=0.0)
         v = tl.where(tl.load(colors_ptr + 3 * row + here, mask=is_here, other=0.0) > 0.0, v, 0.0)
-        v_first += C0 * v
+        if KEEPS:
+            v_first += v
+        else:
+            v_first += C0 * v
         if STORED > 1:
             x, y, z, inverse = _direction(means_ptr, centres_ptr, g, camera, live)
-            v_rest += _all_bases(x, y, z, bands, STORED, B)[:, :, None] * v[:, None, :]
+            if not KEEPS:
+                v_rest += _all_bases(x, y, z, bands, STORED, B)[:, :, None] * v[:, None, :]
             is_used = live[:, None, None] & (others < 3 * bands - 3)
             along = tl.sum(tl.load(rest_ptr + rest, mask=is_used, other=0.0) * v[:, None, :], axis=2)
             slope_x, slope_y, slope_z = _add_slopes(along, x, y, z, STORED, B)
@@ -300,7 +309,7 @@ def _gradients(
             total_y += (slope_y - y * radial) * inverse
             total_z += (slope_z - z * radial) * inverse
     tl.store(v_first_ptr + first, v_first, mask=known[:, None] & is_channel)
-    if STORED > 1:
+    if STORED > 1 and not KEEPS:
         exists = (others < 3 * STORED - 3) & is_channel[:, None, :]
         tl.store(v_rest_ptr + rest, v_rest, mask=known[:, None, None] & exists)
     tl.store(v_means_ptr + 3 * g, total_x, mask=known)
@@ -308,16 +317,44 @@ def _gradients(
     tl.store(v_means_ptr + 3 * g + 2, total_z, mask=known)
 
 
-class SphericalHarmonics(torch.autograd.Function):
-    """(means, first, rest, centres, seen, degree) -> colours. All contiguous, float32, on CUDA.
+@triton.jit(do_not_specialize=["num", "cameras", "bands"])
+def _coefficients(
+    means_ptr, kept_ptr, v_first_ptr, v_rest_ptr, num, cameras, bands, share, STORED: tl.constexpr, B: tl.constexpr
+):
+    """Add up the gradients of coefficients camera by camera, from what `_gradients` keeps."""
+    start = tl.program_id(0).to(tl.int64) * B
+    g = start + tl.arange(0, B)
+    known = g < num
+    is_channel = tl.arange(0, 4)[None, :] < 3
+    first, rest, others = _places(STORED, False, B)
+    first_ptr, rest_ptr = _starts(v_first_ptr, v_rest_ptr, start, STORED, False)
+    v_first = tl.zeros((B, 4), tl.float32)
+    v_rest = tl.zeros((B, 16, 4), tl.float32)
+    for camera in range(cameras):
+        of_camera = kept_ptr + 3 * (tl.cast(camera, tl.int64) * (num + 1))
+        v = share * tl.load(of_camera + 3 * start + first, mask=known[:, None] & is_channel, other=0.0)
+        v_first += C0 * v
+        if STORED > 1:
+            x, y, z, _inverse = _direction(means_ptr, of_camera + 3 * num, g, 0, known)
+            v_rest += _all_bases(x, y, z, bands, STORED, B)[:, :, None] * v[:, None, :]
+    tl.store(first_ptr + first, v_first, mask=known[:, None] & is_channel)
+    if STORED > 1:
+        exists = (others < 3 * STORED - 3) & is_channel[:, None, :]
+        tl.store(rest_ptr + rest, v_rest, mask=known[:, None, None] & exists)
 
-    Centres get a gradient if there is one camera. Without `rest`, `first` has all coefficients.
+
+class SphericalHarmonics(torch.autograd.Function):
+    """(means, first, rest, centres, seen, degree, kept) -> colours. All contiguous, float32, on CUDA.
+
+    Centres get a gradient if there is one camera. Without `rest`, `first` has all coefficients. With `kept`, there is
+    one camera, and coefficients get no gradients: see `ColorGradients`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, first: Tensor, rest: Tensor | None, centres: Tensor, seen: Tensor, degree: int
-    ) -> Tensor:
+        ctx: Any, means: Tensor, first: Tensor, rest: Tensor | None, centres: Tensor, seen: Tensor, degree: int,
+        kept: ColorGradients | None,
+    ) -> Tensor:  # fmt: skip
         num, cameras, bands = len(means), len(centres), (degree + 1) ** 2
         layout = first.shape[1] if rest is None else 1 + rest.shape[1], rest is None
         colors = torch.empty(cameras, num, 3, device=means.device)
@@ -327,29 +364,37 @@ class SphericalHarmonics(torch.autograd.Function):
             num_warps=WARPS,
         )  # fmt: skip
         ctx.save_for_backward(means, first, rest, centres, seen, colors)
-        ctx.bands, ctx.layout = bands, layout
+        ctx.bands, ctx.layout, ctx.kept = bands, layout, kept
         return colors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_colors: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         means, first, rest, centres, seen, colors = ctx.saved_tensors
-        num = len(means)
-        v_means, v_first = torch.empty_like(means), torch.empty_like(first)
-        v_rest = None if rest is None else torch.empty_like(rest)
+        num, kept = len(means), ctx.kept
+        v_means, v_first = (
+            torch.empty_like(means),
+            torch.empty_like(first) if kept is None else means.new_empty(num + 1, 3),
+        )
+        v_rest = None if rest is None or kept is not None else torch.empty_like(rest)
         _gradients[(triton.cdiv(num, BLOCK),)](
             means, centres, first, first if rest is None else rest, seen, colors, v_colors.contiguous(), v_means,
-            v_first, v_first if v_rest is None else v_rest, num, len(centres), ctx.bands, *ctx.layout, BLOCK,
-            num_warps=WARPS,
+            v_first, v_first if v_rest is None else v_rest, num, len(centres), ctx.bands, *ctx.layout,
+            kept is not None, BLOCK, num_warps=WARPS,
         )  # fmt: skip
+        if kept is not None:
+            v_first[num] = centres[0]
+            kept.found, kept.bands = v_first, ctx.bands
+            return v_means, None, None, None, None, None, None
         # a step of all Gaussians is one of the camera in the other direction
         v_centres = -v_means.sum(0, keepdim=True, dtype=torch.float64).float() if ctx.needs_input_grad[3] else None
-        return v_means, v_first, v_rest, v_centres, None, None
+        return v_means, v_first, v_rest, v_centres, None, None, None
 
 
 def spherical_harmonics(
-    means: Tensor, first: Tensor, rest: Tensor | None, centres: Tensor, seen: Tensor, degree: int
-) -> Tensor:
+    means: Tensor, first: Tensor, rest: Tensor | None, centres: Tensor, seen: Tensor, degree: int,
+    kept: ColorGradients | None = None,
+) -> Tensor:  # fmt: skip
     """Compute the colours of Gaussians as cameras see them; differentiable in the first four arguments.
 
     Args:
@@ -359,6 +404,8 @@ def spherical_harmonics(
         centres: (C, 3) positions of the cameras.
         seen: (C, N) bool; unseen Gaussians get an arbitrary colour and no gradient.
         degree: highest SH degree to use, 0 to 3.
+        kept: keeps the gradients of the colours in place of those of the coefficients; for one camera that is not
+            trained, and coefficients of degree 0 apart from the others.
 
     Returns:
         (C, N, 3) colours, not below 0.
@@ -368,8 +415,33 @@ def spherical_harmonics(
         return torch.cat([spherical_harmonics(means, first, rest, *camera, degree) for camera in each])
     rest = rest if rest is None else rest.contiguous()
     return SphericalHarmonics.apply(  # type: ignore[return-value]
-        means.contiguous(), first.contiguous(), rest, centres.contiguous(), seen.contiguous(), degree
+        means.contiguous(), first.contiguous(), rest, centres.contiguous(), seen.contiguous(), degree, kept
     )
+
+
+def coefficient_gradients(
+    means: Tensor, kept: Tensor, first: Tensor, rest: Tensor | None, bands: int
+) -> tuple[Tensor, Tensor | None]:
+    """Compute the gradients of coefficients of spherical harmonics, the means over cameras.
+
+    Args:
+        means: (N, 3) centres in world units, with which the colours were rendered.
+        kept: (C, N + 1, 3), `ColorGradients.found` of each camera.
+        first: (N, 1, 3), the coefficients of degree 0.
+        rest: (N, K - 1, 3), those of degrees 1 and up; None if they were not used.
+        bands: number of coefficients that were used, at most K.
+
+    Returns:
+        The gradients of `first` and `rest`.
+    """
+    num, v_first, v_rest = len(means), torch.empty_like(first), None if rest is None else torch.empty_like(rest)
+    stored = 1 if rest is None else 1 + rest.shape[1]
+    with torch.cuda.device_of(means):
+        _coefficients[(triton.cdiv(num, BLOCK),)](
+            means, kept, v_first, v_first if v_rest is None else v_rest, num, len(kept), bands, 1.0 / len(kept), stored,
+            BLOCK, num_warps=WARPS,
+        )  # fmt: skip
+    return v_first, v_rest
 
 
 def first_launches(device: str, stored: int) -> list[Callable[[], object]]:
@@ -385,6 +457,6 @@ def first_launches(device: str, stored: int) -> list[Callable[[], object]]:
     gaussian = (three, three.clone(), three.clone(), rest, seen, three.clone())
     gradients = (three.clone(), torch.empty_like(three), torch.empty_like(three), torch.empty_like(rest), 1, 1, 1)
     return [
-        partial(_gradients[(1,)], *gaussian, *gradients, *layout, num_warps=WARPS),
+        partial(_gradients[(1,)], *gaussian, *gradients, stored, False, False, BLOCK, num_warps=WARPS),
         partial(_colors[(1, 1)], *gaussian, 1, 1, *layout, num_warps=WARPS),
     ]

@@ -36,7 +36,7 @@ def _turn(vectors_ptr, views_ptr, out_ptr, pixels, TO_WORLD: tl.constexpr, B: tl
     camera = tl.program_id(1)
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
-    i += camera * pixels
+    i += camera.to(tl.int64) * pixels
     x = tl.load(vectors_ptr + 3 * i, mask=live, other=0.0)
     y = tl.load(vectors_ptr + 3 * i + 1, mask=live, other=0.0)
     z = tl.load(vectors_ptr + 3 * i + 2, mask=live, other=0.0)
@@ -80,7 +80,7 @@ def _normals(depths_ptr, Ks_ptr, views_ptr, out_ptr, width, height, WORLD: tl.co
     live = i < width * height
     x, y = i % width, i // width
     inner = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1)
-    i += camera * width * height
+    i += camera.to(tl.int64) * width * height
     slope_x, slope_y, step_x, step_y = _slopes(Ks_ptr + 9 * camera, x, y)
     _a, _d, _w, _h, nx, ny, nz = _normal(depths_ptr, i, width, slope_x, slope_y, step_x, step_y, inner)
     length = tl.maximum(tl.sqrt(nx * nx + ny * ny + nz * nz), 1e-12)
@@ -126,7 +126,7 @@ def _normals_backward(
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < width * height
     x, y = i % width, i // width
-    start = camera * width * height
+    start = camera.to(tl.int64) * width * height
     K, view = Ks_ptr + 9 * camera, views_ptr + 16 * camera
     across, _d, wide, _h = _gradients(depths_ptr, g_ptr, K, view, start, x - 1, y, width, height, live, WORLD)
     total = wide + across

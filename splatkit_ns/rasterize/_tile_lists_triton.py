@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 BLOCK = 32
@@ -33,6 +34,8 @@ FILL_BLOCK, FILL_WIDTH = 8, 16
 FINISH_BLOCK = 512
 """The number of entries that are written together after they have been sorted."""
 MAX_SHORT = 2**15 - 1
+MAX_ENTRIES = 2**31 - FINISH_BLOCK
+"""The most entries of all lists of a render together, for which 32 bits suffice."""
 COMPILE = {"num_warps": 1, "enable_fp_fusion": False}
 """Compiler options without fused multiply-adds: both kernels must round alike to list the tiles that were counted."""
 
@@ -182,6 +185,9 @@ def tile_lists(
         tiles_y: rows of tiles.
         tile_size: pixels.
         space: the space for the lists, which records the need; None means as much as needed.
+
+    Raises:
+        SplatkitError: the lists would have more than `MAX_ENTRIES` entries.
     """
     device = means2d.device
     cameras, per_camera = depths.shape
@@ -200,6 +206,11 @@ def tile_lists(
         total, space.was_used = space.capacity, True
         if space.needed is not None:
             space.needed.copy_(ends[-1:], non_blocking=True)
+    if total > MAX_ENTRIES:
+        raise SplatkitError(
+            f"The lists of the Gaussians on each tile would have {total:,} entries, more than the {MAX_ENTRIES:,} that "
+            "there may be. Render fewer cameras at a time, smaller images, or fewer Gaussians."
+        )
     dtype = torch.int16 if num_tiles <= MAX_SHORT else torch.int32
     if space.capacity is None:
         tiles = torch.empty(total, dtype=dtype, device=device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
+from .color_gradients import taken_for
 from .cuda import BackendUnavailableError, gsplat_need, require_gsplat
 from .projection import Projection, project_by_gsplat, project_in_kernels, project_through_lens
 from .unscented import lens_depths, rasterize_unscented, require_unscented_transform
@@ -178,7 +179,8 @@ def sh_colors(degree: int, gaussians: Gaussians, viewmats: Tensor, seen: Tensor)
     centres = torch.linalg.inv_ex(viewmats)[0][:, :3, 3] if viewmats.requires_grad else camera_centres(viewmats)
     kernel = sh_kernel()
     if kernel is not None:
-        return kernel(means, gaussians.colors, gaussians.sh_rest, centres, seen, degree)
+        kept = taken_for(gaussians.colors, gaussians.sh_rest, viewmats)
+        return kernel(means, gaussians.colors, gaussians.sh_rest, centres, seen, degree, kept)
     require_gsplat(f"{sh_kernel.failure}, so that gsplat would have to evaluate spherical harmonics.")
     from gsplat import spherical_harmonics
 
@@ -259,7 +261,7 @@ def own_tile_size(pixels: int) -> int:
 
 
 @lazy_kernel(otherwise="Spherical harmonics are gsplat's")
-def sh_kernel() -> Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, int], Tensor]:
+def sh_kernel() -> Callable[..., Tensor]:
     """Colours from spherical harmonics in Triton, or None if that cannot be used."""
     from ._sh_triton import first_launches, spherical_harmonics
 

@@ -19,6 +19,8 @@ from .versions import gsplat_version
 
 FIRST_VERSION = (1, 5, 3)
 """The first version of gsplat whose unscented transform is used."""
+CHANNELS = 3
+"""The number of channels that its compositing takes; with any other it ends the process by an assertion."""
 
 
 def has_unscented_transform() -> bool:
@@ -47,7 +49,7 @@ def require_unscented_transform() -> None:
 def rasterize_unscented(
     gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, colors: Tensor, backgrounds: Tensor | None
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Composite channels with lenses by gsplat's code, which has been loaded.
+    """Composite channels with lenses by gsplat's code, which has been loaded, three at a time.
 
     Gradients are for means, quats, scales, opacities, channels and backgrounds. Places on the screen have none. Centres
     beside or behind the camera are not seen, and with opencv_fisheye, too, ``near_plane`` and ``far_plane`` are along
@@ -72,13 +74,27 @@ def rasterize_unscented(
         wanted = "absolute gradients (absgrad)" if settings.absgrad else "gradients of camera poses"
         raise SplatkitError(f"gsplat's unscented transform has no {wanted}. Choose the backend splatkit for lenses.")
     options: dict[str, Any] = {"with_ut": True, "with_eval3d": True, **_lens_arguments(cameras)}
-    return rasterization(
-        gaussians.means, torch.nn.functional.normalize(gaussians.quats, dim=-1), gaussians.scales,
-        gaussians.opacities, colors.contiguous(), cameras.viewmats, cameras.Ks, *cameras.size,
-        near_plane=settings.near_plane, far_plane=settings.far_plane, radius_clip=settings.radius_clip,
-        eps2d=settings.eps2d, packed=False, tile_size=settings.tile_size, backgrounds=backgrounds,
-        rasterize_mode=settings.rasterize_mode, **options,
-    )  # fmt: skip
+    quats = torch.nn.functional.normalize(gaussians.quats, dim=-1)
+    number = colors.shape[-1]
+    groups = _in_threes(colors)
+    behind = [None] * len(groups) if backgrounds is None else _in_threes(backgrounds)
+    drawn = [
+        rasterization(
+            gaussians.means, quats, gaussians.scales, gaussians.opacities, group, cameras.viewmats, cameras.Ks,
+            *cameras.size, near_plane=settings.near_plane, far_plane=settings.far_plane,
+            radius_clip=settings.radius_clip, eps2d=settings.eps2d, packed=False, tile_size=settings.tile_size,
+            backgrounds=background, rasterize_mode=settings.rasterize_mode, **options,
+        )
+        for group, background in zip(groups, behind, strict=True)
+    ]  # fmt: skip
+    images = torch.cat([images for images, _, _ in drawn], dim=-1)[..., :number]
+    return images, drawn[0][1], drawn[0][2]
+
+
+def _in_threes(channels: Tensor) -> list[Tensor]:
+    """Groups of `CHANNELS` of the channels in the last axis, the last group filled up with zeros."""
+    missing = -channels.shape[-1] % CHANNELS
+    return [group.contiguous() for group in torch.nn.functional.pad(channels, (0, missing)).split(CHANNELS, dim=-1)]
 
 
 def lens_depths(means: Tensor, cameras: RasterCameras) -> Tensor:

@@ -93,7 +93,7 @@ class Splat2DGSRenderer(SkyRenderer[Splat2DGSPayload]):
             backend=self.backend if view.device.type == "cuda" else "splatkit",
         )
         fields = image_fields(rendered.renders, rendered.alphas, rendered.info, options.render_mode)
-        fields["renders"] = self.before_sky(fields["renders"], rendered.alphas, view)
+        fields |= self.before_sky(fields["renders"], rendered.alphas, view)
         return Splat2DGSPayload(
             **fields,
             means2d=rendered.info["means2d"],

@@ -115,7 +115,7 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
             **self._settings(view.device),
         )
         fields = image_fields(images, alphas, info, options.render_mode)
-        fields["renders"] = self.before_sky(fields["renders"], alphas, view)
+        fields |= self.before_sky(fields["renders"], alphas, view)
         return SplatRenderPayload(**fields, means2d=info["means2d"])
 
     def blend_weight_sums(self, training_state: SplatTrainingState, view: View, pixel_weights: Tensor) -> Tensor:

@@ -61,15 +61,21 @@ class SkyRenderer(DropoutRenderer[PayloadT]):
         """Return the colours that the Gaussians are laid on, (C, 3); None, which is black, if a sky follows."""
         return options.backgrounds if self.sky_degree is None else None
 
-    def before_sky(self, renders: Tensor, alphas: Tensor, view: View) -> Tensor:
+    def before_sky(self, renders: Tensor, alphas: Tensor, view: View) -> dict[str, Tensor | None]:
         """Lay a render on the sky, if there is one.
 
         Args:
             renders: (C, H, W, 3) on black.
             alphas: (C, H, W, 1).
             view: the cameras.
+
+        Returns:
+            The payload's ``renders`` and ``skies``.
         """
-        return renders if self.sky_degree is None else renders + (1 - alphas) * sky_images(self.sky, view)
+        if self.sky_degree is None:
+            return {"renders": renders, "skies": None}
+        skies = sky_images(self.sky, view)
+        return {"renders": renders + (1 - alphas) * skies, "skies": skies.detach()}
 
 
 def sky_images(coefficients: Tensor, view: View) -> Tensor:

@@ -27,23 +27,41 @@ def in_a_row(*positions: float, size: float = 0.1) -> Gaussians:
     found.means[:] = 0
     found.means[:, 0] = positions
     found.scales[:] = np.log(size)
+    found.opacities[:] = 2
     return found
 
 
 def test_clusters() -> None:
-    """Two touch at up to four standard deviations of 0.1."""
-    row = in_a_row(0, 0.35, 0.7, 1.05, 5, 5.35, 9, 1.4)
+    """Two touch at up to five standard deviations of 0.1."""
+    row = in_a_row(0, 0.45, 0.9, 1.35, 5, 5.45, 9, 1.8)
     assert rules.small_clusters(row, 2).tolist() == [False] * 6 + [True, False]
     assert rules.small_clusters(row, 3).tolist() == [False] * 4 + [True] * 3 + [False]
     assert rules.small_clusters(row, 6).all()
-    assert rules.small_clusters(row, 3, reach=1.5).all(), "gaps of 0.35 are too wide then"
+    assert rules.small_clusters(row, 3, reach=2.0).all(), "gaps of 0.45 are too wide then"
 
 
-def test_a_large_gaussian_holds_small_ones_together() -> None:
+@pytest.mark.parametrize("turn", [[1, 0, 0, 0], [2**-0.5, 0, 0, 2**-0.5]])
+def test_a_long_gaussian_holds_together_what_is_along_it(turn: list[float]) -> None:
+    """Three on the x axis, the middle one with its long axis there, or across it after a quarter turn around z."""
     row = in_a_row(0, 1, 2)
     assert rules.small_clusters(row, 2).all()
-    row.scales[1, 2] = np.log(0.45)
+    row.quats[1] = turn
+    row.scales[1, 0 if turn[0] == 1 else 1] = np.log(0.35)
     assert not rules.small_clusters(row, 3).any()
+    row.scales[1] = row.scales[1, [1, 0, 2]]
+    assert rules.small_clusters(row, 2).all()
+
+
+def test_haze_holds_nothing() -> None:
+    """A large faint Gaussian touches four: a pair that touches itself, and two that hang alone in the haze."""
+    row = in_a_row(0, 0.3, 3, -3, 0.1)
+    row.scales[4] = np.log(2)
+    assert not rules.small_clusters(row, 5).any()
+    row.opacities[4] = -3
+    assert rules.small_clusters(row, 2).tolist() == [False, False, True, True, False]
+    assert not rules.small_clusters(row, 2, solid=0.01).any()
+    row.means[4] = 50
+    assert rules.small_clusters(row, 2).tolist() == [False, False, True, True, True]
 
 
 def test_one_gaussian_alone() -> None:

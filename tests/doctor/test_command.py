@@ -18,8 +18,8 @@ from tests.cli.helpers import refused
 from tests.tiny_scene import write_tiny_blender, write_tiny_colmap, write_tiny_scene
 
 NAMES = (
-    "python", "splatkit", "packages", "gpu", "gsplat", "cpu_kernels", "compiler", "memory", "outputs", "disk", "caches",
-    "ffmpeg", "colmap", "lpips",
+    "python", "splatkit", "packages", "bytecode", "gpu", "gsplat", "cpu_kernels", "compiler", "memory", "outputs",
+    "disk", "caches", "ffmpeg", "colmap", "lpips",
 )  # fmt: skip
 SPLIT = ("nerfstudio-data", "--eval-mode", "interval", "--eval-interval", "4")
 COLMAP = ("colmap", "--colmap-path", "sparse/0")

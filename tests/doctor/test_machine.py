@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,24 @@ def test_python() -> None:
     old = packages.python_finding("3.9.2", ">=3.10,<3.13", facts)
     assert (old.status, old.text) == ("fault", "3.9.2, /bin/python; splatkit-ns needs >=3.10,<3.13")
     assert packages.python_finding("3.13.0", ">=3.10,<3.13", facts).status == "fault"
+
+
+def test_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site packages" / "large" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("")
+    monkeypatch.setattr(packages, "find_spec", lambda name: SimpleNamespace(origin=str(package)))
+    monkeypatch.setattr(packages, "LARGE", ("large",))
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    (kept,) = packages.check_bytecode()
+    assert (kept.status, kept.facts) == ("ok", {"missing": ["large"]})
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    (note,) = packages.check_bytecode()
+    assert (note.name, note.status) == ("bytecode", "note")
+    assert note.command.endswith(f" '{tmp_path}/site packages'")
+    assert compileall.compile_dir(package.parent, quiet=1)
+    (found,) = packages.check_bytecode()
+    assert (found.status, found.facts) == ("ok", {"missing": []})
 
 
 def check_with(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> Finding:

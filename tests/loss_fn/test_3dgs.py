@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from splatkit_ns.image_metrics.ssim_window import C1, C2
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import describe_non_finite, named_terms
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.payload import SplatRenderPayload
 from tests.splat.helpers import make_state
 
 
@@ -151,3 +153,41 @@ def test_anything_else_is_refused_with_step_and_image(result: object, message: s
 def test_terms_that_are_not_finite_are_named() -> None:
     terms = {"l1": torch.tensor(0.5), "dssim": torch.tensor(float("nan")), "reg": torch.tensor(float("inf"))}
     assert describe_non_finite(terms) == "dssim = nan, reg = inf"
+
+
+def over_sky(gain: float = 1.0, **fields: Any) -> tuple[torch.Tensor, torch.Tensor, SplatRenderPayload]:
+    """An image model's image, its photograph, and the payload: the left half of the photograph is the sky alone."""
+    renders, skies = torch.full((1, 20, 24, 3), 0.3), torch.full((1, 20, 24, 3), 0.3)
+    target = renders * gain
+    target[:, :, 12:] += 0.06
+    alphas = torch.full((1, 20, 24, 1), 0.5, requires_grad=True)
+    sizes: dict[str, Any] = {"width": 24, "height": 20, "n_cameras": 1, "info": {}}
+    images: dict[str, Any] = {"renders": renders, "alphas": alphas, "skies": skies, "means2d": torch.zeros(1, 1, 2)}
+    payload = SplatRenderPayload(**images | sizes | fields)
+    return renders * gain, target, payload
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.5])
+def test_gaussians_are_kept_out_of_where_the_sky_explains_the_photograph(gain: float) -> None:
+    rendered, target, payload = over_sky(gain)
+    terms = Splat3DGSLossFn(sky_lambda=0.1).compute_loss(rendered, target, make_state(3), rend_out=payload)
+    explained = 11 / 24  # all pixels around have to be explained, too
+    assert float(terms["sky"].detach()) == pytest.approx(0.1 * 0.5 * explained)
+    terms["sky"].backward()
+    assert payload.alphas.grad is not None
+    assert bool((payload.alphas.grad[:, :, :11] > 0).all())
+    assert not payload.alphas.grad[:, :, 11:].any()
+
+
+def test_masked_pixels_and_known_alphas_say_nothing_of_the_sky() -> None:
+    loss = Splat3DGSLossFn(sky_lambda=0.1)
+    rendered, target, payload = over_sky()
+    mask = torch.ones(1, 20, 24, dtype=torch.bool)
+    mask[:, :, :6] = False
+    masked = loss.compute_loss(rendered, target, make_state(3), mask, rend_out=payload)
+    assert float(masked["sky"].detach()) == pytest.approx(0.1 * 0.5 * 5 / 18)
+    alphas = payload.alphas.detach()
+    assert "sky" not in loss.compute_loss(rendered, target, make_state(3), rend_out=payload, target_alphas=alphas)
+    assert "sky" not in loss.compute_loss(rendered, target, make_state(3), rend_out=over_sky(skies=None)[2])
+    off = Splat3DGSLossFn(sky_lambda=0.0)
+    assert "sky" not in off.compute_loss(rendered, target, make_state(3), rend_out=payload)

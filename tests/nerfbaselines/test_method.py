@@ -9,7 +9,6 @@ import importlib
 import json
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from splatkit_ns.nerfbaselines import method as methods
 from splatkit_ns.nerfbaselines import spec
 from splatkit_ns.nerfbaselines.dataset import opaque, write_dataset
 from splatkit_ns.nerfbaselines.method import Splatkit2DGS, Splatkit3DGSADC, SplatkitMethod
+from tests.plugin.test_methods import ENTRY_POINTS
 from tests.tiny_scene import focal_length, tiny_gaussians, tiny_views
 
 WIDTH, HEIGHT = 32, 24
@@ -189,14 +189,10 @@ def test_transparent_images_are_laid_on_the_background() -> None:
 
 
 def test_every_method_has_an_entry_and_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = {
-        point.name for point in metadata.entry_points(group="nerfstudio.method_configs")
-        if point.module.startswith("splatkit_ns")
-    }  # fmt: skip
     registered: list[dict[str, Any]] = []
     monkeypatch.setitem(sys.modules, "nerfbaselines", SimpleNamespace(register=registered.append))  # type: ignore[arg-type]
     importlib.reload(spec)
-    assert {entry["id"] for entry in registered} == ours
+    assert {entry["id"] for entry in registered} == ENTRY_POINTS.keys()
     for entry in registered:
         module, _, name = entry["method_class"].partition(":")
         assert module == methods.__name__

@@ -60,6 +60,7 @@ DENSIFICATIONS = {
     "splatkit-3dgs": SplatFittingDensification,
     "splatkit-3dgs-fast": SplatFittingDensification,
     "splatkit-3dgs-big": SplatFittingDensification,
+    "splatkit-3dgs-small": SplatBudgetDensification,
     "splatkit-3dgs-adc": SplatDefaultDensification,
     "splatkit-3dgs-mcmc": SplatMCMCDensification,
 }

@@ -146,6 +146,7 @@ def test_the_cameras_keep_their_schedule() -> None:
         (methods.splatkit_3dgs, 0.9, 1.0),
         (methods.splatkit_3dgs_fast, 0.8, 1.0),
         (methods.splatkit_3dgs_big, 0.9, 1 / 3),
+        (methods.splatkit_3dgs_small, 0.9, 1.0),
         (methods.splatkit_2dgs, 0.9, 1.0),
         (methods.splatkit_3dgs_adc, None, 1.0),
         (methods.splatkit_3dgs_mcmc, None, 1.0),

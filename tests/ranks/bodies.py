@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +147,9 @@ class TwoImages:
                 param.grad = (first + param.grad) / 2
         assert self.first_loss is not None
         return (self.first_loss + loss).detach() / 2
+
+    def collected(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def close(self) -> None:
         """Nothing."""

@@ -56,3 +56,46 @@ def test_in_the_interpreter(degree: int, stored: int, joined: bool) -> None:
     for name, value in {"degree": degree, "stored": stored, "joined": joined}.items():
         code = code.replace("{" + name + "}", str(value))
     assert_prints(code, "equal\n")
+
+
+OF_COLOURS = """
+import contextlib
+
+import torch
+from splatkit_ns.rasterize._sh_triton import coefficient_gradients, spherical_harmonics
+from splatkit_ns.rasterize.color_gradients import ColorGradients, taken_for
+
+torch.cuda.device_of = lambda tensor: contextlib.nullcontext()
+torch.manual_seed(0)
+num, cameras = 100, 2
+for degree, stored in ((0, 1), (1, 16), (3, 16)):
+    means, centres = torch.randn(num, 3), torch.randn(cameras, 3) * 3
+    leaves = [torch.randn(num, 1, 3), torch.randn(num, stored - 1, 3) if degree else None]
+    seen, upstream = torch.rand(cameras, num) > 0.2, torch.randn(cameras, num, 3)
+    def trained():
+        return [each if each is None else each.clone().requires_grad_() for each in (means, *leaves)]
+    usual = trained()
+    (spherical_harmonics(*usual, centres, seen, degree) * upstream).sum().backward()
+    found, total = [], torch.zeros(num, 3)
+    for camera in range(cameras):
+        kept, ours = ColorGradients(), trained()
+        with kept.keeping():
+            assert taken_for(*ours[1:], torch.eye(4)[None]) is kept
+            assert taken_for(*ours[1:], torch.eye(4)[None]) is None, "only the first render"
+        one = slice(camera, camera + 1)
+        (spherical_harmonics(*ours, centres[one], seen[one], degree, kept) * upstream[one]).sum().backward()
+        assert all(each is None or each.grad is None for each in ours[1:])
+        total += ours[0].grad
+        found.append(kept.found)
+    first, rest = coefficient_gradients(means, torch.stack(found), leaves[0], leaves[1], kept.bands)
+    assert (total - usual[0].grad).abs().max() < 1e-5
+    assert (2 * first - usual[1].grad).abs().max() < 1e-6
+    if degree:
+        assert (2 * rest - usual[2].grad).abs().max() < 1e-6
+        assert usual[2].grad.abs().max() > 0.1
+print("equal")
+"""
+
+
+def test_gradients_made_of_those_of_the_colours_are_the_means_over_cameras() -> None:
+    assert_prints(OF_COLOURS, "equal\n")

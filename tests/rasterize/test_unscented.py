@@ -33,9 +33,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def draws_nothing(*tensors: Tensor, **options: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
         calls.append(SimpleNamespace(tensors=tensors, **options))
-        cameras, channels = len(tensors[5]), tensors[4].shape[-1]
+        cameras, number = len(tensors[5]), len(calls)
         height, width = tensors[8], tensors[7]
-        return torch.ones(cameras, height, width, channels), torch.full((cameras, height, width, 1), 0.5), {}
+        assert tensors[4].shape[-1] == 3, "gsplat 1.5.3 asserts that"
+        return torch.full((cameras, height, width, 3), number), torch.full((cameras, height, width, 1), 0.5), {}
 
     import gsplat
 
@@ -53,9 +54,11 @@ def values(name: str, **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["opencv", "full opencv", "fisheye", "equidistant"])
 def test_gsplat_gets_the_coefficients_by_its_own_names(name: str, asked: list[Any]) -> None:
-    gaussians, cameras, settings = values(name, render_mode="RGB+ED")
+    gaussians, cameras, settings = values(name, render_mode="RGB+ED", backgrounds=torch.full((2, 3), 0.2))
     images, _, info = rasterize_on_cuda(gaussians, cameras, settings)
-    (call,) = asked
+    call, depth_call = asked
+    assert call.backgrounds.equal(settings.backgrounds)
+    assert not depth_call.backgrounds.any()
     assert call.with_ut
     assert call.with_eval3d
     if cameras.lens == "opencv_fisheye":
@@ -70,8 +73,10 @@ def test_gsplat_gets_the_coefficients_by_its_own_names(name: str, asked: list[An
     points = gaussians.means @ cameras.viewmats[:, :3, :3].transpose(1, 2) + cameras.viewmats[:, None, :3, 3]
     depths = points.norm(dim=-1) if cameras.lens == "opencv_fisheye" else points[..., 2]
     torch.testing.assert_close(info["depths"], depths)
-    torch.testing.assert_close(call.tensors[4][..., -1], depths)
-    assert float(images[..., -1].mean()) == 2.0, "expected depth is divided by alpha"
+    torch.testing.assert_close(depth_call.tensors[4][..., 0], depths)
+    assert images.shape[-1] == 4
+    assert float(images[..., :3].mean()) == 1.0
+    assert float(images[..., -1].mean()) == 4.0, "expected depth is divided by alpha"
 
 
 def test_what_it_does_not_have_is_one_message(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Render, loss and backward pass of a step as one CUDA graph.
 
 A step of a small scene is a hundred short kernels, and launching them one by one from Python takes longer than running
-them. A CUDA graph is launched as a whole. It is captured anew whenever the arguments of its kernels change: the number
-of Gaussians, the addresses of their parameters, the size of the image, the degree of the spherical harmonics.
+them. A CUDA graph is launched as a whole. Images of each size have one. It is captured anew whenever the arguments of
+its kernels change: the number of Gaussians, the addresses of their parameters, the degree of the spherical harmonics.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
+from splatkit_ns.rasterize.color_gradients import current_color_gradients
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 logger = logging.getLogger("splatkit_ns")
@@ -30,7 +31,10 @@ MARGIN = 1.5
 MIN_SPACE = 100_000
 """The least space for tile lists: those of small scenes grow fast, and this space costs nothing."""
 REMEMBERED = 300
-"""The number of steps whose tile lists' lengths are remembered."""
+"""The number of steps with images of one size whose tile lists' lengths are remembered, and that of steps after which a
+graph that was not replayed makes room for another."""
+MOST_GRAPHS = 4
+"""The most graphs that are kept. They share memory, but each has images and gradients of its own."""
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
@@ -45,7 +49,8 @@ LOOKS = 100_000
 """The number of reads of a length after which the host waits for the whole step: something may have gone wrong."""
 
 
-class CapturedStep(NamedTuple):
+@dataclasses.dataclass
+class CapturedStep:
     """A graph, with the tensors that it reads and writes."""
 
     graph: torch.cuda.CUDAGraph
@@ -56,7 +61,11 @@ class CapturedStep(NamedTuple):
     losses: Tensor
     """The loss's terms, followed by the loss."""
     gradients: dict[str, Tensor]
+    color_gradients: Tensor | None
+    """Those that `ColorGradients` keeps."""
     capacity: int
+    used: int = 0
+    """The number of the last step that it ran."""
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:
@@ -97,7 +106,7 @@ def settings_of(part: Any) -> tuple[dataclasses.Field[Any], ...]:
 
 
 class GraphForwardBackward:
-    """Runs steps with the graph for the present step, which is captured when it is first needed.
+    """Runs steps with the graphs for their kinds of images, which are captured when they are first needed.
 
     Args:
         model: the model on a CUDA device, with its modules attached.
@@ -108,11 +117,13 @@ class GraphForwardBackward:
         self._plain = PlainForwardBackward(model)
         self._stream = torch.cuda.Stream()
         self._holder: torch.cuda.CUDAGraph | None = None
-        self._step: CapturedStep | None = None
-        self._key: Hashable = None
+        self._graphs: dict[Hashable, CapturedStep] = {}
         self._warm: set[Hashable] = set()
+        self._settings: Hashable = None
+        self._places: Hashable = None
         self._steps = 0
-        self._lengths: deque[int] = deque(maxlen=REMEMBERED)
+        self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._last_length = 0
         self._captures = self._replays = 0
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
@@ -132,68 +143,89 @@ class GraphForwardBackward:
         return self._holder.pool()
 
     def close(self) -> None:
-        """Free the graph and its memory; there is no other graph."""
+        """Free the graphs and their memory; there are no others."""
         self._off = True
-        self._forget()
+        self._graphs.clear()
         self._holder = self._held = None
 
     @property
     def work(self) -> int:
-        return self._lengths[-1] if self._lengths else 0
+        return self._last_length
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         frame = dataclasses.replace(frame, list_space=self.list_space)
-        if self._runs_as_graph(frame):
+        kind = self._kind(frame)
+        if self._runs_as_graph(kind, frame):
             return {}
         self._model.parts.use_frame(frame)
+        colors = current_color_gradients()
+        if colors is not None:
+            colors.forget()  # a graph of this step may have been begun
         outputs = self._plain.run(frame, batch)
-        self._note_length()
+        self._note_length(kind)
         return outputs
 
-    def _runs_as_graph(self, frame: TrainingFrame) -> bool:
+    def _runs_as_graph(self, kind: Hashable, frame: TrainingFrame) -> bool:
         """Run a step, as a graph if possible; then context and gradients hold the results."""
         if self._off:
             return False
-        kind = (self._kind(frame), self._settings())
         self._steps += 1
-        if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths:
-            self._run_without(kind)
+        self._forget_what_is_old()
+        if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths[kind]:
+            self._warm.add(kind)
             return False
-        key = (kind, *(param.data_ptr() for param in self._parameters().values()))
-        if self._step is None or key != self._key:
-            self._forget()
-            if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
-                logger.info("Steps run without CUDA graphs: the properties that a graph depends on change too often.")
-                self.close()
-                return False
-            self._step = self._try_to_capture(frame)
-            self._key = key
-            self._captures += 1
-        return self._step is not None and self._replay(self._step, frame)
+        step = self._graphs.get(kind) or self._new_graph(kind, frame)
+        return step is not None and self._replay(kind, step, frame)
 
-    def _replay(self, step: CapturedStep, frame: TrainingFrame) -> bool:
+    def _forget_what_is_old(self) -> None:
+        """Forget the graphs if other kernels are chosen now, or if they have other arguments."""
+        settings = self._present_settings()
+        places = tuple(param.data_ptr() for param in self._parameters().values())
+        if settings != self._settings:
+            self._warm.clear()
+        if settings != self._settings or places != self._places:
+            self._graphs.clear()
+        self._settings, self._places = settings, places
+
+    def _new_graph(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep | None:
+        """Capture a graph for a kind; None if that is not worth it, fails, or if there are enough graphs."""
+        if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
+            logger.info("Steps run without CUDA graphs: the properties that a graph depends on change too often.")
+            self.close()
+            return None
+        self._graphs = {k: step for k, step in self._graphs.items() if self._steps - step.used <= REMEMBERED}
+        if len(self._graphs) >= MOST_GRAPHS:
+            return None
+        self._captures += 1
+        return self._try_to_capture(kind, frame)
+
+    def _replay(self, kind: Hashable, step: CapturedStep, frame: TrainingFrame) -> bool:
         """Run a step as a graph; False if the space for its tile lists did not suffice, so that it has to run again."""
         model, context = self._model, self._model.context
         self._replays += 1
+        step.used = self._steps
         self._needed.fill(UNKNOWN)
         copy_frame(frame, step.frame)
         shown = dataclasses.replace(step.frame, image_name=frame.image_name, image_index=frame.image_index)
         model.parts.use_frame(shown)
         step.graph.replay()
-        length = self._wait_for_length()
-        self._lengths.append(length)
+        length = self._last_length = self._wait_for_length()
+        self._lengths[kind].append(length)
         if length > step.capacity:
             logger.info("A step runs again without a graph: lists of %d had space for %d.", length, step.capacity)
-            self._forget()
+            del self._graphs[kind]
+            self._drop_gradients()
             model.parts.reseed_render()
             return False
         for name, value in step.results.items():
             setattr(context, name, value)
         losses = step.losses.clone().unbind()  # copies, so that a module may keep them
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
-        parameters = self._parameters()
+        parameters, colors = self._parameters(), current_color_gradients()
         for name, gradient in step.gradients.items():
             parameters[name].grad = gradient
+        if colors is not None:
+            colors.found = step.color_gradients
         return True
 
     def _wait_for_length(self) -> int:
@@ -213,73 +245,60 @@ class GraphForwardBackward:
         return {name: params[0] for name, params in self._model.get_param_groups().items()}
 
     def _kind(self, frame: TrainingFrame) -> Hashable:
-        """The properties of a step by which kernels are chosen, besides the Gaussians."""
+        """The properties of an image by which kernels are chosen."""
+        view, distortion = frame.view, frame.view.distortion
+        lens = (view.lens, None if distortion is None else distortion.shape)
+        missing = (getattr(frame, name) is None for name in IMAGES)
+        return (view.width, view.height, *lens, self._model.wants_depth_now(), *missing)
+
+    def _present_settings(self) -> tuple[Any, ...]:
+        """The properties of all steps by which kernels are chosen; a module may change a part's during training."""
         model = self._model
-        return (
-            frame.view.width,
-            frame.view.height,
-            frame.view.lens,
-            None if frame.view.distortion is None else frame.view.distortion.shape,
-            model.sh_degree_now(),
-            model.wants_depth_now(),
-            *(getattr(frame, name) is None for name in IMAGES),
-            len(model.training_state),
-        )
+        parts = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
+        values = (getattr(part, f.name) for part in parts for f in settings_of(part))
+        plain = (value for value in values if isinstance(value, bool | int | float | str))
+        trained = (param.requires_grad for param in self._parameters().values())
+        return (len(model.training_state), model.sh_degree_now(), *plain, *trained)
 
-    def _settings(self) -> tuple[Any, ...]:
-        """The numbers and strings by which the kernels were chosen, which a module may change during training."""
-        model = self._model
-        values = [
-            getattr(part, f.name)
-            for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
-            for f in settings_of(part)
-        ]
-        plain = [value for value in values if isinstance(value, bool | int | float | str)]
-        return (*plain, *(param.requires_grad for param in self._parameters().values()))
-
-    def _run_without(self, kind: Hashable) -> None:
-        """Prepare a step that PyTorch runs kernel by kernel."""
-        self._forget()
-        self._warm = {kind}
-
-    def _note_length(self) -> None:
+    def _note_length(self, kind: Hashable) -> None:
         """Record the length of the tile lists of a step without a graph."""
-        if self.list_space.longest:
-            self._lengths.append(self.list_space.longest)
-            self.list_space.longest = 0
+        self._last_length, self.list_space.longest = self.list_space.longest, 0
+        if self._last_length:
+            self._lengths[kind].append(self._last_length)
         else:  # the tile lists are not ours, as in packed renders: such steps read back, and are never captured
-            self._lengths.clear()
-
-    def _forget(self) -> None:
-        self._step, self._key = None, None
+            self._lengths.pop(kind, None)
 
     # ------------------------------------------------------------------ capturing
 
-    def _try_to_capture(self, frame: TrainingFrame) -> CapturedStep | None:
+    def _try_to_capture(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep | None:
         """Capture a graph; if that fails, run all further steps without graphs.
 
         Raises:
             SplatkitError: the capture failed in a way after which CUDA's random numbers cannot be drawn any more.
         """
         try:
-            return self._capture(frame)
+            self._graphs[kind] = self._capture(kind, frame)
+            return self._graphs[kind]
         except SplatkitError:
             raise
         except Exception as error:
             logger.info("Steps run without CUDA graphs (%s: %s).", type(error).__name__, error)
             self.close()
-            for param in self._parameters().values():
-                param.grad = None
+            self._drop_gradients()
             return None
 
-    def _capture(self, frame: TrainingFrame) -> CapturedStep:
+    def _drop_gradients(self) -> None:
+        """Forget the gradients of a graph that has not been run, or in vain."""
+        for param in self._parameters().values():
+            param.grad = None
+
+    def _capture(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep:
         model, context = self._model, self._model.context
         static = empty_frame_like(frame)
         copy_frame(frame, static)
         model.parts.use_frame(static)
-        capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths)))
-        graph = torch.cuda.CUDAGraph()
-        current = torch.cuda.current_stream()
+        capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths[kind])))
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._stream.wait_stream(current)
         pool = self._pool()
         with torch.cuda.stream(self._stream), self.list_space.fixed(capacity):
@@ -304,7 +323,9 @@ class GraphForwardBackward:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}
-        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, capacity)
+        colors = current_color_gradients()
+        kept = None if colors is None else colors.found
+        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, kept, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
         """Run render, loss and backward pass in PyTorch; returns the loss's terms, followed by the loss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.ranks import Ranks
+from splatkit_ns.rasterize.color_gradients import ColorGradients
 
 
 class GradientExchange(Protocol):
@@ -28,6 +30,10 @@ class GradientExchange(Protocol):
         """
         ...
 
+    def collected(self) -> AbstractContextManager[None]:
+        """A block in which render, loss and backward pass run."""
+        ...
+
 
 class Begun(Protocol):
     """Waits for the other ranks."""
@@ -43,11 +49,16 @@ class OwnGradients:
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
         return loss
 
+    def collected(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
 
 class RankGradients:
     """Averages the gradients of all parameters in one exchange, where they are.
 
-    Every rank then has the same bits, so that the optimizers keep the parameters of the ranks equal.
+    Every rank then has the same bits, so that the optimizers keep the parameters of the ranks equal. On GPUs, the
+    gradients of spherical harmonics are not exchanged but computed on each rank from those of the colours: see
+    `ColorGradients`.
 
     Args:
         ranks: the ranks of this run.
@@ -57,6 +68,11 @@ class RankGradients:
 
     def __init__(self, ranks: Ranks, begun: Begun | None = None) -> None:
         self._ranks, self._begun = ranks, begun
+        self._colors = ColorGradients()
+
+    def collected(self) -> AbstractContextManager[None]:
+        """A block in which render, loss and backward pass run. Without parts of users, it keeps colour gradients."""
+        return nullcontext() if self._begun is None else self._colors.keeping()
 
     @torch.no_grad()
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
@@ -77,8 +93,26 @@ class RankGradients:
             param = parameters[name]
             param.grad = torch.zeros_like(param) if param.grad is None else param.grad.contiguous()
             found.append(param.grad)
-        self._ranks.average(found)
+        if self._colors.found is None:
+            self._ranks.average(found)
+            return found[0]
+        every = self._ranks.gather_tensors(self._colors.found)
+        wait = self._ranks.average_later(found)
+        made = self._coefficient_gradients(parameters, every)  # meanwhile
+        wait()
+        for name, gradient in made.items():
+            param = parameters[name]
+            param.grad = gradient if param.grad is None else param.grad.add_(gradient)
         return found[0]
+
+    def _coefficient_gradients(self, parameters: Mapping[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
+        """The mean gradients of spherical harmonics, made of those of the colours of all ranks."""
+        from splatkit_ns.rasterize._sh_triton import coefficient_gradients  # needs Triton
+
+        bands = self._colors.bands
+        rest = parameters["shN"] if bands > 1 else None
+        v_first, v_rest = coefficient_gradients(parameters["means"], kept, parameters["sh0"], rest, bands)
+        return {"sh0": v_first} if v_rest is None else {"sh0": v_first, "shN": v_rest}
 
     def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""

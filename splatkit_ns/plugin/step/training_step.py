@@ -84,7 +84,8 @@ class TrainingStep:
             self._run_callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)  # counts the step; `pre_batch`
             camera, batch = self._data.next_train(step)
             frame = model.parts.take_frame(camera, batch)  # `pre_step`
-            outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
+            with self._gradients.collected():
+                outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
             self.work = self._forward_backward.work
             metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step + images - 1) else {}
             assert context.loss is not None

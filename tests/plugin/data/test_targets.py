@@ -29,16 +29,7 @@ WIDTH, HEIGHT = 32, 24
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With masks, depth, and normals that are all (0, 0.6, -0.8)."""
-    folder = write_tiny_scene(tmp_path_factory.mktemp("depth"), depth=True, masks=True)
-    pixels = np.round((np.array([0.0, 0.6, -0.8]) * 0.5 + 0.5) * 255).astype(np.uint8)
-    (folder / "normals").mkdir()
-
-    def add(frame: dict[str, Any]) -> None:
-        frame["normal_file_path"] = f"normals/{Path(frame['file_path']).name}"
-        Image.fromarray(np.tile(pixels, (HEIGHT, WIDTH, 1))).save(folder / frame["normal_file_path"])
-
-    change(folder, add)
-    return folder
+    return write_tiny_scene(tmp_path_factory.mktemp("depth"), depth=True, normals=True, masks=True)
 
 
 def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:

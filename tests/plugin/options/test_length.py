@@ -27,6 +27,7 @@ FULL: dict[str, tuple[int, tuple[int, int, int], int, tuple[float, float]]] = {
     "splatkit_3dgs": (10_000, (500, 8000, 50), 1000, MCMC),
     "splatkit_3dgs_fast": (4500, (500, 3600, 50), 500, MCMC),
     "splatkit_3dgs_big": (30_000, (500, 25_000, 50), 1000, MCMC),
+    "splatkit_3dgs_small": (10_000, (500, 8000, 100), 1000, MCMC),
     "splatkit_3dgs_adc": (30_000, (500, 15_000, 100), 1000, PLAIN),
     "splatkit_3dgs_mcmc": (30_000, (500, 25_000, 100), 1000, MCMC),
     "splatkit_2dgs": (30_000, (500, 15_000, 100), 1000, PLAIN),
@@ -67,7 +68,7 @@ def test_a_run_of_the_methods_own_length_or_longer_is_as_the_method_says(name: s
         assert config.full_length == length
         assert shown(config) == (refinement, interval, start, 1000)
         assert last_factor(config) == pytest.approx(0.01)
-        assert "SplatBudgetDensification" not in yaml.dump(config) or name == "splatkit_2dgs"
+        assert "SplatBudgetDensification" not in yaml.dump(config) or name in ("splatkit_2dgs", "splatkit_3dgs_small")
         own = deepcopy(getattr(methods, name).config)
         own.max_num_iterations = steps
         assert config == own, "nothing else is changed either"

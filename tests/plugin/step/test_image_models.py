@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 import tyro
-import yaml
 
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid, IdentityImageModel, ImageModelChoice
 from splatkit_ns.methods import make_method, splatkit_3dgs
-from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.run.held import instance
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
-from tests.plugin.step.test_trainables import STEPS, config_of, resumed_is_the_same, train
+from tests.plugin.step.test_trainables import STEPS, config_of, opened_is_the_same, resumed_is_the_same, train
 
 KINDS = {"affine": AffineColor, "bilateral-grid": BilateralGrid, "ppisp": PPISP}
 
@@ -54,15 +52,11 @@ def test_a_run_is_resumed_and_opened_with_its_model(name: str, tiny_scene: Path,
         assert float(parameter.detach().mean(0).abs().amax()) < 1e-6
     terms = {name for name in model.context.loss_terms if name.startswith("image_")}
     assert terms == {f"image_{term}" for term in model.image_model.regularizers(frame_of(model))}
-    (whole.base_dir / "config.yml").write_text(yaml.dump(whole.config))
-    opened = load_run(whole.base_dir / "config.yml", device="cpu")
+    opened = opened_is_the_same(whole)
     trained = {key: value for key, value in model.state_dict().items() if key.startswith("part_params.")}
-    found = opened.pipeline.model.state_dict()
+    found = opened.state_dict()
     assert trained
     assert all(torch.equal(found[key], value) for key, value in trained.items())
-    of_run = list(model.context.data_provider.evaluate())
-    of_opened = list(opened.pipeline.model.context.data_provider.evaluate())
-    assert [image.metrics for image in of_run] == [image.metrics for image in of_opened]
     told = "what PPISP makes of the render" if name == "ppisp" else "without an image model"
     assert told in model.context.data_provider.evaluation_protocol()["compared_with"]
 

@@ -265,10 +265,47 @@ def test_a_graph_reads_the_lens_of_each_photograph(model: StubModel) -> None:
     assert step("opencv_fisheye", first)
     assert read[-1] == first
     assert len(CountingGraph.captures) == 1
-    for lens, distortion in (("opencv", first), ("opencv", [0.1] * 9), ("opencv_fisheye", None), ("pinhole", None)):
+    for lens, distortion in (("opencv", first), ("opencv", [0.1] * 9), ("opencv_fisheye", None)):
         assert not step(lens, distortion)
         assert step(lens, distortion)
-    assert len(CountingGraph.captures) == 5
+    assert len(CountingGraph.captures) == 4
+
+
+def run_sizes(graphs: GraphForwardBackward, model: StubModel, sizes: list[int], longest: int = 80) -> list[bool]:
+    """Train on images of these heights; returns which steps a graph did."""
+    CountingGraph.space = graphs.list_space
+    done: list[bool] = []
+    for size in sizes:
+        model.gauss_params["means"].grad = None
+        graphs.list_space.longest = longest
+        done.append(graphs.run(frame(view=dataclasses.replace(VIEW, height=size)), {}) == {})
+    return done
+
+
+def test_sizes_that_take_turns_have_a_graph_each(model: StubModel) -> None:
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    run_sizes(graphs, model, [6] * STEPS_BEFORE)
+    assert run_sizes(graphs, model, [7, 6, 7, 6, 7, 6]) == [False, True, True, True, True, True]
+    assert len(CountingGraph.captures) == 2
+    assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
+    model.training_state = model.gauss_params["means"] = torch.nn.Parameter(torch.ones(6, 3))
+    assert run_sizes(graphs, model, [7, 6, 7, 6]) == [False, False, True, True], "both are captured anew"
+    assert len(CountingGraph.captures) == 4
+    CountingGraph.needed = 200
+    assert run_sizes(graphs, model, [6, 7]) == [False, False], "lists outgrow their space by the size of the image"
+    assert run_sizes(graphs, model, [6, 7]) == [True, True]
+    assert CountingGraph.captures[-2:] == [300, 300]
+
+
+def test_there_are_not_more_graphs_than_memory_is_meant_for(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_graph, "REMEMBERED", 30)
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    sizes = list(range(6, 6 + step_graph.MOST_GRAPHS))
+    run_sizes(graphs, model, sizes * STEPS_BEFORE)
+    assert all(run_sizes(graphs, model, sizes))
+    assert run_sizes(graphs, model, [20] * 20) == [False] * 20, "the graphs of the others may still be of use"
+    assert run_sizes(graphs, model, [20] * 20)[-1], "but not for ever"
+    assert len(graphs._graphs) <= step_graph.MOST_GRAPHS
 
 
 def test_closed_it_does_no_more(model: StubModel) -> None:

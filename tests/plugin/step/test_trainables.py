@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from splatkit_ns.densification import SplatDefaultDensification, SplatMCMCDensification
@@ -134,6 +135,17 @@ def resumed_is_the_same(scene: Path, tmp_path: Path, **parts: Any) -> Any:
     last = checkpoints.path_of(whole.checkpoint_dir, STEPS - 1)
     assert differing(last, checkpoints.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
     return whole
+
+
+def opened_is_the_same(trainer: Any) -> Any:
+    """Open a run as ``ns-eval`` does, and evaluate it with the numbers of the run itself; returns the opened model."""
+    config = trainer.base_dir / "config.yml"
+    config.write_text(yaml.dump(trainer.config))
+    opened: Any = load_run(config, device="cpu").pipeline.model
+    of_run = [image.metrics for image in trainer.pipeline.model.context.data_provider.evaluate()]
+    assert of_run
+    assert of_run == [image.metrics for image in opened.context.data_provider.evaluate()]
+    return opened
 
 
 def test_an_exposure_is_trained_saved_resumed_and_opened(tiny_scene: Path, tmp_path: Path) -> None:
