@@ -1,4 +1,4 @@
-# `make test` and `make demo` each do everything on a machine with Python 3.10 to 3.12, git, make and a compiler.
+# `make test` and `make demo` each do everything on a machine with Python 3.10 to 3.12, git and make.
 # Settings, on the command line: PYTHON=python3.11 (makes the environment), VENV=folder (where it is), JOBS=2 (processes
 # that run tests).
 

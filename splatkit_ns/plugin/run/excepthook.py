@@ -31,7 +31,7 @@ def install_excepthook() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         told = error if isinstance(error, SplatkitError) else None
-        told = told or disk_error(error, traceback) or checkpoint_error(error, traceback)
+        told = told or disk_error(error, traceback) or checkpoint_error(error, traceback) or path_error(traceback)
         if told is not None:
             CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
         else:
@@ -54,6 +54,23 @@ def disk_error(error: BaseException, traceback: TracebackType | None) -> Splatki
     if not any(name.startswith("nerfstudio.scripts.") for name in names):
         return None
     return SplatkitError(f"{describe_os_error(error)}. A file that was being written is incomplete.")
+
+
+def path_error(traceback: TracebackType | None) -> SplatkitError | None:
+    """The error of ``ns-render interpolate`` with a single camera; None if the cause is another.
+
+    Args:
+        traceback: the traceback of the uncaught exception.
+    """
+    for frame, _ in walk_tb(traceback):
+        where = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        is_path = where == ("nerfstudio.cameras.camera_paths", "get_interpolated_camera_path")
+        if is_path and len(frame.f_locals.get("cameras", ())) == 1:
+            return SplatkitError(
+                "A path goes from camera to camera, but there is only one: --pose-source train takes the cameras of "
+                "training, --pose-source eval those of the held-out images."
+            )
+    return None
 
 
 def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:

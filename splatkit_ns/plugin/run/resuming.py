@@ -55,13 +55,19 @@ def say_why_stopped(context: StepContext, step: int) -> None:
 
 
 def say_how_to_go_on(config: TrainerConfig, step: int) -> None:
-    """Print the command that goes on with a run that was stopped and saved after a step, counted from 1."""
-    path = escape(quoted(config.get_base_dir() / "config.yml"))
-    CONSOLE.print(
-        f"Stopped after step {step} of {config.max_num_iterations}, saved. To go on: ns-train {config.method_name} "
-        f"--load-config {path}",
-        soft_wrap=True,
-    )
+    """Print the command that goes on with a run that was stopped and saved, if it has a ``config.yml``.
+
+    Args:
+        config: the config of the run.
+        step: the last step that was trained, counted from 1.
+    """
+    path = config.get_base_dir() / "config.yml"
+    if path.is_file():  # a refinement of `splatkit prune` has none
+        CONSOLE.print(
+            f"Stopped after step {step} of {config.max_num_iterations}, saved. To go on: ns-train {config.method_name} "
+            f"--load-config {escape(quoted(path))}",
+            soft_wrap=True,
+        )
 
 
 def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:

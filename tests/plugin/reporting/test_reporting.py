@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
+from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
@@ -50,6 +53,18 @@ def test_a_full_disk_is_told_by_the_commands_of_nerfstudio(
             sys.excepthook(OSError, error, error.__traceback__)
     told = "Error: [Errno 28] No space left on device. A file that was being written is incomplete.\n"
     assert (capture.get(), previous) == ((told, []) if is_told else ("", [OSError]))
+
+
+def test_a_path_of_one_camera(previous: list[type[BaseException]]) -> None:
+    install_excepthook()
+    camera = Cameras(torch.eye(4)[None, :3], fx=50.0, fy=50.0, cx=16.0, cy=12.0, width=32, height=24)
+    with CONSOLE.capture() as capture:
+        try:
+            get_interpolated_camera_path(camera, steps=3, order_poses=False)
+        except ValueError as error:
+            sys.excepthook(ValueError, error, error.__traceback__)
+    assert capture.get().startswith("Error: A path goes from camera to camera, but there is only one: --pose-source")
+    assert previous == []
 
 
 def test_it_is_installed_once(previous: list[type[BaseException]]) -> None:
