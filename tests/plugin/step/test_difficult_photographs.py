@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from splatkit_ns.loss_fn import Splat3DGSLossFn
-from splatkit_ns.modules.transients import SplatTransientMasks
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.plugin.step.test_trainables import resumed_is_the_same
 from tests.tiny_scene import write_tiny_scene
-
-
-def test_masks_of_transients_are_part_of_a_checkpoint(tiny_scene: Path, tmp_path: Path) -> None:
-    """The first are made before the checkpoint, and reviewed after it."""
-    masks = SplatTransientMasks(begin=0.3, review=(0.7,), least_error=0.02, least_area=0.001)
-    whole = resumed_is_the_same(tiny_scene, tmp_path, modules=[masks])
-    found: Any = next(m for m in whole.pipeline.model.context.modules if isinstance(m, SplatTransientMasks))
-    assert any(bool(mask.any()) for mask in found.state_dict()["masks"])
-    assert whole.pipeline.model.context.masks is not None
 
 
 def test_noise_dropout_and_depth_whose_weight_falls(tmp_path: Path) -> None:
