@@ -92,7 +92,7 @@ def test_every_format_is_measured(made_run: Path, tmp_path: Path, capsys: pytest
     assert re.search(r"a\.ply: 746 KB, 3,000 Gaussians, the size of the run's PLY file, the same pictures", text)
     assert re.search(r"a\.glb: .*?, 1 / 1.03 the size of the run's PLY file, the same pictures", text)
     decibels = {name: float(db) for name, db in re.findall(r"a\.([a-z.]+): [^:]*?, ([\d.]+) dB", text)}
-    assert set(decibels) == {"compressed.ply", "spz", "sog", "splat"}
+    assert set(decibels) == {"compressed.ply", "spz", "spz.glb", "sog", "splat"}
     assert all(30 < db < 90 for db in decibels.values()), decibels
     for path in paths:
         assert f"{path}: " in text

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "run0 is a folder. Its config is {here}/config.yml."),
+        ("", "{here.name} is a folder. Its config is {here}/config.yml."),
         ("nerfstudio_models", "nerfstudio_models is a folder. Its config is {here}/config.yml."),
         ("nosuch.yml", "nosuch.yml does not exist. Its config is {here}/config.yml."),
         ("nosuch/config.yml", "config.yml does not exist. ns-train prints the path when it starts."),
