@@ -106,8 +106,9 @@ class Similarity:
         return whole
 
     def apply(self, points: DoubleArray) -> DoubleArray:
-        """Points (N, 3) moved."""
-        return self.scale * (points @ self.rotation.T) + self.translation
+        """Points (N, 3) moved; those that are not finite stay so, without NumPy's warning."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.scale * (points @ self.rotation.T) + self.translation
 
 
 def up_axis(up: UpAxis) -> Similarity:
