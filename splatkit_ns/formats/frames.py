@@ -106,7 +106,7 @@ class Similarity:
         return whole
 
     def apply(self, points: DoubleArray) -> DoubleArray:
-        """Points (N, 3) moved; those that are not finite stay so, without NumPy's warning."""
+        """Points (N, 3) moved; what is not finite stays so, without NumPy's warning."""
         with np.errstate(over="ignore", invalid="ignore"):
             return self.scale * (points @ self.rotation.T) + self.translation
 
