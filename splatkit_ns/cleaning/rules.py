@@ -58,11 +58,11 @@ def small_clusters(gaussians: Gaussians, least: int, reach: float = 2.5, solid: 
     those of an opacity of at least `solid` (0 to 1) have to be in a cluster of their own kind, and fainter ones in any
     cluster of what is left then.
     """
-    mask = np.zeros(len(gaussians), bool)
-    rows = np.flatnonzero(~faint(gaussians, solid))
+    mask, is_hazy = np.zeros(len(gaussians), bool), faint(gaussians, solid)
+    rows = np.flatnonzero(~is_hazy)
     mask[rows] = _in_small_clusters(gaussians.take(rows), least, reach)
     rows = np.flatnonzero(~mask)
-    hazy = faint(gaussians, solid)[rows]
+    hazy = is_hazy[rows]
     mask[rows[hazy]] = _in_small_clusters(gaussians.take(rows), least, reach)[hazy]
     return mask
 

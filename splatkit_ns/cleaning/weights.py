@@ -19,7 +19,7 @@ BACKGROUND = 0.05
 
 
 class Seen(NamedTuple):
-    """How much N Gaussians contribute to some views; tensors on the CPU."""
+    """The contribution of N Gaussians to some views; tensors on the CPU."""
 
     weights: Tensor
     """(N,) pixels that each fills, in all views together, float64."""

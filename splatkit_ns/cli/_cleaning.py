@@ -36,7 +36,7 @@ class Scene:
     run: LoadedRun | None
 
     def seen(self, console: Console) -> Seen:
-        """How much the Gaussians, all finite, contribute to the training views."""
+        """The contribution of the Gaussians, all finite, to the training views."""
         assert self.run is not None
         pipeline = self.run.pipeline
         device = pipeline.device

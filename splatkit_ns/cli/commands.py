@@ -5,9 +5,8 @@ A function imports its work when it is called, which takes seconds, so that ``sp
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from splatkit_ns.cli import convert, info
@@ -16,6 +15,7 @@ from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.doctor.options import DoctorOptions
+from splatkit_ns.environment import environment_variable
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.poses.options import PosesOptions
 
@@ -78,22 +78,13 @@ def render(options: RenderOptions) -> None:
     render(options)
 
 
-@contextmanager
-def without_compiling() -> Generator[None]:
+def without_compiling() -> AbstractContextManager[None]:
     """Leave functions that are decorated with `torch.compile` in the block as they are.
 
     nerfstudio's splatfacto, of which our model is a subclass, decorates a function that we do not use. PyTorch then
     imports its compiler, which takes one to three seconds.
     """
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[SWITCH]
-        else:
-            os.environ[SWITCH] = before
+    return environment_variable(SWITCH, "1")
 
 
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {

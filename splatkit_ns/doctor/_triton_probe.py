@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 
 import torch
 import triton
 import triton.language as tl
+
+from splatkit_ns.environment import environment_variable
 
 SIZE = 1024
 
@@ -34,19 +35,14 @@ def probe() -> float:
     """
     values = torch.arange(SIZE, dtype=torch.float32, device="cuda")
     results = torch.zeros_like(values)
-    before = os.environ.get("TRITON_CACHE_DIR")
-    with tempfile.TemporaryDirectory(prefix="splatkit-doctor-") as folder:
-        os.environ["TRITON_CACHE_DIR"] = folder
-        try:
-            start = time.perf_counter()
-            _double[(1,)](values, results, size=SIZE)
-            torch.cuda.synchronize()
-            seconds = time.perf_counter() - start
-        finally:
-            if before is None:
-                del os.environ["TRITON_CACHE_DIR"]
-            else:
-                os.environ["TRITON_CACHE_DIR"] = before
+    with (
+        tempfile.TemporaryDirectory(prefix="splatkit-doctor-") as folder,
+        environment_variable("TRITON_CACHE_DIR", folder),
+    ):
+        start = time.perf_counter()
+        _double[(1,)](values, results, size=SIZE)
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
     if not torch.equal(results, 2 * values):
         raise RuntimeError("a kernel that doubles numbers gave wrong ones")
     return seconds

@@ -204,7 +204,7 @@ class _Reader:
         )
 
     def _compression(self, primitive: dict[str, Any]) -> dict[str, Any] | None:
-        """What says where a primitive's SPZ file is; None if it has none."""
+        """The extension that names the part of the data with a primitive's SPZ file; None if it has none."""
         found: Any = primitive["extensions"][EXTENSION]
         within = cast(dict[str, Any], found).get("extensions") if isinstance(found, dict) else None
         if not isinstance(within, dict) or SPZ_EXTENSION not in within:

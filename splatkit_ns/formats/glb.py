@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,16 +23,16 @@ from splatkit_ns.formats._quantise import opacity_bytes, sigmoid, to_bytes, unit
 from splatkit_ns.formats.gaussians import SH_C0, FloatArray, FormatError, Gaussians
 from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 
-_FLOAT, _BYTE, _ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0
+FLOAT, BYTE, _ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0
 _MAX_BYTES = 2**32 - 1
 _XYZW = [1, 2, 3, 0]
-KERNEL = {
+_KERNEL: dict[str, Any] = {
     "kernel": "ellipse",
     "colorSpace": "srgb_rec709_display",
     "projection": "perspective",
     "sortingMethod": "cameraDistance",
 }
-"""How Gaussians are drawn, in the words of the extension."""
+"""The way in which Gaussians are drawn, in the words of the extension."""
 _HALF_TURN_ABOUT_X = [1.0, 0.0, 0.0, 0.0]
 
 
@@ -43,18 +43,18 @@ def write_glb(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
     write_chunks(path, _document(gaussians, attributes, num_bytes), list(attributes.values()))
 
 
-def write_chunks(path: Path, document: dict[str, Any], data: Sequence[NDArray[Any]]) -> None:
+def write_chunks(path: Path, json_part: dict[str, Any], data: Sequence[NDArray[Any]]) -> None:
     """Write a GLB file atomically.
 
     Args:
         path: of the file.
-        document: its JSON.
+        json_part: its JSON.
         data: the buffer, in pieces; the size of each is a multiple of 4 bytes.
 
     Raises:
         FormatError: it would be larger than a GLB file can be.
     """
-    text = json.dumps(document, separators=(",", ":")).encode("ascii")
+    text = json.dumps(json_part, separators=(",", ":")).encode("ascii")
     text += b" " * (-len(text) % 4)
     num_bytes = sum(values.nbytes for values in data)
     total = 12 + 8 + len(text) + 8 + num_bytes
@@ -90,34 +90,57 @@ def _attributes(gaussians: Gaussians) -> dict[str, NDArray[Any]]:
 
 def _document(gaussians: Gaussians, attributes: dict[str, NDArray[Any]], num_bytes: int) -> dict[str, Any]:
     views: list[dict[str, Any]] = []
-    accessors: list[dict[str, Any]] = []
+    accessors: dict[str, dict[str, Any]] = {}
     start = 0
     for number, (name, values) in enumerate(attributes.items()):
         views.append({"buffer": 0, "byteOffset": start, "byteLength": values.nbytes, "target": _ARRAY_BUFFER})
         start += values.nbytes
         kind = "SCALAR" if values.ndim == 1 else f"VEC{values.shape[1]}"
         accessor: dict[str, Any] = {"bufferView": number, "count": len(values), "type": kind}
-        accessor |= {"componentType": _FLOAT} if name != "COLOR_0" else {"componentType": _BYTE, "normalized": True}
+        accessor |= {"componentType": FLOAT} if name != "COLOR_0" else {"componentType": BYTE, "normalized": True}
         if name == "POSITION":
             accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-        accessors.append(accessor)
+        accessors[name] = accessor
+    return document(gaussians, accessors, views, num_bytes, {"rotation": _HALF_TURN_ABOUT_X})
+
+
+def document(
+    gaussians: Gaussians,
+    accessors: Mapping[str, dict[str, Any]],
+    views: list[dict[str, Any]],
+    num_bytes: int,
+    placing: dict[str, Any],
+    compression: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Make the JSON of a scene with one primitive.
+
+    Args:
+        gaussians: of the primitive.
+        accessors: of its attributes, by name.
+        views: of the buffer.
+        num_bytes: of the buffer.
+        placing: moves the primitive, in the words of a node.
+        compression: an extension by name, which programs have to know to read the Gaussians.
+    """
+    names = [EXTENSION, *(compression or {})]
     primitive: dict[str, Any] = {
         "mode": _POINTS,
-        "attributes": {name: number for number, name in enumerate(attributes)},
-        "extensions": {EXTENSION: KERNEL},
+        "attributes": {name: number for number, name in enumerate(accessors)},
+        "extensions": {EXTENSION: _KERNEL | ({"extensions": compression} if compression else {})},
     }
     if gaussians.render_mode != "default":
         primitive["extras"] = {MODE_EXTRA: gaussians.render_mode}
     return {
         "asset": {"version": "2.0", "generator": "splatkit-ns"},
-        "extensionsUsed": [EXTENSION],
+        "extensionsUsed": names,
+        **({"extensionsRequired": names} if compression else {}),
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "rotation": _HALF_TURN_ABOUT_X}],
+        "nodes": [{"mesh": 0, **placing}],
         "meshes": [{"primitives": [primitive]}],
         "buffers": [{"byteLength": num_bytes}],
         "bufferViews": views,
-        "accessors": accessors,
+        "accessors": list(accessors.values()),
     }
 
 

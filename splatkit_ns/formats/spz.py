@@ -107,7 +107,7 @@ def spz_bytes(path: Path, gaussians: Gaussians, options: SpzOptions) -> bytes:
 
 
 def _pack(path: Path, gaussians: Gaussians, options: SpzOptions) -> list[bytes]:
-    """What is compressed then."""
+    """The parts of a file, before their compression."""
     _check_options(options)
     if gaussians.render_mode == "2dgs":
         logger.warning("SPZ cannot say that Gaussians are discs: %s holds flat 3D Gaussians.", path)

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from splatkit_ns.formats._glb_reading import EXTENSION, MODE_EXTRA, PREFIX, SPZ_EXTENSION, read_glb
+from splatkit_ns.formats._glb_reading import PREFIX, SPZ_EXTENSION, read_glb
 from splatkit_ns.formats.gaussians import Gaussians
-from splatkit_ns.formats.glb import KERNEL, write_chunks
+from splatkit_ns.formats.glb import BYTE, FLOAT, document, write_chunks
 from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 from splatkit_ns.formats.spz import SpzOptions, spz_bytes
-
-_FLOAT, _BYTE, _POINTS = 5126, 5121, 0
 
 
 def write_spz_glb(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
@@ -35,30 +33,14 @@ def _document(gaussians: Gaussians, num_bytes: int, num_padded: int) -> dict[str
         vectors += [f"{PREFIX}SH_DEGREE_{degree}_COEF_{number}" for number in range(2 * degree + 1)]
     count = len(gaussians)
     accessors: dict[str, dict[str, Any]] = {
-        name: {"count": count, "componentType": _FLOAT, "type": "VEC3"} for name in vectors
+        name: {"count": count, "componentType": FLOAT, "type": "VEC3"} for name in vectors
     }
     accessors["POSITION"] |= {"min": means.min(axis=0).tolist(), "max": means.max(axis=0).tolist()}
-    accessors[f"{PREFIX}ROTATION"] = {"count": count, "componentType": _FLOAT, "type": "VEC4"}
-    accessors["COLOR_0"] = {"count": count, "componentType": _BYTE, "type": "VEC4", "normalized": True}
-    primitive: dict[str, Any] = {
-        "mode": _POINTS,
-        "attributes": {name: number for number, name in enumerate(accessors)},
-        "extensions": {EXTENSION: {**KERNEL, "extensions": {SPZ_EXTENSION: {"bufferView": 0}}}},
-    }
-    if gaussians.render_mode != "default":
-        primitive["extras"] = {MODE_EXTRA: gaussians.render_mode}
-    return {
-        "asset": {"version": "2.0", "generator": "splatkit-ns"},
-        "extensionsUsed": [EXTENSION, SPZ_EXTENSION],
-        "extensionsRequired": [EXTENSION, SPZ_EXTENSION],
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "matrix": np.eye(4).ravel().tolist()}],  # Cesium needs one
-        "meshes": [{"primitives": [primitive]}],
-        "buffers": [{"byteLength": num_padded}],
-        "bufferViews": [{"buffer": 0, "byteOffset": 0, "byteLength": num_bytes}],
-        "accessors": list(accessors.values()),
-    }
+    accessors[f"{PREFIX}ROTATION"] = {"count": count, "componentType": FLOAT, "type": "VEC4"}
+    accessors["COLOR_0"] = {"count": count, "componentType": BYTE, "type": "VEC4", "normalized": True}
+    views = [{"buffer": 0, "byteOffset": 0, "byteLength": num_bytes}]
+    placing = {"matrix": np.eye(4).ravel().tolist()}  # Cesium needs one
+    return document(gaussians, accessors, views, num_padded, placing, {SPZ_EXTENSION: {"bufferView": 0}})
 
 
 FORMAT = register(

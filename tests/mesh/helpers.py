@@ -1,14 +1,19 @@
-"""True views of the made scene."""
+"""True views of the made scene, and short runs that train on it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from nerfstudio.plugins.types import MethodSpecification
+from nerfstudio.scripts import train
 
 from splatkit_ns.mesh.surface import Mesh
 from splatkit_ns.mesh.views import DepthView
 from tests.made_scene import HEIGHT, WIDTH, MadeView, intrinsics
+from tests.plugin.helpers import forget_writers, run_config
 
 OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -59,3 +64,29 @@ def together(*meshes: Mesh) -> Mesh:
         np.concatenate([mesh.triangles + start for mesh, start in zip(meshes, starts, strict=False)]),
         np.concatenate([mesh.colors for mesh in meshes]),
     )
+
+
+def short_run(data: Path, output: Path, method: MethodSpecification, steps: int, device: str, **loss: Any) -> Path:
+    """Train on all photographs of the made scene, from small opaque Gaussians.
+
+    Args:
+        data: the made scene.
+        output: an empty folder.
+        method: what trains.
+        steps: of the run.
+        device: cpu or cuda.
+        loss: fields of its loss.
+
+    Returns:
+        The run's config.yml.
+    """
+    config = run_config(data, output, steps=steps, method=method)
+    config.machine.device_type = device
+    parser: Any = config.pipeline.datamanager.dataparser
+    parser.eval_mode = "all"
+    config.pipeline.model.init_opacity, config.pipeline.model.init_scale = 0.5, 0.5
+    for name, value in loss.items():
+        setattr(config.pipeline.model.loss_fn, name, value)
+    train.main(config)
+    forget_writers()
+    return config.get_base_dir() / "config.yml"

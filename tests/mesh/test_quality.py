@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import open3d as o3d
 from nerfstudio.plugins.types import MethodSpecification
-from nerfstudio.scripts import train
 
 from splatkit_ns import methods
 from splatkit_ns.mesh.command import make_mesh
 from splatkit_ns.mesh.options import MeshOptions
 from splatkit_ns.mesh.surface import Mesh
 from tests.made_scene import Array
+from tests.mesh.helpers import short_run
 from tests.mesh_quality import MeshQuality, mesh_quality
-from tests.plugin.helpers import forget_writers, run_config
 
 STEPS = 300
 
@@ -31,16 +30,9 @@ def quality(data: Path, output: Path, seen: Array, method: MethodSpecification, 
         method: what trains.
         loss: fields of its loss.
     """
-    config = run_config(data, output, steps=STEPS, method=method)
-    parser: Any = config.pipeline.datamanager.dataparser
-    parser.eval_mode = "all"
-    config.pipeline.model.init_opacity, config.pipeline.model.init_scale = 0.5, 0.5
-    for name, value in loss.items():
-        setattr(config.pipeline.model.loss_fn, name, value)
-    train.main(config)
-    forget_writers()
+    config = short_run(data, output, method, STEPS, "cpu", **loss)
     path = output / "mesh.ply"
-    make_mesh(MeshOptions(load_config=config.get_base_dir() / "config.yml", output=path, frame="world"))
+    make_mesh(MeshOptions(load_config=config, output=path, frame="world"))
     mesh: Any = o3d.io.read_triangle_mesh(str(path))
     return mesh_quality(Mesh(*map(np.asarray, (mesh.vertices, mesh.triangles, mesh.vertex_colors))), seen)
 

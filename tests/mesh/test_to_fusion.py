@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nerfstudio.scripts import train
 
 from splatkit_ns import methods
 from splatkit_ns.mesh import command
@@ -20,8 +19,7 @@ from splatkit_ns.mesh.scale import FusionSizes
 from splatkit_ns.mesh.surface import Mesh
 from splatkit_ns.mesh.views import DepthView
 from tests.made_scene import Array, made_views, signed_distance, surface_normals
-from tests.mesh.helpers import OPENCV, tetrahedron
-from tests.plugin.helpers import forget_writers, run_config
+from tests.mesh.helpers import OPENCV, short_run, tetrahedron
 
 
 @dataclass
@@ -34,20 +32,6 @@ class Collector:
     def fuse(self, views: Iterable[DepthView], sizes: FusionSizes) -> Mesh:
         self.views, self.sizes = list(views), sizes
         return tetrahedron(0.5)
-
-
-def trained(data: Path, output: Path, method: Any, **loss: Any) -> Path:
-    """The config.yml of a run on the GPU."""
-    config = run_config(data, output, steps=600, method=method)
-    config.machine.device_type = "cuda"
-    parser: Any = config.pipeline.datamanager.dataparser
-    parser.eval_mode = "all"
-    config.pipeline.model.init_opacity, config.pipeline.model.init_scale = 0.5, 0.5
-    for name, value in loss.items():
-        setattr(config.pipeline.model.loss_fn, name, value)
-    train.main(config)
-    forget_writers()
-    return config.get_base_dir() / "config.yml"
 
 
 def world_points(view: DepthView, frame: SceneFrame) -> Array:
@@ -79,10 +63,10 @@ def test_depth_cameras_and_sizes_are_those_of_the_scene(
     if kind == "cpu":
         config: Path = request.getfixturevalue("made_run")
     elif kind == "3dgs":
-        config = trained(made_data, tmp_path, methods.splatkit_3dgs)
+        config = short_run(made_data, tmp_path, methods.splatkit_3dgs, 600, "cuda")
     else:
         terms = {"distortion_start_iter": 60, "normal_consistency_start_iter": 90}
-        config = trained(made_data, tmp_path, methods.splatkit_2dgs, **terms)
+        config = short_run(made_data, tmp_path, methods.splatkit_2dgs, 600, "cuda", **terms)
     collector = Collector()
     monkeypatch.setattr(command, "fuse", collector.fuse)
     device = "cpu" if kind == "cpu" else "cuda"

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from splatkit_ns import ranks
+from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -212,23 +213,14 @@ def _start(context: Any, place: Place, work: bytes, alive: Connection, lifeline:
     return _Process(place.rank, process, reports, place.errors)
 
 
-@contextmanager
-def _only_gpu(place: Place) -> Generator[None]:
+def _only_gpu(place: Place) -> AbstractContextManager[None]:
     """Let a process that is started in the block see the GPU of its rank alone, as its first."""
     if place.device_type != "cuda":
-        yield
-        return
+        return nullcontext()
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
     visible = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
-    os.environ[name] = visible[place.rank].strip()
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return environment_variable(name, visible[place.rank].strip())
 
 
 @contextmanager
