@@ -1,6 +1,6 @@
 """Train on photographs as their lenses have taken them, and on undistorted ones, and compare.
 
-    python benchmarks/lenses.py scene SCENE [--scale 0.25] [--steps 2000] [--device cuda] [--warm-up 700] [--out FILE]
+    python benchmarks/lenses.py scene SCENE [--scale 0.25] [--steps 2000] [--device cuda] [--warm-up 700] [--seeds 1 2] [--out FILE]
     python benchmarks/lenses.py made [--steps 1500]
     python benchmarks/lenses.py wide FILE SCENE [--fov 180]
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import statistics
 import sys
@@ -113,8 +114,9 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     runs: list[tuple[str, Photographs, dict[str, Any]]] = [("undistorted", undistorted, {}), ("raw", raw, {})]
     if args.plain:
         runs.append(("raw, without CUDA graphs", raw, {"cuda_graphs": False}))
-    for name, data, settings in runs:
-        row: dict[str, Any] = {"trained_on": name}
+    for (name, data, kind), seed in itertools.product(runs, args.seeds):
+        row: dict[str, Any] = {"trained_on": name, "seed": seed}
+        settings = {**kind, "machine.seed": seed}
         with tempfile.TemporaryDirectory() as folder:
             if args.warm_up:
                 _, row["warm_up_seconds"] = train(data, args, f"{folder}/warm_up", args.warm_up, **settings)
@@ -223,6 +225,7 @@ def main() -> None:
             command.add_argument("--scale", type=float, default=1.0)
             command.add_argument("--warm-up", type=int, default=0, help="steps of a training before each")
             command.add_argument("--plain", action="store_true", help="also without CUDA graphs")
+            command.add_argument("--seeds", type=int, nargs="+", default=[42])
         command.add_argument("--device", default="cpu")
         command.add_argument("--out", type=Path)
     args = parser.parse_args()
