@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from splatkit_ns.plugin.run.resuming import LoadedCheckpoint
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.step.finite import FiniteWatch, check_parameters
 from splatkit_ns.splat import CheckpointRequests
+from splatkit_ns.splat.checkpoint import host_copy
 
 
 class RunCheckpoints:
@@ -90,3 +93,13 @@ class RunCheckpoints:
         """
         if self._writes:
             checkpoints.save(self.folder, self.make(step, announce), self._only_latest)
+
+    def save_later(self, step: int) -> Callable[[], None]:
+        """Make the checkpoint of a step as `save` does; the function that is returned writes it, in any thread.
+
+        Raises:
+            NotFiniteError: see `make`.
+        """
+        if not self._writes:
+            return lambda: None
+        return partial(checkpoints.save, self.folder, host_copy(self.make(step)), self._only_latest)
