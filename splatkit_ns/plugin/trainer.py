@@ -222,6 +222,7 @@ class SplatkitTrainer(Trainer):
             with stop_requests() as self._stop_request:
                 if self._together.ranks.is_first:
                     self._folder.write_transform(self.pipeline.datamanager.train_dataparser_outputs)
+                    self._folder.keep_files()
                 with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
                     with self._folder.discarded_if_refused():
                         self.pipeline.model.parts.set_up()
