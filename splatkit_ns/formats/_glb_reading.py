@@ -80,24 +80,29 @@ class _Reader:
 
     def gaussians(self) -> Gaussians:
         """The Gaussians of all primitives that have the extension, at the places that the nodes give them."""
-        parts: list[Gaussians] = []
+        placed: list[tuple[DoubleArray, dict[str, Any]]] = []
         total = 0
-        for matrix, primitive in self._primitives():
-            total += self._integer(self._accessor(primitive, "POSITION").get("count"), "an accessor's count")
+        for matrix, primitive in self._primitives():  # all are counted before any is read
+            count = self._integer(self._accessor(primitive, "POSITION").get("count"), "an accessor's count")
+            total += max(count, 1)
             check_inflated(self.path, total * _BYTES_OF_ONE, len(self.binary))
-            compressed = self._compression(primitive)
-            if compressed is None:
-                parts.append(transform(self._read(primitive), self._move(matrix)))
-            else:
-                parts.append(transform(self._read_spz(primitive, compressed), self._move(matrix @ _HALF_TURN)))
-        if not parts:
+            placed.append((matrix, primitive))
+        if not placed:
             self._fail(f"there are no Gaussians in it: no primitive in the scene has {EXTENSION}")
+        parts = [self._placed(matrix, primitive) for matrix, primitive in placed]
         degrees = {part.sh_degree for part in parts}
         if len(degrees) > 1:
             self._fail(f"its Gaussians have different SH degrees: {sorted(degrees)}")
         arrays: dict[str, Any] = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
         found = Gaussians(**arrays, render_mode=parts[0].render_mode)
         return check_finite(found, self.path)
+
+    def _placed(self, matrix: DoubleArray, primitive: dict[str, Any]) -> Gaussians:
+        """A primitive's Gaussians in the axes of PLY files, moved by the matrix of its node."""
+        compressed = self._compression(primitive)
+        if compressed is None:
+            return transform(self._read(primitive), self._move(matrix))
+        return transform(self._read_spz(primitive, compressed), self._move(matrix @ _HALF_TURN))
 
     def _fail(self, reason: str) -> NoReturn:
         raise FormatError(f"{self.path}: {reason}.")

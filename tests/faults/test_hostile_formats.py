@@ -347,12 +347,13 @@ def test_compressed_ply(tmp_path: Path, small: Any) -> None:
 def bombs() -> dict[str, bytes]:
     """Files of a few MB at most that claim, and have, a gigabyte."""
     one_gib = io.BytesIO()
-    with gzip.GzipFile(fileobj=one_gib, mode="wb", mtime=0) as file:
+    with gzip.GzipFile(fileobj=one_gib, mode="wb", compresslevel=1, mtime=0) as file:
         file.write(HEADER.pack(MAGIC, 3, 2**26, 0, 12, 0, 0))
         for _ in range(1 << 10):
             file.write(bytes(1 << 20))
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file, file.open("meta.json", "w") as entry:
+    deflate = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(archive, "w", deflate, compresslevel=1) as file, file.open("meta.json", "w") as entry:
         for _ in range(1 << 10):
             entry.write(bytes(1 << 20))
     image = io.BytesIO()

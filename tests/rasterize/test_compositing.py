@@ -16,12 +16,13 @@ from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
 
 torch.manual_seed(0)
-C, N, W, H, T, X = 2, 40, 29, 37, {tile_size}, {channels}
+C, N, W, H, T, X = 2, 24, 21, 19, {tile_size}, {channels}
 background, absgrad = {background}, {absgrad}
 tiles_x, tiles_y = math.ceil(W / T), math.ceil(H / T)
 means, conics = random_ellipses(C, N, (W, H), margin=10, long=(1, 9), short=(1, 4))
 opacities, seen, depths = torch.rand(C, N) * 1.001, torch.rand(C, N) > 0.1, torch.rand(C, N) + 1
-opacities[:, :4] = 0.9999  # alpha is cut off at 0.999 in the middle, and light ends behind a few of them
+opacities[:, :4] = 0.9999  # alpha is cut off at 0.999 in the middle, and light ends behind two of them
+means[:, :4], seen[:, :4] = torch.tensor([W / 2, H / 2]), True
 colors, backgrounds = torch.rand(C, N, X), torch.rand(C, X) if background else None
 inputs = [means, conics, colors, opacities] + ([backgrounds] if background else [])
 
@@ -48,6 +49,7 @@ def dense(means, conics, colors, opacities, backgrounds=None):
             alpha = torch.where(counts & is_open, alpha, 0.0)
             image = image + (alpha * light)[..., None] * colors[camera, g]
             light = light * (1 - alpha)
+        assert not is_open.all(), "light ends somewhere"
         if backgrounds is not None:
             image = image + light[..., None] * backgrounds[camera]
         images.append(image)

@@ -62,7 +62,8 @@ OF_COLOURS = """
 import contextlib
 
 import torch
-from splatkit_ns.rasterize._sh_triton import coefficient_gradients, spherical_harmonics
+from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients
+from splatkit_ns.rasterize._sh_triton import spherical_harmonics
 from splatkit_ns.rasterize.color_gradients import ColorGradients, taken_for
 
 torch.cuda.device_of = lambda tensor: contextlib.nullcontext()

@@ -10,6 +10,7 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.resuming import LoadedCheckpoint
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.step.finite import FiniteWatch, check_parameters
@@ -38,6 +39,7 @@ class RunCheckpoints:
     ) -> None:
         self._writes = writes
         self._run, self._watch, self._resumed = run, watch, resumed
+        self._run_folder = RunFolder(config)
         self._only_latest, self._load_schedules = config.save_only_latest_checkpoint, config.load_scheduler
         self.folder: Path = config.get_checkpoint_dir()
         """The folder of the trainer's own checkpoints."""
@@ -89,9 +91,11 @@ class RunCheckpoints:
 
         Raises:
             OSError: the checkpoint could not be written; older ones are untouched.
+            SplatkitError: the run's folder was deleted, and another run writes into it now.
             NotFiniteError: see `make`.
         """
         if self._writes:
+            self._run_folder.put_back()
             checkpoints.save(self.folder, self.make(step, announce), self._only_latest)
 
     def save_later(self, step: int) -> Callable[[], None]:

@@ -107,7 +107,7 @@ class RankGradients:
 
     def _coefficient_gradients(self, parameters: Mapping[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
         """The mean gradients of spherical harmonics, made of those of the colours of all ranks."""
-        from splatkit_ns.rasterize._sh_triton import coefficient_gradients  # needs Triton
+        from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients  # needs Triton
 
         bands = self._colors.bands
         rest = parameters["shN"] if bands > 1 else None
