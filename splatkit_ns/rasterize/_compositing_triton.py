@@ -28,7 +28,10 @@ from splatkit_ns.rasterize._tile_lists_triton import TileLists
 MAX_CHANNELS = 4
 GATHERED, TOGETHER, MANY = 16, 4, 32
 """The number of Gaussians whose list entries are added up together, that of entries of each that are read at once, and
-the number of entries after which those of one Gaussian are added up alone."""
+that of entries above which the last ones of a Gaussian are added up before."""
+APART, WIDE = 64, 128
+"""The number of Gaussians among which one program looks for such with more entries, and that of entries it reads at
+once."""
 SKIPPED = tl.constexpr(32)
 """The number of list entries that are marked at once as not seen by any pixel."""
 SIZES = ["width", "height", "tiles_x", "tiles_y"]
@@ -228,38 +231,55 @@ def _backward(
 
 
 @triton.jit(do_not_specialize=["num", "capacity"])
+def _shorten(
+    ends_ptr, counts_ptr, sums_ptr, num, capacity, R: tl.constexpr, G: tl.constexpr, MANY: tl.constexpr, B: tl.constexpr
+):
+    """Add up all but the first MANY - 1 entries of each Gaussian with more than MANY, into the next of its places.
+
+    Such Gaussians are near the camera, and follow one another in the order of depth: so a program looks at G that are
+    far from each other there.
+    """
+    which = tl.arange(0, G)
+    rank = tl.program_id(0) + which * tl.num_programs(0)
+    count = tl.load(counts_ptr + rank, mask=rank < num, other=0)
+    first = tl.load(ends_ptr + rank, mask=rank < num, other=0) - count
+    field = tl.arange(0, 16)
+    entry = tl.arange(0, B)
+    i = tl.min(tl.where(count > MANY, which, G))
+    while i < G:
+        its_count = tl.sum(tl.where(which == i, count, 0))
+        its_first = tl.sum(tl.where(which == i, first, 0))
+        rest = tl.zeros((B, 16), tl.float32)
+        for k in range(MANY - 1, its_count, B):
+            place = its_first + k + entry
+            here = ((k + entry < its_count) & (place < capacity))[:, None] & (field < R)[None, :]
+            rest += tl.load(sums_ptr + place[:, None] * R + field[None, :], mask=here, other=0.0)
+        place = its_first + tl.full((16,), MANY - 1, tl.int64)
+        tl.store(sums_ptr + place * R + field, tl.sum(rest, axis=0), mask=(field < R) & (place < capacity))
+        i = tl.min(tl.where((count > MANY) & (which > i), which, G))
+
+
+@triton.jit(do_not_specialize=["num", "capacity"])
 def _gather(
     order_ptr, ends_ptr, counts_ptr, sums_ptr, num, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
     v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, G: tl.constexpr, E: tl.constexpr, MANY: tl.constexpr,
 ):  # fmt: skip
-    """Add up the entries of each of G Gaussians, the first MANY of each together; Gaussians without any get zeros."""
+    """Add up the first MANY entries of each of G Gaussians; Gaussians without any get zeros."""
     rank = tl.program_id(0) * G + tl.arange(0, G)
     known = rank < num
     g = tl.load(order_ptr + rank, mask=known, other=0)
     count = tl.load(counts_ptr + rank, mask=known, other=0)
     first = tl.load(ends_ptr + rank, mask=known, other=0) - count
+    count = tl.minimum(count, MANY)
     R: tl.constexpr = 6 + X + (2 if ABS else 0)
     field = tl.arange(0, 16)
     total = tl.zeros((G, 16), tl.float32)
-    most = tl.max(count)
     entry = tl.arange(0, E)[None, :]
-    for k in range(0, tl.minimum(most, MANY), E):
+    for k in range(0, tl.max(count), E):
         row = first[:, None] + k + entry
-        live = (k + entry < tl.minimum(count, MANY)[:, None]) & (row < capacity)
+        live = (k + entry < count[:, None]) & (row < capacity)
         live = live[:, :, None] & (field < R)[None, None, :]
         total += tl.sum(tl.load(sums_ptr + row[:, :, None] * R + field[None, None, :], mask=live, other=0.0), axis=1)
-    if most > MANY:
-        others = tl.arange(0, MANY)
-        for i in range(G):
-            mine = tl.arange(0, G) == i
-            its_count = tl.sum(tl.where(mine, count, 0))
-            its_first = tl.sum(tl.where(mine, first, 0))
-            rest = tl.zeros((MANY, 16), tl.float32)
-            for k in range(MANY, its_count, MANY):
-                place = its_first + k + others
-                here = ((k + others < its_count) & (place < capacity))[:, None] & (field < R)[None, :]
-                rest += tl.load(sums_ptr + place[:, None] * R + field[None, :], mask=here, other=0.0)
-            total += tl.where(mine[:, None], tl.sum(rest, axis=0)[None, :], 0.0)
     g, field, known = g[:, None], field[None, :], known[:, None]
     tl.store(v_means_ptr + 2 * g + field, total, mask=known & (field < 2))
     tl.store(v_conics_ptr + 3 * g + field - 2, total, mask=known & (field >= 2) & (field < 5))
@@ -309,6 +329,9 @@ class Composite(torch.autograd.Function):
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
         v_abs = torch.empty_like(means2d) if absgrad else v_means
         number = opacities.numel()
+        _shorten[(triton.cdiv(number, APART),)](
+            lists.ends, lists.counts, sums, number, len(sums), sums.shape[1], APART, MANY, WIDE, num_warps=4
+        )
         _gather[(triton.cdiv(number, GATHERED),)](
             lists.order, lists.ends, lists.counts, sums, number, len(sums), v_means, v_conics, v_opacities, v_colors,
             v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=2,
@@ -365,11 +388,13 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     shape = (1, 1, 1, 1, 3, True)
     forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
     backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
-    gather = (one.long() - 1, one.long(), one.int(), sums, 1, 1, *(torch.empty_like(sums) for _ in range(5)), 3)
+    shorten = (one.long(), one.int(), sums, 1, 1)
+    gather = (one.long() - 1, *shorten, *(torch.empty_like(sums) for _ in range(5)), 3)
     launches: list[Callable[[], object]] = [partial(_forward[(1,)], *forward, num_warps=1)]
     for absgrad in (True, False):
         launches += [
             partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1),
+            partial(_shorten[(1,)], *shorten, 11 if absgrad else 9, APART, MANY, WIDE, num_warps=4),
             partial(_gather[(1,)], *gather, absgrad, GATHERED, TOGETHER, MANY, num_warps=2),
         ]
     return launches

@@ -12,9 +12,11 @@ import sys
 sys.path.insert(0, "tests/rasterize")
 import torch
 from random_ellipses import random_ellipses
+from splatkit_ns.rasterize import _compositing_triton
 from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
 
+_compositing_triton.MANY, _compositing_triton.WIDE = {many}, 2
 torch.manual_seed(0)
 C, N, W, H, T, X = 2, 24, 21, 19, {tile_size}, {channels}
 background, absgrad = {background}, {absgrad}
@@ -59,6 +61,7 @@ def dense(means, conics, colors, opacities, backgrounds=None):
 
 ours = [tensor.clone().requires_grad_() for tensor in inputs]
 lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+assert lists.counts.max() > min({many}, 3), "Gaussians with many entries are there"
 images, alphas = composite(*ours[:4], ours[4] if background else None, W, H, T, lists, absgrad)
 truth = [tensor.double().requires_grad_() for tensor in inputs]
 true_images, true_alphas, per_pixel = dense(*truth)
@@ -80,11 +83,18 @@ print("equal")
 
 
 @pytest.mark.parametrize(
-    ("tile_size", "channels", "background", "absgrad"),
-    [(16, 3, True, False), (8, 4, True, True), (8, 1, False, True), (16, 2, False, False), (8, 6, True, False)],
+    ("tile_size", "channels", "background", "absgrad", "many"),
+    [
+        (16, 3, True, False, 1),
+        (8, 4, True, True, 4),
+        (8, 1, False, True, 32),
+        (16, 2, False, False, 32),
+        (8, 6, True, False, 3),
+    ],
 )
-def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool) -> None:
+def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool, many: int) -> None:
     settings = {"tile_size": tile_size, "channels": channels, "background": background, "absgrad": absgrad}
+    settings |= {"many": many}
     code = IN_THE_INTERPRETER
     for name, value in settings.items():
         code = code.replace("{" + name + "}", str(value))
