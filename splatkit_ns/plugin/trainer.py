@@ -277,7 +277,8 @@ class SplatkitTrainer(Trainer):
     def _train_step(self, step: int, last: int) -> None:
         """Train one step, `last` its last image; then log, update the viewer, evaluate and save if they are due."""
         with self.train_lock, training_cores(self.device):
-            self.pipeline.train()
+            if not (self.pipeline.training and self.pipeline.model.training):
+                self.pipeline.train()
             result = self.training_step.run(step)
         self._together.compare(last + 1, self._state.parameters())
         self._log.after_step(last, result)

@@ -75,7 +75,7 @@ def _adam_tensors(optimizer: Optimizer) -> AdamTensors | None:
     from splatkit_ns.splat._adam_triton import MAX_NUMBERS, AdamTensors
 
     tensors = AdamTensors(param, grad, state["exp_avg"], state["exp_avg_sq"], state["step"], float(groups[0]["lr"]))
-    fits = param.numel() < MAX_NUMBERS and all(_is_plain(tensor, param) for tensor in tensors[:4])
+    fits = param.numel() < MAX_NUMBERS and _are_plain(tensors[:4], param.device, param.shape)
     if not fits or tensors.step.device != param.device or tensors.step.dtype != torch.float32:
         return None
     return tensors
@@ -113,15 +113,14 @@ def _on_current_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda and tensor.device.index == torch.cuda.current_device()
 
 
-def _is_plain(tensor: Tensor, like: Tensor) -> bool:
-    return (
-        tensor.dtype == torch.float32
-        and tensor.layout == torch.strided
-        and tensor.device == like.device
-        and tensor.shape == like.shape
-        and tensor.is_contiguous()
-        and tensor.data_ptr() % _ALIGNMENT == 0
-    )
+def _are_plain(tensors: Iterable[Tensor], device: torch.device, shape: torch.Size) -> bool:
+    """Whether all are dense float32 tensors of this device and shape, aligned as Triton expects."""
+    for tensor in tensors:
+        if tensor.dtype != torch.float32 or tensor.device != device or tensor.shape != shape:
+            return False
+        if tensor.layout != torch.strided or not tensor.is_contiguous() or tensor.data_ptr() % _ALIGNMENT:
+            return False
+    return True
 
 
 @lazy_kernel(otherwise="Each Adam has kernels of its own")

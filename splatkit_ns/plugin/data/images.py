@@ -36,7 +36,7 @@ def ground_truth(image: Tensor, downscale: int) -> Tensor:
             f"An image of {image.shape[1]}×{image.shape[0]} pixels cannot be made {downscale} times smaller, as "
             "--modules.resolution.max-downscale says. Lower it."
         )
-    image = image.float() / 255 if not image.is_floating_point() else image
+    image = image if image.is_floating_point() else image / 255
     if downscale == 1:
         return image
     if image.shape[-1] == 4:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName
+from torch import Tensor
 
 from splatkit_ns.errors import describe_os_error
 from splatkit_ns.plugin.reporting.console import report_once
@@ -80,6 +81,23 @@ class RunLog:
     def flush(self) -> None:
         """Write logged values; if the disk is full, they are lost and the run goes on."""
         try:
+            if any(not isinstance(each, writer.LocalWriter) for each in writer.EVENT_WRITERS):
+                _read_back(writer.EVENT_STORAGE)
             writer.write_out_storage()
         except OSError as error:
             report_once(f"The log cannot be written: {describe_os_error(error)}. Training goes on.")
+
+
+def _read_back(events: list[dict[str, Any]]) -> None:
+    """Replace scalar tensors by numbers, for all of which the host waits once."""
+    places: list[tuple[dict[str, Any], str]] = []
+    for event in events:
+        values = event["event"]
+        places += [(values, name) for name in values] if isinstance(values, dict) else [(event, "event")]
+    scalars = [(place, key, place[key]) for place, key in places if isinstance(place[key], Tensor)]
+    scalars = [entry for entry in scalars if entry[2].numel() == 1]
+    if scalars:
+        device = scalars[0][2].device
+        values = torch.stack([value.detach().reshape(()).to(device, torch.float64) for _, _, value in scalars])
+        for (place, key, _), number in zip(scalars, values.tolist(), strict=True):
+            place[key] = number

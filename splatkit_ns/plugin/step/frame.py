@@ -189,17 +189,14 @@ def _to(pixels: Tensor, like: Tensor) -> Tensor:
 
 def copy_frame(source: TrainingFrame, to: TrainingFrame) -> None:
     """Copy the values of a frame into the tensors of another of the same shapes, such as the one a CUDA graph reads."""
-    to.view.cam_to_worlds.copy_(source.view.cam_to_worlds)
-    to.view.Ks.copy_(source.view.Ks)
-    if source.view.distortion is not None and to.view.distortion is not None:
-        to.view.distortion.copy_(source.view.distortion)
-    to.background.copy_(source.background)
-    if source.index_on_device is not None and to.index_on_device is not None:
-        to.index_on_device.copy_(source.index_on_device)
-    for name in IMAGES:
-        value, place = getattr(source, name), getattr(to, name)
-        if value is not None and place is not None:
-            place.copy_(value)
+    pairs = [(getattr(source.view, name), getattr(to.view, name)) for name in ("cam_to_worlds", "Ks", "distortion")]
+    pairs += [(getattr(source, name), getattr(to, name)) for name in ("background", "index_on_device", *IMAGES)]
+    pairs = [(value, place) for value, place in pairs if value is not None and place is not None]
+    for is_float in (True, False):  # those of one kind in one launch
+        chosen = [pair for pair in pairs if (pair[1].dtype == torch.float32) == is_float]
+        if chosen:
+            places, values = [place for _, place in chosen], [value for value, _ in chosen]
+            torch._foreach_copy_(places, values)  # type: ignore[reportPrivateUsage]
 
 
 def empty_frame_like(frame: TrainingFrame) -> TrainingFrame:

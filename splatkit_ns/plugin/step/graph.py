@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Hashable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -100,9 +101,10 @@ def forward_backward(
     return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
 
 
-def settings_of(part: Any) -> tuple[dataclasses.Field[Any], ...]:
-    """The fields of a part; empty if it has none."""
-    return dataclasses.fields(part) if dataclasses.is_dataclass(part) else ()
+@lru_cache
+def settings_of(part: type) -> tuple[str, ...]:
+    """The names of the fields of a part's class; empty if it has none."""
+    return tuple(field.name for field in dataclasses.fields(part)) if dataclasses.is_dataclass(part) else ()
 
 
 class GraphForwardBackward:
@@ -170,17 +172,18 @@ class GraphForwardBackward:
         if self._off:
             return False
         self._steps += 1
-        self._forget_what_is_old()
+        parameters = self._parameters()
+        self._forget_what_is_old(parameters)
         if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths[kind]:
             self._warm.add(kind)
             return False
         step = self._graphs.get(kind) or self._new_graph(kind, frame)
-        return step is not None and self._replay(kind, step, frame)
+        return step is not None and self._replay(kind, step, frame, parameters)
 
-    def _forget_what_is_old(self) -> None:
+    def _forget_what_is_old(self, parameters: Mapping[str, Tensor]) -> None:
         """Forget the graphs if other kernels are chosen now, or if they have other arguments."""
-        settings = self._present_settings()
-        places = tuple(param.data_ptr() for param in self._parameters().values())
+        settings = self._present_settings(parameters)
+        places = tuple(param.data_ptr() for param in parameters.values())
         if settings != self._settings:
             self._warm.clear()
         if settings != self._settings or places != self._places:
@@ -199,7 +202,9 @@ class GraphForwardBackward:
         self._captures += 1
         return self._try_to_capture(kind, frame)
 
-    def _replay(self, kind: Hashable, step: CapturedStep, frame: TrainingFrame) -> bool:
+    def _replay(
+        self, kind: Hashable, step: CapturedStep, frame: TrainingFrame, parameters: Mapping[str, Tensor]
+    ) -> bool:
         """Run a step as a graph; False if the space for its tile lists did not suffice, so that it has to run again."""
         model, context = self._model, self._model.context
         self._replays += 1
@@ -221,7 +226,7 @@ class GraphForwardBackward:
             setattr(context, name, value)
         losses = step.losses.clone().unbind()  # copies, so that a module may keep them
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
-        parameters, colors = self._parameters(), current_color_gradients()
+        colors = current_color_gradients()
         for name, gradient in step.gradients.items():
             parameters[name].grad = gradient
         if colors is not None:
@@ -251,13 +256,13 @@ class GraphForwardBackward:
         missing = (getattr(frame, name) is None for name in IMAGES)
         return (view.width, view.height, *lens, self._model.wants_depth_now(), *missing)
 
-    def _present_settings(self) -> tuple[Any, ...]:
+    def _present_settings(self, parameters: Mapping[str, Tensor]) -> tuple[Any, ...]:
         """The properties of all steps by which kernels are chosen; a module may change a part's during training."""
         model = self._model
         parts = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
-        values = (getattr(part, f.name) for part in parts for f in settings_of(part))
+        values = [getattr(part, name) for part in parts for name in settings_of(type(part))]
         plain = (value for value in values if isinstance(value, bool | int | float | str))
-        trained = (param.requires_grad for param in self._parameters().values())
+        trained = (param.requires_grad for param in parameters.values())
         return (len(model.training_state), model.sh_degree_now(), *plain, *trained)
 
     def _note_length(self, kind: Hashable) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
+from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
 
@@ -72,5 +73,10 @@ class ParameterUpdates:
             images: the number of images of a step, which schedules count.
         """
         for schedule in self._schedules.values():
-            for _ in range(images):
+            calls = images
+            if type(schedule) is LambdaLR:  # its rates depend on the number of steps alone
+                vars(schedule)["last_epoch"] += images - 1
+                vars(schedule)["_step_count"] += images - 1
+                calls = 1
+            for _ in range(calls):
                 schedule.step()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR
 
 from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.hooks import Hook, HookModule
 from splatkit_ns.hooks.checkpoint import CheckPointHook
 from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatCheckpointer, SplatExporter
+from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat import read_checkpoint
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
@@ -159,3 +162,30 @@ def test_checkpoints_that_parts_write_are_of_whole_steps(kind: str, tiny_scene: 
     for name, param in trainer.pipeline.model.gauss_params.items():
         assert torch.equal(resumed.pipeline.model.gauss_params[name], param), name
     assert (resumed.checkpoint_dir / last).is_file()
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_schedules_count_the_images_of_a_step(images: int) -> None:
+    def made() -> Any:
+        optimizers = {name: torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1) for name in ("a", "b")}
+        schedules = {
+            "a": LambdaLR(optimizers["a"], lambda step: 0.97**step),
+            "b": CyclicLR(optimizers["b"], 0.1, 0.3, step_size_up=3, cycle_momentum=False),
+        }
+        config = {name: {"optimizer": SimpleNamespace(max_norm=None)} for name in optimizers}
+        return SimpleNamespace(optimizers=optimizers, schedulers=schedules, config=config)
+
+    found, expected = made(), made()
+    state: Any = None
+    updates = ParameterUpdates(found, {"a": 1, "b": 1}, state)
+    for _ in range(4):
+        updates.step_schedules(images)
+        for schedule in expected.schedulers.values():
+            for _ in range(images):
+                schedule.step()
+        for name, optimizer in found.optimizers.items():
+            assert optimizer.param_groups[0]["lr"] == expected.optimizers[name].param_groups[0]["lr"]
+            ours, theirs = found.schedulers[name].state_dict(), expected.schedulers[name].state_dict()
+            assert {key: ours[key] for key in ("last_epoch", "_step_count", "_last_lr")} == {
+                key: theirs[key] for key in ("last_epoch", "_step_count", "_last_lr")
+            }
