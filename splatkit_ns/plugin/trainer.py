@@ -284,9 +284,7 @@ class SplatkitTrainer(Trainer):
         self._update_viewer_state(last)
         with self.train_lock:
             self.eval_iteration(last)
-        if reaches(last, self.config.steps_per_save, self._together.images_per_step):
-            with self._saver.together():
-                self._saver.try_to_save(last)
+        self._saver.save_if_due(last)
         self._log.flush()
 
     @profiler.time_function
@@ -317,4 +315,5 @@ class SplatkitTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint of a step (0-based); see `RunCheckpoints.save`."""
+        self._saver.settle()
         self._checkpoints.save(step)

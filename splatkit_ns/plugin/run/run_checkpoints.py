@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from splatkit_ns.plugin.run.resuming import LoadedCheckpoint
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.step.finite import FiniteWatch, check_parameters
 from splatkit_ns.splat import CheckpointRequests
+from splatkit_ns.splat.checkpoint import host_copy
 
 
 class RunCheckpoints:
@@ -92,5 +95,18 @@ class RunCheckpoints:
             NotFiniteError: see `make`.
         """
         if self._writes:
-            self._run_folder.put_back()
-            checkpoints.save(self.folder, self.make(step, announce), self._only_latest)
+            self._write(self.make(step, announce))
+
+    def save_later(self, step: int) -> Callable[[], None]:
+        """Make the checkpoint of a step as `save` does; the function that is returned writes it, in any thread.
+
+        Raises:
+            NotFiniteError: see `make`.
+        """
+        if not self._writes:
+            return lambda: None
+        return partial(self._write, host_copy(self.make(step)))
+
+    def _write(self, checkpoint: dict[str, Any]) -> None:
+        self._run_folder.put_back()
+        checkpoints.save(self.folder, checkpoint, self._only_latest)
