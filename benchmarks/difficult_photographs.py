@@ -5,12 +5,13 @@
 
 `appearance` gives each training photograph a gain of up to a stop, white balance and gamma at random, and trains on the
 photographs as they are and on the changed ones, without an image model and with each. `distractors` paints a figure
-into a third of them, and measures how much of the figures and of all else is masked. `poses` turns each camera by half
-a degree and moves it by a hundredth of the scene. `few` keeps 3, 6 and 12 photographs, with depth (that of a run on all
-of them, with a scale and shift for each image) and noise of opacities each off and on. `sky` trains without a sky and
-with one, from which Gaussians are kept out or not, and writes renders of a path into --frames. Held-out photographs
-(every eighth) are never changed. SCENE is a folder in nerfstudio's format. `make` only writes a data set. Variants of
-image models and masks are written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
+into a third of them, and measures how much of the figures and of all else is masked; the masks `oracle` leave out
+exactly what was painted, from the beginning or from a share of the steps (`oracle:begin=0.3`). `poses` turns each
+camera by half a degree and moves it by a hundredth of the scene. `few` keeps 3, 6 and 12 photographs, with depth (that
+of a run on all of them, with a scale and shift for each image) and noise of opacities each off and on. `sky` trains
+without a sky and with one, from which Gaussians are kept out or not, and writes renders of a path into --frames. Held-
+out photographs (every eighth) are never changed. SCENE is a folder in nerfstudio's format. `make` only writes a data
+set. Variants of image models and masks are written like `affine:lr=0.01,prior=0.1`. For a CPU that has little time:
 --points 3000 --steps 900 --set pipeline.datamanager.camera_res_scale_factor=0.25
 """
 
@@ -57,11 +58,13 @@ def of_model(variant: str) -> dict[str, Any]:
 
 
 def of_masks(variant: str) -> dict[str, Any]:
-    """The settings of a run with masks of transients, such as ``transients:begin=0.3``."""
+    """The settings of a run with masks, such as ``transients:begin=0.3``; ``oracle`` for what was painted exactly."""
     kind, _, values = variant.partition(":")
-    pairs = (pair.partition("=") for pair in values.split(",") if pair)
+    pairs = dict(pair.split("=") for pair in values.split(",") if pair)
+    if kind == "oracle":
+        return {"oracle": float(pairs.get("begin", 0))}
     begin = {} if kind == "none" else {"modules.transients.begin": 0.3}
-    return begin | {f"modules.transients.{k}": json.loads(v) for k, _, v in pairs}
+    return begin | {f"modules.transients.{k}": json.loads(v) for k, v in pairs.items()}
 
 
 def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run]:
@@ -85,8 +88,9 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
                 yield on(seed, kind, "poses", name, POSES[name], align=True)
         else:
             parts, settings_of = (args.models, of_model) if experiment == "appearance" else (args.masks, of_masks)
-            for part, kind in itertools.product(parts, ("nothing", experiment)):
-                yield on(seed, kind, experiment, part, settings_of(part))
+            for part, kind in itertools.product(parts, args.changes or ("nothing", experiment)):
+                if (oracle := (settings := settings_of(part)).pop("oracle", None)) is None or kind == experiment:
+                    yield on(seed, kind, experiment, part, settings, oracle=oracle)
 
 
 def few_runs(scene: Path, folder: Path, depths: Path, seed: int, numbers: Sequence[int]) -> Iterator[Run]:
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, nargs="+", default=[])
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--masks", nargs="+", default=("none", "transients"))
+    parser.add_argument("--changes", nargs="+", choices=KINDS, help="only photographs with these changes")
     parser.add_argument("--corrections", nargs="+", default=tuple(POSES), choices=POSES, help="for poses")
     parser.add_argument("--skies", nargs="+", default=tuple(SKIES), choices=SKIES, help="for sky")
     parser.add_argument("--numbers", type=int, nargs="+", default=(3, 6, 12), help="of photographs, for few")

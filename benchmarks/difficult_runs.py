@@ -35,6 +35,8 @@ class Run:
     """Whether the cameras of held-out photographs are aligned, too."""
     depths: Path | None = None
     """The folder into which the depth of all photographs is written."""
+    oracle: float | None = None
+    """The share of the steps from which on exactly what was painted is masked; None for never."""
     frames: Path | None = None
     """The folder into which renders of a path through the cameras are written."""
 
@@ -48,6 +50,7 @@ def measured(run: Run, args: argparse.Namespace) -> dict[str, Any]:
 def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate; returns the held-out metrics, seconds and the number of Gaussians."""
     import torch
+    from difficult_masks import OracleMasks, SharesMasked
 
     from splatkit_ns.data_provider import NerfstudioDataProvider
     from splatkit_ns.modules import SplatEvaluator
@@ -69,8 +72,10 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
             settings={"steps_per_eval_image": 0, "steps_per_eval_all_images": 0, **settings},
         )
         steps = args.steps or config.method_config().max_num_iterations
+        figures = run.data / FIGURES
+        masks = SharesMasked(figures) if run.oracle is None else OracleMasks(figures, run.oracle)
         evaluator = SplatEvaluator(folder, eval_steps=[steps], save_images=False, save_stats=False)
-        trainer = SplatTrainer(config, NerfstudioDataProvider(run.data), modules=[evaluator])
+        trainer = SplatTrainer(config, NerfstudioDataProvider(run.data), modules=[evaluator, masks])
         began, worked = time.perf_counter(), time.process_time()
         result = trainer.run()
         seconds = {"wall_s": time.perf_counter() - began, "work_s": time.process_time() - worked}
@@ -79,8 +84,7 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
             found |= aligned_metrics(result)
         if run.experiment == "appearance":
             found |= neighbour_metrics(result)
-        if run.experiment == "distractors":
-            found |= shares_masked(result, run.data / FIGURES)
+        found |= masked(result)
         if run.experiment == "sky":
             found |= alpha_of_sky(result)
         if run.depths is not None:
@@ -138,38 +142,12 @@ def neighbour_metrics(result: Any) -> dict[str, float]:
     return {"neighbour_psnr": plain, "neighbour_cc_psnr": corrected}
 
 
-def shares_masked(result: Any, figures: Path) -> dict[str, float]:
-    """The shares that are masked of the painted figures, and of the other pixels; empty without such masks.
+def masked(result: Any) -> dict[str, Any]:
+    """The shares that masks of transients left out at the end and at each moment; empty without such masks."""
+    from difficult_masks import SharesMasked
 
-    Args:
-        result: of the run.
-        figures: the folder of masks of what was painted; it may be missing.
-    """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from splatkit_ns.modules import SplatTransientMasks
-
-    model = result.run_model
-    data = model.context.data_provider.datamanager.train_dataset
-    modules = [module for module in model.dispatcher.modules.values() if isinstance(module, SplatTransientMasks)]
-    if not modules or modules[0].is_idle:
-        return {}
-    counts = np.zeros((2, 2))
-    for number, path in enumerate(data.image_filenames):
-        camera = data.cameras[number]
-        shape = (1, int(camera.height), int(camera.width), 3)
-        edit = modules[0].pre_step(None, torch.empty(shape, device=result.training_state.device), number)
-        masks = None if edit is None else edit.masks
-        masked = np.zeros(shape[1:3], bool) if masks is None else ~masks[0].cpu().numpy()
-        there = np.zeros(shape[1:3], bool)
-        if (figures / Path(path).name).exists():
-            with Image.open(figures / Path(path).name) as image:
-                there = np.asarray(image.resize(shape[2:0:-1]))
-        counts += [[(masked & there).sum(), there.sum()], [(masked & ~there).sum(), (~there).sum()]]
-    (found, figure), (wrong, others) = counts
-    return {"figures_masked": float(found / figure) if figure else 0.0, "others_masked": float(wrong / others)}
+    shares = [moment for module in result.modules if isinstance(module, SharesMasked) for moment in module.shares]
+    return {**{k: v for k, v in shares[-1].items() if k != "step"}, "moments": shares} if shares else {}
 
 
 def alpha_of_sky(result: Any) -> dict[str, float]:
@@ -254,7 +232,8 @@ def run_all(runs: Sequence[Run], after: Callable[[Run], Sequence[Run]], args: ar
                 except Exception as error:  # the others go on
                     print(f"{run} failed: {type(error).__name__}: {error}", flush=True)
                     continue
-                print(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items()))
+                shown = {name: value for name, value in rows[-1].items() if name != "moments"}
+                print(" ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
                 waiting += after(run)
                 write(rows, args)
     print_table(rows)

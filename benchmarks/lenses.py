@@ -1,7 +1,6 @@
 """Train on photographs as their lenses have taken them, and on undistorted ones, and compare.
 
-    python benchmarks/lenses.py scene SCENE [--scale 0.25] [--steps 2000] [--device cuda] [--warm-up 700]
-                                [--seeds 1 2] [--out FILE]
+    python benchmarks/lenses.py scene SCENE [--scale 0.25] [--steps 2000] [--device cuda] [--seeds 1 2] [--out FILE]
     python benchmarks/lenses.py made [--steps 1500]
     python benchmarks/lenses.py wide FILE SCENE [--fov 180]
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import tests.quick_nerfstudio  # noqa: F401  # before anything imports nerfstudio
+from splatkit_ns.rasterize import BackendUnavailableError, check_cuda_backend
 
 # A busy machine is no failure.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture
+def compiled_gsplat() -> None:
+    """Skips a test that compares with gsplat's kernels, or uses them, where these cannot be had."""
+    try:
+        check_cuda_backend()
+    except BackendUnavailableError as error:
+        pytest.skip(f"needs gsplat's compiled code. {error}")
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from splatkit_ns.opening_options import Device, Trust
 from splatkit_ns.ranges import BelowOne, NonNegative, Positive, above
-from splatkit_ns.run_options import Device, Trust
 
 
 @dataclass

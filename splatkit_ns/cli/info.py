@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.run_options import Trust
+from splatkit_ns.opening_options import Trust
 
 
 @dataclass

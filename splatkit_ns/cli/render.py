@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from splatkit_ns.opening_options import Device, Trust
 from splatkit_ns.ranges import Positive, from_to, one_of
-from splatkit_ns.run_options import Device, Trust
 
 ImageKind = Literal["rgb", "depth", "alpha", "normals"]
 

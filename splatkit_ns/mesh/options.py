@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError
+from splatkit_ns.opening_options import Device, Trust
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
-from splatkit_ns.run_options import Device, Trust
 
 SUFFIXES = (".ply", ".obj", ".glb")
 """Formats of meshes, by the file's suffix."""

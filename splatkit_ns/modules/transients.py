@@ -76,9 +76,10 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         later = (share for share in self.review if share > self.begin)
         self._moments = {max(1, round(share * max_steps)) for share in (self.begin, *later)}
         self._masks: list[Tensor] = getattr(self, "_masks", [])
+        self._masked = [bool(mask.any()) for mask in self._masks]
 
     def pre_step(self, masks: Tensor | None, target_frames: Tensor, image_index: int | None) -> FrameEdit | None:
-        if not self._masks or image_index is None:
+        if not self._masks or image_index is None or not self._masked[image_index]:
             return None
         valid = ~_resized(self._masks[image_index], target_frames.shape[1:3])[None]
         return FrameEdit(masks=valid if masks is None else masks & valid)
@@ -104,8 +105,11 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
             before = [_resized(old.cpu(), new.shape).numpy() for new, old in zip(found, self._masks, strict=True)]
             found = [new & old for new, old in zip(found, before, strict=True)]
         self._masks = [torch.from_numpy(mask).to(view.device) for mask in found]
-        share, num = float(np.mean([mask.mean() for mask in found])), sum(bool(mask.any()) for mask in found)
-        logger.info("Step %d: %.1f %% of the photographs' pixels are masked, in %d.", step, 100 * share, num)
+        self._masked = [bool(mask.any()) for mask in found]
+        share = float(np.mean([mask.mean() for mask in found]))
+        logger.info(
+            "Step %d: %.1f %% of the photographs' pixels are masked, in %d.", step, 100 * share, sum(self._masked)
+        )
 
     def _regions(self, wrong: Cells, likely: Cells) -> Cells:
         """The cells to mask: regions of wrong cells that are large enough, likely ones beside them, and a margin."""

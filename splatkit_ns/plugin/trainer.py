@@ -21,7 +21,7 @@ from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import optimizers_of_run
-from splatkit_ns.plugin.options.run_options import RunOptions
+from splatkit_ns.plugin.options.added_options import AddedOptions
 from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
@@ -58,7 +58,7 @@ Vis = Literal[
 
 
 @dataclass
-class SplatkitTrainerConfig(FillsInDefaults, RunOptions, TrainerConfig):
+class SplatkitTrainerConfig(FillsInDefaults, AddedOptions, TrainerConfig):
     """Settings of a run."""
 
     _target: type = field(default_factory=lambda: SplatkitTrainer)
@@ -222,6 +222,7 @@ class SplatkitTrainer(Trainer):
             with stop_requests() as self._stop_request:
                 if self._together.ranks.is_first:
                     self._folder.write_transform(self.pipeline.datamanager.train_dataparser_outputs)
+                    self._folder.keep_files()
                 with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
                     with self._folder.discarded_if_refused():
                         self.pipeline.model.parts.set_up()
@@ -283,9 +284,7 @@ class SplatkitTrainer(Trainer):
         self._update_viewer_state(last)
         with self.train_lock:
             self.eval_iteration(last)
-        if reaches(last, self.config.steps_per_save, self._together.images_per_step):
-            with self._saver.together():
-                self._saver.try_to_save(last)
+        self._saver.save_if_due(last)
         self._log.flush()
 
     @profiler.time_function
@@ -316,4 +315,5 @@ class SplatkitTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint of a step (0-based); see `RunCheckpoints.save`."""
+        self._saver.settle()
         self._checkpoints.save(step)

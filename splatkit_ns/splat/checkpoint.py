@@ -59,6 +59,26 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
     atomic_write(path, write)
 
 
+def host_copy(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in main memory, which `write_checkpoint` can write while training changes the tensors of the original.
+
+    Raises:
+        ValueError: see `write_checkpoint`.
+    """
+    return _copied(plain(checkpoint, "checkpoint"))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in cast(dict[Any, Any], value).items()}
+    if isinstance(value, list | tuple):
+        entries = [_copied(entry) for entry in cast(Sequence[Any], value)]
+        return tuple(entries) if isinstance(value, tuple) else entries
+    return value
+
+
 def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str = "cpu") -> dict[str, Any]:
     """Read a checkpoint of splatkit or nerfstudio without running anything from it.
 

@@ -49,7 +49,20 @@ class RowChange:
     @property
     def num_new(self) -> int:
         """The number of rows that are new or rewritten."""
-        return self.num_after - len(self._parts.kept_source)
+        return len(self._new_places)
+
+    @cached_property
+    def _new_places(self) -> Tensor:
+        """The rows that are new or rewritten, in ascending order."""
+        return (self.source < 0).nonzero(as_tuple=True)[0]
+
+    @cached_property
+    def _stays_in_place(self) -> bool:
+        """Whether every row that is kept stays where it is, and none is added."""
+        if self.num_after != self.num_before:
+            return False
+        rows = torch.arange(self.num_before, device=self.source.device)
+        return bool(((self.source == rows) | (self.source < 0)).all())
 
     def apply(self, tensor: Tensor, fill: float | int | bool = 0) -> Tensor:
         """Apply the change to a per-Gaussian tensor: kept rows keep their values, new rows get `fill`.
@@ -138,7 +151,24 @@ class RowChange:
         kept_source = self.source[is_kept]
         if bool(is_kept[: len(kept_source)].all()):
             return _Parts(kept_source, None)
-        return _Parts(kept_source, (is_kept.nonzero(as_tuple=True)[0], (~is_kept).nonzero(as_tuple=True)[0]))
+        return _Parts(kept_source, (is_kept.nonzero(as_tuple=True)[0], self._new_places))
+
+    def rewrite(self, tensor: Tensor, new_rows: Tensor | None = None) -> None:
+        """Do the same as `merge` in place, for a change that leaves the number of rows as it is.
+
+        If all kept rows stay where they are, only the others are written.
+
+        Args:
+            tensor: (num_before, ...), on any device.
+            new_rows: see `merge`, with memory of its own; None fills the new rows with zeros, as `apply`.
+        """
+        places = self._new_places.to(tensor.device)
+        if not self._stays_in_place:
+            tensor.copy_(self.apply(tensor) if new_rows is None else self.merge(tensor, new_rows))
+        elif new_rows is None:
+            tensor.index_fill_(0, places, 0)
+        else:
+            tensor.index_copy_(0, places, new_rows)
 
     def is_identity(self) -> bool:
         """Whether every row is still the same Gaussian, at the same place."""
@@ -178,21 +208,24 @@ def change_rows(
         _check_rows(name, param, change, new_rows.get(name))
     for name in list(params.keys()):
         old = params[name].detach()
-        value = change.merge(old, new_rows[name].to(old.dtype)) if change.num_new else change.apply(old)
+        new = new_rows[name].to(old.dtype) if change.num_new else None
+        if new is not None and new.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():
+            new = new.clone()  # it would be read while it is overwritten
         grad = params[name].grad if name in with_gradients else None
         if change.num_after == change.num_before:
-            _overwrite(params[name], optimizers[name], value, change)
+            _overwrite(params[name], optimizers[name], new, change)
         else:
+            value = change.apply(old) if new is None else change.merge(old, new)
             replace_parameter(params, optimizers, name, value, change)
         params[name].grad = None if grad is None else change.apply(grad)
 
 
-def _overwrite(param: nn.Parameter, optimizer: Optimizer, value: Tensor, change: RowChange) -> None:
+def _overwrite(param: nn.Parameter, optimizer: Optimizer, new_rows: Tensor | None, change: RowChange) -> None:
     """Write new rows into a parameter and its optimizer's state; their number is the same as before."""
-    param.copy_(value)
+    change.rewrite(param, new_rows)
     for key, entry in optimizer.state.get(param, {}).items():
         if _has_rows(key, entry, change.num_before):
-            entry.copy_(change.apply(entry))
+            change.rewrite(entry)
 
 
 def replace_parameter(

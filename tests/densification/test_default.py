@@ -140,6 +140,7 @@ def test_packed_renders_are_counted_as_gsplats_strategy_counts_them(
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("compiled_gsplat")
 def test_packed_renders_of_a_gpu_are_counted_like_others() -> None:
     cam_to_worlds = torch.eye(4, device="cuda").repeat(2, 1, 1)
     cam_to_worlds[:, 2, 3] = torch.tensor([-2.0, -1.0])  # the second does not see all

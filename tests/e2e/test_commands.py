@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,21 @@ def test_ns_export_in_plain_colours(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("some_ffmpeg")
+def ns_export_with_little_space(trained: Path, folder: Path) -> None:
+    """No file may grow beyond 8,000 bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+    ExportGaussianSplat(load_config=trained, output_dir=folder).main()
+
+
+def test_ns_export_leaves_no_cut_file_on_a_full_disk(trained: Path, tmp_path: Path) -> None:
+    child = Child(ns_export_with_little_space, tmp_path / "log", trained=trained, folder=tmp_path / "export")
+    assert child.wait() == 1
+    path = tmp_path / "export" / "splat.ply"
+    assert f"Error: [Errno 27] File too large. What was written of {path} is deleted." in child.text()
+    assert "Traceback" not in child.text()
+    assert not path.exists()
+
+
 def test_ns_render_interpolates_between_held_out_views(trained: Path, tmp_path: Path) -> None:
     RenderInterpolated(
         load_config=trained,

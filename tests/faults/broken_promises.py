@@ -107,6 +107,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("files are written in place", checkpoint, "atomic_write", write_in_place, "test_full_disk.py::test_a_full_disk_leaves_the_old_files"),
     ("so are PLY files", ply, "atomic_write", write_in_place, "test_full_disk.py::test_a_full_disk_leaves_the_old_files"),
     ("so is the transform", run_folder, "atomic_write_text", lambda path, text: Path(path).write_text(text), "test_run_folder.py::test_a_run_writes_everything_atomically"),
+    ("a deleted config.yml stays away", run_folder.RunFolder, "put_back", nothing, "test_run_folder.py::test_a_folder_that_is_deleted_or_moved_while_its_run_goes_on_gets_back_what_a_resume_needs[False]"),
     ("leftovers stay", files, "delete_leftovers", nothing, "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
     ("leftovers are hidden files", files, "TEMPORARY_PREFIX", ".tmp-", "test_run_folder.py::test_what_killed_runs_leave_does_not_upset_evaluation"),
     ("signals are not handled", trainer, "stop_requests", deaf, "test_signals.py::test_a_signal_finishes_the_step_saves_and_cleans_up"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -132,6 +133,61 @@ def test_a_fork_does_not_have_the_claim_of_its_parent(scene: Path, tmp_path: Pat
     RunFolder.release_all()
     assert not folder.is_claimed
     assert not (folder.path / LOCK_NAME).exists()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_folder_that_is_deleted_or_moved_while_its_run_goes_on_gets_back_what_a_resume_needs(
+    scene: Path, tmp_path: Path, messages: Any, moved: bool
+) -> None:
+    config = make_config(scene, tmp_path, steps_per_save=6, **CHEAP)
+    config.writers, config.steps_per_eval_all_images = ("JsonLinesWriter",), 12
+    folder = config.get_base_dir()
+
+    def take_away() -> None:
+        written.update({name: (folder / name).read_bytes() for name in ("config.yml", "dataparser_transforms.json")})
+        if moved:
+            folder.rename(tmp_path / "moved")
+        else:
+            shutil.rmtree(folder)
+
+    written: dict[str, bytes] = {}
+    with pytest.raises(SystemExit):
+        run_command(config, [At(8, take_away), At(15, send(signal.SIGTERM))])
+    assert {name: (folder / name).read_bytes() for name in written} == written
+    assert not (folder / LOCK_NAME).exists()
+    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(config.get_checkpoint_dir())] == [12, 14]
+    warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
+    assert f"config.yml and dataparser_transforms.json are gone from {folder}: written again." in warnings
+    run_command(yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader), [steps := At(0, lambda: None)])
+    assert steps.steps == list(range(16, MAX_STEPS + 1))
+
+
+def test_a_run_does_not_write_into_a_folder_that_another_has_taken_over(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, steps_per_save=6, **CHEAP)
+    folder = config.get_base_dir()
+    others = Child(hold_folder, tmp_path / "log", folder=folder, arrived=tmp_path / "arrived", go_on=tmp_path / "go_on")
+
+    def give_away() -> None:
+        shutil.rmtree(folder)
+        (tmp_path / "arrived").touch()
+        others.wait_for((folder / "mine").exists)
+
+    with pytest.raises(SplatkitError, match=rf"Another run \(process {others.pid} on"):
+        run_command(config, [At(8, give_away)])
+    assert sorted(os.listdir(folder)) == ["mine", LOCK_NAME]
+    (tmp_path / "go_on").touch()
+    assert others.wait() == 0
+
+
+def hold_folder(folder: Path, arrived: Path, go_on: Path) -> None:
+    for wanted in (arrived, go_on):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and not wanted.exists():
+            time.sleep(0.01)
+        if wanted == arrived:
+            lock = FolderLock.acquire(folder)
+            (folder / "mine").touch()
+    lock.release()
 
 
 def test_a_finished_run_is_not_overwritten(scene: Path, tmp_path: Path) -> None:

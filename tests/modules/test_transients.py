@@ -67,8 +67,10 @@ def made(plane: Any, **settings: Any) -> SplatTransientMasks:
 def masked(module: SplatTransientMasks, index: int, masks: Tensor | None = None) -> Tensor:
     """The pixels that a step leaves out, (HEIGHT, WIDTH)."""
     edit = module.pre_step(masks, torch.zeros(1, HEIGHT, WIDTH, 3), index)
-    assert edit is not None
+    if edit is None:
+        return torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     assert edit.masks is not None
+    assert not bool(edit.masks.all()), "steps with a mask that leaves out nothing have other kernels"
     return ~edit.masks[0]
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,35 @@ class OnRank(SplatBaseModule[Any]):
 
     def shift(self, training_state: SplatTrainingState, stop: Any) -> None:
         training_state.params["means"].data[0, 0] += 1e-3
+
+
+class ClosesTheTerminal(SplatBaseModule[Any]):
+    """Lets rank 0 write to a terminal, and closes it at step 12, of which the process that started the ranks is told.
+
+    Args:
+        terminal: its path.
+        holder: the process that has the other end.
+        starter: the process that started the ranks.
+    """
+
+    def __init__(self, terminal: str, holder: int, starter: int) -> None:
+        self.terminal, self.holder, self.starter = terminal, holder, starter
+
+    def on_setup(self, world_rank: int) -> None:
+        if world_rank == 0:
+            descriptor = os.open(self.terminal, os.O_RDWR | os.O_NOCTTY)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+
+    def pre_step(self, step: int, world_rank: int) -> None:
+        if world_rank == 0 and step == 12:
+            assert os.isatty(1)
+            os.kill(self.holder, signal.SIGKILL)
+            while os.isatty(1):
+                time.sleep(0.001)
+            os.kill(self.starter, signal.SIGHUP)
+            os.kill(self.starter, signal.SIGHUP)
 
 
 class SpoiltLoss(SplatBaseModule[Any]):

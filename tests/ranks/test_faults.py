@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder_lock import LOCK_NAME
 from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
 from splatkit_ns.plugin.run.rank_failures import RemoteTraceback
 from splatkit_ns.plugin.run.signals import StoppedBySignal
@@ -18,7 +20,7 @@ from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config, train
 from tests.ranks.bodies import in_ranks, train_and_stop
-from tests.ranks.parts import OnRank, SpoiltLoss
+from tests.ranks.parts import ClosesTheTerminal, OnRank, SpoiltLoss
 
 FAULTS: list[Any] = [
     (1, "kill", SplatkitError, r"^Rank 1 of 2 .* was killed by SIGKILL.*The last checkpoint is", 10),
@@ -82,6 +84,31 @@ def test_a_signal_or_a_part_stops_all_after_the_same_step(scene: Path, tmp_path:
     with pytest.raises(SystemExit) as left:
         in_ranks(make_config(scene, tmp_path / "exit", **CHEAP), [OnRank(1, 12, "leave")])
     assert left.value.code == 7
+
+
+def test_a_closed_terminal_stops_all_after_the_same_step_saved(scene: Path, tmp_path: Path) -> None:
+    """The terminal tells the process that has started the ranks, as a shell may do a second time."""
+    config = make_config(scene, tmp_path, **CHEAP)
+    master, slave = os.openpty()
+    holder = os.fork()
+    if holder == 0:
+        while os.read(master, 1000):
+            pass
+        os._exit(0)
+    os.close(master)
+    part = ClosesTheTerminal(os.ttyname(slave), holder, os.getpid())
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as if the tests were not started by nohup
+    try:
+        with pytest.raises(StoppedBySignal) as caught:
+            in_ranks(config, [part])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        os.close(slave)
+        os.waitpid(holder, 0)
+    assert caught.value.code == 128 + signal.SIGHUP
+    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    assert read_checkpoint(path)["step"] + 1 == 12
+    assert not (config.get_base_dir() / LOCK_NAME).exists()
 
 
 def test_without_parts_of_users_all_stop_after_the_next_step(scene: Path, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def leaves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture(autouse=True, params=["splatkit", "gsplat"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The kernels that draw on the GPU."""
+    if request.param == "gsplat":
+        request.getfixturevalue("compiled_gsplat")
     monkeypatch.setattr(sys.modules[__name__], "BACKEND", request.param)
     return request.param
 

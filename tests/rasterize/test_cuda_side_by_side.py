@@ -61,6 +61,7 @@ def test_backgrounds(render_mode: str) -> None:
     assert_alike(run(scene, "cpu", **options), run(scene, "cuda", **options))
 
 
+@pytest.mark.usefixtures("compiled_gsplat")
 def test_packed_with_background_matches_unpacked() -> None:
     """gsplat 1.5 asserts on this combination; the background is composited outside."""
     scene = random_scene(n=400, width=100, height=75, seed=42)
@@ -92,6 +93,7 @@ def test_what_is_seen_agrees() -> None:
     assert float(((cpu > 0) == (cuda > 0)).float().mean()) > 0.98
 
 
+@pytest.mark.usefixtures("compiled_gsplat")
 @pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
 def test_own_tile_lists_change_nothing(rasterize_mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = random_scene(n=400, width=100, height=75, sh_bands=16, seed=45)

@@ -57,6 +57,7 @@ def rendered(scene: dict[str, Any], **options: Any) -> tuple[Tensor, dict[str, T
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("compiled_gsplat")
 @pytest.mark.parametrize("rasterize_mode", ["classic", "antialiased"])
 @pytest.mark.parametrize("render_mode", ["RGB", "RGB+ED"])
 def test_images_and_gradients_are_those_of_gsplats_projection(rasterize_mode: str, render_mode: str) -> None:

@@ -130,6 +130,7 @@ def blobs(lens: str, distortion: list[float]) -> dict[str, Any]:
 
 @pytest.mark.gpu
 @NEEDS_GSPLAT
+@pytest.mark.usefixtures("compiled_gsplat")
 @pytest.mark.parametrize(
     ("lens", "distortion"),
     [("opencv", [-0.25, 0.04, 0.01, -0.02, 0.0, 0.1]), ("opencv_fisheye", [-0.1, 0.03, 0.0, 0.0])],
@@ -162,6 +163,7 @@ def test_it_draws_nearly_what_our_kernels_draw(lens: str, distortion: list[float
 
 @pytest.mark.gpu
 @NEEDS_GSPLAT
+@pytest.mark.usefixtures("compiled_gsplat")
 def test_a_training_with_it(tmp_path: Path) -> None:
     data = NerfstudioDataProvider(write_lens_scene(tmp_path / "data", ["opencv", "fisheye"]), undistort=False)
     config = SplatTrainerConfig(

@@ -165,6 +165,24 @@ def test_row_change_carries_tensors_of_any_dtype(dtype: torch.dtype) -> None:
         change.apply(torch.zeros(2))
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num=st.integers(1, 9), moves=st.booleans())
+def test_a_change_that_keeps_the_number_of_rows_is_written_in_place(data: st.DataObject, num: int, moves: bool) -> None:
+    """The values are those of `merge` and `apply`, at the addresses that the tensors had."""
+    rows = data.draw(st.permutations(range(num))) if moves else range(num)
+    source = torch.tensor([-1 if data.draw(st.booleans()) else row for row in rows])
+    change = RowChange(source, num)
+    state = make_state(num)
+    before, places = snapshot(state), {name: param.data_ptr() for name, param in state.params.items()}
+    new = {name: param.detach().flip(0)[: change.num_new] for name, param in state.params.items()}
+    new["means"] = state.params["means"].detach()[: change.num_new]  # a view
+    expected = {name: change.merge(before[name], value.clone()) for name, value in new.items()}
+    state.change_rows(change, new)
+    for key, value in snapshot(state).items():
+        assert torch.equal(value, expected[key] if key in expected else change.apply(before[key])), key
+    assert {name: param.data_ptr() for name, param in state.params.items()} == places
+
+
 OPERATIONS = st.lists(st.tuples(st.sampled_from(["duplicate", "split", "remove", "step"]), st.integers(0, 2**31)))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import suppress
+from io import BufferedWriter, TextIOWrapper
 from pathlib import Path
 from traceback import walk_tb
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
@@ -15,8 +17,8 @@ from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import read_checkpoint
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The errors of a file system that is full, beyond its quota, or read-only."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""The errors of a file system that is full, beyond its quota, read-only, or takes no file of that size."""
 
 
 def install_excepthook() -> None:
@@ -44,16 +46,42 @@ def install_excepthook() -> None:
 def disk_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
     """The error of a file that one of nerfstudio's commands cannot write; None if the cause is another.
 
+    The commands write files in place, so what there is of such a file is cut: it is deleted.
+
     Args:
         error: the uncaught exception.
         traceback: the traceback of the exception.
     """
     if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
         return None
-    names = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(traceback))
-    if not any(name.startswith("nerfstudio.scripts.") for name in names):
+    frames = [frame for frame, _ in walk_tb(traceback)]
+    first = next((i for i, frame in enumerate(frames) if _module(frame).startswith("nerfstudio.scripts.")), None)
+    if first is None:
         return None
+    deleted = [str(path) for frame in frames[first:] for path in _being_written(frame) if _delete(path)]
+    if deleted:
+        return SplatkitError(f"{describe_os_error(error)}. What was written of {' and '.join(deleted)} is deleted.")
     return SplatkitError(f"{describe_os_error(error)}. A file that was being written is incomplete.")
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
+
+
+def _being_written(frame: FrameType) -> list[Path]:
+    """The files that a function has opened to write them anew."""
+    files = (value for value in frame.f_locals.values() if isinstance(value, (BufferedWriter, TextIOWrapper)))
+    return [Path(file.name) for file in files if isinstance(file.name, str) and file.mode.startswith("w")]
+
+
+def _delete(path: Path) -> bool:
+    """Delete a file that is no link and no device; whether that was done."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with suppress(OSError):
+        path.unlink()
+        return True
+    return False
 
 
 def path_error(traceback: TracebackType | None) -> SplatkitError | None:

@@ -24,6 +24,7 @@ from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
 from splatkit_ns.plugin.run.config_file import packages_named, parse_config
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
+from splatkit_ns.plugin.run.kept_files import KeptFiles
 from splatkit_ns.splat import atomic_write_text
 
 WRITTEN_BEFORE_TRAINING = {"config.yml", "dataparser_transforms.json", LOCK_NAME}
@@ -37,6 +38,7 @@ class _State:
     is_continued: bool = False
     has_new_config: bool = False
     """Whether this process has written a ``config.yml`` into a folder that had none."""
+    kept: KeptFiles | None = None
 
     @property
     def is_claimed(self) -> bool:
@@ -250,6 +252,24 @@ class RunFolder:
             atomic_write_text(self.path / "dataparser_transforms.json", json.dumps(content, indent=4))
         except OSError as error:
             raise self.write_error(error) from error
+
+    def keep_files(self) -> None:
+        """Keep in memory what was written before training, and a resume or ``ns-eval`` needs, for `put_back`."""
+        self._state.kept = KeptFiles(self.path, WRITTEN_BEFORE_TRAINING - {LOCK_NAME})
+
+    def put_back(self) -> None:
+        """Write kept files again that are gone, and claim the folder again if it has been deleted or moved.
+
+        Raises:
+            SplatkitError: another run has claimed the folder meanwhile.
+            OSError: a file cannot be written.
+        """
+        lock = self._state.lock
+        if lock is not None and not lock.is_inherited and not lock.is_in_place:
+            self._state.lock = FolderLock.acquire(self._real_path)
+            lock.release()
+        if self._state.kept is not None:
+            self._state.kept.put_back()
 
     def write_error(self, error: OSError) -> SplatkitError:
         """The error to raise if a file of the folder cannot be written."""

@@ -63,12 +63,18 @@ class FolderLock:
         """Whether this process is a fork of the one that has the lock."""
         return self._pid != os.getpid()
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file is still there; not if the folder has been deleted or moved."""
+        return _is_same_file(self._path, self._descriptor)
+
     def release(self) -> None:
         """Delete the file and end the lock; call it once. A fork leaves both to the process that has the lock."""
         if self.is_inherited:
             return
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        if self.is_in_place:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 

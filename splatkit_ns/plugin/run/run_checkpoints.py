@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.resuming import LoadedCheckpoint
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.step.finite import FiniteWatch, check_parameters
 from splatkit_ns.splat import CheckpointRequests
+from splatkit_ns.splat.checkpoint import host_copy
 
 
 class RunCheckpoints:
@@ -35,6 +39,7 @@ class RunCheckpoints:
     ) -> None:
         self._writes = writes
         self._run, self._watch, self._resumed = run, watch, resumed
+        self._run_folder = RunFolder(config)
         self._only_latest, self._load_schedules = config.save_only_latest_checkpoint, config.load_scheduler
         self.folder: Path = config.get_checkpoint_dir()
         """The folder of the trainer's own checkpoints."""
@@ -86,7 +91,22 @@ class RunCheckpoints:
 
         Raises:
             OSError: the checkpoint could not be written; older ones are untouched.
+            SplatkitError: the run's folder was deleted, and another run writes into it now.
             NotFiniteError: see `make`.
         """
         if self._writes:
-            checkpoints.save(self.folder, self.make(step, announce), self._only_latest)
+            self._write(self.make(step, announce))
+
+    def save_later(self, step: int) -> Callable[[], None]:
+        """Make the checkpoint of a step as `save` does; the function that is returned writes it, in any thread.
+
+        Raises:
+            NotFiniteError: see `make`.
+        """
+        if not self._writes:
+            return lambda: None
+        return partial(self._write, host_copy(self.make(step)))
+
+    def _write(self, checkpoint: dict[str, Any]) -> None:
+        self._run_folder.put_back()
+        checkpoints.save(self.folder, checkpoint, self._only_latest)

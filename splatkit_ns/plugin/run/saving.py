@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from nerfstudio.engine.trainer import TrainerConfig
 
@@ -15,6 +17,7 @@ from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
+from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
 
 logger = logging.getLogger("splatkit_ns")
@@ -46,6 +49,10 @@ class Saver:
         self._training_step, self._config, self._start_step = training_step, config, start_step
         self._saved_step: int | None = None
         self._fails = False
+        self.in_background = run.model.training_state.device.type != "cpu"
+        """Whether training goes on while a checkpoint is written; on the CPU, the writer would take a core from it."""
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="splatkit-checkpoint")
+        self._pending: tuple[int, Future[None]] | None = None
 
     def together(self) -> AbstractContextManager[None]:
         """A block for a save at which all ranks arrive; see `Together.saving`."""
@@ -54,24 +61,49 @@ class Saver:
 
     def _save(self, step: int, announce: bool = True) -> None:
         """Save a step (0-based); see `RunCheckpoints.save`."""
+        self.settle()
         self._checkpoints.save(step, announce)
         self._saved_step = step
 
-    def try_to_save(self, step: int) -> bool:
-        """Save; if the disk is full, warn and go on training: the next save tries again."""
+    def save_if_due(self, step: int) -> None:
+        """Save after a step (0-based) if its checkpoint is due."""
+        self.settle(waits=False)
+        if reaches(step, self._config.steps_per_save, self._together.images_per_step):
+            with self.together():
+                self.try_to_save(step)
+
+    def try_to_save(self, step: int) -> None:
+        """Save; if the disk is full, warn and go on training: the next save tries again.
+
+        On a GPU the file is written in a thread, and a warning comes after a later step.
+        """
+        self.settle()
+        if self.in_background:
+            self._pending = step, self._writer.submit(self._checkpoints.save_later(step))
+        else:
+            self._note(step, partial(self._checkpoints.save, step))
+
+    def settle(self, waits: bool = True) -> None:
+        """Take up the end of a write in the background; without waiting only if there is one."""
+        if self._pending is not None and (waits or self._pending[1].done()):
+            (step, written), self._pending = self._pending, None
+            self._note(step, written.result)
+
+    def _note(self, step: int, written: Callable[[], None]) -> None:
+        """Note the outcome of a save, and warn if it failed for want of space or the like."""
         try:
-            self._save(step)
+            written()
         except OSError as error:
             if not self._fails:
                 logger.warning(
                     "No checkpoint of step %d: %s. %s", step, describe_os_error(error), self._last_checkpoint()
                 )
             self._fails = True
-            return False
+            return
         if self._fails:
             logger.warning("Checkpoints can be written again: step %d is saved.", step)
         self._fails = False
-        return True
+        self._saved_step = step
 
     def save_last(self, step: int, stopped: bool) -> None:
         """Save the state at the end of training, and say how to go on if it was stopped.
@@ -83,6 +115,7 @@ class Saver:
         Raises:
             SplatkitError: the state cannot be saved.
         """
+        self.settle()
         trained = step >= self._start_step
         path = checkpoints.path_of(self._checkpoints.folder, step)
         if step >= 0 and self._saved_step != step and (trained or not (stopped or path.exists())):
@@ -112,8 +145,10 @@ class Saver:
         try:
             yield
         except (NotFiniteError, out_of_memory.OutOfMemory):
+            self.settle()
             raise
         except (Exception, SystemExit) as error:
+            self.settle()
             complete = self._training_step.complete_steps
             step = -1 if complete is None else complete - 1
             if step >= self._start_step and step != self._saved_step and not self._fails:
@@ -162,6 +197,7 @@ class Saver:
 
     def _last_checkpoint(self) -> str:
         """A sentence that says which checkpoint there is."""
+        self.settle()
         return checkpoints.describe_last_checkpoint(self._checkpoints.folder)
 
     def _checkpoint_in_error(self) -> str:
@@ -183,6 +219,7 @@ class Saver:
         complete = self._training_step.complete_steps
         if complete is not None and complete > self._start_step:
             self.try_to_save(complete - 1)
+            self.settle()
         step, number = self._run.model.context.step, len(self._run.model.context.training_state)
         message = out_of_memory.message(cause, step, number, in_use, self._checkpoint_in_error(), self._config)
         raise out_of_memory.OutOfMemory(message) from error

@@ -13,8 +13,8 @@ OBJECT = "!!python/object:"
 
 
 @dataclass
-class RunOptions(GroupOptions, RunLength):
-    """Options of a run; the command line refuses a ``load_config`` that nerfstudio could not read."""
+class AddedOptions(GroupOptions, RunLength):
+    """Options that nerfstudio does not have; the command line refuses a ``load_config`` that it could not read."""
 
     def __post_init__(self) -> None:
         path: Path | None = getattr(self, "load_config", None)
