@@ -63,24 +63,22 @@ def orbit(
     if not float(axis.norm()) > 0.0:
         raise SplatkitError("orbit: up is (0, 0, 0), expected the direction of the axis.")
     axis = axis / axis.norm()
-    first, second = _plane_across(axis)
+    first, second = plane_across(axis)
     angles = math.radians(start) + 2 * math.pi * turns * torch.arange(num, dtype=torch.float64)[:, None] / num
     rise = math.radians(elevation)
     outward = math.cos(rise) * (angles.cos() * first + angles.sin() * second) + math.sin(rise) * axis
     return list(View.look_at(target + radius * outward, target, axis, fov, width, height))
 
 
-def focus(views: Sequence[View], up: Sequence[float] | Tensor = (0.0, 0.0, 1.0)) -> tuple[Tensor, float, float]:
-    """The circle on which cameras stand, as far as there is one: for an `orbit` like theirs.
+def focus(views: Sequence[View]) -> Tensor:
+    """The point that cameras look at.
 
     Args:
         views: the cameras, at least one.
-        up: the axis of the circle, (3,).
 
     Returns:
-        The point that they look at, (3,) float64: that with the least sum of squared distances from their lines of
-        sight. If the lines are nearly parallel, it is as far before the cameras as they are apart. Then the median
-        distance from it, in world units, and the median elevation above it, in degrees.
+        The point, (3,) float64, with the least sum of squared distances from their lines of sight. If the lines are
+        nearly parallel, it is as far before the cameras as they are apart.
 
     Raises:
         SplatkitError: the cameras all stand at one point, or there is none.
@@ -91,18 +89,14 @@ def focus(views: Sequence[View], up: Sequence[float] | Tensor = (0.0, 0.0, 1.0))
     eyes, forward = poses[:, :3, 3], torch.nn.functional.normalize(poses[:, :3, 2], dim=-1)
     middle, spread = eyes.mean(0), float((eyes - eyes.mean(0)).norm(dim=1).max())
     if not spread > 0.0:
-        raise SplatkitError("focus: all cameras stand at one point. Give the centre and the radius of the orbit.")
+        raise SplatkitError("focus: all cameras stand at one point.")
     ahead = middle + 2 * spread * torch.nn.functional.normalize(forward.mean(0), dim=0)
     across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None]
     # A little pull towards the point ahead decides where parallel lines leave it open.
     weak = 1e-3 * len(eyes)
-    point = torch.linalg.solve(
+    return torch.linalg.solve(
         across.sum(0) + weak * torch.eye(3, dtype=torch.float64), (across @ eyes[..., None]).sum(0)[:, 0] + weak * ahead
     )
-    offsets = eyes - point
-    axis = torch.nn.functional.normalize(as_vectors(up, "up")[0], dim=0)
-    rises = torch.rad2deg(torch.asin((offsets @ axis / offsets.norm(dim=1).clamp(min=1e-12)).clamp(-1, 1)))
-    return point, float(offsets.norm(dim=1).median()), float(rises.median().clamp(-89, 89))
 
 
 def path(views: Sequence[View] | View, num: int, *, closed: bool = False) -> list[View]:
@@ -188,7 +182,7 @@ def _catmull_rom(keys: Tensor, times: Tensor, closed: bool, mix: Mix) -> Tensor:
     return mix(b1, b2, t)
 
 
-def _plane_across(axis: Tensor) -> tuple[Tensor, Tensor]:
+def plane_across(axis: Tensor) -> tuple[Tensor, Tensor]:
     """Two unit vectors across a unit axis that make a right-handed system with it; +x and +y for +z."""
     near = torch.eye(3, dtype=axis.dtype)[0 if abs(float(axis[0])) < 0.9 else 1]
     first = near - (near @ axis) * axis
