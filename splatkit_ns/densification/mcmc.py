@@ -87,9 +87,10 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     def _relocate(self, training_state: SplatTrainingState) -> None:
         dead = training_state.opacities <= self.min_opacity
-        dead_rows, alive_rows = dead.nonzero()[:, 0], (~dead).nonzero()[:, 0]
-        if len(dead_rows) == 0 or len(alive_rows) == 0:
+        dead_rows = dead.nonzero()[:, 0]
+        if len(dead_rows) in (0, len(dead)):
             return
+        alive_rows = (~dead).nonzero()[:, 0]
         weights = training_state.opacities[alive_rows]
         sampled = alive_rows[sample(weights, len(dead_rows))]
         source = torch.arange(len(training_state), device=dead.device)
@@ -113,7 +114,8 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     def _rewrite(self, training_state: SplatTrainingState, source: Tensor, sampled: Tensor, copied: Tensor) -> None:
         """Put copies of the rows ``copied`` into the rewritten rows, fainter the more often each was ``sampled``."""
-        ratios = torch.bincount(sampled, minlength=len(training_state)) + 1
+        ratios = torch.ones(len(training_state), dtype=torch.int64, device=sampled.device)
+        ratios.index_add_(0, sampled, torch.ones_like(sampled))  # unlike `bincount`, this does not wait for the GPU
         opacities, scales = relocated(training_state.opacities[copied], training_state.scales[copied], ratios[copied])
         opacities = opacities.clamp(self.min_opacity, 1 - torch.finfo(torch.float32).eps)
         rows = {name: param.detach()[copied] for name, param in training_state.params.items()}
@@ -146,21 +148,21 @@ def relocated(opacities: Tensor, scales: Tensor, ratios: Tensor) -> tuple[Tensor
     new_opacities = -torch.expm1(torch.log1p(-opacities.double()) / ratios)  # 1 - (1 - o)^(1/n), also for small o
     # sum over i = 1..ratio, k = 0..i-1 of binomial(i-1, k) (-1)^k o^(k+1) / sqrt(k+1); for each k the sum over i is
     # a number that depends on the ratio alone.
-    coefficients = _coefficients().to(opacities.device)[ratios - 1]
+    coefficients = _coefficients(opacities.device)[ratios - 1]
     powers = new_opacities[:, None].pow(torch.arange(1, MAX_RATIO + 1, device=opacities.device))
     denominator = (coefficients * powers).sum(-1)
     shrink = (opacities.double() / denominator).to(scales.dtype)
     return new_opacities.to(opacities.dtype), scales * shrink[:, None]
 
 
-@lru_cache(maxsize=1)
-def _coefficients() -> Tensor:
+@lru_cache(maxsize=8)
+def _coefficients(device: torch.device) -> Tensor:
     """Return (51, 51) float64 with the sum over i = k+1..n of binomial(i-1, k) (-1)^k / sqrt(k+1) at [n - 1, k]."""
     table = torch.zeros(MAX_RATIO, MAX_RATIO, dtype=torch.float64)
     for n in range(1, MAX_RATIO + 1):
         for k in range(n):
             table[n - 1, k] = math.comb(n, k + 1) * (-1) ** k / math.sqrt(k + 1)
-    return table
+    return table.to(device)
 
 
 def add_position_noise(training_state: SplatTrainingState, strength: float) -> None:
