@@ -145,12 +145,12 @@ class Survey:
         if width is None and height is None:
             longest = min(LONGEST_SIDE, max(max(view.width, view.height) for view in self._views))
             scale = longest / max(across, upwards)
-            width, height = _even(scale * across), _even(scale * upwards)
+            width, height = even(scale * across), even(scale * upwards)
         elif width is None:
             assert height is not None
-            width = _even(height * across / upwards)
+            width = even(height * across / upwards)
         elif height is None:
-            height = _even(width * upwards / across)
+            height = even(width * upwards / across)
         if fov is None:
             fov = 2 * math.degrees(math.atan(math.sqrt(across * upwards * height / width)))
         return Picture(fov, width, height)
@@ -290,5 +290,6 @@ def _direction(azimuths: Tensor, rises: Tensor) -> Tensor:
     return torch.stack([rises.cos() * azimuths.cos(), rises.cos() * azimuths.sin(), rises.sin()], dim=1)
 
 
-def _even(pixels: float) -> int:
+def even(pixels: float) -> int:
+    """The nearest even number of pixels, which videos need, at least 2."""
     return max(2, 2 * round(pixels / 2))

@@ -63,10 +63,10 @@ class RenderOptions:
     """The vertical field of view in degrees. If not given: of a run, so that images show as much as the photographs; of
     a file, 50."""
     width: Annotated[int | None, Positive] = None
-    """The width of the images in pixels. If not given: of a run, in the photographs' proportions, the longest side at
-    most 800; of a file, 800."""
+    """The width of the images in pixels. If neither width nor height is given: of a run, as the photographs, the
+    longest side at most 800; of a file, 800 and 600. One alone keeps these proportions."""
     height: Annotated[int | None, Positive] = None
-    """The height of the images in pixels: likewise; of a file, 600."""
+    """The height of the images in pixels, likewise."""
     downscale: Annotated[int, Positive] = 1
     """Divide both sides of the images by this."""
     background: tuple[float, float, float] | None = None

@@ -55,6 +55,7 @@ def test_a_turn_around_a_file_is_a_turntable(scene: Path, tmp_path: Path, capsys
     assert status == 0, text
     assert "turn.mp4: " in text
     assert "4 frame(s), 0.5 s" in text
+    assert "A file does not say where its scene was photographed" in text
     frames = video(output)
     expected = draw(scene, turntable(scene, 4, width=48, height=36))
     assert len(frames) == 4
@@ -64,6 +65,15 @@ def test_a_turn_around_a_file_is_a_turntable(scene: Path, tmp_path: Path, capsys
     assert frames[0][18, 48 + 24].min() > 0.8, "the middle is opaque"
     assert frames[0][0, 48].max() < 0.1
     assert [path.name for path in output.parent.iterdir()] == ["turn.mp4"]
+
+
+@pytest.mark.parametrize(("side", "size"), [("--width", (60, 44)), ("--height", (80, 60))])
+def test_one_side_keeps_the_proportions(
+    side: str, size: tuple[int, int], scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text = run(capsys, "render", "--input", scene, "--output", tmp_path / "a.png", "--frames", "1", side, "60")
+    assert status == 0, text
+    assert Image.open(tmp_path / "a.png").size == size
 
 
 def test_kinds_in_a_folder_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,6 +306,9 @@ def test_a_tour_shows_what_was_photographed(
     assert "The photographs cover 77 degrees around the scene: the camera goes to and fro there. --turns 1 goes" in text
     assert len(eyes) == 120
     assert float(eyes[:, :2].min()) > -0.6, "never behind the scene"
+    text, eyes = cameras(side, "--frames", "1")
+    assert "to and fro" not in text
+    assert torch.allclose(eyes[0], side[3].cam_to_worlds[0, :3, 3], atol=0.1), "one frame is of the middle"
     text, eyes = cameras(side, "--turns", "1", "--frames", "8")
     assert "to and fro" not in text
     assert len(eyes) == 8
