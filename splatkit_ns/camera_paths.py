@@ -11,6 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View, as_vectors
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.rotations import matrices_of_unit, quaternions
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(values of weight 0, values of weight 1, weights (M, 1)) -> values; weights outside [0, 1] go on beyond the two."""
@@ -138,7 +139,7 @@ def path(views: Sequence[View] | View, num: int, *, closed: bool = False) -> lis
         return _catmull_rom(values, times, closed, mix)
 
     moved = torch.eye(4, dtype=torch.float64, device=poses.device).repeat(num, 1, 1)
-    moved[:, :3, :3] = _rotations(curve(_aligned(_quaternions(poses[:, :3, :3])), slerp))
+    moved[:, :3, :3] = matrices_of_unit(curve(_aligned(quaternions(poses[:, :3, :3])), slerp))
     moved[:, :3, 3] = curve(poses[:, :3, 3], _lerp)
     Ks = curve(torch.cat([view.Ks for view in keys]).double().flatten(1), _lerp).reshape(-1, 3, 3)
     lenses = [view.distortion for view in keys if view.distortion is not None]
@@ -190,42 +191,8 @@ def plane_across(axis: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.linalg.cross(axis, first)
 
 
-def _quaternions(rotations: Tensor) -> Tensor:
-    """Unit quaternions (N, 4), wxyz, of rotation matrices (N, 3, 3).
-
-    Each is the longest of the four that Shepperd's method (1978) offers, which never divides by a small number.
-    """
-    m = rotations
-    xx, yy, zz = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
-    x, y, z = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
-    xy, xz, yz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
-    candidates = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, x, y, z], dim=1),
-            torch.stack([x, 1 + xx - yy - zz, xy, xz], dim=1),
-            torch.stack([y, xy, 1 - xx + yy - zz, yz], dim=1),
-            torch.stack([z, xz, yz, 1 - xx - yy + zz], dim=1),
-        ],
-        dim=1,
-    )
-    longest = candidates.diagonal(dim1=1, dim2=2).argmax(dim=1)
-    chosen = candidates[torch.arange(len(m), device=m.device), longest]
-    return chosen / chosen.norm(dim=1, keepdim=True)
-
-
 def _aligned(quats: Tensor) -> Tensor:
     """The same rotations (N, 4), with signs by which each is at most a quarter turn from the one before it."""
     flips = (quats[1:] * quats[:-1]).sum(1) < 0
     signs = torch.cat([flips.new_zeros(1), flips]).cumsum(0) % 2
     return quats * (1 - 2 * signs[:, None])
-
-
-def _rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices (M, 3, 3) of unit quaternions (M, 4), wxyz."""
-    w, x, y, z = quats.unbind(1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
