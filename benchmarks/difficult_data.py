@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from plyfile import PlyData, PlyElement
 EVAL_INTERVAL = 8
 FIGURES = "figures"
 """The folder of the masks of what was painted into photographs."""
+SEEN = "seen.npz"
+"""The file that tells which seed points photographs show."""
 
 Pixels = NDArray[np.float64]
 
@@ -100,21 +102,26 @@ def make(kind: str, scene: Path, folder: Path, points: int | None = None, seed: 
     return write(meta, folder, training, test, points, seed)
 
 
-def few(scene: Path, folder: Path, num: int, depths: Mapping[str, Path]) -> Path:
+def few(scene: Path, folder: Path, num: int, depths: Path) -> Path:
     """Write a data set with only a few of the training photographs, spread evenly, and depth beside them.
+
+    Of the seed points, those stay that at least two of these photographs show, as structure from motion would find.
 
     Args:
         scene: the data set.
         folder: the new one.
         num: the number of training photographs.
-        depths: file of the inverse depth -> by the path of the photograph in the data set.
+        depths: the folder of the inverse depth of the photographs, each under the photograph's name and ``.png``, and
+            of SEEN.
     """
     meta = read_with_whole_paths(scene)
     test, training = split(sorted(meta["frames"], key=lambda frame: frame["file_path"]))
     chosen = [training[round(i)] for i in np.linspace(0, len(training) - 1, num)]
     for frame in meta["frames"]:
-        frame["depth_file_path"] = str(depths[Path(frame["file_path"]).name])
-    return write(meta, folder, chosen, test)
+        frame["depth_file_path"] = str(depths / f"{Path(frame['file_path']).name}.png")
+    with np.load(depths / SEEN) as seen:
+        is_seen = sum(seen[Path(frame["file_path"]).name].astype(int) for frame in chosen) >= 2
+    return write(meta, folder, chosen, test, points=is_seen)
 
 
 def write_inverse_depth(depths: NDArray[np.float32], alphas: NDArray[np.float32], path: Path, seed: int) -> None:
@@ -179,14 +186,17 @@ def write(
     folder: Path,
     training: list[dict[str, Any]],
     test: list[dict[str, Any]],
-    points: int | None = None,
+    points: int | NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write a transforms.json that names the photographs for training and those held out; returns its folder."""
+    """Write a transforms.json that names the photographs for training and those held out; returns its folder.
+
+    Of the seed points, ``points`` says how many are kept, drawn at random, or which.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if points is not None:
         rows = PlyData.read(meta["ply_file_path"])["vertex"].data
-        rows = rows[np.random.default_rng(seed).permutation(len(rows))[:points]]
+        rows = rows[np.random.default_rng(seed).permutation(len(rows))[:points] if isinstance(points, int) else points]
         PlyData([PlyElement.describe(rows, "vertex")]).write(str(folder / "points.ply"))
         meta["ply_file_path"] = "points.ply"
     meta["train_filenames"] = [frame["file_path"] for frame in training]

@@ -21,7 +21,7 @@ import argparse
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,24 @@ SKIES: dict[str, dict[str, Any]] = {
         "pipeline.model.loss_fn.sky_lambda": 0.0,
     },
 }
-DEPTH = {"depth_kind": "inverse", "depth_lambda": 0.1, "depth_lambda_final": 0.001}
-NOISE = 0.3
+
+
+def depth(weight: float, final: float | None) -> dict[str, Any]:
+    """The settings of a run with relative depth, whose weight falls."""
+    settings = {"depth_kind": "inverse", "depth_lambda": weight, "depth_lambda_final": final}
+    return {f"pipeline.model.loss_fn.{name}": value for name, value in settings.items()}
+
+
+NOISE = {"pipeline.model.renderer.opacity_noise": 0.3}
+AIDS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "noise": NOISE,
+    "depth": depth(1.0, 0.1),
+    "depth and noise": depth(1.0, 0.1) | NOISE,
+    "depth, constant": depth(1.0, None),
+    "depth, falls further": depth(1.0, 0.01),
+    "depth, a tenth": depth(0.1, 0.001),
+}
 
 
 def of_model(variant: str) -> dict[str, Any]:
@@ -78,6 +94,8 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
 
     for seed, experiment in itertools.product(args.seeds, args.experiments):
         if experiment == "few":
+            if seed != args.seeds[0]:
+                continue  # few_runs repeats the runs on few photographs alone
             yield on(seed, "nothing", "few", "all photographs", {}, depths=folder / scene.name / "depths")
         elif experiment == "sky":
             for part in args.skies:
@@ -93,17 +111,15 @@ def runs_on(scene: Path, folder: Path, args: argparse.Namespace) -> Iterator[Run
                     yield on(seed, kind, experiment, part, settings, oracle=oracle)
 
 
-def few_runs(scene: Path, folder: Path, depths: Path, seed: int, numbers: Sequence[int]) -> Iterator[Run]:
-    """The runs with a few photographs."""
-    files = {path.stem: path for path in depths.iterdir()}
-    for num in numbers:
-        data = few(scene, folder / scene.name / f"few-{num}", num, files)
-        for depth in (False, True):
-            for noise in (False, True):
-                settings = {f"pipeline.model.loss_fn.{k}": v for k, v in DEPTH.items()} if depth else {}
-                settings |= {"pipeline.model.renderer.opacity_noise": NOISE} if noise else {}
-                part = " and ".join(["depth"] * depth + ["noise"] * noise) or "none"
-                yield Run(scene.name, "few", f"{num} photographs", part, data, settings, seed)
+def few_runs(dense: Run, args: argparse.Namespace) -> Iterator[Run]:
+    """The runs with a few of the photographs of a run that has written their depth."""
+    assert dense.depths is not None
+    for seed, num in itertools.product(args.seeds, args.numbers):
+        data = dense.data.parent / f"few-{num}"
+        if not data.exists():
+            few(dense.data, data, num, dense.depths)
+        for part in args.aids:
+            yield Run(dense.scene, "few", f"{num} photographs", part, data, AIDS[part], seed)
 
 
 def main() -> None:
@@ -115,6 +131,7 @@ def main() -> None:
     parser.add_argument("--changes", nargs="+", choices=KINDS, help="only photographs with these changes")
     parser.add_argument("--corrections", nargs="+", default=tuple(POSES), choices=POSES, help="for poses")
     parser.add_argument("--skies", nargs="+", default=tuple(SKIES), choices=SKIES, help="for sky")
+    parser.add_argument("--aids", nargs="+", default=tuple(AIDS)[:4], choices=AIDS, help="for few")
     parser.add_argument("--numbers", type=int, nargs="+", default=(3, 6, 12), help="of photographs, for few")
     parser.add_argument("--method", default="splatkit-3dgs-fast")
     parser.add_argument("--steps", type=int, help="the default is the method's own number")
@@ -135,18 +152,13 @@ def main() -> None:
         return
     if unknown := set(args.experiments) - set(EXPERIMENTS):
         parser.error(f"there is no {', '.join(unknown)}, only {', '.join(EXPERIMENTS)}")
-    scenes = {scene.name: scene.resolve() for scene in args.scenes}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
         def after(run: Run) -> list[Run]:
-            return (
-                []
-                if run.depths is None
-                else list(few_runs(scenes[run.scene], folder, run.depths, run.seed, args.numbers))
-            )
+            return [] if run.depths is None else list(few_runs(run, args))
 
-        run_all([run for scene in scenes.values() for run in runs_on(scene, folder, args)], after, args)
+        run_all([run for scene in args.scenes for run in runs_on(scene.resolve(), folder, args)], after, args)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from difficult_data import FIGURES, write_inverse_depth
+from difficult_data import FIGURES, SEEN, write_inverse_depth
+
+SAME_DEPTH = 0.05
+"""The relative difference of depth up to which a photograph shows a seed point."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def train(run: Run, args: argparse.Namespace) -> dict[str, Any]:
         found |= masked(result)
         if run.experiment == "sky":
             found |= alpha_of_sky(result)
+        if run.experiment == "few":
+            found |= error_of_depth(result)
         if run.depths is not None:
             write_depths(result, run.depths)
         if run.frames is not None:
@@ -171,18 +176,56 @@ def alpha_of_sky(result: Any) -> dict[str, float]:
 
 
 def write_depths(result: Any, folder: Path) -> None:
-    """Write the inverse depth of all photographs of a run, as a network might have guessed it."""
+    """Write the inverse depth of all photographs of a run, as a network might have guessed it, and what they show.
+
+    SEEN holds, by the photograph's file name, which of the seed points it shows, and nothing in front of them.
+    """
+    import numpy as np
+    import torch
+
     from splatkit_ns.plugin.data.cameras import pinhole_view
     from splatkit_ns.renderer import RenderOptions
 
-    data = result.run_model.context.data_provider.datamanager
+    data, shown = result.run_model.context.data_provider.datamanager, dict[str, Any]()
+    points = data.train_dataparser_outputs.metadata["points3D_xyz"].to(result.training_state.device)
     for split in (data.train_dataset, data.eval_dataset):
         for number, path in enumerate(split.image_filenames):
             view = pinhole_view(split.cameras[number : number + 1]).to(result.training_state.device)
-            payload = result.run_model.renderer.render(result.training_state, view, RenderOptions(render_mode="RGB+ED"))
+            with torch.no_grad():
+                options = RenderOptions(render_mode="RGB+ED")
+                payload = result.run_model.renderer.render(result.training_state, view, options)
             depths, alphas = payload.depths_expected[0, ..., 0], payload.alphas[0, ..., 0]
             target = folder / f"{Path(path).name}.png"
-            write_inverse_depth(depths.detach().cpu().numpy(), alphas.detach().cpu().numpy(), target, number)
+            write_inverse_depth(depths.cpu().numpy(), alphas.cpu().numpy(), target, number)
+            pose = view.cam_to_worlds[0]
+            x, y, z = ((points - pose[:3, 3]) @ pose[:3, :3]).unbind(1)
+            columns, rows = x / z * view.Ks[0, 0, 0] + view.Ks[0, 0, 2], y / z * view.Ks[0, 1, 1] + view.Ks[0, 1, 2]
+            inside = (z > 0) & (columns >= 0) & (columns < view.width) & (rows >= 0) & (rows < view.height)
+            there = depths[torch.where(inside, rows, 0).long(), torch.where(inside, columns, 0).long()]
+            shown[Path(path).name] = (inside & ((there - z).abs() < SAME_DEPTH * z)).cpu().numpy()
+    np.savez(folder / SEEN, **shown)
+
+
+def error_of_depth(result: Any) -> dict[str, float]:
+    """The relative error of the inverse depth of held-out photographs up to scale and shift; empty without depth."""
+    import torch
+
+    from splatkit_ns.loss_fn.geometry import inverse_depth_error
+    from splatkit_ns.plugin.data.cameras import pinhole_view
+    from splatkit_ns.plugin.data.targets import read_target
+    from splatkit_ns.renderer import RenderOptions
+
+    data, errors = result.run_model.context.data_provider.datamanager, list[float]()
+    files = data.eval_dataset.metadata.get("depth_filenames") or []
+    for number, path in enumerate(files):
+        device = result.training_state.device
+        view = pinhole_view(data.eval_dataset.cameras[number : number + 1]).to(device)
+        depth = torch.from_numpy(read_target("target_depths", Path(path), 1.0, data.eval_dataset, number)).to(device)
+        with torch.no_grad():
+            out = result.run_model.renderer.render(result.training_state, view, RenderOptions(render_mode="RGB+ED"))
+        everywhere = torch.ones_like(out.alphas[..., 0], dtype=torch.bool)
+        errors.append(float(inverse_depth_error(out.depths_expected, depth[None], out.alphas, everywhere)))
+    return {"depth_error": sum(errors) / len(errors)} if errors else {}
 
 
 def write_frames(result: Any, folder: Path, keys: int = 8, num: int = 24) -> None:
@@ -250,6 +293,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         "figures_masked",
         "others_masked",
         "alpha_of_sky",
+        "depth_error",
         "ssim",
         "num_gaussians",
         "wall_s",

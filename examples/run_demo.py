@@ -68,6 +68,15 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def to_type(program: Path) -> str:
+    """The word that starts a program here: its name if that is enough, else its path."""
+    found = shutil.which(program.name)
+    if found is not None and Path(found).parent.resolve() == program.parent.resolve():
+        return program.name
+    path = program.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def train(programs: Path, out: Path, method: str, steps: int) -> Path:
     """Trains on `out`/scene, with a progress bar in a terminal; returns the run's `config.yml`."""
     outputs = out / "outputs"
@@ -119,7 +128,7 @@ def demo(programs: Path, out: Path, method: str, steps: int) -> None:
     say(f"  PSNR of {len(views)} held-out views: {metrics['psnr']:.2f} dB")
     say(f"  Gaussians, for any splat viewer:  {ply}")
     say(f"  ground truth beside render:       {sheet}")
-    say(f"  look around:                      ns-viewer --load-config {config}")
+    say(f"  look around:                      {to_type(programs / 'ns-viewer')} --load-config {config}")
 
 
 def main(words: list[str] | None = None, programs: Path | None = None) -> int:

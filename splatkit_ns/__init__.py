@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from splatkit_ns.image_files import save_image, save_images, save_video
     from splatkit_ns.rendering import render, turntable
     from splatkit_ns.splat.model import SplatModel
+    from splatkit_ns.tours import tour
 
 _HOMES = {
     "SplatModel": "splat.model",
@@ -25,6 +26,7 @@ _HOMES = {
     "save_image": "image_files",
     "save_images": "image_files",
     "save_video": "image_files",
+    "tour": "tours",
     "turntable": "rendering",
 }
 """The module that defines each name."""
@@ -38,6 +40,7 @@ __all__ = [
     "save_image",
     "save_images",
     "save_video",
+    "tour",
     "turntable",
 ]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View, as_vectors
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.rotations import matrices_of_unit, quaternions
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(values of weight 0, values of weight 1, weights (M, 1)) -> values; weights outside [0, 1] go on beyond the two."""
@@ -63,24 +64,22 @@ def orbit(
     if not float(axis.norm()) > 0.0:
         raise SplatkitError("orbit: up is (0, 0, 0), expected the direction of the axis.")
     axis = axis / axis.norm()
-    first, second = _plane_across(axis)
+    first, second = plane_across(axis)
     angles = math.radians(start) + 2 * math.pi * turns * torch.arange(num, dtype=torch.float64)[:, None] / num
     rise = math.radians(elevation)
     outward = math.cos(rise) * (angles.cos() * first + angles.sin() * second) + math.sin(rise) * axis
     return list(View.look_at(target + radius * outward, target, axis, fov, width, height))
 
 
-def focus(views: Sequence[View], up: Sequence[float] | Tensor = (0.0, 0.0, 1.0)) -> tuple[Tensor, float, float]:
-    """The circle on which cameras stand, as far as there is one: for an `orbit` like theirs.
+def focus(views: Sequence[View]) -> Tensor:
+    """The point that cameras look at.
 
     Args:
         views: the cameras, at least one.
-        up: the axis of the circle, (3,).
 
     Returns:
-        The point that they look at, (3,) float64: that with the least sum of squared distances from their lines of
-        sight. If the lines are nearly parallel, it is as far before the cameras as they are apart. Then the median
-        distance from it, in world units, and the median elevation above it, in degrees.
+        The point, (3,) float64, with the least sum of squared distances from their lines of sight. If the lines are
+        nearly parallel, it is as far before the cameras as they are apart.
 
     Raises:
         SplatkitError: the cameras all stand at one point, or there is none.
@@ -91,18 +90,14 @@ def focus(views: Sequence[View], up: Sequence[float] | Tensor = (0.0, 0.0, 1.0))
     eyes, forward = poses[:, :3, 3], torch.nn.functional.normalize(poses[:, :3, 2], dim=-1)
     middle, spread = eyes.mean(0), float((eyes - eyes.mean(0)).norm(dim=1).max())
     if not spread > 0.0:
-        raise SplatkitError("focus: all cameras stand at one point. Give the centre and the radius of the orbit.")
+        raise SplatkitError("focus: all cameras stand at one point.")
     ahead = middle + 2 * spread * torch.nn.functional.normalize(forward.mean(0), dim=0)
     across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None]
     # A little pull towards the point ahead decides where parallel lines leave it open.
     weak = 1e-3 * len(eyes)
-    point = torch.linalg.solve(
+    return torch.linalg.solve(
         across.sum(0) + weak * torch.eye(3, dtype=torch.float64), (across @ eyes[..., None]).sum(0)[:, 0] + weak * ahead
     )
-    offsets = eyes - point
-    axis = torch.nn.functional.normalize(as_vectors(up, "up")[0], dim=0)
-    rises = torch.rad2deg(torch.asin((offsets @ axis / offsets.norm(dim=1).clamp(min=1e-12)).clamp(-1, 1)))
-    return point, float(offsets.norm(dim=1).median()), float(rises.median().clamp(-89, 89))
 
 
 def path(views: Sequence[View] | View, num: int, *, closed: bool = False) -> list[View]:
@@ -144,7 +139,7 @@ def path(views: Sequence[View] | View, num: int, *, closed: bool = False) -> lis
         return _catmull_rom(values, times, closed, mix)
 
     moved = torch.eye(4, dtype=torch.float64, device=poses.device).repeat(num, 1, 1)
-    moved[:, :3, :3] = _rotations(curve(_aligned(_quaternions(poses[:, :3, :3])), slerp))
+    moved[:, :3, :3] = matrices_of_unit(curve(_aligned(quaternions(poses[:, :3, :3])), slerp))
     moved[:, :3, 3] = curve(poses[:, :3, 3], _lerp)
     Ks = curve(torch.cat([view.Ks for view in keys]).double().flatten(1), _lerp).reshape(-1, 3, 3)
     lenses = [view.distortion for view in keys if view.distortion is not None]
@@ -188,7 +183,7 @@ def _catmull_rom(keys: Tensor, times: Tensor, closed: bool, mix: Mix) -> Tensor:
     return mix(b1, b2, t)
 
 
-def _plane_across(axis: Tensor) -> tuple[Tensor, Tensor]:
+def plane_across(axis: Tensor) -> tuple[Tensor, Tensor]:
     """Two unit vectors across a unit axis that make a right-handed system with it; +x and +y for +z."""
     near = torch.eye(3, dtype=axis.dtype)[0 if abs(float(axis[0])) < 0.9 else 1]
     first = near - (near @ axis) * axis
@@ -196,42 +191,8 @@ def _plane_across(axis: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.linalg.cross(axis, first)
 
 
-def _quaternions(rotations: Tensor) -> Tensor:
-    """Unit quaternions (N, 4), wxyz, of rotation matrices (N, 3, 3).
-
-    Each is the longest of the four that Shepperd's method (1978) offers, which never divides by a small number.
-    """
-    m = rotations
-    xx, yy, zz = m[:, 0, 0], m[:, 1, 1], m[:, 2, 2]
-    x, y, z = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
-    xy, xz, yz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
-    candidates = torch.stack(
-        [
-            torch.stack([1 + xx + yy + zz, x, y, z], dim=1),
-            torch.stack([x, 1 + xx - yy - zz, xy, xz], dim=1),
-            torch.stack([y, xy, 1 - xx + yy - zz, yz], dim=1),
-            torch.stack([z, xz, yz, 1 - xx - yy + zz], dim=1),
-        ],
-        dim=1,
-    )
-    longest = candidates.diagonal(dim1=1, dim2=2).argmax(dim=1)
-    chosen = candidates[torch.arange(len(m), device=m.device), longest]
-    return chosen / chosen.norm(dim=1, keepdim=True)
-
-
 def _aligned(quats: Tensor) -> Tensor:
     """The same rotations (N, 4), with signs by which each is at most a quarter turn from the one before it."""
     flips = (quats[1:] * quats[:-1]).sum(1) < 0
     signs = torch.cat([flips.new_zeros(1), flips]).cumsum(0) % 2
     return quats * (1 - 2 * signs[:, None])
-
-
-def _rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices (M, 3, 3) of unit quaternions (M, 4), wxyz."""
-    w, x, y, z = quats.unbind(1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)

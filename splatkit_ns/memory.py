@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 GIB = 1024**3
+"""Bytes of a gibibyte."""
 
 CONTROL_GROUPS = (
     ("memory.max", "memory.current", "inactive_file"),

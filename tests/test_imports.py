@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -17,14 +18,11 @@ MODULES = sorted(
     ".".join(["splatkit_ns", *path.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
     for path in ROOT.rglob("*.py")
 )
-# Where the numba kernels are: the only place that may import numba when it is imported itself.
-NUMBA_KERNELS = "splatkit_ns.rasterize.cpu"
 
 PROBE = """
 import builtins, importlib, json, sys
 
-FORBIDDEN = set(json.loads(sys.argv[2]))
-MINE = []
+FORBIDDEN, MINE = [], []
 real_import = builtins.__import__
 
 def watched(name, globals=None, locals=None, fromlist=(), level=0):
@@ -36,26 +34,30 @@ def watched(name, globals=None, locals=None, fromlist=(), level=0):
     return real_import(name, globals, locals, fromlist, level)
 
 builtins.__import__ = watched
-for module in json.loads(sys.argv[1]):
-    importlib.import_module(module)
-print("RESULT", json.dumps({"mine": MINE, "loaded": sorted(sys.modules)}))
+answers = []
+for modules, forbidden in json.loads(sys.argv[1]):
+    FORBIDDEN[:] = forbidden
+    MINE.clear()
+    for module in modules:
+        importlib.import_module(module)
+    answers.append({"mine": MINE[:], "loaded": sorted(sys.modules)})
+print("RESULT", json.dumps(answers))
 """
+OPTIONAL = ["fused_ssim", "gsplat.cuda._backend"]
+HEAVY = ["lpips", "numba", "open3d", "torchmetrics", "tensorboard", "torch.utils.tensorboard"]
 
 
-def imported(modules: list[str], forbidden: list[str], **environment: str) -> dict[str, list[str]]:
-    """Imports `modules` in a fresh process: which `forbidden` imports our own code made, and all modules loaded."""
+@pytest.fixture(scope="module")
+def answers() -> list[dict[str, list[str]]]:
+    """For the methods' module in a fresh process, and then all others: forbidden imports that our own code made, and
+    all modules loaded."""
+    stages = [(["splatkit_ns.methods"], [*OPTIONAL, *HEAVY]), (MODULES, OPTIONAL)]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROBE, json.dumps(modules), json.dumps(forbidden)],
-        capture_output=True, text=True, check=False, env={**_environment(), **environment},
+        [sys.executable, "-W", "ignore", "-c", PROBE, json.dumps(stages)],
+        capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.rsplit("RESULT", 1)[1])
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def entry_points() -> list[str]:
@@ -63,33 +65,21 @@ def entry_points() -> list[str]:
     return sorted({point.module for point in found if point.module.startswith("splatkit_ns")})
 
 
-@pytest.fixture(scope="module")
-def methods() -> dict[str, list[str]]:
+def test_methods_import_nothing_heavy_or_optional(answers: list[dict[str, list[str]]]) -> None:
     """What every `ns-train`, `ns-eval` … pays for having this plugin installed."""
-    return imported(
-        ["splatkit_ns.methods"],
-        ["fused_ssim", "gsplat.cuda._backend", "lpips", "numba", "open3d", "torchmetrics", "tensorboard",
-         "torch.utils.tensorboard"],
-    )  # fmt: skip
+    assert answers[0]["mine"] == []
 
 
-def test_methods_import_nothing_heavy_or_optional(methods: dict[str, list[str]]) -> None:
-    assert methods["mine"] == []
-
-
-def test_methods_do_not_build_gsplats_cuda_code(methods: dict[str, list[str]]) -> None:
+def test_methods_do_not_build_gsplats_cuda_code(answers: list[dict[str, list[str]]]) -> None:
     """Importing `gsplat.cuda._backend` starts a compiler where there is one."""
-    assert "gsplat.cuda._backend" not in methods["loaded"]
-    assert "numba" not in methods["loaded"]
-    assert "fused_ssim" not in methods["loaded"]
+    assert not {"gsplat.cuda._backend", "numba", "fused_ssim"} & set(answers[0]["loaded"])
 
 
-def test_every_module_imports_without_gpu_and_optional_packages() -> None:
+def test_every_module_imports_without_gpu_and_optional_packages(answers: list[dict[str, list[str]]]) -> None:
     """Numba may come with the kernels themselves; nothing else may be needed."""
-    answer = imported(MODULES, ["fused_ssim", "gsplat.cuda._backend"])
-    assert answer["mine"] == []
-    assert "gsplat.cuda._backend" not in answer["loaded"]
-    assert set(MODULES) <= set(answer["loaded"])
+    assert answers[1]["mine"] == []
+    assert "gsplat.cuda._backend" not in answers[1]["loaded"]
+    assert set(MODULES) <= set(answers[1]["loaded"])
 
 
 def test_entry_points_of_the_installed_package_exist() -> None:

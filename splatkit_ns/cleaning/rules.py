@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.gaussians import DoubleArray, finite_rows
-from splatkit_ns.splat.splitting import rotation_matrices
+from splatkit_ns.rotations import rotation_matrices
 
 Mask = NDArray[np.bool_]
 

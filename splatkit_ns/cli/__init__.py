@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after Ctrl-C. Arguments that do not parse end the process with 2.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _silence_other_packages()
     data_options: tuple[str, ...] = ()
     if given[:1] == ["doctor"]:
         own, data_options = split_arguments(given[1:])
@@ -57,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _end_at_once(130)
         return 130
     return status or 0
+
+
+def _silence_other_packages() -> None:
+    """Leave out what PyTorch says of its own future and of nerfstudio's code, which no user of a command can change."""
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(torch|nerfstudio)\b")
 
 
 def _end_at_once(status: int) -> NoReturn:

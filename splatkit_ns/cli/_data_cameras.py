@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from splatkit_ns.cameras import View
-from splatkit_ns.plugin.data.cameras import lens_views, opencv_cam_to_worlds
+from splatkit_ns.plugin.data.cameras import lens_views
 
 
 def data_cameras(pipeline: Any, split: Literal["train", "test"]) -> tuple[list[View], list[Path]]:
@@ -22,9 +20,3 @@ def data_cameras(pipeline: Any, split: Literal["train", "test"]) -> tuple[list[V
     dataset = manager.train_dataset if split == "train" else manager.eval_dataset
     cameras = dataset.cameras.to(pipeline.device)
     return list(lens_views(cameras)), list(dataset.image_filenames)
-
-
-def poses(pipeline: Any) -> View:
-    """The poses of all training cameras as one view; its intrinsics and size mean nothing."""
-    cam_to_worlds = opencv_cam_to_worlds(pipeline.datamanager.train_dataset.cameras.camera_to_worlds.float())
-    return View(cam_to_worlds, torch.eye(3).expand(len(cam_to_worlds), 3, 3), 1, 1)

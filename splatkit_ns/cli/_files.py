@@ -17,7 +17,6 @@ from splatkit_ns.formats.gaussians import NonFiniteError
 from splatkit_ns.formats.offset_files import side_file
 
 _UNITS = ("bytes", "KB", "MB", "GB")
-"""The suffix, after a file's whole name, of the file with the offset of its coordinates."""
 
 
 def say(console: Console, text: str) -> None:

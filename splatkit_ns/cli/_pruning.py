@@ -59,6 +59,7 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
         say_cost(console, before, views.psnr(kept), len(views))
         return
     pruned = views.psnr(kept)
+    say(console, f"Refining them for {options.refine:,} step(s)")
     kept = refine(scene.run, kept, options.refine, options.output[0].parent, options.device)
     kept = _still_fitting(kept, weights[rows], options, console)
     write_outputs(options.output, kept, options.input, console)

@@ -18,7 +18,7 @@ from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.loading import LoadedRun
-from splatkit_ns.plugin.reporting.console import reset_writers
+from splatkit_ns.plugin.reporting.console import quiet_console, reset_writers
 from splatkit_ns.plugin.run.config_file import KNOWN, is_within
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
@@ -85,9 +85,10 @@ def refine(run: LoadedRun, gaussians: Gaussians, steps: int, folder: Path, devic
         config = _config(run, start, steps, device or str(run.pipeline.device).partition(":")[0])
         reset_writers()
         seed_everything(config.machine.seed)
-        trainer = _Refinement(config)
         try:
-            trainer.setup()
+            with quiet_console():  # opening the run has said what there is to say, and the folder is deleted
+                trainer = _Refinement(config)
+                trainer.setup()
             _load_learnt(trainer.pipeline.model, run.checkpoint)
             trainer.train()
         finally:
@@ -104,6 +105,7 @@ def _config(run: LoadedRun, start: Path, steps: int, device: str) -> SplatkitTra
     config.steps_per_save = steps + 1
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     config.hooks = config.writers = ()
+    config.held_out = False
     config.vis = "none"
     config.viewer.quit_on_train_completion = True
     config.logging.local_writer.enable = False

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import nn
 
 from splatkit_ns import formats, ranges
-from splatkit_ns.camera_paths import focus, orbit, path
+from splatkit_ns.camera_paths import orbit, path
 from splatkit_ns.cameras import View
 from splatkit_ns.cli._camera_path_files import CameraPath, read_camera_path
 from splatkit_ns.cli._files import file_bytes, say, shown_bytes
@@ -27,11 +27,14 @@ from splatkit_ns.image_files import CONTAINERS, save_image, save_video
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowDict
+from splatkit_ns.tours import Survey, even
 
 VIDEOS = (*CONTAINERS, ".gif", ".webp")
 PICTURES = (".png", ".jpg", ".jpeg")
 _UPS = {"y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0), "minus-y": (0.0, -1.0, 0.0)}
-_ORBIT = {"frames": 120, "turns": 1.0, "up": "z", "fov": 50.0, "width": 800, "height": 600}
+_ORBIT = {"frames": 120, "turns": 1.0, "up": "z", "fov": 50.0}
+_SIZE = (800, 600)
+"""The width and height in pixels of a turn around a file's Gaussians."""
 _ORBIT_ONLY = ("centre", "radius", "elevation", "turns", "up", "fov", "width", "height")
 
 
@@ -53,7 +56,7 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
             f"--images normals: normals are not drawn in panoramas, as those of {options.camera_path} are."
         )
     scene = _open(options, console)
-    frames = _frames(options, scene, camera_path)
+    frames = _frames(options, scene, camera_path, console)
     if options.output.suffix.lower() in PICTURES and not options.output.is_dir() and len(frames.views) > 1:
         raise SplatkitError(
             f"--output: {options.output} is a picture, and there are {len(frames.views)} frames: name a video, an "
@@ -181,11 +184,11 @@ def _device(name: str | None) -> str:
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None) -> Frames:
+def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None, console: Console) -> Frames:
     if camera_path is not None:
         return Frames(camera_path.views, fps=camera_path.fps, crop=camera_path.crop)
     if options.cameras is None:
-        return Frames(_orbit(options, scene))
+        return Frames((_orbit if scene.pipeline is None else _tour)(options, scene, console))
     from splatkit_ns.cli._data_cameras import data_cameras  # loads nerfstudio
 
     views, files = data_cameras(scene.pipeline, options.cameras)
@@ -194,26 +197,49 @@ def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None
     return Frames(views, _image_names(files))
 
 
-def _orbit(options: RenderOptions, scene: Scene) -> list[View]:
+def _orbit(options: RenderOptions, scene: Scene, console: Console) -> list[View]:
+    """A turn around the Gaussians of a file."""
     given = {name: getattr(options, name) for name in _ORBIT if getattr(options, name) is not None}
     settings: dict[str, Any] = {**_ORBIT, **given}
     num, up = settings.pop("frames"), _UPS[settings.pop("up")]
-    centre, radius, elevation = options.centre, options.radius, options.elevation
-    if None in (centre, radius, elevation):
-        if scene.pipeline is None:
-            circle = turntable_circle(scene.state, settings["fov"], settings["width"], settings["height"])
-            found: tuple[Any, float, float] = (*circle, 20.0)
-        else:
-            from splatkit_ns.cli._data_cameras import poses  # loads nerfstudio
+    proportion = _SIZE[0] / _SIZE[1]
+    width = options.width or (_SIZE[0] if options.height is None else even(options.height * proportion))
+    height = options.height or even(width / proportion)
+    if options.centre is None and options.radius is None:
+        say(
+            console,
+            "A file does not say where its scene was photographed: the camera goes around the middle of the Gaussians. "
+            "--load-config of the run shows it from there.",
+        )
+    circle = turntable_circle(scene.state, settings["fov"], width, height)
+    centre = circle[0] if options.centre is None else options.centre
+    radius = circle[1] if options.radius is None else options.radius
+    elevation = 20.0 if options.elevation is None else options.elevation
+    return orbit(centre, radius, num, elevation, up=up, width=width, height=height, **settings)
 
-            found = focus([poses(scene.pipeline)], up)
-        centre = found[0] if centre is None else centre
-        radius = found[1] if radius is None else radius
-        elevation = found[2] if elevation is None else elevation
-    assert centre is not None
-    assert radius is not None
-    assert elevation is not None
-    return orbit(centre, radius, num, elevation, up=up, **settings)
+
+def _tour(options: RenderOptions, scene: Scene, console: Console) -> list[View]:
+    """The places of a run's photographs, or a turn like them."""
+    from splatkit_ns.cli._data_cameras import data_cameras  # loads nerfstudio
+
+    views, _ = data_cameras(scene.pipeline, "train")
+    survey = Survey(views, _UPS[options.up or "z"], options.centre)
+    fixed = {name: getattr(options, name) for name in ("turns", "radius", "elevation")}
+    num = options.frames or survey.frames()
+    if survey.kind == "arc" and options.turns is None and num > 1:
+        say(
+            console,
+            f"The photographs cover {survey.covered:.0f} degrees around the scene: the camera goes to and fro there. "
+            "--turns 1 goes all around.",
+        )
+    elif survey.kind == "walk" and set(fixed.values()) == {None} and num > 1:
+        say(
+            console,
+            "The photographs do not look at one place: the camera goes where they were taken, in the order of their "
+            "names. --turns 1 goes around in a circle.",
+        )
+    size = {name: getattr(options, name) for name in ("fov", "width", "height")}
+    return survey.cameras(num, **fixed, **size)
 
 
 def _image_names(files: Sequence[Path]) -> list[str]:

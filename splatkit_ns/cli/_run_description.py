@@ -38,6 +38,6 @@ def run_lines(figures: dict[str, Any]) -> list[str]:
         figures["file"],
         f"  method       {figures['method']}, up to {figures['max_steps']:,} steps",
         f"  data         {figures['data']}",
-        f"  checkpoints  {f'after step {steps}' if steps else 'none'}",
+        f"  checkpoints  {f'of step {steps}, as their names count: the first is 0' if steps else 'none'}",
         "  names        no objects but those of nerfstudio, splatkit-ns and --trust",
     ]

@@ -18,7 +18,9 @@ ImageKind = Literal["rgb", "depth", "alpha", "normals"]
 class RenderOptions:
     """Draw images or a video of a run, or of a file of Gaussians in any format.
 
-    The camera goes around the scene, unless --camera-path or --cameras names other cameras.
+    Of a run, the camera moves where the photographs were taken: around the scene, to and fro if they leave out a side
+    of it, or from place to place if they do not look at one. Of a file, it goes around the Gaussians. --camera-path
+    and --cameras name other cameras.
     """
 
     output: Path
@@ -39,27 +41,32 @@ class RenderOptions:
     """The cameras of the run's training images, or of its held-out ones; images have the names of the photographs. With
     --frames: a smooth path through them."""
     frames: Annotated[int | None, Positive] = None
-    """The number of frames: 120 for a turn around the scene, if not given."""
+    """The number of frames. If not given: 120, or as many as photographs, up to 600, if the camera goes from place to
+    place."""
     fps: Annotated[float | None, Positive] = None
     """Frames a second of a video. If not given, those of the camera path, or 30."""
     centre: tuple[float, float, float] | None = None
-    """The point that the camera turns around. If not given: of a run, the point that its cameras look at; of a file,
-    the middle of the Gaussians."""
+    """The point that the camera turns around and looks at. If not given: of a run, the point that its cameras look at;
+    of a file, the middle of the Gaussians."""
     radius: Annotated[float | None, Positive] = None
-    """The distance of the camera from this point. If not given: of a run, that of its cameras; of a file, one from
-    which nearly all Gaussians are seen."""
+    """The distance of the camera from this point. If not given: of a run, that of the cameras on the same side; of a
+    file, one from which nearly all Gaussians are seen."""
     elevation: Annotated[float | None, from_to(-90, 90, lower_open=True, upper_open=True)] = None
-    """The camera's angle above the point, in degrees. If not given: of a run, that of its cameras; of a file, 20."""
+    """The camera's angle above the point, in degrees. If not given: of a run, that of the cameras on the same side;
+    of a file, 20."""
     turns: float | None = None
-    """Turns around the point: 1 if not given, counter-clockwise seen from above; below 0 the other way round."""
+    """Turns around the point, counter-clockwise seen from above; below 0 the other way round. If not given: of a run,
+    only where photographs were taken; of a file, 1."""
     up: Literal["y", "z", "minus-y"] | None = None
     """The axis that points upwards: z, as in all that nerfstudio exports, if not given."""
     fov: Annotated[float | None, from_to(0, 180, lower_open=True, upper_open=True)] = None
-    """The vertical field of view in degrees: 50 if not given."""
+    """The vertical field of view in degrees. If not given: of a run, so that images show as much as the photographs; of
+    a file, 50."""
     width: Annotated[int | None, Positive] = None
-    """The width of the images in pixels: 800 if not given."""
+    """The width of the images in pixels. If neither width nor height is given: of a run, as the photographs, the
+    longest side at most 800; of a file, 800 and 600. One alone keeps these proportions."""
     height: Annotated[int | None, Positive] = None
-    """The height of the images in pixels: 600 if not given."""
+    """The height of the images in pixels, likewise."""
     downscale: Annotated[int, Positive] = 1
     """Divide both sides of the images by this."""
     background: tuple[float, float, float] | None = None

@@ -212,13 +212,13 @@ def view_scores(
         with its mean absolute error: (N,).
     """
     growth = torch.zeros(len(training_state), device=training_state.device)
-    blame = torch.zeros_like(growth)
+    wrongness = torch.zeros_like(growth)
     for view in views:
         wrong, error = wrong_pixels(view, error_threshold)
         sums = renderer.blend_weight_sums(training_state, view.view, wrong)
         growth += sums / len(views)
-        blame += sums * error
-    return growth, blame
+        wrongness += sums * error
+    return growth, wrongness
 
 
 def wrong_pixels(view: TrainingView, threshold: float) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,8 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.ranges import NonNegative, Opacity, Positive
 from splatkit_ns.ranks import Ranks
+from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.splat import RowChange, SplatTrainingState
-from splatkit_ns.splat.splitting import rotation_matrices
 from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 MAX_RATIO = 51

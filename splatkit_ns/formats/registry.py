@@ -128,6 +128,11 @@ def find_format(path: str | PathLike[str], name: str | None = None) -> SplatForm
     if not fits and Path(path).is_dir():
         fits = [(0, form) for form in known.values() for suffix in form.suffixes if Path(path, suffix).is_file()]
     if not fits:
+        if file_name.endswith(".ckpt"):
+            raise FormatError(
+                f"{path} is a checkpoint, not a file of Gaussians, which are exported from its run: splatkit export "
+                "--load-config CONFIG.yml --output FILE.ply."
+            )
         suffixes = ", ".join(suffix for form in known.values() for suffix in form.suffixes)
         raise FormatError(f"{path}: no splat format has this suffix, expected a name that ends in one of: {suffixes}.")
     return max(fits, key=lambda fit: fit[0])[1]

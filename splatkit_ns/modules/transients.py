@@ -28,11 +28,13 @@ LEAST_KNOWN = 0.5
 """The share of a cell's pixels that masks of the data must leave, or it is not judged."""
 OTHERS = 16
 """The number of other photographs that a photograph's errors are compared with."""
+PLACES, COARSE_DEPTHS = 8, 16
+"""The sides of the grids of places and of depths by which photographs that show the same are found."""
 LEAST_OTHERS = 5
 """The number of them that must show a place, or it is not judged."""
 SHARING = 0.1
 """The share of them that must have nearly the same error there, or it belongs to the one photograph."""
-AROUND = 2 / 3
+AROUND = 0.5
 """The share of the limit above which an error belongs to the region beside it that is above the limit."""
 OUTLIER = 6.0
 """Median absolute deviations above the median of all photographs' cells, from which on an error is an outlier."""
@@ -98,7 +100,8 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         cells = list[CellErrors]()
         for index in range(data_provider.num_train_images):
             cells.append(cell_errors(data_provider.training_view(index, with_depth=True)))
-        errors = [unshared_error(index, cells, self.same_depth) for index in range(len(cells))]
+        others = [[cells[other] for other in chosen] for chosen in chosen_others(cells, self.same_depth)]
+        errors = [unshared_error(own, compared, self.same_depth) for own, compared in zip(cells, others, strict=True)]
         limit = max(self.least_error, _outlier_limit(own[np.isfinite(usual)] for own, usual in errors))
         found = [self._regions(own - usual > limit, own > AROUND * limit) for own, usual in errors]
         if self._masks:
@@ -179,14 +182,48 @@ def cell_errors(view: TrainingView) -> CellErrors:
     return CellErrors(view.view, cells, z, (z[..., None] * rays) @ pose[:3, :3].T + pose[:3, 3])
 
 
+def chosen_others(cells: Sequence[CellErrors], same_depth: float) -> list[list[int]]:
+    """Choose the photographs with which each is compared, at most `OTHERS`, in order.
+
+    Those that show at least half as many of its places as the one that shows most, and the `OTHERS` that show most, are
+    candidates. From these, photographs of all distances are taken: what walks by is in the next ones, too.
+
+    Args:
+        cells: of all photographs.
+        same_depth: see `SplatTransientMasks`; here twice as much, since the grid of depths is coarse.
+    """
+    Ks = torch.stack([one.view.Ks[0] for one in cells])
+    poses = torch.stack([one.view.cam_to_worlds[0] for one in cells])
+    sizes = Ks.new_tensor([[one.view.width, one.view.height] for one in cells])[:, None]
+    coarse = (COARSE_DEPTHS, COARSE_DEPTHS)
+    depths = torch.cat([F.interpolate(one.depths[None, None], coarse).flatten(2)[:, 0] for one in cells])
+    chosen = list[list[int]]()
+    for index, one in enumerate(cells):
+        places = F.interpolate(one.places.permute(2, 0, 1)[None], (PLACES, PLACES))[0].flatten(1).T
+        pixels, z = _projected(places, Ks[:, None], poses[:, None])
+        shares = pixels / sizes
+        inside = (z > 0) & ((shares >= 0) & (shares < 1)).all(-1)
+        column, row = (shares.nan_to_num().clamp(0, 1 - 1e-6) * COARSE_DEPTHS).long().unbind(-1)
+        found = depths.gather(1, row * COARSE_DEPTHS + column)
+        shown = (inside & ((found - z).abs() < 2 * same_depth * z)).float().mean(1)
+        shown[index] = 0
+        ranked = shown.sort(descending=True).values
+        candidates = (shown > 0) & (shown >= torch.minimum(ranked[0] / 2, ranked[:OTHERS][-1]))
+        distances = (poses[:, :3, 3] - poses[index, :3, 3]).norm(dim=1)
+        order = [other for other in distances.argsort().tolist() if candidates[other]]
+        spread = np.linspace(0, len(order) - 1, min(OTHERS, len(order)))
+        chosen.append(sorted({order[round(place)] for place in spread}))
+    return chosen
+
+
 def unshared_error(
-    index: int, cells: Sequence[CellErrors], same_depth: float
+    own: CellErrors, others: Sequence[CellErrors], same_depth: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Compare the errors of a photograph's cells with those of others at the same places.
 
     Args:
-        index: of the photograph.
-        cells: of all photographs.
+        own: the photograph's.
+        others: those of other photographs.
         same_depth: see `SplatTransientMasks`.
 
     Returns:
@@ -194,16 +231,10 @@ def unshared_error(
         channel where they are largest. Where too few other photographs show the place, as is so if the render shows
         the figure before it, they are the error itself and infinity.
     """
-    own = cells[index]
-    centres = torch.stack([other.view.cam_to_worlds[0, :3, 3] for other in cells])
-    order = (centres - centres[index]).norm(dim=1).argsort().tolist()
-    order.remove(index)
-    chosen = {order[round(i)] for i in np.linspace(0, len(order) - 1, min(OTHERS, len(order)))} if order else set()
-    shared = [_seen_from(cells[other], own.places, same_depth) for other in sorted(chosen)]
     alone = own.errors.abs().amax(0).nan_to_num()
-    if len(shared) < LEAST_OTHERS:
+    if len(others) < LEAST_OTHERS:
         return alone.cpu().numpy(), np.full(alone.shape, np.inf, np.float32)
-    errors = torch.stack(shared)
+    errors = torch.stack([_seen_from(other, own.places, same_depth) for other in others])
     difference = (own.errors - errors).abs().amax(1).nanquantile(SHARING, dim=0)
     usual = errors.abs().amax(1).nanmedian(dim=0).values
     is_known = (errors.isfinite().all(1).sum(0) >= LEAST_OTHERS) & difference.isfinite()
@@ -213,18 +244,24 @@ def unshared_error(
     )
 
 
+def _projected(places: Tensor, Ks: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels (…, 2) at which cameras see places (…, 3), and the depths (…) of these."""
+    points = ((places - poses[..., :3, 3])[..., None, :] @ poses[..., :3, :3])[..., 0, :]
+    z = points[..., 2]
+    focal, centre = Ks[..., [0, 1], [0, 1]], Ks[..., :2, 2]
+    return points[..., :2] / z.clamp(min=1e-6)[..., None] * focal + centre, z
+
+
 def _seen_from(cells: CellErrors, places: Tensor, same_depth: float) -> Tensor:
     """The errors of a photograph's cells at places (rows, columns, 3): (3, rows, columns), NaN if it shows others."""
-    Ks, pose, view = cells.view.Ks[0], cells.view.cam_to_worlds[0], cells.view
-    points = (places - pose[:3, 3]) @ pose[:3, :3]
-    depths = points[..., 2].clamp(min=1e-6)
-    x = 2 * (points[..., 0] / depths * Ks[0, 0] + Ks[0, 2]) / view.width - 1
-    y = 2 * (points[..., 1] / depths * Ks[1, 1] + Ks[1, 2]) / view.height - 1
-    inside = (points[..., 2] > 1e-6) & (x.abs() < 1) & (y.abs() < 1)
-    grid = torch.stack([x, y], dim=-1).nan_to_num().clamp(-2, 2)[None]
+    view = cells.view
+    pixels, z = _projected(places, view.Ks[0], view.cam_to_worlds[0])
+    grid = 2 * pixels / pixels.new_tensor([view.width, view.height]) - 1
+    inside = (z > 1e-6) & (grid.abs() < 1).all(-1)
     values = torch.cat([cells.errors, cells.depths[None]])[None]
+    grid = grid.nan_to_num().clamp(-2, 2)[None]
     found = F.grid_sample(values, grid, mode="nearest", padding_mode="border", align_corners=False)[0]
-    shown = inside & ((found[3] - points[..., 2]).abs() < same_depth * points[..., 2])
+    shown = inside & ((found[3] - z).abs() < same_depth * z)
     return torch.where(shown, found[:3], torch.nan)
 
 

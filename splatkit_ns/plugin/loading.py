@@ -13,7 +13,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.config_file import UntrustedConfigError, parse_config
+from splatkit_ns.plugin.run.config_file import UntrustedConfigError, hint_of_config, parse_config
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 
@@ -81,13 +81,13 @@ def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
         SplatkitError: it cannot be read, or names objects that are not trusted; then nothing in it was run.
     """
     if path.is_dir():
-        inside = path / "config.yml"
-        hint = f" Its config is {inside}." if inside.is_file() else ""
-        raise SplatkitError(f"--load-config: {path} is a folder; give the path of a run's config.yml.{hint}")
+        hint = hint_of_config(path) or "ns-train prints it when it starts."
+        raise SplatkitError(f"--load-config: {path} is a folder; give the path of a run's config.yml. {hint}")
     try:
         config: Any = parse_config(path.read_text("utf-8"), trust)
     except FileNotFoundError:
-        raise SplatkitError(f"--load-config: {path} does not exist. ns-train prints the path when it starts.") from None
+        hint = hint_of_config(path) or "ns-train prints the path when it starts."
+        raise SplatkitError(f"--load-config: {path} does not exist. {hint}") from None
     except UntrustedConfigError as error:
         raise UntrustedConfigError(
             f"--load-config: {path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from splatkit_ns.rasterize._rows_triton import (
     load3,
     load_matrix,
+    rotation,
     store3,
     store_quaternion_gradient,
     times,
@@ -33,18 +34,10 @@ BLOCK = 128
 @triton.jit
 def _axes(v00, v01, v02, v10, v11, v12, v20, v21, v22, w, x, y, z):
     """Return the disc's two tangents and its normal, of length 1, turned by a view matrix."""
-    ux, uy, uz = times(
-        v00, v01, v02, v10, v11, v12, v20, v21, v22,
-        1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y),
-    )  # fmt: skip
-    vx, vy, vz = times(
-        v00, v01, v02, v10, v11, v12, v20, v21, v22,
-        2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x),
-    )  # fmt: skip
-    nx, ny, nz = times(
-        v00, v01, v02, v10, v11, v12, v20, v21, v22,
-        2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
+    r00, r01, r02, r10, r11, r12, r20, r21, r22 = rotation(w, x, y, z)
+    ux, uy, uz = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, r00, r10, r20)
+    vx, vy, vz = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, r01, r11, r21)
+    nx, ny, nz = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, r02, r12, r22)
     return ux, uy, uz, vx, vy, vz, nx, ny, nz
 
 

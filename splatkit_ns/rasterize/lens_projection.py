@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from splatkit_ns.rotations import matrices_of_unit
+
 from .arguments import Gaussians, RasterCameras, RasterSettings
 from .lens_models import lens_limits, padded_coefficients, project_points
 
@@ -82,10 +84,4 @@ def _rotations(quats: Tensor) -> Tensor:
     is_turn = length >= 1e-12
     identity = quats.new_zeros(4)
     identity[:1].fill_(1)
-    w, x, y, z = torch.where(is_turn, quats / torch.where(is_turn, length, 1.0), identity).unbind(-1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+    return matrices_of_unit(torch.where(is_turn, quats / torch.where(is_turn, length, 1.0), identity))

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.triton_kernels import lazy_kernel
 
 from .arguments import Gaussians, RasterCameras, RasterSettings
@@ -81,15 +82,7 @@ def project_in_torch(gaussians: Gaussians, cameras: RasterCameras) -> tuple[Tens
     means2d is the centre of the box around the projected disc of one standard deviation: 2DGS, appendix A.
     """
     means, viewmats = gaussians.means, cameras.viewmats
-    w, x, y, z = torch.nn.functional.normalize(gaussians.quats, dim=-1).unbind(-1)
-    rotations = torch.stack(
-        [
-            1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-            2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-            2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-        ], dim=-1,
-    ).view(-1, 3, 3)  # fmt: skip
-    turned = viewmats[:, None, :3, :3] @ rotations
+    turned = viewmats[:, None, :3, :3] @ rotation_matrices(gaussians.quats)
     centres = means @ viewmats[:, :3, :3].transpose(1, 2) + viewmats[:, None, :3, 3]
     tangents = turned[..., :2] * gaussians.scales[:, None, :2]
     ray_transforms = cameras.Ks[:, None] @ torch.cat([tangents, centres[..., None]], dim=-1)

@@ -8,30 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.splat.rows import Params
 
 NUM_SAMPLES = 2
 SHRINK = 1.6
 """The factor by which samples are smaller: 0.8 * NUM_SAMPLES, the value of the 3DGS code."""
-
-
 LONG_AXIS_OFFSET = 0.45
 """Distance of the halves' centres from that of the whole, in units of three standard deviations of its longest axis."""
 LONG_AXIS_SHRINK = 0.55
 """Length of a half, relative to the whole; the other axes shrink to sqrt(1 - 0.45²)."""
 LONG_AXIS_OPACITY = 0.6
 """Opacity of a half, relative to the whole."""
-
-
-def rotation_matrices(quats: Tensor) -> Tensor:
-    """Return rotation matrices (N, 3, 3) of quaternions (N, 4) in wxyz order, which need not be normalised."""
-    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
 @torch.no_grad()

@@ -47,7 +47,6 @@ class SplatTrainerConfig:
 
     `settings` reaches every option of ``ns-train``; the other fields are short names for the most common ones. None
     means that the method's own value stays.
-
     """
 
     max_steps: int | None = None

@@ -225,6 +225,8 @@ def test_refinement_makes_up_for_pruning(made_run: Path, tmp_path: Path, capsys:
     status, text = run(capsys, *arguments, tmp_path / "new" / "b.ply", "--refine", "40")
     assert status == 0, text
     assert number(r"dB before, ([\d.]+) dB after", text) == plain
+    assert "Refining them for 40 step(s)" in text
+    assert ".refinement" not in text, "a folder that will be deleted is no news"
     refined = number(r"([\d.]+) dB after 40 step\(s\) of refinement", text)
     assert refined > plain + 1
     pruned, trained = formats.read(tmp_path / "a.ply"), formats.read(tmp_path / "new" / "b.ply")

@@ -111,10 +111,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     """The others are described all the same."""
     formats.write(tmp_path / "a.ply", make_gaussians(5))
     (tmp_path / "b.spz").write_text("no")
-    text = refused(capsys, "info", tmp_path / "none.ply", tmp_path / "a.ply", tmp_path / "b.spz", tmp_path / "c.txt")
+    text = refused(capsys, "info", *(tmp_path / name for name in ("none.ply", "a.ply", "b.spz", "c.txt", "d.ckpt")))
     assert "5, 3D Gaussians" in text
     assert "No such file" in text
     assert "is not an SPZ file" in text
+    assert "d.ckpt is a checkpoint, not a file of Gaussians" in text
     assert "c.txt: no splat format has this suffix" in text
     assert "Name at least one file" in refused(capsys, "info")
 
@@ -122,7 +123,11 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, text = run(capsys, "info", made_run)
     assert status == 0
-    for part in ("method splatkit-3dgs-adc, up to 60 steps", "after step 40, 59", "no objects but those of nerfstudio"):
+    for part in (
+        "method splatkit-3dgs-adc, up to 60 steps",
+        "of step 40, 59, as",
+        "no objects but those of nerfstudio",
+    ):
         assert part in text
     assert figures(capsys, made_run)[0]["checkpoint_steps"] == [40, 59]
     (tmp_path / "config.yml").write_text(made_run.read_text() + "x: !!python/object/apply:os.system [ls]\n")

@@ -15,6 +15,7 @@ import torch
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.scripts.render import get_crop_from_json
 from PIL import Image
+from torch import Tensor
 
 from splatkit_ns import SplatModel, View, formats, orbit, turntable
 from splatkit_ns import render as draw
@@ -54,6 +55,7 @@ def test_a_turn_around_a_file_is_a_turntable(scene: Path, tmp_path: Path, capsys
     assert status == 0, text
     assert "turn.mp4: " in text
     assert "4 frame(s), 0.5 s" in text
+    assert "A file does not say where its scene was photographed" in text
     frames = video(output)
     expected = draw(scene, turntable(scene, 4, width=48, height=36))
     assert len(frames) == 4
@@ -63,6 +65,15 @@ def test_a_turn_around_a_file_is_a_turntable(scene: Path, tmp_path: Path, capsys
     assert frames[0][18, 48 + 24].min() > 0.8, "the middle is opaque"
     assert frames[0][0, 48].max() < 0.1
     assert [path.name for path in output.parent.iterdir()] == ["turn.mp4"]
+
+
+@pytest.mark.parametrize(("side", "size"), [("--width", (60, 44)), ("--height", (80, 60))])
+def test_one_side_keeps_the_proportions(
+    side: str, size: tuple[int, int], scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, text = run(capsys, "render", "--input", scene, "--output", tmp_path / "a.png", "--frames", "1", side, "60")
+    assert status == 0, text
+    assert Image.open(tmp_path / "a.png").size == size
 
 
 def test_kinds_in_a_folder_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,19 +259,64 @@ def test_a_run_from_the_cameras_of_its_data(made_run: Path, tmp_path: Path, caps
     assert [frame.shape for frame in video(tmp_path / "through.webm")] == [(18, 24, 3)] * 3
 
 
-def test_a_turn_around_a_run_is_as_its_cameras_stand(
+def test_a_tour_of_a_run_is_as_its_cameras_stand(
     made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The scene is in the middle of each frame."""
+    """The photographs are around the scene, which is in the middle of each frame; the proportions are theirs."""
     status, text = run(
-        capsys, "render", "--load-config", made_run, "--output", tmp_path / "turn", "--frames", "4", *SIZE, "--images",
+        capsys, "render", "--load-config", made_run, "--output", tmp_path / "turn", "--frames", "4", "--images",
         "alpha", "--step", "40", "--fov", "30",
     )  # fmt: skip
     assert status == 0, text
     assert "step-000000040.ckpt" in text
+    assert "degrees" not in text
     for path in (tmp_path / "turn").iterdir():
         alpha = pixels(path)[..., 0]
-        assert alpha[12:24, 16:32].mean() > 0.9, path
+        assert alpha.shape == (72, 96)
+        assert alpha[24:48, 32:64].mean() > 0.9, path
+
+
+def test_a_tour_shows_what_was_photographed(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs from one side, and photographs away from the middle: the camera stays with them, and says so."""
+    from splatkit_ns.cli import _data_cameras, _rendering
+
+    drawn: list[View] = []
+    pictures = _rendering.Pictures
+
+    def noted(scene: Any, views: list[View], *rest: Any) -> Any:
+        drawn[:] = views
+        return pictures(scene, views[:1], *rest)
+
+    monkeypatch.setattr(_rendering, "Pictures", noted)
+    side = orbit((0, 0, 0), 2.0, 7, turns=0.25, width=96, height=72)
+    outwards = [replace(view, cam_to_worlds=view.cam_to_worlds @ torch.diag(torch.tensor([-1.0, 1, -1, 1])))
+                for view in orbit((0, 0, 0), 2.0, 150, elevation=0)]  # fmt: skip
+
+    def cameras(views: list[View], *arguments: str) -> tuple[str, Tensor]:
+        monkeypatch.setattr(_data_cameras, "data_cameras", lambda *_: (views, []))
+        status, text = run(
+            capsys, "render", "--load-config", made_run, "--output", tmp_path / "a", "--overwrite", *arguments
+        )
+        assert status == 0, text
+        return text, torch.cat([view.cam_to_worlds[:, :3, 3] for view in drawn])
+
+    text, eyes = cameras(side)
+    assert "The photographs cover 77 degrees around the scene: the camera goes to and fro there. --turns 1 goes" in text
+    assert len(eyes) == 120
+    assert float(eyes[:, :2].min()) > -0.6, "never behind the scene"
+    text, eyes = cameras(side, "--frames", "1")
+    assert "to and fro" not in text
+    assert torch.allclose(eyes[0], side[3].cam_to_worlds[0, :3, 3], atol=0.1), "one frame is of the middle"
+    text, eyes = cameras(side, "--turns", "1", "--frames", "8")
+    assert "to and fro" not in text
+    assert len(eyes) == 8
+    assert float(eyes[:, 0].min()) < -1.5
+    text, eyes = cameras(outwards)
+    assert "The photographs do not look at one place: the camera goes where they were taken" in text
+    assert len(eyes) == 150
+    assert torch.allclose(eyes, torch.cat([view.cam_to_worlds[:, :3, 3] for view in outwards]), atol=0.2)
 
 
 def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

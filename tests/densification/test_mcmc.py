@@ -12,8 +12,8 @@ import torch
 from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.densification.mcmc import MAX_RATIO, add_position_noise, relocated, sample
 from splatkit_ns.rasterize import rasterization
+from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.splat import RowChange, SplatTrainingState
-from splatkit_ns.splat.splitting import rotation_matrices
 from tests.densification.helpers import LOGGER, random_state, set_up
 from tests.triton_interpreter import assert_prints
 
@@ -239,7 +239,7 @@ def test_a_resumed_run_keeps_the_limit_of_its_start() -> None:
 KERNEL_CHECK = """
 import torch
 from splatkit_ns.densification._noise_triton import add_noise
-from splatkit_ns.splat.splitting import rotation_matrices
+from splatkit_ns.rotations import rotation_matrices
 
 def check(device, number):
     generator = torch.Generator().manual_seed(0)

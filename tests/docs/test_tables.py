@@ -56,3 +56,10 @@ def test_times_are_compared_within_a_job(tables: types.ModuleType) -> None:
     ]
     found = [(row["method"], ratio) for row, ratio in tables.timed(runs, "fox")]
     assert found == [("splatfacto", "1.00"), ("splatkit-3dgs-fast", "0.090")]
+
+
+def test_every_file_of_results_is_named_on_a_page() -> None:
+    pages = "".join(page.read_text() for page in ROOT.glob("docs/*.md"))
+    results = [path.name for path in ROOT.glob("benchmarks/results/*.json")]
+    assert len(results) > 30
+    assert [name for name in results if name not in pages] == []

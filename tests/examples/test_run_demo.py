@@ -67,6 +67,7 @@ def test_summary_names_psnr_ply_and_picture(
     assert "PSNR of 3 held-out views: 27.25 dB" in said
     assert str(out / "export" / "splat.ply") in said
     assert str(out / "demo.png") in said
+    assert f"{tmp_path / 'bin' / 'ns-viewer'} --load-config" in said, "a make demo activates no environment"
     words = (out / "outputs" / "scene" / "splatkit-3dgs-adc" / "demo" / "config.yml").read_text()
     assert words.startswith("splatkit-3dgs-adc --data")
     assert "--max-num-iterations 20 " in words
@@ -98,3 +99,19 @@ def test_failing_command_is_named_with_its_last_line_and_log(
 def test_missing_command_is_named(main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path / "out")], tmp_path) == 1
     assert "ns-train is missing" in capsys.readouterr().err
+
+
+def test_a_program_is_named_as_it_can_be_typed(
+    main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import run_demo  # pyright: ignore[reportMissingImports]
+
+    program = tmp_path / ".venv" / "bin" / "ns-viewer"
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert run_demo.to_type(program) == str(program)
+    monkeypatch.chdir(tmp_path)
+    assert run_demo.to_type(program) == ".venv/bin/ns-viewer"
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    assert run_demo.to_type(program) == "ns-viewer"

@@ -96,10 +96,10 @@ def test_errors_that_are_shared_are_taken_off() -> None:
     cells = [cell_errors(plane.training_view(index, with_depth=True)) for index in range(NUM)]
     own = cells[3].errors.abs().amax(0)
     assert float(own.max()) > 0.3
-    error, usual = unshared_error(3, cells, 0.1)
+    error, usual = unshared_error(cells[3], cells[:3] + cells[4:], 0.1)
     assert float(error[np.isfinite(usual)].max()) < 0.15
     assert float(usual[np.isfinite(usual)].max()) > 0.3
-    error, usual = unshared_error(0, cells[:5], 0.1)  # four other photographs decide nothing
+    error, usual = unshared_error(cells[0], cells[1:5], 0.1)  # four other photographs decide nothing
     assert np.isinf(usual).all()
     np.testing.assert_array_equal(error, cells[0].errors.abs().amax(0).numpy())
 

@@ -18,6 +18,7 @@ from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.runs import CHEAP, CheapLoss, CheapRenderer, differences, make_config, train
 from tests.ranks.bodies import in_ranks
 from tests.ranks.parts import EachDecides, LeaderDecides, ListsByView, OnRank
+from tests.tiny_scene import write_tiny_scene
 
 
 @pytest.mark.parametrize("densification", [LeaderDecides(), EachDecides()], ids=["leader", "each"])
@@ -127,8 +128,9 @@ def test_what_several_ranks_cannot_do_is_refused_with_one_message(scene: Path, t
     with pytest.raises(ModuleError, match=r"^GsplatStrategy cannot be used with several processes"):
         in_ranks(config)
     assert not config.get_base_dir().exists()
-    with pytest.raises(SplatkitError, match=r"num-devices is 12, but there are 11 training images"):
-        in_ranks(make_config(scene, tmp_path / "b", **CHEAP), size=12)
+    two_images = write_tiny_scene(tmp_path / "two", num_views=2)
+    with pytest.raises(SplatkitError, match=r"num-devices is 3, but there are 2 training images"):
+        in_ranks(make_config(two_images, tmp_path / "b", **CHEAP), size=3)
 
 
 def test_ns_train_starts_the_ranks_from_its_own_process(scene: Path, tmp_path: Path) -> None:

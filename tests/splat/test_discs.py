@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from splatkit_ns.densification import SplatMCMCDensification
+from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.discs import LOG_THICKNESS, flatten
-from splatkit_ns.splat.splitting import rotation_matrices
 from tests.splat.helpers import make_state, make_tensors, step_optimizers
 
 

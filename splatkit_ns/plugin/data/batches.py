@@ -16,10 +16,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from splatkit_ns.memory import GIB
 from splatkit_ns.plugin.data.reading import Batch, prepare_thread
 from splatkit_ns.plugin.reporting.console import report_once
 
-GIBIBYTE = 1024**3
 READ_SHARE = 4
 """At most one in this many parts of the budget is for the photographs that training reads ahead."""
 
@@ -239,7 +239,7 @@ class Batches(Sequence[Batch]):
         self.streams = self.num_kept < len(self)
         if self.streams:
             report_once(
-                f"{len(self):,} {name} images are too many for the {budget.limit / GIBIBYTE:.3g} GiB of memory that "
+                f"{len(self):,} {name} images are too many for the {budget.limit / GIB:.3g} GiB of memory that "
                 f"images may take (--pipeline.datamanager.cache-gib): {self.num_kept:,} are kept, and the others are "
                 "read from disk each time they are used."
             )

@@ -134,13 +134,19 @@ def check_cameras(outputs: DataparserOutputs) -> None:
     Raises:
         DataError: names the first image of a camera that cannot be used.
     """
-    cameras, names = outputs.cameras, outputs.image_filenames
-    poses = outputs.cameras.camera_to_worlds
+    _check_poses(outputs)
+    _check_intrinsics(outputs)
+    _note_centres_outside(outputs)
+    _check_lenses(outputs)
+
+
+def _check_poses(outputs: DataparserOutputs) -> None:
+    poses, names = outputs.cameras.camera_to_worlds, outputs.image_filenames
     bad = (~torch.isfinite(poses).flatten(1).all(1)).nonzero()[:, 0].tolist()
     if bad:
         raise DataError(
             f"{len(bad)} pose(s) of {len(poses)} hold NaN or infinity, the first is that of "
-            f"{outputs.image_filenames[bad[0]]}. Remove these frames, or compute their poses again."
+            f"{names[bad[0]]}. Remove these frames, or compute their poses again."
         )
     rotations = poses[:, :3, :3].double()
     error = (rotations.transpose(1, 2) @ rotations - torch.eye(3, dtype=torch.float64)).abs().flatten(1).amax(1)
@@ -157,6 +163,10 @@ def check_cameras(outputs: DataparserOutputs) -> None:
             "its rotation has the determinant -1, as when one axis changes its sign on the way from another program. "
             "Convert the poses again: x is right, y is up, and the camera looks along -z."
         )
+
+
+def _check_intrinsics(outputs: DataparserOutputs) -> None:
+    cameras, names = outputs.cameras, outputs.image_filenames
     for name, values, positive in (
         ("fl_x", cameras.fx, True),
         ("fl_y", cameras.fy, True),
@@ -171,7 +181,10 @@ def check_cameras(outputs: DataparserOutputs) -> None:
                 f"The camera of {names[bad[0]]} has {name} = {float(values.flatten()[bad[0]])}, expected a "
                 f"{'positive ' if positive else ''}finite number of pixels. Correct the intrinsics of the data set."
             )
-    _note_centres_outside(outputs)
+
+
+def _check_lenses(outputs: DataparserOutputs) -> None:
+    cameras, names = outputs.cameras, outputs.image_filenames
     distortion = cameras.distortion_params
     bad = [] if distortion is None else (~torch.isfinite(distortion)).flatten(1).any(1).nonzero()[:, 0].tolist()
     if distortion is not None and bad:

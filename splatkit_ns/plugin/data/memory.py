@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatkit_ns.memory import free_host_memory
-from splatkit_ns.plugin.data.batches import GIBIBYTE, ImageBudget, as_they_are, usable_cores
+from splatkit_ns.memory import GIB, free_host_memory
+from splatkit_ns.plugin.data.batches import ImageBudget, as_they_are, usable_cores
 from splatkit_ns.plugin.data.reading import Batch
 from splatkit_ns.ranks import Ranks
 
 HOST_SHARE = 2
 """Photographs may take one in this many parts of the main memory that is free."""
-CPU_TRAINING = GIBIBYTE
+CPU_TRAINING = GIB
 """The most bytes for photographs if training is on the CPU, too. A step then takes many times as long as reading a
 photograph, so that keeping many saves little, and costs memory and the time to read them all before the first step."""
 GPU_SHARE = 3
@@ -115,7 +115,7 @@ def choose_storage(
     """
     ranks = Ranks.current().size
     workers = workers or max(1, usable_cores() // ranks)
-    given = None if gib is None else round(gib * GIBIBYTE)
+    given = None if gib is None else round(gib * GIB)
     if device.type == "cuda" and prefer_gpu:
         limit = default_bytes(device) if given is None else given
         if needed <= limit:

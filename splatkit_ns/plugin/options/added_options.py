@@ -7,6 +7,7 @@ from pathlib import Path
 
 from splatkit_ns.plugin.options.groups import GroupOptions
 from splatkit_ns.plugin.options.length import RunLength
+from splatkit_ns.plugin.run.config_file import hint_of_config
 
 OBJECT = "!!python/object:"
 """Begins the config in every ``config.yml``."""
@@ -22,8 +23,7 @@ class AddedOptions(GroupOptions, RunLength):
             return
         named = f"--load-config: {path}"
         if not path.is_file():
-            inside = next((each for each in (path, path.parent) if (each / "config.yml").is_file()), None)
-            hint = f"Its config is {inside}/config.yml." if inside else "ns-train prints the path when it starts."
+            hint = hint_of_config(path) or "ns-train prints the path when it starts."
             raise ValueError(f"{named} {'is a folder' if path.is_dir() else 'does not exist'}. {hint}")
         if OBJECT not in path.read_text("utf-8", errors="replace"):
             raise ValueError(f"{named} is no config.yml of a run.")

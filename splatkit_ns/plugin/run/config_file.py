@@ -12,6 +12,7 @@ import importlib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -61,6 +62,15 @@ def parse_config(text: str, trust: Iterable[str] = ()) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def hint_of_config(path: Path) -> str | None:
+    """A sentence that names the config which was probably meant by a path that is none; None if there is none near."""
+    for folder in (path, path.parent):
+        if (folder / "config.yml").is_file():
+            return f"Its config is {folder / 'config.yml'}."
+    below = [found for levels in ("*", "*/*", "*/*/*") for found in path.glob(f"{levels}/config.yml")]
+    return f"The newest run in it is {max(below, key=lambda each: each.stat().st_mtime)}." if below else None
 
 
 def packages_named(text: str) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.memory import GIB
 
 _WORDS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory")
 """Texts of errors without a class of their own: from the CPU's allocator, and from code that bypasses torch's."""
@@ -44,9 +45,8 @@ def usage(device: str) -> str:
     """A phrase that says how much memory is in use on the device; call it before memory is freed."""
     if not device.startswith("cuda"):
         return "in main memory"
-    gigabytes = 1024**3
-    used, peak = torch.cuda.memory_allocated(device) / gigabytes, torch.cuda.max_memory_allocated(device) / gigabytes
-    unused, total = (value / gigabytes for value in torch.cuda.mem_get_info(device))
+    used, peak = torch.cuda.memory_allocated(device) / GIB, torch.cuda.max_memory_allocated(device) / GIB
+    unused, total = (value / GIB for value in torch.cuda.mem_get_info(device))
     return (
         f"on {device} ({torch.cuda.get_device_name(device)}: {used:.2f} GiB in use by this run, {peak:.2f} GiB at "
         f"most so far, {unused:.2f} of {total:.2f} GiB free)"

@@ -95,8 +95,7 @@ class RunCheckpoints:
             NotFiniteError: see `make`.
         """
         if self._writes:
-            self._run_folder.put_back()
-            checkpoints.save(self.folder, self.make(step, announce), self._only_latest)
+            self._write(self.make(step, announce))
 
     def save_later(self, step: int) -> Callable[[], None]:
         """Make the checkpoint of a step as `save` does; the function that is returned writes it, in any thread.
@@ -106,4 +105,8 @@ class RunCheckpoints:
         """
         if not self._writes:
             return lambda: None
-        return partial(checkpoints.save, self.folder, host_copy(self.make(step)), self._only_latest)
+        return partial(self._write, host_copy(self.make(step)))
+
+    def _write(self, checkpoint: dict[str, Any]) -> None:
+        self._run_folder.put_back()
+        checkpoints.save(self.folder, checkpoint, self._only_latest)

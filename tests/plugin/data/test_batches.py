@@ -8,8 +8,9 @@ import time
 import pytest
 import torch
 
+from splatkit_ns.memory import GIB
 from splatkit_ns.plugin.data import memory
-from splatkit_ns.plugin.data.batches import GIBIBYTE, Batches, ImageBudget, batch_bytes
+from splatkit_ns.plugin.data.batches import Batches, ImageBudget, batch_bytes
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.memory import (
     BLOCK,
@@ -158,14 +159,14 @@ def test_the_gpu_is_used_if_it_holds_all(monkeypatch: pytest.MonkeyPatch) -> Non
     assert limit(100) == (100, False)
     assert limit(101) == (50, True)
     assert limit(100, prefer_gpu=False) == (50, True)
-    assert limit(GIBIBYTE, gib=1.0) == (GIBIBYTE, False)
-    assert limit(GIBIBYTE + 1, gib=1.0) == (GIBIBYTE, True)
+    assert limit(GIB, gib=1.0) == (GIB, False)
+    assert limit(GIB + 1, gib=1.0) == (GIB, True)
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 50
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True, workers=7).budget.workers == 7
-    monkeypatch.setattr(memory, "default_bytes", lambda device: 50 * GIBIBYTE)
-    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == GIBIBYTE, "reading is quick there"
-    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True, gib=9.0).budget.limit == 9 * GIBIBYTE
-    assert choose_storage(gpu, 51 * GIBIBYTE, prefer_gpu=True).budget.limit == 50 * GIBIBYTE
+    monkeypatch.setattr(memory, "default_bytes", lambda device: 50 * GIB)
+    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == GIB, "reading is quick there"
+    assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True, gib=9.0).budget.limit == 9 * GIB
+    assert choose_storage(gpu, 51 * GIB, prefer_gpu=True).budget.limit == 50 * GIB
     monkeypatch.setattr(memory, "default_bytes", lambda device: 50)
     monkeypatch.setattr(Ranks, "current", lambda: Ranks(1, 2))
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 25, "two processes share the memory"

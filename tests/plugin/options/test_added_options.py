@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import tyro
 
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.loading import read_config
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
 
@@ -36,6 +39,19 @@ def test_what_is_no_config(folder: Path, capsys: pytest.CaptureFixture[str], nam
     assert caught.value.code == 2
     printed = "".join(capsys.readouterr().err.replace("│", "").split())
     assert "".join(message.format(here=folder).split()) in printed
+
+
+def test_the_newest_run_of_a_folder_of_several_is_named(tmp_path: Path) -> None:
+    for age, name in enumerate(("scene/a/new", "other/a/old")):
+        path = tmp_path / name / "config.yml"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    for read in (read_config, lambda path: SplatkitTrainerConfig(load_config=path)):
+        with pytest.raises((SplatkitError, ValueError), match=f"The newest run in it is {tmp_path}/scene/a/new/config"):
+            read(tmp_path)
+        with pytest.raises((SplatkitError, ValueError), match=f"The newest run in it is {tmp_path}/other/a/old/config"):
+            read(tmp_path / "other")
 
 
 def test_a_config_with_a_comment_is_one(folder: Path) -> None:
