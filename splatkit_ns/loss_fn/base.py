@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -55,18 +55,49 @@ def named_terms(result: Any, owner: str, context: StepContext) -> dict[str, Tens
     where = f"{owner}.compute_loss at step {context.step} on image {context.image_name}"
     if not isinstance(terms, Mapping) or not terms:
         raise ModuleError(f"{where} returned {result!r}, expected a scalar tensor or a dict of named scalar tensors.")
-    checked: dict[str, Tensor] = {}
-    for name, term in terms.items():
-        if not isinstance(term, Tensor) or term.numel() != 1:
-            shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
-            raise ModuleError(f"{where}: term {name!r} is {shape}, expected a tensor with one element.")
-        checked[name] = term.reshape(())
+    checked = scalar_terms(terms, where)
     if not any(term.requires_grad for term in checked.values()):
         raise ModuleError(
             f"{where}: no term ({', '.join(checked)}) has a gradient. "
             "Compute it from rendered_frames, rend_out or training_state, without detach() or no_grad()."
         )
     return checked
+
+
+def scalar_terms(terms: Any, where: str) -> dict[str, Tensor]:
+    """Check named terms of a loss, and give each the shape of a scalar.
+
+    Args:
+        terms: by name.
+        where: the method that returned them, for messages.
+
+    Raises:
+        ModuleError: they are no dict, or one is no tensor with one element.
+    """
+    if not isinstance(terms, Mapping):
+        raise ModuleError(f"{where} returned {terms!r:.60}, expected a dict of named scalar tensors.")
+    checked: dict[str, Tensor] = {}
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.numel() != 1:
+            shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise ModuleError(f"{where}: term {name!r} is {shape}, expected a tensor with one element.")
+        checked[str(name)] = term.reshape(())
+    return checked
+
+
+def check_wanted_targets(loss_fn: SplatLossFn[Any]) -> frozenset[TargetName]:
+    """The targets that a loss wants.
+
+    Raises:
+        ModuleError: some do not exist.
+    """
+    unknown = set(loss_fn.wanted_targets) - set(get_args(TargetName))
+    if unknown:
+        raise ModuleError(
+            f"{type(loss_fn).__name__}.wanted_targets has {', '.join(map(repr, sorted(unknown)))}, expected names among "
+            f"{', '.join(get_args(TargetName))}."
+        )
+    return frozenset(loss_fn.wanted_targets)
 
 
 def describe_non_finite(terms: Mapping[str, Tensor]) -> str:

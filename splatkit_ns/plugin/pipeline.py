@@ -8,6 +8,7 @@ from typing import Any, Literal
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
+from splatkit_ns.loss_fn.base import check_wanted_targets
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
@@ -52,7 +53,7 @@ class SplatkitPipeline(AnnouncedEvaluation):
         self.panel = ViewerPanel(self.model, self.datamanager)  # nerfstudio's viewer looks for elements here
         self.model.shown = self.panel.shown
         if test_mode == "val":
-            self.datamanager.use_targets(self.model.loss_fn.wanted_targets)
+            self.datamanager.use_targets(check_wanted_targets(self.model.loss_fn))
             lenses = lens_models(self.datamanager.train_dataset.cameras)
             load_ahead(self.model.renderer.lens_kernels(lenses), device)  # while the images are loaded
 

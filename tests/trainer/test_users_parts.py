@@ -18,8 +18,10 @@ from splatkit_ns.densification import GsplatStrategy as BuiltInGsplatStrategy
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.image_metrics.ssim import ssim
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn.base import SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.renderer import RenderOptions, Splat2DGSPayload, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import MissingRowsError
@@ -378,6 +380,39 @@ def test_a_loss_without_a_gradient(tiny_scene: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ModuleError, match=r"Detached\.compute_loss at step 1 on image frame_\d+\.png: no term"):
         train(tiny_scene, tmp_path, 1, loss_fn=Detached())
+
+
+class Returns(SplatImageModel):
+    """Returns something else than an image and named terms."""
+
+    def __init__(self, image: Any = None, terms: Any = None) -> None:
+        self.image, self.terms = image, terms
+
+    def apply(self, rendered: Tensor, frame: ImageFrame) -> Any:
+        return rendered if self.image is None else self.image(rendered)
+
+    def regularizers(self, frame: ImageFrame) -> Any:
+        return {} if self.terms is None else self.terms
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            Returns(image=lambda rendered: rendered[0]),
+            r"apply returned a tensor of shape \(24, 32, 3\), expected one of",
+        ),
+        (Returns(terms=0.1), r"Returns.regularizers returned 0.1, expected a dict of named scalar tensors"),
+        (
+            Returns(terms={"tv": torch.zeros(3)}),
+            r"regularizers: term 'tv' is \(3,\), expected a tensor with one element",
+        ),
+        (Returns(terms={"tv": 0.1}), r"regularizers: term 'tv' is float, expected a tensor with one element"),
+    ],
+)
+def test_what_an_image_model_returns_is_checked(tiny_scene: Path, tmp_path: Path, model: Any, message: str) -> None:
+    with pytest.raises(ModuleError, match=message):
+        train(tiny_scene, tmp_path, max_steps=2, image_model=model)
 
 
 def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ def target_files(datamanager: FullImageDatamanager[Any], wanted: Iterable[Target
             found = _normal_files(datamanager)
         if not found:
             raise DataError(
-                f"--pipeline.model.loss-fn.{OPTIONS[name].replace('_', '-')} is above 0, but {datamanager.config.data} "
-                f"has no {name.removeprefix('target_')}. {SOURCES[name]} Set the option to 0, or add these files."
+                f"{datamanager.config.data} has no {name.removeprefix('target_')}, which the loss wants: "
+                f"--pipeline.model.loss-fn.{OPTIONS[name].replace('_', '-')} is above 0, or wanted_targets of a loss of "
+                f"your own has {name!r}. {SOURCES[name]} Add these files, or set the option to 0."
             )
         missing = [path for path in found if not path.is_file()]
         if missing:

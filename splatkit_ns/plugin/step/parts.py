@@ -17,7 +17,7 @@ from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.hooks import HookModule
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
-from splatkit_ns.loss_fn.base import named_terms
+from splatkit_ns.loss_fn.base import named_terms, scalar_terms
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import LOSS_ARGUMENTS, RENDER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
@@ -268,7 +268,8 @@ class StepParts:
         if seen is None:
             return terms
         added = self._call(model, "regularizers", lambda _: model.regularizers(seen))
-        return terms | {f"image_{name}": term.reshape(()) for name, term in added.items()}
+        found = scalar_terms(added, f"{model.module_name}.regularizers")
+        return terms | {f"image_{name}": term for name, term in found.items()}
 
     def set_loss(self, terms: dict[str, Tensor]) -> None:
         """Sum up the terms, and put them and the sum into the context."""

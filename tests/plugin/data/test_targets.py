@@ -140,18 +140,27 @@ def test_depth_pulls_gaussians_to_where_they_should_be(scene: Path, tmp_path: Pa
     assert errors[1] < 0.8 * errors[0], errors
 
 
+class MisspeltTarget(Splat3DGSLossFn):
+    wanted_targets = frozenset({"target_depth"})  # pyright: ignore[reportAssignmentType]
+
+
 @pytest.mark.parametrize(
     ("loss", "edit", "fragment"),
     [
         (
             Splat3DGSLossFn(depth_lambda=0.1),
             lambda frame: frame.pop("depth_file_path"),
-            r"loss-fn.depth-lambda is above 0, but .* has no depths\. .*'depth_file_path'; .*Set the option",
+            r"has no depths, which the loss wants: .*loss-fn.depth-lambda is .*'depth_file_path'; .*, or set the option",
         ),
         (
             Splat2DGSLossFn(normal_lambda=0.1),
             lambda frame: frame.pop("normal_file_path", None),
-            r"loss-fn.normal-lambda is above 0, but .* has no normals\. .*'normal_file_path'",
+            r"has no normals, which the loss wants: .*loss-fn.normal-lambda is .*'normal_file_path'",
+        ),
+        (
+            MisspeltTarget(),
+            lambda frame: None,
+            r"MisspeltTarget.wanted_targets has 'target_depth', expected names among target_depths, target_normals",
         ),
         (
             Splat3DGSLossFn(depth_lambda=0.1),
@@ -159,7 +168,7 @@ def test_depth_pulls_gaussians_to_where_they_should_be(scene: Path, tmp_path: Pa
             r"The file .*gone.png does not exist, which the data set names. Restore it",
         ),
     ],
-    ids=["no depth", "no normals", "a file that is gone"],
+    ids=["no depth", "no normals", "a misspelt target", "a file that is gone"],
 )
 def test_what_is_missing_is_told_before_training(
     tmp_path: Path, loss: Any, edit: Callable[[dict[str, Any]], Any], fragment: str
