@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from splatkit_ns.formats._inflate import check_inflated
 from splatkit_ns.formats._quantise import as_floats, logits_of
+from splatkit_ns.formats._spz_reading import read_spz_stream
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.formats.gaussians import (
     KEYS,
@@ -25,7 +26,6 @@ from splatkit_ns.formats.gaussians import (
     check_finite,
     render_mode_named,
 )
-from splatkit_ns.formats.spz import read_spz_stream
 
 MAGIC, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 EXTENSION = "KHR_gaussian_splatting"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from splatkit_ns import formats
+from splatkit_ns.formats._spz_reading import HEADER, HEADER_4, MAGIC
 from splatkit_ns.formats._webp import encode_webp
-from splatkit_ns.formats.spz import HEADER, HEADER_4, MAGIC
 from tests.faults.archives import archive_of, entries_of
 from tests.faults.reading import read_or_refused
 from tests.formats.helpers import make_gaussians

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from splatkit_ns import formats
 from splatkit_ns.formats import FormatError
+from splatkit_ns.formats._spz_reading import HEADER, HEADER_4, MAGIC
 from splatkit_ns.formats._webp import encode_webp
-from splatkit_ns.formats.spz import HEADER, HEADER_4, MAGIC
 from tests.faults.children import Child, read_limited
 from tests.faults.reading import read_or_refused
 from tests.faults.test_hostile_checkpoints import FUZZ
