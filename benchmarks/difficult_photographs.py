@@ -57,10 +57,10 @@ NOISE = {"pipeline.model.renderer.opacity_noise": 0.3}
 AIDS: dict[str, dict[str, Any]] = {
     "none": {},
     "noise": NOISE,
-    "depth": depth(1.0, 0.1),
-    "depth and noise": depth(1.0, 0.1) | NOISE,
+    "depth": depth(1.0, 0.01),
+    "depth and noise": depth(1.0, 0.01) | NOISE,
+    "depth, falls less": depth(1.0, 0.1),
     "depth, constant": depth(1.0, None),
-    "depth, falls further": depth(1.0, 0.01),
     "depth, a tenth": depth(0.1, 0.001),
 }
 

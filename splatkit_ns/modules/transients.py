@@ -208,7 +208,7 @@ def chosen_others(cells: Sequence[CellErrors], same_depth: float) -> list[list[i
         shown = (inside & ((found - z).abs() < 2 * same_depth * z)).float().mean(1)
         shown[index] = 0
         ranked = shown.sort(descending=True).values
-        candidates = (shown > 0) & (shown >= torch.minimum(ranked[0] / 2, ranked[:OTHERS][-1]))
+        candidates = ((shown > 0) & (shown >= torch.minimum(ranked[0] / 2, ranked[:OTHERS][-1]))).tolist()
         distances = (poses[:, :3, 3] - poses[index, :3, 3]).norm(dim=1)
         order = [other for other in distances.argsort().tolist() if candidates[other]]
         spread = np.linspace(0, len(order) - 1, min(OTHERS, len(order)))

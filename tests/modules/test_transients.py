@@ -12,7 +12,14 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError, OptionsError
-from splatkit_ns.modules.transients import SplatTransientMasks, cell_errors, unshared_error
+from splatkit_ns.modules.transients import (
+    OTHERS,
+    CellErrors,
+    SplatTransientMasks,
+    cell_errors,
+    chosen_others,
+    unshared_error,
+)
 from splatkit_ns.parts.training_views import TrainingView
 
 NUM, WIDTH, HEIGHT, FOCAL, DISTANCE = 9, 180, 120, 120.0, 2.0
@@ -102,6 +109,25 @@ def test_errors_that_are_shared_are_taken_off() -> None:
     error, usual = unshared_error(cells[0], cells[1:5], 0.1)  # four other photographs decide nothing
     assert np.isinf(usual).all()
     np.testing.assert_array_equal(error, cells[0].errors.abs().amax(0).numpy())
+
+
+def test_photographs_are_compared_with_those_that_show_the_same() -> None:
+    turned = torch.diag(torch.tensor([-1.0, 1, -1, 1]))
+    cells = list[CellErrors]()
+    for index in range(48):  # the first 24 look at one wall, the others at another behind them
+        x, around = 0.02 * (index % 24), turned if index >= 24 else torch.eye(4)
+        pose = around.clone()[None]
+        pose[0, 0, 3] = x
+        K = torch.tensor([[[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]]])
+        view = View(pose, K, WIDTH, HEIGHT)
+        photograph = torch.zeros(1, HEIGHT, WIDTH, 3)
+        depths = torch.full((1, HEIGHT, WIDTH, 1), DISTANCE)
+        cells.append(cell_errors(TrainingView(view, photograph, photograph, None, depths)))
+    for index, others in enumerate(chosen_others(cells, 0.1)):
+        assert len(others) == OTHERS
+        assert index not in others
+        assert all((other >= 24) == (index >= 24) for other in others)
+    assert {1, 23} <= set(chosen_others(cells, 0.1)[0]), "the nearest and the farthest"
 
 
 def test_masks_shrink_and_come_back_from_a_checkpoint() -> None:
