@@ -4,8 +4,9 @@
 
 Where photographs say what is there, both trainings show the same; floaters and what no photograph saw differ. Each row
 is a series of cameras (those of the held-out photographs, ``tour``, and a full circle) with PSNR of the one training
-against the other, the mean and the worst frame, before and after ``splatkit clean`` of the first. With --keep, sheets
-of some frames stay in that folder.
+against the other, the mean and the worst frame: as trained, after ``splatkit clean`` of the first, and with what is
+right before the camera faded in both, as ``splatkit render`` does on a tour. With --keep, sheets of some frames stay in
+that folder.
 """
 
 from __future__ import annotations
@@ -45,44 +46,60 @@ def main() -> None:
         for name, of in (("first", config), ("other", other)):
             command("export", "--load-config", of, "--output", folder / f"{name}.ply", "--measure", "0")
         cleaned = measured("clean", config, "clean", "--output", folder / "clean.ply")
-        kind, covered, series = cameras(config, args.frames)
+        kind, covered, near, series = cameras(config, args.frames)
         report = {"scene": args.scene.name, "run": args.run, "machine": machine(), "kind": kind, "covered": covered,
-                  "clean": cleaned, "series": compare(folder, series, args.keep)}  # fmt: skip
+                  "near": near, "clean": cleaned, "series": compare(folder, series, near, args.keep)}  # fmt: skip
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def cameras(config: Path, num: int) -> tuple[str, float, dict[str, list[Any]]]:
-    """The kind of the photographs' places, the angle in degrees that they cover, and each series of cameras."""
+def cameras(config: Path, num: int) -> tuple[str, float, float, dict[str, list[Any]]]:
+    """The kind of the photographs' places, the angle in degrees that they cover, the depth below which Gaussians fade,
+    and each series of cameras."""
     from splatkit_ns.cli._data_cameras import data_cameras
+    from splatkit_ns.near_fade import NEARER, nearest_seen
     from splatkit_ns.plugin.loading import load_run
     from splatkit_ns.tours import Survey
 
     pipeline = load_run(config).pipeline
-    survey = Survey(data_cameras(pipeline, "train")[0])
+    photographs = data_cameras(pipeline, "train")[0]
+    survey = Survey(photographs)
+    model = pipeline.model
+    near = NEARER * nearest_seen(model.renderer, model.training_state, photographs)
     held_out = [view.smaller(max(1, max(view.width, view.height) // 800)) for view in data_cameras(pipeline, "test")[0]]
     series = {"held out": held_out, "tour": survey.cameras(num), "circle": survey.cameras(num, turns=1.0)}
-    return survey.kind, survey.covered, series
+    return survey.kind, survey.covered, near, series
 
 
-def compare(folder: Path, series: dict[str, list[Any]], keep: Path | None) -> list[dict[str, Any]]:
+def compare(folder: Path, series: dict[str, list[Any]], near: float, keep: Path | None) -> list[dict[str, Any]]:
     """Print and return PSNR of each series."""
     from splatkit_ns import SplatModel, render
     from splatkit_ns.image_files import save_image
     from splatkit_ns.image_metrics.psnr import psnr
+    from splatkit_ns.near_fade import faded
+
+    def without_near(model: Any, views: list[Any]) -> list[Tensor]:
+        state = model.for_rendering("cuda" if torch.cuda.is_available() else "cpu")
+        return [render(faded(state, view.to(state.device), near), view) for view in views]
 
     models = {name: SplatModel.load(folder / f"{name}.ply") for name in ("first", "clean", "other")}
     rows: list[dict[str, Any]] = []
     for name, views in series.items():
         images = {of: render(model, views) for of, model in models.items()}
-        for of in ("first", "clean"):
-            found = [float(psnr(one, two, None)) for one, two in zip(images[of], images["other"], strict=True)]
+        images |= {f"{of}, faded": without_near(models[of], views) for of in ("first", "other")}
+        pairs = {
+            "as trained": ("first", "other"),
+            "cleaned": ("clean", "other"),
+            "faded": ("first, faded", "other, faded"),
+        }
+        for of, (one, other) in pairs.items():
+            found = [float(psnr(*two, None)) for two in zip(images[one], images[other], strict=True)]
             mean = sum(found) / len(found)
             rows.append({"series": name, "model": of, "mean": mean, "worst": min(found), "all": found})
-            print(f"{name:<10} {of:<6} {mean:6.2f} dB, worst {min(found):6.2f} dB", flush=True)
+            print(f"{name:<10} {of:<10} {mean:6.2f} dB, worst {min(found):6.2f} dB", flush=True)
         if keep is not None and name != "held out":
             keep.mkdir(parents=True, exist_ok=True)
-            save_image(sheet([images[of] for of in models]), keep / f"{name}.jpg")
+            save_image(sheet([images[of] for of in ("first", "clean", "first, faded", "other")]), keep / f"{name}.jpg")
     return rows
 
 

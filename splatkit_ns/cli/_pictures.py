@@ -16,6 +16,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.cli._camera_path_files import Crop
 from splatkit_ns.cli._files import say
 from splatkit_ns.cli.render import RenderOptions
+from splatkit_ns.near_fade import faded
 from splatkit_ns.renderer import RenderOptions as RendererOptions
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.rendering import view_images
@@ -49,6 +50,8 @@ class Frames:
     """Names of the images, without suffix, if they are not numbered."""
     fps: float = 30.0
     crop: Crop | None = None
+    near: float = 0.0
+    """The depth in units of the scene below which Gaussians fade; see `near_fade.faded`."""
 
 
 class Pictures:
@@ -56,13 +59,14 @@ class Pictures:
 
     Args:
         scene: to draw.
-        views: the cameras.
+        frames: the cameras.
         options: of the command.
         console: the output for the progress.
     """
 
-    def __init__(self, scene: Scene, views: list[View], options: RenderOptions, console: Console) -> None:
-        self.views = views
+    def __init__(self, scene: Scene, frames: Frames, options: RenderOptions, console: Console) -> None:
+        self.views = frames.views
+        self._fade_below = frames.near
         self._scene = scene
         self._kinds = options.images
         self._console = console
@@ -98,7 +102,9 @@ class Pictures:
 
     def _values(self, view: View, kinds: Sequence[str]) -> dict[str, Tensor]:
         scene = self._scene
-        return view_images(scene.renderer, scene.state, view.to(scene.state.device), self._options, kinds)
+        view = view.to(scene.state.device)
+        state = faded(scene.state, view, self._fade_below)
+        return view_images(scene.renderer, state, view, self._options, kinds)
 
     def _range_of_depths(self) -> tuple[float, float]:
         """Nearest and farthest depth of what covers half of a pixel, without the outermost hundredths."""

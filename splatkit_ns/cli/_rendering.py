@@ -24,6 +24,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.files import atomic_write, check_writable
 from splatkit_ns.formats.offset_files import read_offset
 from splatkit_ns.image_files import CONTAINERS, save_image, save_video
+from splatkit_ns.near_fade import NEARER, nearest_seen
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowDict
@@ -57,13 +58,14 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
         )
     scene = _open(options, console)
     frames = _frames(options, scene, camera_path, console)
+    frames.near = frames.near if options.near is None else options.near
     if options.output.suffix.lower() in PICTURES and not options.output.is_dir() and len(frames.views) > 1:
         raise SplatkitError(
             f"--output: {options.output} is a picture, and there are {len(frames.views)} frames: name a video, an "
             "animation or a folder, or add --frames 1."
         )
     _prepare(scene, frames, options)
-    pictures = Pictures(scene, frames.views, options, console)
+    pictures = Pictures(scene, frames, options, console)
     check_writable(_folder_of(options.output), "splatkit render")
     try:
         if _is_file(options.output):
@@ -188,7 +190,7 @@ def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None
     if camera_path is not None:
         return Frames(camera_path.views, fps=camera_path.fps, crop=camera_path.crop)
     if options.cameras is None:
-        return Frames((_orbit if scene.pipeline is None else _tour)(options, scene, console))
+        return Frames(_orbit(options, scene, console)) if scene.pipeline is None else _tour(options, scene, console)
     from splatkit_ns.cli._data_cameras import data_cameras  # loads nerfstudio
 
     views, files = data_cameras(scene.pipeline, options.cameras)
@@ -218,7 +220,7 @@ def _orbit(options: RenderOptions, scene: Scene, console: Console) -> list[View]
     return orbit(centre, radius, num, elevation, up=up, width=width, height=height, **settings)
 
 
-def _tour(options: RenderOptions, scene: Scene, console: Console) -> list[View]:
+def _tour(options: RenderOptions, scene: Scene, console: Console) -> Frames:
     """The places of a run's photographs, or a turn like them."""
     from splatkit_ns.cli._data_cameras import data_cameras  # loads nerfstudio
 
@@ -239,7 +241,10 @@ def _tour(options: RenderOptions, scene: Scene, console: Console) -> list[View]:
             "names. --turns 1 goes around in a circle.",
         )
     size = {name: getattr(options, name) for name in ("fov", "width", "height")}
-    return survey.cameras(num, **fixed, **size)
+    near = 0.0
+    if options.near is None:
+        near = NEARER * nearest_seen(scene.renderer, scene.state, views)
+    return Frames(survey.cameras(num, **fixed, **size), near=near)
 
 
 def _image_names(files: Sequence[Path]) -> list[str]:

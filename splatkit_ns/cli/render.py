@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from splatkit_ns.opening_options import Device, Trust
-from splatkit_ns.ranges import Positive, from_to, one_of
+from splatkit_ns.ranges import NonNegative, Positive, from_to, one_of
 
 ImageKind = Literal["rgb", "depth", "alpha", "normals"]
 
@@ -72,6 +72,10 @@ class RenderOptions:
     background: tuple[float, float, float] | None = None
     """The colour behind the Gaussians: red, green and blue from 0 to 1. If not given, that of the crop of a camera
     path, or of the run's evaluation, or black."""
+    near: Annotated[float | None, NonNegative] = None
+    """Gaussians nearer to the camera than this fade, and are gone at two thirds of it, in units of the scene. If not
+    given: on a tour of a run, three quarters of the depth of the nearest things that its photographs show; otherwise 0,
+    which keeps all."""
     depth_range: tuple[float, float] | None = None
     """The depths that are drawn as nearest and farthest, in units of the scene. If not given, those of a few of the
     frames."""

@@ -21,8 +21,11 @@ from splatkit_ns import SplatModel, View, formats, orbit, turntable
 from splatkit_ns import render as draw
 from splatkit_ns.cameras import fov_intrinsics
 from splatkit_ns.cli._camera_path_files import read_camera_path
+from splatkit_ns.cli._data_cameras import data_cameras
+from splatkit_ns.cli._pictures import Frames
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.loading import load_run
+from splatkit_ns.tours import Survey
 from tests.cli.helpers import refused, run
 from tests.tiny_scene import tiny_gaussians
 
@@ -276,6 +279,33 @@ def test_a_tour_of_a_run_is_as_its_cameras_stand(
         assert alpha[24:48, 32:64].mean() > 0.9, path
 
 
+def test_what_is_near_fades(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a tour by itself, if it is nearer than anything in the photographs; of all cameras if it is asked for."""
+    loaded = load_run(made_run)
+    own = SplatModel.from_gaussians(loaded.pipeline.model.training_state.to_splat_model("default").to_gaussians())
+    arguments = ("render", "--load-config", made_run, "--frames", "5")
+    assert run(capsys, *arguments, "--output", tmp_path / "clear")[0] == 0
+    photographs = data_cameras(loaded.pipeline, "train")[0]
+    poses = torch.cat([view.cam_to_worlds for view in Survey(photographs).cameras(5)])
+    theirs = torch.cat([view.cam_to_worlds for view in photographs])
+    index = int(torch.cdist(poses[:, :3, 3], theirs[:, :3, 3]).min(dim=1).values.argmax())  # beside all photographs
+    names = ("scales", "quats", "opacities", "sh0", "shN")
+    speck = {name: getattr(own, name)[:1].clone() for name in names}
+    speck["scales"][:], speck["opacities"][:], speck["sh0"][:] = -3.5, 5.0, 9.0
+    speck = {name: torch.cat([getattr(own, name), value]) for name, value in speck.items()}
+    mean = (poses[index, :3, 3] + 0.1 * poses[index, :3, 2])[None]
+    replace(own, means=torch.cat([own.means, mean]), **speck).save(tmp_path / "speck.ply")
+    arguments = (*arguments, "--input", tmp_path / "speck.ply", "--output")
+    assert run(capsys, *arguments, tmp_path / "tour")[0] == 0
+    assert run(capsys, *arguments, tmp_path / "as_it_is", "--near", "0")[0] == 0
+    clear, tour, as_it_is = (
+        pixels(tmp_path / name / f"frame_{index:05d}.png") for name in ("clear", "tour", "as_it_is")
+    )
+    assert np.abs(tour - clear).max() < 0.02
+    assert np.abs(as_it_is - clear).mean() > 0.1
+    assert "--near is -1" in refused(capsys, *arguments, tmp_path / "b.png", "--near", "-1")
+
+
 def test_a_tour_shows_what_was_photographed(
     made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,9 +315,9 @@ def test_a_tour_shows_what_was_photographed(
     drawn: list[View] = []
     pictures = _rendering.Pictures
 
-    def noted(scene: Any, views: list[View], *rest: Any) -> Any:
-        drawn[:] = views
-        return pictures(scene, views[:1], *rest)
+    def noted(scene: Any, frames: Frames, *rest: Any) -> Any:
+        drawn[:] = frames.views
+        return pictures(scene, replace(frames, views=frames.views[:1]), *rest)
 
     monkeypatch.setattr(_rendering, "Pictures", noted)
     side = orbit((0, 0, 0), 2.0, 7, turns=0.25, width=96, height=72)
