@@ -1,10 +1,13 @@
-"""The main memory that a process may still take."""
+"""The memory that a process may still take, and the most that it has used."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 import psutil
+import torch
 
 GIB = 1024**3
 """Bytes of a gibibyte."""
@@ -32,3 +35,11 @@ def free_host_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
             continue
         free = min(free, max(0, most - used + cached))
     return free
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory used so far, in bytes: PyTorch's tensors on a GPU, the whole process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.image_metrics.psnr import psnr
+from splatkit_ns.memory import peak_memory
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -93,11 +92,3 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most memory used so far, in bytes: PyTorch's tensors on a GPU, the whole process on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import torch
 
-from splatkit_ns.modules.tensorboard import peak_memory
+from splatkit_ns.memory import peak_memory
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import PHASES
 from splatkit_ns.parts.payload import SplatRenderPayload

@@ -87,14 +87,9 @@ def rasterize_with_own_kernels(
     else:
         projected = kernels.project(gaussians, cameras, settings)
     radii, seen, means2d, depths, conics, opacities = projected
-    colors = gaussians.colors
-    if settings.sh_degree is not None:
-        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, seen)
-    elif colors.dim() == 2:
-        colors = colors.expand(num_cameras, -1, -1)
-    colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
+    values, backgrounds = composited_values(gaussians, cameras, settings, depths, seen)
     # absolute gradients of groups of channels do not add up to those of all
-    uses_gsplat = settings.absgrad and colors.shape[-1] > kernels.max_channels
+    uses_gsplat = settings.absgrad and values.shape[-1] > kernels.max_channels
     if not uses_gsplat:
         tile_size = own_tile_size(num_cameras * width * height)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
@@ -106,22 +101,20 @@ def rasterize_with_own_kernels(
         from gsplat import rasterize_to_pixels
 
         images, alphas = rasterize_to_pixels(
-            means2d, conics, colors, opacities, width, height, tile_size, lists.offsets, lists.ids,
+            means2d, conics, values, opacities, width, height, tile_size, lists.offsets, lists.ids,
             backgrounds=backgrounds, absgrad=True,
         )  # fmt: skip
     else:
         images, alphas = kernels.composite(
-            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
+            means2d, conics, values, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
         )
-    if "ED" in settings.render_mode:
-        images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "camera_ids": None, "gaussian_ids": None, "radii": radii, "means2d": means2d, "depths": depths,
         "conics": conics, "opacities": opacities, "tile_width": tiles_x, "tile_height": tiles_y,
         "isect_offsets": lists.offsets, "flatten_ids": lists.ids, "width": width, "height": height,
         "tile_size": tile_size, "n_cameras": num_cameras,
     }  # fmt: skip
-    return images, alphas, info
+    return _with_expected_depth(images, alphas, settings.render_mode), alphas, info
 
 
 def _rasterize_through_lens_with_gsplat(
@@ -129,16 +122,9 @@ def _rasterize_through_lens_with_gsplat(
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Evaluate spherical harmonics, and let gsplat do the rest with its unscented transform."""
     depths = lens_depths(gaussians.means, cameras)
-    colors = gaussians.colors
-    if settings.sh_degree is not None:
-        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, depths >= settings.near_plane)
-    elif colors.dim() == 2:
-        colors = colors.expand(len(cameras), -1, -1)
-    colors, backgrounds = composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
-    images, alphas, info = rasterize_unscented(gaussians, cameras, settings, colors, backgrounds)
-    if "ED" in settings.render_mode:
-        images = torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
-    return images, alphas, {**info, "depths": depths}
+    values, backgrounds = composited_values(gaussians, cameras, settings, depths, depths >= settings.near_plane)
+    images, alphas, info = rasterize_unscented(gaussians, cameras, settings, values, backgrounds)
+    return _with_expected_depth(images, alphas, settings.render_mode), alphas, {**info, "depths": depths}
 
 
 def _render_backgrounds(
@@ -170,6 +156,25 @@ def _render_backgrounds(
         "width": width, "height": height, "tile_size": tile_size, "n_cameras": num_cameras,
     }  # fmt: skip
     return images, alphas, info
+
+
+def composited_values(
+    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, depths: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
+    colors = gaussians.colors
+    if settings.sh_degree is not None:
+        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, seen)
+    elif colors.dim() == 2:
+        colors = colors.expand(len(cameras), -1, -1)
+    return composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
+
+
+def _with_expected_depth(images: Tensor, alphas: Tensor, render_mode: GsplatRenderMode) -> Tensor:
+    """Return the images with their last channel, accumulated depth, divided by alpha if the mode has expected depth."""
+    if "ED" not in render_mode:
+        return images
+    return torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
 
 
 def sh_colors(degree: int, gaussians: Gaussians, viewmats: Tensor, seen: Tensor) -> Tensor:

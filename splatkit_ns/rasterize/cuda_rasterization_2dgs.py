@@ -13,9 +13,9 @@ from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .arguments import Gaussians, RasterCameras, RasterSettings
 from .cuda import gsplat_need, require_gsplat
-from .cuda_rasterization import check_float32, composited_channels
+from .cuda_rasterization import check_float32, composited_channels, composited_values
 from .gsplat_rasterization_2dgs import rasterize_2dgs_by_gsplat
-from .parts_2dgs import Images2DGS, info_of, values_of
+from .info_2dgs import Images2DGS, info_of
 from .projection_2dgs import Projected, project, project_in_torch
 from .surfaces import densification_gradient
 from .versions import radii_have_axes
@@ -63,7 +63,7 @@ def _rasterize_with_own_kernels(
     rays = projected.ray_transforms
     discs = kernels.describe(rays, gaussians.opacities, cameras.size, settings, radii_have_axes())
     opacities = gaussians.opacities.expand(len(cameras), -1)
-    values, backgrounds = values_of(gaussians, cameras, settings, projected.depths, discs.seen)
+    values, backgrounds = composited_values(gaussians, cameras, settings, projected.depths, discs.seen)
     lists = kernels.tile_lists(
         discs.centres, discs.conics, opacities, discs.seen, projected.depths.detach(),
         math.ceil(cameras.width / tile_size), math.ceil(cameras.height / tile_size), tile_size, settings.list_space,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .arguments import Gaussians, RasterCameras, RasterSettings
-from .parts_2dgs import Images2DGS, info_of, values_of
+from .cuda_rasterization import composited_values
+from .info_2dgs import Images2DGS, info_of
 from .projection_2dgs import project_by_gsplat
 
 CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -27,7 +28,7 @@ def rasterize_2dgs_by_gsplat(gaussians: Gaussians, cameras: RasterCameras, setti
     radii, projected = project_by_gsplat(gaussians, cameras, settings)
     means2d, depths = projected.means2d, projected.depths
     seen = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
-    values, backgrounds = values_of(gaussians, cameras, settings, depths, seen)
+    values, backgrounds = composited_values(gaussians, cameras, settings, depths, seen)
     values, backgrounds, padding = _pad(values, backgrounds)
     opacities = gaussians.opacities.expand(num_cameras, -1)
     tiles = math.ceil(cameras.width / tile_size), math.ceil(cameras.height / tile_size)

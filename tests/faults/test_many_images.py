@@ -113,8 +113,10 @@ def test_views_that_densification_draws_are_read_ahead(scene: Path, tmp_path: Pa
     drawn = [index for index in range(11) if index not in data.train_unseen_cameras[:2]][:1]
     source.expect_views(drawn)
     expected = {*drawn, data.train_unseen_cameras[0]}
-    while not all(data.cached_train.is_ready(index) for index in expected):
+    end = time.monotonic() + 60
+    while not all(data.cached_train.is_ready(index) for index in expected) and time.monotonic() < end:
         time.sleep(0.001)
+    assert all(data.cached_train.is_ready(index) for index in expected)
     data.close()
 
 

@@ -1,4 +1,4 @@
-"""Parts of `rasterization_2dgs` on CUDA that are the same for our kernels and gsplat's."""
+"""The results of `rasterization_2dgs` on CUDA in the form that our kernels and gsplat's share."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .arguments import Gaussians, RasterCameras, RasterSettings
-from .cuda_rasterization import composited_channels, sh_colors
 from .projection_2dgs import Projected
 
 Images2DGS = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, dict[str, Any]]
 """Images with depth accumulated, alphas, normals in camera space, distortion, median depth and the info dict."""
-
-
-def values_of(
-    gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, depths: Tensor, seen: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
-    colors = gaussians.colors
-    if settings.sh_degree is not None:
-        colors = sh_colors(settings.sh_degree, gaussians, cameras.viewmats, seen)
-    elif colors.dim() == 2:
-        colors = colors.expand(len(cameras), -1, -1)
-    return composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
 
 
 def info_of(
