@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -59,23 +60,32 @@ def write_checkpoint(path: str | PathLike[str], checkpoint: Mapping[str, Any]) -
     atomic_write(path, write)
 
 
-def host_copy(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def host_copy(checkpoint: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A copy in main memory, which `write_checkpoint` can write while training changes the tensors of the original.
+
+    Args:
+        checkpoint: see `write_checkpoint`.
+        earlier: an earlier copy that is not needed any more. Its tensors are written to where shapes are the same: new
+            memory takes several times as long as copying.
 
     Raises:
         ValueError: see `write_checkpoint`.
     """
-    return _copied(plain(checkpoint, "checkpoint"))
+    return _copied(plain(checkpoint, "checkpoint"), earlier)
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, earlier: Any) -> Any:
     if isinstance(value, Tensor):
+        if isinstance(earlier, Tensor) and (earlier.shape, earlier.dtype) == (value.shape, value.dtype):
+            return earlier.copy_(value.detach())
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in cast(dict[Any, Any], value).items()}
+        before = cast(dict[Any, Any], earlier if isinstance(earlier, dict) else {})
+        return {key: _copied(entry, before.get(key)) for key, entry in cast(dict[Any, Any], value).items()}
     if isinstance(value, list | tuple):
-        entries = [_copied(entry) for entry in cast(Sequence[Any], value)]
-        return tuple(entries) if isinstance(value, tuple) else entries
+        before = cast(Sequence[Any], earlier if isinstance(earlier, list | tuple) else ())
+        entries = [_copied(entry, former) for entry, former in zip_longest(cast(Sequence[Any], value), before)]
+        return type(value)(entries[: len(value)])
     return value
 
 

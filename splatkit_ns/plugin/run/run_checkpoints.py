@@ -38,6 +38,7 @@ class RunCheckpoints:
         writes: bool = True,
     ) -> None:
         self._writes = writes
+        self._copy: dict[str, Any] | None = None
         self._run, self._watch, self._resumed = run, watch, resumed
         self._run_folder = RunFolder(config)
         self._only_latest, self._load_schedules = config.save_only_latest_checkpoint, config.load_scheduler
@@ -100,12 +101,15 @@ class RunCheckpoints:
     def save_later(self, step: int) -> Callable[[], None]:
         """Make the checkpoint of a step as `save` does; the function that is returned writes it, in any thread.
 
+        Call it again only when that function has ended: the copy in main memory is used anew.
+
         Raises:
             NotFiniteError: see `make`.
         """
         if not self._writes:
             return lambda: None
-        return partial(self._write, host_copy(self.make(step)))
+        self._copy = host_copy(self.make(step), self._copy)
+        return partial(self._write, self._copy)
 
     def _write(self, checkpoint: dict[str, Any]) -> None:
         self._run_folder.put_back()
