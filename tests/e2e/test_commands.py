@@ -74,7 +74,6 @@ def test_ns_export_in_plain_colours(trained: Path, tmp_path: Path) -> None:
     assert b"property uchar red" in (tmp_path / "splat.ply").read_bytes()[:2000]
 
 
-@pytest.mark.usefixtures("some_ffmpeg")
 def ns_export_with_little_space(trained: Path, folder: Path) -> None:
     """No file may grow beyond 8,000 bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
@@ -90,6 +89,7 @@ def test_ns_export_leaves_no_cut_file_on_a_full_disk(trained: Path, tmp_path: Pa
     assert not path.exists()
 
 
+@pytest.mark.usefixtures("some_ffmpeg")
 def test_ns_render_interpolates_between_held_out_views(trained: Path, tmp_path: Path) -> None:
     RenderInterpolated(
         load_config=trained,

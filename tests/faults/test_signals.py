@@ -44,7 +44,7 @@ def test_a_run_that_has_just_saved_does_not_save_again(
     saved: list[int] = []
     real = RunCheckpoints.save
     monkeypatch.setattr(
-        RunCheckpoints, "save", lambda self, step, announce: (saved.append(step), real(self, step, announce))[1]
+        RunCheckpoints, "save", lambda self, step, announce=True: (saved.append(step), real(self, step, announce))[1]
     )
     with pytest.raises(StoppedBySignal):
         train(make_config(scene, tmp_path, steps_per_save=5), At(11, send(signal.SIGTERM)))
