@@ -94,8 +94,8 @@ def check_wanted_targets(loss_fn: SplatLossFn[Any]) -> frozenset[TargetName]:
     unknown = set(loss_fn.wanted_targets) - set(get_args(TargetName))
     if unknown:
         raise ModuleError(
-            f"{type(loss_fn).__name__}.wanted_targets has {', '.join(map(repr, sorted(unknown)))}, expected names among "
-            f"{', '.join(get_args(TargetName))}."
+            f"{type(loss_fn).__name__}.wanted_targets has {', '.join(map(repr, sorted(unknown)))}, expected names "
+            f"among {', '.join(get_args(TargetName))}."
         )
     return frozenset(loss_fn.wanted_targets)
 

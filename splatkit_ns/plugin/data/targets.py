@@ -48,8 +48,8 @@ def target_files(datamanager: FullImageDatamanager[Any], wanted: Iterable[Target
         if not found:
             raise DataError(
                 f"{datamanager.config.data} has no {name.removeprefix('target_')}, which the loss wants: "
-                f"--pipeline.model.loss-fn.{OPTIONS[name].replace('_', '-')} is above 0, or wanted_targets of a loss of "
-                f"your own has {name!r}. {SOURCES[name]} Add these files, or set the option to 0."
+                f"--pipeline.model.loss-fn.{OPTIONS[name].replace('_', '-')} is above 0, or wanted_targets of a loss "
+                f"of your own has {name!r}. {SOURCES[name]} Add these files, or set the option to 0."
             )
         missing = [path for path in found if not path.is_file()]
         if missing:
