@@ -294,3 +294,21 @@ def test_going_back_to_an_earlier_step_in_the_same_folder(scene: Path, tmp_path:
     with pytest.raises(SystemExit):
         train(config, At(33, send(signal.SIGINT)))
     assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(folder)] == [30, 32]
+
+
+def test_a_checkpoint_of_splatfacto_is_told_with_the_way_to_use_its_gaussians(scene: Path, tmp_path: Path) -> None:
+    names = {
+        "means": (3,),
+        "scales": (3,),
+        "quats": (4,),
+        "opacities": (1,),
+        "features_dc": (3,),
+        "features_rest": (15, 3),
+    }
+    weights = {f"_model.gauss_params.{name}": torch.zeros(5, *shape) for name, shape in names.items()}
+    path = tmp_path / "step-000000009.ckpt"
+    torch.save({"step": 9, "pipeline": weights, "optimizers": {}, "schedulers": {}, "scalers": {}}, path)
+    with pytest.raises(
+        SplatkitError, match=r"step-000000009.ckpt: This is a checkpoint of splatfacto\. .*--pipeline.model"
+    ):
+        make_trainer(make_config(scene, tmp_path / "out", load_checkpoint=path, **CHEAP))

@@ -287,6 +287,8 @@ def test_weights_of_another_method_or_degree_are_refused(tiny_scene: Path) -> No
     model = make_pipeline(tiny_scene).model
     with pytest.raises(SplatkitError, match=r"holds no splatkit model: means, scales.*found field.w1.*another method"):
         model.load_state_dict({"field.w1": torch.zeros(3)})
+    with pytest.raises(SplatkitError, match=r"checkpoint of splatfacto.*ns-export gaussian-splat.*init-ply FILE"):
+        model.load_state_dict({f"gauss_params.{name}": torch.zeros(3, 3) for name in ("means", "features_dc")})
     lower = make_pipeline(tiny_scene, sh_degree=1).model
     with pytest.raises(SplatkitError, match=r"shN has shape \(48, 3, 3\), expected \(N, 15, 3\).*--pipeline.model.sh-"):
         model.load_state_dict(lower.state_dict())

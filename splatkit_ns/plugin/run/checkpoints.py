@@ -22,6 +22,7 @@ from splatkit_ns.plugin.run.weights import PARTS, unknown_parts
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
+from splatkit_ns.splat.schema import KEYS
 from splatkit_ns.splat.state_checkpoint import PARAM_PREFIX, load_optimizers, splatkit_entry
 
 FILE_NAME = re.compile(r"step-(\d+)\.ckpt")
@@ -141,7 +142,7 @@ def restore_weights(
         SplatkitError: the checkpoint holds no model that fits the pipeline.
     """
     with _explained(path):
-        if for_training:
+        if for_training and all(f"{PARAM_PREFIX}{name}" in checkpoint["pipeline"] for name in KEYS):
             _refuse_unknown_parts(pipeline, checkpoint["pipeline"])
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
 

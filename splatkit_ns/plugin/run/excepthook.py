@@ -17,8 +17,10 @@ from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import read_checkpoint
 
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-"""The errors of a file system that is full, beyond its quota, read-only, or takes no file of that size."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a file system that is full, beyond its quota, or takes no file of that size: files in it may be cut."""
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""The errors of a file system or folder that cannot be written at all."""
 
 
 def install_excepthook() -> None:
@@ -44,7 +46,7 @@ def install_excepthook() -> None:
 
 
 def disk_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
-    """The error of a file that one of nerfstudio's commands cannot write; None if the cause is another.
+    """The error of a file that one of nerfstudio's commands cannot open or write; None if the cause is another.
 
     The commands write files in place, so what there is of such a file is cut: it is deleted.
 
@@ -52,12 +54,14 @@ def disk_error(error: BaseException, traceback: TracebackType | None) -> Splatki
         error: the uncaught exception.
         traceback: the traceback of the exception.
     """
-    if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+    if not isinstance(error, OSError) or error.errno not in FULL + CLOSED:
         return None
     frames = [frame for frame, _ in walk_tb(traceback)]
     first = next((i for i, frame in enumerate(frames) if _module(frame).startswith("nerfstudio.scripts.")), None)
     if first is None:
         return None
+    if error.errno in CLOSED:
+        return SplatkitError(f"{describe_os_error(error)}.")
     deleted = [str(path) for frame in frames[first:] for path in _being_written(frame) if _delete(path)]
     if deleted:
         return SplatkitError(f"{describe_os_error(error)}. What was written of {' and '.join(deleted)} is deleted.")

@@ -32,7 +32,12 @@ def check(weights: Mapping[str, Any], params: Mapping[str, Tensor] | nn.Paramete
     Raises:
         SplatkitError: the weights do not fit; the message says what was found and what helps.
     """
-    missing = [name for name in KEYS if f"gauss_params.{name}" not in weights]
+    missing = [name for name in KEYS if f"{ROWS}{name}" not in weights]
+    if missing and f"{ROWS}features_dc" in weights:
+        raise SplatkitError(
+            "This is a checkpoint of splatfacto. Write its Gaussians to a file with ns-export gaussian-splat, and "
+            "begin a run with them: --pipeline.model.init-ply FILE."
+        )
     if missing:
         raise SplatkitError(
             f"This checkpoint holds no splatkit model: {', '.join(missing)} missing, found "

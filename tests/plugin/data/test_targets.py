@@ -150,7 +150,7 @@ class MisspeltTarget(Splat3DGSLossFn):
         (
             Splat3DGSLossFn(depth_lambda=0.1),
             lambda frame: frame.pop("depth_file_path"),
-            r"has no depths, which the loss wants: .*loss-fn.depth-lambda is .*'depth_file_path'; .*, or set the optio",
+            r"has no depths, which the loss wants: .*loss-fn.depth-lambda is .*'depth_file_path'; .*, or set the",
         ),
         (
             Splat2DGSLossFn(normal_lambda=0.1),

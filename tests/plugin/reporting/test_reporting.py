@@ -41,18 +41,26 @@ def test_other_errors_look_as_before(previous: list[type[BaseException]]) -> Non
     assert previous == [KeyError, HookFailedError]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("(28, 'No space left')", "Error: [Errno 28] No space left. A file that was being written is incomplete.\n"),
+        ("(30, 'Read-only', '/x/eval.json')", "Error: Read-only (/x/eval.json).\n"),
+        ("(13, 'Permission denied', '/x/eval.json')", "Error: Permission denied (/x/eval.json).\n"),
+    ],
+)
 @pytest.mark.parametrize(("module", "is_told"), [("nerfstudio.scripts.exporter", True), ("users_script", False)])
-def test_a_full_disk_is_told_by_the_commands_of_nerfstudio(
-    previous: list[type[BaseException]], module: str, is_told: bool
+def test_a_file_that_cannot_be_written_is_told_by_the_commands_of_nerfstudio(
+    previous: list[type[BaseException]], module: str, is_told: bool, error: str, told: str
 ) -> None:
     install_excepthook()
     with CONSOLE.capture() as capture:
         try:
-            exec("raise OSError(28, 'No space left on device')", {"__name__": module})
-        except OSError as error:
-            sys.excepthook(OSError, error, error.__traceback__)
-    told = "Error: [Errno 28] No space left on device. A file that was being written is incomplete.\n"
-    assert (capture.get(), previous) == ((told, []) if is_told else ("", [OSError]))
+            exec(f"raise OSError{error}", {"__name__": module})
+        except OSError as raised:
+            kind = type(raised)
+            sys.excepthook(kind, raised, raised.__traceback__)
+    assert (capture.get(), previous) == ((told, []) if is_told else ("", [kind]))
 
 
 def test_a_path_of_one_camera(previous: list[type[BaseException]]) -> None:
