@@ -110,8 +110,8 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         self._masks = [torch.from_numpy(mask).to(view.device) for mask in found]
         self._masked = [bool(mask.any()) for mask in found]
         logger.info(
-            "Step %d: %.1f %% of all pixels are masked, in %d of %d photographs; %.0f %% cannot be judged, since too few "
-            "other photographs show them.",
+            "Step %d: %.1f %% of all pixels are masked, in %d of %d photographs; %.0f %% cannot be judged, "
+            "since too few other photographs show them.",
             step,
             100 * np.mean([mask.mean() for mask in found]),
             sum(self._masked),
