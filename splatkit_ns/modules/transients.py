@@ -109,9 +109,14 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
             found = [new & old for new, old in zip(found, before, strict=True)]
         self._masks = [torch.from_numpy(mask).to(view.device) for mask in found]
         self._masked = [bool(mask.any()) for mask in found]
-        share = float(np.mean([mask.mean() for mask in found]))
         logger.info(
-            "Step %d: %.1f %% of the photographs' pixels are masked, in %d.", step, 100 * share, sum(self._masked)
+            "Step %d: %.1f %% of all pixels are masked, in %d of %d photographs; %.0f %% cannot be judged, "
+            "since too few other photographs show them.",
+            step,
+            100 * np.mean([mask.mean() for mask in found]),
+            sum(self._masked),
+            len(found),
+            100 * np.mean([np.isinf(usual).mean() for _, usual in errors]),
         )
 
     def _regions(self, wrong: Cells, likely: Cells) -> Cells:

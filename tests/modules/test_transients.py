@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,18 @@ def masked(module: SplatTransientMasks, index: int, masks: Tensor | None = None)
     return ~edit.masks[0]
 
 
-def test_a_figure_is_masked_and_what_all_photographs_share_is_not() -> None:
+def test_a_figure_is_masked_and_what_all_photographs_share_is_not(caplog: pytest.LogCaptureFixture) -> None:
     plane = Plane()
     plane.figures = {2: figure(80, 40), 5: figure(120, 60)}
     module = made(plane)
     assert module.pre_step(None, torch.zeros(1, HEIGHT, WIDTH, 3), 2) is None
     module.post_step(19, 1, plane, VIEW, LOGGER)
     assert module.pre_step(None, torch.zeros(1, HEIGHT, WIDTH, 3), 2) is None
-    module.post_step(20, 1, plane, VIEW, LOGGER)
+    with caplog.at_level(logging.INFO):
+        module.post_step(20, 1, plane, VIEW, LOGGER)
+    assert re.search(
+        r"[1-4]\.\d % of all pixels are masked, in 2 of 9 photographs; \d+ % cannot be judged", caplog.text
+    )
     for index in range(NUM):
         left_out, there = masked(module, index), plane.figures.get(index, torch.zeros(HEIGHT, WIDTH, dtype=torch.bool))
         assert bool((left_out & there).sum() >= 0.95 * there.sum())

@@ -106,14 +106,19 @@ def read_depths(path: Path, unit: float) -> Pixels:
     """A depth image, (H, W, 1) in world units, NaN where it holds 0, a negative value, NaN or infinity.
 
     Args:
-        path: a PNG, TIFF or EXR with one channel, or a NumPy array (H, W).
+        path: a PNG, TIFF or EXR with one channel, or three that are equal, or a NumPy array (H, W).
         unit: the length of the file's unit in world units.
 
     Raises:
-        DataError: the file cannot be read, or has another shape.
+        DataError: the file cannot be read, is in colours, or has another shape.
     """
     depths = _read(path, "depth")
-    if depths.ndim == 3 and depths.shape[2] == 1:
+    if depths.ndim == 3 and depths.shape[2] in (1, 3):
+        if not np.array_equal(depths, np.repeat(depths[..., :1], depths.shape[2], axis=2), equal_nan=True):
+            raise DataError(
+                f"The depth image {path} is in colours, expected grey values. Colours show depth to people; let the "
+                "program that made it write numbers, such as a grey image of 16 bits."
+            )
         depths = depths[..., 0]
     if depths.ndim != 2:
         raise DataError(f"The depth image {path} has shape {depths.shape}, expected (height, width).")
