@@ -43,7 +43,7 @@ from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.run.validation import evaluate
 from splatkit_ns.plugin.step.finite import FiniteWatch
-from splatkit_ns.plugin.step.graph import forward_backward
+from splatkit_ns.plugin.step.graph_or_plain import forward_backward
 from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores

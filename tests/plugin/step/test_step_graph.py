@@ -20,6 +20,7 @@ from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatTimer, SplatTransientMasks, transients
 from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step import graph as step_graph
+from splatkit_ns.plugin.step import graph_or_plain
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.ranks import Ranks
@@ -56,7 +57,7 @@ class Onlooker(SplatBaseModule[Any]):
 
 def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
     """Whether a trainer's steps would run as graphs on a device."""
-    found = step_graph.forward_backward(
+    found = graph_or_plain.forward_backward(
         trainer.pipeline.model, device, trainer.config.cuda_graphs, trainer.gradient_accumulation_steps
     )
     return not isinstance(found, PlainForwardBackward)
@@ -86,14 +87,14 @@ def test_only_steps_that_nobody_looks_into(
     trainer = make_trainer(run_config(tiny_scene, tmp_path, method=make_method("parts", **parts)))
     forget_writers()
     assert not as_graphs(trainer, "cpu")
-    monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model: "graphs")
     assert as_graphs(trainer) == expected
 
 
 def test_not_where_gradients_are_summed_up(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(run_config(tiny_scene, tmp_path))
     forget_writers()
-    monkeypatch.setattr(step_graph, "GraphForwardBackward", lambda model: "graphs")
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model: "graphs")
     trainer.gradient_accumulation_steps["shN"] = 4
     assert not as_graphs(trainer)
 

@@ -1,0 +1,44 @@
+"""Whether the steps of a run can be CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.plugin.step.graph import GraphForwardBackward
+from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
+
+
+def can_capture(part: SplatBaseModule[Any]) -> bool:
+    """Whether the class of a renderer or loss declares itself capturable in a graph; subclasses do not inherit this."""
+    return bool(vars(type(part)).get("capturable", False))
+
+
+def forward_backward(
+    model: StepModel, device: torch.device | str, cuda_graphs: bool, accumulation: Mapping[str, int]
+) -> ForwardBackward:
+    """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
+
+    They are not possible on the CPU, if gradients are summed up over steps, if poses are corrected as SE3 (nerfstudio's
+    function copies from the host), or if a module runs between render and backward pass or measures the time of each
+    part of a step.
+
+    Args:
+        model: the model, with its modules attached.
+        device: the device of the training.
+        cuda_graphs: whether CUDA graphs are wanted.
+        accumulation: parameter group -> number of steps to sum up gradients over.
+    """
+    dispatcher = model.parts.dispatcher
+    possible = (
+        cuda_graphs
+        and torch.device(device).type == "cuda"
+        and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
+        and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
+        and model.camera_optimizer.config.mode != "SE3"
+        and all(accumulation[name] == 1 for name in model.get_param_groups())
+    )
+    return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
