@@ -4,7 +4,8 @@
     python benchmarks/tables.py --check    # says whether they are what the file says
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The file's runs are those that train_gpu.py wrote,
-job by job: one host, one day. Those with ``settings`` had other settings than the method has now, which these name.
+job by job: one host, one day. Those with ``settings`` had other settings than the method has now, which these name, and
+do not count as its quality. Those with ``before`` had them, too, but count where there are no newer ones, with a star.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def time_table(runs: list[Run]) -> str:
                     f"{run['ms_per_step']:.2f}",
                     f"{run['gaussians']:,}",
                     f"{run['peak_mib']:.0f}",
-                    run.get("settings", "" if peer else "as now"),
+                    run.get("settings", run.get("before", "" if peer else "as now")),
                 ]
             )
     header = ["scene, GPU", "method", "steps", "wall s", "ratio", "ms/step", "Gaussians", "peak MiB", "settings"]
@@ -97,8 +98,11 @@ def small_first_table(runs: list[Run]) -> str:
     for method in METHODS[1:]:
         for scene, name in SCENES.items():
             for seed in (42, 7):
-                whole = [run for run in as_now(runs, scene, method) if run["seed"] == seed]
                 small = [run for run in as_now(runs, scene, method, SMALL_FIRST) if run["seed"] == seed]
+                settings = {run.get("before") for run in small}
+                whole = [
+                    run for run in as_now(runs, scene, method) if run["seed"] == seed and run.get("before") in settings
+                ]
                 if not (whole and small):
                     continue
                 same_job = {run["job"]: run for run in whole if "wall_s" in run}
@@ -129,7 +133,8 @@ def readme_table(runs: list[Run]) -> str:
             run, ratio = times[0]
             cells = [f"{run['wall_s']:.0f} s", f"{now[0]:.2f}"]
             if method != "splatfacto":
-                cells = [f"{cells[0]} ({ratio}×)", f"{cells[1]} ({now[0] - peer[0]:+.1f})"]
+                star = "*" if now[2].endswith("*") else ""
+                cells = [f"{cells[0]} ({ratio}×)", f"{cells[1]} ({now[0] - peer[0]:+.1f}){star}"]
             rows.append([name, method, *cells, f"{now[1]:.3f}", f"{run['peak_mib']:.0f} MiB"])
     return table(["scene", "method", "wall time", "PSNR", "SSIM", "peak memory"], rows)
 
@@ -155,15 +160,17 @@ def as_now(runs: Iterable[Run], scene: str, method: str, overrides: str = "") ->
 
 
 def quality(runs: list[Run], scene: str, method: str) -> tuple[float, float, str] | None:
-    """Mean PSNR and SSIM, and how many runs it is of if there are several.
+    """Mean PSNR and SSIM, and how many runs it is of if there are several, with a star if settings have changed since.
 
     Two runs of ours with one seed are the same to the bit, so they count once; splatfacto's differ.
     """
     found = as_now(runs, scene, method)
+    found = [run for run in found if "before" not in run] or found
     different = found if method == "splatfacto" else list({run["seed"]: run for run in found}.values())
     if not different:
         return None
     number = f" ({len(different)})" if len(different) > 1 else ""
+    number += "*" if any("before" in run for run in different) else ""
     return mean(run["psnr"] for run in different), mean(run["ssim"] for run in different), number
 
 

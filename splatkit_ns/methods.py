@@ -112,6 +112,7 @@ def _quick_mcmc(
     dropout_full_from: float = 1.0,
     pixels_per_gaussian: float = 50,
     decay_from: float = 0.9,
+    scales_rate: float = LEARNING_RATES["scales"],
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 2,000 steps to a number of Gaussians that follows the scene, overfits less to small
     image sets, and settles at the end. Short runs have another strategy, and no dropout.
@@ -132,7 +133,7 @@ def _quick_mcmc(
         **_mcmc(densification, mse_lambda=4.0),
         "renderer": Splat3DGSRenderer(dropout=in_short_run(dropout, short=0.0), dropout_full_from=dropout_full_from),
         "optimizers": gaussian_optimizers(
-            {"scales": in_short_run(LEARNING_RATES["scales"], short=0.01)}, lr_share=0.1, decay_from=decay_from
+            {"scales": in_short_run(scales_rate, short=0.01)}, lr_share=0.1, decay_from=decay_from
         ),
     }
 
@@ -165,7 +166,9 @@ splatkit_3dgs = make_method(
 
 splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
-    **_quick_mcmc(max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70, decay_from=0.8),
+    **_quick_mcmc(
+        max_per_seed=9, refine_stop_iter=3600, dropout=0.1, pixels_per_gaussian=70, decay_from=0.8, scales_rate=0.01
+    ),
     sh_degree_interval=sh_interval(500),
     max_num_iterations=4500,
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",

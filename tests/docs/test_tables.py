@@ -45,6 +45,10 @@ def test_runs_with_other_settings_do_not_count_and_equal_ones_once(tables: types
     ]
     assert tables.quality(runs, "fox", "splatkit-3dgs") == (31.0, 0.5, " (2)")
     assert tables.quality(runs, "lego", "splatkit-3dgs") is None
+    runs[0]["before"] = runs[1]["before"] = "another rate"
+    assert tables.quality(runs, "fox", "splatkit-3dgs") == (32.0, 0.5, ""), "newer ones count alone"
+    runs[2]["before"] = "another rate"
+    assert tables.quality(runs, "fox", "splatkit-3dgs") == (31.0, 0.5, " (2)*")
 
 
 def test_times_are_compared_within_a_job(tables: types.ModuleType) -> None:
