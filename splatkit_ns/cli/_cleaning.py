@@ -26,6 +26,14 @@ from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.splat import SplatModel
 
+WEIGHT_SHARE = 0.0005
+"""The share of all weight that goes if the user gives none."""
+MOST_LOSS = 0.04
+"""The most dB of PSNR at the held-out photographs that this may cost then. Other rules that are on by default cost some
+thousandths, so that all together stay below 0.05."""
+HALVINGS = 5
+"""The number of shares, each half of the one before, that are tried before 0."""
+
 
 @dataclass
 class Scene:
@@ -71,9 +79,14 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
         raise SplatkitError("Nothing is left: all Gaussians are NaN or infinite.")
     views = HeldOutViews(scene.run.pipeline, None) if scene.run else None
     before = views.psnr(scene.gaussians) if views else 0.0
+    seen = scene.seen(console) if scene.run else None
     gone = np.zeros(len(scene.gaussians), bool)
-    for mask, reason in _found(scene, options, console):
+    for mask, reason in _found(scene.gaussians, options, seen):
         _went(console, mask & ~gone, reason)
+        gone |= mask
+    if seen is not None and views is not None:
+        share, mask = _unneeded(scene.gaussians, gone, seen, options.weight_share, views)
+        _went(console, mask & ~gone, f"of the least weight, {share:.3g} of all, in the photographs")
         gone |= mask
     if gone.all():
         raise SplatkitError("Nothing is left: every Gaussian is one that has to go. Loosen the options.")
@@ -136,9 +149,8 @@ def leave_out_not_finite(scene: Scene, console: Console) -> None:
         scene.gaussians = scene.gaussians.take(~bad)
 
 
-def _found(scene: Scene, options: CleanOptions, console: Console) -> Iterator[tuple[rules.Mask, str]]:
-    """The masks of Gaussians that have to go, and why."""
-    gaussians = scene.gaussians
+def _found(gaussians: Gaussians, options: CleanOptions, seen: Seen | None) -> Iterator[tuple[rules.Mask, str]]:
+    """The masks of Gaussians that have to go for what they are, and why."""
     if options.min_opacity > 0:
         yield rules.faint(gaussians, options.min_opacity), f"of an opacity below {options.min_opacity:.3g}"
     if options.box is not None:
@@ -150,15 +162,35 @@ def _found(scene: Scene, options: CleanOptions, console: Console) -> Iterator[tu
     if options.max_elongation is not None:
         reason = f"more than {options.max_elongation:g} times as long as wide"
         yield rules.needles(gaussians, options.max_elongation), reason
-    seen = None if scene.run is None else scene.seen(console)
     if options.min_cluster > 1:
         mask = rules.small_clusters(gaussians, options.min_cluster)
         if seen is not None:  # what is sparse in the distance does not hang in the air
             mask &= seen.in_front.numpy()
         yield mask, f"alone or in a cluster of fewer than {options.min_cluster}"
-    if seen is not None:
-        reason = f"of the least weight, {options.weight_share:g} of all, in the photographs"
-        yield rules.unneeded(seen.weights.numpy(), options.weight_share), reason
+
+
+def _unneeded(
+    gaussians: Gaussians, gone: rules.Mask, seen: Seen, share: float | None, views: HeldOutViews
+) -> tuple[float, rules.Mask]:
+    """The share of all weight that goes, and the mask of those that make it.
+
+    Args:
+        gaussians: all finite.
+        gone: those that go by other rules.
+        seen: their contribution to the training views.
+        share: what the user gave; None means `WEIGHT_SHARE`, or as much less that it costs `MOST_LOSS` at most.
+        views: where the cost is measured.
+    """
+    weights = seen.weights.numpy()
+    if share is not None:
+        return share, rules.unneeded(weights, share)
+    without = views.psnr(gaussians.take(~gone)) if not gone.all() else 0.0
+    for tried in (WEIGHT_SHARE / 2**halvings for halvings in range(HALVINGS)):
+        mask = rules.unneeded(weights, tried)
+        kept = ~(gone | mask)
+        if kept.any() and without - views.psnr(gaussians.take(kept)) <= MOST_LOSS:
+            return tried, mask
+    return 0.0, rules.unneeded(weights, 0.0)
 
 
 def _went(console: Console, mask: rules.Mask, reason: str) -> None:

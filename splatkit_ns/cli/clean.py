@@ -28,9 +28,10 @@ class CleanOptions:
     input: Path | None = None
     """A file of Gaussians. With --load-config: one of that run, in nerfstudio's frame, to take in place of the run's
     own Gaussians."""
-    weight_share: Annotated[float, BelowOne] = 0.0005
+    weight_share: Annotated[float | None, BelowOne] = None
     """With a run: removes the Gaussians that the training photographs show least, up to this share of what they show.
-    0 keeps all that can be seen."""
+    0 keeps all that can be seen. If not given, 0.0005, or as much less that it costs the held-out photographs at most
+    0.04 dB of PSNR."""
     min_cluster: Annotated[int, NonNegative] = 5
     """Gaussians go that hang in the air, alone or in a cluster of fewer than this many. With a run, those in the
     distance stay, behind nearly all that its photographs show. 0 or 1 keeps all."""

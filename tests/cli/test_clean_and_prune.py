@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from splatkit_ns import formats
+from splatkit_ns.cleaning.weights import Seen
+from splatkit_ns.cli import _cleaning
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.splat import read_checkpoint, write_checkpoint
@@ -70,6 +75,36 @@ def test_a_run_is_cleaned_of_what_no_photograph_needs(
     assert number(r"([\d,]+) Gaussian\(s\) of an opacity below 0.00392", text) == 100
     assert number(r"([\d,]+) of 3,000 Gaussians are left", text) < left
     assert abs(number(r"after \(([-+][\d.]+)\)", text)) < 0.05
+
+
+@dataclass
+class Priced:
+    """Views for which each Gaussian is worth so many dB."""
+
+    worth: float
+
+    def psnr(self, gaussians: Gaussians) -> float:
+        return 30 + self.worth * len(gaussians)
+
+
+@pytest.mark.parametrize(
+    ("worth", "share", "count"),
+    [(0.0, 0.0005, 500), (4e-5, 0.0005, 500), (0.8e-4, 0.00025, 250), (1e-3, 0.0005 / 16, 31), (1e-2, 0.0, 0)],
+)
+def test_what_photographs_hardly_need_goes_as_far_as_it_costs_little(worth: float, share: float, count: int) -> None:
+    """Half of a thousand Gaussians have a millionth of the weight each, and one of the others has gone."""
+    weights = torch.full((1000,), (1 - 500e-6) / 500)
+    weights[:500] = 1e-6
+    gone = np.arange(1000) == 999
+    seen = Seen(weights, torch.ones(1000, dtype=torch.bool))
+    views: Any = Priced(worth)
+    found, mask = _cleaning._unneeded(make_gaussians(1000), gone, seen, None, views)
+    assert found == share
+    assert mask.sum() == pytest.approx(count, abs=1)
+    assert not mask[500:].any()
+    found, mask = _cleaning._unneeded(make_gaussians(1000), gone, seen, 0.0005, views)
+    assert found == 0.0005
+    assert mask.sum() == pytest.approx(500, abs=1), "what the user gives is done"
 
 
 def test_a_file_is_cleaned_without_its_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
