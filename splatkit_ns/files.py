@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from splatkit_ns.errors import SplatkitError
@@ -140,6 +141,20 @@ def _sync_folder(folder: Path) -> None:
 def quoted(path: str | PathLike[str]) -> str:
     """A path as a shell takes it, for the commands in messages."""
     return shlex.quote(os.fspath(path))
+
+
+def folder_problem(folder: Path) -> str | None:
+    """The reason why files cannot be made in a folder, which may be missing; None if they can. Makes nothing."""
+    try:
+        above = next((each for each in (folder, *folder.parents) if each.exists()), None)
+        if above is not None and not above.is_dir():
+            return f"{above} is a file, not a folder"
+        if above is not None:
+            with TemporaryFile(dir=above):
+                pass
+    except OSError as error:  # no permission to look or to write, a name that is too long
+        return f"the folder {folder} cannot be written: {error.strerror or error}"
+    return None
 
 
 def check_writable(folder: str | PathLike[str], owner: str) -> Path:

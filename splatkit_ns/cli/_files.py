@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from rich.console import Console
 
@@ -82,14 +81,11 @@ def place_problem(files: Sequence[Path], *, overwrite: bool, other: str = "file"
         other: the word for what the user can name in place of these.
 
     Raises:
-        OSError: no file can be made there, or it is not known: no permission to look, a name that is too long.
+        OSError: it is not known: a name that is too long.
     """
-    above = next((parent for parent in files[0].parents if parent.exists()), None)
-    if above is not None and not above.is_dir():
-        return f"{above} is a file, not a folder"
-    if above is not None:
-        with TemporaryFile(dir=above):
-            pass
+    problem = folder_problem(files[0].parent)
+    if problem is not None:
+        return problem
     found = None if overwrite else next((each for each in files if each.exists() or each.is_symlink()), None)
     return f"{found} exists; name another {other}, or add --overwrite" if found else None
 

@@ -21,7 +21,7 @@ from splatkit_ns.cli._files import file_bytes, say, shown_bytes
 from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
 from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.files import atomic_write, check_writable
+from splatkit_ns.files import atomic_write, check_writable, folder_problem
 from splatkit_ns.formats.offset_files import read_offset
 from splatkit_ns.image_files import CONTAINERS, save_image, save_video
 from splatkit_ns.near_fade import NEARER, nearest_seen
@@ -148,7 +148,7 @@ def _output_problem(options: RenderOptions) -> str | None:
         return f"{output} exists; name another file, or add --overwrite"
     if options.raw and set(options.images) == {"rgb"}:
         return "--raw is for depth, alpha and normals: name them with --images"
-    return None
+    return folder_problem(_folder_of(output))
 
 
 # ------------------------------------------------------------------ scene and cameras

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError
+from splatkit_ns.files import folder_problem
 from splatkit_ns.opening_options import Device, Trust
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
@@ -89,4 +90,7 @@ def _output_problems(options: MeshOptions) -> list[str]:
         return [f"--output is {path}, which is a folder; expected a file, such as {path / 'mesh.ply'}"]
     if path.exists() and not options.overwrite:
         return [f"--output: {path} exists; name another file, or add --overwrite"]
+    if options.output is not None:  # the run's own folder may be missing, which is told as such
+        problem = folder_problem(path.parent)
+        return [] if problem is None else [f"--output: {problem}"]
     return []
