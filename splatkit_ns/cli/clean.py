@@ -28,7 +28,7 @@ class CleanOptions:
     input: Path | None = None
     """A file of Gaussians. With --load-config: one of that run, in nerfstudio's frame, to take in place of the run's
     own Gaussians."""
-    weight_share: Annotated[float, BelowOne] = 0.0005
+    weight_share: Annotated[float, BelowOne] = 0.0003
     """With a run: removes the Gaussians that the training photographs show least, up to this share of what they show.
     0 keeps all that can be seen."""
     min_cluster: Annotated[int, NonNegative] = 5
