@@ -26,7 +26,7 @@ from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.splat import SplatModel
 
-WEIGHT_SHARE = 0.0005
+WEIGHT_SHARE = 0.0003
 """The share of all weight that goes if the user gives none."""
 MOST_LOSS = 0.04
 """The most dB of PSNR at the held-out photographs that this may cost then. Other rules that are on by default cost some

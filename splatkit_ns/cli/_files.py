@@ -11,6 +11,7 @@ from rich.console import Console
 from splatkit_ns import formats
 from splatkit_ns.cli._placing import Up
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.files import folder_problem
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.gaussians import NonFiniteError
 from splatkit_ns.formats.offset_files import side_file

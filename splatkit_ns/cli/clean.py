@@ -30,7 +30,7 @@ class CleanOptions:
     own Gaussians."""
     weight_share: Annotated[float | None, BelowOne] = None
     """With a run: removes the Gaussians that the training photographs show least, up to this share of what they show.
-    0 keeps all that can be seen. If not given, 0.0005, or as much less that it costs the held-out photographs at most
+    0 keeps all that can be seen. If not given, 0.0003, or as much less that it costs the held-out photographs at most
     0.04 dB of PSNR."""
     min_cluster: Annotated[int, NonNegative] = 5
     """Gaussians go that hang in the air, alone or in a cluster of fewer than this many. With a run, those in the

@@ -89,7 +89,7 @@ class Priced:
 
 @pytest.mark.parametrize(
     ("worth", "share", "count"),
-    [(0.0, 0.0005, 500), (4e-5, 0.0005, 500), (0.8e-4, 0.00025, 250), (1e-3, 0.0005 / 16, 31), (1e-2, 0.0, 0)],
+    [(0.0, 0.0003, 300), (1e-4, 0.0003, 300), (2e-4, 0.00015, 150), (2e-3, 0.0003 / 16, 18), (1e-2, 0.0, 0)],
 )
 def test_what_photographs_hardly_need_goes_as_far_as_it_costs_little(worth: float, share: float, count: int) -> None:
     """Half of a thousand Gaussians have a millionth of the weight each, and one of the others has gone."""

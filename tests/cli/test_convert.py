@@ -142,7 +142,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_a_run_is_opened(
     """Nobody can make files in /proc."""
     to = ["--to", "50%"] if command == "prune" else []
     arguments = ["--load-config", tmp_path / "missing.yml", "--output", "/proc/new/a.ply", *to]
-    assert "--output: /proc/new/a.ply cannot be written: " in refused(capsys, command, *arguments)
+    assert "--output: the folder /proc/new cannot be written: " in refused(capsys, command, *arguments)
 
 
 def test_inputs_that_cannot_be_read(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

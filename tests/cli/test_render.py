@@ -183,6 +183,8 @@ def test_a_camera_path_with_a_crop(scene: Path, tmp_path: Path, capsys: pytest.C
         expected = draw(kept, view, background=(1, 0.2, 0)).numpy()
         assert np.abs(pixels(output / f"frame_{index:05d}.png") - expected).max() < 0.01
     assert "is not empty" in refused(capsys, *arguments)
+    inside_a_file = tmp_path / "path.json" / "new" / "a.mp4"
+    assert "path.json is a file, not a folder" in refused(capsys, "render", "--input", scene, "--output", inside_a_file)
     (output / "mine.txt").write_text("mine")
     status, text = run(capsys, *arguments, "--overwrite", "--downscale", "2", "--background", "0", "0", "0")
     assert status == 0, text

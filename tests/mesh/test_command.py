@@ -125,6 +125,10 @@ def test_a_file_is_not_overwritten_unless_told(
     assert status == 1
     assert "exists; name another file, or add --overwrite" in text
     assert path.read_text() == "mine"
+    status, text = run(capsys, "--load-config", made_run, "--output", path / "new" / "mesh.ply")
+    assert status == 1
+    assert f"--output: {path} is a file, not a folder" in text
+    assert "Checkpoint" not in text, "it is told before the run is opened"
     status, text = run(capsys, "--load-config", made_run, "--output", path, "--overwrite", "--voxel-size", "0.05")
     assert status == 0, text
     assert len(read(path).triangles) > 100
