@@ -89,9 +89,11 @@ def step(page: Any) -> int:
 
 def wait_until(condition: Any, seconds: float = BUSY) -> bool:
     deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        if condition():
+            return True
         time.sleep(0.5)
-    return bool(condition())
+    return False
 
 
 def stands_still(page: Any) -> bool:
