@@ -48,7 +48,8 @@ def install_excepthook() -> None:
 def disk_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
     """The error of a file that one of nerfstudio's commands cannot open or write; None if the cause is another.
 
-    The commands write files in place, so what there is of such a file is cut: it is deleted.
+    The commands write files in place, so what there is of such a file is cut: it is deleted. It is the one that the
+    innermost function has opened, which files of the functions around it need not be.
 
     Args:
         error: the uncaught exception.
@@ -62,7 +63,8 @@ def disk_error(error: BaseException, traceback: TracebackType | None) -> Splatki
         return None
     if error.errno in CLOSED:
         return SplatkitError(f"{describe_os_error(error)}.")
-    deleted = [str(path) for frame in frames[first:] for path in _being_written(frame) if _delete(path)]
+    innermost = next((files for frame in reversed(frames[first:]) if (files := _being_written(frame))), [])
+    deleted = [str(path) for path in innermost if _delete(path)]
     if deleted:
         return SplatkitError(f"{describe_os_error(error)}. What was written of {' and '.join(deleted)} is deleted.")
     return SplatkitError(f"{describe_os_error(error)}. A file that was being written is incomplete.")
