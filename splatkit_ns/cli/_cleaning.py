@@ -84,8 +84,9 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
     for mask, reason in _found(scene.gaussians, options, seen):
         _went(console, mask & ~gone, reason)
         gone |= mask
+    after: float | None = None
     if seen is not None and views is not None:
-        share, mask = _unneeded(scene.gaussians, gone, seen, options.weight_share, views)
+        share, mask, after = _unneeded(scene.gaussians, gone, seen, options.weight_share, views)
         _went(console, mask & ~gone, f"of the least weight, {share:.3g} of all, in the photographs")
         gone |= mask
     if gone.all():
@@ -95,7 +96,7 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
     say(console, f"{len(kept):,} of {len(whole):,} Gaussians are left, {share:.1%}")
     write_outputs(options.output, kept, options.input, console)
     if views:
-        say_cost(console, before, views.psnr(kept), len(views))
+        say_cost(console, before, views.psnr(kept) if after is None else after, len(views))
 
 
 def check_options(options: CleanOptions | PruneOptions, others: Sequence[str] = ()) -> None:
@@ -171,8 +172,8 @@ def _found(gaussians: Gaussians, options: CleanOptions, seen: Seen | None) -> It
 
 def _unneeded(
     gaussians: Gaussians, gone: rules.Mask, seen: Seen, share: float | None, views: HeldOutViews
-) -> tuple[float, rules.Mask]:
-    """The share of all weight that goes, and the mask of those that make it.
+) -> tuple[float, rules.Mask, float | None]:
+    """The share of all weight that goes, the mask of those that make it, and PSNR after it if it was measured.
 
     Args:
         gaussians: all finite.
@@ -183,14 +184,14 @@ def _unneeded(
     """
     weights = seen.weights.numpy()
     if share is not None:
-        return share, rules.unneeded(weights, share)
+        return share, rules.unneeded(weights, share), None
     without = views.psnr(gaussians.take(~gone)) if not gone.all() else 0.0
     for tried in (WEIGHT_SHARE / 2**halvings for halvings in range(HALVINGS)):
         mask = rules.unneeded(weights, tried)
         kept = ~(gone | mask)
-        if kept.any() and without - views.psnr(gaussians.take(kept)) <= MOST_LOSS:
-            return tried, mask
-    return 0.0, rules.unneeded(weights, 0.0)
+        if kept.any() and without - (after := views.psnr(gaussians.take(kept))) <= MOST_LOSS:
+            return tried, mask, after
+    return 0.0, rules.unneeded(weights, 0.0), None
 
 
 def _went(console: Console, mask: rules.Mask, reason: str) -> None:

@@ -98,11 +98,12 @@ def test_what_photographs_hardly_need_goes_as_far_as_it_costs_little(worth: floa
     gone = np.arange(1000) == 999
     seen = Seen(weights, torch.ones(1000, dtype=torch.bool))
     views: Any = Priced(worth)
-    found, mask = _cleaning._unneeded(make_gaussians(1000), gone, seen, None, views)
+    found, mask, after = _cleaning._unneeded(make_gaussians(1000), gone, seen, None, views)
     assert found == share
     assert mask.sum() == pytest.approx(count, abs=1)
     assert not mask[500:].any()
-    found, mask = _cleaning._unneeded(make_gaussians(1000), gone, seen, 0.0005, views)
+    assert after in (None, views.psnr(make_gaussians(int((~(gone | mask)).sum()))))
+    found, mask, _ = _cleaning._unneeded(make_gaussians(1000), gone, seen, 0.0005, views)
     assert found == 0.0005
     assert mask.sum() == pytest.approx(500, abs=1), "what the user gives is done"
 
