@@ -15,8 +15,7 @@ from nerfstudio.configs.method_configs import all_methods
 from splatkit_ns.cli import main
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.loading import load_run, read_config
-from splatkit_ns.plugin.run.config_file import UntrustedConfigError, packages_named, parse_config
-from splatkit_ns.plugin.run.folder import _holds
+from splatkit_ns.plugin.run.config_file import UntrustedConfigError, holds_config, packages_named, parse_config
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
 OLD_RUN = Path(__file__).parents[1] / "data/v0.1.0/runs/tiny/splatkit-3dgs/run/config.yml"
@@ -233,8 +232,8 @@ def test_commands_refuse_and_trust(evil: Path, capsys: pytest.CaptureFixture[str
 def test_a_strangers_config_in_the_output_folder_is_not_run(evil: Path) -> None:
     """A run that is about to start compares its config with that of the folder."""
     (evil / "config.yml").write_text(with_line("!!python/object/apply:evil_parts.call []"))
-    assert not _holds(evil / "config.yml", OLD_RUN.read_text())
+    assert not holds_config(evil / "config.yml", OLD_RUN.read_text())
     assert not (evil / "imported").exists()
     (evil / "config.yml").write_text("# a comment\n" + OLD_RUN.read_text())
     config = yaml.dump(parse_config(OLD_RUN.read_text()))
-    assert _holds(evil / "config.yml", config)
+    assert holds_config(evil / "config.yml", config)

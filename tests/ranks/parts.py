@@ -19,6 +19,7 @@ from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.plugin.run.folder_lock import FolderLock
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import SplatTrainingState
 from tests.faults.runs import CheapRenderer
@@ -137,6 +138,23 @@ class OnRank(SplatBaseModule[Any]):
 
     def shift(self, training_state: SplatTrainingState, stop: Any) -> None:
         training_state.params["means"].data[0, 0] += 1e-3
+
+
+class MovesTheFolder(SplatBaseModule[Any]):
+    """Moves the folder of the run away at step 6, on rank 0; another run, on rank 1, begins to write there at step 24.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def pre_step(self, step: int, world_rank: int) -> None:
+        if world_rank == 0 and step == 6:
+            self.folder.rename(self.folder.with_name("moved"))
+        if world_rank == 1 and step == 24:
+            FolderLock.acquire(self.folder)
 
 
 class ClosesTheTerminal(SplatBaseModule[Any]):

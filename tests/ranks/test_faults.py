@@ -20,7 +20,7 @@ from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config, train
 from tests.ranks.bodies import in_ranks, train_and_stop
-from tests.ranks.parts import ClosesTheTerminal, OnRank, SpoiltLoss
+from tests.ranks.parts import ClosesTheTerminal, MovesTheFolder, OnRank, SpoiltLoss
 
 FAULTS: list[Any] = [
     (1, "kill", SplatkitError, r"^Rank 1 of 2 .* was killed by SIGKILL.*The last checkpoint is", 10),
@@ -55,6 +55,17 @@ def test_the_run_goes_on_from_what_a_killed_rank_left(scene: Path, tmp_path: Pat
         in_ranks(config, [OnRank(0, 12, "kill")])
     rest = make_config(scene, tmp_path / "rest", **CHEAP, load_dir=config.get_checkpoint_dir())
     assert train(rest).start_step == 10, "after the step that reached 9 (nerfstudio's 8)"
+
+
+def test_a_folder_that_is_moved_away_is_claimed_again(scene: Path, tmp_path: Path) -> None:
+    """By rank 0, which writes into it; the process that has claimed it at first does not know that it is gone."""
+    config = make_config(scene, tmp_path, **CHEAP, steps_per_save=4)
+    folder = config.get_base_dir()
+    with pytest.raises(SplatkitError, match=r"^Rank 1 of 2 .*: Another run \(process \d+ on .*\) is writing into"):
+        in_ranks(config, [MovesTheFolder(folder)])
+    assert (folder / "config.yml").is_file()
+    assert (folder.with_name("moved") / LOCK_NAME).is_file()
+    assert not (folder / LOCK_NAME).exists(), "released at the end"
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_ends_with_one_message(scene: Path, tmp_path: Path) -> None:

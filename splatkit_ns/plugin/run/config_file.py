@@ -1,4 +1,4 @@
-"""Reading a run's ``config.yml`` without trusting it.
+"""Reading a run's ``config.yml`` without trusting it, and checks of its text.
 
 nerfstudio stores a run's config as YAML with tags that name Python objects, and its own commands import and call
 whatever the tags name. Here only config classes that we know are made. All names are checked before the first import.
@@ -14,10 +14,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.reporting.console import report_once
 
 KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "gsplat.strategy")
 """The packages whose config classes may be named."""
@@ -71,6 +73,30 @@ def hint_of_config(path: Path) -> str | None:
             return f"Its config is {folder / 'config.yml'}."
     below = [found for levels in ("*", "*/*", "*/*/*") for found in path.glob(f"{levels}/config.yml")]
     return f"The newest run in it is {max(below, key=lambda each: each.stat().st_mtime)}." if below else None
+
+
+def holds_config(path: Path, text: str) -> bool:
+    """Whether a file holds the same config.
+
+    It is compared as text, then after reading and writing it again: users add comments, and files of older versions
+    lack options.
+    """
+    try:
+        found = path.read_text("utf-8")
+        return found == text or yaml.dump(parse_config(found, trust=packages_named(text))) == text
+    except Exception:  # loading a file with other content can raise any exception
+        return False
+
+
+def note_if_unreadable(path: Path, text: str) -> None:
+    """Print a note if ``ns-eval`` and the other commands will not be able to read a run's config back."""
+    names = sorted(set(re.findall(r"!!python/\w+:(__main__\.[\w.]+|\S*%3C\S*)", text)))
+    if names:
+        shown = ", ".join(unquote(name) for name in names)
+        report_once(
+            f"ns-eval, ns-export and ns-viewer cannot open {path}: it names {shown}, which only this program knows. "
+            "Put such classes and functions into a module of their own, outside of other functions, and import them."
+        )
 
 
 def packages_named(text: str) -> set[str]:

@@ -6,12 +6,10 @@ import atexit
 import contextlib
 import json
 import os
-import re
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import unquote
 
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
@@ -20,9 +18,8 @@ from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import quoted
-from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
-from splatkit_ns.plugin.run.config_file import packages_named, parse_config
+from splatkit_ns.plugin.run.config_file import holds_config, note_if_unreadable, packages_named, parse_config
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.plugin.run.kept_files import KeptFiles
 from splatkit_ns.splat import atomic_write_text
@@ -35,6 +32,8 @@ class _State:
     """The state of one folder in this process."""
 
     lock: FolderLock | None = None
+    starters_lock: os.stat_result | None = None
+    """The lock file of the process that has started this one, as it was then."""
     is_continued: bool = False
     has_new_config: bool = False
     """Whether this process has written a ``config.yml`` into a folder that had none."""
@@ -122,7 +121,7 @@ class RunFolder:
         """Set `is_continued`: whether the run is started again in its own folder, with the same config."""
         self._state.is_continued = False
         if checkpoint_paths(self._checkpoint_dir):
-            self._state.is_continued = _holds(self.path / "config.yml", yaml.dump(self._config))
+            self._state.is_continued = holds_config(self.path / "config.yml", yaml.dump(self._config))
 
     @property
     def is_continued(self) -> bool:
@@ -160,6 +159,8 @@ class RunFolder:
     def belongs_to_starter(self, is_continued: bool) -> None:
         """Take over from the process that has started this one, and has claimed the folder, whether it is continued."""
         self._state.is_continued = is_continued
+        with contextlib.suppress(OSError):  # the folder has been moved already
+            self._state.starters_lock = (self._real_path / LOCK_NAME).stat()
 
     def release(self) -> None:
         """End the claim; nothing happens if this process has not claimed the folder."""
@@ -216,7 +217,7 @@ class RunFolder:
             )
         CONSOLE.log(f"Saving config to: {escape(str(path))}")
         self._state.has_new_config = not path.exists()
-        _report_if_unreadable(path, text)
+        note_if_unreadable(path, text)
         try:
             atomic_write_text(path, text)
         except OSError as error:
@@ -260,16 +261,28 @@ class RunFolder:
     def put_back(self) -> None:
         """Write kept files again that are gone, and claim the folder again if it has been deleted or moved.
 
+        A rank of several claims it for itself then, in place of the process that has started it.
+
         Raises:
             SplatkitError: another run has claimed the folder meanwhile.
             OSError: a file cannot be written.
         """
-        lock = self._state.lock
-        if lock is not None and not lock.is_inherited and not lock.is_in_place:
-            self._state.lock = FolderLock.acquire(self._real_path)
-            lock.release()
+        if self._has_lost_claim():
+            lock, self._state.lock = self._state.lock, FolderLock.acquire(self._real_path)
+            if lock is not None:
+                lock.release()
         if self._state.kept is not None:
             self._state.kept.put_back()
+
+    def _has_lost_claim(self) -> bool:
+        """Whether this process, or the one that has started it, had claimed the folder that is now gone from here."""
+        lock, theirs = self._state.lock, self._state.starters_lock
+        if lock is not None and not lock.is_inherited:
+            return not lock.is_in_place
+        try:
+            return theirs is not None and not os.path.samestat(theirs, (self._real_path / LOCK_NAME).stat())
+        except OSError:
+            return True
 
     def write_error(self, error: OSError) -> SplatkitError:
         """The error to raise if a file of the folder cannot be written."""
@@ -290,27 +303,3 @@ def _write_error(folder: Path, error: OSError) -> SplatkitError:
         f"The run's folder {folder} cannot be written: {error.strerror or error}. Choose another with --output-dir, "
         "or check permissions and free space."
     )
-
-
-def _holds(path: Path, text: str) -> bool:
-    """Whether a file holds the same config.
-
-    It is compared as text, then after reading and writing it again: users add comments, and files of older versions
-    lack options.
-    """
-    try:
-        found = path.read_text("utf-8")
-        return found == text or yaml.dump(parse_config(found, trust=packages_named(text))) == text
-    except Exception:  # loading a file with other content can raise any exception
-        return False
-
-
-def _report_if_unreadable(path: Path, text: str) -> None:
-    """Print a note if ``ns-eval`` and the other commands will not be able to read a run's config back."""
-    names = sorted(set(re.findall(r"!!python/\w+:(__main__\.[\w.]+|\S*%3C\S*)", text)))
-    if names:
-        shown = ", ".join(unquote(name) for name in names)
-        report_once(
-            f"ns-eval, ns-export and ns-viewer cannot open {path}: it names {shown}, which only this program knows. "
-            "Put such classes and functions into a module of their own, outside of other functions, and import them."
-        )
