@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run import checkpoints, rank_processes
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME
 from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
 from splatkit_ns.plugin.run.rank_failures import RemoteTraceback
@@ -120,6 +120,27 @@ def test_a_closed_terminal_stops_all_after_the_same_step_saved(scene: Path, tmp_
     [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
     assert read_checkpoint(path)["step"] + 1 == 12
     assert not (config.get_base_dir() / LOCK_NAME).exists()
+
+
+def test_a_signal_stops_a_run_whose_ranks_are_being_started(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Importing everything takes some 10 s on a CPU, in which there is no rank that could be told."""
+    started: list[Any] = []
+
+    def start(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        started.append(real(*arguments))
+        return started[-1]
+
+    real = rank_processes._start
+    monkeypatch.setattr(rank_processes, "_start", start)
+    with pytest.raises(StoppedBySignal) as caught:
+        in_ranks(make_config(scene, tmp_path, **CHEAP))
+    assert caught.value.code == 128 + signal.SIGINT
+    assert len(started) == 1
+    assert not started[0].process.is_alive()
+    assert "SIGINT: stopped before training began." in capfd.readouterr().out
 
 
 def test_without_parts_of_users_all_stop_after_the_next_step(scene: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, how_it_ended, raise_cause
 from splatkit_ns.plugin.run.rank_main import Place, rank_main
-from splatkit_ns.plugin.run.signals import HANG_UP, leave_terminal, stopping_signals
+from splatkit_ns.plugin.run.signals import HANG_UP, leave_terminal, stopped_early, stopping_signals
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""
@@ -123,6 +123,8 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool =
                     errors = Path(logs, f"{rank}.txt")
                     place = Place(rank, size, device_type, store.port, folder.is_continued, errors)
                     started.append(_start(context, place, work, alive, lifeline))
+                    if signums:  # ranks that were not there yet have not been told, and no rank trains without them
+                        raise stopped_early(signums[0])
                 result = _wait_for_all(started)
             finally:
                 for each in started:

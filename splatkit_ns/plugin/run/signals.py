@@ -42,8 +42,13 @@ def interruptible() -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        CONSOLE.print("SIGINT: stopped before training began.")
-        raise StoppedBySignal(signal.SIGINT) from None
+        raise stopped_early(signal.SIGINT) from None
+
+
+def stopped_early(signum: int) -> StoppedBySignal:
+    """Print that a signal has stopped a run before its training began, and make the exception to raise."""
+    CONSOLE.print(f"{signal.Signals(signum).name}: stopped before training began.")
+    return StoppedBySignal(signum)
 
 
 @dataclass
