@@ -213,9 +213,8 @@ class SplatkitTrainer(Trainer):
         """Train up to the maximum number of steps, save, and clean up whatever happens.
 
         Raises:
-            StoppedBySignal: SIGINT or SIGTERM was received; everything is saved and cleaned up.
-            SplatkitError: the run's folder cannot be written, memory did not suffice, a loss or gradient is not finite,
-                or the last checkpoint could not be saved.
+            StoppedBySignal: a signal was received; everything is saved and cleaned up.
+            SplatkitError: a file cannot be written, memory did not suffice, or a loss or gradient is not finite.
         """
         began, dispatcher = time.perf_counter(), self.pipeline.model.dispatcher
         try:
@@ -230,12 +229,13 @@ class SplatkitTrainer(Trainer):
                     self._train_steps()
                     self.training_step.close()
                     say_why_stopped(self.pipeline.model.context, self.step + 1)
-                    if self._stop_request.signum is None:
-                        dispatcher.run("post_train")
-                    with self._saver.together():
-                        self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
-                    if self._stop_request.signum is None and self.step >= self._start_step:
-                        self._held_out.measure(self.step + 1)
+                    with self.train_lock:  # hooks and figures set the model to evaluation and back, as the viewer does
+                        if self._stop_request.signum is None:
+                            dispatcher.run("post_train")
+                        with self._saver.together():
+                            self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
+                        if self._stop_request.signum is None and self.step >= self._start_step:
+                            self._held_out.measure(self.step + 1)
         finally:
             self.training_step.close()
             self.pipeline.datamanager.close()

@@ -92,7 +92,7 @@ class SplatTrainer:
 
         Raises:
             SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.
-            StoppedBySignal: SIGINT or SIGTERM asked to stop; everything is saved and cleaned up.
+            StoppedBySignal: a signal asked to stop; everything is saved and cleaned up.
             HookFailedError: a module's hook raised.
         """
         end_if_imported()

@@ -18,14 +18,18 @@ from tests.plugin.helpers import make_trainer, run_config
 
 
 def trained(data: Path, folder: Path, **settings: Any) -> SplatkitTrainer:
+    trainer = untrained(data, folder, **settings)
+    trainer.train()
+    return trainer
+
+
+def untrained(data: Path, folder: Path, **settings: Any) -> SplatkitTrainer:
     config = run_config(data, folder, steps=12)
     config.vis, config.viewer.quit_on_train_completion, config.steps_per_eval_all_images = "none", True, 5
     for name, value in settings.items():
         assert hasattr(config, name)
         setattr(config, name, value)
-    trainer = make_trainer(config)
-    trainer.train()
-    return trainer
+    return make_trainer(config)
 
 
 def test_a_run_measures_its_held_out_images(
@@ -74,6 +78,24 @@ def test_many_images_are_measured_in_part(tiny_scene: Path, tmp_path: Path, monk
     data: Any = trained(tiny_scene, tmp_path).pipeline.model.context.data_provider
     assert (data.held_out.num_measured, data.held_out.num_images) == (1, 2)
     assert "(mean of 1 of 2 images; worst" in str(data.held_out)
+
+
+def test_the_viewer_cannot_render_while_images_are_measured(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both set the model to evaluation and then back to training; the viewer's thread waits for this lock."""
+    trainer = untrained(tiny_scene, tmp_path)
+    held: list[bool] = []
+
+    def measure(step: int) -> None:
+        held.append(trainer.train_lock.locked())
+
+    monkeypatch.setattr(trainer._held_out, "measure", measure)
+    loss_fn: Any = trainer.pipeline.model.loss_fn
+    monkeypatch.setattr(type(loss_fn), "post_train", lambda self: measure(0))
+    trainer.pipeline.model.use_modules(trainer.modules)  # finds the hook
+    trainer.train()
+    assert held == [True] * 4, "after steps 6 and 11, in post_train, and at the end"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("out of memory")])
