@@ -22,11 +22,11 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.copying import holdable
+from splatkit_ns.parts.copying import copyable_or_wrapped
 from splatkit_ns.parts.fitting import in_short_run, relocation_every, relocation_stop, scene_steps, sh_interval
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.run.held import opaque_part
 from splatkit_ns.plugin.run.modules import check_parts
+from splatkit_ns.plugin.run.opaque_parts import opaque_part
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import LEARNING_RATES
@@ -89,7 +89,7 @@ def make_method(
     config = trainer_config(
         name,
         SplatkitModelConfig(**model_settings),
-        attached=tuple(holdable(module) for module in modules),
+        attached=tuple(copyable_or_wrapped(module) for module in modules),
         **trainer_settings,
     )
     return MethodSpecification(config=config, description=description)

@@ -25,7 +25,7 @@ from splatkit_ns.nerfbaselines.stepping import SteppedTrainer
 from splatkit_ns.plugin.options.setting import OptionError, set_option
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.held import instance
+from splatkit_ns.plugin.run.opaque_parts import instance
 from splatkit_ns.plugin.run.weights import PARTS, without_unknown_parts
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import RenderOptions

@@ -27,7 +27,7 @@ class Uncopied:
         return self
 
 
-def holdable(module: Any) -> Any:
+def copyable_or_wrapped(module: Any) -> Any:
     """The module itself, or `Uncopied` around it if it cannot be copied whole."""
     try:
         deepcopy(module)

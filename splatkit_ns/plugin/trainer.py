@@ -29,11 +29,11 @@ from splatkit_ns.plugin.reporting.writers import explained_logins
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.held import Opaque
 from splatkit_ns.plugin.run.held_out import HeldOutImages
 from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, load_kernels, run_modules
+from splatkit_ns.plugin.run.opaque_parts import Opaque
 from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
 from splatkit_ns.plugin.run.resuming import run_checkpoint, say_why_stopped
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints

@@ -19,8 +19,8 @@ from splatkit_ns.parts.checks import check_instance
 from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.held import opaque_part, part_itself
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
+from splatkit_ns.plugin.run.opaque_parts import opaque_part, part_itself
 from splatkit_ns.plugin.run.rank_processes import end_if_imported, number_of_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer

@@ -13,7 +13,7 @@ from torch import Tensor
 from splatkit_ns.densification import GsplatStrategy
 from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.methods import make_method
-from splatkit_ns.plugin.run.held import instance
+from splatkit_ns.plugin.run.opaque_parts import instance
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.densification.helpers import optimize, packed, random_payload, random_state

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from splatkit_ns.errors import ModuleError
-from splatkit_ns.parts.copying import Uncopied, holdable, running_copy
+from splatkit_ns.parts.copying import Uncopied, copyable_or_wrapped, running_copy
 
 
 class Counted:
@@ -43,7 +43,7 @@ class Locked:
         self.seen.append(number)
 
 
-@pytest.mark.parametrize("hold", [lambda module: module, holdable])
+@pytest.mark.parametrize("hold", [lambda module: module, copyable_or_wrapped])
 def test_a_copy_shares_only_what_cannot_be_copied(hold: Any) -> None:
     module = Locked()
     made = running_copy(hold(module))
@@ -55,9 +55,9 @@ def test_a_copy_shares_only_what_cannot_be_copied(hold: Any) -> None:
 
 
 def test_a_module_that_cannot_be_copied_whole_is_held_in_configs() -> None:
-    assert isinstance(holdable(Locked()), Uncopied)
+    assert isinstance(copyable_or_wrapped(Locked()), Uncopied)
     plain = Counted()
-    assert holdable(plain) is plain
+    assert copyable_or_wrapped(plain) is plain
 
 
 def test_a_module_that_cannot_be_copied_at_all_is_refused() -> None:

@@ -22,9 +22,9 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.held import part_itself
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
+from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
 from splatkit_ns.rasterize import gsplat_version, require_gsplat
 from splatkit_ns.rasterize.unscented import has_unscented_transform

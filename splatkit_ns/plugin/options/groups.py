@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splatkit_ns.errors import OptionsError
-from splatkit_ns.plugin.run.held import part_itself
+from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import NonNegative, Positive, Range, at_least, flag
 
 logger = logging.getLogger("splatkit_ns")

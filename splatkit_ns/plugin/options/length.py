@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from splatkit_ns.densification import SplatFittingDensification
 from splatkit_ns.densification.base import offers_absgrad
 from splatkit_ns.parts.fitting import SceneSteps, fitted
-from splatkit_ns.plugin.run.held import part_itself
+from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import NonNegative, is_number
 
 

@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from splatkit_ns.plugin.run.held import HELD, part_itself
+from splatkit_ns.plugin.run.opaque_parts import WRAPPERS, part_itself
 
 
 class OptionError(ValueError):
@@ -42,7 +42,7 @@ def set_option(config: Any, place: str, value: Any) -> None:
 
 def _entry(owner: Any, name: str) -> Any:
     """An entry of a dict, or a field of a dataclass."""
-    if isinstance(owner, HELD):
+    if isinstance(owner, WRAPPERS):
         kind = type(part_itself(owner)).__name__
         raise OptionError(f": {kind} is no dataclass of its settings, so {name!r} has to be set where it is made")
     if isinstance(owner, Mapping):

@@ -24,7 +24,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.checks import check_instance, check_method, check_modules, check_settings
 from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.parts.dispatch import unique_names
-from splatkit_ns.plugin.run.held import part_itself
+from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel, load_ahead

@@ -13,7 +13,7 @@ import tyro
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid, IdentityImageModel, ImageModelChoice
 from splatkit_ns.methods import make_method, splatkit_3dgs
-from splatkit_ns.plugin.run.held import instance
+from splatkit_ns.plugin.run.opaque_parts import instance
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from tests.plugin.step.test_trainables import STEPS, config_of, opened_is_the_same, resumed_is_the_same, train
 

@@ -17,7 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
-from splatkit_ns.parts.copying import Uncopied, holdable, running_copy
+from splatkit_ns.parts.copying import Uncopied, copyable_or_wrapped, running_copy
 from splatkit_ns.renderer import SplatRenderer
 
 
@@ -40,41 +40,41 @@ Opaque = Annotated[
 
 
 @dataclass
-class HeldRenderer(SplatRenderer):
+class OpaqueRenderer(SplatRenderer):
     """A renderer whose settings are no flags."""
 
     module: Opaque
 
 
 @dataclass
-class HeldLossFn(SplatLossFn):
+class OpaqueLossFn(SplatLossFn):
     """A loss whose settings are no flags."""
 
     module: Opaque
 
 
 @dataclass
-class HeldImageModel(SplatImageModel):
+class OpaqueImageModel(SplatImageModel):
     """An image model whose settings are no flags."""
 
     module: Opaque
 
 
 @dataclass
-class HeldDensification(SplatDensification):
+class OpaqueDensification(SplatDensification):
     """A densification strategy whose settings are no flags."""
 
     module: Opaque
 
 
-HOLDERS: tuple[tuple[type[Any], Any], ...] = (
-    (SplatRenderer, HeldRenderer),
-    (SplatLossFn, HeldLossFn),
-    (SplatDensification, HeldDensification),
-    (SplatImageModel, HeldImageModel),
+WRAPPER_OF: tuple[tuple[type[Any], Any], ...] = (
+    (SplatRenderer, OpaqueRenderer),
+    (SplatLossFn, OpaqueLossFn),
+    (SplatDensification, OpaqueDensification),
+    (SplatImageModel, OpaqueImageModel),
 )
 """The base of each kind of part, with its wrapper."""
-HELD = tuple(holder for _, holder in HOLDERS)
+WRAPPERS = tuple(wrapper for _, wrapper in WRAPPER_OF)
 """The wrappers."""
 
 
@@ -89,12 +89,12 @@ def _is_made_of_its_fields(part: Any) -> bool:
 def opaque_part(part: Any) -> Any:
     """The form in which a config holds a part of a model: the part itself if it is a dataclass that can be copied, else
     a wrapper."""
-    copyable = holdable(part)
+    copyable = copyable_or_wrapped(part)
     if _is_made_of_its_fields(part) and not isinstance(copyable, Uncopied):
         return part
-    for base, holder in HOLDERS:
+    for base, wrapper in WRAPPER_OF:
         if isinstance(part, base):
-            return holder(copyable)
+            return wrapper(copyable)
     raise TypeError(f"{part!r} is no renderer, image model, loss or densification.")
 
 
@@ -107,6 +107,6 @@ def part_itself(part: Any) -> Any:
     """The part that was given to `opaque_part`, or that a choice of parts names."""
     if isinstance(part, ImageModelChoice):
         return part.chosen
-    if isinstance(part, HELD):
+    if isinstance(part, WRAPPERS):
         part = part.module
     return part.module if isinstance(part, Uncopied) else part
