@@ -17,6 +17,9 @@ from splatkit_ns.errors import SplatkitError
 
 NEW_FILE_MODE = 0o666
 
+PROBE_BYTES = 4096
+"""The size of a file that tells whether a disk has room: an empty file needs none."""
+
 TEMPORARY_PREFIX = "tmp-0."
 """The beginning of temporary files' names. nerfstudio's ``ns-eval`` takes the text between the first ``-`` and the
 first ``.`` of every name in a folder of checkpoints for a step, and fails if it is no number: here it reads step 0."""
@@ -143,16 +146,26 @@ def quoted(path: str | PathLike[str]) -> str:
     return shlex.quote(os.fspath(path))
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the nearest one above it that exists; a link exists, also if what it leads to does not."""
+    return next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+
+
 def folder_problem(folder: Path) -> str | None:
-    """The reason why files cannot be made in a folder, which may be missing; None if they can. Makes nothing."""
+    """The reason why files cannot be written in a folder, which may be missing; None if they can.
+
+    A file without a name is written, and nothing is left behind.
+    """
     try:
-        above = next((each for each in (folder, *folder.parents) if each.exists()), None)
-        if above is not None and not above.is_dir():
-            return f"{above} is a file, not a folder"
-        if above is not None:
-            with TemporaryFile(dir=above):
-                pass
-    except OSError as error:  # no permission to look or to write, a name that is too long
+        existing = nearest_existing(folder)
+        if not existing.is_dir():
+            kind = "a link that leads nowhere" if existing.is_symlink() and not existing.exists() else "a file"
+            return f"{existing} is {kind}, not a folder"
+        with TemporaryFile(dir=existing) as file:
+            file.write(b"\0" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:  # no permission to look or to write, a name that is too long, a full disk
         return f"the folder {folder} cannot be written: {error.strerror or error}"
     return None
 

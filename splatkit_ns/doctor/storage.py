@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 
 from splatkit_ns.doctor.findings import Finding, Status
 from splatkit_ns.doctor.gsplat_code import extensions_folder
+from splatkit_ns.files import folder_problem, nearest_existing, quoted
 from splatkit_ns.memory import GIB, free_host_memory
 
 LEAST_DISK, LITTLE_DISK = GIB, 5 * GIB
@@ -20,58 +20,36 @@ LEAST_MEMORY, LITTLE_MEMORY = 2 * GIB, 6 * GIB
 """Bytes of main memory: nerfstudio and PyTorch alone take 1 to 2 GiB."""
 
 
-def nearest_folder(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    path = path.expanduser().absolute()
-    return next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
-
-
-def why_not_writable(folder: Path) -> str | None:
-    """The reason why no file can be written into a folder, or into a new one of this name; None if one can.
-
-    A file is written and deleted; a folder that does not exist is not made.
-    """
-    try:
-        existing = nearest_folder(folder)
-        if not existing.is_dir():
-            return f"{existing} is not a folder"
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".splatkit-doctor-") as file:
-            file.write(b"\0" * 4096)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
-
-
 def free_disk(folder: Path) -> int:
     """The bytes that this user may still write into a folder, or into a new one of this name."""
-    system = os.statvfs(nearest_folder(folder))
+    existing = nearest_existing(folder)
+    system = os.statvfs(existing if existing.exists() else existing.parent)  # a link may lead nowhere
     return system.f_bavail * system.f_frsize
 
 
 def check_outputs(folder: Path) -> list[Finding]:
     """Check that runs can be written into a folder, and that its disk has room for them."""
-    shown = folder.expanduser().absolute()
-    problem = why_not_writable(folder)
-    facts = {"folder": str(shown), "writable": problem is None}
-    if problem is not None:
+    folder = folder.expanduser().absolute()
+    problem, existing = folder_problem(folder), nearest_existing(folder)
+    facts = {"folder": str(folder), "writable": problem is None}
+    if problem is None:
+        new = "" if folder.exists() else ", will be made"
+        outputs = Finding("outputs", "ok", f"{folder} can be written{new}", facts=facts)
+    elif existing.is_dir():
         outputs = Finding(
-            "outputs", "fault", f"{shown} cannot be written: {problem}",
-            "Name another folder with --output-dir of ns-train, or take this one over:",
-            f'sudo chown -R "$USER" {nearest_folder(folder)}', facts,
+            "outputs", "fault", problem, "Name another folder with --output-dir of ns-train, or take this one over:",
+            f'sudo chown -R "$USER" {quoted(existing)}', facts,
         )  # fmt: skip
     else:
-        new = "" if shown.exists() else ", will be made"
-        outputs = Finding("outputs", "ok", f"{shown} can be written{new}", facts=facts)
+        outputs = Finding("outputs", "fault", problem, "Name another folder with --output-dir of ns-train.", "", facts)
     free = free_disk(folder)
     status: Status = "fault" if free < LEAST_DISK else "note" if free < LITTLE_DISK else "ok"
-    text = f"{free / GIB:.3g} GiB free for {shown}"
-    known = {"folder": str(shown), "free_bytes": free}
+    text = f"{free / GIB:.3g} GiB free for {folder}"
+    known = {"folder": str(folder), "free_bytes": free}
     if status == "ok":
         return [outputs, Finding("disk", "ok", text, facts=known)]
     advice = "A checkpoint takes up to 0.7 GiB for each million Gaussians. Find what can be deleted:"
-    return [outputs, Finding("disk", status, text, advice, f"du -sh {nearest_folder(folder)}/*", known)]
+    return [outputs, Finding("disk", status, text, advice, f"du -sh {quoted(existing)}/*", known)]
 
 
 def cache_folders(numba: Path | None) -> dict[str, Path]:
@@ -100,7 +78,7 @@ VARIABLES = {
 
 def check_caches(folders: dict[str, Path]) -> list[Finding]:
     """Check that caches can be written, and that their disks have room."""
-    problems = {name: problem for name, folder in folders.items() if (problem := why_not_writable(folder)) is not None}
+    problems = {name: problem for name, folder in folders.items() if (problem := folder_problem(folder)) is not None}
     free = {name: free_disk(folder) for name, folder in folders.items()}
     facts = {
         name: {"folder": str(folder), "free_bytes": free[name], "writable": name not in problems}
@@ -110,8 +88,8 @@ def check_caches(folders: dict[str, Path]) -> list[Finding]:
     if not problems and not little:
         text = f"{', '.join(folders)}: can be written, {min(free.values()) / GIB:.3g} GiB free"
         return [Finding("caches", "ok", text, facts=facts)]
-    wrong = [f"{folders[name]} ({name}) cannot be written: {problem}" for name, problem in problems.items()]
-    wrong += [f"{folders[name]} ({name}) has {count / 1e6:.0f} MB free" for name, count in little.items()]
+    wrong = [f"{name}: {problem}" for name, problem in problems.items()]
+    wrong += [f"{name}: {folders[name]} has {count / 1e6:.0f} MB free" for name, count in little.items()]
     moved = " ".join(f"{VARIABLES[name]}=FOLDER/{name}" for name in {**problems, **little})
     return [
         Finding(

@@ -171,7 +171,7 @@ def test_no_space(
     def fsync(descriptor: int) -> None:
         nonlocal count
         count += 1
-        if count > 2:  # the first file and its folder
+        if count > 5:  # the checks of three folders, the first file and its folder
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 

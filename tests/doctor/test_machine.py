@@ -121,7 +121,11 @@ def test_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("")
     outputs, _ = storage.check_outputs(file / "outputs")
     assert outputs.status == "fault"
-    assert f"{file} is not a folder" in outputs.text
+    assert (outputs.text, outputs.command) == (f"{file} is a file, not a folder", "")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone")
+    outputs, _ = storage.check_outputs(link / "outputs")
+    assert (outputs.status, outputs.text) == ("fault", f"{link} is a link that leads nowhere, not a folder")
     for free, status in ((GIB // 2, "fault"), (3 * GIB, "note"), (9 * GIB, "ok")):
         monkeypatch.setattr(os, "statvfs", no_space(free))
         _, disk = storage.check_outputs(new)
@@ -133,6 +137,7 @@ def test_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_without_write_access() -> None:
     outputs = storage.check_outputs(Path("/proc/outputs"))[0]
     assert outputs.status == "fault"
+    assert outputs.text.startswith("the folder /proc/outputs cannot be written: ")
     assert outputs.command.endswith(" /proc")
     (caches,) = storage.check_caches({"triton": Path("/proc/triton"), "torch_hub": Path("/tmp")})
     assert caches.status == "note"
@@ -146,7 +151,7 @@ def test_caches_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "statvfs", no_space(50_000_000))
     (finding,) = storage.check_caches({"numba": tmp_path})
     assert finding.status == "note"
-    assert f"{tmp_path} (numba) has 50 MB free" in finding.text
+    assert f"numba: {tmp_path} has 50 MB free" in finding.text
 
 
 def test_the_caches_are_where_variables_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
