@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 import tempfile
 import weakref
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from splatkit_ns.cameras import View
-from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import atomic_write_text
-from splatkit_ns.methods import find_method
-from splatkit_ns.nerfbaselines.dataset import PINHOLE, colour, write_dataset
+from splatkit_ns.nerfbaselines.checkpoint import (
+    CHECKPOINT,
+    DESCRIPTION,
+    Description,
+    read_description,
+    trained_renderer,
+    view_of,
+)
+from splatkit_ns.nerfbaselines.dataset import write_dataset
+from splatkit_ns.nerfbaselines.overrides import by_place, method_config, use_folder
 from splatkit_ns.nerfbaselines.stepping import SteppedTrainer
-from splatkit_ns.plugin.options.setting import OptionError, set_option
 from splatkit_ns.plugin.reporting.console import reset_writers
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.opaque_parts import instance
-from splatkit_ns.plugin.run.weights import PARTS, without_unknown_parts
-from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.rendering import view_images
-from splatkit_ns.splat import SplatTrainingState, read_checkpoint
+from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.rng import seed_everything
 
-DESCRIPTION, CHECKPOINT = "splatkit.json", "model.ckpt"
 METRICS_EVERY = 10
 """Steps: reading the loss makes the processor wait for the GPU."""
 OUTPUTS = {"color": "rgb", "depth": "depth", "accumulation": "alpha"}
 """The name of an output -> that in `view_images`."""
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a checkpoint needs besides the Gaussians."""
-
-    method: str
-    overrides: dict[str, Any]
-    """The options that differ from the method's: place in the config -> value."""
-    step: int
-    """The number of steps that have been trained."""
-    num_iterations: int
-    sh_degree: int
-    """The degree up to which spherical harmonics are used after this step."""
-    background: list[float]
-    transform: list[list[float]]
-    """(3, 4), from the data set's frame to that of training, before `scale`."""
-    scale: float
 
 
 class SplatkitMethod:
@@ -79,19 +60,17 @@ class SplatkitMethod:
         train_dataset: Any = None,
         config_overrides: dict[str, Any] | None = None,
     ) -> None:
-        self._source = None if checkpoint is None else Path(checkpoint)
-        loaded = None if self._source is None else _read(self._source)
-        overrides = {**(loaded.overrides if loaded else {}), **(config_overrides or {})}
-        self._overrides = {_place(name): _value(value) for name, value in overrides.items()}
-        self.config = _method_config(self.method_name, self._overrides)
+        self._loaded = None if checkpoint is None else read_description(Path(checkpoint), self.method_name)
+        self._loaded_from = None if checkpoint is None else Path(checkpoint)
+        overrides = {**(self._loaded.overrides if self._loaded else {}), **(config_overrides or {})}
+        self._overrides = by_place(overrides)
+        self.config = method_config(self.method_name, self._overrides)
         self._trainer: SteppedTrainer | None = None
-        self._loaded_step = None if loaded is None else loaded.step
         if train_dataset is not None:
             self._start(train_dataset)
-        elif self._source is not None and loaded is not None:
-            self._state = SplatTrainingState.from_ckpt(self._source / CHECKPOINT, device=self._device)
-            self._loaded = loaded
-            self._renderer = _trained_renderer(self.config, self._source / CHECKPOINT, self._device)
+        elif self._loaded_from is not None:
+            self._state = SplatTrainingState.from_ckpt(self._loaded_from / CHECKPOINT, device=self._device)
+            self._renderer = trained_renderer(self.config, self._loaded_from / CHECKPOINT, self._device)
         else:
             raise SplatkitError(f"{self.method_name} needs a data set to train on, or a checkpoint.")
 
@@ -105,17 +84,10 @@ class SplatkitMethod:
         data = self._folder / "data"
         data.mkdir()
         write_dataset(dataset, data)
-        config = self.config
-        manager = NerfstudioDataProvider(data, eval_mode="all").datamanager_config()
-        config.pipeline.datamanager.dataparser, config.pipeline.datamanager.data = manager.dataparser, data
-        config.pipeline.model.background_color = _named(colour(dataset["metadata"].get("background_color")))
-        config.output_dir, config.experiment_name, config.timestamp = self._folder, "run", "run"
-        config.vis, config.held_out, config.save_only_latest_checkpoint = "none", False, True
-        config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
-        config.steps_per_save = 0
-        config.logging.local_writer.enable, config.logging.profiler = False, "none"
-        if self._source is not None:
-            config.load_checkpoint = self._source / CHECKPOINT
+        config: Any = self.config
+        use_folder(config, self._folder, data, dataset["metadata"].get("background_color"))
+        if self._loaded_from is not None:
+            config.load_checkpoint = self._loaded_from / CHECKPOINT
         reset_writers()
         seed_everything(config.machine.seed)
         config.save_config()
@@ -140,8 +112,8 @@ class SplatkitMethod:
         return {
             **self.get_method_info(),
             "num_iterations": self.config.max_num_iterations,
-            "loaded_step": self._loaded_step,
-            "loaded_checkpoint": None if self._source is None else str(self._source),
+            "loaded_step": None if self._loaded is None else self._loaded.step,
+            "loaded_checkpoint": None if self._loaded_from is None else str(self._loaded_from),
             "hparams": {"method": self.method_name, **self._overrides},
         }
 
@@ -162,7 +134,7 @@ class SplatkitMethod:
         if step != self._next_step:
             raise SplatkitError(f"Step {step} was asked for, but the next one is {self._next_step} (0-based).")
         self._trainer.train_one(step)
-        self._source, self._next_step = None, step + 1
+        self._next_step = step + 1
         model = self._trainer.pipeline.model
         loss = model.context.loss
         if loss is None or self._next_step % METRICS_EVERY:
@@ -174,22 +146,33 @@ class SplatkitMethod:
 
         Args:
             path: the folder; made if it does not exist.
+
+        Raises:
+            SplatkitError: no step has been trained yet.
+            OSError: a file cannot be written.
         """
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._source is not None:  # nothing has been trained since it was loaded
-            if not folder.samefile(self._source):
-                for name in (DESCRIPTION, CHECKPOINT):
-                    shutil.copyfile(self._source / name, folder / name)
+        folder, step = Path(path), None if self._trainer is None else self._next_step
+        if self._loaded is not None and step in (None, self._loaded.step):  # nothing has been trained since
+            self._copy_loaded(folder)
             return
-        assert self._trainer is not None
-        step = self._next_step - 1
-        self._trainer.save_checkpoint(step)
-        shutil.copyfile(checkpoints.path_of(self._trainer.checkpoint_dir, step), folder / CHECKPOINT)
-        atomic_write_text(folder / DESCRIPTION, json.dumps(self._description().__dict__, indent=1))
+        if self._trainer is None or not step:
+            raise SplatkitError("There is nothing to save before the first step.")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._trainer.save_checkpoint(step - 1)
+        shutil.copyfile(checkpoints.path_of(self._trainer.checkpoint_dir, step - 1), folder / CHECKPOINT)
+        atomic_write_text(folder / DESCRIPTION, json.dumps(asdict(self._description()), indent=1))
+
+    def _copy_loaded(self, folder: Path) -> None:
+        """Copy the checkpoint that was loaded, unless it is to be saved where it is."""
+        assert self._loaded_from is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.samefile(self._loaded_from):
+            for name in (DESCRIPTION, CHECKPOINT):
+                shutil.copyfile(self._loaded_from / name, folder / name)
 
     def _description(self) -> Description:
         if self._trainer is None:
+            assert self._loaded is not None
             return self._loaded
         model, outputs = self._trainer.pipeline.model, self._trainer.pipeline.datamanager.train_dataparser_outputs
         return Description(
@@ -224,7 +207,7 @@ class SplatkitMethod:
             state, renderer = self._state, self._renderer
         else:
             state, renderer = self._trainer.pipeline.model.training_state, self._trainer.pipeline.model.renderer
-        view = _view(camera.item(), found).to(state.device)
+        view = view_of(camera.item(), found).to(state.device)
         background = torch.tensor([found.background], device=state.device)
         settings = RenderOptions(sh_degree=found.sh_degree, backgrounds=background)
         kinds = [OUTPUTS[name] for name in OUTPUTS if name in wanted]
@@ -250,74 +233,6 @@ class SplatkitMethod:
         if self._trainer is not None:
             self._trainer.end()
             self._forget_folder()
-
-
-def _read(folder: Path) -> Description:
-    path = folder / DESCRIPTION
-    try:
-        return Description(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise SplatkitError(f"{path} cannot be read: {error}. Expected a checkpoint of a splatkit method.") from error
-
-
-def _trained_renderer(config: SplatkitTrainerConfig, checkpoint: Path, device: str) -> Any:
-    """The renderer with its parameters as they have been trained, such as a sky."""
-    renderer: Any = instance(config.pipeline.model.renderer)
-    own = {f"{renderer.module_name}.{name}": found.parameter for name, found in renderer.trainables().items()}
-    if own:
-        stored = read_checkpoint(checkpoint)["pipeline"]
-        weights = {key.removeprefix("_model."): value for key, value in stored.items()}
-        fitting = without_unknown_parts(weights, own, {})
-        for name, parameter in own.items():
-            parameter.data = fitting[PARTS + name].to(device)
-    return renderer
-
-
-def _place(name: str) -> str:
-    return name.removeprefix("--").replace("-", "_")
-
-
-def _value(value: Any) -> Any:
-    """A value of an option; text is read as a Python literal if it is one."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value
-
-
-def _method_config(name: str, overrides: dict[str, Any]) -> SplatkitTrainerConfig:
-    config: Any = deepcopy(find_method(name).config)
-    for place, value in overrides.items():
-        try:
-            set_option(config, place, value)
-        except OptionError as error:
-            raise SplatkitError(f"{place}{error}") from error
-    return config
-
-
-def _named(background: np.ndarray[Any, Any]) -> Literal["black", "white"]:
-    if np.allclose(background, 0):
-        return "black"
-    if np.allclose(background, 1):
-        return "white"
-    raise SplatkitError(f"The data set's background colour is {background.tolist()}, expected black or white.")
-
-
-def _view(camera: Any, description: Description) -> View:
-    """A camera of the data set's frame in that of training."""
-    if int(camera.camera_models) != PINHOLE:
-        raise SplatkitError("The camera is no pinhole camera, and only those are drawn.")
-    pose, transform = np.eye(4), np.eye(4)
-    pose[:3] = np.asarray(camera.poses, np.float64)[:3, :4]
-    transform[:3] = description.transform
-    pose = transform @ pose
-    pose[:3, 3] *= description.scale
-    fl_x, fl_y, cx, cy = (float(value) for value in camera.intrinsics)
-    width, height = (int(size) for size in camera.image_sizes)
-    K = torch.tensor([[[fl_x, 0, cx], [0, fl_y, cy], [0, 0, 1]]])
-    return View(torch.from_numpy(pose).float()[None], K, width, height)
 
 
 class Splatkit3DGS(SplatkitMethod):

@@ -77,6 +77,8 @@ def test_training_saving_loading_and_going_on(dataset: dict[str, Any], tmp_path:
     whole = Splatkit3DGSADC(train_dataset=dataset, config_overrides=SHORT)
     info = whole.get_info()
     assert (info["num_iterations"], info["loaded_step"]) == (40, None)
+    with pytest.raises(SplatkitError, match="nothing to save before the first step"):
+        whole.save(str(tmp_path / "0"))
     metrics = [whole.train_iteration(step) for step in range(20)]
     assert [sorted(each) for each in metrics] == [["loss", "num_gaussians"] if i % 10 == 9 else [] for i in range(20)]
     assert metrics[19]["loss"] < metrics[9]["loss"]
@@ -108,6 +110,8 @@ def test_training_saving_loading_and_going_on(dataset: dict[str, Any], tmp_path:
         resumed.train_iteration(step)
     end = whole.render(camera)
     assert equal(resumed.render(camera), end), "the random numbers go on, too"
+    info = resumed.get_info()
+    assert (info["loaded_step"], info["loaded_checkpoint"]) == (20, str(tmp_path / "20"))
     assert not equal(end, picture)
     truth = dataset["truth"][3]
     assert np.abs(end["color"] - truth.rgb).mean() < 0.08, "the camera is that of the picture"
@@ -126,6 +130,8 @@ def test_discs(dataset: dict[str, Any], tmp_path: Path) -> None:
     model.save(str(tmp_path / "3"))
     camera = dataset["cameras"][0]
     assert equal(Splatkit2DGS(checkpoint=str(tmp_path / "3")).render(camera), model.render(camera))
+    with pytest.raises(SplatkitError, match=r"json is of the method splatkit-2dgs, expected one of splatkit-3dgs-adc"):
+        Splatkit3DGSADC(checkpoint=str(tmp_path / "3"))
     model.close()
 
 
