@@ -15,7 +15,10 @@ from typing import Any
 from splatkit_ns.errors import SplatkitError
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.quick_nerfstudio", "tests.faults.runs", "open3d", "torch.utils.tensorboard"])
+_context.set_forkserver_preload([
+    "tests.quick_nerfstudio", "tests.faults.runs", "open3d", "torch.utils.tensorboard",
+    "splatkit_ns.rasterize.cpu.rasterization",
+])  # fmt: skip
 
 PATIENCE = 1200.0
 """Seconds after which a child counts as hung; a busy machine may slow it down tenfold."""

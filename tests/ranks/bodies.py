@@ -34,7 +34,7 @@ class Trained(NamedTuple):
 
 def in_ranks(config: SplatkitTrainerConfig, modules: Any = (), size: int = 2, body: Any = None) -> Any:
     """Train in several processes; returns what rank 0 has gathered, a `Trained` if there is no other body."""
-    config.machine.num_devices, config.vis = size, "none"
+    config.machine.num_devices, config.vis, config.held_out = size, "none", False
     config.save_config()
     try:
         return run_in_ranks(config, body or train, modules)

@@ -29,6 +29,9 @@ from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel, load_ahead
 
+CPU_KERNELS = "splatkit_ns.rasterize.cpu.rasterization"
+"""The module of the kernels that render on a CPU; its import takes half a second, most of it numba's."""
+
 
 class ModulesConfig(Protocol):
     """The part of a run's config that says which parts it has."""
@@ -72,7 +75,7 @@ def load_kernels(config: ModulesConfig, modules: Sequence[SplatBaseModule[Any]],
     training import it at the same time.
     """
     if torch.device(device).type == "cpu":
-        importlib.import_module("splatkit_ns.rasterize.cpu.rasterization")
+        importlib.import_module(CPU_KERNELS)
     else:
         load_ahead(gpu_kernels(config, modules), device)
 

@@ -25,6 +25,7 @@ from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.modules import CPU_KERNELS
 from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, how_it_ended, raise_cause
 from splatkit_ns.plugin.run.rank_main import Place, rank_main
 from splatkit_ns.plugin.run.signals import HANG_UP, leave_terminal, stopped_early, stopping_signals
@@ -113,7 +114,7 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool =
     context: Any = multiprocessing.get_context(_start_method(device_type, forks))
     with tempfile.TemporaryDirectory(prefix="splatkit-ranks-") as logs, folder.discarded_if_refused():
         if device_type != "cuda":
-            context.set_forkserver_preload(["splatkit_ns.trainer", *(sys.modules.keys() & ENTRANCES)])
+            context.set_forkserver_preload(["splatkit_ns.trainer", CPU_KERNELS, *(sys.modules.keys() & ENTRANCES)])
         store = _store(config.machine.dist_url)
         alive, lifeline = context.Pipe(duplex=False)
         started: list[_Process] = []
