@@ -43,7 +43,7 @@ class RenderOptions:
     frames: Annotated[int | None, Positive] = None
     """The number of frames. If not given: 120, or as many as photographs, up to 600, if the camera goes from place to
     place."""
-    fps: Annotated[float | None, Positive] = None
+    fps: Annotated[float | None, from_to(0.01, 1000)] = None
     """Frames a second of a video. If not given, those of the camera path, or 30."""
     centre: tuple[float, float, float] | None = None
     """The point that the camera turns around and looks at. If not given: of a run, the point that its cameras look at;
