@@ -56,7 +56,7 @@ class ImageMetrics:
         return psnr(rendered, target, mask)
 
     def all(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
-        """Compute all metrics of one image; without SSIM if it is smaller than the window, and without LPIPS below `LPIPS_SIDE`.
+        """Compute all metrics of one image; SSIM if it holds its window, LPIPS if both sides have `LPIPS_SIDE` pixels.
 
         Args:
             rendered: (H, W, 3) in [0, 1].
