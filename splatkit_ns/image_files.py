@@ -43,6 +43,8 @@ CONTAINERS = {
 }
 ANIMATIONS = (".gif", ".webp", ".png")
 """Suffixes of the formats in which Pillow writes several frames."""
+SPEEDS = (0.01, 1000.0)
+"""The lowest and the highest number of frames a second of videos and animations."""
 
 
 def save_image(image: AnyImage, path: str | PathLike[str]) -> None:
@@ -91,7 +93,7 @@ def save_video(frames: Iterable[AnyImage], path: str | PathLike[str], fps: float
     Args:
         frames: see `save_image`; at least one, all of one size.
         path: the file; its folder is made if it is missing.
-        fps: frames a second, more than 0. A GIF rounds the time of a frame to hundredths of a second.
+        fps: frames a second, within `SPEEDS`. A GIF rounds the time of a frame to hundredths of a second.
 
     Raises:
         SplatkitError: there are no frames, their sizes differ, the format is not known, or PyAV cannot be used.
@@ -102,8 +104,9 @@ def save_video(frames: Iterable[AnyImage], path: str | PathLike[str], fps: float
     if suffix not in CONTAINERS and suffix not in ANIMATIONS:
         known = ", ".join((*CONTAINERS, *ANIMATIONS))
         raise SplatkitError(f"save_video: {path} has no suffix of a video, expected one of: {known}.")
-    if not fps > 0.0:
-        raise SplatkitError(f"save_video: fps is {fps}, expected more than 0 frames a second.")
+    if not SPEEDS[0] <= fps <= SPEEDS[1]:
+        low, high = SPEEDS
+        raise SplatkitError(f"save_video: fps is {fps}, expected {low:g} to {high:g} frames a second.")
     pixels = _of_one_size(frames)
     first = next(pixels, None)
     if first is None:

@@ -42,7 +42,8 @@ def nearest_seen(renderer: SplatRenderer[Any], state: SplatTrainingState, views:
     chosen = torch.linspace(0, len(views) - 1, min(_LOOKED_AT, len(views))).round().long().tolist()
     found: list[float] = []
     for view in (views[index] for index in chosen):
-        small = view.smaller(max(1, max(view.width, view.height) // _SMALL_SIDE)).to(state.device)
+        downscale = min(max(view.width, view.height) // _SMALL_SIDE, view.width, view.height)
+        small = view.smaller(max(1, downscale)).to(state.device)
         payload = renderer.render(state, small, options)
         if payload.depths is None:
             return 0.0

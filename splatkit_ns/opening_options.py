@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+LoadStep = Annotated[
+    int | None,
+    arg(
+        aliases=("--step",),
+        help="Step of the checkpoint to take, as its file name has it. If not given, the newest.",
+    ),
+]
+DataFolder = Annotated[Path | None, arg(help="Folder of the data set, if it has moved since the run.")]
 Trust = Annotated[
     tuple[str, ...],
     arg(

@@ -63,4 +63,8 @@ def test_the_nearest_that_photographs_show() -> None:
     backwards = View.look_at((-1, 0, 0), (-9, 0, 0), width=48, height=36)
     assert nearest_seen(renderer, state, [*forwards, backwards]) == pytest.approx(2.0, abs=0.05)
     assert nearest_seen(renderer, state, [View.look_at((9, 0, 0), (10, 0, 0), width=48, height=36)]) == 0.0
+    strip = View.look_at((0, 0, 0), (9, 0, 0), fov=1, width=900, height=3)
+    assert nearest_seen(renderer, state, [strip]) == pytest.approx(4.0, abs=0.05), (
+        "no row is lost when it is drawn small"
+    )
     assert nearest_seen(WithoutDepth(), state, forwards) == 0.0

@@ -16,18 +16,26 @@ Mask = NDArray[np.bool_]
 
 FAINTEST = 1 / 255
 """Renderers leave out what covers less of a pixel than this."""
+LARGEST_LOG_SCALE = float(np.log(np.finfo(np.float32).max))
+"""Sizes with a larger logarithm are infinite in float32, in which renderers compute."""
 _NEIGHBOURS = 16
 _CHUNK = 1 << 20
 
 
 def not_finite(gaussians: Gaussians) -> Mask:
-    """Gaussians with NaN or infinite values."""
-    mask = np.zeros(len(gaussians), bool)
+    """Gaussians with NaN or infinite values, or of infinite size."""
+    mask = infinite_size(gaussians)
     finite = finite_rows(gaussians.arrays())
     if finite is not None:
-        mask[:] = True
-        mask[finite] = False
+        is_finite = np.zeros(len(gaussians), bool)
+        is_finite[finite] = True
+        mask |= ~is_finite
     return mask
+
+
+def infinite_size(gaussians: Gaussians) -> Mask:
+    """Gaussians whose standard deviation is too large for float32."""
+    return gaussians.scales.max(axis=1) > LARGEST_LOG_SCALE
 
 
 def faint(gaussians: Gaussians, opacity: float = FAINTEST) -> Mask:
@@ -98,7 +106,7 @@ def _in_small_clusters(gaussians: Gaussians, least: int, reach: float) -> Mask:
 def _sizes_along(gaussians: Gaussians, axes: NDArray[Any], rows: NDArray[np.intp], lines: NDArray[Any]) -> NDArray[Any]:
     """Standard deviations (M,) of some Gaussians along unit vectors (M, 3); `axes` (N, 3, 3) are those of all."""
     along = np.einsum("nij,ni->nj", axes[rows], lines)
-    return np.linalg.norm(along * np.exp(gaussians.scales[rows]), axis=1)
+    return np.linalg.norm(along * np.exp(gaussians.scales[rows].astype(np.float64)), axis=1)
 
 
 def oversized(gaussians: Gaussians, size: float) -> Mask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import LensModel, View, fov_intrinsics
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.image_files import SPEEDS
 
 _LENSES: dict[str, LensModel] = {
     "perspective": "pinhole",
@@ -22,7 +22,10 @@ _LENSES: dict[str, LensModel] = {
     "equirectangular": "equirectangular",
 }
 """Camera types of nerfstudio's viewer that can be drawn here."""
-_MOST_PIXELS = 2**28
+_TOLERANCE = 1e-2
+"""The largest error of a rotation matrix's scalar products."""
+MOST_PIXELS = 2**28
+"""The most pixels of an image."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def read_camera_path(path: Path) -> CameraPath:
         kind = content.get("camera_type", "perspective")
     except AttributeError:
         raise SplatkitError(f"--camera-path: {path} holds no camera path of nerfstudio's viewer.") from None
-    if kind not in _LENSES:
+    if not isinstance(kind, str) or kind not in _LENSES:
         raise SplatkitError(
             f"--camera-path: {path} is for the camera type {kind!r}, splatkit render draws {', '.join(_LENSES)}. Save "
             "the path with one of these types."
@@ -85,7 +88,7 @@ def read_camera_path(path: Path) -> CameraPath:
 
 def _parsed(content: dict[str, Any], lens: LensModel) -> CameraPath:
     width, height = (int(content[f"render_{side}"]) for side in ("width", "height"))
-    if min(width, height) < 1 or width * height > _MOST_PIXELS:
+    if min(width, height) < 1 or width * height > MOST_PIXELS:
         raise ValueError(f"its images are of {width}×{height} pixels")
     frames = content["camera_path"]
     if not isinstance(frames, list) or not frames:
@@ -93,7 +96,7 @@ def _parsed(content: dict[str, Any], lens: LensModel) -> CameraPath:
     views = [_view(frame, index, width, height, lens) for index, frame in enumerate(frames)]
     seconds = float(content.get("seconds") or 0)
     fps = len(views) / seconds if seconds > 0 else float(content.get("fps") or 30)
-    if not (math.isfinite(fps) and fps > 0):
+    if not SPEEDS[0] <= fps <= SPEEDS[1]:
         raise ValueError(f"its speed is {fps} frames a second")
     crop = content.get("crop")
     return CameraPath(views, fps, None if crop is None else _crop(crop))
@@ -104,6 +107,9 @@ def _view(frame: Any, index: int, width: int, height: int, lens: LensModel) -> V
     pose = np.asarray(frame["camera_to_world"], np.float64)
     if pose.size != 16 or not np.isfinite(pose).all():
         raise ValueError(f"the pose of frame {index} is no matrix of 4 × 4 finite numbers")
+    axes = pose.reshape(4, 4)[:3, :3]
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=_TOLERANCE):
+        raise ValueError(f"the pose of frame {index} is no rotation and position")
     opencv = pose.reshape(4, 4) * np.array([1.0, -1.0, -1.0, 1.0])
     opencv[3] = 0, 0, 0, 1
     fov = float(frame["fov"])
@@ -122,4 +128,6 @@ def _crop(crop: Any) -> Crop:
         raise ValueError("its crop is not given by three finite numbers each")
     rotation = Rotation.from_euler("xyz", angles).as_matrix()  # roll, pitch and yaw about fixed axes
     red, green, blue = (float(crop["crop_bg_color"][name]) / 255 for name in ("r", "g", "b"))
+    if not all(0 <= value <= 1 for value in (red, green, blue)):
+        raise ValueError("its background is no colour of numbers from 0 to 255")
     return Crop(torch.from_numpy(centre), torch.from_numpy(rotation), torch.from_numpy(size), (red, green, blue))

@@ -75,8 +75,6 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
     scene = open_scene(options, console)
     whole = scene.gaussians
     leave_out_not_finite(scene, console)
-    if len(scene.gaussians) == 0:
-        raise SplatkitError("Nothing is left: all Gaussians are NaN or infinite.")
     views = HeldOutViews(scene.run.pipeline, None) if scene.run else None
     before = views.psnr(scene.gaussians) if views else 0.0
     seen = scene.seen(console) if scene.run else None
@@ -113,9 +111,9 @@ def check_options(options: CleanOptions | PruneOptions, others: Sequence[str] = 
     if options.load_config is None and options.input is None:
         problems.append("neither --load-config nor --input is given, expected one of them")
     if isinstance(options, CleanOptions):
-        if options.box and any(low >= high for low, high in zip(options.box[:3], options.box[3:], strict=True)):
+        if options.box and not all(low < high for low, high in zip(options.box[:3], options.box[3:], strict=True)):
             problems.append(f"--box is {options.box}, expected three smallest coordinates and then three largest")
-        if options.sphere and not options.sphere[3] > 0:
+        if options.sphere and not (np.isfinite(options.sphere[:3]).all() and options.sphere[3] > 0):
             problems.append(f"--sphere is {options.sphere}, expected a centre and then a radius above 0")
     if problems:
         raise OptionsError(problems)
@@ -143,9 +141,15 @@ def open_scene(options: CleanOptions | PruneOptions, console: Console) -> Scene:
 
 
 def leave_out_not_finite(scene: Scene, console: Console) -> None:
-    """Remove Gaussians with values that are NaN or infinite, and say how many."""
+    """Remove Gaussians with values that are NaN or infinite, and say how many.
+
+    Raises:
+        SplatkitError: none is left.
+    """
     bad = rules.not_finite(scene.gaussians)
     _went(console, bad, "NaN or infinite")
+    if bad.all():
+        raise SplatkitError("Nothing is left: all Gaussians are NaN or infinite.")
     if bad.any():
         scene.gaussians = scene.gaussians.take(~bad)
 

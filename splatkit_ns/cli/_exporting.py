@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from splatkit_ns import formats, ranges
+from splatkit_ns.cleaning.rules import not_finite
 from splatkit_ns.cli._files import check_outputs, place_problem, say, shown_ratio, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
@@ -17,7 +18,6 @@ from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
-from splatkit_ns.formats.gaussians import finite_rows
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.formats.ply import property_names
 from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
@@ -105,13 +105,13 @@ def run_gaussians(run: LoadedRun, console: Console) -> Gaussians:
         SplatkitError: none is finite.
     """
     gaussians = all_gaussians(run)
-    finite = finite_rows(gaussians.arrays())
-    if finite is None:
+    bad = not_finite(gaussians)
+    if not bad.any():
         return gaussians
-    if len(finite) == 0:
+    if bad.all():
         raise SplatkitError(f"{run.checkpoint}: all {len(gaussians):,} Gaussians are NaN or infinite.")
-    say(console, f"{len(gaussians) - len(finite):,} Gaussian(s) are NaN or infinite, and left out")
-    return gaussians.take(finite)
+    say(console, f"{bad.sum():,} Gaussian(s) are NaN or infinite, and left out")
+    return gaussians.take(~bad)
 
 
 def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -> Gaussians:

@@ -137,7 +137,7 @@ def write_file(path: Path, gaussians: Gaussians, up: Up | None = None) -> Writte
 
 def file_bytes(path: Path) -> int:
     """Size of a file, or of all files in a folder, such as that of a SOG's meta.json, in bytes."""
-    if path.name == "meta.json":
+    if path.name.lower() == "meta.json":
         path = path.parent
     files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
     return sum(entry.stat().st_size for entry in files)

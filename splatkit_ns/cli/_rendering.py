@@ -16,7 +16,8 @@ from torch import nn
 from splatkit_ns import formats, ranges
 from splatkit_ns.camera_paths import orbit, path
 from splatkit_ns.cameras import View
-from splatkit_ns.cli._camera_path_files import CameraPath, read_camera_path
+from splatkit_ns.cleaning.rules import infinite_size
+from splatkit_ns.cli._camera_path_files import MOST_PIXELS, CameraPath, read_camera_path
 from splatkit_ns.cli._files import file_bytes, say, shown_bytes
 from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
 from splatkit_ns.cli.render import RenderOptions
@@ -155,7 +156,7 @@ def _output_problem(options: RenderOptions) -> str | None:
 
 
 def _open(options: RenderOptions, console: Console) -> Scene:
-    gaussians = None if options.input is None else formats.read(options.input)
+    gaussians = None if options.input is None else _read(options.input)
     if options.load_config is None:
         assert gaussians is not None
         device = _device(options.device)
@@ -178,6 +179,17 @@ def _open(options: RenderOptions, console: Console) -> Scene:
         sh_degree=degree if options.sh_degree is None else min(degree, options.sh_degree),
         pipeline=run.pipeline,
     )
+
+
+def _read(path: Path) -> formats.Gaussians:
+    gaussians = formats.read(path)
+    count = int(infinite_size(gaussians).sum())
+    if count:
+        raise SplatkitError(
+            f"--input: {count:,} of {len(gaussians):,} Gaussians in {path} are of infinite size. Leave them out with "
+            "splatkit clean."
+        )
+    return gaussians
 
 
 def _device(name: str | None) -> str:
@@ -256,7 +268,11 @@ def _image_names(files: Sequence[Path]) -> list[str]:
 
 
 def _prepare(scene: Scene, frames: Frames, options: RenderOptions) -> None:
-    """Apply crop, background and size."""
+    """Apply crop, background and size.
+
+    Raises:
+        SplatkitError: the crop leaves nothing, or the images are too large.
+    """
     if frames.crop is not None:
         inside = frames.crop.inside(scene.state.params["means"])
         if not bool(inside.any()):
@@ -269,6 +285,12 @@ def _prepare(scene: Scene, frames: Frames, options: RenderOptions) -> None:
     if colour is not None:
         scene.background = scene.background.new_tensor(colour)
     frames.views = [smaller(view, options.downscale) for view in frames.views]
+    largest = max(frames.views, key=lambda view: view.width * view.height)
+    if largest.width * largest.height > MOST_PIXELS:
+        raise SplatkitError(
+            f"The images would have {largest.width}×{largest.height} pixels, expected at most {MOST_PIXELS:,} in all: "
+            "see --width, --height and --downscale."
+        )
 
 
 # ------------------------------------------------------------------ files

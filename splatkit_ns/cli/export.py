@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
-
-from splatkit_ns.opening_options import Device, Trust
+from splatkit_ns.opening_options import DataFolder, Device, LoadStep, Trust
 from splatkit_ns.ranges import NonNegative, Positive, one_of
 
 
@@ -46,9 +44,7 @@ class ExportOptions:
     """The most held-out views that are rendered from each file; 0 leaves the check out."""
     overwrite: bool = False
     """Replace files that exist."""
-    load_step: Annotated[int | None, arg(aliases=("--step",))] = None
-    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
-    data: Path | None = None
-    """Folder of the data set, if it has moved since the run."""
+    load_step: LoadStep = None
+    data: DataFolder = None
     trust: Trust = ()
     device: Device = None

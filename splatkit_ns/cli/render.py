@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import arg
-
-from splatkit_ns.opening_options import Device, Trust
+from splatkit_ns.opening_options import DataFolder, Device, LoadStep, Trust
 from splatkit_ns.ranges import NonNegative, Positive, from_to, one_of
 
 ImageKind = Literal["rgb", "depth", "alpha", "normals"]
@@ -43,7 +41,7 @@ class RenderOptions:
     frames: Annotated[int | None, Positive] = None
     """The number of frames. If not given: 120, or as many as photographs, up to 600, if the camera goes from place to
     place."""
-    fps: Annotated[float | None, Positive] = None
+    fps: Annotated[float | None, from_to(0.01, 1000)] = None
     """Frames a second of a video. If not given, those of the camera path, or 30."""
     centre: tuple[float, float, float] | None = None
     """The point that the camera turns around and looks at. If not given: of a run, the point that its cameras look at;
@@ -88,9 +86,7 @@ class RenderOptions:
     """Leave out spherical harmonics above this degree."""
     overwrite: bool = False
     """Replace files that exist."""
-    load_step: Annotated[int | None, arg(aliases=("--step",))] = None
-    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
-    data: Path | None = None
-    """Folder of the data set, if it has moved since the run."""
+    load_step: LoadStep = None
+    data: DataFolder = None
     trust: Trust = ()
     device: Device = None

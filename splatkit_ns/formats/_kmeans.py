@@ -61,7 +61,7 @@ def _histogram(values: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
 
 def nearest_1d(values: FloatArray, codebook: FloatArray) -> NDArray[np.uint8]:
     """Index of the entry of a rising codebook of at most 256 that is nearest to each value, in the same shape."""
-    middles = (codebook[1:] + codebook[:-1]) / 2
+    middles = codebook[1:] / 2 + codebook[:-1] / 2  # the sum of two of the largest numbers would be infinite
     return np.searchsorted(middles, values.reshape(-1)).reshape(values.shape).astype(np.uint8)
 
 

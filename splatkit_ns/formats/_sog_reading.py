@@ -24,6 +24,7 @@ PALETTE_COLUMNS = 64
 """Entries of the SH palette in a row of its image."""
 _MAX_META_BYTES = 1 << 20
 _MAX_NAME = 255
+_LARGEST = float(np.finfo(np.float32).max)
 _COEFFICIENTS = {1: 3, 2: 8, 3: 15}
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, KeyError, OverflowError,
@@ -177,11 +178,11 @@ class _Meta:
         return self._checked(self._part(key).get(name), f"{key}.{name}")
 
     def numbers(self, key: str, name: str, count: int | None = None) -> DoubleArray:
-        """A list of finite numbers, `count` of them or 1 to 256."""
+        """A list of numbers that float32 can hold, `count` of them or 1 to 256."""
         values = self._part(key).get(name)
         found = cast(list[Any], values) if isinstance(values, list) else []
         right = len(found) == count if count else 1 <= len(found) <= 256
-        if not right or not all(isinstance(v, (int, float)) and abs(v) < 1e30 for v in found):
+        if not right or not all(isinstance(v, (int, float)) and abs(v) <= _LARGEST for v in found):
             raise FormatError(f"{self._path}: expected {count or '1 to 256'} finite numbers in {key}.{name}.")
         return np.array(found, np.float64)
 

@@ -107,7 +107,8 @@ def _chunk_bounds(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _fractions(values: FloatArray, low: FloatArray, high: FloatArray) -> NDArray[np.float64]:
     """The positions of values (N, 3) between their chunk's bounds (C, 3), 0 to 1."""
-    low, extent = _per_row(low, len(values)), _per_row(high.astype(np.float64) - low, len(values))
+    lowest = low.astype(np.float64)  # the difference of two of the largest numbers of float32 would be infinite
+    low, extent = _per_row(lowest, len(values)), _per_row(high - lowest, len(values))
     return np.divide(values - low, extent, out=np.zeros(values.shape), where=extent > 0)
 
 
@@ -287,7 +288,9 @@ def _unpack(packed: NDArray[Any], bits: tuple[int, ...]) -> FloatArray:
 
 def _between(chunks: dict[str, NDArray[Any]], prefix: str, axes: str, fractions: FloatArray) -> FloatArray:
     low, high = (
-        _per_row(np.stack([chunks[f"{bound}_{prefix}{axis}"] for axis in axes], axis=1), len(fractions))
+        _per_row(np.stack([chunks[f"{bound}_{prefix}{axis}"] for axis in axes], axis=1), len(fractions)).astype(
+            np.float64
+        )
         for bound in ("min", "max")
     )
     return (low + (high - low) * fractions).astype(np.float32)

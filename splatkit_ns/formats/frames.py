@@ -133,7 +133,8 @@ def transform(gaussians: Gaussians, move: Similarity) -> Gaussians:
     A frame with large coordinates, such as a geographic one, leaves float32 few digits for centres: move by rotation
     and scale alone, and keep the translation beside the file.
     """
-    means = move.apply(gaussians.means.astype(np.float64)).astype(np.float32)
+    with np.errstate(over="ignore"):  # as in `apply`
+        means = move.apply(gaussians.means.astype(np.float64)).astype(np.float32)
     turned = not np.array_equal(move.rotation, np.eye(3))
     return replace(
         gaussians,

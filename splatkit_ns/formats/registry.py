@@ -16,6 +16,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from splatkit_ns.formats.gaussians import FormatError, Gaussians, drop_non_finite
 
 logger = logging.getLogger(__name__)
@@ -182,7 +184,9 @@ def write(path: str | PathLike[str], gaussians: Gaussians, format: str | None = 
             found.name,
         )
         gaussians = replace(gaussians, extra={})
-    found.write(Path(path), drop_non_finite(gaussians, path), chosen)
+    kept = drop_non_finite(gaussians, path)
+    with np.errstate(over="ignore"):  # a number that a format has no room for becomes its largest
+        found.write(Path(path), kept, chosen)
 
 
 def _make_options(format: SplatFormat, options: dict[str, Any]) -> Any:

@@ -29,6 +29,8 @@ from splatkit_ns.formats.registry import SplatFormat, register
 MAX_PALETTE = 1 << 16
 MAX_SIDE = 16383
 """The largest side of a WebP image, in pixels."""
+_MAX_SH = 1e6
+"""Coefficients beyond this are clamped to it: the squares of larger ones leave the search for a palette no digits."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _quantised(gaussians: Gaussians, options: SogOptions) -> tuple[dict[str, Any
 def _quantised_sh(gaussians: Gaussians, options: SogOptions) -> tuple[dict[str, Any], dict[str, ByteArray]]:
     num, coefficients = gaussians.shN.shape[:2]
     size = options.palette_size or min(MAX_PALETTE, max(1024, num // 8))
-    entries, labels = palette(gaussians.shN.reshape(num, -1), size, options.iterations)
+    entries, labels = palette(gaussians.shN.reshape(num, -1).clip(-_MAX_SH, _MAX_SH), size, options.iterations)
     book = codebook_1d(entries, 256)
     indices = nearest_1d(entries, book).reshape(len(entries), coefficients, 3)
     rows = np.zeros((-(-len(entries) // PALETTE_COLUMNS) * PALETTE_COLUMNS, coefficients, 3), np.uint8)

@@ -21,6 +21,8 @@ logger = logging.getLogger("splatkit_ns")
 
 CORRECTED = "cc_"
 """The beginning of the names of metrics of the colour-corrected render."""
+LPIPS_SIDE = 31
+"""The smallest side in pixels of which the layers of AlexNet leave anything."""
 
 
 class ImageMetrics:
@@ -54,7 +56,7 @@ class ImageMetrics:
         return psnr(rendered, target, mask)
 
     def all(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
-        """Compute all metrics of one image; without SSIM if it is smaller than the window.
+        """Compute all metrics of one image; SSIM if it holds its window, LPIPS if both sides have `LPIPS_SIDE` pixels.
 
         Args:
             rendered: (H, W, 3) in [0, 1].
@@ -73,7 +75,7 @@ class ImageMetrics:
         values = {"psnr": float(self.psnr(rendered, target, mask))}
         if min(rendered.shape[:2]) >= WINDOW_SIZE:
             values["ssim"] = float(ssim(a, b, mask=None if mask is None else mask[None]))
-        network = self._network(rendered.device)
+        network = self._network(rendered.device) if min(rendered.shape[:2]) >= LPIPS_SIDE else None
         if network is not None:
             kept = 1.0 if mask is None else mask[None, None].float()
             values["lpips"] = float(network(a * kept, b * kept))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.files import folder_problem
-from splatkit_ns.opening_options import Device, Trust
+from splatkit_ns.opening_options import DataFolder, Device, LoadStep, Trust
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 SUFFIXES = (".ply", ".obj", ".glb")
@@ -52,10 +52,8 @@ class MeshOptions:
     """The least share of all triangles that a piece needs to be kept; 0 to 1."""
     max_memory: Annotated[float | None, Positive] = None
     """GiB that may be used. If not given, 80 % of the free memory."""
-    load_step: int | None = None
-    """Step of the checkpoint to take, as its file name has it. If not given, the newest."""
-    data: Path | None = None
-    """Folder of the data set, if it has moved since the run."""
+    load_step: LoadStep = None
+    data: DataFolder = None
     trust: Trust = ()
     device: Device = None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,17 @@ def test_not_finite() -> None:
     assert not rules.not_finite(row).any()
     row.shN[1, 4, 2] = np.inf
     assert rules.not_finite(row).tolist() == [False, True, False]
+    row.scales[:, 0] = [88.7, 0, 88.8]
+    assert rules.not_finite(row).tolist() == [False, True, True], "e to the 88.8 is infinite in float32"
+    assert rules.infinite_size(row).tolist() == [False, False, True]
+
+
+def test_clusters_of_the_largest_gaussians() -> None:
+    """They reach everything; the squares of their sizes are beyond float32."""
+    row = in_a_row(0, 1, 2, size=1e30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not rules.small_clusters(row, 3).any()
 
 
 @given(arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1e6)), st.floats(0, 0.99))

@@ -172,6 +172,11 @@ def test_mistakes_of_clean(made_run: Path, tmp_path: Path, capsys: pytest.Captur
     )  # fmt: skip
     assert "5 option(s) cannot be used" in text
     assert "neither --load-config nor --input is given" in text
+    text = refused(
+        capsys, "clean", "--input", path, "--output", output, "--box", "nan", "0", "0", "1", "1", "1", "--sphere", "0",
+        "nan", "0", "1",
+    )  # fmt: skip
+    assert "2 option(s) cannot be used" in text
     text = refused(capsys, "clean", "--input", path, "--output", path, "--overwrite")
     assert "is the file that is read" in text
     text = refused(capsys, "clean", "--input", path, "--output", output, "--sphere", "99", "0", "0", "1")
@@ -223,6 +228,11 @@ def test_mistakes_of_prune(made_run: Path, tmp_path: Path, capsys: pytest.Captur
     text = refused(capsys, *arguments, "5", "--size", "1MB", "--refine", "-1")
     assert "--to and --size: both are given" in text
     assert "--refine is -1" in text
+    bad = make_gaussians(5)
+    bad.scales[:] = 100
+    formats.write(tmp_path / "bad.ply", bad)
+    text = refused(capsys, *arguments[:-1], "--input", tmp_path / "bad.ply", "--size", "1MB")
+    assert "Nothing is left: all Gaussians are NaN or infinite." in text
     assert not (tmp_path / "a.ply").exists()
 
 

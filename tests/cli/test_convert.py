@@ -56,6 +56,7 @@ def test_folders_of_sog(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert status == 0, text
     size = sum(file.stat().st_size for file in folder.iterdir())
     assert f"{size / 1000:.3g} KB" in text, "all files of the folder count"
+    assert f"{size / 1000:.3g} KB" in run(capsys, "convert", scene, tmp_path / "other" / "META.JSON")[1]
     status, text = run(capsys, "convert", folder, tmp_path / "b.ply")
     assert status == 0, text
     assert "times the size of sog" in text

@@ -221,11 +221,15 @@ def test_camera_paths_of_wide_lenses(
         (viewers_path(render_width=10**9), "its images are of 1000000000×32 pixels"),
         (viewers_path(camera_path=[{"camera_to_world": [0.0] * 15, "fov": 40}]), "the pose of frame 0"),
         (viewers_path(camera_path=[{"camera_to_world": [math.nan] * 16, "fov": 40}]), "finite numbers"),
-        (viewers_path(camera_path=[{"camera_to_world": [0.0] * 16, "fov": 180}]), "field of view of frame 0 is 180"),
+        (viewers_path(camera_path=[{"camera_to_world": [0.0] * 16, "fov": 40}]), "no rotation and position"),
+        (viewers_path(camera_path=[{"camera_to_world": [*np.eye(4).flat], "fov": 180}]), "of frame 0 is 180"),
         (viewers_path(camera_path=[{"fov": 40}]), "'camera_to_world' is missing"),
         (viewers_path(camera_path=7), "it has no frames"),
         (viewers_path(crop={**CROP, "crop_center": [1, 2]}), "its crop is not given by three finite numbers"),
         (viewers_path(crop={**CROP, "crop_center": [99, 0, 0]}), "leaves no Gaussian"),
+        (viewers_path(crop={**CROP, "crop_bg_color": {"r": math.nan, "g": 0, "b": 0}}), "its background is no colour"),
+        (viewers_path(camera_type=["perspective"]), "is for the camera type ['perspective']"),
+        (viewers_path(fps=1e-9, seconds=0), "its speed is 1e-09 frames a second"),
         (viewers_path(fps=-1, seconds=0), "its speed is -1.0 frames a second"),
         ([1, 2], "holds no camera path of nerfstudio's viewer"),
         ("{", "is no JSON file"),
@@ -381,6 +385,20 @@ def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.Ca
     assert "no splat format has this suffix" in refused(
         capsys, "render", "--input", output, "--output", tmp_path / "b.mp4"
     )
+    text = refused(capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--fps", "1e-9", "--frames", "1")
+    assert "--fps is 1e-09, expected a number between 0.01 and 1000" in text
+    text = refused(
+        capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--width", "9999999", "--height", "100"
+    )
+    assert "The images would have 9999999×100 pixels, expected at most 268,435,456 in all" in text
+    large = tiny_gaussians().to_splat_model()
+    large.scales[:2] = 89
+    large.save(tmp_path / "large.ply")
+    text = refused(
+        capsys, "render", "--input", tmp_path / "large.ply", "--output", tmp_path / "b.png", "--frames", "1", *SIZE
+    )
+    assert "2 of 48 Gaussians in" in text
+    assert "large.ply are of infinite size. Leave them out with splatkit clean." in text
     other = tmp_path / "moved.ply"
     other.write_bytes(scene.read_bytes())
     (tmp_path / "moved.ply.offset.json").write_text('{"offset": [1, 2, 3]}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,25 @@ def test_extreme_values_stay_finite(tmp_path: Path, name: str) -> None:
     found = formats.read(tmp_path / f"a.{name}")
     assert len(found) == 600
     assert all(np.isfinite(value).all() for value in found.arrays().values())
+
+
+@pytest.mark.parametrize("num", [280, 1500], ids=["nearly one chunk", "a palette"])
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_largest_numbers_of_float32(tmp_path: Path, name: str, num: int) -> None:
+    """As of a few Gaussians of a training that has diverged."""
+    gaussians, largest = make_gaussians(num, 1), np.finfo(np.float32).max
+    for row, values in enumerate((gaussians.scales, gaussians.sh0, gaussians.shN, gaussians.quats)):
+        values[40 * row : 40 * row + 20] = largest
+        values[40 * row + 20 : 40 * row + 40] = -largest
+    if not name.startswith("spz"):  # which says that it has no room for such centres
+        gaussians.means[200:240] = largest
+        gaussians.means[240:280] = -largest
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        formats.write(tmp_path / f"a.{name}", gaussians)
+        found = formats.read(tmp_path / f"a.{name}")
+    assert len(found) == num
+    assert found.means.min() == pytest.approx(float(gaussians.means.min()), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", LIMITS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_without_weights_lpips_is_left_out_with_one_note(monkeypatch: pytest.Mon
     told: list[str] = []
     monkeypatch.setattr(metrics_module.logger, "warning", lambda text, *values: told.append(text % values))
     for _ in range(2):  # the viewer's, the evaluator's, that of the next run: one try in the whole process
-        found = ImageMetrics().all(torch.rand(16, 16, 3), torch.rand(16, 16, 3), None)
+        found = ImageMetrics().all(torch.rand(32, 32, 3), torch.rand(32, 32, 3), None)
         assert set(found) == {"psnr", "ssim", "cc_psnr", "cc_ssim"}
     (text,) = told
     assert "LPIPS is left out of the metrics" in text
@@ -87,11 +88,22 @@ def test_lpips_sees_nothing_outside_the_mask(monkeypatch: pytest.MonkeyPatch) ->
             return torch.tensor(0.25)
 
     monkeypatch.setattr(torchmetrics.image.lpip, "LearnedPerceptualImagePatchSimilarity", Network)
-    mask = torch.ones(16, 16, dtype=torch.bool)
+    mask = torch.ones(31, 40, dtype=torch.bool)
     mask[:4] = False
-    values = ImageMetrics().all(torch.rand(16, 16, 3), torch.rand(16, 16, 3), mask)
+    values = ImageMetrics().all(torch.rand(31, 40, 3), torch.rand(31, 40, 3), mask)
     assert values["lpips"] == values["cc_lpips"] == 0.25
     for image in seen:
-        assert image.shape == (1, 3, 16, 16)
+        assert image.shape == (1, 3, 31, 40)
         assert float(image[:, :, :4].abs().max()) == 0
         assert float(image[:, :, 4:].max()) > 0
+    assert "lpips" not in ImageMetrics().all(torch.rand(30, 40, 3), torch.rand(30, 40, 3), None)
+
+
+@pytest.mark.parametrize(("side", "is_enough"), [(30, False), (31, True)])
+def test_alexnet_needs_that_many_pixels(side: int, is_enough: bool) -> None:
+    """Its layers, as torchvision builds them, on an image of that height."""
+    from torchvision.models.alexnet import AlexNet
+
+    layers = AlexNet(num_classes=1).features[:12]  # up to the last that LPIPS looks at
+    with nullcontext() if is_enough else pytest.raises(RuntimeError, match="too small"):
+        layers(torch.rand(1, 3, side, 40))

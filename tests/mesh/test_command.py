@@ -252,7 +252,7 @@ def test_a_folder_is_no_config(made_run: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_step_that_was_not_saved(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, text = run(capsys, "--load-config", made_run, "--output", tmp_path / "mesh.ply", "--load-step", "7")
+    status, text = run(capsys, "--load-config", made_run, "--output", tmp_path / "mesh.ply", "--step", "7")
     assert status == 1
     assert "There is no checkpoint of step 7" in text
 
