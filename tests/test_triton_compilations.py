@@ -129,7 +129,9 @@ assert len(compiled) == 1, compiled
 for number in (1, 16, 99, 1024):
     for parameters in (1, 6, 7, 9):
         tensors = [[torch.zeros(number, 3) for _ in range(4)] for _ in range(parameters)]
-        adam_step([AdamTensors(*four, torch.zeros(()), 1e-3) for four in tensors], 0.9, 0.999, 1e-15)
+        rates = torch.zeros(parameters).unbind()
+        entries = [AdamTensors(*four, torch.zeros(()), rate) for four, rate in zip(tensors, rates, strict=True)]
+        adam_step(entries, 0.9, 0.999, 1e-15)
 assert variants == compiled, variants - compiled
 print("once")
 """

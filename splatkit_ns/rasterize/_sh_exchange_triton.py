@@ -49,26 +49,19 @@ def _coefficients(
     )  # fmt: skip
 
 
-def coefficient_gradients(
-    means: Tensor, kept: Tensor, first: Tensor, rest: Tensor | None, bands: int
-) -> tuple[Tensor, Tensor | None]:
+def coefficient_gradients(means: Tensor, kept: Tensor, v_first: Tensor, v_rest: Tensor | None, bands: int) -> None:
     """Compute the gradients of coefficients of spherical harmonics, the means over cameras.
 
     Args:
         means: (N, 3) centres in world units, with which the colours were rendered.
         kept: (C, N + 1, 3), `ColorGradients.found` of each camera.
-        first: (N, 1, 3), the coefficients of degree 0.
-        rest: (N, K - 1, 3), those of degrees 1 and up; None if they were not used.
+        v_first: (N, 1, 3), contiguous; becomes the gradients of the coefficients of degree 0.
+        v_rest: (N, K - 1, 3), contiguous; becomes those of degrees 1 and up. None if they were not used.
         bands: number of coefficients that were used, at most K.
-
-    Returns:
-        The gradients of `first` and `rest`.
     """
-    num, v_first, v_rest = len(means), torch.empty_like(first), None if rest is None else torch.empty_like(rest)
-    stored = 1 if rest is None else 1 + rest.shape[1]
+    num, stored = len(means), 1 if v_rest is None else 1 + v_rest.shape[1]
     with torch.cuda.device_of(means):
         _coefficients[(triton.cdiv(num, BLOCK),)](
             means, kept, v_first, v_first if v_rest is None else v_rest, num, len(kept), bands, 1.0 / len(kept), stored,
             BLOCK, num_warps=WARPS,
         )  # fmt: skip
-    return v_first, v_rest

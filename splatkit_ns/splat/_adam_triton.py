@@ -1,8 +1,8 @@
 """One Adam step of several parameters in one launch, as a Triton kernel.
 
 The arithmetic is that of PyTorch's fused Adam without weight decay and AMSGrad (https://arxiv.org/abs/1412.6980,
-algorithm 1). Triton does not specialise on learning rates and lengths, so neither a schedule nor a change of rows
-compiles a kernel again; the kernel reads step counts on the device, where they are stored.
+algorithm 1). Triton does not specialise on lengths, so a change of rows does not compile a kernel again; the kernel
+reads step counts and learning rates on the device, so that a CUDA graph of it can be replayed with others.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -36,7 +36,8 @@ class AdamTensors(NamedTuple):
     exp_avg_sq: Tensor
     step: Tensor
     """The number of steps taken so far, 0-dimensional."""
-    lr: float
+    lr: Tensor
+    """The learning rate, 0-dimensional float32."""
 
 
 @triton.jit
@@ -71,7 +72,7 @@ def _slot(
     """Select this parameter, or the next one if this program's block lies behind it.
 
     Returns:
-        The parameter's first block, the block behind its last, its length, pointers and learning rate.
+        The parameter's first block, the block behind its last, its length and its pointers.
     """
     if tl.program_id(0) >= end:
         first, end = end, end + tl.cdiv(next_n, B)
@@ -79,15 +80,15 @@ def _slot(
     return first, end, n, p, g, m, v, t, lr
 
 
-@triton.jit(do_not_specialize=["n0", "n1", "n2", "n3", "n4", "n5", "n6", "t0", "t1", "t2", "t3", "t4", "t5", "t6"])
+@triton.jit(do_not_specialize=[f"{name}{slot}" for name in ("n", "t", "lr") for slot in range(SLOTS)])
 def _adam(
-    p0, g0, m0, v0, t0, n0, lr0,
-    p1, g1, m1, v1, t1, n1, lr1,
-    p2, g2, m2, v2, t2, n2, lr2,
-    p3, g3, m3, v3, t3, n3, lr3,
-    p4, g4, m4, v4, t4, n4, lr4,
-    p5, g5, m5, v5, t5, n5, lr5,
-    p6, g6, m6, v6, t6, n6, lr6,
+    p0, g0, m0, v0, t0, lr0, n0,
+    p1, g1, m1, v1, t1, lr1, n1,
+    p2, g2, m2, v2, t2, lr2, n2,
+    p3, g3, m3, v3, t3, lr3, n3,
+    p4, g4, m4, v4, t4, lr4, n4,
+    p5, g5, m5, v5, t5, lr5, n5,
+    p6, g6, m6, v6, t6, lr6, n6,
     beta1, rest1, log_beta1, beta2, rest2, log_beta2, eps, B: tl.constexpr,
 ):  # fmt: skip
     """Update one block of B numbers per program; the blocks of all parameters follow one another.
@@ -103,7 +104,7 @@ def _adam(
     first, end, n, p, g, m, v, t, lr = _slot(first, end, n, p, g, m, v, t, lr, n6, p6, g6, m6, v6, t6, lr6, B)
     start = (tl.program_id(0) - first) * B
     step = tl.load(t)
-    step_size = lr / _one_minus_power(log_beta1, step)
+    step_size = tl.load(lr) / _one_minus_power(log_beta1, step)
     root_correction = tl.sqrt(_one_minus_power(log_beta2, step))
     offsets = start + tl.arange(0, B)
     if start + B <= n:  # without a mask, four numbers are loaded at once
@@ -131,8 +132,8 @@ def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: f
         blocks = sum(triton.cdiv(entry.param.numel(), BLOCK) for entry in chosen)
         if blocks == 0:
             continue
-        arguments = [part for entry in chosen for part in (*entry[:5], entry.param.numel(), entry.lr)]
-        arguments += (*chosen[0][:5], 0, 0.0) * (SLOTS - len(chosen))
+        arguments = [part for entry in chosen for part in (*entry, entry.param.numel())]
+        arguments += (*chosen[0], 0) * (SLOTS - len(chosen))
         _adam[(blocks,)](*arguments, *decays, eps, BLOCK)
     for entry in entries:
         torch.autograd.graph.increment_version(entry.param)
@@ -141,5 +142,5 @@ def adam_step(entries: Sequence[AdamTensors], beta1: float, beta2: float, eps: f
 def first_launch(device: str) -> None:
     """Launch a tiny step with the kinds of arguments that training has, for Triton to compile the kernel."""
     param, grad, exp_avg, exp_avg_sq = torch.zeros(4, 4, device=device)
-    probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, torch.zeros((), device=device), lr=0.0)
+    probe = AdamTensors(param, grad, exp_avg, exp_avg_sq, *torch.zeros(2, device=device))
     adam_step([probe], 0.9, 0.999, 1e-15)

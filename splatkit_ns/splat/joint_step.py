@@ -6,7 +6,7 @@ as before. Six small kernels in sequence are bound by latency, and six calls of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _ALIGNMENT = 16
 """The alignment of pointers in bytes; Triton compiles another kernel for pointers that are not multiples of it."""
+
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+"""The tensors of an Adam's state."""
+
+_UNUSUAL = ("amsgrad", "maximize", "differentiable", "weight_decay", "decoupled_weight_decay")
+"""The settings of an Adam that the kernel does not have."""
 
 _SMALLEST_EPS = 1e-18
 """The least eps: the fast root of GPUs is 0 for numbers below 1.2e-38, and only an eps above such roots hides that."""
@@ -47,38 +53,79 @@ def step_together(optimizers: Iterable[Optimizer]) -> None:
     Args:
         optimizers: the optimizers to step; no parameter may be in two of them.
     """
-    together: dict[tuple[float, float, float], list[AdamTensors]] = {}
+    joined: list[Optimizer] = []
     for optimizer in optimizers:
-        tensors = _adam_tensors(optimizer)
-        if tensors is None:
-            optimizer.step()
+        if can_join(optimizer):
+            joined.append(optimizer)
         else:
-            group = optimizer.param_groups[0]
-            together.setdefault((*group["betas"], group["eps"]), []).append(tensors)
+            optimizer.step()
+    if joined:
+        device = joined[0].param_groups[0]["params"][0].device
+        step_joined(joined, torch.tensor(learning_rates(joined)).to(device, non_blocking=True))
+
+
+def can_join(optimizer: Optimizer) -> bool:
+    """Whether an optimizer can step together with others, without its own `step`; see `step_together`."""
+    if type(optimizer) is not torch.optim.Adam or _has_hooks(optimizer) or _schedule_waits(optimizer):
+        return False
+    groups = optimizer.param_groups
+    if len(groups) != 1 or len(groups[0]["params"]) != 1 or not _has_plain_settings(groups[0]):
+        return False
+    param: Tensor = groups[0]["params"][0]
+    if param.grad is None or not optimizer.state.get(param) or not _on_current_gpu(param) or joint_kernel() is None:
+        return False
+    from splatkit_ns.splat._adam_triton import MAX_NUMBERS
+
+    *tensors, step = _tensors(optimizer)
+    fits = param.numel() < MAX_NUMBERS and _are_plain(tensors, param.device, param.shape)
+    return fits and step.device == param.device and step.dtype == torch.float32
+
+
+def learning_rates(optimizers: Sequence[Optimizer]) -> list[float]:
+    """The learning rate of each optimizer."""
+    return [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers]
+
+
+def step_joined(optimizers: Sequence[Optimizer], rates: Tensor) -> None:
+    """Step optimizers that `can_join`, in one kernel for all that have the same decay rates and eps.
+
+    A CUDA graph can hold this; the learning rates are read on the device.
+
+    Args:
+        optimizers: the optimizers to step.
+        rates: the learning rate of each, float32 on their device.
+    """
+    from splatkit_ns.splat._adam_triton import AdamTensors
+
+    kernel = joint_kernel()
+    assert kernel is not None, "can_join is False without a kernel"
+    together: dict[tuple[float, float, float], list[AdamTensors]] = {}
+    for optimizer, rate in zip(optimizers, rates.unbind(), strict=True):
+        group = optimizer.param_groups[0]
+        together.setdefault((*group["betas"], group["eps"]), []).append(AdamTensors(*_tensors(optimizer), rate))
     for (beta1, beta2, eps), entries in together.items():
-        kernel = joint_kernel()
-        assert kernel is not None, "_adam_tensors returns None without a kernel"
         kernel(entries, beta1, beta2, eps)
 
 
-def _adam_tensors(optimizer: Optimizer) -> AdamTensors | None:
-    """Return the tensors of this optimizer for the kernel, or None if its own `step` has to run."""
-    if type(optimizer) is not torch.optim.Adam or _has_hooks(optimizer) or _schedule_waits(optimizer):
-        return None
+def launch_key(optimizer: Optimizer) -> Hashable:
+    """What an optimizer's part of a joint step depends on, besides the values on the device: addresses and settings."""
     groups = optimizer.param_groups
-    if len(groups) != 1 or len(groups[0]["params"]) != 1 or not _has_plain_settings(groups[0]):
-        return None
-    param: Tensor = groups[0]["params"][0]
-    grad, state = param.grad, optimizer.state.get(param)
-    if grad is None or not state or not _on_current_gpu(param) or joint_kernel() is None:
-        return None
-    from splatkit_ns.splat._adam_triton import MAX_NUMBERS, AdamTensors
+    group, param = groups[0], groups[0]["params"][0]
+    settings = (isinstance(group["lr"], Tensor), group.get("betas"), group.get("eps"), group.get("fused"))
+    unusual = tuple(group.get(name) for name in _UNUSUAL)
+    state = optimizer.state.get(param, {})
+    tensors = (param, param.grad, *(state.get(name) for name in _STATE))
+    places = tuple(value.data_ptr() if isinstance(value, Tensor) else None for value in tensors)
+    count = (len(groups), len(group["params"]), _has_hooks(optimizer))
+    return (id(optimizer), *count, *settings, *unusual, param.shape, *places)
 
-    tensors = AdamTensors(param, grad, state["exp_avg"], state["exp_avg_sq"], state["step"], float(groups[0]["lr"]))
-    fits = param.numel() < MAX_NUMBERS and _are_plain(tensors[:4], param.device, param.shape)
-    if not fits or tensors.step.device != param.device or tensors.step.dtype != torch.float32:
-        return None
-    return tensors
+
+def _tensors(optimizer: Optimizer) -> tuple[Tensor, ...]:
+    """The parameter of an Adam, its gradient, and its state."""
+    param: Tensor = optimizer.param_groups[0]["params"][0]
+    assert param.grad is not None
+    state = optimizer.state[param]
+    return (param, param.grad, *(state[name] for name in _STATE))
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:
@@ -98,11 +145,10 @@ def _schedule_waits(optimizer: Optimizer) -> bool:
 
 
 def _has_plain_settings(group: dict[str, Any]) -> bool:
-    unusual = ("amsgrad", "maximize", "differentiable", "weight_decay", "decoupled_weight_decay")
     numbers = (group["lr"], *group["betas"])
     return (
         bool(group.get("fused"))
-        and not any(group.get(name) for name in unusual)
+        and not any(group.get(name) for name in _UNUSUAL)
         and not any(isinstance(number, Tensor) for number in numbers)
         and min(group["betas"]) > 0.0
         and group["eps"] >= _SMALLEST_EPS

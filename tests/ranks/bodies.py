@@ -113,6 +113,7 @@ class TwoImages:
     """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
 
     work = 0
+    is_replay = False
 
     def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
         self.model, self.count = trainer.pipeline.model, count

@@ -52,34 +52,45 @@ class FiniteWatch:
         self._skips = skips
         self.every_step = every_step
         self._capacity = 1 if every_step else STEPS_PER_CHECK
-        self._values = torch.zeros(self._capacity, len(names) + 1, device=device)
-        self._own_losses = torch.zeros(self._capacity, device=device)
+        self._values = torch.zeros(self._capacity, len(names) + 2, device=device)
+        """Of each step the loss, the largest gradients, and the loss of this rank's own image."""
+        self._places = [row.split_with_sizes([1, len(names), 1]) for row in self._values]
         self._zero = torch.zeros((), device=device)
         self._steps: list[tuple[int, str]] = []
         self._in_a_row = 0
 
     @torch.no_grad()
-    def record(self, context: StepContext, optimizers: Mapping[str, Optimizer], loss: Tensor | None = None) -> None:
+    def largest_gradients(self, optimizers: Mapping[str, Optimizer]) -> Tensor:
+        """The largest magnitude of each gradient, NaN if it contains NaN; a CUDA graph can hold this.
+
+        Args:
+            optimizers: by parameter group; a parameter without a gradient counts as 0.
+
+        Returns:
+            (G,) float32, in the order of `names`.
+        """
+        grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
+        present = [grad for grad in grads if grad is not None and grad.numel()]
+        found = iter(_largest(present) if present else [])
+        return torch.stack([next(found).float() if grad is not None and grad.numel() else self._zero for grad in grads])
+
+    @torch.no_grad()
+    def record(self, context: StepContext, largest: Tensor, loss: Tensor | None = None) -> None:
         """Record this step's loss and gradients, after backward.
 
         Args:
             context: the context of the step.
-            optimizers: by parameter group; a parameter without a gradient counts as 0.
+            largest: the result of `largest_gradients`.
             loss: the mean over the ranks; None means that of the context.
 
         Raises:
             NotFiniteError: a check was due, and a value since the last check was not finite.
         """
-        loss = context.loss if loss is None else loss
-        assert loss is not None
-        if self._ranks.size > 1 and context.loss is not None:
-            self._own_losses[len(self._steps)] = context.loss.detach()
-        grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
-        present = [grad for grad in grads if grad is not None and grad.numel()]
-        norms = iter(_largest(present) if present else [])
-        row = [loss.detach().float().reshape(())]
-        row += [next(norms).float() if grad is not None and grad.numel() else self._zero for grad in grads]
-        torch.stack(row, out=self._values[len(self._steps)])
+        own = context.loss
+        assert own is not None
+        losses = [each.detach().float().reshape(1) for each in (own if loss is None else loss, own)]
+        places = self._places[len(self._steps)]
+        torch._foreach_copy_(places, [losses[0], largest, losses[1]])  # type: ignore[reportPrivateUsage]
         self._steps.append((context.step, context.image_name))
         if len(self._steps) == self._capacity:
             try:
@@ -91,13 +102,13 @@ class FiniteWatch:
                 raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
 
     def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer], loss: Tensor | None = None) -> bool:
-        """Whether the optimizers may step; see `record` for the arguments.
+        """Record a step, and say whether the optimizers may step; see `record` for the arguments.
 
         Raises:
             NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row were skipped.
         """
         try:
-            self.record(context, optimizers, loss)
+            self.record(context, self.largest_gradients(optimizers), loss)
         except NotFiniteError as error:
             if not self._skips:
                 raise
@@ -120,13 +131,14 @@ class FiniteWatch:
         steps, self._steps = self._steps, []
         if not steps:
             return
-        for i, ((step, image_name), row) in enumerate(zip(steps, self._values[: len(steps)].tolist(), strict=True)):
+        rows = self._values[: len(steps)].tolist()
+        for (step, image_name), (*row, own_loss) in zip(steps, rows, strict=True):
             labels = ["the loss", *(f"the gradient of {name}" for name in self.names)]
             bad = [f"{label} = {value}" for label, value in zip(labels, row, strict=True) if not math.isfinite(value)]
             if bad:
                 where = f"image {image_name}"
                 if together and self._ranks.size > 1:
-                    where = self._images_of_ranks(image_name, math.isfinite(float(self._own_losses[i])))
+                    where = self._images_of_ranks(image_name, math.isfinite(own_loss))
                 raise NotFiniteError(f"Not finite at step {step} on {where}: {', '.join(bad)}.")
 
     def _images_of_ranks(self, image_name: str, is_finite: bool) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.step.capturing import captured
 from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward, StepModel
 from splatkit_ns.rasterize.color_gradients import current_color_gradients
@@ -93,6 +94,7 @@ class GraphForwardBackward:
         self._steps = 0
         self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._last_length = 0
+        self.is_replay = False
         self._captures = self._replays = 0
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
@@ -124,7 +126,8 @@ class GraphForwardBackward:
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         frame = dataclasses.replace(frame, list_space=self.list_space)
         kind = self._kind(frame)
-        if self._runs_as_graph(kind, frame):
+        self.is_replay = self._runs_as_graph(kind, frame)
+        if self.is_replay:
             return {}
         self._model.parts.use_frame(frame)
         colors = current_color_gradients()
@@ -274,24 +277,9 @@ class GraphForwardBackward:
         self._stream.wait_stream(current)
         pool = self._pool()
         with torch.cuda.stream(self._stream), self.list_space.fixed(capacity):
-            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-            failure: Exception | None = None
-            losses: Tensor | None = None
-            try:
-                losses = self._render_loss_backward(static)
-            except Exception as error:
-                failure = error
-            try:
-                graph.capture_end()
-            except RuntimeError as error:
-                raise SplatkitError(
-                    f"This step cannot be captured in a CUDA graph ({failure or error}). Start again with "
-                    "--cuda-graphs False, or do not declare the renderer or loss capturable."
-                ) from (failure or error)
-        if failure is not None:
-            raise failure
+            losses = captured(graph, lambda: self._render_loss_backward(static), pool)
         current.wait_stream(self._stream)
-        if losses is None or not self.list_space.was_used:
+        if not self.list_space.was_used:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}

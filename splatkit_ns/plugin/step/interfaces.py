@@ -62,6 +62,9 @@ class FrameSource(Protocol):
 class ForwardBackward(Protocol):
     """Runs render, loss and backward pass of a step."""
 
+    is_replay: bool
+    """Whether the last step has run as a CUDA graph."""
+
     @property
     def work(self) -> int:
         """The length of the last step's tile lists, most of what its time depends on; 0 if it is not known."""
@@ -93,6 +96,8 @@ def reaches(step: int, every: int, images_per_step: int) -> bool:
 
 class PlainForwardBackward:
     """Runs render, loss and backward pass in PyTorch, kernel by kernel."""
+
+    is_replay = False
 
     def __init__(self, model: StepModel) -> None:
         self._model = model

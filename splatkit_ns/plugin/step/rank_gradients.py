@@ -69,6 +69,8 @@ class RankGradients:
     def __init__(self, ranks: Ranks, begun: Begun | None = None) -> None:
         self._ranks, self._begun = ranks, begun
         self._colors = ColorGradients()
+        self._made: dict[str, Tensor] = {}
+        """The gradients of coefficients, at the same addresses in all steps, as a CUDA graph of the next part needs."""
 
     def collected(self) -> AbstractContextManager[None]:
         """A block in which render, loss and backward pass run. Without parts of users, it keeps colour gradients."""
@@ -110,9 +112,19 @@ class RankGradients:
         from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients  # needs Triton
 
         bands = self._colors.bands
-        rest = parameters["shN"] if bands > 1 else None
-        v_first, v_rest = coefficient_gradients(parameters["means"], kept, parameters["sh0"], rest, bands)
-        return {"sh0": v_first} if v_rest is None else {"sh0": v_first, "shN": v_rest}
+        names = ("sh0", "shN") if bands > 1 else ("sh0",)
+        made = self._places({name: parameters[name] for name in names})
+        coefficient_gradients(parameters["means"], kept, made["sh0"], made.get("shN"), bands)
+        return made
+
+    def _places(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors for the gradients of parameters: those of the last step, unless they are in use or do not fit."""
+        if any(param.grad is not None for param in parameters.values()):  # being summed up
+            return {name: torch.empty_like(param) for name, param in parameters.items()}
+        if {name: place.shape for name, place in self._made.items()} != {n: p.shape for n, p in parameters.items()}:
+            self._made = {}
+            self._made = {name: torch.empty_like(param) for name, param in parameters.items()}
+        return dict(self._made)
 
     def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange
+from splatkit_ns.plugin.step.update_graph import UpdateGraphs
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.splat import CheckpointRequests
 
@@ -61,6 +62,7 @@ class TrainingStep:
         self._model, self._data, self._callbacks = model, data, callbacks
         self._forward_backward, self._gradients = forward_backward, gradients
         self.watch, self._updates = watch, updates
+        self._update_graphs = UpdateGraphs(watch, updates)
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
@@ -92,7 +94,10 @@ class TrainingStep:
             loss = self._gradients.average(updates.optimizers, context.loss)
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
-            if self.watch.admits(context, updates.optimizers, loss):
+            largest = self._update_graphs.run() if self._forward_backward.is_replay else None
+            if largest is not None:
+                self.watch.record(context, largest, loss)
+            elif self.watch.admits(context, updates.optimizers, loss):
                 updates.step(step // images)
             else:
                 updates.clear_all_gradients()  # gradients that are being summed up are spoilt, too
@@ -111,6 +116,7 @@ class TrainingStep:
     def close(self) -> None:
         """Free the memory of CUDA graphs; the images of the last step stay."""
         self._forward_backward.close()
+        self._update_graphs.close()
 
     def _run_callbacks(self, location: TrainingCallbackLocation, step: int) -> None:
         for callback in self._callbacks:

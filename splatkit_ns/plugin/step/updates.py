@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
+from splatkit_ns.splat.joint_step import can_join, launch_key, step_joined
 
 
 def training_cores(device: str) -> AbstractContextManager[None]:
@@ -59,12 +61,47 @@ class ParameterUpdates:
             for name, optimizer in self.optimizers.items()
             if step % self._accumulation[name] == self._accumulation[name] - 1
         }
-        for name, optimizer in due.items():
+        self._clip(due)
+        step_together(due.values())
+        self._training_state.keep_gradients_of(self.optimizers.keys() - due.keys())
+
+    def _clip(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        for name, optimizer in optimizers.items():
             max_norm = self._max_norms[name]
             if max_norm is not None:
                 torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_norm)
-        step_together(due.values())
-        self._training_state.keep_gradients_of(self.optimizers.keys() - due.keys())
+
+    # ------------------------------------------------------------------ a step that a CUDA graph holds in part
+
+    def launch_key(self) -> Hashable:
+        """What the kernels of `step_joined` depend on, besides the values on the device."""
+        return tuple(map(launch_key, self.optimizers.values()))
+
+    def joined(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimizers that step together, if all groups are due."""
+        return {name: optimizer for name, optimizer in self.optimizers.items() if can_join(optimizer)}
+
+    def not_joined(self) -> dict[str, torch.optim.Optimizer]:
+        """The others; those whose parameter has no gradient do nothing."""
+        return {name: optimizer for name, optimizer in self.optimizers.items() if not can_join(optimizer)}
+
+    def step_joined(self, optimizers: Mapping[str, torch.optim.Optimizer], rates: Tensor) -> None:
+        """Clip and step optimizers that step together; a CUDA graph can hold this.
+
+        Args:
+            optimizers: by parameter group.
+            rates: their learning rates, float32 on their device.
+        """
+        self._clip(optimizers)
+        step_joined(list(optimizers.values()), rates)
+
+    def step_alone(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        """Clip and step optimizers one by one."""
+        self._clip(optimizers)
+        for optimizer in optimizers.values():
+            optimizer.step()
+
+    # ------------------------------------------------------------------ schedules
 
     def step_schedules(self, images: int = 1) -> None:
         """Set the learning rates of the next step.

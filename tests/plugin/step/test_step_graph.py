@@ -23,6 +23,7 @@ from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step import graph_or_plain
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
+from splatkit_ns.plugin.step.update_graph import UpdateGraphs
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
@@ -108,7 +109,7 @@ def trained(
     undistort: bool = True,
     **parts: Any,
 ) -> Any:
-    """The Gaussians after 300 steps on the GPU, and how many of these were replays."""
+    """The Gaussians after 300 steps on the GPU, and how many of these were replays, of both graphs of a step."""
     method = make_method("graphs", sh_degree_interval=60, **deepcopy(parts))
     config = run_config(scene, output, steps=300, method=method)
     config.machine.device_type = "cuda"
@@ -116,20 +117,29 @@ def trained(
     config.pipeline.datamanager.mask_mode = mask_mode
     config.pipeline.datamanager.undistort = undistort
     replays: list[int] = []
-    replay = torch.cuda.CUDAGraph.replay
+    updates: list[int] = []
+    replay, update = torch.cuda.CUDAGraph.replay, UpdateGraphs.run
 
     def counted(self: Any) -> None:
         replays.append(1)
         replay(self)
 
+    def counted_update(self: Any) -> Any:
+        largest = update(self)
+        if largest is not None:
+            updates.append(1)
+        return largest
+
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda.CUDAGraph, "replay", counted)
+        patch.setattr(UpdateGraphs, "run", counted_update)
         trainer = make_trainer(config)
         torch.manual_seed(0)
         trainer.train()
     forget_writers()
+    assert bool(replays) == graphs
     params = trainer.pipeline.model.gauss_params
-    return {name: param.detach().cpu() for name, param in params.items()}, len(replays)
+    return {name: param.detach().cpu() for name, param in params.items()}, len(updates)
 
 
 def same_in_graphs(scene: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> dict[str, torch.Tensor]:
