@@ -197,7 +197,8 @@ def test_the_camera_never_leaves_what_was_seen(seed: int, num: int, extent: floa
     if survey.kind == "arc":
         nearest = torch.remainder(azimuths[:, None] - theirs[0] + 180, 360).sub(180).abs().min(dim=1).values
         assert float(nearest.max()) <= max(45.0, extent / 2) + 0.1
-        assert float(torch.remainder(azimuths + 20, 360).max()) <= extent + 20.1
+        if extent < 180:  # otherwise the widest gap may lie between two photographs
+            assert float(torch.remainder(azimuths + 20, 360).max()) <= extent + 20.1
     for mine, of_photographs in ((elevations, theirs[1]), (distances, theirs[2])):
         assert float(mine.min()) >= float(of_photographs.min()) - 0.01
         assert float(mine.max()) <= float(of_photographs.max()) + 0.01
