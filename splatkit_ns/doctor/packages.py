@@ -140,14 +140,10 @@ def check_packages(versions: Versions = installed_version) -> list[Finding]:
     for name, tested in TESTED.items():
         version = versions(name)
         if version is not None and Version(version).release[:3] not in tested:
-            known = " and ".join(".".join(map(str, numbers)) for numbers in tested)
-            return [
-                Finding(
-                    "packages", "note", f"{text}; {name} {version} is not tested with this package, {known} are"
-                    if len(tested) > 1 else f"{text}; {name} {version} is not tested with this package, {known} is",
-                    "", f"pip install {name}=={'.'.join(map(str, tested[0]))}", facts,
-                )
-            ]  # fmt: skip
+            known = [".".join(map(str, numbers)) for numbers in tested]
+            verb = "is" if len(known) == 1 else "are"
+            text += f"; {name} {version} is not tested with this package, {' and '.join(known)} {verb}"
+            return [Finding("packages", "note", text, "", f"pip install {name}=={known[0]}", facts)]
     return [Finding("packages", "ok", text, facts=facts)]
 
 

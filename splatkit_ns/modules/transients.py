@@ -70,7 +70,7 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
     def is_idle(self) -> bool:
         return self.begin == 0
 
-    def on_setup(self, data_provider: Any, max_steps: int) -> None:
+    def on_setup(self, data_provider: Any, max_steps: int, logger: logging.Logger) -> None:
         if not isinstance(data_provider, TrainingViewSource):
             raise ModuleError(f"{self.module_name} needs training images, but the run's data offers none.")
         if not all(0 < share <= 1 for share in self.review):
@@ -78,6 +78,14 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
         later = (share for share in self.review if share > self.begin)
         self._moments = {max(1, round(share * max_steps)) for share in (self.begin, *later)}
         self._masks: list[Tensor] = getattr(self, "_masks", [])
+        if self._masks and len(self._masks) != data_provider.num_train_images:
+            logger.warning(
+                "%s: the masks of the checkpoint are of %d photographs, now there are %d: they are made anew.",
+                self.module_name,
+                len(self._masks),
+                data_provider.num_train_images,
+            )
+            self._masks = []
         self._masked = [bool(mask.any()) for mask in self._masks]
 
     def pre_step(self, masks: Tensor | None, target_frames: Tensor, image_index: int | None) -> FrameEdit | None:

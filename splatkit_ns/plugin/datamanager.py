@@ -36,7 +36,7 @@ from splatkit_ns.plugin.data.reading import ImageReader, TargetFiles
 from splatkit_ns.plugin.data.sampler_state import load_sampler_state, sampler_state
 from splatkit_ns.plugin.data.targets import target_files
 from splatkit_ns.plugin.run.excepthook import install_excepthook
-from splatkit_ns.ranges import NonNegative
+from splatkit_ns.ranges import NonNegative, Positive
 
 
 @dataclass
@@ -49,7 +49,7 @@ class SplatkitDatamanagerConfig(FillsInDefaults, FullImageDatamanagerConfig):
     the main memory. Images that do not fit are read from disk ahead of their use, by max-thread-workers threads; a
     quarter of this memory is for those. None means a third of the GPU's memory that is free, or half of the main
     memory that is free; if training is on the CPU, at most 1 GiB."""
-    max_seed_points: int = DEFAULT_LIMIT
+    max_seed_points: Annotated[int, Positive] = DEFAULT_LIMIT
     """Seed points to start from at most; so many are drawn from a larger point cloud."""
     exif_orientation: ExifOrientation = "auto"
     """Whether pictures are turned as their EXIF tags say. Auto turns them if the cameras have the size of turned
@@ -98,9 +98,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         parser = config.dataparser
         if config.data is not None:
             parser.data = config.data
-        config.dataparser = parser = dataparser_of(parser)
-        check_folder(parser)
-        note_options(config)
+        with explained(parser):
+            config.dataparser = parser = dataparser_of(parser)
+            check_folder(parser)
+            note_options(config)
         cache_images, config.cache_images = config.cache_images, "cpu"  # for "gpu", nerfstudio has a limit of its own
         with explained(parser), own_reading(parser, config.max_seed_points):
             super().__init__(config, device=device, test_mode=test_mode, **kwargs)

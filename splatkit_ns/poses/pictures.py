@@ -278,13 +278,13 @@ def _link(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
-    except OSError:  # another disk, a file system without links, or a file of somebody else
+    except OSError:  # another disk, a file system without links, or another user's file
         with source.open("rb") as file:
             atomic_write(target, lambda copy: shutil.copyfileobj(file, copy))
 
 
 def _copy_upright(source: Path, target: Path) -> None:
-    """Write the picture turned as its EXIF orientation says, with the rest of EXIF, in a format for everybody."""
+    """Write the picture turned as its EXIF orientation says, with the rest of EXIF, as JPEG or PNG."""
     with Image.open(source) as image:
         upright = ImageOps.exif_transpose(image)
         exif = upright.getexif()

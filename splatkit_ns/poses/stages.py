@@ -2,7 +2,7 @@
 
 COLMAP ends its process if something goes wrong in one of its threads, such as a full disk; this way the command is left
 to say so. And a process may hold only one copy of SQLite that has a database open: a second one would undo the locks of
-the first. So nobody else reads the database while a stage runs.
+the first. So no other process reads the database while a stage runs.
 
 The job comes as JSON from the standard input. Lines of JSON go to the standard output: ``{"done": 12}`` twice a second,
 and at the end ``{"error": "…"}`` if the stage has failed. COLMAP's log goes to the standard error.

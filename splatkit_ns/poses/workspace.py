@@ -152,35 +152,46 @@ def opened(output: Path, source: Path, fingerprint: str, *, overwrite: bool) -> 
             in it.
         OSError: it cannot be written.
     """
-    if output.exists() and not output.is_dir():
-        raise SplatkitError(f"--output: {output} is a file; name a folder.")
-    state = _read_state(output)
-    if not state:
-        _check_empty(output, source)
-    is_same = state.get("fingerprint") == fingerprint
-    is_complete = bool(state) and (output / RESULTS[0]).exists()
-    if is_complete and not overwrite:
-        raise SplatkitError(
-            f"--output: {output} holds poses already, of {state.get('source')}. Name another folder, or add "
-            "--overwrite to compute them anew."
-        )
-    if state and not is_same and not overwrite:
-        raise SplatkitError(
-            f"--output: {output} holds an unfinished run on other pictures, of {state.get('source')}, or they have "
-            "changed. Name another folder, or add --overwrite to start anew."
-        )
+    _check_usable(output, source, fingerprint, overwrite)  # before a folder is made
     work = output / WORK
     work.mkdir(parents=True, exist_ok=True)
     with _locked(work):
+        state = _check_usable(output, source, fingerprint, overwrite)  # another process may have worked here meanwhile
         workspace = Workspace(output, state)
-        if state and not is_same:
+        if state and state.get("fingerprint") != fingerprint:
             workspace.forget_all()
-        elif is_complete:
+        elif state and _is_complete(output):
             workspace.forget_models()
         workspace.keep_if("fingerprint", fingerprint)
         workspace.keep_if("source", str(source))
         workspace.save()
         yield workspace
+
+
+def _check_usable(output: Path, source: Path, fingerprint: str, overwrite: bool) -> dict[str, Any]:
+    """The record of an earlier run in the folder; see `opened` for arguments and errors."""
+    if output.exists() and not output.is_dir():
+        raise SplatkitError(f"--output: {output} is a file; name a folder.")
+    state = _read_state(output)
+    if not state:
+        _check_empty(output, source)
+    elif overwrite:
+        return state
+    elif _is_complete(output):
+        raise SplatkitError(
+            f"--output: {output} holds poses already, of {state.get('source')}. Name another folder, or add "
+            "--overwrite to compute them anew."
+        )
+    elif state.get("fingerprint") != fingerprint:
+        raise SplatkitError(
+            f"--output: {output} holds an unfinished run on other pictures, of {state.get('source')}, or they have "
+            "changed. Name another folder, or add --overwrite to start anew."
+        )
+    return state
+
+
+def _is_complete(output: Path) -> bool:
+    return (output / RESULTS[0]).exists()
 
 
 def _picture(entry: dict[str, Any]) -> Picture:

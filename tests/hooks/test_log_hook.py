@@ -47,6 +47,13 @@ class MemoryWriter(Writer):
         return {step: value for known, value, step in self.scalars if known == name}
 
 
+class FullDiskWriter(MemoryWriter):
+    """Cannot write its last lines."""
+
+    def close(self) -> None:
+        raise OSError(28, "No space left on device", "metrics.txt")
+
+
 HERE = "tests.hooks.test_log_hook"
 
 
@@ -162,6 +169,16 @@ def test_writers_get_what_nerfstudio_logs_and_are_closed(tiny_scene: Path, tmp_p
     before = len(writer.scalars)
     run(make_trainer(tiny_scene, tmp_path / "other", steps=3, writers=()))
     assert len(writer.scalars) == before
+
+
+def test_a_run_ends_well_if_the_end_of_its_log_does_not_fit_on_the_disk(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    writers = (f"{HERE}:FullDiskWriter", f"{HERE}:MemoryWriter")
+    trainer = run(make_trainer(tiny_scene, tmp_path, steps=3, writers=writers))
+    assert (trainer.checkpoint_dir / "step-000000002.ckpt").is_file()
+    assert "The end of the log cannot be written: No space left on device (metrics.txt)." in messages.messages
+    assert MemoryWriter.made[-1].closed == 1, "the other one is closed, too"
 
 
 def test_the_moving_average_survives_a_checkpoint(tiny_scene: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def figure(left: int, top: int, width: int = 32, height: int = 48) -> Tensor:
 
 def made(plane: Any, **settings: Any) -> SplatTransientMasks:
     module = SplatTransientMasks(begin=0.2, review=(0.3,), **settings)
-    module.on_setup(plane, 100)
+    module.on_setup(plane, 100, LOGGER)
     return module
 
 
@@ -142,11 +142,11 @@ def test_masks_shrink_and_come_back_from_a_checkpoint() -> None:
     module.post_step(20, 1, plane, VIEW, LOGGER)
     again = SplatTransientMasks(begin=0.2, review=(0.3,))
     again.load_state_dict(module.state_dict())
-    again.on_setup(plane, 100)
+    again.on_setup(plane, 100, LOGGER)
     assert all(torch.equal(masked(module, index), masked(again, index)) for index in range(NUM))
     smaller = SplatTransientMasks(begin=0.2, review=(0.3,))  # the images of the first moment were made smaller
     smaller.load_state_dict({"masks": [mask[::2, ::2] for mask in module.state_dict()["masks"]]})
-    smaller.on_setup(plane, 100)
+    smaller.on_setup(plane, 100, LOGGER)
     smaller.post_step(30, 1, plane, VIEW, LOGGER)
     assert float((masked(smaller, 2) != masked(module, 2)).float().mean()) < 0.02
     del plane.figures[4]  # the render explains it now
@@ -154,6 +154,19 @@ def test_masks_shrink_and_come_back_from_a_checkpoint() -> None:
     again.post_step(30, 1, plane, VIEW, LOGGER)
     assert torch.equal(masked(again, 2), masked(module, 2))
     assert not any(bool(masked(again, index).any()) for index in (4, 6))
+
+
+def test_masks_of_a_checkpoint_with_other_photographs_are_made_anew(caplog: pytest.LogCaptureFixture) -> None:
+    plane = Plane()
+    plane.figures = {2: figure(80, 40)}
+    before, module = made(plane), SplatTransientMasks(begin=0.2, review=(0.3,))
+    before.post_step(20, 1, plane, VIEW, LOGGER)
+    module.load_state_dict({"masks": before.state_dict()["masks"][:-1]})
+    module.on_setup(plane, 100, LOGGER)
+    assert "the masks of the checkpoint are of 8 photographs, now there are 9: they are made anew" in caplog.text
+    assert not any(bool(masked(module, index).any()) for index in range(NUM))
+    module.post_step(30, 1, plane, VIEW, LOGGER)
+    assert bool(masked(module, 2).any())
 
 
 def test_a_photograph_that_is_wrong_altogether_is_not_masked() -> None:
@@ -187,8 +200,8 @@ def test_begin_0_is_off_and_data_without_views_are_refused() -> None:
     assert SplatTransientMasks(begin=0.0).is_idle
     assert not SplatTransientMasks().is_idle
     with pytest.raises(OptionsError, match=r"review is \(45\.0,\), expected shares above 0 and up to 1"):
-        SplatTransientMasks(review=(45.0,)).on_setup(Plane(), 100)
+        SplatTransientMasks(review=(45.0,)).on_setup(Plane(), 100, LOGGER)
     with pytest.raises(ModuleError, match="SplatTransientMasks needs training images"):
-        SplatTransientMasks().on_setup(object(), 100)
+        SplatTransientMasks().on_setup(object(), 100, LOGGER)
     with pytest.raises(ModuleError, match=r"opencv_fisheye lens\. Set --pipeline\.datamanager\.undistort True"):
         made(Plane()).post_step(1, 1, Plane(), VIEW.fisheye(), LOGGER)

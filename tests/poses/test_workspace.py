@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.poses.pictures import Picture
-from splatkit_ns.poses.workspace import fingerprint_of, opened
+from splatkit_ns.poses.workspace import _locked, fingerprint_of, opened
 
 PICTURES = [Picture("a/1.jpg", "a/1 .jpg", 10, 20, "Camera", (47.0, 8.0)), Picture("2.jpg", "2.jpg", 10, 20)]
 
@@ -119,6 +120,25 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with opened(tmp_path / "out", tmp_path / "in", "f", overwrite=False):
         pass
+
+
+def test_what_another_process_has_finished_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It worked there between the first look at the folder and the lock."""
+    output, name = tmp_path / "out", "splatkit_ns.poses.workspace._locked"
+
+    def late(work: Path) -> AbstractContextManager[None]:
+        monkeypatch.setattr(name, _locked)
+        fill(output, tmp_path / "in")
+        return _locked(work)
+
+    monkeypatch.setattr(name, late)
+    with (
+        pytest.raises(SplatkitError, match="holds poses already"),
+        opened(output, tmp_path / "in", "f", overwrite=False),
+    ):
+        pass
+    assert (output / "transforms.json").is_file()
+    assert (output / "images/2.jpg").is_file()
 
 
 def test_settings_of_a_stage(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class Run:
         assert len(kept.unique()) == len(kept), "no Gaussian is there twice"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(operations)
 def test_everything_follows_and_training_goes_on(steps: Operations) -> None:
     run = Run()

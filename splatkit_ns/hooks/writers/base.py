@@ -93,9 +93,15 @@ class Writers(Writer):
         self._call_all("write_config", name, config_dict, step)
 
     def close(self) -> None:
-        """Close all."""
+        """Close all, also those after one that fails; then the first failure is raised."""
+        failures: list[Exception] = []
         for writer in self.writers:
-            writer.close()
+            try:
+                writer.close()
+            except Exception as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
 
 def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, project_name: str) -> Writer | None:

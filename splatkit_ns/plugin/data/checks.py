@@ -178,6 +178,8 @@ def _explain(error: Exception, parser: Any) -> DataError:
     where = f"{kind} cannot read {parser.data}"
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
+    if isinstance(error, PermissionError):
+        return DataError(f"{where}: {error.filename} may not be read. Change its permissions, or those of its folder.")
     if isinstance(error, UnidentifiedImageError):
         return DataError(
             f"{where}: {error}. Restore the image, or convert it to PNG or JPEG, or take it out of the data set."

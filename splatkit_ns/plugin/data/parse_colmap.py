@@ -26,11 +26,7 @@ def colmap_points(
 ) -> dict[str, Any]:
     """The seed points of a COLMAP model by nerfstudio's dataparser; empty if it has none."""
     binary, text = folder / "points3D.bin", folder / "points3D.txt"
-    if binary.is_file():
-        is_empty = binary.read_bytes()[:8] == bytes(8)
-    else:
-        is_empty = text.is_file() and all(line[0] in "#\n" for line in text.open(encoding="utf-8"))
-    if is_empty:
+    if _is_empty(binary, text):
         report_once(f"The COLMAP model in {folder} has no points: the Gaussians start at random positions.")
         return {}
     points = ColmapDataParser._load_3D_points(parser, folder, transform, scale)  # type: ignore[reportPrivateUsage]
@@ -40,6 +36,17 @@ def colmap_points(
         xyz = torch.from_numpy(np.array([point.xyz for point in stored.values()]) - offset)
         points["points3D_xyz"] = ((xyz @ transform[:, :3].double().T + transform[:, 3].double()) * scale).float()
     return points
+
+
+def _is_empty(binary: Path, text: Path) -> bool:
+    """Whether the file of a model's points holds none; the binary one counts if there are both."""
+    if binary.is_file():
+        with binary.open("rb") as file:
+            return file.read(8) == bytes(8)  # their number
+    if not text.is_file():
+        return False
+    with text.open(encoding="utf-8") as file:
+        return all(line[0] in "#\n" for line in file)
 
 
 class OwnColmap(ColmapDataParser):

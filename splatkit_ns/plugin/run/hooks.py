@@ -12,7 +12,7 @@ from nerfstudio.engine.trainer import Trainer
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
 
-from splatkit_ns.errors import HookFailedError, SplatkitError
+from splatkit_ns.errors import HookFailedError, SplatkitError, describe_os_error
 from splatkit_ns.hooks import HOOK_REGISTRY, HookModule, Writer, open_writers
 from splatkit_ns.hooks.registry import check_is_list
 from splatkit_ns.parts.base import SplatBaseModule
@@ -150,15 +150,18 @@ class RunHooks:
             nerfstudio_writer.EVENT_WRITERS.append(self._bridge)
 
     def _close_writers(self) -> None:
-        """Close the writers, and remove them from nerfstudio's list."""
+        """Close the writers, and remove them from nerfstudio's list; if the disk is full, their last lines are lost."""
         if self._bridge is None:
             return
-        if self._bridge in nerfstudio_writer.EVENT_WRITERS:
-            nerfstudio_writer.EVENT_WRITERS.remove(self._bridge)
-        self._bridge.writer.close()
-        self._bridge = None
+        bridge, self._bridge = self._bridge, None
+        if bridge in nerfstudio_writer.EVENT_WRITERS:
+            nerfstudio_writer.EVENT_WRITERS.remove(bridge)
         for module in self.modules:
             module.trainer.logger = None
+        try:
+            bridge.writer.close()
+        except OSError as error:
+            logger.warning("The end of the log cannot be written: %s.", describe_os_error(error))
 
 
 @contextmanager

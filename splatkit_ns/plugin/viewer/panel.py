@@ -105,6 +105,8 @@ class ViewerPanel(nn.Module):
         self._owned = (model, datamanager)  # in a tuple, so that they are not counted as modules of this one
         self.shown = Shown(sh_degree=model.config.sh_degree, on_render=self._count)
         self._weights: Tensor | None = None
+        self._looked_at_step = -1
+        """The step after which the photographs were looked at for `_weights`."""
         self.access = _Access(self._hide_for_viewing)
         self.a_number = Text("Gaussians: ?")
         self.b_psnr = Text("Held-out PSNR: not measured")
@@ -186,9 +188,19 @@ class ViewerPanel(nn.Module):
             self.shown.kept = None
             self.i_cleaned.show("Nothing is hidden")
             return
-        state = self._model.training_state
-        if self._weights is None or len(self._weights) != len(state):
-            self._weights = self._look(state)
+        self._hide(anew=element is self.h_preview)
+
+    def _hide(self, *, anew: bool) -> None:
+        """Hide what the photographs hardly show.
+
+        Args:
+            anew: whether all photographs are looked at again if Gaussians have been trained since; else only if their
+                number has changed, so that the slider follows the hand.
+        """
+        model = self._model
+        state, step = model.training_state, model.context.step
+        if self._weights is None or len(self._weights) != len(state) or (anew and step != self._looked_at_step):
+            self._weights, self._looked_at_step = self._look(state), step
         gone = torch.from_numpy(rules.unneeded(self._weights.numpy(), self.g_share.value / 100))
         self.shown.kept = ~gone
         hidden = int(gone.sum())
@@ -216,12 +228,13 @@ class ViewerPanel(nn.Module):
         threading.Thread(target=work, args=(element,), daemon=True).start()
 
     def _gaussians(self) -> Gaussians:
-        """A copy of the Gaussians, without those that the preview hides."""
+        """A copy of the Gaussians, without those that the preview hides; they are chosen anew if training went on."""
+        if self.h_preview.value:
+            self._hide(anew=True)
         model = self._model
         whole = model.training_state.to_splat_model(model.renderer.splat_mode).to_gaussians()
         kept = self.shown.kept
-        is_current = kept is not None and len(kept) == len(whole)
-        return whole.take(kept.numpy() if kept is not None and is_current else np.ones(len(whole), bool))
+        return whole if kept is None else whole.take(kept.numpy())
 
     def _move_to(self, frame: Any) -> Similarity:
         return Similarity.from_dataparser(*frame_to_training(self._owned[1], frame)).inverse()

@@ -27,7 +27,7 @@ from tests.plugin.data.broken_data import (
     run,
     write,
 )
-from tests.plugin.helpers import make_trainer, run_config
+from tests.plugin.helpers import make_pipeline, make_trainer, run_config
 
 
 def point_with_nan(folder: Path) -> None:
@@ -281,6 +281,16 @@ def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty
     config.pipeline.datamanager.data = None
     with pytest.raises(SplatkitError, match=rf"the current folder, {here}, as --data names no other: give .* --data"):
         make_trainer(config)
+
+
+def test_a_file_that_may_not_be_read(scenes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    trained_on = next(iter(scenes.values()))
+    with pytest.raises(SplatkitError, match=r"transforms\.json may not be read\. Change its permissions"):
+        make_pipeline(trained_on)
 
 
 def test_images_without_a_pixel(scenes: dict[str, Path], tmp_path: Path) -> None:

@@ -171,6 +171,10 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         (late(lr_share=0.0), "--optimizers.sh0.scheduler.lr-share is 0.0, expected a number above 0"),
         (late(decay_from=-1.0), "--optimizers.sh0.scheduler.decay-from is -1.0, expected a number between 0 and 1"),
         (late(max_steps=0), "--optimizers.sh0.scheduler.max-steps is 0, expected a number above 0"),
+        (
+            {"pipeline__datamanager__max_seed_points": 0},
+            "--pipeline.datamanager.max-seed-points is 0, expected a number above 0",
+        ),
         ({"mixed_precision": True}, "--mixed-precision and --use-grad-scaler must be False"),
         ({"machine__num_devices": 99, "machine__device_type": "cuda"}, "num-devices is 99, but PyTorch finds"),
         ({"load_checkpoint": Path("gone.ckpt")}, "--load-checkpoint: there is no file gone.ckpt"),

@@ -161,8 +161,20 @@ def test_the_panel_without_a_training(tiny_scene: Path, tmp_path: Path) -> None:
         (tmp_path / "scene.ply").write_bytes(client.files["scene.ply"])
         found = SplatModel.load(tmp_path / "scene.ply")
         assert len(found) == model.num_points - hidden
+        state = model.training_state  # as if training went on, and moved unneeded Gaussians to where they are needed
+        for parameter in state.params.values():
+            parameter.data = parameter.data.flip(0)
+        model.update_to_step(10_001)
+        client.files.clear()
+        choose(panel.j_format, "ply")
+        client.press(panel.l_download)
+        wait_for(lambda: bool(client.files))
+        (tmp_path / "later.ply").write_bytes(client.files["scene.ply"])
+        assert torch.equal(SplatModel.load(tmp_path / "later.ply").means, found.means.flip(0)), "the same are hidden"
         choose(panel.h_preview, False)
         assert panel.i_cleaned.text == "Nothing is hidden"
+        for parameter in state.params.values():
+            parameter.data = parameter.data.flip(0)
         assert torch.equal(shown(), whole)
         choose(panel.j_format, "ply")
         choose(panel.k_frame, "dataset")
