@@ -61,9 +61,10 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
     frames = _frames(options, scene, camera_path, console)
     frames.near = frames.near if options.near is None else options.near
     if options.output.suffix.lower() in PICTURES and not options.output.is_dir() and len(frames.views) > 1:
+        fewer = ", or add --frames 1" if camera_path is None else ""
         raise SplatkitError(
             f"--output: {options.output} is a picture, and there are {len(frames.views)} frames: name a video, an "
-            "animation or a folder, or add --frames 1."
+            f"animation or a folder{fewer}."
         )
     _prepare(scene, frames, options)
     pictures = Pictures(scene, frames, options, console)
@@ -206,9 +207,13 @@ def _frames(options: RenderOptions, scene: Scene, camera_path: CameraPath | None
     from splatkit_ns.cli._data_cameras import data_cameras  # loads nerfstudio
 
     views, files = data_cameras(scene.pipeline, options.cameras)
-    if options.frames is not None:
-        return Frames(path(views, options.frames))
-    return Frames(views, _image_names(files))
+    if options.frames is None:
+        return Frames(views, _image_names(files))
+    if options.frames == 1:
+        return Frames(views[:1])
+    if len(views) == 1:
+        raise SplatkitError(f"--frames: --cameras {options.cameras} has one camera, and a path needs at least two.")
+    return Frames(path(views, options.frames))
 
 
 def _orbit(options: RenderOptions, scene: Scene, console: Console) -> list[View]:

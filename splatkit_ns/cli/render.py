@@ -37,7 +37,7 @@ class RenderOptions:
     """A camera path that nerfstudio's viewer has saved (JSON), with its image size, speed and crop."""
     cameras: Literal["train", "test"] | None = None
     """The cameras of the run's training images, or of its held-out ones; images have the names of the photographs. With
-    --frames: a smooth path through them."""
+    --frames: a smooth path of so many frames through them; 1 draws the first alone."""
     frames: Annotated[int | None, Positive] = None
     """The number of frames. If not given: 120, or as many as photographs, up to 600, if the camera goes from place to
     place."""

@@ -111,7 +111,7 @@ def choose_sizes(
         return FusionSizes(voxel, band, limit, count_blocks(near, voxel, band))
 
     chosen = sizes(voxel)
-    allowed = min(math.inf if memory is None else memory, MAX_BLOCKS * BYTES_PER_BLOCK)
+    allowed = min(math.inf if memory is None else max(1, memory), MAX_BLOCKS * BYTES_PER_BLOCK)
     if chosen.memory <= allowed:
         return chosen
     fitting = chosen

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -15,14 +16,19 @@ import torch
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.scripts.render import get_crop_from_json
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from splatkit_ns import SplatModel, View, formats, orbit, turntable
 from splatkit_ns import render as draw
 from splatkit_ns.cameras import fov_intrinsics
+from splatkit_ns.cli import _data_cameras
 from splatkit_ns.cli._camera_path_files import read_camera_path
 from splatkit_ns.cli._data_cameras import data_cameras
 from splatkit_ns.cli._pictures import Frames
+from splatkit_ns.cli._rendering import _frames
+from splatkit_ns.cli.render import RenderOptions
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.tours import Survey
@@ -266,6 +272,20 @@ def test_a_run_from_the_cameras_of_its_data(made_run: Path, tmp_path: Path, caps
     )  # fmt: skip
     assert status == 0, text
     assert [frame.shape for frame in video(tmp_path / "through.webm")] == [(18, 24, 3)] * 3
+    arguments = ("render", "--load-config", made_run, "--cameras", "test", "--output", tmp_path / "first.png")
+    text = refused(capsys, *arguments)
+    assert "name a video, an animation or a folder, or add --frames 1." in text
+    status, text = run(capsys, *arguments, "--frames", "1")
+    assert status == 0, text
+    first = tmp_path / "out" / f"{names[0]}.png"
+    assert np.array_equal(pixels(tmp_path / "first.png"), pixels(first)), "what the message says"
+
+
+def test_a_path_needs_two_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = RenderOptions(Path("a.mp4"), load_config=Path("config.yml"), cameras="test", frames=9)
+    monkeypatch.setattr(_data_cameras, "data_cameras", lambda *_: (orbit((0, 0, 0), 2, 1), [Path("a.png")]))
+    with pytest.raises(SplatkitError, match="--cameras test has one camera, and a path needs at least two"):
+        _frames(options, SimpleNamespace(pipeline=None), None, Console())  # type: ignore[arg-type]
 
 
 def test_a_tour_of_a_run_is_as_its_cameras_stand(
@@ -399,6 +419,11 @@ def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.Ca
     )
     assert "2 of 48 Gaussians in" in text
     assert "large.ply are of infinite size. Leave them out with splatkit clean." in text
+    (tmp_path / "p.json").write_text(json.dumps(viewers_path()))
+    text = refused(
+        capsys, "render", "--input", scene, "--camera-path", tmp_path / "p.json", "--output", tmp_path / "b.png"
+    )
+    assert "there are 3 frames: name a video, an animation or a folder." in text
     other = tmp_path / "moved.ply"
     other.write_bytes(scene.read_bytes())
     (tmp_path / "moved.ply.offset.json").write_text('{"offset": [1, 2, 3]}')

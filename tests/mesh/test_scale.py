@@ -91,8 +91,9 @@ def test_no_more_blocks_than_open3d_can_index_however_much_memory_there_is() -> 
 
 
 def test_no_memory_at_all(true_views: list[DepthView]) -> None:
-    with pytest.raises(SplatkitError, match="No size would fit"):
-        choose_sizes(true_views, downscale=1, memory=1000)
+    for memory in (0, 1000):
+        with pytest.raises(SplatkitError, match="No size would fit"):
+            choose_sizes(true_views, downscale=1, memory=memory)
 
 
 def test_a_scene_without_surfaces() -> None:
