@@ -120,12 +120,12 @@ def launch_key(optimizer: Optimizer) -> Hashable:
     return (id(optimizer), *count, *settings, *unusual, param.shape, *places)
 
 
-def _tensors(optimizer: Optimizer) -> tuple[Tensor, ...]:
+def _tensors(optimizer: Optimizer) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The parameter of an Adam, its gradient, and its state."""
     param: Tensor = optimizer.param_groups[0]["params"][0]
     assert param.grad is not None
     state = optimizer.state[param]
-    return (param, param.grad, *(state[name] for name in _STATE))
+    return param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"]
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:
