@@ -280,7 +280,7 @@ class SplatkitTrainer(Trainer):
             if not (self.pipeline.training and self.pipeline.model.training):
                 self.pipeline.train()
             result = self.training_step.run(step)
-        self._together.compare(last + 1, self._state.parameters())
+        self._together.compare(last + 1, self._state.parameters)
         self._log.after_step(last, result)
         self._update_viewer_state(last)
         with self.train_lock:

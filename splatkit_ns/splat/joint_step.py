@@ -6,7 +6,8 @@ as before. Six small kernels in sequence are bound by latency, and six calls of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,10 @@ _STATE = ("exp_avg", "exp_avg_sq", "step")
 
 _UNUSUAL = ("amsgrad", "maximize", "differentiable", "weight_decay", "decoupled_weight_decay")
 """The settings of an Adam that the kernel does not have."""
+
+_SETTINGS = ("betas", "eps", "fused", *_UNUSUAL)
+
+_NO_STATE: Mapping[str, Tensor] = {}
 
 _SMALLEST_EPS = 1e-18
 """The least eps: the fast root of GPUs is 0 for numbers below 1.2e-38, and only an eps above such roots hides that."""
@@ -61,7 +66,12 @@ def step_together(optimizers: Iterable[Optimizer]) -> None:
             optimizer.step()
     if joined:
         device = joined[0].param_groups[0]["params"][0].device
-        step_joined(joined, torch.tensor(learning_rates(joined)).to(device, non_blocking=True))
+        step_joined(joined, _on_device(tuple(learning_rates(joined)), device))
+
+
+@lru_cache(maxsize=1)  # schedules keep the rates for most of a run
+def _on_device(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 def can_join(optimizer: Optimizer) -> bool:
@@ -108,24 +118,29 @@ def step_joined(optimizers: Sequence[Optimizer], rates: Tensor) -> None:
 
 
 def launch_key(optimizer: Optimizer) -> Hashable:
-    """What an optimizer's part of a joint step depends on, besides the values on the device: addresses and settings."""
+    """What an optimizer's part of a joint step depends on, besides the values on the device: addresses and settings.
+
+    An optimizer that never joins has its gradient's address alone.
+    """
     groups = optimizer.param_groups
-    group, param = groups[0], groups[0]["params"][0]
-    settings = (isinstance(group["lr"], Tensor), group.get("betas"), group.get("eps"), group.get("fused"))
-    unusual = tuple(group.get(name) for name in _UNUSUAL)
-    state = optimizer.state.get(param, {})
-    tensors = (param, param.grad, *(state.get(name) for name in _STATE))
-    places = tuple(value.data_ptr() if isinstance(value, Tensor) else None for value in tensors)
-    count = (len(groups), len(group["params"]), _has_hooks(optimizer))
-    return (id(optimizer), *count, *settings, *unusual, param.shape, *places)
+    group, params = groups[0], groups[0]["params"]
+    param: Tensor = params[0]
+    grad = param.grad
+    place = None if grad is None else grad.data_ptr()
+    if type(optimizer) is not torch.optim.Adam:
+        return id(optimizer), place
+    get = optimizer.state.get(param, _NO_STATE).get
+    places = tuple([None if (value := get(name)) is None else value.data_ptr() for name in _STATE])
+    count = (len(groups), len(params), _has_hooks(optimizer), isinstance(group["lr"], Tensor))
+    return id(optimizer), place, param.data_ptr(), param.shape, places, count, tuple(map(group.get, _SETTINGS))
 
 
-def _tensors(optimizer: Optimizer) -> tuple[Tensor, ...]:
+def _tensors(optimizer: Optimizer) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The parameter of an Adam, its gradient, and its state."""
     param: Tensor = optimizer.param_groups[0]["params"][0]
     assert param.grad is not None
     state = optimizer.state[param]
-    return (param, param.grad, *(state[name] for name in _STATE))
+    return param, param.grad, state["exp_avg"], state["exp_avg_sq"], state["step"]
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,18 +121,19 @@ class Together:
         return True
 
     @torch.no_grad()
-    def compare(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+    def compare(self, step: int, parameters_of_run: Callable[[], Mapping[str, Tensor]]) -> None:
         """Compare the parameters of the ranks, which have to be the same bits, if that is due.
 
         Args:
             step: the number of images that have been trained.
-            parameters: by name.
+            parameters_of_run: gives them, by name.
 
         Raises:
             SplatkitError: a rank has others than rank 0.
         """
         if self.ranks.size == 1 or not is_due(step, IMAGES_PER_COMPARISON, self.images_per_step):
             return
+        parameters = parameters_of_run()
         sums = torch.stack([_bit_sum(param) for param in parameters.values()]).tolist()
         found = self.ranks.gather(sums)
         for rank, theirs in enumerate(found):

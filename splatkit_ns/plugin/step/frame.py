@@ -119,12 +119,11 @@ class TrainingFrames:
             has_alpha = batch is not None and batch["image"].shape[-1] == 4
             background = self._backgrounds.of_step(has_alpha, device)
         index = (camera.metadata or {}).get("cam_idx")
-        frame = TrainingFrame(camera, self.view(camera), background)
+        number: dict[str, Any] = {}
         if index is not None:
             self._numbers = self._numbers.to(device)
-            frame = dataclasses.replace(
-                frame, image_index=int(index), index_on_device=self._numbers[int(index) : int(index) + 1]
-            )
+            number = {"image_index": int(index), "index_on_device": self._numbers[int(index) : int(index) + 1]}
+        frame = TrainingFrame(camera, self.view(camera), background, **number)
         return frame if batch is None else self.with_image(frame, batch)
 
     def with_image(self, frame: TrainingFrame, batch: Mapping[str, Any]) -> TrainingFrame:

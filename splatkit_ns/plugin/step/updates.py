@@ -110,10 +110,20 @@ class ParameterUpdates:
             images: the number of images of a step, which schedules count.
         """
         for schedule in self._schedules.values():
-            calls = images
-            if type(schedule) is LambdaLR:  # its rates depend on the number of steps alone
-                vars(schedule)["last_epoch"] += images - 1
-                vars(schedule)["_step_count"] += images - 1
-                calls = 1
-            for _ in range(calls):
-                schedule.step()
+            if type(schedule) is LambdaLR and not isinstance(schedule.optimizer.param_groups[0]["lr"], Tensor):
+                _skip_to(schedule, images)
+            else:
+                for _ in range(images):
+                    schedule.step()
+
+
+def _skip_to(schedule: LambdaLR, steps: int) -> None:
+    """Let a schedule step several times: its rates depend on the number of steps alone. `step` takes longer for one."""
+    state = vars(schedule)
+    state["last_epoch"] += steps
+    state["_step_count"] += steps
+    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+    rates = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    state["_last_lr"] = rates
