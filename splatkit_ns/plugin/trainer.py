@@ -78,8 +78,8 @@ class SplatkitTrainerConfig(FillsInDefaults, AddedOptions, TrainerConfig):
     """Measure the held-out images every steps-per-eval-all-images steps and at the end, PSNR and SSIM of at most 64 of
     them, and write a contact sheet of photographs, renders and errors into the run's folder, held_out."""
     cuda_graphs: bool = True
-    """On a GPU, launch render, loss and backward pass of a step as one CUDA graph, unless a module runs between them;
-    small scenes then take half the time. The arithmetic is the same."""
+    """On a GPU, launch render, loss and backward pass of a step as one CUDA graph, and the optimizers' step as another,
+    unless a module runs between them; small scenes then take half the time. The arithmetic is the same."""
     on_nan: Literal["stop", "skip"] = "stop"
     """The reaction to a loss or gradient that is NaN or infinite: stop, or skip that step and go on. On a GPU, skip
     makes every step wait for the device."""
