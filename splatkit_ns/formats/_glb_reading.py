@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatkit_ns.formats._inflate import check_inflated
-from splatkit_ns.formats._quantise import as_floats, logits_of
+from splatkit_ns.formats._quantise import WXYZ, as_floats, log_scales_of, logits_of
 from splatkit_ns.formats._spz_reading import read_spz_stream
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.formats.gaussians import (
@@ -38,8 +38,6 @@ _MAX_NODES = 100_000
 _BYTES_OF_ONE = 240
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
-_WXYZ = [3, 0, 1, 2]
-_MIN_SCALE = 1e-13
 _HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -192,7 +190,7 @@ class _Reader:
         coefficients = [self._values(primitive, name, 3) for name in names]
         scales = self._values(primitive, f"{PREFIX}SCALE", 3)
         opacities = self._values(primitive, f"{PREFIX}OPACITY", 1)[:, 0]
-        quats = self._values(primitive, f"{PREFIX}ROTATION", 4)[:, _WXYZ]
+        quats = self._values(primitive, f"{PREFIX}ROTATION", 4)[:, WXYZ]
         if not ((scales >= 0).all() and (opacities >= 0).all() and (opacities <= 1).all()):
             self._fail("expected SCALE of at least 0 and OPACITY from 0 to 1; drafts of the extension had logs")
         if any(len(values) != len(means) for values in (*coefficients, scales, opacities, quats)):
@@ -200,7 +198,7 @@ class _Reader:
         sh = np.stack(coefficients, axis=1)
         return Gaussians(
             means=as_floats(means),
-            scales=as_floats(np.log(np.maximum(scales, _MIN_SCALE))),
+            scales=log_scales_of(scales),
             quats=as_floats(quats),
             opacities=logits_of(opacities),
             sh0=np.ascontiguousarray(as_floats(sh[:, :1])),

@@ -11,7 +11,13 @@ from splatkit_ns.formats.gaussians import DoubleArray, FloatArray
 
 ByteArray = NDArray[np.uint8]
 
+XYZW, WXYZ = [1, 2, 3, 0], [3, 0, 1, 2]
+"""The columns of quaternions wxyz in the order xyzw, and the other way round."""
 _MORTON_BITS = 21  # three of them fit into 64 bits
+_LARGEST_LOG = 80.0
+"""Log scales beyond this on both sides are clamped to it, so that the standard deviations are float32."""
+_SIZE_OF_ZERO = 1e-13
+"""The value for a standard deviation of zero, which other writers produce, and which has no logarithm."""
 
 
 def morton_order(means: FloatArray) -> NDArray[np.intp]:
@@ -57,6 +63,16 @@ def logits_of(opacities: NDArray[Any], margin: float = 1e-7) -> FloatArray:
     """Logits of opacities, which are kept `margin` away from 0 and 1."""
     inside = np.clip(opacities.astype(np.float64), margin, 1.0 - margin)
     return np.log(inside / (1.0 - inside)).astype(np.float32)
+
+
+def deviations_of(log_scales: FloatArray) -> FloatArray:
+    """Standard deviations of log scales, above 0 and finite."""
+    return np.exp(np.clip(log_scales, -_LARGEST_LOG, _LARGEST_LOG))
+
+
+def log_scales_of(deviations: NDArray[Any]) -> FloatArray:
+    """Log scales of standard deviations of at least 0."""
+    return as_floats(np.log(np.where(deviations > 0, deviations, np.float32(_SIZE_OF_ZERO))))
 
 
 def to_bytes(values: NDArray[Any]) -> ByteArray:

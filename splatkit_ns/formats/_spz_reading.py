@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splatkit_ns.formats._inflate import GzipReader, check_inflated
-from splatkit_ns.formats._quantise import ByteArray, as_floats, from_smallest_three, logits_of_bytes
+from splatkit_ns.formats._quantise import WXYZ, ByteArray, as_floats, from_smallest_three, logits_of_bytes
 from splatkit_ns.formats.frames import flip_yz
 from splatkit_ns.formats.gaussians import FloatArray, FormatError, Gaussians
 
@@ -34,7 +34,6 @@ into that range."""
 MIN_LOG_SCALE, LOG_SCALE_STEPS = -10.0, 16.0
 _NUM_COEFFICIENTS = (0, 3, 8, 15, 24)
 _KEPT_COEFFICIENTS = 15
-_WXYZ = [3, 0, 1, 2]
 MAX_MAGNITUDE = 511
 _MAX_WINDOW = 1 << 27
 
@@ -222,4 +221,4 @@ def _unpack_smallest_three(rotations: ByteArray) -> FloatArray:
         number = packed >> np.uint32(10 * (2 - column))
         magnitude = (number & np.uint32(MAX_MAGNITUDE)).astype(np.float32) / np.float32(MAX_MAGNITUDE * math.sqrt(2))
         others[:, column] = np.where(number & np.uint32(512), -magnitude, magnitude)
-    return from_smallest_three(packed >> np.uint32(30), others)[:, _WXYZ]
+    return from_smallest_three(packed >> np.uint32(30), others)[:, WXYZ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from splatkit_ns.formats import _usd_child
 from splatkit_ns.formats._inflate import max_inflated
-from splatkit_ns.formats._quantise import as_floats, logits_of
+from splatkit_ns.formats._quantise import WXYZ, as_floats, log_scales_of, logits_of
 from splatkit_ns.formats._usd_child import MODE_KEY, TYPE
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.formats.gaussians import (
@@ -33,8 +33,6 @@ _BASE_MEMORY = 512 << 20
 """Address space for a small file, beside that of the process once it has loaded OpenUSD, in bytes."""
 _MEMORY_RATIO = 16
 _BASE_SECONDS, _BYTES_A_SECOND = 120.0, 1e6
-_WXYZ = [3, 0, 1, 2]
-_MIN_SCALE = 1e-13
 
 
 def read_usd(path: Path) -> Gaussians:
@@ -116,8 +114,8 @@ def _gaussians(path: Path, prim: dict[str, Any], arrays: dict[str, FloatArray]) 
         _fail(path, "expected scales of at least 0 and opacities from 0 to 1")
     found = Gaussians(
         means=as_floats(arrays["positions"]),
-        scales=as_floats(np.log(np.maximum(scales, _MIN_SCALE))),
-        quats=as_floats(orientations[:, _WXYZ]),
+        scales=log_scales_of(scales),
+        quats=as_floats(orientations[:, WXYZ]),
         opacities=np.full(num, OPAQUE_LOGIT, np.float32) if opacities is None else logits_of(opacities),
         sh0=np.ascontiguousarray(sh[:, :1]),
         shN=np.ascontiguousarray(sh[:, 1:]),

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from splatkit_ns.files import atomic_write
 from splatkit_ns.formats._glb_reading import BIN_CHUNK, EXTENSION, JSON_CHUNK, MAGIC, MODE_EXTRA, PREFIX, read_glb
-from splatkit_ns.formats._quantise import opacity_bytes, sigmoid, to_bytes, unit_quats
+from splatkit_ns.formats._quantise import XYZW, deviations_of, opacity_bytes, sigmoid, to_bytes, unit_quats
 from splatkit_ns.formats.gaussians import SH_C0, FloatArray, FormatError, Gaussians
 from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 
-FLOAT, BYTE, _ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0
+FLOAT, UNSIGNED_BYTE, _ARRAY_BUFFER, _POINTS = 5126, 5121, 34962, 0
 _MAX_BYTES = 2**32 - 1
-_XYZW = [1, 2, 3, 0]
 _KERNEL: dict[str, Any] = {
     "kernel": "ellipse",
     "colorSpace": "srgb_rec709_display",
@@ -78,8 +77,8 @@ def _attributes(gaussians: Gaussians) -> dict[str, NDArray[Any]]:
     attributes: dict[str, NDArray[Any]] = {
         "POSITION": gaussians.means.astype("<f4"),
         "COLOR_0": np.concatenate([colours, opacity_bytes(gaussians.opacities)[:, None]], axis=1),
-        f"{PREFIX}ROTATION": unit_quats(gaussians.quats)[:, _XYZW].astype("<f4"),
-        f"{PREFIX}SCALE": np.exp(np.clip(gaussians.scales, -80, 80)).astype("<f4"),
+        f"{PREFIX}ROTATION": unit_quats(gaussians.quats)[:, XYZW].astype("<f4"),
+        f"{PREFIX}SCALE": deviations_of(gaussians.scales).astype("<f4"),
         f"{PREFIX}OPACITY": sigmoid(gaussians.opacities).astype("<f4"),
     }
     for degree in range(gaussians.sh_degree + 1):
@@ -97,7 +96,9 @@ def _document(gaussians: Gaussians, attributes: dict[str, NDArray[Any]], num_byt
         start += values.nbytes
         kind = "SCALAR" if values.ndim == 1 else f"VEC{values.shape[1]}"
         accessor: dict[str, Any] = {"bufferView": number, "count": len(values), "type": kind}
-        accessor |= {"componentType": FLOAT} if name != "COLOR_0" else {"componentType": BYTE, "normalized": True}
+        accessor |= (
+            {"componentType": FLOAT} if name != "COLOR_0" else {"componentType": UNSIGNED_BYTE, "normalized": True}
+        )
         if name == "POSITION":
             accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         accessors[name] = accessor

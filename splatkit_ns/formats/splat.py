@@ -12,15 +12,22 @@ from pathlib import Path
 import numpy as np
 
 from splatkit_ns.files import atomic_write_bytes
-from splatkit_ns.formats._quantise import as_floats, logits_of_bytes, opacity_bytes, sigmoid, to_bytes, unit_quats
+from splatkit_ns.formats._quantise import (
+    as_floats,
+    deviations_of,
+    log_scales_of,
+    logits_of_bytes,
+    opacity_bytes,
+    sigmoid,
+    to_bytes,
+    unit_quats,
+)
 from splatkit_ns.formats.gaussians import SH_C0, FormatError, Gaussians, check_finite
 from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 
 logger = logging.getLogger(__name__)
 
 ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("colour", "u1", 4), ("quat", "u1", 4)])
-MIN_SCALE = 1e-13
-"""The value for a standard deviation of zero, which other writers produce, and which has no logarithm."""
 
 
 def write_splat(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
@@ -31,7 +38,7 @@ def write_splat(path: Path, gaussians: Gaussians, options: NoOptions) -> None:
     gaussians = gaussians.take(np.argsort(-weight, kind="stable"))
     rows = np.empty(len(gaussians), ROW)
     rows["mean"] = gaussians.means
-    rows["scale"] = np.exp(np.clip(gaussians.scales, -80, 80))
+    rows["scale"] = deviations_of(gaussians.scales)
     rows["colour"][:, :3] = to_bytes((gaussians.sh0[:, 0] * SH_C0 + 0.5) * 255)
     rows["colour"][:, 3] = opacity_bytes(gaussians.opacities)
     rows["quat"] = to_bytes(unit_quats(gaussians.quats) * 128 + 128)
@@ -57,7 +64,7 @@ def read_splat(path: Path) -> Gaussians:
         )
     found = Gaussians(
         means=as_floats(rows["mean"]),
-        scales=as_floats(np.log(np.maximum(scales, np.float32(MIN_SCALE)))),
+        scales=log_scales_of(scales),
         quats=as_floats((rows["quat"].astype(np.float32) - 128) / 128),
         opacities=logits_of_bytes(rows["colour"][:, 3]),
         sh0=as_floats(((rows["colour"][:, :3] / np.float32(255)) - 0.5) / SH_C0)[:, None],

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from splatkit_ns.files import atomic_write
 from splatkit_ns.formats._inflate import write_gzip
-from splatkit_ns.formats._quantise import morton_order, opacity_bytes, smallest_three, to_bytes, unit_quats
+from splatkit_ns.formats._quantise import XYZW, morton_order, opacity_bytes, smallest_three, to_bytes, unit_quats
 from splatkit_ns.formats._spz_reading import (
     ANTIALIASED,
     COLOUR_SCALE,
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 MAX_FRACTIONAL_BITS = 20
 """The most fractional bits of positions. The reference writer always takes 12, which is coarse for a scene of a few
 units; readers use the number in the header. More bits carry no information: a float32 of size 1 has 23."""
-_XYZW = [1, 2, 3, 0]
 _ROWS_AT_ONCE = 4096
 
 SpzVersion = Literal[2, 3]
@@ -145,7 +144,7 @@ def _pack_first_three(quats: FloatArray) -> bytes:
 
 def _pack_smallest_three(quats: FloatArray) -> bytes:
     """The index of the largest component (of xyzw) in the two highest bits, then a sign and 9 bits of each other."""
-    largest, others = smallest_three(quats[:, _XYZW])
+    largest, others = smallest_three(quats[:, XYZW])
     packed = largest.astype(np.uint32)
     for column in range(3):
         magnitude = np.rint(np.abs(others[:, column]) * (MAX_MAGNITUDE * math.sqrt(2)))

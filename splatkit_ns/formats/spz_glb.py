@@ -14,7 +14,7 @@ import numpy as np
 
 from splatkit_ns.formats._glb_reading import PREFIX, SPZ_EXTENSION, read_glb
 from splatkit_ns.formats.gaussians import Gaussians
-from splatkit_ns.formats.glb import BYTE, FLOAT, document, write_chunks
+from splatkit_ns.formats.glb import FLOAT, UNSIGNED_BYTE, document, write_chunks
 from splatkit_ns.formats.registry import NoOptions, SplatFormat, register
 from splatkit_ns.formats.spz import SpzOptions, spz_bytes
 
@@ -37,7 +37,7 @@ def _document(gaussians: Gaussians, num_bytes: int, num_padded: int) -> dict[str
     }
     accessors["POSITION"] |= {"min": means.min(axis=0).tolist(), "max": means.max(axis=0).tolist()}
     accessors[f"{PREFIX}ROTATION"] = {"count": count, "componentType": FLOAT, "type": "VEC4"}
-    accessors["COLOR_0"] = {"count": count, "componentType": BYTE, "type": "VEC4", "normalized": True}
+    accessors["COLOR_0"] = {"count": count, "componentType": UNSIGNED_BYTE, "type": "VEC4", "normalized": True}
     views = [{"buffer": 0, "byteOffset": 0, "byteLength": num_bytes}]
     placing = {"matrix": np.eye(4).ravel().tolist()}  # Cesium needs one
     return document(gaussians, accessors, views, num_padded, placing, {SPZ_EXTENSION: {"bufferView": 0}})

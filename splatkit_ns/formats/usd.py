@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, get_args
 import numpy as np
 
 from splatkit_ns.files import atomic_write
-from splatkit_ns.formats._quantise import sigmoid, unit_quats
+from splatkit_ns.formats._quantise import XYZW, deviations_of, sigmoid, unit_quats
 from splatkit_ns.formats._usd_reading import MODE_KEY, read_usd
 from splatkit_ns.formats.frames import UpAxis
 from splatkit_ns.formats.gaussians import FormatError, Gaussians
@@ -27,7 +27,6 @@ from splatkit_ns.formats.registry import SplatFormat, register
 
 _SUFFIXES = (".usd", ".usdc", ".usda", ".usdz")
 _ENCODINGS = {b"PXR-": "crate", b"#usd": "text", b"PK\x03\x04": "package"}
-_XYZW = [1, 2, 3, 0]
 _SIGMAS = 3.0
 
 
@@ -87,13 +86,13 @@ def _export(path: Path, gaussians: Gaussians, options: UsdOptions) -> None:
     stage.SetDefaultPrim(field.GetPrim())
     if options.up_axis == "-y":
         field.AddRotateXOp().Set(180.0)
-    scales = np.exp(np.clip(gaussians.scales, -80, 80))
+    scales = deviations_of(gaussians.scales)
     reach = _SIGMAS * scales.max(axis=1, keepdims=True)
     extent = np.stack([(gaussians.means - reach).min(axis=0), (gaussians.means + reach).max(axis=0)])
     coefficients = np.concatenate([gaussians.sh0, gaussians.shN], axis=1).reshape(-1, 3)
     field.CreateExtentAttr([gf.Vec3f(*map(float, corner)) for corner in extent])
     field.CreatePositionsAttr(vt.Vec3fArray.FromNumpy(_contiguous(gaussians.means)))
-    field.CreateOrientationsAttr(vt.QuatfArray.FromNumpy(_contiguous(unit_quats(gaussians.quats)[:, _XYZW])))
+    field.CreateOrientationsAttr(vt.QuatfArray.FromNumpy(_contiguous(unit_quats(gaussians.quats)[:, XYZW])))
     field.CreateScalesAttr(vt.Vec3fArray.FromNumpy(_contiguous(scales)))
     field.CreateOpacitiesAttr(vt.FloatArray.FromNumpy(_contiguous(sigmoid(gaussians.opacities))))
     field.CreateRadianceSphericalHarmonicsDegreeAttr(gaussians.sh_degree)

@@ -169,6 +169,16 @@ def test_the_largest_numbers_of_float32(tmp_path: Path, name: str, num: int) -> 
     assert found.means.min() == pytest.approx(float(gaussians.means.min()), rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["glb", "splat"])
+def test_the_smallest_sizes_come_back(tmp_path: Path, name: str) -> None:
+    """Formats with standard deviations, the logarithms of which no format bounds; that of zero is made up."""
+    gaussians = make_gaussians(9, 0)
+    gaussians.scales[:] = np.linspace(-80, 80, 27).reshape(9, 3)
+    formats.write(tmp_path / f"a.{name}", gaussians)
+    found = formats.read(tmp_path / f"a.{name}")
+    assert np.allclose(np.sort(found.scales.ravel()), gaussians.scales.ravel(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / f"a.{name}"
