@@ -113,6 +113,14 @@ def test_classifiers_and_python_range_agree(metadata: Message) -> None:
     assert listed == {f"3.{minor}" for minor in range(6, 20) if f"3.{minor}.0" in python}
 
 
+def test_pip_names_python_if_it_is_too_new(project: dict[str, Any]) -> None:
+    """pip complains of a dependency that a newer Python cannot install before it looks at the range of Python."""
+    newer = {"python_version": project["requires-python"].rpartition("<")[2]}
+    capped = [r for r in map(Requirement, project["dependencies"]) if any(s.operator == "<" for s in r.specifier)]
+    assert {r.name for r in capped} >= {"open3d", "fpsample"}
+    assert [r.name for r in capped if r.marker is None or r.marker.evaluate(newer)] == []
+
+
 def test_changelog_knows_this_version(project: dict[str, Any]) -> None:
     versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert project["version"] in versions

@@ -173,9 +173,16 @@ def bind_arguments(
         ``call(context, **extra) -> result of method``.
 
     Raises:
-        ModuleError: the signature names an argument that does not exist, or takes one by position only.
+        ModuleError: the signature names an argument that does not exist, takes one by position only, or lacks `self`;
+            or the method is ``async``, so that a call would not run it.
     """
     known = (*available, *extra)
+    if inspect.iscoroutinefunction(method):
+        raise ModuleError(f"{owner} is async, and would never run; write def instead of async def.")
+    if inspect.ismethod(method):
+        first = next(iter(inspect.signature(method.__func__).parameters.values()), None)
+        if first is not None and first.name in known and first.kind is not first.VAR_KEYWORD:
+            raise ModuleError(f"{owner} has no self: its first argument is {first.name!r}; write self before it.")
     parameters = inspect.signature(method).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         names = known

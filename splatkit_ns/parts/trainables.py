@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,3 +71,28 @@ def module_trainables(part: nn.Module) -> dict[str, Trainable]:
     """The parameters of a part that is an `nn.Module`, by their names with "/" in place of the dots."""
     lr = float(getattr(part, "learning_rate", DEFAULT_LR))
     return {name.replace(".", "/"): Trainable(param, lr=lr) for name, param in nn.Module.named_parameters(part)}
+
+
+def undeclared_parameters(part: object, declared: Mapping[str, Any]) -> list[str]:
+    """Find parameters that a part holds, that want gradients, and that it does not declare as trainables.
+
+    Args:
+        part: looked at are its attributes, and the networks among them; nothing inside lists and dicts.
+        declared: what its `trainables` returned.
+
+    Returns:
+        Their names, such as ``net.weight``, in the order of the attributes.
+    """
+    known = {id(entry.parameter) for entry in declared.values() if isinstance(entry, Trainable)}
+    return [name for name, param in _parameters_of(part) if param.requires_grad and id(param) not in known]
+
+
+def _parameters_of(part: object) -> Iterator[tuple[str, nn.Parameter]]:
+    if isinstance(part, nn.Module):
+        yield from nn.Module.named_parameters(part)
+        return
+    for name, value in vars(part).items():
+        if isinstance(value, nn.Parameter):
+            yield name, value
+        elif isinstance(value, nn.Module):
+            yield from value.named_parameters(prefix=name)

@@ -64,6 +64,28 @@ def test_positional_only_arguments_are_refused() -> None:
         bind_arguments(method, RUN_ARGUMENTS, "MyLoss.f")
 
 
+class WithoutSelf:
+    """Python would pass the object itself as the step."""
+
+    def post_step(step: int) -> None:  # type: ignore[reportSelfClsParameterName]
+        ...
+
+    async def pre_step(self, step: int) -> None: ...
+
+    @staticmethod
+    def on_evaluate(step: int) -> int:
+        return step
+
+
+def test_methods_that_would_be_called_wrongly_or_never_run_are_refused() -> None:
+    part = WithoutSelf()
+    with pytest.raises(ModuleError, match=r"MyPart.post_step has no self: its first argument is 'step'"):
+        bind_arguments(part.post_step, RUN_ARGUMENTS, "MyPart.post_step")
+    with pytest.raises(ModuleError, match=r"MyPart.pre_step is async, and would never run"):
+        bind_arguments(part.pre_step, RUN_ARGUMENTS, "MyPart.pre_step")
+    assert bind_arguments(part.on_evaluate, RUN_ARGUMENTS, "MyPart.on_evaluate")(context(step=3)) == 3
+
+
 def test_star_args_stay_empty() -> None:
     assert bind_arguments(lambda *args, step: (args, step), RUN_ARGUMENTS, "f")(context(step=3)) == ((), 3)
 

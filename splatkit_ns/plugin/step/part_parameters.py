@@ -11,7 +11,7 @@ from splatkit_ns.errors import ModuleError, hook_failure
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
-from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable
+from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, undeclared_parameters
 from splatkit_ns.splat.schema import KEYS
 
 
@@ -67,8 +67,18 @@ class PartParameters(nn.Module):
             raise
         except Exception as error:
             raise hook_failure(where, context.step, error) from error
+        checked = _checked(declared, where)
+        if left_out := undeclared_parameters(part, checked):
+            names = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+            context.logger.warning(
+                "%s holds parameters that are not trained, because %s does not return them: %s. "
+                "Return a Trainable for each, or say requires_grad_(False) if they are to stay.",
+                part_name,
+                where,
+                names,
+            )
         own: dict[str, Trainable] = {}
-        for name, entry in _checked(declared, where).items():
+        for name, entry in checked.items():
             if isinstance(entry, RowTrainable):
                 self._add_rows(name, entry, where, context)
             else:

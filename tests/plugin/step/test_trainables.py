@@ -247,6 +247,34 @@ def test_an_nn_module_is_taken_as_it_is(tiny_scene: Path, tmp_path: Path) -> Non
     assert set(opened.pipeline.model.part_params.groups()) == {"ToneOtherWay.net/weight", "ToneOtherWay.net/bias"}
 
 
+class Forgetful(SplatImageModel):
+    """Holds parameters, but declares one alone."""
+
+    def __init__(self) -> None:
+        self.gain = nn.Parameter(torch.ones(3))
+        self.offset = nn.Parameter(torch.zeros(3))
+        self.net = nn.Linear(3, 3)
+        self.fixed = nn.Linear(3, 3).requires_grad_(False)
+
+    def trainables(self) -> dict[str, Trainable]:
+        return {"gain": Trainable(self.gain, lr=0.01)}
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        return self.fixed(self.net(rendered * self.gain + self.offset))
+
+
+def test_parameters_that_a_part_does_not_declare_are_told(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    make_trainer(config_of(tiny_scene, tmp_path, image_model=Forgetful()))
+    forget_writers()
+    assert "Forgetful.trainables does not return them: offset, net.weight, net.bias. Return" in messages.text
+    messages.clear()
+    make_trainer(config_of(tiny_scene, tmp_path / "other", image_model=Tone(), modules=[Features()]))
+    forget_writers()
+    assert "not trained" not in messages.text
+
+
 def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_path: Path) -> None:
     def accumulating(output: Path) -> Any:
         config = config_of(tiny_scene, output, image_model=Exposure())
