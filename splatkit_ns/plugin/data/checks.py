@@ -139,7 +139,24 @@ def _data_set_inside(data: Path) -> str | None:
     return f"The data set is in a folder inside: --data {quoted(found[0])}{more}"
 
 
+def _capture_of(data: Path) -> str | None:
+    """A sentence that says how to turn a phone's capture with poses into a data set; None if it is none."""
+    if any((data / "keyframes" / name).is_dir() for name in ("images", "corrected_images")):
+        app, command = "Polycam", "polycam"
+    elif (data / "rgb").is_dir() and (data / "metadata.json").is_file():
+        app, command = "Record3D", "record3d"
+    else:
+        return None
+    made = data.resolve().with_name(f"{data.resolve().name}_{command}")
+    return (
+        f"It is a raw export of {app}: ns-process-data {command} --data {quoted(data)} --output-dir {quoted(made)}, "
+        f"and train with --data {quoted(made)}"
+    )
+
+
 def _how_to_make_one(data: Path) -> str:
+    if (capture := _capture_of(data)) is not None:
+        return capture
     if (command := poses_command(data)) is not None:
         return command
     files = [data] if data.is_file() else sorted(data.iterdir())

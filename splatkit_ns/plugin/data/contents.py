@@ -95,6 +95,8 @@ def check_outputs(
         widths, heights = outputs.cameras.width.flatten().tolist(), outputs.cameras.height.flatten().tolist()
         for name, width, height in zip(outputs.image_filenames, widths, heights, strict=True):
             path = Path(name)
+            if path not in headers and not path.is_file():
+                raise _missing_image(path, outputs.image_filenames)
             check_image(path, headers.get(path), width, height, turned)
 
 
@@ -216,8 +218,26 @@ def check_points(points: Tensor) -> None:
         )
 
 
+def _missing_image(path: Path, names: Sequence[Path]) -> DataError:
+    """The error of an image that does not exist.
+
+    Args:
+        path: its file, the first that is missing.
+        names: those of all images.
+    """
+    hint = near_name(path)
+    if _is_smaller_copy(path):
+        hint = (
+            "--downscale-factor 1 of the dataparser uses the images in full size; to make them smaller while they "
+            "are loaded, add --pipeline.datamanager.camera-res-scale-factor 0.5."
+        )
+    count = sum(not Path(name).is_file() for name in names)
+    more = f" {count} of {len(names)} images of its split are missing." if count > 1 else ""
+    return DataError(f"The image {path} does not exist, which the data set names. {hint}{more}")
+
+
 def check_image(path: Path, header: StoredPicture | None, width: int, height: int, turned: bool = False) -> None:
-    """Check that an image is there, can be identified and has the size of its camera; does not decode it.
+    """Check that an image can be identified and has the size of its camera; does not decode it.
 
     Args:
         path: its file.
@@ -229,14 +249,6 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
     Raises:
         DataError: it is not.
     """
-    if header is None and not path.is_file():
-        hint = near_name(path)
-        if _is_smaller_copy(path):
-            hint = (
-                "--downscale-factor 1 of the dataparser uses the images in full size; to make them smaller while they "
-                "are loaded, add --pipeline.datamanager.camera-res-scale-factor 0.5."
-            )
-        raise DataError(f"The image {path} does not exist, which the data set names. {hint}")
     stored = read_header(path) if header is None else header
     size = stored.upright_size if turned else (stored.width, stored.height)
     if size == (width, height):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.lenses import INTRINSICS, Lens, lens_of_frame
-from splatkit_ns.plugin.data.pictures import read_header
+from splatkit_ns.plugin.data.pictures import RESTORE, read_header
 
 Doubles = NDArray[np.float64]
 
@@ -225,7 +226,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def existing_name(folder: Path, name: str) -> str:
     """The path of an image that exists, for one that other programs write: without suffix, with backslashes, in other
-    case; the path itself if there is none or several."""
+    case, with accents as signs of their own (macOS); the path itself if there is none or several."""
     names = [name, name.replace("\\", "/")]
     names += [f"{names[-1]}{suffix}" for suffix in IMAGE_SUFFIXES]
     for candidate in names:
@@ -237,8 +238,11 @@ def existing_name(folder: Path, name: str) -> str:
 
 
 def _same_but_for_case(path: Path) -> list[str]:
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFC", name).lower()
+
     try:
-        return [other.name for other in path.parent.iterdir() if other.name.lower() == path.name.lower()]
+        return [other.name for other in path.parent.iterdir() if plain(other.name) == plain(path.name)]
     except OSError:
         return []
 
@@ -249,7 +253,7 @@ def near_name(path: Path) -> str:
         beside = sorted(other.name for other in path.parent.iterdir() if other.stem.lower() == path.stem.lower())
     except OSError:
         return f"There is no folder {path.parent}."
-    return f"There is {', '.join(beside[:3])} beside it: correct the path." if beside else "Restore it."
+    return f"There is {', '.join(beside[:3])} beside it: correct the path." if beside else RESTORE
 
 
 def mask_path(given: Path, image: Path) -> Path:

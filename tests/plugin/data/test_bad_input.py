@@ -118,6 +118,13 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "image missing": (delete(IMAGE), (f"{IMAGE} does not exist, which the data set names",)),
     "first image missing": (delete("images/frame_00000.png"), ("frame_00000.png does not exist", "Restore it")),
+    "images missing": (
+        lambda folder: [(folder / f"images/frame_0000{i}.png").unlink() for i in (2, 3)],
+        (
+            "frame_00002.png does not exist",
+            "Restore it, or take it out of the data set. 2 of 6 images of its split are missing.",
+        ),
+    ),
     "image truncated": (cut(IMAGE, 300), (f"{IMAGE} cannot be decoded: image file is truncated", "Restore it")),
     "held-out image truncated": (cut(EVALUATED, 300), (f"{EVALUATED} cannot be decoded",)),
     "image without a header": (cut(IMAGE, 20), (f"{IMAGE} cannot be read", "Restore it")),
@@ -228,6 +235,24 @@ def test_photographs_without_poses(tmp_path: Path, name: str, command: str) -> N
     with pytest.raises(SplatkitError) as caught:
         make_trainer(run_config(tmp_path / "my photos", tmp_path / "out"))
     assert f"splatkit poses '{tmp_path}/{command.format(here=tmp_path)}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "command"),
+    [
+        (("keyframes/images/1.jpg", "mesh_info.json"), "polycam"),
+        (("keyframes/corrected_images/1.jpg", "thumbnail.jpg"), "polycam"),
+        (("rgb/0.jpg", "metadata.json"), "record3d"),
+    ],
+)
+def test_a_capture_of_a_phone_has_poses_already(tmp_path: Path, files: tuple[str, ...], command: str) -> None:
+    data = tmp_path / "my flat"
+    for name in files:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).touch()
+    with pytest.raises(SplatkitError) as caught:
+        check_folder(NerfstudioDataParserConfig(data=data))
+    assert f"ns-process-data {command} --data '{data}' --output-dir '{data}_{command}', and train" in str(caught.value)
 
 
 def test_a_video_without_poses(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def rename(old: str, new: Callable[[Path], str], key: str = "file_path", show: C
     [
         rename("images", lambda path: f"a photo ({path.stem}).png"),
         rename("images", lambda path: f"Bäume {path.stem}.png"),
+        rename("images", lambda path: f"Ba\u0308ume {path.stem}.png", show=lambda name: name.replace("a\u0308", "ä")),
         rename("images", lambda path: path.name, show=lambda name: name.replace("/", "\\")),
         rename("images", lambda path: path.name, show=lambda name: name.removesuffix(".png")),
         rename("images", lambda path: path.name, show=lambda name: name.replace(".png", ".PNG")),
@@ -189,7 +190,19 @@ def rename(old: str, new: Callable[[Path], str], key: str = "file_path", show: C
             b"\xef\xbb\xbf" + (folder / "transforms.json").read_bytes()
         ),
     ],
-    ids=["spaces", "umlauts", "backslashes", "no suffix", "case", "dot", "mask of colmap", "mask", "points", "bom"],
+    ids=[
+        "spaces",
+        "umlauts",
+        "macos",
+        "backslashes",
+        "no_suffix",
+        "case",
+        "dot",
+        "mask_of_colmap",
+        "mask",
+        "points",
+        "bom",
+    ],
 )
 def test_names_that_programs_write(scenes: dict[str, Path], tmp_path: Path, change: Change) -> None:
     data = changed_copy(scenes["nerfstudio"], tmp_path / "a folder", change)
