@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -37,12 +38,14 @@ class Ranks:
     """The number of this process, from 0; rank 0 writes files, evaluates and logs."""
     size: int = 1
     """The number of processes."""
-    _data: Any = field(default=None, repr=False, compare=False)
-    """The process group for tensors on the device of the training."""
+    _group: Any = field(default=None, repr=False, compare=False)
+    """The process group for tensors on the device of the training; use `_data`."""
     _leading: Any = field(default=None, repr=False, compare=False)
     """The process group, on the CPU, for messages of rank 0 that other ranks may call for at other moments."""
     _control: Any = field(default=None, repr=False, compare=False)
     """The process group, on the CPU, for agreements."""
+    _connecting: Future[None] | None = field(default=None, repr=False, compare=False)
+    """Done when the GPUs of the ranks are connected; None if they are not connected ahead."""
 
     _started: ClassVar[Ranks | None] = None
 
@@ -59,6 +62,8 @@ class Ranks:
     def start(cls, rank: int, size: int, device_type: str, port: int) -> Ranks:
         """Join the other processes of a run on this machine.
 
+        GPUs are connected in the background, which takes NCCL a second or two, while the caller reads its data.
+
         Args:
             rank: the number of this process.
             size: the number of processes.
@@ -67,17 +72,25 @@ class Ranks:
         """
         store = _store_class()("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=300))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        Ranks._started = cls._with_groups(device_type)
+        Ranks._started = cls._with_groups(device_type, ahead=device_type == "cuda")
         return Ranks._started
 
     @classmethod
-    def _with_groups(cls, device_type: str) -> Ranks:
+    def _with_groups(cls, device_type: str, ahead: bool = False) -> Ranks:
         if device_type == "cuda":
             data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE)
         else:
             data = dist.new_group(backend="gloo", timeout=PATIENCE)
         leading, control = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
-        return cls(dist.get_rank(), dist.get_world_size(), data, leading, control)
+        connecting = ThreadPoolExecutor(1).submit(_connect, data, dist.get_world_size()) if ahead else None
+        return cls(dist.get_rank(), dist.get_world_size(), data, leading, control, connecting)
+
+    @property
+    def _data(self) -> Any:
+        """The process group for tensors on the device of the training, connected."""
+        if self._connecting is not None:
+            _guarded(self._connecting.result)
+        return self._group
 
     @property
     def is_first(self) -> bool:
@@ -98,9 +111,8 @@ class Ranks:
         """Begin to `average`; the function that is returned waits for the end, and may raise `RankLost`, too."""
         if self.size == 1:
             return lambda: None
-        is_cuda = any(tensor.is_cuda for tensor in tensors)  # gloo has no means
-        options = dist.AllreduceCoalescedOptions()
-        options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
+        is_cuda = any(tensor.is_cuda for tensor in tensors)
+        options = _averaging(is_cuda)
         begun: list[Any] = []
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             alike = [tensor for tensor in tensors if tensor.dtype == dtype]
@@ -201,6 +213,20 @@ def serve(port: int = 0) -> Any:
 
 def _store_class() -> Any:
     return getattr(dist, "TCPStore")  # noqa: B009  # documented, but not in __all__
+
+
+def _connect(group: Any, size: int) -> None:
+    """Exchange some megabytes on the GPUs in the ways that training does, for NCCL to connect them."""
+    tensor = torch.zeros(2**20, device="cuda")
+    group.allreduce_coalesced([tensor], _averaging(is_cuda=True)).wait()
+    group._allgather_base(tensor.new_empty(size, len(tensor)), tensor).wait()
+
+
+def _averaging(is_cuda: bool) -> Any:
+    """Options of an exchange that averages; gloo has no means, so it adds up."""
+    options = dist.AllreduceCoalescedOptions()
+    options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
+    return options
 
 
 def _guarded(call: Callable[[], T]) -> T:

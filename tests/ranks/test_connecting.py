@@ -1,0 +1,44 @@
+"""Tensors are exchanged only when the GPUs of the ranks are connected."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+from splatkit_ns.ranks import RankLost, Ranks
+
+
+class Group:
+    """Notes whether the GPUs were connected at each exchange."""
+
+    def __init__(self, connecting: Future[None]) -> None:
+        self.connecting, self.exchanges = connecting, list[bool]()
+
+    def _allgather_base(self, every: Any, tensor: Any) -> Any:
+        self.exchanges.append(self.connecting.done())
+        every.copy_(tensor)
+        return self
+
+    def wait(self) -> None: ...
+
+
+def test_the_first_exchange_waits_for_the_connection() -> None:
+    connecting: Future[None] = Future()
+    group = Group(connecting)
+    threading.Timer(0.1, connecting.set_result, [None]).start()
+    found = Ranks(0, 2, group, _connecting=connecting).gather_tensors(torch.arange(3))
+    assert group.exchanges == [True]
+    assert found.tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_a_rank_that_is_lost_while_connecting_is_noticed() -> None:
+    connecting: Future[None] = Future()
+    group = Group(connecting)
+    connecting.set_exception(RuntimeError("NCCL error: remote process exited"))
+    with pytest.raises(RankLost):
+        Ranks(0, 2, group, _connecting=connecting).gather_tensors(torch.arange(3))
+    assert group.exchanges == []
