@@ -146,17 +146,11 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     @torch.no_grad()
     def _count(self, rend_out: SplatRenderPayload) -> None:
         """Add this step's gradients to the running statistics, without a read-back from the device."""
-        grads = getattr(rend_out.means2d, "absgrad") if self.absgrad else rend_out.densification_gradient  # noqa: B009
-        if grads is None:
+        norms = gradient_norms(rend_out, self.absgrad)
+        if norms is None:
             return
         radii, ids = rend_out.radii, rend_out.gaussian_ids
         visible = radii > 0
-        # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.
-        norms = torch.hypot(
-            grads[..., 0] * (rend_out.width / 2 * rend_out.n_cameras),
-            grads[..., 1] * (rend_out.height / 2 * rend_out.n_cameras),
-        )
-        norms = norms * visible
         grad2d, count, largest = (self.statistics[name] for name in STATISTICS)
         if ids is None:
             grad2d += norms.sum(0)
@@ -259,3 +253,24 @@ def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:
         return mask
     rows = score.masked_fill(~mask, -math.inf).topk(limit).indices
     return torch.zeros_like(mask).index_fill(0, rows, True)
+
+
+def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | None:
+    """The lengths of a step's gradients on the screen, in units of half the image, 0 for what is not seen.
+
+    Args:
+        rend_out: the step's render.
+        absolute: whether they are of the absolute gradients, which the renderer has been asked for.
+
+    Returns:
+        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients.
+    """
+    grads = getattr(rend_out.means2d, "absgrad") if absolute else rend_out.densification_gradient  # noqa: B009
+    if grads is None:
+        return None
+    # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.
+    norms = torch.hypot(
+        grads[..., 0] * (rend_out.width / 2 * rend_out.n_cameras),
+        grads[..., 1] * (rend_out.height / 2 * rend_out.n_cameras),
+    )
+    return norms * (rend_out.radii > 0)

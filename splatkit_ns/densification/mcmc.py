@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, limit_initial_number, scene_limit
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, offers_absgrad, scene_limit
+from splatkit_ns.densification.default import gradient_norms
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -27,6 +28,8 @@ from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 
 MAX_RATIO = 51
 """The largest number of relocations onto one Gaussian at once (as in the authors' code)."""
+LEAST_PULL = 1e-3
+"""What a Gaussian without gradients counts, where the mean one counts 1: it can be drawn, too."""
 
 
 @dataclass
@@ -53,14 +56,29 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Gaussians with at most this opacity are dead, which means that they are relocated."""
     growth: Annotated[float, NonNegative] = 0.05
     """Share of new Gaussians at each refinement."""
+    gradient_power: Annotated[float, NonNegative] = 0.0
+    """Gaussians are drawn in proportion to their opacity times this power of their (absolute) positional gradients on
+    the screen, summed up since the last refinement. 0: by opacity alone, as in the paper."""
 
-    def on_setup(self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None) -> None:
+    def on_setup(
+        self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None, renderer: Any = None
+    ) -> None:
         limit_initial_number(training_state, self.max_gaussians, logger, getattr(self, "cap_before", None))
         if not hasattr(self, "number_at_start"):
             self.number_at_start = len(training_state)
         self.limit = scene_limit(
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
         )
+        if self.gradient_power > 0:
+            self._absolute = offers_absgrad(renderer)
+            if self._absolute:
+                renderer.absgrad = True
+            if self._sums is None or len(self._sums) != len(training_state):
+                self.gradient_sums = torch.zeros(len(training_state), device=training_state.device)
+
+    @property
+    def _sums(self) -> Tensor | None:
+        return getattr(self, "gradient_sums", None)
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -69,21 +87,65 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     def state_dict(self) -> dict[str, Any]:
         if not hasattr(self, "number_at_start"):
             return {}
-        return {"number_at_start": self.number_at_start, "max_gaussians": self.max_gaussians}
+        sums = {} if self._sums is None else {"gradient_sums": self._sums}
+        return {"number_at_start": self.number_at_start, "max_gaussians": self.max_gaussians, **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.number_at_start = int(state["number_at_start"])
         self.cap_before: int | None = state.get("max_gaussians")
+        if "gradient_sums" in state:
+            self.gradient_sums: Tensor = state["gradient_sums"]
+
+    def on_gaussians_changed(self, row_change: RowChange) -> None:
+        if self._sums is not None:
+            self.gradient_sums = row_change.apply(self._sums)
 
     @torch.no_grad()
-    def densify(self, step: int, training_state: SplatTrainingState, images_per_step: int = 1, **others: Any) -> None:
+    def densify(
+        self,
+        step: int,
+        training_state: SplatTrainingState,
+        rend_out: SplatRenderPayload | None = None,
+        images_per_step: int = 1,
+        **others: Any,
+    ) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
+        if self._sums is not None and rend_out is not None and step < self.refine_stop_iter:
+            self._add_gradients(self._sums, rend_out)
         refines = self.refine_start_iter < step < self.refine_stop_iter
         if refines and is_due(step, self.refine_every, images_per_step):
+            self.gather_from_ranks(Ranks.current())
             self._relocate(training_state)
             self._grow(training_state)
+            if self._sums is not None:
+                self._sums.zero_()
         learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
         add_position_noise(training_state, learning_rate * self.noise_lr)
+
+    def _add_gradients(self, sums: Tensor, rend_out: SplatRenderPayload) -> None:
+        norms = gradient_norms(rend_out, self._absolute)
+        if norms is None:
+            return
+        if rend_out.gaussian_ids is None:
+            sums += norms.sum(0)
+        else:  # packed: a Gaussian has a row for each camera in which it is seen
+            sums.index_add_(0, rend_out.gaussian_ids, norms)
+
+    @torch.no_grad()
+    def gather_from_ranks(self, ranks: Ranks) -> None:
+        if ranks.size > 1 and self._sums is not None:
+            ranks.add(self._sums)
+
+    def forget_gathered(self, ranks: Ranks) -> None:
+        if not ranks.is_first and self._sums is not None:
+            self._sums.zero_()
+
+    def _weights(self, training_state: SplatTrainingState) -> Tensor:
+        """The weights with which Gaussians are drawn, (N,)."""
+        opacities = training_state.opacities
+        if self._sums is None or not bool(self._sums.any()):
+            return opacities
+        return opacities * (self._sums / self._sums.mean() + LEAST_PULL).pow(self.gradient_power)
 
     def _relocate(self, training_state: SplatTrainingState) -> None:
         dead = training_state.opacities <= self.min_opacity
@@ -91,7 +153,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         if len(dead_rows) in (0, len(dead)):
             return
         alive_rows = (~dead).nonzero()[:, 0]
-        weights = training_state.opacities[alive_rows]
+        weights = self._weights(training_state)[alive_rows]
         sampled = alive_rows[sample(weights, len(dead_rows))]
         source = torch.arange(len(training_state), device=dead.device)
         copied = source.clone()
@@ -105,7 +167,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         target = min(self.limit, int((1 + self.growth) * before))
         if target <= before:
             return
-        sampled = sample(training_state.opacities, target - before)
+        sampled = sample(self._weights(training_state), target - before)
         source = torch.arange(before, device=training_state.device)
         source[sampled] = -1
         rewritten = (source < 0).nonzero()[:, 0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from functools import partial
 from typing import Any, TypeVar
@@ -108,9 +109,42 @@ class FittingValue(float, Fitting):
         return self.short if steps < self.below else float(self)
 
 
+class SceneShare(FittingValue):
+    """A share that falls with the number of photographs: as a number, that of a scene with `photographs` of them.
+
+    Args:
+        share: with that many training photographs; with half as many, twice the share.
+        short: in runs of fewer than `below` steps.
+        below: a number of steps.
+        photographs: a number of training photographs.
+        least: the least share, with many photographs.
+        most: the largest share, with few.
+    """
+
+    photographs: int
+    least: float
+    most: float
+
+    def __new__(cls, share: float, short: float, below: int, photographs: int, least: float, most: float) -> SceneShare:
+        self: SceneShare = super().__new__(cls, share, short, below)  # type: ignore[assignment]
+        self.photographs, self.least, self.most = photographs, least, most
+        return self
+
+    def __getnewargs__(self) -> tuple[float, float, int, int, float, float]:  # type: ignore[override]
+        return float(self), self.short, self.below, self.photographs, self.least, self.most
+
+    def of_scene(self, photographs: int) -> float:
+        """The share with so many training photographs, with three decimals."""
+        return round(min(self.most, max(self.least, float(self) * self.photographs / max(1, photographs))), 3)
+
+    def in_run(self, steps: int) -> float:
+        return self.short if steps < self.below else self
+
+
 for kind in (FittingSteps, SceneSteps):
     yaml.add_representer(kind, lambda dumper, number: dumper.represent_int(int(number)))
-yaml.add_representer(FittingValue, lambda dumper, value: dumper.represent_float(float(value)))
+for kind in (FittingValue, SceneShare):
+    yaml.add_representer(kind, lambda dumper, value: dumper.represent_float(float(value)))
 
 refine_start = partial(FittingSteps, share=1 / 10)
 """Densification begins after a tenth of the steps."""
@@ -128,6 +162,8 @@ in_short_run = partial(FittingValue, below=SHORT_RUN)
 """A value, and ``short``, that of runs with fewer than 2,500 steps."""
 scene_steps = partial(SceneSteps, per_photograph=700, least=10_000)
 """A method takes at most 700 steps for each photograph, if that is more than 10,000."""
+scene_dropout = partial(SceneShare, short=0.0, below=SHORT_RUN, photographs=40, least=0.05, most=0.4)
+"""The dropout of 40 photographs: the fewer there are, the more, from 0.05 to 0.4; short runs have none."""
 distortion_start = partial(FittingSteps, share=1 / 10)
 """2DGS's term of distortion is used from a tenth of the steps on."""
 normals_start = partial(FittingSteps, share=7 / 30)
@@ -136,31 +172,40 @@ poses_warmup = partial(FittingSteps, share=1 / 10)
 """The learning rate of poses rises for a tenth of the steps."""
 
 
-def fitted(settings: T, steps: int, owners: tuple[int, ...] = ()) -> T:
+def fitted(settings: T, steps: int) -> T:
     """Settings with the values that fit a run shorter than the method's own length.
 
     Args:
         settings: a dataclass or dict, in which others may be; it stays as it is.
         steps: the number of steps of the run.
-        owners: the ids of those that these settings are in.
 
     Returns:
         Copies of what has changed, and the rest itself.
     """
+    return _changed(settings, lambda value: value.in_run(steps))
+
+
+def fitted_to_scene(settings: T, photographs: int) -> T:
+    """Settings with the shares that fit the number of training photographs; see `fitted`."""
+    return _changed(settings, lambda value: value.of_scene(photographs) if isinstance(value, SceneShare) else value)
+
+
+def _changed(settings: T, change: Callable[[Any], Any], owners: tuple[int, ...] = ()) -> T:
+    """Settings whose values have been changed, within all that are not in ``owners``, which are ids."""
     if isinstance(settings, Fitting):
-        return settings.in_run(steps)  # type: ignore[return-value]
+        return change(settings)
     if id(settings) in owners:
         return settings
     owners = (*owners, id(settings))
     if isinstance(settings, dict):
-        entries: dict[Any, Any] = {name: fitted(entry, steps, owners) for name, entry in settings.items()}
+        entries: dict[Any, Any] = {name: _changed(entry, change, owners) for name, entry in settings.items()}
         return settings if all(entries[name] is entry for name, entry in settings.items()) else entries  # type: ignore
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         return settings
     made = settings
     for field in dataclasses.fields(settings):
         entry = vars(settings).get(field.name)
-        value = fitted(entry, steps, owners)
+        value = _changed(entry, change, owners)
         if value is not entry:
             made = copy(settings) if made is settings else made
             vars(made)[field.name] = value

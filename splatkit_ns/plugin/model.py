@@ -21,7 +21,7 @@ from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.parts.fitting import fitted, sh_interval
+from splatkit_ns.parts.fitting import fitted, fitted_to_scene, sh_interval
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
@@ -135,11 +135,14 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         self.parts.use_modules(modules)
         self.part_params.add_parts(self.dispatcher, self.context)
 
-    def take_settings(self, config: SplatkitModelConfig, steps: int) -> None:
-        """Train with settings that have been fitted to a run of so many steps; call it before the parts are set up."""
+    def take_settings(self, config: SplatkitModelConfig, photographs: int, steps: int | None) -> None:
+        """Train with settings that have been fitted to so many photographs, and to a run of so many steps unless that
+        is None; call it before the parts are set up."""
         self.config = config
         for part in (self.renderer, self.image_model, self.loss_fn, self.densification):
-            vars(part).update(vars(fitted(part, steps)))
+            vars(part).update(vars(fitted_to_scene(part, photographs)))
+            if steps is not None:
+                vars(part).update(vars(fitted(part, steps)))
 
     @property
     def step(self) -> int:

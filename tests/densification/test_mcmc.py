@@ -11,10 +11,12 @@ import torch
 
 from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.densification.mcmc import MAX_RATIO, add_position_noise, relocated, sample
+from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import rasterization
+from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.splat import RowChange, SplatTrainingState
-from tests.densification.helpers import LOGGER, random_state, set_up
+from tests.densification.helpers import HEIGHT, LOGGER, WIDTH, packed, payload, random_state, set_up
 from tests.triton_interpreter import assert_prints
 
 
@@ -234,6 +236,76 @@ def test_a_resumed_run_keeps_the_limit_of_its_start() -> None:
     for step in range(2, 20):
         resumed.densify(step, state)
     assert len(state) == 150
+
+
+def pulled(power: float, **settings: Any) -> tuple[SplatMCMCDensification, SplatTrainingState]:
+    """A strategy on 400 Gaussians of one opacity, with a renderer that computes absolute gradients."""
+    state = random_state(400)
+    with torch.no_grad():
+        state.params["opacities"].fill_(0.0)
+    strategy = SplatMCMCDensification(
+        refine_start_iter=0, refine_every=3, noise_lr=0.0, growth=0.5, gradient_power=power, **settings
+    )
+    state.subscribe(strategy.on_gaussians_changed)
+    strategy.on_setup(LOGGER, state, renderer=Splat3DGSRenderer())
+    return strategy, state
+
+
+def pull(first: int) -> SplatRenderPayload:
+    """A render in which the gradients of the first Gaussians are four times as large as those of the others."""
+    gradients = torch.full((1, 400, 2), 1e-4)
+    gradients[:, :first] *= 4
+    return payload(gradients, torch.ones(1, 400, dtype=torch.int32))
+
+
+@pytest.mark.parametrize(("power", "share"), [(0.0, 0.25), (0.5, 0.4), (1.0, 4 / 7), (2.0, 16 / 19)])
+@pytest.mark.parametrize("form", [lambda rendered: rendered, packed])
+def test_gaussians_are_drawn_in_proportion_to_a_power_of_their_gradients(power: float, share: float, form: Any) -> None:
+    torch.manual_seed(0)
+    strategy, state = pulled(power)
+    changes: list[RowChange] = []
+    state.subscribe(changes.append)
+    for step in (1, 2, 3):
+        strategy.densify(step, state, form(pull(first=100)))
+    (change,) = changes
+    assert len(state) == 600
+    assert float((change.parents[400:] < 100).float().mean()) == pytest.approx(share, abs=0.09)
+
+
+def test_gradients_are_summed_up_between_refinements_and_go_on_in_a_resumed_run() -> None:
+    strategy, state = pulled(1.0)
+    for step in (1, 2):
+        strategy.densify(step, state, pull(first=100))
+    expected = 2 * math.hypot(8e-4 * WIDTH / 2, 8e-4 * HEIGHT / 2)  # the payload's absolute gradients are doubled
+    assert float(strategy.gradient_sums[0]) == pytest.approx(expected)
+    resumed = SplatMCMCDensification(gradient_power=1.0)
+    resumed.load_state_dict(strategy.state_dict())
+    resumed.on_setup(LOGGER, state, renderer=Splat3DGSRenderer())
+    assert torch.equal(resumed.gradient_sums, strategy.gradient_sums)
+    strategy.densify(3, state, pull(first=100))
+    assert strategy.gradient_sums.shape == (600,)
+    assert not bool(strategy.gradient_sums.any())
+    signed = SplatMCMCDensification(gradient_power=1.0)
+    signed.on_setup(LOGGER, random_state(400))
+    signed.densify(1, state, pull(first=100))
+    assert float(signed.gradient_sums[0]) == pytest.approx(expected / 4), "without absolute gradients, plain ones"
+    assert "gradient_sums" not in pulled(0.0)[0].state_dict()
+
+
+def test_ranks_put_their_gradients_together() -> None:
+    class Ranks:
+        size, is_first = 2, False
+
+        def add(self, values: torch.Tensor) -> None:
+            values.mul_(2)
+
+    strategy, state = pulled(1.0)
+    strategy.densify(1, state, pull(first=100))
+    before = strategy.gradient_sums.clone()
+    strategy.gather_from_ranks(Ranks())  # type: ignore[arg-type]
+    assert torch.equal(strategy.gradient_sums, 2 * before)
+    strategy.forget_gathered(Ranks())  # type: ignore[arg-type]
+    assert not bool(strategy.gradient_sums.any())
 
 
 KERNEL_CHECK = """

@@ -44,7 +44,12 @@ DENSIFICATIONS: dict[str, Any] = {
         max_gaussians=400,
     ),
     "mcmc": SplatMCMCDensification(
-        refine_start_iter=4, refine_every=REFINE_EVERY, refine_stop_iter=30, max_gaussians=120, min_opacity=0.05
+        refine_start_iter=4,
+        refine_every=REFINE_EVERY,
+        refine_stop_iter=30,
+        max_gaussians=120,
+        min_opacity=0.05,
+        gradient_power=1.0,
     ),
     "budget": SplatBudgetDensification(
         refine_start_iter=4,

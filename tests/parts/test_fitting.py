@@ -11,7 +11,7 @@ import yaml
 
 from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.loss_fn import Splat2DGSLossFn
-from splatkit_ns.parts.fitting import FittingSteps, FittingValue, fitted
+from splatkit_ns.parts.fitting import FittingSteps, FittingValue, SceneShare, fitted, fitted_to_scene
 from splatkit_ns.ranges import check
 
 
@@ -64,6 +64,20 @@ def test_they_are_numbers_and_survive_copies_but_not_files() -> None:
     stored = yaml.load(yaml.dump(Inner()), Loader=yaml.Loader)
     assert "every: 100\n" in yaml.dump(Inner())
     assert fitted(stored, 300) == Inner(100, 100, 0.1), "a file says what the run used"
+
+
+def test_a_share_that_falls_with_the_number_of_photographs() -> None:
+    share = SceneShare(0.2, short=0.0, below=400, photographs=40, least=0.05, most=0.4)
+    settings: dict[str, Any] = {"renderer": {"dropout": share, "other": 0.2}, "inner": Inner()}
+    found = [fitted_to_scene(settings, photographs)["renderer"]["dropout"] for photographs in (1, 20, 40, 100, 900)]
+    assert found == [0.4, 0.4, 0.2, 0.08, 0.05]
+    assert fitted_to_scene(settings, 100)["renderer"]["other"] == 0.2, "what was given stays"
+    assert fitted_to_scene(settings, 100)["inner"] is settings["inner"]
+    short = fitted_to_scene(fitted(settings, 300), 20)
+    assert short["renderer"]["dropout"] == 0.0, "a short run's value stays"
+    for kept in (fitted(settings, 400), deepcopy(settings), pickle.loads(pickle.dumps(settings))):
+        assert fitted_to_scene(kept, 20)["renderer"]["dropout"] == 0.4
+    assert yaml.dump({"dropout": share}) == "dropout: 0.2\n"
 
 
 def test_the_built_in_parts_in_a_short_run() -> None:

@@ -150,10 +150,12 @@ def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
         ]
     problems: list[str] = []
     densification = part_itself(model.densification)
-    if isinstance(densification, SplatDefaultDensification | GsplatStrategy):
+    counts = isinstance(densification, SplatDefaultDensification | GsplatStrategy)
+    if counts or getattr(densification, "gradient_power", 0) != 0:
         problems.append(
             f"{name} is False with the backend gsplat, whose unscented transform has no gradients of places on the "
-            f"screen, expected splatkit-3dgs-mcmc or another densification than {densification.module_name}"
+            "screen, expected splatkit-3dgs-mcmc or "
+            + (f"another densification than {densification.module_name}" if counts else "gradient-power 0")
         )
     if model.camera_optimizer.mode != "off":
         mode = shown("pipeline.model.camera_optimizer.mode")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from splatkit_ns.densification import SplatFittingDensification
 from splatkit_ns.densification.base import offers_absgrad
-from splatkit_ns.parts.fitting import SceneSteps, fitted
+from splatkit_ns.parts.fitting import SceneSteps, fitted, fitted_to_scene
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import NonNegative, is_number
 
@@ -50,10 +50,11 @@ def _keep_mcmc_if_needed(model: Any) -> None:
 
 
 def fit_to_scene(config: Any, photographs: int) -> bool:
-    """Set the number of steps that a scene's photographs need, if it is the method's own number that is too large.
+    """Set the settings that follow the number of photographs: shares, and the number of steps if it is the method's own
+    and too large.
 
-    The run then counts as one of full length, with settings that fit it. What has been set is plain numbers. Nothing
-    changes if ``full_length`` is 0.
+    A run with fewer steps then counts as one of full length, with settings that fit it. What has been set is plain
+    numbers. Nothing changes if ``full_length`` is 0.
 
     Args:
         config: of the run.
@@ -62,10 +63,12 @@ def fit_to_scene(config: Any, photographs: int) -> bool:
     Returns:
         Whether the config has changed.
     """
-    steps = config.max_num_iterations
-    if not isinstance(steps, SceneSteps) or steps.of_scene(photographs) >= steps or config.full_length == 0:
+    if config.full_length == 0:
         return False
-    config.max_num_iterations = steps.of_scene(photographs)
-    fit_to_length(config)
-    config.full_length = config.max_num_iterations
-    return True
+    before, steps = config.pipeline, config.max_num_iterations
+    config.pipeline = fitted_to_scene(config.pipeline, photographs)
+    if isinstance(steps, SceneSteps) and steps.of_scene(photographs) < steps:
+        config.max_num_iterations = steps.of_scene(photographs)
+        fit_to_length(config)
+        config.full_length = config.max_num_iterations
+    return config.pipeline is not before or config.max_num_iterations != steps

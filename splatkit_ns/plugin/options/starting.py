@@ -19,6 +19,7 @@ from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_sh
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
@@ -95,7 +96,7 @@ def save_run_config(config: Any) -> None:
 
 
 def fit_run_to_scene(config: Any, model: Any, writes: bool) -> None:
-    """Let a run take as many steps as its photographs need, if the number of its steps is not given.
+    """Let a run take the settings that its photographs need, such as the number of its steps, if they are not given.
 
     Args:
         config: the config of the run; changed.
@@ -105,8 +106,10 @@ def fit_run_to_scene(config: Any, model: Any, writes: bool) -> None:
     Raises:
         SplatkitError: the folder cannot be written.
     """
-    if fit_to_scene(config, model.context.num_train_images):
-        model.take_settings(config.pipeline.model, config.max_num_iterations)
+    photographs, steps = model.context.num_train_images, config.max_num_iterations
+    if fit_to_scene(config, photographs):
+        fewer = config.max_num_iterations if config.max_num_iterations < steps else None
+        model.take_settings(config.pipeline.model, photographs, fewer)
         if writes:
             RunFolder(config).store_fitted()
 
@@ -126,7 +129,7 @@ def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:
 
 
 def describe_run(config: Any, cameras: Cameras, densification: Any) -> str:
-    """The size of a run in one line: photographs, steps and the limit of Gaussians, if it is known.
+    """The size of a run in one line: photographs, steps, and the limit of Gaussians and the dropout, if there are any.
 
     Args:
         config: the config of the run.
@@ -139,6 +142,9 @@ def describe_run(config: Any, cameras: Cameras, densification: Any) -> str:
     limit = getattr(densification, "limit", getattr(densification, "max_gaussians", None))
     if is_number(limit):
         parts.append(f"at most {limit:,} Gaussians")
+    dropout = getattr(part_itself(config.pipeline.model.renderer), "dropout", 0.0)
+    if is_number(dropout) and dropout > 0:
+        parts.append(f"dropout {dropout:.2g}")
     if is_short(config):
         parts.append(f"schedules fitted to {config.max_num_iterations:,} steps")
     return f"Training: {', '.join(parts)}"

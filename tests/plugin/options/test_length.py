@@ -15,16 +15,16 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from splatkit_ns import methods
 from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensification
 from splatkit_ns.methods import make_method
-from splatkit_ns.parts.fitting import SceneSteps
+from splatkit_ns.parts.fitting import SceneShare, SceneSteps
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene
 from splatkit_ns.plugin.options.starting import describe_run
-from splatkit_ns.renderer import Splat2DGSRenderer
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
 from tests.plugin.helpers import make_trainer, run_config
 
 MCMC, PLAIN = (0.1, 0.5), (1.0, 0.1)
 FULL: dict[str, tuple[int, tuple[int, int, int], int, tuple[float, float]]] = {
-    "splatkit_3dgs": (10_000, (500, 8000, 50), 1000, MCMC),
+    "splatkit_3dgs": (10_000, (500, 8000, 100), 1000, MCMC),
     "splatkit_3dgs_fast": (4500, (500, 3600, 50), 500, MCMC),
     "splatkit_3dgs_big": (30_000, (500, 25_000, 50), 1000, MCMC),
     "splatkit_3dgs_small": (10_000, (500, 8000, 100), 1000, MCMC),
@@ -95,17 +95,13 @@ QUICK = ("splatkit_3dgs", "splatkit_3dgs_fast", "splatkit_3dgs_big")
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_short_run_has_a_strategy_of_its_own(name: str) -> None:
-    full = getattr(methods, name).config.pipeline.model.densification
+    per_seed = {"splatkit_3dgs": 13, "splatkit_3dgs_fast": 9, "splatkit_3dgs_big": 20}[name]
     for steps in (200, 2499):
         config = fitted(name, steps)
         model = config.pipeline.model
         strategy = model.densification
         assert type(strategy) is SplatBudgetDensification
-        assert (strategy.max_per_seed, strategy.pixels_per_gaussian, strategy.reset_every) == (
-            full.max_per_seed,
-            100,
-            0,
-        )
+        assert (strategy.max_per_seed, strategy.pixels_per_gaussian, strategy.reset_every) == (per_seed, 100, 0)
         assert (model.renderer.dropout, config.optimizers["scales"]["optimizer"].lr) == (0.0, 0.01)
         before = deepcopy(config)
         fit_to_length(config)
@@ -153,7 +149,7 @@ def test_what_is_given_stays() -> None:
     off: Any = deepcopy(methods.splatkit_3dgs.config)
     off.max_num_iterations, off.full_length = 200, 0
     fit_to_length(off)
-    assert shown(off) == ((500, 8000, 50), 1000, MCMC, 1000)
+    assert shown(off) == ((500, 8000, 100), 1000, MCMC, 1000)
     assert last_factor(off) == pytest.approx(0.01)
 
 
@@ -206,6 +202,50 @@ def test_few_photographs_get_fewer_steps(photographs: int, steps: int, stop: int
     assert isinstance(config.pipeline.model.densification, SplatMCMCDensification)
     assert last_factor(config) == pytest.approx(0.01), "as at the end of a run of full length"
     assert not fit_to_scene(config, photographs), "nothing is left to fit"
+
+
+@pytest.mark.parametrize(("photographs", "dropout"), [(3, 0.4), (21, 0.381), (40, 0.2), (100, 0.08), (500, 0.05)])
+def test_the_fewer_photographs_the_more_dropout(photographs: int, dropout: float) -> None:
+    config: Any = deepcopy(methods.splatkit_3dgs.config)
+    others: Any = deepcopy(config)
+    assert fit_to_scene(config, photographs)
+    assert config.pipeline.model.renderer.dropout == dropout
+    assert type(config.pipeline.model.renderer.dropout) is float
+    assert not fit_to_scene(config, 2), "nothing is left to fit"
+    config.pipeline.model.renderer.dropout = others.pipeline.model.renderer.dropout
+    assert config == others, "nothing else is changed"
+    others.max_num_iterations = 3000
+    fit_to_length(others)
+    assert fit_to_scene(others, photographs)
+    assert others.pipeline.model.renderer.dropout == dropout, "in shorter runs, too"
+    for name, value in (("max_num_iterations", 2000), ("full_length", 0)):
+        kept: Any = deepcopy(methods.splatkit_3dgs.config)
+        setattr(kept, name, value)
+        fit_to_length(kept)
+        assert not fit_to_scene(kept, photographs), name
+    given: Any = deepcopy(methods.splatkit_3dgs.config)
+    given.pipeline.model.renderer.dropout = 0.2
+    assert not fit_to_scene(given, photographs)
+
+
+def test_a_run_trains_with_the_dropout_of_its_photographs_and_says_so(tiny_scene: Path, tmp_path: Path) -> None:
+    share = SceneShare(0.01, short=0.0, below=1, photographs=40, least=0.0, most=0.4)
+    pulled = SplatMCMCDensification(gradient_power=1.0)
+    method = make_method("own", renderer=Splat3DGSRenderer(dropout=share), densification=pulled, max_num_iterations=2)
+    config = run_config(tiny_scene, tmp_path, steps=2, method=method)
+    config.full_length = 2
+    config.save_config()
+    with CONSOLE.capture() as printed:
+        trainer = make_trainer(config)
+        trainer.train()
+    dropout = share.of_scene(len(trainer.pipeline.datamanager.train_dataset))
+    assert 0.01 < dropout < 0.4
+    used: list[Any] = [trainer.pipeline.model.renderer, config.pipeline.model.renderer]
+    assert [renderer.dropout for renderer in used] == [dropout, dropout]
+    assert f", dropout {dropout:.2g}" in printed.get()
+    assert bool(getattr(trainer.pipeline.model.densification, "gradient_sums").any())  # noqa: B009
+    again: Any = yaml.load((config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
+    assert (again.pipeline.model.renderer.dropout, again.pipeline.model.densification.refine_every) == (dropout, 100)
 
 
 def test_a_number_of_steps_that_is_given_is_not_lowered() -> None:

@@ -86,6 +86,9 @@ def test_gsplat_draws_lenses_by_its_unscented_transform_alone(monkeypatch: pytes
     counting = {**raw, "pipeline__model__densification": SplatDefaultDensification()}
     with pytest.raises(OptionsError, match="no gradients of places on the screen, expected splatkit-3dgs-mcmc"):
         check_options(config(**counting))
+    counting["pipeline__model__densification"] = SplatMCMCDensification(gradient_power=0.5)
+    with pytest.raises(OptionsError, match="expected splatkit-3dgs-mcmc or gradient-power 0"):
+        check_options(config(**counting))
     with pytest.raises(OptionsError, match=r"camera-optimizer\.mode is SO3xR3, expected off with lenses and"):
         check_options(config(**raw, pipeline__model__camera_optimizer=CameraOptimizerConfig(mode="SO3xR3")))
 
