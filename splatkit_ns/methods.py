@@ -124,6 +124,7 @@ def _quick_mcmc(
     growth: float = 0.1,
     refine_every: int = 50,
     gradient_power: float = 0.0,
+    mse_lambda: float = 4.0,
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to small
     image sets, and settles at the end. Short runs have another strategy, and no dropout.
@@ -142,7 +143,7 @@ def _quick_mcmc(
         refine_stop_iter=relocation_stop(refine_stop_iter),
     )
     return {
-        **_mcmc(densification, mse_lambda=4.0),
+        **_mcmc(densification, mse_lambda=mse_lambda),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
         "optimizers": gaussian_optimizers(
             {"scales": in_short_run(scales_rate, short=0.01)}, lr_share=0.1, decay_from=decay_from
@@ -180,6 +181,7 @@ splatkit_3dgs = make_method(
         gradient_power=1.0,
         dropout=scene_dropout(0.2),
         scales_rate=0.01,
+        mse_lambda=in_short_run(0.0, short=4.0),
     ),
     max_num_iterations=10_000,
     description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",

@@ -103,6 +103,7 @@ def test_a_short_run_has_a_strategy_of_its_own(name: str) -> None:
         assert type(strategy) is SplatBudgetDensification
         assert (strategy.max_per_seed, strategy.pixels_per_gaussian, strategy.reset_every) == (per_seed, 100, 0)
         assert (model.renderer.dropout, config.optimizers["scales"]["optimizer"].lr) == (0.0, 0.01)
+        assert model.loss_fn.mse_lambda == 4.0
         before = deepcopy(config)
         fit_to_length(config)
         assert config == before, "a second call changes nothing"
