@@ -152,12 +152,8 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         radii, ids = rend_out.radii, rend_out.gaussian_ids
         visible = radii > 0
         grad2d, count, largest = (self.statistics[name] for name in STATISTICS)
-        if ids is None:
-            grad2d += norms.sum(0)
-            count += visible.sum(0)
-        else:  # packed: a Gaussian has a row for each camera in which it is seen
-            grad2d.index_add_(0, ids, norms)
-            count.index_add_(0, ids, visible.to(count.dtype))
+        add_to_gaussians(grad2d, norms, ids)
+        add_to_gaussians(count, visible, ids)
         if self.refine_scale2d_stop_iter > 0:
             sizes = radii / max(rend_out.width, rend_out.height)
             if ids is None:
@@ -253,6 +249,20 @@ def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:
         return mask
     rows = score.masked_fill(~mask, -math.inf).topk(limit).indices
     return torch.zeros_like(mask).index_fill(0, rows, True)
+
+
+def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
+    """Add the values that Gaussians have in each camera to their sums.
+
+    Args:
+        sums: (N,), changed.
+        values: (C, N), or (nnz,) if packed, where a Gaussian has a row for each camera in which it is seen.
+        ids: the Gaussian of each row, (nnz,); None if not packed.
+    """
+    if ids is None:
+        sums += values.sum(0)
+    else:
+        sums.index_add_(0, ids, values.to(sums.dtype))
 
 
 def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, offers_absgrad, scene_limit
-from splatkit_ns.densification.default import gradient_norms
+from splatkit_ns.densification.default import add_to_gaussians, gradient_norms
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -29,7 +29,7 @@ from splatkit_ns.triton_kernels import LazyKernel, lazy_kernel
 MAX_RATIO = 51
 """The largest number of relocations onto one Gaussian at once (as in the authors' code)."""
 LEAST_PULL = 1e-3
-"""What a Gaussian without gradients counts, where the mean one counts 1: it can be drawn, too."""
+"""The share of the mean gradient that is added to each one, so that Gaussians without gradients can be drawn, too."""
 
 
 @dataclass
@@ -111,7 +111,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     ) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
         if self._sums is not None and rend_out is not None and step < self.refine_stop_iter:
-            self._add_gradients(self._sums, rend_out)
+            norms = gradient_norms(rend_out, self._absolute)
+            if norms is not None:
+                add_to_gaussians(self._sums, norms, rend_out.gaussian_ids)
         refines = self.refine_start_iter < step < self.refine_stop_iter
         if refines and is_due(step, self.refine_every, images_per_step):
             self.gather_from_ranks(Ranks.current())
@@ -121,15 +123,6 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
                 self._sums.zero_()
         learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
         add_position_noise(training_state, learning_rate * self.noise_lr)
-
-    def _add_gradients(self, sums: Tensor, rend_out: SplatRenderPayload) -> None:
-        norms = gradient_norms(rend_out, self._absolute)
-        if norms is None:
-            return
-        if rend_out.gaussian_ids is None:
-            sums += norms.sum(0)
-        else:  # packed: a Gaussian has a row for each camera in which it is seen
-            sums.index_add_(0, rend_out.gaussian_ids, norms)
 
     @torch.no_grad()
     def gather_from_ranks(self, ranks: Ranks) -> None:
@@ -143,9 +136,10 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     def _weights(self, training_state: SplatTrainingState) -> Tensor:
         """The weights with which Gaussians are drawn, (N,)."""
         opacities = training_state.opacities
-        if self._sums is None or not bool(self._sums.any()):
+        if self._sums is None:
             return opacities
-        return opacities * (self._sums / self._sums.mean() + LEAST_PULL).pow(self.gradient_power)
+        mean = self._sums.mean().clamp(min=torch.finfo(torch.float32).tiny)  # of no gradients at all, 0
+        return opacities * (self._sums / mean + LEAST_PULL).pow(self.gradient_power)
 
     def _relocate(self, training_state: SplatTrainingState) -> None:
         dead = training_state.opacities <= self.min_opacity

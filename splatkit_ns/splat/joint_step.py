@@ -118,7 +118,7 @@ def step_joined(optimizers: Sequence[Optimizer], rates: Tensor) -> None:
 
 
 def launch_key(optimizer: Optimizer) -> Hashable:
-    """What an optimizer's part of a joint step depends on, besides the values on the device: addresses and settings.
+    """The addresses and settings that an optimizer's part of a joint step is launched with.
 
     An optimizer that never joins has its gradient's address alone.
     """

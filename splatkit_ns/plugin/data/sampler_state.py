@@ -1,4 +1,4 @@
-"""What a checkpoint holds of the data: the order in which images are drawn, their number, and where the scene lies."""
+"""The data's part of a checkpoint: the order in which images are drawn, their number, and where the scene lies."""
 
 from __future__ import annotations
 

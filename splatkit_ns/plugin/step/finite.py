@@ -53,7 +53,7 @@ class FiniteWatch:
         self.every_step = every_step
         self._capacity = 1 if every_step else STEPS_PER_CHECK
         self._values = torch.zeros(self._capacity, len(names) + 2, device=device)
-        """Of each step the loss, the largest gradients, and the loss of this rank's own image."""
+        """A row for each step: the loss, the largest gradients, and the loss of this rank's own image."""
         self._places = [row.split_with_sizes([1, len(names), 1]) for row in self._values]
         self._zero = torch.zeros((), device=device)
         self._steps: list[tuple[int, str]] = []

@@ -74,7 +74,7 @@ class ParameterUpdates:
     # ------------------------------------------------------------------ a step that a CUDA graph holds in part
 
     def launch_key(self) -> Hashable:
-        """What the kernels of `step_joined` depend on, besides the values on the device."""
+        """The addresses and settings that the kernels of `step_joined` are launched with."""
         return tuple(map(launch_key, self.optimizers.values()))
 
     def joined(self) -> dict[str, torch.optim.Optimizer]:
