@@ -66,6 +66,7 @@ def start_machine(
     modules: Sequence[SplatBaseModule[Any]] = (),
     times: dict[str, float] | None = None,
     versions: dict[str, str] | None = None,
+    output: Path | None = None,
     **options: Any,
 ) -> Started:
     """Start one machine; its runs go into a folder of its own, in `folder`.
@@ -80,9 +81,10 @@ def start_machine(
         modules: of the ranks.
         times: others than those of `QUICK`.
         versions: of packages, in place of those that are installed.
+        output: folder of runs; None means one for this machine alone.
         options: of `make_config`.
     """
-    config = make_config(scene, folder / f"machine_{number}", **{**CHEAP, **options})
+    config = make_config(scene, output or folder / f"machine_{number}", **{**CHEAP, **options})
     config.vis, config.held_out = "none", False
     config.machine.num_machines, config.machine.machine_rank = num_machines, number
     config.machine.num_devices, config.machine.dist_url = num_devices, url

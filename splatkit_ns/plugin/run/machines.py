@@ -131,9 +131,9 @@ class Machines:
             CONSOLE.print(f"Waiting for {what} at {self._url}.", highlight=False, soft_wrap=True)
 
     def _missing(self) -> str:
-        if not self.is_first:
-            return "the other machines"
         numbers = [str(i) for i in range(1, self.number) if i not in self._others]
+        if not self.is_first or not numbers:
+            return "the other machines"
         names = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
         return f"machine{'s' if len(numbers) > 1 else ''} {names} of {self.number} (the first is 0)"
 
@@ -233,7 +233,7 @@ class Machines:
         if fault is not None:
             if fault.failure.kind == "early":
                 CONSOLE.print(f"{fault.who} {fault.failure.text}", highlight=False)
-            raise_cause([(fault.who, fault.failure)], 1, [], "")
+            raise_cause([(fault.who, fault.failure)], 2, [], "")
 
     def await_cause(self) -> None:
         """Wait until the failure is known that has ended ranks of this machine, or all other machines have ended."""
@@ -276,6 +276,8 @@ class Machines:
             store.compare_set("failed", "", str(number))
             self._has_told = True
         self._hear_failure()
+        if not self.is_first and (self._fault is not None or self._has_told):
+            return True  # machine 0, which keeps the store, may leave now
         if self._is_registered:
             store.add(f"word/{number}", 1)
         if self.is_first:

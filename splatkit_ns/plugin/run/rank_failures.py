@@ -97,7 +97,7 @@ def raise_cause(failures: Sequence[tuple[str, Failure]], number: int, signums: l
 
     Args:
         failures: what has failed, for the begin of a sentence, and how; "" if the failure says what has.
-        number: that of the ranks on this machine: what all of them say needs no rank.
+        number: of failures there can be: what all of them say needs no rank.
         signums: the signals that this process has received.
         checkpoint: a sentence that says which checkpoint there is.
     """
@@ -115,7 +115,7 @@ def raise_cause(failures: Sequence[tuple[str, Failure]], number: int, signums: l
     if all(isinstance(cause.error, NotFiniteError) for _, cause in causes):  # names the rank, and one its terms
         who, first = max(causes, key=lambda entry: len(entry[1].text))
         causes = [(who, first)] * number
-    is_everywhere = len(causes) >= number and len({cause.text for _, cause in causes}) == 1
+    is_everywhere = len(causes) == number and len({cause.text for _, cause in causes}) == 1
     colon = ":" if first.trace else ""
     told = first.text.replace("  ", " ").replace(" \n", "\n").strip()
     text = told if is_everywhere or not who else f"{who}{colon} {told}"

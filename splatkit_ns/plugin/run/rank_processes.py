@@ -157,7 +157,8 @@ def _run_in_ranks(config: Any, body: Body, argument: Any, machines: Machines | N
             failures.insert(0, (fault.who, fault.failure))
         if failures:
             _note_signal(failures, signums, machines)
-            raise_cause(failures, len(started), signums, _describe_last_checkpoint(config, machines))
+            number = len(started) + (machines is not None)  # what others say is known of one of them
+            raise_cause(failures, number, signums, _describe_last_checkpoint(config, machines))
         return result
 
 
