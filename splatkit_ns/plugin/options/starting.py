@@ -19,6 +19,7 @@ from splatkit_ns.plugin.options.check import check_device, check_options, check_
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.config_file import note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import part_itself
@@ -107,6 +108,7 @@ def save_run_config(config: Any) -> None:
     """
     install_excepthook()
     note_options_beside_config(sys.argv)
+    note_unknown_settings(config)
     folder = RunFolder(config)
     try:
         refuse_moved_run(sys.argv, config)

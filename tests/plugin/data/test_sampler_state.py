@@ -65,7 +65,7 @@ def test_another_number_of_images_is_drawn_anew(num: int) -> None:
 
 
 @pytest.mark.parametrize("moved", [{"shift": 0.1}, {"scale": 0.6}])
-def test_another_placement_of_the_scene_is_told(moved: dict[str, float]) -> None:
+def test_another_placement_of_the_scene_is_told(moved: dict[str, Any]) -> None:
     other = manager(**moved)
     with collected_notes() as notes:
         load_sampler_state(other, sampler_state(drawn()))
