@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from splatkit_ns.plugin.options.check import check_device, check_options, check_
 from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.plugin.run.config_file import PLACE
+from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.machines import Machine, Machines
@@ -30,6 +32,8 @@ from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.state_checkpoint import package_versions
+
+LOAD_CONFIG = "--load-config"
 
 
 def check_run(config: Any) -> None:
@@ -71,32 +75,20 @@ def take_place(config: Any, arguments: Sequence[str] | None = None) -> Any:
     Returns:
         The config.
     """
-    arguments = sys.argv if arguments is None else arguments
-    given = _options_beside_config(arguments)
+    given = _options_of_ns_train(sys.argv if arguments is None else arguments)
+    if LOAD_CONFIG not in given:
+        return config
     places = {f"--machine.{name.replace('_', '-')}": name for name in PLACE}
-    for option, value in given.items():
-        if option in places:
-            name = places[option]
-            setattr(config.machine, name, type(getattr(config.machine, name))(value))
-    others = [option for option in given if option not in places]
+    for option, name in places.items():
+        if option in given:
+            setattr(config.machine, name, type(getattr(config.machine, name))(given[option]))
+    others = [name for name in given if name not in (LOAD_CONFIG, *places)]
     if others:
         report_once(
             f"--load-config takes all settings from its file. What else is given does not count: {', '.join(others)}. "
             "Change the file instead, or start from the run's checkpoints: --load-dir in place of --load-config."
         )
     return config
-
-
-def _options_beside_config(arguments: Sequence[str]) -> dict[str, str]:
-    """The options of ``ns-train`` beside ``--load-config``, with their values; none if that is not given."""
-    found: dict[str, str] = {}
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument.startswith("--"):
-            name, sign, value = argument.partition("=")
-            found[name.replace("_", "-")] = value if sign else after
-    if Path(arguments[0]).name not in ("ns-train", "train.py") or found.pop("--load-config", None) is None:
-        return {}
-    return found
 
 
 def _meet(config: Any) -> Machines | None:
@@ -111,13 +103,40 @@ def _meet(config: Any) -> Machines | None:
         raise OptionsError(problems)
     if machine.num_machines == 1:
         return None
-    this = Machine(
-        machine.machine_rank, socket.gethostname(), config.get_base_dir().absolute(), str(config.timestamp),
-        package_versions(), compared_options(config, flag),
-    )  # fmt: skip
+    options = compared_options(config, flag)
+    folder = config.get_base_dir().absolute()
+    this = Machine(machine.machine_rank, socket.gethostname(), folder, package_versions(), options)
     machines = Machines(this, machine.num_machines, machine.dist_url)
     machines.meet()
     return machines
+
+
+def _options_of_ns_train(arguments: Sequence[str]) -> dict[str, str]:
+    """The values of the options by their names, as ``--load-config``; nothing if another command runs."""
+    if Path(arguments[0]).name not in ("ns-train", "train.py"):
+        return {}
+    following = [*arguments[1:], ""]
+    split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
+    return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
+
+
+def refuse_moved_run(arguments: Sequence[str], config: Any) -> None:
+    """Refuse to begin anew if ``ns-train --load-config`` names a run that has been moved since it was trained.
+
+    Raises:
+        SplatkitError: there are checkpoints beside the file, and none in the folder that it names as that of the run.
+    """
+    named = _options_of_ns_train(arguments).get(LOAD_CONFIG)
+    if named is None or checkpoint_paths(config.get_checkpoint_dir()):
+        return
+    beside = Path(named).absolute().parent
+    if checkpoint_paths(beside / config.relative_model_dir):
+        raise SplatkitError(
+            f"--load-config: the run's checkpoints are in {beside}, but its config.yml says that the run is "
+            f"{config.get_base_dir()}, as seen from {Path.cwd()}, where there are none. If ns-train was started "
+            "in another folder before, start it there. If the run has been moved, move it back, or correct "
+            "output_dir, experiment_name and timestamp in config.yml. To train anew, use a copy of config.yml alone."
+        )
 
 
 def save_run_config(config: Any) -> None:
@@ -130,6 +149,7 @@ def save_run_config(config: Any) -> None:
             to another run. No empty folder is left behind.
     """
     install_excepthook()
+    note_unknown_settings(config)
     folder = RunFolder(config)
     try:
         with interruptible():
@@ -137,7 +157,8 @@ def save_run_config(config: Any) -> None:
         with nullcontext() if machines is None else machines.telling():
             _check_and_claim(config, folder)
     except (SplatkitError, StoppedBySignal):
-        folder.discard_if_empty()
+        if config.machine.machine_rank == 0:
+            folder.discard_if_empty()
         raise
     hide_ranks(config, machines)
 
@@ -148,6 +169,7 @@ def _check_and_claim(config: Any, folder: RunFolder) -> None:
         _choose_dataparser(config.pipeline.datamanager)
         fit_to_length(config)
         if is_first:
+            refuse_moved_run(sys.argv, config)
             folder.note_if_same_run()
         config.check()
         if is_first:

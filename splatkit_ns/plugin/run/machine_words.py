@@ -25,7 +25,6 @@ class Machine:
     host: str
     folder: Path
     """Of the run; that of machine 0 is the one that is written."""
-    timestamp: str
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
     """By package."""
     options: Mapping[str, str] = field(default_factory=dict[str, str])

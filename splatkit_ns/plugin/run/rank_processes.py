@@ -21,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from splatkit_ns import ranks
 from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.reporting.lasting_output import make_output_last
 from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.machines import Machines, address_of
@@ -77,6 +78,7 @@ class RankedTraining:
 
     def train(self) -> None:
         """Train in all ranks; see `run_in_ranks`."""
+        make_output_last()
         try:
             run_in_ranks(self._config, _train, forks=True)
         finally:

@@ -16,7 +16,7 @@ from typing import Any
 
 from splatkit_ns.plugin.run.machines import Machines
 from splatkit_ns.plugin.run.rank_failures import Failure, how_it_ended
-from splatkit_ns.plugin.run.signals import HANG_UP, leave_terminal, say_that_training_stops, stopping_signals
+from splatkit_ns.plugin.run.signals import say_that_training_stops, stopping_signals
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""
@@ -61,8 +61,6 @@ def passing_on(started: list[RankProcess], machines: Machines | None) -> Generat
 
     def handle(signum: int, frame: Any) -> None:
         signums.append(signum)
-        if signum == HANG_UP:
-            leave_terminal()
         if machines is not None and not machines.is_first and len(signums) == 1:  # its ranks are silent
             say_that_training_stops(signum)
         for each in started:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from nerfstudio.configs.base_config import MachineConfig
 
-from splatkit_ns.plugin.options.starting import take_place
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.options.starting import refuse_moved_run, take_place
 from splatkit_ns.plugin.reporting.console import collected_notes
+from tests.faults.runs import make_config
 
 
 class Config:
@@ -43,3 +47,22 @@ def test_the_place_of_a_run_that_goes_on_is_that_of_the_command_line() -> None:
     assert notes == []
     take_place(config, ["ns-train", "m", "--machine.num-devices", "4"])
     assert config.machine.num_devices == 2, "set by nerfstudio where there is no config to read"
+
+
+@pytest.mark.parametrize(
+    "form", [["--load-config", "{}"], ["--load_config={}"], ["--vis", "none", "--load-config", "{}"]]
+)
+def test_a_run_that_has_been_moved_is_not_begun_anew(tmp_path: Path, form: list[str]) -> None:
+    config = make_config(tmp_path, tmp_path / "where_it_was")
+    moved = tmp_path / "moved" / "config.yml"
+    checkpoint = moved.parent / "nerfstudio_models" / "step-000000009.ckpt"
+    arguments = ["/bin/ns-train", "m", *(part.format(moved) for part in form)]
+    refuse_moved_run(arguments, config)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with pytest.raises(SplatkitError, match=f"checkpoints are in {moved.parent}, but .*where_it_was"):
+        refuse_moved_run(arguments, config)
+    refuse_moved_run(["/bin/ns-train", "m", "--data", "d"], config)
+    config.get_checkpoint_dir().mkdir(parents=True)
+    (config.get_checkpoint_dir() / checkpoint.name).touch()
+    refuse_moved_run(arguments, config)
