@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -15,14 +16,16 @@ from typing import Any
 
 import torch
 
+from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.run import machines
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.rank_processes import run_in_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import SplatTrainingState
+from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.children import Child
-from tests.faults.runs import CHEAP, make_config
+from tests.faults.runs import CHEAP, CheapLoss, CheapRenderer, make_config
 from tests.ranks.bodies import Trained, train
 
 QUICK = {"PATIENCE": 60.0, "SILENCE": 20.0, "BEAT": 0.05}
@@ -107,12 +110,7 @@ def _run_machine(
 ) -> None:
     from splatkit_ns.plugin.options import starting
 
-    # ranks are forks of the server of the tests, which has imported everything
-    forkserver._forkserver._forkserver_address = server  # type: ignore[attr-defined]
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    for name, value in times.items():
-        setattr(machines, name, value)
+    _take_server(server, times)
     if versions is not None:
         starting.package_versions = lambda: versions  # type: ignore[assignment]
     for module in modules:
@@ -124,6 +122,48 @@ def _run_machine(
         result.write_bytes(pickle.dumps(run_in_ranks(config, train_on_one_thread, modules)))
     finally:
         RunFolder(config).release()
+
+
+def _take_server(server: str, times: dict[str, float]) -> None:
+    """Let ranks be forks of the server of the tests, which has imported everything."""
+    forkserver._forkserver._forkserver_address = server  # type: ignore[attr-defined]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    for name, value in times.items():
+        setattr(machines, name, value)
+
+
+def start_from_python(scene: Path, folder: Path, number: int, url: str) -> Child:
+    """Start one of two machines, with one rank, whose script uses `SplatTrainer`, and prints what it gets."""
+    return Child(
+        _run_trainer, folder / f"python_{number}.txt", scene=scene, folder=folder, number=number, url=url,
+        server=forkserver._forkserver._forkserver_address,
+    )  # fmt: skip
+
+
+def _run_trainer(scene: Path, folder: Path, number: int, url: str, server: str) -> None:
+    _take_server(server, QUICK)
+    config = SplatTrainerConfig(
+        max_steps=8, num_machines=2, machine_rank=number, dist_url=url, device="cpu", lpips=False,
+        output_dir=folder / str(number), settings={"held_out": False},
+    )  # fmt: skip
+    trainer = SplatTrainer(
+        config, NerfstudioDataProvider(scene), renderer=CheapRenderer(), loss_fn=CheapLoss(), modules=[OneThread()]
+    )
+    result = trainer.run()
+    sys.stdout.write(f"step {result.step} is in {result.checkpoint_path}")
+
+
+class OneThread(SplatBaseModule[Any]):
+    """Lets ranks, which are forks of a process that may have had more, use one thread from the start."""
+
+    def __reduce__(self) -> Any:
+        return _on_one_thread, ()
+
+
+def _on_one_thread() -> OneThread:
+    torch.set_num_threads(1)
+    return OneThread()
 
 
 def train_on_one_thread(config: SplatkitTrainerConfig, modules: Any) -> Trained:

@@ -17,7 +17,7 @@ from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, differences, make_config
 from tests.ranks.bodies import Trained, in_ranks
-from tests.ranks.machines import OnMachine, Started, free_address, start_machine, start_machines
+from tests.ranks.machines import OnMachine, Started, free_address, start_from_python, start_machine, start_machines
 
 
 def assert_same(found: Trained, expected: Trained) -> None:
@@ -70,6 +70,16 @@ def test_machines_have_what_one_machine_with_as_many_ranks_has_and_one_of_them_w
     assert "machine_rank: 0" in (folder / "config.yml").read_text()
     told = f"Machine 1 of 2 (the first is 0) takes part in the run of machine 0 ({socket.gethostname()}), where results"
     assert second.child.text() == f"{told} are: {folder}", "and nothing else"
+
+
+def test_the_python_entry_returns_on_machine_0(scene: Path, tmp_path: Path) -> None:
+    url = free_address()
+    started = [start_from_python(scene, tmp_path, i, url) for i in range(2)]
+    assert [child.wait(120) for child in started] == [0, 0], [child.text() for child in started]
+    [path] = (tmp_path / "0").rglob("*.ckpt")
+    assert f"step 8 is in {path}" in started[0].text()
+    assert "step 8" not in started[1].text()
+    assert not (tmp_path / "1").exists()
 
 
 # ---------------------------------------------------------------------- wrong set-ups
