@@ -22,13 +22,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.added_options import AddedOptions
-from splatkit_ns.plugin.options.starting import (
-    check_run,
-    fit_run_to_scene,
-    save_run_config,
-    say_what_begins,
-    take_place,
-)
+from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, placed, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
 from splatkit_ns.plugin.reporting.writers import explained_logins
@@ -95,7 +89,7 @@ class SplatkitTrainerConfig(FillsInDefaults, AddedOptions, TrainerConfig):
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
-        given = take_place(self).timestamp
+        given = placed(self).timestamp
         super().set_timestamp()
         RunFolder.take_name(self, is_new=self.timestamp != given)
 

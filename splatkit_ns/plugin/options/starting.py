@@ -63,7 +63,7 @@ def _choose_dataparser(datamanager: Any) -> None:
         datamanager.dataparser = chosen
 
 
-def take_place(config: Any, arguments: Sequence[str] | None = None) -> Any:
+def placed(config: Any, arguments: Sequence[str] | None = None) -> Any:
     """Give a config that ``ns-train --load-config`` has read the devices and machines of the command line.
 
     The other options of that command do not count, for which there is a note: nerfstudio passes over them.
