@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -70,6 +71,8 @@ class Ranks:
             device_type: the device of the training, "cuda" (NCCL) or "cpu" (gloo).
             port: where `serve` listens.
         """
+        # each rank captures its graphs for itself; NCCL would let their buffers know each other at every capture
+        os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
         store = _store_class()("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=300))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
         Ranks._started = cls._with_groups(device_type, ahead=device_type == "cuda")
@@ -137,7 +140,7 @@ class Ranks:
         if self.size == 1:
             return every.copy_(tensor[None])
         # the group's own method: the function around it takes longer than NCCL
-        _guarded(lambda: self._data._allgather_base(every, tensor).wait())
+        _guarded(lambda: self._data._allgather_base(every, tensor, _at_once()).wait())
         return every
 
     def add(self, tensor: Tensor) -> None:
@@ -166,12 +169,12 @@ class Ranks:
         if self.size == 1:
             return lambda: [list(numbers)]
         ours = torch.tensor(numbers, dtype=torch.int64)
-        places = [torch.empty_like(ours) for _ in range(self.size)]
-        work: Any = _guarded(partial(self._control.allgather, [places], [ours]))
+        every = ours.new_empty(self.size * len(ours))
+        work: Any = _guarded(partial(self._control._allgather_base, every, ours))  # see `gather_tensors`
 
         def wait() -> list[list[int]]:
             _guarded(work.wait)
-            return [place.tolist() for place in places]
+            return every.view(self.size, -1).tolist()
 
         return wait
 
@@ -219,13 +222,21 @@ def _connect(group: Any, size: int) -> None:
     """Exchange some megabytes on the GPUs in the ways that training does, for NCCL to connect them."""
     tensor = torch.zeros(2**20, device="cuda")
     group.allreduce_coalesced([tensor], _averaging(is_cuda=True)).wait()
-    group._allgather_base(tensor.new_empty(size, len(tensor)), tensor).wait()
+    group._allgather_base(tensor.new_empty(size, len(tensor)), tensor, _at_once()).wait()
 
 
 def _averaging(is_cuda: bool) -> Any:
     """Options of an exchange that averages; gloo has no means, so it adds up."""
     options = dist.AllreduceCoalescedOptions()
     options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
+    return options
+
+
+def _at_once() -> Any:
+    """Options of an exchange that the next kernel waits for, so that it need not have a stream of its own."""
+    options: Any = dist.distributed_c10d.AllgatherOptions()
+    if hasattr(options, "asyncOp"):  # PyTorch 2.8
+        options.asyncOp = False
     return options
 
 

@@ -30,6 +30,12 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         """
         raise NotImplementedError
 
+    def measure(self, rend_out: PayloadT) -> None:
+        """Compute what `densify` needs of a step's render, after its backward pass, and keep it in the payload.
+
+        The step's CUDA graph holds this, so it has to launch the same kernels at every step.
+        """
+
     def gather_from_ranks(self, ranks: Ranks) -> None:
         """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved."""
 

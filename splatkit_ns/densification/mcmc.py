@@ -101,6 +101,11 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
             self.gradient_sums = row_change.apply(self._sums)
 
     @torch.no_grad()
+    def measure(self, rend_out: SplatRenderPayload) -> None:
+        if self._sums is not None:
+            rend_out.gradient_norms = gradient_norms(rend_out, self._absolute)
+
+    @torch.no_grad()
     def densify(
         self,
         step: int,

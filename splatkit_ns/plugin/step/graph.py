@@ -82,6 +82,8 @@ class GraphForwardBackward:
         model: the model on a CUDA device, with its modules attached.
     """
 
+    makes_graphs = True
+
     def __init__(self, model: StepModel) -> None:
         self._model = model
         self._plain = PlainForwardBackward(model)

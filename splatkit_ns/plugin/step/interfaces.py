@@ -62,6 +62,8 @@ class FrameSource(Protocol):
 class ForwardBackward(Protocol):
     """Runs render, loss and backward pass of a step."""
 
+    makes_graphs: bool
+    """Whether steps run as CUDA graphs where that is possible; the same on all ranks."""
     is_replay: bool
     """Whether the last step has run as a CUDA graph."""
 
@@ -97,7 +99,7 @@ def reaches(step: int, every: int, images_per_step: int) -> bool:
 class PlainForwardBackward:
     """Runs render, loss and backward pass in PyTorch, kernel by kernel."""
 
-    is_replay = False
+    makes_graphs = is_replay = False
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
@@ -116,6 +118,7 @@ class PlainForwardBackward:
         model.get_loss_dict(outputs, batch)
         assert model.context.loss is not None
         model.context.loss.backward()
+        model.parts.measure()
         return outputs
 
     def close(self) -> None:

@@ -147,8 +147,7 @@ class StepParts:
             purpose: the part of the step.
             of_rank: whether each rank draws numbers of its own; False if all draw the same.
         """
-        context = self.context
-        rank = context.world_rank if of_rank else 0
+        context, rank = self.context, self.context.world_rank if of_rank else 0
         seed_generators(context.training_state.device, context.seed, context.step, purpose, rank)
 
     # ------------------------------------------------------------------ the calls, in the order of a step
@@ -161,8 +160,7 @@ class StepParts:
         """
         if not self.dispatcher.is_training:
             self.set_up()
-        self.frame = None
-        self.context.step = step + self.context.images_per_step
+        self.frame, self.context.step = None, step + self.context.images_per_step
         self.run_hooks("pre_batch", after="other")
 
     def frame_of(self, camera: Cameras) -> TrainingFrame:
@@ -275,6 +273,10 @@ class StepParts:
         """Sum up the terms, and put them and the sum into the context."""
         self.context.loss_terms = terms
         self.context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
+
+    def measure(self) -> None:
+        """Let densification measure the step's gradients, after the backward pass."""
+        self._call(self.densification, "measure", lambda context: self.densification.measure(context.rend_out))
 
     def finish_step(self, step: int) -> None:
         """Run densification and the hooks after the optimizers' step.

@@ -1,14 +1,14 @@
 """The check of gradients and the optimizers' step as one CUDA graph, which follows that of the backward pass.
 
-The graph is captured anew when the address of a tensor changes, or a setting of an optimizer. Learning rates are read
-on the device.
+With several ranks it begins with the exchange of gradients. The graph is captured anew when the address of a tensor
+changes, or a setting of an optimizer. Learning rates are read on the device.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.step.capturing import captured
 from splatkit_ns.plugin.step.finite import FiniteWatch
+from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.splat.joint_step import learning_rates
 
@@ -42,13 +43,26 @@ class CapturedUpdate:
     """Those that step by themselves afterwards."""
     rates: Tensor
     """The learning rate of each in `joined`."""
-    largest: Tensor
-    """The largest gradients."""
+    row: Tensor
+    """What `FiniteWatch` records."""
+    updates: ParameterUpdates
     rates_on_host: list[float] = field(default_factory=list[float])
 
+    def run(self) -> Tensor:
+        """Run the graph, and step the optimizers that are not in it; returns what `FiniteWatch` records."""
+        rates = learning_rates(list(self.joined.values()))
+        if rates != self.rates_on_host:
+            self.rates.copy_(torch.tensor(rates), non_blocking=True)
+            self.rates_on_host = rates
+        self.graph.replay()
+        for optimizer in self.joined.values():
+            torch.autograd.graph.increment_version(optimizer.param_groups[0]["params"][0])
+        self.updates.step_alone(self.others)
+        return self.row
 
-class UpdateGraphs:
-    """Runs the check of gradients and the optimizers' step of a step whose gradients a CUDA graph has computed.
+
+class UpdateCapture:
+    """Captures the check of gradients and the optimizers' step.
 
     Args:
         watch: finds the largest gradients.
@@ -57,17 +71,67 @@ class UpdateGraphs:
 
     def __init__(self, watch: FiniteWatch, updates: ParameterUpdates) -> None:
         self._watch, self._updates = watch, updates
+        self._stream: torch.cuda.Stream | None = None
+
+    def try_to(self, losses: Callable[[], tuple[Tensor, Tensor]]) -> CapturedUpdate | None:
+        """Capture a graph; None if no optimizers step together, or if that fails.
+
+        Args:
+            losses: gives the mean loss of all ranks and that of this one; runs in the graph, before the check.
+
+        Raises:
+            SplatkitError: see `captured`.
+        """
+        try:
+            return self._capture(losses)
+        except SplatkitError:
+            raise
+        except Exception as error:
+            logger.info("Optimizers step without a CUDA graph (%s: %s).", type(error).__name__, error)
+            return None
+
+    def _capture(self, losses: Callable[[], tuple[Tensor, Tensor]]) -> CapturedUpdate | None:
+        joined, others = self._updates.joined(), self._updates.not_joined()
+        if not joined:
+            return None
+        rates = torch.zeros(len(joined), device="cuda")
+
+        def run() -> Tensor:
+            loss, own_loss = losses()
+            row = self._watch.row(self._watch.largest_gradients(self._updates.optimizers), own_loss, loss)
+            self._updates.step_joined(joined, rates)
+            return row
+
+        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            row = captured(graph, run)
+        current.wait_stream(self._stream)
+        return CapturedUpdate(graph, joined, others, rates, row, self._updates)
+
+
+class UpdateGraphs:
+    """Graphs for steps whose gradients a CUDA graph has computed, of one rank, or averaged before.
+
+    Args:
+        watch: finds the largest gradients.
+        updates: the optimizers.
+    """
+
+    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates) -> None:
+        self._updates, self._capture = updates, UpdateCapture(watch, updates)
         self._graphs: dict[Hashable, CapturedUpdate] = {}
         self._seen: Counter[Hashable] = Counter()
-        self._stream: torch.cuda.Stream | None = None
+        self._losses: list[Tensor] = []
         self._off = watch.every_step  # the host then waits for the gradients in between
 
-    def run(self) -> Tensor | None:
-        """Step the optimizers.
+    def take(self, own_loss: Tensor, loss: Tensor) -> CapturedUpdate | None:
+        """The graph for this step; None if there is none.
 
-        Returns:
-            The largest gradients, as `FiniteWatch.largest_gradients` has them; None if there is no graph for this step,
-            and nothing has been done.
+        Args:
+            own_loss: the loss of this rank's image, scalar.
+            loss: the mean over the ranks.
 
         Raises:
             SplatkitError: see `captured`.
@@ -75,27 +139,17 @@ class UpdateGraphs:
         if self._off:
             return None
         key = self._updates.launch_key()
-        step = self._graphs.get(key)
-        if step is None:
-            step = self._new_graph(key)
-        if step is None:
-            return None
-        rates = learning_rates(list(step.joined.values()))
-        if rates != step.rates_on_host:
-            step.rates.copy_(torch.tensor(rates), non_blocking=True)
-            step.rates_on_host = rates
-        step.graph.replay()
-        for optimizer in step.joined.values():
-            torch.autograd.graph.increment_version(optimizer.param_groups[0]["params"][0])
-        self._updates.step_alone(step.others)
-        return step.largest
+        step = self._graphs.get(key) or self._new_graph(key, loss)
+        if step is not None:
+            torch._foreach_copy_(self._losses, [loss.detach(), own_loss.detach()])  # type: ignore[reportPrivateUsage]
+        return step
 
     def close(self) -> None:
         """Free the graphs; there are no others."""
         self._off = True
         self._graphs.clear()
 
-    def _new_graph(self, key: Hashable) -> CapturedUpdate | None:
+    def _new_graph(self, key: Hashable, loss: Tensor) -> CapturedUpdate | None:
         """Capture a graph, if these tensors have been seen before; None if not, or if it fails."""
         if len(self._seen) > REMEMBERED:
             self._seen.clear()
@@ -104,35 +158,67 @@ class UpdateGraphs:
             return None
         while len(self._graphs) >= MOST_GRAPHS:
             del self._graphs[next(iter(self._graphs))]
-        try:
-            step = self._capture()
-        except SplatkitError:
-            raise
-        except Exception as error:
-            logger.info("Optimizers step without a CUDA graph (%s: %s).", type(error).__name__, error)
-            step = None
+        self._losses = self._losses or [torch.zeros_like(loss.detach()) for _ in range(2)]
+        step = self._capture.try_to(lambda: (self._losses[0], self._losses[1]))
         if step is None:
             self.close()
         else:
             self._graphs[key] = step
         return step
 
-    def _capture(self) -> CapturedUpdate | None:
-        """Capture a graph; None if no optimizers step together."""
-        joined, others = self._updates.joined(), self._updates.not_joined()
-        if not joined:
+
+class SharedUpdateGraph:
+    """The graph of all ranks of a run, which begins with the exchange of gradients.
+
+    NCCL wants all ranks to capture an exchange at the same step, and to run it as a graph at the same steps. So each
+    rank says at the begin of a step for how many steps its tensors have been the same, and the least number decides.
+
+    Args:
+        watch: finds the largest gradients.
+        updates: the optimizers.
+        gradients: exchanges them, where they are at the same addresses in all steps.
+    """
+
+    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates, gradients: RankGradients) -> None:
+        self._updates, self._gradients = updates, gradients
+        self._capture = UpdateCapture(watch, updates)
+        self._graph: CapturedUpdate | None = None
+        self._key: Hashable = None
+        self._kind: Hashable = None
+        self._alike = 0
+        self._off = watch.every_step
+
+    def steps_alike(self) -> int:
+        """Call this at the begin of each step: the number of steps in a row that begin with the same tensors."""
+        if self._off:
+            return 0
+        key = self._updates.launch_key(with_gradients=False)
+        self._alike = self._alike + 1 if key == self._key else 0
+        self._key = key
+        return self._alike
+
+    def take(self, loss: Tensor) -> CapturedUpdate | None:
+        """The graph for this step, the same on all ranks; None if there is none.
+
+        Args:
+            loss: that of this rank's image, scalar.
+
+        Raises:
+            RankLost: another rank has ended.
+            SplatkitError: see `captured`.
+        """
+        if self._off or self._gradients.steps_alike < STEPS_BEFORE:
+            self._graph = None
             return None
-        rates = torch.zeros(len(joined), device="cuda")
+        kind = self._gradients.place(self._updates.optimizers, loss)
+        if kind != self._kind or self._graph is None:
+            self._kind = kind
+            self._graph = self._capture.try_to(self._gradients.exchange_placed)
+            if not self._gradients.agree(self._graph is not None):
+                self.close()
+                self._gradients.forget_places()
+        return self._graph
 
-        def run() -> Tensor:
-            largest = self._watch.largest_gradients(self._updates.optimizers)
-            self._updates.step_joined(joined, rates)
-            return largest
-
-        graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        self._stream = self._stream or torch.cuda.Stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            largest = captured(graph, run)
-        current.wait_stream(self._stream)
-        return CapturedUpdate(graph, joined, others, rates, largest)
+    def close(self) -> None:
+        """Free the graph; there is no other."""
+        self._off, self._graph = True, None

@@ -73,9 +73,9 @@ class ParameterUpdates:
 
     # ------------------------------------------------------------------ a step that a CUDA graph holds in part
 
-    def launch_key(self) -> Hashable:
+    def launch_key(self, with_gradients: bool = True) -> Hashable:
         """The addresses and settings that the kernels of `step_joined` are launched with."""
-        return tuple(map(launch_key, self.optimizers.values()))
+        return tuple([launch_key(optimizer, with_gradients) for optimizer in self.optimizers.values()])
 
     def joined(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers that step together, if all groups are due."""

@@ -78,6 +78,9 @@ class StubModel:
     def reseed_render(self) -> None:
         self.reseeded += 1
 
+    def measure(self) -> None:
+        """Nothing."""
+
     def sh_degree_now(self) -> int:
         return self.degree
 
