@@ -124,7 +124,7 @@ class Times:
                 self._note(label, method, time.perf_counter() - began)
                 if name == STEP:
                     self.steps.append((self._kind(), (time.perf_counter() - began) * 1e3))
-                    self.first_step = self.first_step or dict(self._now)
+                    self.first_step = self.first_step or dict(self.seconds)
 
         setattr(owner, method, timed)
 

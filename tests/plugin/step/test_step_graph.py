@@ -218,7 +218,8 @@ def test_gradients_made_of_those_of_colours_are_the_same_to_the_bit(
     densification = SplatMCMCDensification(refine_start_iter=50, refine_every=50, max_gaussians=500)
     usual, _ = trained(tiny_scene, tmp_path / "usual", graphs, monkeypatch, densification=densification)
     exchanges: list[int] = []
-    make, run, roll_call = RankGradients._make_coefficient_gradients, TrainingStep.run, RollCall(Ranks(), learn=lambda work: None)
+    make, run = RankGradients._make_coefficient_gradients, TrainingStep.run
+    roll_call = RollCall(Ranks(), learn=lambda work: None)
 
     def counted(self: Any, *arguments: Any) -> Any:
         exchanges.append(1)
