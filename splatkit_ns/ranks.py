@@ -234,7 +234,7 @@ def _averaging(is_cuda: bool) -> Any:
 
 def _at_once() -> Any:
     """Options of an exchange that the next kernel waits for, so that it need not have a stream of its own."""
-    options: Any = dist.distributed_c10d.AllgatherOptions()
+    options: Any = getattr(dist.distributed_c10d, "AllgatherOptions")()  # noqa: B009  # as `_store_class`
     if hasattr(options, "asyncOp"):  # PyTorch 2.8
         options.asyncOp = False
     return options

@@ -144,7 +144,8 @@ compiled = set(variants)
 assert len(compiled) == 1, compiled
 for number in (1, 16, 99, 1024):
     means, quats, scales, logits = (torch.zeros(number, k) for k in (3, 4, 3, 1))
-    add_noise(means, quats, scales, logits[:, 0], 0.5 * number, 2**31 - number)
+    numbers = torch.tensor([0.5 * number, 2**31 - number, 0.1], dtype=torch.float64)
+    add_noise(means, quats, scales, logits[:, 0], numbers[:2])
 assert variants == compiled, variants - compiled
 print("once")
 """

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a strategy does to Gaussians at every step, in a form that a CUDA graph can hold."""
+
+    launch: Callable[[Tensor], None]
+    """Launches the kernels; the tensor on the device, (M,) float64, has the numbers that change from step to step."""
+    numbers: Callable[[int, int], Sequence[float]]
+    """Those of a step, called with it and `images_per_step`; `densify` then leaves the motion out of this step."""
+    size: int
+    """M."""
 
 
 class SplatDensification(SplatBaseModule[PayloadT]):
@@ -35,6 +50,13 @@ class SplatDensification(SplatBaseModule[PayloadT]):
 
         The step's CUDA graph holds this, so it has to launch the same kernels at every step.
         """
+
+    def motion(self, training_state: SplatTrainingState) -> Motion | None:
+        """What `densify` does to Gaussians at every step, if the graph of the optimizers' step can do it in its place.
+
+        Parts of users, and hooks that look at Gaussians between optimizers and densification, switch this off.
+        """
+        return None
 
     def gather_from_ranks(self, ranks: Ranks) -> None:
         """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
+from splatkit_ns.plugin.step.motion import motion_of, numbers_of
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGraph, UpdateGraphs
 from splatkit_ns.plugin.step.updates import ParameterUpdates
@@ -62,11 +64,12 @@ class TrainingStep:
         self._model, self._data, self._callbacks = model, data, callbacks
         self._forward_backward, self._gradients = forward_backward, gradients
         self.watch, self._updates = watch, updates
-        self._update_graphs = UpdateGraphs(watch, updates)
+        motion = partial(motion_of, model.parts)
+        self._update_graphs = UpdateGraphs(watch, updates, motion)
         self._shared_graph: SharedUpdateGraph | None = None
         """The graph of all ranks; None if each steps its optimizers by itself."""
         if isinstance(gradients, RankGradients) and gradients.fits_graphs and forward_backward.makes_graphs:
-            self._shared_graph = SharedUpdateGraph(watch, updates, gradients)
+            self._shared_graph = SharedUpdateGraph(watch, updates, gradients, motion)
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
@@ -100,7 +103,7 @@ class TrainingStep:
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
             if update is not None:
-                self.watch.record(context, update.run())
+                self.watch.record(context, update.run(numbers_of(update.motion, model.parts)))
             elif self.watch.admits(context, updates.optimizers, loss):
                 updates.step(step // images)
             else:

@@ -1,20 +1,22 @@
 """The check of gradients and the optimizers' step as one CUDA graph, which follows that of the backward pass.
 
-With several ranks it begins with the exchange of gradients. The graph is captured anew when the address of a tensor
-changes, or a setting of an optimizer. Learning rates are read on the device.
+With several ranks it begins with the exchange of gradients, and it ends with what densification does at every step. The
+graph is captured anew when the address of a tensor changes, or a setting of an optimizer. Learning rates and other
+numbers that change from step to step are read on the device.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from splatkit_ns.densification.base import Motion
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.step.capturing import captured
 from splatkit_ns.plugin.step.finite import FiniteWatch
@@ -32,6 +34,10 @@ REMEMBERED = 100
 """The number of different sets of tensors that are counted."""
 
 
+def no_motion() -> None:
+    """Leave all that densification does to densification."""
+
+
 @dataclass
 class CapturedUpdate:
     """A graph, with the tensors that it reads and writes."""
@@ -41,19 +47,28 @@ class CapturedUpdate:
     """The optimizers that the graph steps."""
     others: dict[str, Optimizer]
     """Those that step by themselves afterwards."""
-    rates: Tensor
-    """The learning rate of each in `joined`."""
+    motion: Motion | None
+    """What densification does afterwards; None if that is not in the graph."""
+    numbers: Tensor
+    """Those of the motion, and the learning rate of each in `joined`, float64."""
     row: Tensor
     """What `FiniteWatch` records."""
     updates: ParameterUpdates
-    rates_on_host: list[float] = field(default_factory=list[float])
+    numbers_on_host: list[float] = field(default_factory=list[float])
 
-    def run(self) -> Tensor:
-        """Run the graph, and step the optimizers that are not in it; returns what `FiniteWatch` records."""
-        rates = learning_rates(list(self.joined.values()))
-        if rates != self.rates_on_host:
-            self.rates.copy_(torch.tensor(rates), non_blocking=True)
-            self.rates_on_host = rates
+    def run(self, of_motion: Sequence[float] = ()) -> Tensor:
+        """Run the graph, and step the optimizers that are not in it.
+
+        Args:
+            of_motion: the numbers of `motion`.
+
+        Returns:
+            What `FiniteWatch` records.
+        """
+        numbers = [*of_motion, *learning_rates(list(self.joined.values()))]
+        if numbers != self.numbers_on_host:
+            self.numbers.copy_(torch.tensor(numbers, dtype=torch.float64), non_blocking=True)
+            self.numbers_on_host = numbers
         self.graph.replay()
         for optimizer in self.joined.values():
             torch.autograd.graph.increment_version(optimizer.param_groups[0]["params"][0])
@@ -67,10 +82,11 @@ class UpdateCapture:
     Args:
         watch: finds the largest gradients.
         updates: the optimizers.
+        motion: what densification does afterwards, if that can be in the graph.
     """
 
-    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates) -> None:
-        self._watch, self._updates = watch, updates
+    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates, motion: Callable[[], Motion | None]) -> None:
+        self._watch, self._updates, self._motion = watch, updates, motion
         self._stream: torch.cuda.Stream | None = None
 
     def try_to(self, losses: Callable[[], tuple[Tensor, Tensor]]) -> CapturedUpdate | None:
@@ -94,12 +110,16 @@ class UpdateCapture:
         joined, others = self._updates.joined(), self._updates.not_joined()
         if not joined:
             return None
-        rates = torch.zeros(len(joined), device="cuda")
+        motion = self._motion()
+        size = 0 if motion is None else motion.size
+        numbers = torch.zeros(size + len(joined), dtype=torch.float64, device="cuda")
 
         def run() -> Tensor:
             loss, own_loss = losses()
             row = self._watch.row(self._watch.largest_gradients(self._updates.optimizers), own_loss, loss)
-            self._updates.step_joined(joined, rates)
+            self._updates.step_joined(joined, numbers[size:].float())
+            if motion is not None:
+                motion.launch(numbers[:size])
             return row
 
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
@@ -108,7 +128,7 @@ class UpdateCapture:
         with torch.cuda.stream(self._stream):
             row = captured(graph, run)
         current.wait_stream(self._stream)
-        return CapturedUpdate(graph, joined, others, rates, row, self._updates)
+        return CapturedUpdate(graph, joined, others, motion, numbers, row, self._updates)
 
 
 class UpdateGraphs:
@@ -117,10 +137,13 @@ class UpdateGraphs:
     Args:
         watch: finds the largest gradients.
         updates: the optimizers.
+        motion: what densification does afterwards, if that can be in the graph.
     """
 
-    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates) -> None:
-        self._updates, self._capture = updates, UpdateCapture(watch, updates)
+    def __init__(
+        self, watch: FiniteWatch, updates: ParameterUpdates, motion: Callable[[], Motion | None] = no_motion
+    ) -> None:
+        self._updates, self._capture = updates, UpdateCapture(watch, updates, motion)
         self._graphs: dict[Hashable, CapturedUpdate] = {}
         self._seen: Counter[Hashable] = Counter()
         self._losses: list[Tensor] = []
@@ -177,11 +200,18 @@ class SharedUpdateGraph:
         watch: finds the largest gradients.
         updates: the optimizers.
         gradients: exchanges them, where they are at the same addresses in all steps.
+        motion: what densification does afterwards, if that can be in the graph.
     """
 
-    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates, gradients: RankGradients) -> None:
+    def __init__(
+        self,
+        watch: FiniteWatch,
+        updates: ParameterUpdates,
+        gradients: RankGradients,
+        motion: Callable[[], Motion | None] = no_motion,
+    ) -> None:
         self._updates, self._gradients = updates, gradients
-        self._capture = UpdateCapture(watch, updates)
+        self._capture = UpdateCapture(watch, updates, motion)
         self._graph: CapturedUpdate | None = None
         self._key: Hashable = None
         self._kind: Hashable = None

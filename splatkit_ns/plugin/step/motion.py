@@ -1,0 +1,23 @@
+"""What densification does to Gaussians at every step, as a part of the graph of the optimizers' step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from splatkit_ns.densification.base import Motion
+from splatkit_ns.plugin.step.parts import StepParts, is_ours
+
+
+def motion_of(parts: StepParts) -> Motion | None:
+    """The motion of a run's densification; None if there is none, or if a hook looks at Gaussians before it."""
+    if not is_ours(parts.densification) or parts.dispatcher.listens_to("on_optimize"):
+        return None
+    return parts.densification.motion(parts.context.training_state)
+
+
+def numbers_of(motion: Motion | None, parts: StepParts) -> Sequence[float]:
+    """The numbers of this step's motion, whose random ones are those that densification would draw."""
+    if motion is None:
+        return ()
+    parts.seed("densification", of_rank=False)
+    return motion.numbers(parts.context.step, parts.context.images_per_step)
