@@ -150,6 +150,21 @@ assert variants == compiled, variants - compiled
 print("once")
 """
 
+EXCHANGE = """
+from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients, first_launches
+
+first_launches("cpu")
+compiled = set(variants)
+assert len(compiled) == 2, compiled
+for number in (1, 16, 99, 1024):
+    for ranks, bands in ((1, 1), (2, 4), (16, 9), (3, 16)):
+        means, kept = torch.zeros(number, 3), torch.zeros(ranks, number + 1, 3)
+        rest = torch.zeros(number, 15, 3) if bands > 1 else None
+        coefficient_gradients(means, kept, torch.zeros(number, 1, 3), rest, bands)
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
 IMAGE_MODELS = """
 from splatkit_ns.image_model import _affine_triton as affine, _bilateral_grid_triton as grids, _ppisp_triton as ppisp
 
@@ -228,6 +243,10 @@ def test_adam() -> None:
 
 def test_noise() -> None:
     assert_prints(NOISE, "once\n")
+
+
+def test_the_exchange_is_compiled_once() -> None:
+    assert_prints(EXCHANGE, "once\n")
 
 
 def test_image_models() -> None:

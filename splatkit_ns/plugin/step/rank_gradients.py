@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.rasterize.color_gradients import ColorGradients
+from splatkit_ns.triton_kernels import lazy_kernel
 
 
 class GradientExchange(Protocol):
@@ -143,9 +144,9 @@ class RankGradients:
 
     def _make_coefficient_gradients(self, means: Tensor, colors: Tensor, made: dict[str, Tensor]) -> None:
         """Compute the mean gradients of spherical harmonics from those of the colours of all ranks."""
-        from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients  # needs Triton
-
-        coefficient_gradients(means, colors, made["sh0"], made.get("shN"), self._colors.bands)
+        kernel = exchange_kernel()
+        assert kernel is not None, "the gradients of colours are kept by kernels in Triton, too"
+        kernel(means, colors, made["sh0"], made.get("shN"), self._colors.bands)
 
     def _places(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors for the gradients of coefficients: those of the last step, unless they are in use or do not fit."""
@@ -230,3 +231,12 @@ class RankGradients:
 
 def _parameters(optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
     return {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
+
+
+@lazy_kernel(otherwise="Ranks cannot exchange the gradients of colours")
+def exchange_kernel() -> Callable[..., None]:
+    """The kernel that makes the gradients of coefficients."""
+    from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients, first_launches  # needs Triton
+
+    first_launches("cuda")
+    return coefficient_gradients
