@@ -139,8 +139,7 @@ class Ranks:
         every = tensor.new_empty(self.size, *tensor.shape)
         if self.size == 1:
             return every.copy_(tensor[None])
-        # the group's own method: the function around it takes longer than NCCL
-        _guarded(lambda: self._data._allgather_base(every, tensor, _at_once()).wait())
+        _guarded(lambda: _gather_at_once(self._data, every, tensor))
         return every
 
     def add(self, tensor: Tensor) -> None:
@@ -170,7 +169,7 @@ class Ranks:
             return lambda: [list(numbers)]
         ours = torch.tensor(numbers, dtype=torch.int64)
         every = ours.new_empty(self.size * len(ours))
-        work: Any = _guarded(partial(self._control._allgather_base, every, ours))  # see `gather_tensors`
+        work: Any = _guarded(partial(self._control._allgather_base, every, ours))
 
         def wait() -> list[list[int]]:
             _guarded(work.wait)
@@ -222,7 +221,7 @@ def _connect(group: Any, size: int) -> None:
     """Exchange some megabytes on the GPUs in the ways that training does, for NCCL to connect them."""
     tensor = torch.zeros(2**20, device="cuda")
     group.allreduce_coalesced([tensor], _averaging(is_cuda=True)).wait()
-    group._allgather_base(tensor.new_empty(size, len(tensor)), tensor, _at_once()).wait()
+    _gather_at_once(group, tensor.new_empty(size, len(tensor)), tensor)
 
 
 def _averaging(is_cuda: bool) -> Any:
@@ -232,12 +231,17 @@ def _averaging(is_cuda: bool) -> Any:
     return options
 
 
-def _at_once() -> Any:
-    """Options of an exchange that the next kernel waits for, so that it need not have a stream of its own."""
+def _gather_at_once(group: Any, every: Tensor, tensor: Tensor) -> None:
+    """Stack the tensors of all ranks, without a stream of its own, as the next kernel waits for it anyway.
+
+    The group's own method is used, because the function around it takes longer than NCCL.
+    """
     options: Any = getattr(dist.distributed_c10d, "AllgatherOptions")()  # noqa: B009  # as `_store_class`
-    if hasattr(options, "asyncOp"):  # PyTorch 2.8
+    if hasattr(options, "asyncOp"):  # since PyTorch 2.8
         options.asyncOp = False
-    return options
+    work = group._allgather_base(every, tensor, options)
+    if work is not None:
+        work.wait()
 
 
 def _guarded(call: Callable[[], T]) -> T:

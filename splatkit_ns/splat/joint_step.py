@@ -133,8 +133,8 @@ def launch_key(optimizer: Optimizer, with_gradient: bool = True) -> Hashable:
     place = None if grad is None else grad.data_ptr()
     if type(optimizer) is not torch.optim.Adam:
         return id(optimizer), place
-    get = optimizer.state.get(param, _NO_STATE).get
-    places = tuple([None if (value := get(name)) is None else value.data_ptr() for name in _STATE])
+    state = optimizer.state.get(param, _NO_STATE)
+    places = tuple([state[name].data_ptr() for name in _STATE if name in state])
     count = (len(groups), len(params), _has_hooks(optimizer), isinstance(group["lr"], Tensor))
     return id(optimizer), place, param.data_ptr(), param.shape, places, count, tuple(map(group.get, _SETTINGS))
 

@@ -39,6 +39,8 @@ MOST_GRAPHS = 4
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
+PLAIN = (bool, int, float, str)
+"""The types of settings that a graph depends on."""
 CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """The fields of the context that a step sets, besides its losses."""
 TRIED = 20
@@ -233,8 +235,8 @@ class GraphForwardBackward:
         model = self._model
         parts = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
         values = [getattr(part, name) for part in parts for name in settings_of(type(part))]
-        plain = (value for value in values if isinstance(value, bool | int | float | str))
-        trained = (param.requires_grad for param in parameters.values())
+        plain = [value for value in values if isinstance(value, PLAIN)]
+        trained = [param.requires_grad for param in parameters.values()]
         return (len(model.training_state), model.sh_degree_now(), *plain, *trained)
 
     def _note_length(self, kind: Hashable) -> None:
