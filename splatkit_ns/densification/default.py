@@ -264,7 +264,7 @@ def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
         ids: the Gaussian of each row, (nnz,); None if not packed.
     """
     if ids is None:
-        sums += values.sum(0)
+        sums += values[0] if len(values) == 1 else values.sum(0)
     else:
         sums.index_add_(0, ids, values.to(sums.dtype))
 

@@ -63,6 +63,8 @@ class CapturedStep:
     loss_names: list[str]
     losses: Tensor
     """The loss's terms, followed by the loss."""
+    single_losses: tuple[Tensor, ...]
+    """Each of them, scalar."""
     gradients: dict[str, Tensor]
     color_gradients: Tensor | None
     """Those that `ColorGradients` keeps."""
@@ -88,6 +90,8 @@ class GraphForwardBackward:
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
+        self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
+        """Whether a hook sees losses, and may keep them: then it gets copies."""
         self._plain = PlainForwardBackward(model)
         self._stream = torch.cuda.Stream()
         self._holder: torch.cuda.CUDAGraph | None = None
@@ -198,7 +202,7 @@ class GraphForwardBackward:
             return False
         for name, value in step.results.items():
             setattr(context, name, value)
-        losses = step.losses.clone().unbind()  # copies, so that a module may keep them
+        losses = step.losses.clone().unbind() if self._shows_losses else step.single_losses
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
         colors = current_color_gradients()
         for name, gradient in step.gradients.items():
@@ -289,7 +293,8 @@ class GraphForwardBackward:
         gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}
         colors = current_color_gradients()
         kept = None if colors is None else colors.found
-        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, kept, capacity)
+        names = list(context.loss_terms)
+        return CapturedStep(graph, static, results, names, losses, losses.unbind(), gradients, kept, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
         """Run render, loss and backward pass in PyTorch; returns the loss's terms, followed by the loss."""

@@ -126,9 +126,9 @@ def trained(
         replays.append(1)
         replay(self)
 
-    def counted_update(self: Any) -> Any:
+    def counted_update(self: Any, *arguments: Any) -> Any:
         updates.append(1)
-        return update(self)
+        return update(self, *arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda.CUDAGraph, "replay", counted)
