@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -13,6 +13,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from splatkit_ns.rank_lines import RankLines
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ class Ranks:
     """The process group, on the CPU, for agreements."""
     _connecting: Future[None] | None = field(default=None, repr=False, compare=False)
     """Done when the GPUs of the ranks are connected; None if they are not connected ahead."""
+    _lines: RankLines | None = field(default=None, repr=False, compare=False)
+    """Connections for numbers; None means that the process group for agreements is used."""
 
     _started: ClassVar[Ranks | None] = None
 
@@ -75,7 +79,8 @@ class Ranks:
         os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
         store = _store_class()("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=300))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        Ranks._started = cls._with_groups(device_type, ahead=device_type == "cuda")
+        lines = _guarded(partial(RankLines.connect, rank, size, store))
+        Ranks._started = replace(cls._with_groups(device_type, ahead=device_type == "cuda"), _lines=lines)
         return Ranks._started
 
     @classmethod
@@ -167,6 +172,9 @@ class Ranks:
         """Begin to `gather`; the function that is returned waits for the numbers, and may raise `RankLost`, too."""
         if self.size == 1:
             return lambda: [list(numbers)]
+        if self._lines is not None:
+            told = _guarded(partial(self._lines.gather_later, numbers))
+            return lambda: _guarded(told)
         ours = torch.tensor(numbers, dtype=torch.int64)
         every = ours.new_empty(self.size * len(ours))
         work: Any = _guarded(partial(self._control._allgather_base, every, ours))
@@ -247,5 +255,5 @@ def _gather_at_once(group: Any, every: Tensor, tensor: Tensor) -> None:
 def _guarded(call: Callable[[], T]) -> T:
     try:
         return call()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise RankLost("Another process of this run has ended.") from error
