@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from torch.distributed import distributed_c10d
+from torch import distributed
 
 from splatkit_ns.rank_lines import LineClosed, RankLines
 from splatkit_ns.ranks import RankLost, Ranks
@@ -16,7 +16,7 @@ from splatkit_ns.ranks import RankLost, Ranks
 
 def on_all(size: int, body: Callable[[RankLines, int], Any]) -> list[Any]:
     """The results of a function that each of so many ranks runs in a thread, with its lines and its number."""
-    store = getattr(distributed_c10d, "HashStore")()  # noqa: B009  # documented, but not in __all__
+    store = getattr(distributed, "HashStore")()  # noqa: B009  # documented, but not in __all__
     with ThreadPoolExecutor(size) as threads:
         return list(threads.map(lambda rank: body(RankLines.connect(rank, size, store), rank), range(size)))
 
