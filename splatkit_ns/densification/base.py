@@ -25,7 +25,9 @@ class Motion:
     launch: Callable[[Tensor], None]
     """Launches the kernels; the tensor on the device, (M,) float64, has the numbers that change from step to step."""
     numbers: Callable[[int, int], Sequence[float]]
-    """Those of a step, called with it and `images_per_step`; `densify` then leaves the motion out of this step."""
+    """Those of a step, called with it and `images_per_step`."""
+    done: Callable[[int, int], None]
+    """Called likewise when the kernels have been launched: `densify` then leaves out what they have done."""
     size: int
     """M."""
 

@@ -136,10 +136,13 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
             return None
 
         def numbers(step: int, images_per_step: int) -> tuple[float, float]:
-            self._is_moved = not self._refines_at(step, images_per_step)  # else the noise comes after that
-            return self._noise_strength(training_state) if self._is_moved else 0.0, float(_noise_seed())
+            refines = self._refines_at(step, images_per_step)  # then the noise comes after that
+            return 0.0 if refines else self._noise_strength(training_state), float(_noise_seed())
 
-        return Motion(partial(_launch_noise, kernel, training_state), numbers, size=2)
+        def done(step: int, images_per_step: int) -> None:
+            self._is_moved = not self._refines_at(step, images_per_step)
+
+        return Motion(partial(_launch_noise, kernel, training_state), numbers, done, size=2)
 
     def _refines_at(self, step: int, images_per_step: int) -> bool:
         return self.refine_start_iter < step < self.refine_stop_iter and is_due(

@@ -373,6 +373,7 @@ def test_motion_in_a_graph_is_the_noise_that_densify_leaves_out(monkeypatch: pyt
             if with_motion:
                 numbers = torch.tensor(motion.numbers(step, 2), dtype=torch.float64)
                 motion.launch(numbers)
+                motion.done(step, 2)
             torch.manual_seed(step)
             strategy.densify(step, state, images_per_step=2)
         refines = step in (4, 8)

@@ -90,6 +90,7 @@ class Run:
             self.gradients.average(self.state.optimizers, torch.tensor(1.5))
             self.updates.step(number)
             return None
+        update.prepare(SimpleNamespace(context=SimpleNamespace(step=number)))  # type: ignore[arg-type]
         loss, *largest, own_loss = update.run().tolist()
         assert (loss, own_loss) == (1.5, 1.5)
         assert largest == [0.0 if grad is None else float(grad.abs().max()) for grad in expected.values()]

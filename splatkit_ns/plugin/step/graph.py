@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -90,6 +90,7 @@ class GraphForwardBackward:
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
+        self.meanwhile: Callable[[], None] = lambda: None
         self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
         """Whether a hook sees losses, and may keep them: then it gets copies."""
         self._plain = PlainForwardBackward(model)
@@ -192,6 +193,7 @@ class GraphForwardBackward:
         shown = dataclasses.replace(step.frame, image_name=frame.image_name, image_index=frame.image_index)
         model.parts.use_frame(shown)
         step.graph.replay()
+        self.meanwhile()
         length = self._last_length = self._wait_for_length()
         self._lengths[kind].append(length)
         if length > step.capacity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
@@ -66,6 +67,8 @@ class ForwardBackward(Protocol):
     """Whether steps run as CUDA graphs where that is possible; the same on all ranks."""
     is_replay: bool
     """Whether the last step has run as a CUDA graph."""
+    meanwhile: Callable[[], None]
+    """Called, if at all, while the host waits for the device to begin a step, for work that it can do ahead."""
 
     @property
     def work(self) -> int:
@@ -103,6 +106,7 @@ class PlainForwardBackward:
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
+        self.meanwhile: Callable[[], None] = lambda: None
         self._list_space = ListSpace()
 
     @property

@@ -21,3 +21,9 @@ def numbers_of(motion: Motion | None, parts: StepParts) -> Sequence[float]:
         return ()
     parts.seed("densification", of_rank=False)
     return motion.numbers(parts.context.step, parts.context.images_per_step)
+
+
+def note_done(motion: Motion | None, parts: StepParts) -> None:
+    """Let densification know that this step's motion is done."""
+    if motion is not None:
+        motion.done(parts.context.step, parts.context.images_per_step)

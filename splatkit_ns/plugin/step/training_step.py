@@ -12,7 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
-from splatkit_ns.plugin.step.motion import motion_of, numbers_of
+from splatkit_ns.plugin.step.motion import motion_of, note_done
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGraph, UpdateGraphs
 from splatkit_ns.plugin.step.updates import ParameterUpdates
@@ -70,6 +70,7 @@ class TrainingStep:
         """The graph of all ranks; None if each steps its optimizers by itself."""
         if isinstance(gradients, RankGradients) and gradients.fits_graphs and forward_backward.makes_graphs:
             self._shared_graph = SharedUpdateGraph(watch, updates, gradients, motion)
+        forward_backward.meanwhile = self._work_ahead
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
@@ -103,7 +104,9 @@ class TrainingStep:
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
             if update is not None:
-                self.watch.record(context, update.run(numbers_of(update.motion, model.parts)))
+                update.prepare(model.parts)
+                self.watch.record(context, update.run())
+                note_done(update.motion, model.parts)
             elif self.watch.admits(context, updates.optimizers, loss):
                 updates.step(step // images)
             else:
@@ -113,6 +116,13 @@ class TrainingStep:
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
             self.complete_steps = step + images
         return StepResult(context.loss, context.loss_terms, metrics)
+
+    def _work_ahead(self) -> None:
+        """Do what the rest of the step needs before, unless it runs without a graph; it may also be done then."""
+        self._gradients.wait()
+        expected = (self._shared_graph or self._update_graphs).last
+        if expected is not None:
+            expected.prepare(self._model.parts)
 
     def _update_or_loss(self, own_loss: Tensor) -> tuple[CapturedUpdate | None, Tensor]:
         """The graph of the rest of the step, which with several ranks averages gradients; without one they are averaged

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,8 @@ from splatkit_ns.densification.base import Motion
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.step.capturing import captured
 from splatkit_ns.plugin.step.finite import FiniteWatch
+from splatkit_ns.plugin.step.motion import numbers_of
+from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.splat.joint_step import learning_rates
@@ -55,20 +57,21 @@ class CapturedUpdate:
     """What `FiniteWatch` records."""
     updates: ParameterUpdates
     numbers_on_host: list[float] = field(default_factory=list[float])
+    prepared_for: int | None = None
+    """The step that `numbers` are for."""
 
-    def run(self, of_motion: Sequence[float] = ()) -> Tensor:
-        """Run the graph, and step the optimizers that are not in it.
-
-        Args:
-            of_motion: the numbers of `motion`.
-
-        Returns:
-            What `FiniteWatch` records.
-        """
-        numbers = [*of_motion, *learning_rates(list(self.joined.values()))]
+    def prepare(self, parts: StepParts) -> None:
+        """Copy the numbers of the present step to the device, unless that has been done."""
+        if self.prepared_for == parts.context.step:
+            return
+        self.prepared_for = parts.context.step
+        numbers = [*numbers_of(self.motion, parts), *learning_rates(list(self.joined.values()))]
         if numbers != self.numbers_on_host:
             self.numbers.copy_(torch.tensor(numbers, dtype=torch.float64), non_blocking=True)
             self.numbers_on_host = numbers
+
+    def run(self) -> Tensor:
+        """Run the graph, and step the optimizers that are not in it; returns what `FiniteWatch` records."""
         self.graph.replay()
         for optimizer in self.joined.values():
             torch.autograd.graph.increment_version(optimizer.param_groups[0]["params"][0])
@@ -147,6 +150,8 @@ class UpdateGraphs:
         self._graphs: dict[Hashable, CapturedUpdate] = {}
         self._seen: Counter[Hashable] = Counter()
         self._losses: list[Tensor] = []
+        self.last: CapturedUpdate | None = None
+        """The graph of the last step that had one."""
         self._off = watch.every_step  # the host then waits for the gradients in between
 
     def take(self, own_loss: Tensor, loss: Tensor) -> CapturedUpdate | None:
@@ -164,12 +169,13 @@ class UpdateGraphs:
         key = self._updates.launch_key()
         step = self._graphs.get(key) or self._new_graph(key, loss)
         if step is not None:
+            self.last = step
             torch._foreach_copy_(self._losses, [loss.detach(), own_loss.detach()])  # type: ignore[reportPrivateUsage]
         return step
 
     def close(self) -> None:
         """Free the graphs; there are no others."""
-        self._off = True
+        self._off, self.last = True, None
         self._graphs.clear()
 
     def _new_graph(self, key: Hashable, loss: Tensor) -> CapturedUpdate | None:
@@ -212,7 +218,8 @@ class SharedUpdateGraph:
     ) -> None:
         self._updates, self._gradients = updates, gradients
         self._capture = UpdateCapture(watch, updates, motion)
-        self._graph: CapturedUpdate | None = None
+        self.last: CapturedUpdate | None = None
+        """The graph."""
         self._key: Hashable = None
         self._kind: Hashable = None
         self._alike = 0
@@ -238,17 +245,17 @@ class SharedUpdateGraph:
             SplatkitError: see `captured`.
         """
         if self._off or self._gradients.steps_alike < STEPS_BEFORE:
-            self._graph = None
+            self.last = None
             return None
         kind = self._gradients.place(self._updates.optimizers, loss)
-        if kind != self._kind or self._graph is None:
+        if kind != self._kind or self.last is None:
             self._kind = kind
-            self._graph = self._capture.try_to(self._gradients.exchange_placed)
-            if not self._gradients.agree(self._graph is not None):
+            self.last = self._capture.try_to(self._gradients.exchange_placed)
+            if not self._gradients.agree(self.last is not None):
                 self.close()
                 self._gradients.forget_places()
-        return self._graph
+        return self.last
 
     def close(self) -> None:
         """Free the graph; there is no other."""
-        self._off, self._graph = True, None
+        self._off, self.last = True, None

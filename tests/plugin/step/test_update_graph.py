@@ -65,6 +65,7 @@ class Run:
         if update is None:
             self.updates.step(number)
             return False
+        update.prepare(SimpleNamespace(context=SimpleNamespace(step=number)))  # type: ignore[arg-type]
         loss, *largest, own_loss = update.run().tolist()
         assert (loss, own_loss) == (2.5, 1.5)
         expected = [float(grad.abs().max()) for grad in self.grads.values()]
