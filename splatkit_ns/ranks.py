@@ -86,7 +86,7 @@ class Ranks:
     @classmethod
     def _with_groups(cls, device_type: str, ahead: bool = False) -> Ranks:
         if device_type == "cuda":
-            data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE)
+            data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE, pg_options=_first_on_gpu())
         else:
             data = dist.new_group(backend="gloo", timeout=PATIENCE)
         leading, control = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
@@ -230,6 +230,14 @@ def _connect(group: Any, size: int) -> None:
     tensor = torch.zeros(2**20, device="cuda")
     group.allreduce_coalesced([tensor], _averaging(is_cuda=True)).wait()
     _gather_at_once(group, tensor.new_empty(size, len(tensor)), tensor)
+
+
+def _first_on_gpu() -> Any:
+    """Options of NCCL: its kernels begin before others that could begin at the same time, and wait for nobody else."""
+    options: Any = getattr(dist, "ProcessGroupNCCL").Options()  # noqa: B009  # as `_store_class`
+    options.is_high_priority_stream = True
+    options._timeout = GPU_PATIENCE
+    return options
 
 
 def _averaging(is_cuda: bool) -> Any:

@@ -24,10 +24,12 @@ class Motion:
 
     launch: Callable[[Tensor], None]
     """Launches the kernels; the tensor on the device, (M,) float64, has the numbers that change from step to step."""
-    numbers: Callable[[int, int], Sequence[float]]
-    """Those of a step, called with it and `images_per_step`."""
+    numbers: Callable[[int, int, float], Sequence[float]]
+    """Those of a step, called with it, `images_per_step`, and the learning rate that positions have when `densify`
+    runs, after the schedules' step."""
     done: Callable[[int, int], None]
-    """Called likewise when the kernels have been launched: `densify` then leaves out what they have done."""
+    """Called with step and `images_per_step` when the kernels have been launched: `densify` then leaves out what they
+    have done."""
     size: int
     """M."""
 

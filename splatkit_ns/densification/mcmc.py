@@ -128,16 +128,17 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         if getattr(self, "_is_moved", False):
             self._is_moved = False
         else:
-            add_position_noise(training_state, self._noise_strength(training_state))
+            learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
+            add_position_noise(training_state, learning_rate * self.noise_lr)
 
     def motion(self, training_state: SplatTrainingState) -> Motion | None:
         kernel = _kernel_for(training_state)
         if kernel is None:
             return None
 
-        def numbers(step: int, images_per_step: int) -> tuple[float, float]:
+        def numbers(step: int, images_per_step: int, learning_rate: float) -> tuple[float, float]:
             refines = self._refines_at(step, images_per_step)  # then the noise comes after that
-            return 0.0 if refines else self._noise_strength(training_state), float(_noise_seed())
+            return 0.0 if refines else learning_rate * self.noise_lr, float(_noise_seed())
 
         def done(step: int, images_per_step: int) -> None:
             self._is_moved = not self._refines_at(step, images_per_step)
@@ -148,9 +149,6 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         return self.refine_start_iter < step < self.refine_stop_iter and is_due(
             step, self.refine_every, images_per_step
         )
-
-    def _noise_strength(self, training_state: SplatTrainingState) -> float:
-        return float(training_state.optimizers["means"].param_groups[0]["lr"]) * self.noise_lr
 
     @torch.no_grad()
     def gather_from_ranks(self, ranks: Ranks) -> None:

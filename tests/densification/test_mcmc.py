@@ -371,7 +371,7 @@ def test_motion_in_a_graph_is_the_noise_that_densify_leaves_out(monkeypatch: pyt
         for with_motion in (False, True):
             torch.manual_seed(step)
             if with_motion:
-                numbers = torch.tensor(motion.numbers(step, 2), dtype=torch.float64)
+                numbers = torch.tensor(motion.numbers(step, 2, rate), dtype=torch.float64)
                 motion.launch(numbers)
                 motion.done(step, 2)
             torch.manual_seed(step)

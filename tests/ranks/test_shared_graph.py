@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from splatkit_ns.densification import mcmc
 from splatkit_ns.plugin.run.roll_call import RollCall
 from splatkit_ns.plugin.step import update_graph, updates
 from splatkit_ns.plugin.step.finite import FiniteWatch
@@ -169,9 +170,16 @@ def test_a_lost_rank_ends_the_step_before_parameters_change(monkeypatch: pytest.
         assert torch.equal(param, before[name])
 
 
+def noise(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, numbers: Tensor) -> None:
+    """Noise as the kernel has it, as far as it depends on the numbers."""
+    strength, seed = numbers.tolist()
+    means.add_(strength * 1e-3 * torch.randn(means.shape, generator=torch.Generator().manual_seed(int(seed))))
+
+
 def train_as_ours(config: Any, modules: Any) -> Trained:
-    """The body of a rank, which takes all parts for ours."""
+    """The body of a rank, which takes all parts for ours, and whose noise has a kernel."""
     StepParts.are_ours = True  # type: ignore[assignment]
+    setattr(mcmc, "_kernel_for", lambda state: noise)  # noqa: B010
     return train(config, modules)
 
 

@@ -95,9 +95,10 @@ class RunLog:
             self._write(self._unwritten.popleft())
 
     def close(self) -> None:
-        """Write what has been logged, unless the GPU is lost."""
+        """Write what is not written yet of the steps that have been logged, unless the GPU is lost."""
         with suppress(RuntimeError):
-            self.flush(waits=True)
+            while self._unwritten:
+                self._write(self._unwritten.popleft())
 
     def _write(self, values: _LoggedValues) -> None:
         try:

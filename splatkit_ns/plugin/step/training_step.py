@@ -64,7 +64,7 @@ class TrainingStep:
         self._model, self._data, self._callbacks = model, data, callbacks
         self._forward_backward, self._gradients = forward_backward, gradients
         self.watch, self._updates = watch, updates
-        motion = partial(motion_of, model.parts)
+        motion = partial(motion_of, model.parts, updates)
         self._update_graphs = UpdateGraphs(watch, updates, motion)
         self._shared_graph: SharedUpdateGraph | None = None
         """The graph of all ranks; None if each steps its optimizers by itself."""

@@ -65,7 +65,7 @@ class CapturedUpdate:
         if self.prepared_for == parts.context.step:
             return
         self.prepared_for = parts.context.step
-        numbers = [*numbers_of(self.motion, parts), *learning_rates(list(self.joined.values()))]
+        numbers = [*numbers_of(self.motion, parts, self.updates), *learning_rates(list(self.joined.values()))]
         if numbers != self.numbers_on_host:
             self.numbers.copy_(torch.tensor(numbers, dtype=torch.float64), non_blocking=True)
             self.numbers_on_host = numbers
