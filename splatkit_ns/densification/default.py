@@ -94,6 +94,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}
 
+    @torch.no_grad()
+    def measure(self, rend_out: SplatRenderPayload) -> None:
+        rend_out.gradient_norms = gradient_norms(rend_out, self.absgrad)
+
     def densify(
         self,
         step: int,
@@ -260,7 +264,7 @@ def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
         ids: the Gaussian of each row, (nnz,); None if not packed.
     """
     if ids is None:
-        sums += values.sum(0)
+        sums += values[0] if len(values) == 1 else values.sum(0)
     else:
         sums.index_add_(0, ids, values.to(sums.dtype))
 
@@ -273,8 +277,11 @@ def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | Non
         absolute: whether they are of the absolute gradients, which the renderer has been asked for.
 
     Returns:
-        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients.
+        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients. What `measure` has kept is
+        returned as it is.
     """
+    if rend_out.gradient_norms is not None:
+        return rend_out.gradient_norms
     grads = getattr(rend_out.means2d, "absgrad") if absolute else rend_out.densification_gradient  # noqa: B009
     if grads is None:
         return None

@@ -8,7 +8,7 @@ import pytest
 from nerfstudio.configs.base_config import MachineConfig
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.options.starting import refuse_moved_run, placed
+from splatkit_ns.plugin.options.starting import placed, refuse_moved_run
 from splatkit_ns.plugin.reporting.console import collected_notes
 from tests.faults.runs import make_config
 
