@@ -43,35 +43,41 @@ def main() -> None:
     parser.add_argument("--beside", type=int, default=8, help="runs at the same time on each GPU")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no run later than this")
     parser.add_argument("--table", type=Path, nargs="+", help="print the results in these files")
-    parser.add_argument("--worker", nargs=2, type=int, metavar=("GPU", "GPUS"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.table:
         print_tables([json.loads(line) for path in args.table for line in path.read_text().splitlines()])
     elif args.worker:
-        work(args, *args.worker)
+        work(args, args.worker)
     else:
         start_workers(args)
 
 
 def start_workers(args: argparse.Namespace) -> None:
     """Start a process for each GPU, and wait for them."""
-    number = 0
-    if shutil.which("nvidia-smi"):
-        number = len(
-            subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
-        )
-    workers: list[subprocess.Popen[bytes]] = []
-    for gpu in range(max(1, number)):
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu) if number else "", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *sys.argv, "--worker", str(gpu), str(max(1, number))]
-        workers.append(subprocess.Popen(command, env=environment))
-    statuses = [worker.wait() for worker in workers]
+    gpus = visible_gpus() or [""]
+    with tempfile.TemporaryDirectory() as taken:
+        workers: list[subprocess.Popen[bytes]] = []
+        for gpu in gpus:
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "1"}
+            workers.append(subprocess.Popen([sys.executable, *sys.argv, "--worker", taken], env=environment))
+        statuses = [worker.wait() for worker in workers]
     if any(statuses):
         raise SystemExit("A worker failed.")
 
 
-def work(args: argparse.Namespace, gpu: int, gpus: int) -> None:
-    """Run this GPU's share of the plan: every n-th run of it."""
+def visible_gpus() -> list[str]:
+    """The numbers of the GPUs that this process may use."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [number for number in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if number]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [str(number) for number in range(len(listed))]
+
+
+def work(args: argparse.Namespace, taken: Path) -> None:
+    """Run this GPU's share of the plan: whenever there is room, the next run that no worker has taken."""
     began = time.monotonic()
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     from nerfstudio.configs.method_configs import all_methods
@@ -80,17 +86,28 @@ def work(args: argparse.Namespace, gpu: int, gpus: int) -> None:
         importlib.import_module(name)
     plan = load_plan(args.plan)
     all_methods.update({name: method.config for name, method in plan.METHODS.items()})
-    waiting = list(plan.RUNS)[gpu::gpus]
+    waiting = (run for number, run in enumerate(plan.RUNS) if take(taken / str(number)))
     context = multiprocessing.get_context("fork")
     running: list[Any] = []
-    while waiting or running:
+    more = True
+    while more or running:
         running = [process for process in running if process.is_alive()]
-        while waiting and len(running) < args.beside and time.monotonic() - began < args.seconds:
-            running.append(context.Process(target=run_one, args=(args, *waiting.pop(0))))
-            running[-1].start()
-        if not running and time.monotonic() - began >= args.seconds:
-            break
+        while more and len(running) < args.beside:
+            run = next(waiting, None) if time.monotonic() - began < args.seconds else None
+            more = run is not None
+            if run is not None:
+                running.append(context.Process(target=run_one, args=(args, *run)))
+                running[-1].start()
         time.sleep(0.05)
+
+
+def take(mark: Path) -> bool:
+    """Whether this worker is the first to make this file."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def load_plan(path: Path) -> Any:
