@@ -28,7 +28,7 @@ from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
 from splatkit_ns.plugin.data.image_work import ImageWork
-from splatkit_ns.plugin.data.masks import MaskMode, MaskUse
+from splatkit_ns.plugin.data.masks import MaskMode, MaskUse, check_some_pixel_counts
 from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
@@ -187,6 +187,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         dataset = self.train_dataset if split == "train" else self.eval_dataset
         pixels = pixel_counts(dataset.cameras)
         first = read(0)
+        if split == "train":
+            check_some_pixel_counts(chain([first], map(read, range(1, len(dataset)))))
         if self._storage is None:
             others = self.eval_dataset.cameras if split == "train" and self.test_mode == "val" else None
             total = sum(pixels) + (0 if others is None else sum(pixel_counts(others)))
