@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,17 @@ def test_the_viewer_cannot_render_while_images_are_measured(
     trainer = untrained(tiny_scene, tmp_path)
     held: list[bool] = []
 
+    def is_free() -> bool:
+        free = trainer.train_lock.acquire(blocking=False)
+        if free:
+            trainer.train_lock.release()
+        return free
+
     def measure(step: int) -> None:
-        held.append(trainer.train_lock.locked())
+        with ThreadPoolExecutor(1) as viewer:
+            held.append(not viewer.submit(is_free).result())
+        with trainer.train_lock:  # of the training's own thread, which would wait for itself for ever
+            pass
 
     monkeypatch.setattr(trainer._held_out, "measure", measure)
     loss_fn: Any = trainer.pipeline.model.loss_fn
