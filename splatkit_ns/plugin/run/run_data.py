@@ -11,10 +11,12 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from splatkit_ns.cameras import LensModel
 from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
+from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.data.masks import MaskMode
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.measures import Measures
@@ -107,6 +109,11 @@ class RunData:
         found: dict[tuple[float, ...], int] = {}
         rows = torch.cat([value.double().reshape(-1, 1) for value in values], dim=1).tolist()
         return [found.setdefault(tuple(row), len(found)) for row in rows]
+
+    @property
+    def train_lenses(self) -> set[LensModel]:
+        """The models of the lenses through which training images are drawn."""
+        return lens_models(self.datamanager.train_dataset.cameras)
 
     @property
     def train_extent(self) -> tuple[float, float]:
