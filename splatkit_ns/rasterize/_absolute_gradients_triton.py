@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._compositing_triton import SIZES, SKIPPED, alpha_at, blend, pixels
+from splatkit_ns.rasterize._compositing_triton import ALPHA_MAX, SIZES, SKIPPED, alpha_at, blend, pixels
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
@@ -67,7 +67,7 @@ def _absolute(
             px, py, tl.load(means_ptr + 2 * g), tl.load(means_ptr + 2 * g + 1), a, b, c, tl.load(opacities_ptr + g)
         )
         counts = counts & (j < last)
-        alpha = tl.minimum(full, 0.999)
+        alpha = tl.minimum(full, ALPHA_MAX)
         inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
         light *= inverse
         color = tl.zeros((T * T,), tl.float32)
@@ -76,7 +76,7 @@ def _absolute(
             color += v * tl.load(colors_ptr + channels * g + k)
         v_alpha = light * color - inverse * behind
         behind += tl.where(counts, alpha * light, 0.0) * color
-        v_sigma = tl.where(counts & (full <= 0.999), -alpha * v_alpha, 0.0)
+        v_sigma = tl.where(counts & (full <= ALPHA_MAX), -alpha * v_alpha, 0.0)
         sx = v_sigma * dx
         sy = v_sigma * dy
         out = tl.where(field == 0, tl.sum(tl.abs(a * sx + b * sy)), 0.0)

@@ -23,11 +23,13 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from splatkit_ns.rasterize import limits
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._entry_sums_triton import first_launches as first_sums
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
 MAX_CHANNELS = 4
+ALPHA_MAX, LIGHT_MIN = tl.constexpr(limits.ALPHA_MAX), tl.constexpr(limits.TRANSMITTANCE_MIN)
 SKIPPED = tl.constexpr(32)
 """The number of list entries that are marked at once as not seen by any pixel."""
 SIZES = ["width", "height", "tiles_x", "tiles_y"]
@@ -98,9 +100,9 @@ def _forward(
         )
         g = tl.load(ids_ptr + i + 2, mask=i + 2 < end, other=0)
         _dx, _dy, alpha, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
-        alpha = tl.minimum(alpha, 0.999)
+        alpha = tl.minimum(alpha, ALPHA_MAX)
         rest = light * (1.0 - alpha)
-        open_ = open_ & ((rest > 1e-4) | (counts == 0))
+        open_ = open_ & ((rest > LIGHT_MIN) | (counts == 0))
         counts = counts & open_
         weight = tl.where(counts, alpha * light, 0.0)
         i0 += weight * c0
@@ -186,7 +188,7 @@ def _backward(
         g = tl.load(ids_ptr + start + j - 2, mask=j >= 2, other=0)
         dx, dy, full, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
         counts = counts & (j < last)
-        alpha = tl.minimum(full, 0.999)
+        alpha = tl.minimum(full, ALPHA_MAX)
         inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
         light *= inverse
         weight = tl.where(counts, alpha * light, 0.0)
@@ -199,7 +201,7 @@ def _backward(
             color += v3 * c3
         v_alpha = light * color - inverse * behind
         behind += weight * color
-        v_sigma = tl.where(counts & (full <= 0.999), -alpha * v_alpha, 0.0)
+        v_sigma = tl.where(counts & (full <= ALPHA_MAX), -alpha * v_alpha, 0.0)
         sx = v_sigma * dx
         sy = v_sigma * dy
         sum_x = tl.sum(sx)
