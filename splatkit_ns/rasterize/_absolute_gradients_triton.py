@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._compositing_triton import ALPHA_MAX, SIZES, SKIPPED, alpha_at, blend, pixels
+from splatkit_ns.rasterize._blending_triton import ALPHA_MAX, SIZES, SKIPPED, alpha_at, blend, pixels
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 

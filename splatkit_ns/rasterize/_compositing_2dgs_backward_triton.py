@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from splatkit_ns.rasterize._compositing_triton import ALPHA_MAX, SIZES, pixels
+from splatkit_ns.rasterize._blending_triton import ALPHA_MAX, SIZES, pixels
 from splatkit_ns.rasterize._disc_gradients_triton import FIXED
 from splatkit_ns.rasterize._discs_triton import alpha_on_disc, load_record, load_value
 

@@ -20,8 +20,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from splatkit_ns.rasterize._blending_triton import ALPHA_MAX, LIGHT_MIN, MAX_CHANNELS, SIZES, pixels
 from splatkit_ns.rasterize._compositing_2dgs_backward_triton import backward
-from splatkit_ns.rasterize._compositing_triton import ALPHA_MAX, LIGHT_MIN, MAX_CHANNELS, SIZES, pixels
 from splatkit_ns.rasterize._disc_gradients_triton import FIXED, gather, transform_gradients
 from splatkit_ns.rasterize._discs_triton import Discs, alpha_on_disc, load_record, load_value
 from splatkit_ns.rasterize._tile_lists_triton import TileLists

@@ -23,118 +23,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize import limits
+from splatkit_ns.rasterize._absolute_gradients_triton import WithAbsoluteGradients
+from splatkit_ns.rasterize._blending_triton import (
+    ALPHA_MAX,
+    MAX_CHANNELS,
+    SIZES,
+    SKIPPED,
+    alpha_at,
+    blend,
+    forward,
+    load_gaussian,
+    pixels,
+)
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._entry_sums_triton import first_launches as first_sums
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
-
-MAX_CHANNELS = 4
-ALPHA_MAX, LIGHT_MIN = tl.constexpr(limits.ALPHA_MAX), tl.constexpr(limits.TRANSMITTANCE_MIN)
-SKIPPED = tl.constexpr(32)
-"""The number of list entries that are marked at once as not seen by any pixel."""
-SIZES = ["width", "height", "tiles_x", "tiles_y"]
-"""The arguments whose values Triton does not specialise kernels on, so that new sizes compile nothing."""
-
-
-@triton.jit
-def pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
-    """Return the centres of this program's pixels, their places in the image, and whether they lie inside it."""
-    tile = tl.program_id(0)
-    camera = tile // (tiles_x * tiles_y)
-    lane = tl.arange(0, T * T)
-    x = (tile % tiles_x) * T + lane % T
-    y = (tile // tiles_x) % tiles_y * T + lane // T
-    place = (camera.to(tl.int64) * height + y) * width + x
-    return tile, camera, x.to(tl.float32) + 0.5, y.to(tl.float32) + 0.5, place, (x < width) & (y < height)
-
-
-@triton.jit
-def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
-    """Load one Gaussian's numbers, one Gaussian ahead of their use; channels that do not exist are 0."""
-    g = g.to(tl.int64)
-    c0 = tl.load(colors_ptr + X * g)
-    c1 = tl.load(colors_ptr + X * g + 1) if X > 1 else 0.0
-    c2 = tl.load(colors_ptr + X * g + 2) if X > 2 else 0.0
-    c3 = tl.load(colors_ptr + X * g + 3) if X > 3 else 0.0
-    return (
-        tl.load(means_ptr + 2 * g), tl.load(means_ptr + 2 * g + 1),
-        tl.load(conics_ptr + 3 * g), tl.load(conics_ptr + 3 * g + 1), tl.load(conics_ptr + 3 * g + 2),
-        tl.load(opacities_ptr + g), c0, c1, c2, c3,
-    )  # fmt: skip
-
-
-@triton.jit
-def alpha_at(px, py, mx, my, a, b, c, opacity):
-    """Return the fraction of the light behind the Gaussian that it blocks at each pixel, and whether that counts."""
-    dx = mx - px
-    dy = my - py
-    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    alpha = opacity * tl.exp(-sigma)
-    return dx, dy, alpha, (sigma >= 0.0) & (alpha * 255.0 >= 1.0)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _forward(
-    means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,
-    images_ptr, alphas_ptr, lights_ptr, lasts_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """Write colours, alpha, remaining light, and the number of entries of its tile's list that each pixel has read."""
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
-    start = tl.load(offsets_ptr + tile)
-    end = tl.load(offsets_ptr + tile + 1)
-    light = tl.full((T * T,), 1.0, tl.float32)
-    i0 = tl.zeros((T * T,), tl.float32)
-    i1 = tl.zeros((T * T,), tl.float32)
-    i2 = tl.zeros((T * T,), tl.float32)
-    i3 = tl.zeros((T * T,), tl.float32)
-    last = tl.zeros((T * T,), tl.int32)
-    open_ = inside
-    i = start
-    g = tl.load(ids_ptr + i, mask=i < end, other=0)
-    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
-    g = tl.load(ids_ptr + i + 1, mask=i + 1 < end, other=0)
-    while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
-        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
-            means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
-        )
-        g = tl.load(ids_ptr + i + 2, mask=i + 2 < end, other=0)
-        _dx, _dy, alpha, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
-        alpha = tl.minimum(alpha, ALPHA_MAX)
-        rest = light * (1.0 - alpha)
-        open_ = open_ & ((rest > LIGHT_MIN) | (counts == 0))
-        counts = counts & open_
-        weight = tl.where(counts, alpha * light, 0.0)
-        i0 += weight * c0
-        if X > 1:
-            i1 += weight * c1
-        if X > 2:
-            i2 += weight * c2
-        if X > 3:
-            i3 += weight * c3
-        light = tl.where(counts, rest, light)
-        i += 1
-        last = tl.where(counts, i - start, last)
-        mx, my, a, b, c, opacity = n_mx, n_my, n_a, n_b, n_c, n_opacity
-        c0, c1, c2, c3 = n_c0, n_c1, n_c2, n_c3
-    if BACKGROUND:
-        i0 += light * tl.load(backgrounds_ptr + X * camera)
-        if X > 1:
-            i1 += light * tl.load(backgrounds_ptr + X * camera + 1)
-        if X > 2:
-            i2 += light * tl.load(backgrounds_ptr + X * camera + 2)
-        if X > 3:
-            i3 += light * tl.load(backgrounds_ptr + X * camera + 3)
-    tl.store(images_ptr + X * place, i0, mask=inside)
-    if X > 1:
-        tl.store(images_ptr + X * place + 1, i1, mask=inside)
-    if X > 2:
-        tl.store(images_ptr + X * place + 2, i2, mask=inside)
-    if X > 3:
-        tl.store(images_ptr + X * place + 3, i3, mask=inside)
-    tl.store(alphas_ptr + place, 1.0 - light, mask=inside)
-    tl.store(lights_ptr + place, light, mask=inside)
-    tl.store(lasts_ptr + place, last, mask=inside)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -178,10 +81,10 @@ def _backward(
     j -= 1
     g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
     row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
-    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
+    mx, my, a, b, c, opacity, c0, c1, c2, c3 = load_gaussian(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
     g = tl.load(ids_ptr + start + j - 1, mask=j >= 1, other=0)
     while j >= 0:
-        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
+        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = load_gaussian(
             means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
         )
         n_row = tl.load(places_ptr + start + j - 1, mask=j >= 1, other=0)
@@ -226,28 +129,6 @@ def _backward(
         mx, my, a, b, c, opacity, row = n_mx, n_my, n_a, n_b, n_c, n_opacity, n_row
         c0, c1, c2, c3 = n_c0, n_c1, n_c2, n_c3
         j -= 1
-
-
-def blend(
-    means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
-    width: int, height: int, tile_size: int, lists: TileLists,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Blend at most `MAX_CHANNELS` channels; see `composite` for the arguments, which are contiguous.
-
-    Returns:
-        Images (C, H, W, X), alphas, remaining light, and the number of list entries that were read, (C, H, W, 1) each.
-    """
-    cameras, tiles_y, tiles_x = lists.offsets.shape
-    channels, device = colors.shape[-1], colors.device
-    images = torch.empty(cameras, height, width, channels, device=device)
-    alphas = torch.empty(cameras, height, width, 1, device=device)
-    lights, lasts = torch.empty_like(alphas), torch.empty_like(alphas, dtype=torch.int32)
-    behind = colors if backgrounds is None else backgrounds
-    _forward[(cameras * tiles_y * tiles_x,)](
-        means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, images, alphas, lights, lasts,
-        width, height, tiles_x, tiles_y, channels, backgrounds is not None, tile_size, num_warps=1,
-    )  # fmt: skip
-    return images, alphas, lights, lasts
 
 
 class Composite(torch.autograd.Function):
@@ -321,8 +202,6 @@ def composite(
         images, alphas = torch.cat([image for image, _ in parts], dim=-1), parts[1][1]
         if not absgrad:
             return images, alphas
-        from splatkit_ns.rasterize._absolute_gradients_triton import WithAbsoluteGradients
-
         return WithAbsoluteGradients.apply(  # type: ignore[return-value]
             images, alphas, means2d, conics.detach(), colors.detach(), opacities.detach(), backgrounds, tile_size, lists
         )
@@ -341,8 +220,8 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     sums, images, first = torch.ones(11, device=device), torch.zeros(3, device=device), one.int() - 1
     gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
-    forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
+    blended = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
     backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
-    launches: list[Callable[[], object]] = [partial(_forward[(1,)], *forward, num_warps=1)]
+    launches: list[Callable[[], object]] = [partial(forward[(1,)], *blended, num_warps=1)]
     launches += [partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1) for absgrad in (True, False)]
     return [*launches, *first_sums(device)]
