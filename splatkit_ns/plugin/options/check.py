@@ -19,6 +19,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.options.length import possible_lenses
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -204,7 +205,7 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
 def _sky_mask_problems(model: Any, weight: float | None, shown: Callable[[str], str]) -> list[str]:
     """The problems of masks that mark the sky, if there is none to learn, or nothing keeps Gaussians out of it."""
     name, problems = f"{shown('pipeline.datamanager.mask_mode')} sky", list[str]()
-    if getattr(model.renderer, "sky_degree", 0) is None:
+    if getattr(part_with(part_itself(model.renderer), "sky_degree"), "sky_degree", 0) is None:
         problems.append(f"{name} needs a sky: set {shown('pipeline.model.renderer.sky_degree')} to 3")
     if weight == 0:
         problems.append(f"{name} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0: raise it")
