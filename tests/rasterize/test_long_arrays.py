@@ -21,7 +21,9 @@ from splatkit_ns.rasterize import (
 
 TARGET = GPUTarget("cuda", 90, 32)
 BACKEND = make_backend(TARGET)
-WHOLE_NUMBERS = ("number", "cameras", "width", "height", "tiles_x", "tiles_y", "antialiased", "depth_stride", "seed", "channels")
+WHOLE_NUMBERS = (
+    "number", "cameras", "width", "height", "tiles_x", "tiles_y", "antialiased", "depth_stride", "seed", "channels",
+)  # fmt: skip
 INTEGERS = ("offsets_ptr", "ids_ptr", "places_ptr", "lasts_ptr", "radii_ptr")
 SHORT = ("views_ptr", "Ks_ptr", "lenses_ptr", "backgrounds_ptr", "offsets_ptr", "ids_ptr", "places_ptr")
 
