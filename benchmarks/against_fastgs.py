@@ -3,9 +3,11 @@
     python benchmarks/against_fastgs.py SCENE... --fastgs FOLDER --runs fastgs splatkit-3dgs splatkit-3dgs-fast
 
 FOLDER is a checkout of FastGS (https://github.com/fastgs/FastGS) whose three CUDA extensions can be imported, from
-FOLDER/site, too. ``fastgs`` is its method with its own 30,000 steps, and ``fastgs-indoor`` the same with what its
-scripts have for rooms; it always has the same seed. Runs of ours are those of `train_gpu.py`, for each of the --seeds.
-A run that fails says why, and the next one begins.
+FOLDER/site, too. ``fastgs`` is its method with its own 30,000 steps, ``fastgs-big`` its variant with more Gaussians;
+``fastgs-indoor`` and ``fastgs-big-indoor`` are the same with what its scripts have for rooms. Its seed is always the
+same. Runs of ours are those of `train_gpu.py`, for each of the --seeds. The word FASTGS in one stands for the number of
+Gaussians that FastGS, not its big variant, has had on the scene:
+``splatkit-3dgs::pipeline.model.densification.max_gaussians=FASTGS``. A run that fails says why; the next one begins.
 
 A scene is a folder with a ``transforms.json`` of pinhole cameras whose principal point is the middle of the image, for
 FastGS knows no other, and with seed points. FastGS gets them in a folder of COLMAP's format. Both train with the same
@@ -42,6 +44,14 @@ FASTGS = {
         *("--densification_interval", "500", "--optimizer_type", "default"),
         *("--highfeature_lr", "0.02", "--grad_abs_thresh", "0.0008"),
     ),
+    "fastgs-big": (
+        *("--densification_interval", "100", "--optimizer_type", "default"),
+        *("--grad_abs_thresh", "0.0008"),
+    ),
+    "fastgs-big-indoor": (
+        *("--densification_interval", "100", "--optimizer_type", "default"),
+        *("--highfeature_lr", "0.02", "--grad_abs_thresh", "0.0004"),
+    ),
 }
 
 
@@ -70,7 +80,7 @@ def main() -> None:
                     if run in FASTGS and args.fastgs is not None:
                         row = {"run": run, **run_fastgs(args.fastgs, scene, run, args.out)}
                     else:
-                        row = train_gpu.run_process(scene, run, seed)
+                        row = train_gpu.run_process(scene, with_fastgs_number(run, scene, args.out), seed)
                 except SystemExit as error:
                     print(error, flush=True)
                     continue
@@ -79,6 +89,21 @@ def main() -> None:
                 with args.out.open("a") as results:
                     results.write(json.dumps(row) + "\n")
                 print(json.dumps(row), flush=True)
+
+
+def with_fastgs_number(run: str, scene: Path, results: Path) -> str:
+    """A run with the number of Gaussians of FastGS's last run on the scene in the place of the word FASTGS.
+
+    Raises:
+        SystemExit: If there is the word, but no such run among the results.
+    """
+    if "FASTGS" not in run:
+        return run
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    of_fastgs = [row for row in rows if row["scene"] == scene.name and row["run"] in ("fastgs", "fastgs-indoor")]
+    if not of_fastgs:
+        raise SystemExit(f"{run} on {scene.name}: {results} has no run of FastGS there.")
+    return run.replace("FASTGS", str(of_fastgs[-1]["gaussians"]))
 
 
 def run_fastgs(checkout: Path, scene: Path, run: str, out: Path) -> dict[str, Any]:

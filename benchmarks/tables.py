@@ -1,4 +1,5 @@
-"""Make the tables of README.md and docs/ that compare methods, out of benchmarks/results/presets.json.
+"""Make the tables of README.md and docs/ that compare methods, out of benchmarks/results/presets.json and, against
+FastGS, against-fastgs-h200.json.
 
     python benchmarks/tables.py            # rewrites them
     python benchmarks/tables.py --check    # says whether they are what the file says
@@ -6,6 +7,7 @@
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The file's runs are those that train_gpu.py wrote,
 job by job: one host, one day. Those with ``settings`` had other settings than the method has now, which these name, and
 do not count as its quality. Those with ``before`` had them, too, but count where there are no newer ones, with a star.
+The runs against FastGS are those that against_fastgs.py wrote; only those that were alone on their GPU have times.
 """
 
 from __future__ import annotations
@@ -20,12 +22,30 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/presets.json"
+FASTGS_RESULTS = ROOT / "benchmarks/results/against-fastgs-h200.json"
 PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/experiments.md")
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 SCENES = {"fox": "fox", "herzjesu_p25": "herzjesu", "banana": "banana", "sceaux": "sceaux", "lego": "lego"}
 """The scenes in the order of the tables, with their names there."""
 METHODS = ("splatfacto", "splatkit-3dgs-fast", "splatkit-3dgs", "splatkit-3dgs-big")
+FASTGS_SCENES = {
+    "bedroom105": "`bedroom105`, a room, 91 photographs, 368×640",
+    "south": "`south`, around a building, 100, 600×450",
+    "herzjesu": "`herzjesu`, a church door, 21, 792×524",
+    "fox": "`fox`, 43, 436×794",
+}
+FASTGS_METHODS = {
+    "FastGS": r"fastgs(-indoor)?",
+    "`splatkit-3dgs`": "splatkit-3dgs",
+    "… at FastGS's number": r"splatkit-3dgs::pipeline\.model\.densification\.max_gaussians=\d+",
+    "`splatkit-3dgs-fast`": "splatkit-3dgs-fast",
+    "`splatkit-3dgs-small`": "splatkit-3dgs-small",
+    "FastGS-Big": r"fastgs-big(-indoor)?",
+    "`splatkit-3dgs-big`": "splatkit-3dgs-big",
+    "splatfacto": "splatfacto:30000",
+}
+"""The rows of a scene, with the names of their runs."""
 SMALL_FIRST = ":modules.resolution.max_downscale=4"
 
 Run = dict[str, Any]
@@ -139,11 +159,59 @@ def readme_table(runs: list[Run]) -> str:
     return table(["scene", "method", "wall time", "PSNR", "SSIM", "peak memory"], rows)
 
 
+def fastgs_table(runs: list[Run]) -> str:
+    """Means of FastGS's runs and ours on each scene, with Gaussians and wall times relative to FastGS's."""
+    rows = []
+    for scene, name in FASTGS_SCENES.items():
+        of_method = {
+            method: [run for run in runs if run["scene"] == scene and re.fullmatch(pattern, run["run"])]
+            for method, pattern in FASTGS_METHODS.items()
+        }
+        peer = of_method["FastGS"]
+        for method, all_of_it in of_method.items():
+            if not (peer and all_of_it):
+                continue
+            found, wall = newest(all_of_it), wall_of(all_of_it)
+            gaussians, memory = mean_of(found, "gaussians"), mean_of(found, "peak_mib")
+            star = "*" if "before" in found[0] else ""
+            rows.append(
+                [
+                    name if all_of_it is peer else "",
+                    method + (f" ({len(found)})" if len(found) > 1 else "") + star,
+                    f"{mean_of(found, 'psnr'):.2f}",
+                    f"{mean_of(found, 'ssim'):.4f}",
+                    f"{gaussians:,.0f}",
+                    f"{gaussians / mean_of(newest(peer), 'gaussians'):.2f}",
+                    *([f"{wall:.1f}", ratio(wall / wall_of(peer))] if wall else ["", ""]),
+                    f"{memory:.0f}" if memory else "",
+                ]
+            )
+    header = ["scene", "method", "PSNR", "SSIM", "Gaussians", "ratio", "wall s", "ratio", "peak MiB"]
+    return table(header, rows)
+
+
+def newest(runs: list[Run]) -> list[Run]:
+    """Those without ``before``; if there are none, those of the last job."""
+    return [run for run in runs if "before" not in run] or [run for run in runs if run["job"] == runs[-1]["job"]]
+
+
+def wall_of(runs: list[Run]) -> float:
+    """The mean wall time of a method's newest runs; FastGS, which stays as it is, may have it from earlier ones."""
+    return mean_of(newest(runs), "wall_s") or mean_of([run for run in runs if "fastgs" in run["run"]], "wall_s")
+
+
+def mean_of(runs: list[Run], key: str) -> float:
+    """The mean of a figure over the runs that have it, or 0; times are those of runs that were alone on their GPU."""
+    values = [run[key] for run in runs if key in run and ("alone" in run["note"] or not key.endswith("_s"))]
+    return mean(values) if values else 0.0
+
+
 TABLES: dict[str, Callable[[list[Run]], str]] = {
     "quality": quality_table,
     "time": time_table,
     "small_first": small_first_table,
     "readme": readme_table,
+    "fastgs": lambda _: fastgs_table(json.loads(FASTGS_RESULTS.read_text())["runs"]),
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from splatkit_ns.rank_lines import RankLines
 
 T = TypeVar("T")
 
@@ -46,6 +49,8 @@ class Ranks:
     """The process group, on the CPU, for agreements."""
     _connecting: Future[None] | None = field(default=None, repr=False, compare=False)
     """Done when the GPUs of the ranks are connected; None if they are not connected ahead."""
+    _lines: RankLines | None = field(default=None, repr=False, compare=False)
+    """Connections for numbers; None means that the process group for agreements is used."""
 
     _started: ClassVar[Ranks | None] = None
 
@@ -70,15 +75,18 @@ class Ranks:
             device_type: the device of the training, "cuda" (NCCL) or "cpu" (gloo).
             port: where `serve` listens.
         """
+        # each rank captures its graphs for itself; NCCL would let their buffers know each other at every capture
+        os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
         store = _store_class()("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=300))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        Ranks._started = cls._with_groups(device_type, ahead=device_type == "cuda")
+        lines = _guarded(partial(RankLines.connect, rank, size, store))
+        Ranks._started = replace(cls._with_groups(device_type, ahead=device_type == "cuda"), _lines=lines)
         return Ranks._started
 
     @classmethod
     def _with_groups(cls, device_type: str, ahead: bool = False) -> Ranks:
         if device_type == "cuda":
-            data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE)
+            data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE, pg_options=_first_on_gpu())
         else:
             data = dist.new_group(backend="gloo", timeout=PATIENCE)
         leading, control = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
@@ -136,8 +144,7 @@ class Ranks:
         every = tensor.new_empty(self.size, *tensor.shape)
         if self.size == 1:
             return every.copy_(tensor[None])
-        # the group's own method: the function around it takes longer than NCCL
-        _guarded(lambda: self._data._allgather_base(every, tensor).wait())
+        _guarded(lambda: _gather_at_once(self._data, every, tensor))
         return every
 
     def add(self, tensor: Tensor) -> None:
@@ -165,13 +172,16 @@ class Ranks:
         """Begin to `gather`; the function that is returned waits for the numbers, and may raise `RankLost`, too."""
         if self.size == 1:
             return lambda: [list(numbers)]
+        if self._lines is not None:
+            told = _guarded(partial(self._lines.gather_later, numbers))
+            return lambda: _guarded(told)
         ours = torch.tensor(numbers, dtype=torch.int64)
-        places = [torch.empty_like(ours) for _ in range(self.size)]
-        work: Any = _guarded(partial(self._control.allgather, [places], [ours]))
+        every = ours.new_empty(self.size * len(ours))
+        work: Any = _guarded(partial(self._control._allgather_base, every, ours))
 
         def wait() -> list[list[int]]:
             _guarded(work.wait)
-            return [place.tolist() for place in places]
+            return every.view(self.size, -1).tolist()
 
         return wait
 
@@ -219,7 +229,15 @@ def _connect(group: Any, size: int) -> None:
     """Exchange some megabytes on the GPUs in the ways that training does, for NCCL to connect them."""
     tensor = torch.zeros(2**20, device="cuda")
     group.allreduce_coalesced([tensor], _averaging(is_cuda=True)).wait()
-    group._allgather_base(tensor.new_empty(size, len(tensor)), tensor).wait()
+    _gather_at_once(group, tensor.new_empty(size, len(tensor)), tensor)
+
+
+def _first_on_gpu() -> Any:
+    """Options of NCCL: its kernels begin before others that could begin at the same time, and wait for nobody else."""
+    options: Any = getattr(dist, "ProcessGroupNCCL").Options()  # noqa: B009  # as `_store_class`
+    options.is_high_priority_stream = True
+    options._timeout = GPU_PATIENCE
+    return options
 
 
 def _averaging(is_cuda: bool) -> Any:
@@ -229,8 +247,21 @@ def _averaging(is_cuda: bool) -> Any:
     return options
 
 
+def _gather_at_once(group: Any, every: Tensor, tensor: Tensor) -> None:
+    """Stack the tensors of all ranks, without a stream of its own, as the next kernel waits for it anyway.
+
+    The group's own method is used, because the function around it takes longer than NCCL.
+    """
+    options: Any = getattr(dist.distributed_c10d, "AllgatherOptions")()  # noqa: B009  # as `_store_class`
+    if hasattr(options, "asyncOp"):  # since PyTorch 2.8
+        options.asyncOp = False
+    work = group._allgather_base(every, tensor, options)
+    if work is not None:
+        work.wait()
+
+
 def _guarded(call: Callable[[], T]) -> T:
     try:
         return call()
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise RankLost("Another process of this run has ended.") from error

@@ -166,7 +166,23 @@ compiled = set(variants)
 assert len(compiled) == 1, compiled
 for number in (1, 16, 99, 1024):
     means, quats, scales, logits = (torch.zeros(number, k) for k in (3, 4, 3, 1))
-    add_noise(means, quats, scales, logits[:, 0], 0.5 * number, 2**31 - number)
+    numbers = torch.tensor([0.5 * number, 2**31 - number, 0.1], dtype=torch.float64)
+    add_noise(means, quats, scales, logits[:, 0], numbers[:2])
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+EXCHANGE = """
+from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients, first_launches
+
+first_launches("cpu")
+compiled = set(variants)
+assert len(compiled) == 2, compiled
+for number in (1, 16, 99, 1024):
+    for ranks, bands in ((1, 1), (2, 4), (16, 9), (3, 16)):
+        means, kept = torch.zeros(number, 3), torch.zeros(ranks, number + 1, 3)
+        rest = torch.zeros(number, 15, 3) if bands > 1 else None
+        coefficient_gradients(means, kept, torch.zeros(number, 1, 3), rest, bands)
 assert variants == compiled, variants - compiled
 print("once")
 """
@@ -253,6 +269,10 @@ def test_adam() -> None:
 
 def test_noise() -> None:
     assert_prints(NOISE, "once\n")
+
+
+def test_the_exchange_is_compiled_once() -> None:
+    assert_prints(EXCHANGE, "once\n")
 
 
 def test_image_models() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from splatkit_ns.plugin.loading import checkpoint_folder, read_config
+from splatkit_ns.plugin.reporting.console import collected_notes
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths, step_of
 
 
@@ -20,7 +21,8 @@ def describe_run(path: Path, trust: Sequence[str]) -> dict[str, Any]:
     Raises:
         SplatkitError: it is no config of a splatkit method, or names objects that are not trusted.
     """
-    config = read_config(path, trust)
+    with collected_notes() as notes:
+        config = read_config(path, trust)
     data = config.pipeline.datamanager.data or config.data or config.pipeline.datamanager.dataparser.data
     return {
         "file": str(path),
@@ -28,16 +30,18 @@ def describe_run(path: Path, trust: Sequence[str]) -> dict[str, Any]:
         "max_steps": config.max_num_iterations,
         "data": str(data),
         "checkpoint_steps": sorted(step_of(file) for file in checkpoint_paths(checkpoint_folder(config, path))),
+        "notes": notes,
     }
 
 
 def run_lines(figures: dict[str, Any]) -> list[str]:
     """The figures as people read them."""
-    steps = ", ".join(map(str, figures["checkpoint_steps"]))
+    steps, most = ", ".join(map(str, figures["checkpoint_steps"])), figures["max_steps"]
     return [
         figures["file"],
-        f"  method       {figures['method']}, up to {figures['max_steps']:,} steps",
+        f"  method       {figures['method']}, up to {most if isinstance(most, str) else f'{most:,}'} steps",
         f"  data         {figures['data']}",
         f"  checkpoints  {f'of step {steps}, as their names count: the first is 0' if steps else 'none'}",
         "  names        no objects but those of nerfstudio, splatkit-ns and --trust",
+        *(f"  note         {note}" for note in figures["notes"]),
     ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
@@ -14,6 +17,22 @@ from splatkit_ns.parts.nesting import held_parts, part_with
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a strategy does to Gaussians at every step, in a form that a CUDA graph can hold."""
+
+    launch: Callable[[Tensor], None]
+    """Launches the kernels; the tensor on the device, (M,) float64, has the numbers that change from step to step."""
+    numbers: Callable[[int, int, float], Sequence[float]]
+    """Those of a step, called with it, `images_per_step`, and the learning rate that positions have when `densify`
+    runs, after the schedules' step."""
+    done: Callable[[int, int], None]
+    """Called with step and `images_per_step` when the kernels have been launched: `densify` then leaves out what they
+    have done."""
+    size: int
+    """M."""
 
 
 class SplatDensification(SplatBaseModule[PayloadT]):
@@ -36,6 +55,19 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         ``training_state.optimizers``. A mask made before one of these operations may be used after it.
         """
         raise NotImplementedError
+
+    def measure(self, rend_out: PayloadT) -> None:
+        """Compute what `densify` needs of a step's render, after its backward pass, and keep it in the payload.
+
+        The step's CUDA graph holds this, so it has to launch the same kernels at every step.
+        """
+
+    def motion(self, training_state: SplatTrainingState) -> Motion | None:
+        """What `densify` does to Gaussians at every step, if the graph of the optimizers' step can do it in its place.
+
+        Parts of users, and hooks that look at Gaussians between optimizers and densification, switch this off.
+        """
+        return None
 
     def gather_from_ranks(self, ranks: Ranks) -> None:
         """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved.

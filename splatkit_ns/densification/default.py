@@ -99,6 +99,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}
 
+    @torch.no_grad()
+    def measure(self, rend_out: SplatRenderPayload) -> None:
+        rend_out.gradient_norms = gradient_norms(rend_out, self.absgrad)
+
     def densify(
         self,
         step: int,
@@ -265,7 +269,7 @@ def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
         ids: the Gaussian of each row, (nnz,); None if not packed.
     """
     if ids is None:
-        sums += values.sum(0)
+        sums += values[0] if len(values) == 1 else values.sum(0)
     else:
         sums.index_add_(0, ids, values.to(sums.dtype))
 
@@ -290,11 +294,14 @@ def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | Non
         absolute: whether they are of the absolute gradients, which the renderer has been asked for.
 
     Returns:
-        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients.
+        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients. What `measure` has kept is
+        returned as it is.
 
     Raises:
         ModuleError: there are signed gradients, but no absolute ones.
     """
+    if rend_out.gradient_norms is not None:
+        return rend_out.gradient_norms
     if absolute and lacks_absgrad(rend_out):
         raise ModuleError(NO_ABSGRAD.format(type(rend_out).__name__))
     grads = getattr(rend_out.means2d, "absgrad", None) if absolute else rend_out.densification_gradient

@@ -35,7 +35,7 @@ from splatkit_ns.plugin.data.dataparsers import own_reading
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.honoured import note_options
 from splatkit_ns.plugin.data.image_work import ImageWork
-from splatkit_ns.plugin.data.masks import MaskMode, MaskUse
+from splatkit_ns.plugin.data.masks import MaskMode, MaskUse, check_some_pixel_counts
 from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
@@ -194,6 +194,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         dataset = self.train_dataset if split == "train" else self.eval_dataset
         pixels = pixel_counts(dataset.cameras)
         first = read(0)
+        if split == "train":
+            check_some_pixel_counts(chain([first], map(read, range(1, len(dataset)))))
         if self._storage is None:
             others = self.eval_dataset.cameras if split == "train" and self.test_mode == "val" else None
             total = sum(pixels) + (0 if others is None else sum(pixel_counts(others)))
@@ -210,6 +212,11 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if split == "train":
             self.train_cameras = dataset.cameras
         return batches
+
+    def loaded_train_cameras(self) -> Cameras:
+        """Load the training images, unless they are; returns their cameras, in main memory."""
+        _ = self.cached_train
+        return self.train_cameras
 
     def read_train_images(self) -> Generator[dict[str, Any]]:
         """Read the training images in their order, ahead of their use, without keeping any."""

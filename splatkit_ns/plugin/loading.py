@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from splatkit_ns import ranges
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.config_file import UntrustedConfigError, hint_of_config, parse_config
+from splatkit_ns.plugin.run.config_file import UntrustedConfigError, hint_of_config, note_unknown_settings, parse_config
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 
@@ -59,9 +61,23 @@ def load_run(
     path, checkpoint = _read_checkpoint(checkpoint_folder(config, config_path), step)
     if data is not None:
         config.pipeline.datamanager.data = data
-    pipeline: Any = config.pipeline.setup(device=device, test_mode="test")
+    with _wrong_values_named(config, config_path):
+        pipeline: Any = config.pipeline.setup(device=device, test_mode="test")
     checkpoints.restore_weights(pipeline, checkpoint, path)
     return LoadedRun(config, pipeline.eval(), path, int(checkpoint["step"]))
+
+
+@contextmanager
+def _wrong_values_named(config: SplatkitTrainerConfig, path: Path) -> Generator[None]:
+    """Raise an error that names the values in a config which no setting can have, if one of them fails the block."""
+    try:
+        yield
+    except SplatkitError:
+        raise
+    except Exception as error:  # a value of any type, anywhere
+        if wrong := ranges.problems(config):
+            raise SplatkitError(f"--load-config: {path} cannot be used: {'; '.join(wrong)}.") from error
+        raise
 
 
 def checkpoint_folder(config: SplatkitTrainerConfig, path: Path) -> Path:
@@ -102,6 +118,7 @@ def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
         ) from error
     pipeline = getattr(config, "pipeline", None)
     if isinstance(config, SplatkitTrainerConfig) and isinstance(pipeline, SplatkitPipelineConfig):
+        note_unknown_settings(config)
         return config
     method = getattr(config, "method_name", None)
     found = f"is a run of the method {method!r}" if method else f"holds {type(config).__name__}, no run"

@@ -234,6 +234,7 @@ class SplatkitTrainer(Trainer):
                         if self._stop_request.signum is None and self.step >= self._start_step:
                             self._held_out.measure(self.step + 1)
         finally:
+            self._log.close()
             self.training_step.close()
             self.pipeline.datamanager.close()
             self._folder.release()
@@ -253,7 +254,7 @@ class SplatkitTrainer(Trainer):
         """Load the images, show them in the viewer, and set the random generators to the first step."""
         self.stop_training, self.step = False, self._start_step - 1
         say_what_begins(self.config, self._start_step, self.pipeline)
-        _ = self.pipeline.datamanager.cached_train  # loads the images
+        self.pipeline.model.parts.frames.know(self.pipeline.datamanager.loaded_train_cameras())
         self._init_viewer_state()
         self._checkpoints.restore_rng()
         self._log.begin()
@@ -265,7 +266,7 @@ class SplatkitTrainer(Trainer):
         for step in range(self._start_step, self.config.max_num_iterations, images):
             while self.training_state == "paused" and not self._stops():
                 time.sleep(0.01)
-            if self._together.agree_to_stop(self._stops(), self._stop_request, context, self.training_step.work):
+            if self._together.agree_to_stop(self._stops(), self._stop_request, context, self.training_step):
                 break
             self.step = step + images - 1
             with self._saver.explaining_errors():
@@ -301,9 +302,8 @@ class SplatkitTrainer(Trainer):
     def _after_train(self) -> None:
         """Print where the results are; keep the viewer open if the config says so."""
         self.training_state = "completed"
-        self._log.flush()
-        held_out = {"Held-out Images": self._held_out.figures, "Contact Sheet": self._held_out.sheet}
-        print_results(self.base_dir, self.checkpoint_dir, held_out)
+        self._log.flush(waits=True)
+        print_results(self.base_dir, self.checkpoint_dir, self._held_out.results)
         for callback in self.callbacks:
             callback.run_callback_at_location(self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:

@@ -132,3 +132,16 @@ def test_a_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert figures(capsys, made_run)[0]["checkpoint_steps"] == [40, 59]
     (tmp_path / "config.yml").write_text(made_run.read_text() + "x: !!python/object/apply:os.system [ls]\n")
     assert "it names 'os.system' (line" in refused(capsys, "info", tmp_path / "config.yml")
+    assert f"Its config is {made_run}" in refused(capsys, "info", made_run.parent).replace("\n", " ")
+
+
+def test_a_config_that_was_edited_by_hand(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, text = tmp_path / "config.yml", made_run.read_text()
+    path.write_text(text.replace("    sh_degree: 3", "    sh_degree: three\n    sh_degre: 2"))
+    status, printed = run(capsys, "info", path)
+    assert status == 0
+    assert "that do not exist, and so do not count: pipeline.model.sh_degre (did you mean sh_degree?)." in printed
+    assert len(figures(capsys, path)[0]["notes"]) == 1
+    (tmp_path / "nerfstudio_models").symlink_to(made_run.parent / "nerfstudio_models")
+    message = refused(capsys, "export", "--load-config", path, "--output", tmp_path / "a.ply")
+    assert f"{path} cannot be used: pipeline.model.sh_degree is 'three', expected 0, 1, 2 or 3" in message

@@ -62,6 +62,33 @@ def test_times_are_compared_within_a_job(tables: types.ModuleType) -> None:
     assert found == [("splatfacto", "1.00"), ("splatkit-3dgs-fast", "0.090")]
 
 
+def test_fastgs_is_compared_by_means_and_by_times_of_runs_alone(tables: types.ModuleType) -> None:
+    def row(
+        name: str, wall: float, gaussians: int, note: str = "alone on its GPU", **more: object
+    ) -> dict[str, object]:
+        return {"scene": "fox", "run": name, "wall_s": wall, "gaussians": gaussians, "note": note, "peak_mib": 5} | more
+
+    runs = [
+        row("splatkit-3dgs", 20, 150, psnr=31.0, ssim=0.8),
+        row("splatkit-3dgs", 40, 170, psnr=33.0, ssim=0.9),
+        row("splatkit-3dgs", 99, 999, psnr=99.0, ssim=0.9, before="another rate"),
+        row("splatkit-3dgs-small", 99, 999, psnr=99.0, ssim=0.9, before="another rate", job=1),
+        row("splatkit-3dgs-small", 50, 40, psnr=29.0, ssim=0.7, before="another number", job=2),
+        row("splatkit-3dgs::pipeline.model.densification.max_gaussians=80", 25, 80, psnr=30.0, ssim=0.8),
+        row("fastgs-big-indoor", 200, 160, note="side by side", psnr=32.0, ssim=0.9),
+        row("fastgs-indoor", 100, 60, psnr=30.0, ssim=0.7, before="another day"),
+        row("fastgs-indoor", 150, 80, note="side by side", psnr=30.5, ssim=0.8),
+    ]
+    made = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.fastgs_table(runs).splitlines()]
+    assert [cells[1:] for cells in made[2:]] == [
+        ["FastGS", "30.50", "0.8000", "80", "1.00", "100.0", "1.00", "5"],
+        ["`splatkit-3dgs` (2)", "32.00", "0.8500", "160", "2.00", "30.0", "0.30", "5"],
+        ["… at FastGS's number", "30.00", "0.8000", "80", "1.00", "25.0", "0.25", "5"],
+        ["`splatkit-3dgs-small`*", "29.00", "0.7000", "40", "0.50", "50.0", "0.50", "5"],
+        ["FastGS-Big", "32.00", "0.9000", "160", "2.00", "", "", "5"],
+    ]
+
+
 def test_every_file_of_results_is_named_on_a_page() -> None:
     pages = "".join(page.read_text() for page in ROOT.glob("docs/*.md"))
     results = [path.name for path in ROOT.glob("benchmarks/results/*.json")]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
@@ -16,7 +18,7 @@ from splatkit_ns.plugin.run.signals import STOPPING, StoppedBySignal, stop_reque
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import PATIENCE, Child
-from tests.faults.runs import At, make_config, make_trainer, run_command, send, train
+from tests.faults.runs import CHEAP, At, make_config, make_trainer, run_command, send, train
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -158,6 +160,54 @@ def test_a_closed_terminal_stops_a_run_after_the_step(scene: Path, tmp_path: Pat
     assert child.wait() == 129, child.text()
     [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
     assert checkpoints.step_of(path) == 4
+
+
+def test_a_signal_while_the_terminal_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs inside a write that waits, and cannot print then."""
+    reading, writing = os.pipe()
+    with open(writing, "w") as slow, stop_requests() as request:
+        monkeypatch.setattr("sys.stdout", slow)
+
+        def stop_and_read() -> None:
+            send(signal.SIGTERM)()
+            while not request:
+                time.sleep(0.01)
+            while os.read(reading, 100_000):
+                pass
+
+        timer = threading.Timer(0.1, stop_and_read)
+        timer.start()
+        slow.write("x" * 1_000_000)
+        slow.flush()
+        monkeypatch.undo()
+    timer.join()
+    os.close(reading)
+    assert request.signum == signal.SIGTERM
+
+
+def break_output(config: SplatkitTrainerConfig, broken: str) -> None:
+    """Train, with an output that breaks in step 5: `pipe`, whose reader ends, or `disk`, which is full from then on."""
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.close(writing)
+
+    def breaks() -> None:
+        os.close(reading)
+        if broken == "disk":
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+        CONSOLE.print("x")
+
+    run_command(config, [At(5, breaks)])
+
+
+@pytest.mark.parametrize("broken", ["pipe", "disk"])
+def test_training_goes_on_without_its_output(scene: Path, tmp_path: Path, broken: str) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    child = Child(break_output, tmp_path / "log", config=config, broken=broken)
+    assert child.wait() == 0, child.text()
+    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    assert checkpoints.step_of(path) == config.max_num_iterations - 1
+    assert child.text().count("Standard output takes no more (") == 1
 
 
 def test_nohup_stays_in_force() -> None:

@@ -25,14 +25,15 @@ WHOLE_NUMBERS = (
     "number", "cameras", "width", "height", "tiles_x", "tiles_y", "antialiased", "depth_stride", "seed", "channels",
 )  # fmt: skip
 INTEGERS = ("offsets_ptr", "ids_ptr", "places_ptr", "lasts_ptr", "radii_ptr")
-SHORT = ("views_ptr", "Ks_ptr", "lenses_ptr", "backgrounds_ptr", "offsets_ptr", "ids_ptr", "places_ptr")
+SHORT = ("views_ptr", "Ks_ptr", "lenses_ptr", "backgrounds_ptr", "offsets_ptr", "ids_ptr", "places_ptr", "numbers_ptr")
 
 
 def code(kernel, constants):
     signature = {}
     for name in kernel.arg_names:
         if name.endswith("_ptr"):
-            signature[name] = "*i32" if name in INTEGERS else "*u8" if name == "seen_ptr" else "*fp32"
+            others = {"seen_ptr": "*u8", "numbers_ptr": "*fp64"}
+            signature[name] = "*i32" if name in INTEGERS else others.get(name, "*fp32")
         elif name in WHOLE_NUMBERS:
             signature[name] = "i32"
         else:

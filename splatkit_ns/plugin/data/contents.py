@@ -26,6 +26,9 @@ PROJECTIONS = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624
 ROTATION_TOLERANCE = 0.02
 """The largest deviation of R^T R from the identity that is accepted: files round their numbers."""
 
+WIDEST, NARROWEST = 150.0, 0.1
+"""Degrees that a perspective camera sees across a picture; the widest lenses see 130, telescopes a degree."""
+
 
 def read_headers(paths: Sequence[Path]) -> dict[Path, StoredPicture]:
     """The headers of those image files that can be read, in the order of the paths."""
@@ -130,6 +133,23 @@ def _note_centres_outside(outputs: DataparserOutputs) -> None:
         )
 
 
+def _note_fields_of_view(outputs: DataparserOutputs) -> None:
+    """Print a note if a camera sees so wide or narrow a part that its focal lengths may be in another unit."""
+    cameras, names = outputs.cameras, outputs.image_filenames
+    sizes, focals = torch.cat([cameras.width, cameras.height], 1), torch.cat([cameras.fx, cameras.fy], 1)
+    angles = torch.rad2deg(2 * torch.atan(sizes / (2 * focals)))
+    is_pinhole = (cameras.camera_type == CameraType.PERSPECTIVE.value).flatten()
+    strange = ((angles.amax(1) > WIDEST) | (angles.amin(1) < NARROWEST)) & is_pinhole
+    found = strange.nonzero()[:, 0].tolist()
+    if found:
+        width, height = (f"{angle:.3g}" for angle in angles[found[0]].tolist())
+        report_once(
+            f"{len(found)} camera(s) see {width} by {height} degrees, the first is that of {names[found[0]]}, by the "
+            "focal lengths of the data set, which are in pixels. Such lenses are rare: are they in millimetres, or of "
+            "another size of the pictures?"
+        )
+
+
 def check_cameras(outputs: DataparserOutputs) -> None:
     """Check poses, intrinsics and kinds of the cameras of a dataparser's output.
 
@@ -139,6 +159,7 @@ def check_cameras(outputs: DataparserOutputs) -> None:
     _check_poses(outputs)
     _check_intrinsics(outputs)
     _note_centres_outside(outputs)
+    _note_fields_of_view(outputs)
     _check_lenses(outputs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from splatkit_ns.plugin.data.errors import DataError
 
 MaskMode = Literal["ignore", "segment", "alpha", "sky"]
 Valid = NDArray[np.bool_]
@@ -70,3 +72,21 @@ def solid_pixels(batch: Mapping[str, Any]) -> Valid | None:
         return valid
     solid: Valid = batch["image"][..., 3].numpy() > 0
     return solid if valid is None else solid & valid
+
+
+def check_some_pixel_counts(batches: Iterable[Mapping[str, Any]]) -> None:
+    """Check that masks leave something of a split; its photographs are read until one has a pixel that counts.
+
+    Raises:
+        DataError: no photograph has one.
+    """
+    number = 0
+    for batch in batches:
+        solid = solid_pixels(batch)
+        if solid is None or solid.any():
+            return
+        number += 1
+    raise DataError(
+        f"The masks of the data set leave no pixel of its {number} training images. What counts is white in them; if "
+        "it is black: --pipeline.datamanager.mask-inverted True."
+    )

@@ -18,6 +18,7 @@ def sampler_state(manager: Any) -> dict[str, Any]:
         "train_unseen_cameras": [int(i) for i in manager.train_unseen_cameras],
         "eval_unseen_cameras": [int(i) for i in manager.eval_unseen_cameras],
         "num_images": len(manager.train_dataset),
+        "image_names": _image_names(manager),
         "placement": _placement(manager),
         **manager.work.state(),
     }
@@ -32,8 +33,9 @@ def sampler_state(manager: Any) -> dict[str, Any]:
 def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
     """Let a datamanager go on drawing from a state of `sampler_state`.
 
-    With another number of images they are drawn anew, with a note. There is also a note if the scene is placed
-    otherwise than in the run of the state, so that its Gaussians do not lie where the cameras look.
+    With another number of images they are drawn anew, with a note. There is also a note if as many images have other
+    names, and if the scene is placed otherwise than in the run of the state, so that its Gaussians do not lie where the
+    cameras look.
 
     Raises:
         ValueError: the state is not one of `sampler_state`.
@@ -51,6 +53,14 @@ def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
     if state.get("num_images", num) != num or max(train) >= num or (counts is not None and len(counts) != num):
         report_once("The checkpoint was trained on another number of images than there are now: they are drawn anew.")
         return
+    names = _image_names(manager)
+    changed = [pair for pair in zip(state.get("image_names", names), names, strict=False) if len(set(pair)) == 2]
+    if changed:
+        report_once(
+            f"Of the images that the checkpoint was trained on, {len(changed)} of {num} have other names now, such as "
+            f"{changed[0][1]} in place of {changed[0][0]}. If they are other photographs, what was learnt for each, as "
+            "its exposure or its camera's correction, is now that of another: start a new run."
+        )
     manager.train_unseen_cameras = train
     manager.work.load_state(state)
     if evaluation and max(evaluation) < len(manager.eval_dataset):
@@ -60,6 +70,10 @@ def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
         manager.random_generator.setstate((version, tuple(numbers), gauss))
     if counts is not None and hasattr(manager, "train_unsampled_epoch_count"):
         manager.train_unsampled_epoch_count = np.array(counts, dtype=np.float64)
+
+
+def _image_names(manager: Any) -> list[str]:
+    return [path.name for path in manager.train_dataset.image_filenames]
 
 
 def _placement(manager: Any) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from splatkit_ns.plugin.data.bare_colmap import dataparser_of
 from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.config_file import note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import part_itself
@@ -24,6 +27,8 @@ from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 from splatkit_ns.ranges import is_number
+
+LOAD_CONFIG = "--load-config"
 
 
 def check_run(config: Any) -> None:
@@ -53,16 +58,42 @@ def _choose_dataparser(datamanager: Any) -> None:
         datamanager.dataparser = chosen
 
 
-def _note_options_beside_config(arguments: Sequence[str]) -> None:
+def note_options_beside_config(arguments: Sequence[str]) -> None:
     """Print a note if ``ns-train --load-config`` has other options, too: nerfstudio passes over them."""
-    given = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
-    if Path(arguments[0]).name not in ("ns-train", "train.py") or "--load-config" not in given:
-        return
-    others = dict.fromkeys(name for name in given if name != "--load-config")
-    if others:
+    given = _options_of_ns_train(arguments)
+    others = dict.fromkeys(name for name in given if name != LOAD_CONFIG)
+    if LOAD_CONFIG in given and others:
         report_once(
             f"--load-config takes all settings from its file. What else is given does not count: {', '.join(others)}. "
             "Change the file instead, or start from the run's checkpoints: --load-dir in place of --load-config."
+        )
+
+
+def _options_of_ns_train(arguments: Sequence[str]) -> dict[str, str]:
+    """The values of the options by their names, as ``--load-config``; nothing if another command runs."""
+    if Path(arguments[0]).name not in ("ns-train", "train.py"):
+        return {}
+    following = [*arguments[1:], ""]
+    split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
+    return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
+
+
+def refuse_moved_run(arguments: Sequence[str], config: Any) -> None:
+    """Refuse to begin anew if ``ns-train --load-config`` names a run that has been moved since it was trained.
+
+    Raises:
+        SplatkitError: there are checkpoints beside the file, and none in the folder that it names as that of the run.
+    """
+    named = _options_of_ns_train(arguments).get(LOAD_CONFIG)
+    if named is None or checkpoint_paths(config.get_checkpoint_dir()):
+        return
+    beside = Path(named).absolute().parent
+    if checkpoint_paths(beside / config.relative_model_dir):
+        raise SplatkitError(
+            f"--load-config: the run's checkpoints are in {beside}, but its config.yml says that the run is "
+            f"{config.get_base_dir()}, as seen from {Path.cwd()}, where there are none. If ns-train was started "
+            "in another folder before, start it there. If the run has been moved, move it back, or correct "
+            "output_dir, experiment_name and timestamp in config.yml. To train anew, use a copy of config.yml alone."
         )
 
 
@@ -76,9 +107,11 @@ def save_run_config(config: Any) -> None:
             to another run. No empty folder is left behind.
     """
     install_excepthook()
-    _note_options_beside_config(sys.argv)
+    note_options_beside_config(sys.argv)
+    note_unknown_settings(config)
     folder = RunFolder(config)
     try:
+        refuse_moved_run(sys.argv, config)
         _choose_dataparser(config.pipeline.datamanager)
         fit_to_length(config)
         folder.note_if_same_run()

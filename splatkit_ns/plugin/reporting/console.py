@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from splatkit_ns.plugin.reporting.lasting_output import make_output_last
+
 _reported: set[str] = set()
 _collected: list[str] | None = None
 """The notes of a block of `collected_notes`."""
@@ -46,7 +48,11 @@ def collected_notes() -> Generator[list[str]]:
 
 
 def connect_logging() -> None:
-    """Show the messages of `logging.getLogger("splatkit_ns")` on nerfstudio's console."""
+    """Show the messages of `logging.getLogger("splatkit_ns")` on nerfstudio's console, which never fails from now on.
+
+    See `make_output_last`.
+    """
+    make_output_last()
     logger = logging.getLogger("splatkit_ns")
     if not logger.handlers:
         logger.addHandler(RichHandler(console=CONSOLE, show_path=False))

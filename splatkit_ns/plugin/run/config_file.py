@@ -12,6 +12,7 @@ import importlib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -102,6 +103,35 @@ def note_if_unreadable(path: Path, text: str) -> None:
             f"ns-eval, ns-export and ns-viewer cannot open {path}: it names {shown}, which only this program knows. "
             "Put such classes and functions into a module of their own, outside of other functions, and import them."
         )
+
+
+def note_unknown_settings(config: Any) -> None:
+    """Print a note about settings of nerfstudio's and our classes that do not exist, such as misspelt ones.
+
+    YAML sets any attribute of an object, and so does Python.
+    """
+    found = [
+        f"{place}{name}" + (f" (did you mean {near[0]}?)" if (near := get_close_matches(name, known, n=1)) else "")
+        for place, name, known in _unknown_settings(config, "", ())
+    ]
+    if found:
+        report_once(f"Settings that do not exist, and so do not count: {', '.join(found)}.")
+
+
+def _unknown_settings(value: Any, place: str, owners: tuple[int, ...]) -> Iterator[tuple[str, str, list[str]]]:
+    """The place, ending with a dot, and the name of each, and the names that exist there; `owners` hold the value."""
+    if id(value) in owners:
+        return
+    owners = (*owners, id(value))
+    entries: dict[Any, Any] = {}
+    if isinstance(value, dict):
+        entries = value
+    elif dataclasses.is_dataclass(value) and is_within(type(value).__module__, KNOWN):
+        known = [field.name for field in dataclasses.fields(value)]
+        entries = {name: entry for name, entry in vars(value).items() if name in known}
+        yield from ((place, name, known) for name in vars(value).keys() - entries.keys())
+    for name, entry in entries.items():
+        yield from _unknown_settings(entry, f"{place}{name}.", owners)
 
 
 def packages_named(text: str) -> set[str]:

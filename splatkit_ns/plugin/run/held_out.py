@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName
@@ -44,6 +45,11 @@ class HeldOutImages:
     def figures(self) -> HeldOutFigures | None:
         """The figures of the last evaluation."""
         return self._data.held_out
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The figures and the sheet, by the names under which they are printed."""
+        return {"Held-out Images": self.figures, "Contact Sheet": self.sheet}
 
     def measure(self, step: int) -> None:
         """Measure the images after a step (counted from 1), print the result and write the sheet.

@@ -26,6 +26,8 @@ from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.parts.dispatch import named_parts
 from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.run.opaque_parts import part_itself
+from splatkit_ns.plugin.step.rank_gradients import exchange_kernel
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel, load_ahead
@@ -86,7 +88,8 @@ def gpu_kernels(config: ModulesConfig, modules: Sequence[SplatBaseModule[Any]]) 
     model = config.pipeline.model
     parts = [part_itself(part) for part in (model.renderer, model.image_model, model.loss_fn, model.densification)]
     kernels = [kernel for module in with_held_parts([*parts, *modules]) for kernel in module.gpu_kernels]
-    return list(dict.fromkeys([*kernels, joint_kernel]))
+    of_ranks = [exchange_kernel] if Ranks.current().size > 1 else []
+    return list(dict.fromkeys([*kernels, joint_kernel, *of_ranks]))
 
 
 def draws_progress(modules: Sequence[Any]) -> bool:

@@ -23,12 +23,13 @@ import torch
 from splatkit_ns import ranks
 from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.reporting.lasting_output import make_output_last
 from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.modules import CPU_KERNELS
 from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, how_it_ended, raise_cause
 from splatkit_ns.plugin.run.rank_main import Place, rank_main
-from splatkit_ns.plugin.run.signals import HANG_UP, leave_terminal, stopped_early, stopping_signals
+from splatkit_ns.plugin.run.signals import stopped_early, stopping_signals
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""
@@ -75,6 +76,7 @@ class RankedTraining:
 
     def train(self) -> None:
         """Train in all ranks; see `run_in_ranks`."""
+        make_output_last()
         try:
             run_in_ranks(self._config, _train, forks=True)
         finally:
@@ -240,8 +242,6 @@ def _passing_on(started: list[_Process]) -> Generator[list[int]]:
 
     def handle(signum: int, frame: Any) -> None:
         signums.append(signum)
-        if signum == HANG_UP:
-            leave_terminal()
         for each in started:
             with suppress(ProcessLookupError):
                 os.kill(each.process.pid, signum)

@@ -3,9 +3,7 @@ closed."""
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -66,19 +64,6 @@ def stopping_signals() -> list[signal.Signals]:
     return [each for each in STOPPING if each != HANG_UP or signal.getsignal(each) != signal.SIG_IGN]
 
 
-def leave_terminal() -> None:
-    """Write standard output and error nowhere from now on, if they went to a terminal that has been closed.
-
-    Otherwise the next line that a run prints would end it with an error.
-    """
-    for descriptor in (1, 2):
-        with suppress(OSError):
-            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, descriptor)
-                os.close(nowhere)
-
-
 @contextmanager
 def stop_requests() -> Generator[StopRequest, None, None]:
     """Treat the signals of `stopping_signals` as requests in the block; previous handlers are restored afterwards.
@@ -96,10 +81,9 @@ def stop_requests() -> Generator[StopRequest, None, None]:
         request.signum = request.signum or signum
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        if signum == HANG_UP:
-            leave_terminal()
         name = signal.Signals(signum).name
-        CONSOLE.print(f"{name}: training stops after this step and saves. Once more to stop at once, unsaved.")
+        with suppress(RuntimeError):  # the signal came while text was being written, as to a terminal that is slow
+            CONSOLE.print(f"{name}: training stops after this step and saves. Once more to stop at once, unsaved.")
 
     previous: dict[signal.Signals, Any] = {each: signal.signal(each, handle) for each in stopping_signals()}
     try:

@@ -20,6 +20,7 @@ from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import FrameSource
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, OwnGradients, RankGradients
+from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.ranks import Ranks
 
 IMAGES_PER_COMPARISON = 100
@@ -88,7 +89,7 @@ class Together:
         if self._dealt is not None:
             self._dealt.learn(work)
 
-    def agree_to_stop(self, wants: bool, request: StopRequest, context: StepContext, work: int = 0) -> bool:
+    def agree_to_stop(self, wants: bool, request: StopRequest, context: StepContext, step: TrainingStep) -> bool:
         """Whether the run stops now: whether any rank wants that; then all have its reasons.
 
         If all parts are ours, the answer is that of the step before, which has come in the meantime. The ranks also
@@ -98,19 +99,19 @@ class Together:
             wants: whether this rank does.
             request: the signal that this rank has received; set if another rank has received one.
             context: the reasons of parts; set if a part has given them on another rank.
-            work: that of this rank's last image.
+            step: runs the steps of this rank.
         """
         if self.ranks.size == 1:
             return wants
         if self._roll_call is None:
-            found = self.ranks.gather([int(wants), work])
+            found = self.ranks.gather([int(wants), step.work])
             stops = any(flag for flag, _ in found)
             self._learn([each for _, each in found])
         else:
             stops = self._roll_call.is_last
         if not stops:
             if self._roll_call is not None:
-                self._roll_call.call(wants, work)
+                self._roll_call.call(wants, step.work, step.steps_alike())
             return False
         code = None if context.exit_request is None else (context.exit_request.code,)
         for signum, reason, exit_code in self.ranks.gather_objects((request.signum, context.stop_reason, code)):

@@ -81,6 +81,16 @@ def test_a_centre_outside_the_picture_is_noted(capsys: pytest.CaptureFixture[str
         assert ("b.png: (64, 12) in 32×24 pixels" in text) == noted
 
 
+@pytest.mark.parametrize(("fl_x", "noted"), [(4.4, False), (4.2, True), (17e3, False), (19e3, True)])
+def test_focal_lengths_of_another_unit_are_noted(capsys: pytest.CaptureFixture[str], fl_x: float, noted: bool) -> None:
+    """As when they are in millimetres: 150 degrees and a tenth of a degree are the limits."""
+    poses = torch.eye(4)[:3].expand(2, 3, 4)
+    focals = torch.tensor([[30.0], [fl_x]])
+    check_cameras(DataparserOutputs([Path("a.png"), Path("b.png")], Cameras(poses, focals, focals, 16.0, 16.0, 32, 32)))
+    assert ("1 camera(s) see" in (text := said(capsys))) == noted
+    assert ("b.png, by the focal lengths" in text) == noted
+
+
 def test_masks_that_no_frame_names_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "masks").mkdir()
     for frame, is_told in (({"mask_path": "masks/a"}, False), ({}, True)):

@@ -19,7 +19,7 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.plugin.data import remapping
 from splatkit_ns.plugin.data.cameras import pinhole_view
-from splatkit_ns.plugin.data.masks import grown, solid_pixels, without_masked
+from splatkit_ns.plugin.data.masks import check_some_pixel_counts, grown, solid_pixels, without_masked
 from splatkit_ns.plugin.data.remapping import Undistorter
 from splatkit_ns.plugin.options.check import check_options
 from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer
@@ -284,6 +284,20 @@ def test_masks_of_the_sky_need_a_sky(in_the_open: Path) -> None:
     config.pipeline.model.loss_fn = Splat3DGSLossFn(alpha_lambda=0.0)
     with pytest.raises(OptionsError, match=r"mask-mode sky has no effect with .*alpha-lambda 0"):
         check_options(config)
+
+
+@pytest.mark.parametrize("mode", ["ignore", "segment"])
+def test_masks_that_leave_nothing_are_refused(mode: str) -> None:
+    def batch(mask: bool) -> dict[str, Any]:
+        valid = torch.full((4, 4, 1), mask)
+        if mode == "ignore":
+            return {"image": torch.zeros(4, 4, 3), "mask": valid}
+        return {"image": without_masked(torch.zeros(4, 4, 3), valid), "mask_mode": mode}
+
+    check_some_pixel_counts(batch(mask) for mask in (False, False, True))
+    check_some_pixel_counts([{"image": torch.zeros(4, 4, 3)}])
+    with pytest.raises(SplatkitError, match=r"leave no pixel of its 3 training images.*mask-inverted"):
+        check_some_pixel_counts(batch(False) for _ in range(3))
 
 
 def test_a_mask_that_nothing_honours_is_refused(in_the_open: Path) -> None:

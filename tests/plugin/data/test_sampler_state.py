@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +15,19 @@ from splatkit_ns.plugin.data.sampler_state import load_sampler_state, sampler_st
 from splatkit_ns.plugin.reporting.console import collected_notes
 
 
+class Photographs:
+    def __init__(self, paths: list[Path]) -> None:
+        self.image_filenames = paths
+
+    def __len__(self) -> int:
+        return len(self.image_filenames)
+
+
 def manager(num: int = 12, shift: float = 0.0, scale: float = 0.5) -> Any:
     transform = torch.eye(4)[:3]
     transform[0, 3] = 3 + shift
     return SimpleNamespace(
-        train_dataset=range(num),
+        train_dataset=Photographs([Path(f"photos/{number}.jpg") for number in range(num)]),
         eval_dataset=range(2),
         train_unseen_cameras=list(range(num)),
         eval_unseen_cameras=[1],
@@ -56,7 +65,7 @@ def test_another_number_of_images_is_drawn_anew(num: int) -> None:
 
 
 @pytest.mark.parametrize("moved", [{"shift": 0.1}, {"scale": 0.6}])
-def test_another_placement_of_the_scene_is_told(moved: dict[str, float]) -> None:
+def test_another_placement_of_the_scene_is_told(moved: dict[str, Any]) -> None:
     other = manager(**moved)
     with collected_notes() as notes:
         load_sampler_state(other, sampler_state(drawn()))
@@ -65,9 +74,20 @@ def test_another_placement_of_the_scene_is_told(moved: dict[str, float]) -> None
     assert "otherwise than in the run of the checkpoint" in notes[0]
 
 
+def test_other_photographs_of_the_same_number_are_told() -> None:
+    """As when one is taken out and another is put in: what was learnt of each photograph is found by its place."""
+    other = manager()
+    paths = other.train_dataset.image_filenames
+    paths[3:] = [*paths[4:], Path("elsewhere/new.jpg")]
+    with collected_notes() as notes:
+        load_sampler_state(other, sampler_state(drawn()))
+    assert len(notes) == 1
+    assert "9 of 12 have other names now, such as 4.jpg in place of 3.jpg" in notes[0]
+
+
 def test_states_of_earlier_versions() -> None:
     state = sampler_state(drawn())
-    del state["num_images"], state["placement"]
+    del state["num_images"], state["placement"], state["image_names"]
     more, fewer = manager(13), manager(7)
     with collected_notes() as notes:
         load_sampler_state(more, state)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from splatkit_ns.plugin.options.starting import _note_options_beside_config
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.options.starting import note_options_beside_config, refuse_moved_run
 from splatkit_ns.plugin.reporting.console import collected_notes
+from tests.faults.runs import make_config
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,25 @@ from splatkit_ns.plugin.reporting.console import collected_notes
 )  # fmt: skip
 def test_options_that_do_not_count_are_told(arguments: list[str], told: str | None) -> None:
     with collected_notes() as notes:
-        _note_options_beside_config(arguments)
+        note_options_beside_config(arguments)
     assert len(notes) == (told is not None)
     assert told is None or told in notes[0]
+
+
+@pytest.mark.parametrize(
+    "form", [["--load-config", "{}"], ["--load_config={}"], ["--vis", "none", "--load-config", "{}"]]
+)
+def test_a_run_that_has_been_moved_is_not_begun_anew(tmp_path: Path, form: list[str]) -> None:
+    config = make_config(tmp_path, tmp_path / "where_it_was")
+    moved = tmp_path / "moved" / "config.yml"
+    checkpoint = moved.parent / "nerfstudio_models" / "step-000000009.ckpt"
+    arguments = ["/bin/ns-train", "m", *(part.format(moved) for part in form)]
+    refuse_moved_run(arguments, config)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    with pytest.raises(SplatkitError, match=f"checkpoints are in {moved.parent}, but .*where_it_was"):
+        refuse_moved_run(arguments, config)
+    refuse_moved_run(["/bin/ns-train", "m", "--data", "d"], config)
+    config.get_checkpoint_dir().mkdir(parents=True)
+    (config.get_checkpoint_dir() / checkpoint.name).touch()
+    refuse_moved_run(arguments, config)

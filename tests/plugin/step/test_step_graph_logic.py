@@ -61,11 +61,11 @@ class StubModel:
 
     def __init__(self) -> None:
         self.renderer, self.image_model, self.loss_fn = Splat3DGSRenderer(), IdentityImageModel(), Splat3DGSLossFn()
-        self.parts = self
+        self.parts = self.dispatcher = self
         self.gauss_params = {"means": torch.nn.Parameter(torch.ones(5, 3))}
         self.training_state = self.gauss_params["means"]
         self.degree = 0
-        self.fails = False
+        self.fails, self.keeps_losses = False, True
         self.reseeded = 0
         self.rendered = "means"
         self.context: Any = SimpleNamespace(masks=None)
@@ -77,6 +77,12 @@ class StubModel:
 
     def reseed_render(self) -> None:
         self.reseeded += 1
+
+    def measure(self) -> None:
+        """Nothing."""
+
+    def listens_to(self, hook: str) -> bool:
+        return self.keeps_losses
 
     def sh_degree_now(self) -> int:
         return self.degree
@@ -159,6 +165,17 @@ def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel
     assert {name: float(term) for name, term in model.context.loss_terms.items()} == {"l1": 15, "opacity_reg": 30}
     run(graphs, model, 1)
     assert model.context.loss.data_ptr() != first.data_ptr()
+
+
+def test_losses_that_no_hook_sees_are_those_of_the_graph(model: StubModel) -> None:
+    model.keeps_losses = False
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 1)
+    first = model.context.loss
+    assert float(first) == 45
+    assert {name: float(term) for name, term in model.context.loss_terms.items()} == {"l1": 15, "opacity_reg": 30}
+    run(graphs, model, 1)
+    assert model.context.loss is first
 
 
 @pytest.mark.parametrize("change", ["degree", "weight", "dropout", "frozen", "parameter", "number"])
