@@ -41,7 +41,7 @@ class RankLost(RuntimeError):
 class Ranks:
     """The rank of this process among those that train one run, and what the ranks exchange.
 
-    Every method but the properties is a collective: all ranks have to call it, in the same order. With one rank each
+    Every method is a collective: all ranks have to call it, in the same order. With one rank each
     returns at once. All raise `RankLost` if another rank has ended.
     """
 
@@ -139,6 +139,11 @@ class Ranks:
     def are_on_several_machines(self) -> bool:
         """Whether some of the processes are on other machines."""
         return self.on_machine < self.size
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another rank is known to have ended."""
+        return _gives_up.is_set() or (self._lines is not None and self._lines.is_closed())
 
     # ------------------------------------------------------------------ tensors on the device of the training
 
