@@ -146,7 +146,7 @@ class Saver:
         """Save the steps before an error in the block, which is the training, or before a `SystemExit`.
 
         The saved state does not include a step that was under way. Nothing is saved if the state itself is the cause of
-        the error, has been saved already, or is that of an incomplete step, or if the GPU waits for a rank that is lost.
+        the error, has been saved already, is that of an incomplete step, or if the GPU waits for a rank that is lost.
         """
         try:
             yield
