@@ -6,13 +6,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.nesting import held_parts, part_with
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
@@ -36,6 +37,12 @@ class Motion:
 
 class SplatDensification(SplatBaseModule[PayloadT]):
     """A strategy that adds, splits and removes Gaussians in training. It has all hooks of a module, too."""
+
+    @property
+    def needs_screen_gradients(self) -> bool:
+        """Whether it cannot work without gradients by the Gaussians' places on the screen; then a run whose renders
+        have none is refused before it begins. A strategy of your own may say True."""
+        return any(strategy.needs_screen_gradients for strategy in self._held())
 
     @abstractmethod
     def densify(self, **kwargs: Any) -> None:
@@ -63,19 +70,33 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         return None
 
     def gather_from_ranks(self, ranks: Ranks) -> None:
-        """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved."""
+        """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved.
+
+        By default, strategies that this one holds do so.
+        """
+        for strategy in self._held():
+            strategy.gather_from_ranks(ranks)
 
     def forget_gathered(self, ranks: Ranks) -> None:
-        """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice."""
+        """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice.
+
+        By default, strategies that this one holds do so.
+        """
+        for strategy in self._held():
+            strategy.forget_gathered(ranks)
+
+    def _held(self) -> list[SplatDensification[Any]]:
+        return [part for part in held_parts(self) if isinstance(part, SplatDensification)]
 
 
 def request_absgrad(renderer: Any, owner: str) -> None:
-    """Make the renderer compute absolute gradients of the projected centres.
+    """Make the renderer, or the one that it holds, compute absolute gradients of the projected centres.
 
     Raises:
         ModuleError: the renderer does not compute them.
     """
-    if not hasattr(renderer, "absgrad"):
+    source = part_with(renderer, "absgrad")
+    if source is None:
         raise ModuleError(
             f"{owner} needs absolute gradients (absgrad), which {type(renderer).__name__} does not offer: "
             f"it has no field 'absgrad'. Set absgrad to False on {owner}, or use Splat3DGSRenderer."
@@ -86,12 +107,38 @@ def request_absgrad(renderer: Any, owner: str) -> None:
             f"{owner} needs absolute gradients (absgrad) of means2d, but with {type(renderer).__name__} densification "
             f"uses the gradients of {payload.key_for_gradient}, which have none. Set absgrad to False on {owner}."
         )
-    renderer.absgrad = True
+    source.absgrad = True
 
 
-def offers_absgrad(renderer: Any) -> bool:
-    """Whether a renderer computes absolute gradients that densification can use."""
-    return hasattr(renderer, "absgrad") and payload_type(renderer).key_for_gradient == "means2d"
+def best_screen_gradients(
+    renderer: Any, data_provider: Any, owner: str, logger: Any
+) -> Literal["absolute", "signed"] | None:
+    """Make the renderer compute the best gradients on the screen that it can, and say so if they are not absolute.
+
+    Args:
+        renderer: of the run; one that does not tell has signed ones.
+        data_provider: source of ``train_lenses``, the models of the lenses that are trained through, if it has that.
+        owner: the strategy that draws Gaussians by these gradients, for the log.
+        logger: the log.
+
+    Returns:
+        Their kind; None if there are none.
+    """
+    if not hasattr(renderer, "screen_gradients"):
+        return "signed"
+    found = renderer.screen_gradients(getattr(data_provider, "train_lenses", ("pinhole",)))
+    name = renderer.module_name
+    if found == "absolute":
+        request_absgrad(renderer, owner)
+    elif found == "signed":
+        logger.info("%s computes no absolute gradients on the screen: %s draws by signed ones.", name, owner)
+    else:
+        logger.info(
+            "%s computes no gradients on the screen here: %s draws by opacities alone, as with gradient-power 0.",
+            name,
+            owner,
+        )
+    return found
 
 
 def limit_initial_number(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.fitting import gradients_every, gradients_stop, refine_start
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -65,6 +66,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     """Lower the opacity of split Gaussians so that the two halves cover like the whole (arXiv:2404.06109)."""
     max_gaussians: Annotated[int, Positive] = 5_000_000
     """Largest number of Gaussians; if room is short, those with the highest gradients grow first."""
+
+    @property
+    def needs_screen_gradients(self) -> bool:
+        return True
 
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
@@ -269,6 +274,18 @@ def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
         sums.index_add_(0, ids, values.to(sums.dtype))
 
 
+NO_ABSGRAD = (
+    "means2d of {} has no absolute gradients after the backward pass, though the renderer has a field absgrad. Pass "
+    "absgrad=self.absgrad to rasterization, and its means2d on as it is."
+)
+"""The message if there are signed gradients in place of absolute ones."""
+
+
+def lacks_absgrad(rend_out: SplatRenderPayload) -> bool:
+    """Whether there are gradients on the screen, but no absolute ones."""
+    return getattr(rend_out.means2d, "absgrad", None) is None and rend_out.densification_gradient is not None
+
+
 def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | None:
     """The lengths of a step's gradients on the screen, in units of half the image, 0 for what is not seen.
 
@@ -279,10 +296,15 @@ def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | Non
     Returns:
         (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients. What `measure` has kept is
         returned as it is.
+
+    Raises:
+        ModuleError: there are signed gradients, but no absolute ones.
     """
     if rend_out.gradient_norms is not None:
         return rend_out.gradient_norms
-    grads = getattr(rend_out.means2d, "absgrad") if absolute else rend_out.densification_gradient  # noqa: B009
+    if absolute and lacks_absgrad(rend_out):
+        raise ModuleError(NO_ABSGRAD.format(type(rend_out).__name__))
+    grads = getattr(rend_out.means2d, "absgrad", None) if absolute else rend_out.densification_gradient
     if grads is None:
         return None
     # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.

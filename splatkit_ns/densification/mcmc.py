@@ -15,8 +15,14 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import Motion, SplatDensification, limit_initial_number, offers_absgrad, scene_limit
-from splatkit_ns.densification.default import add_to_gaussians, gradient_norms
+from splatkit_ns.densification.base import (
+    Motion,
+    SplatDensification,
+    best_screen_gradients,
+    limit_initial_number,
+    scene_limit,
+)
+from splatkit_ns.densification.default import NO_ABSGRAD, add_to_gaussians, gradient_norms, lacks_absgrad
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -58,7 +64,8 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Share of new Gaussians at each refinement."""
     gradient_power: Annotated[float, NonNegative] = 0.0
     """Gaussians are drawn in proportion to their opacity times this power of their (absolute) positional gradients on
-    the screen, summed up since the last refinement. 0: by opacity alone, as in the paper."""
+    the screen, summed up since the last refinement; a line says if there are only signed ones, or none. 0: by opacity
+    alone, as in the paper."""
 
     def on_setup(
         self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None, renderer: Any = None
@@ -70,10 +77,11 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
         )
         if self.gradient_power > 0:
-            self._absolute = offers_absgrad(renderer)
-            if self._absolute:
-                renderer.absgrad = True
-            if self._sums is None or len(self._sums) != len(training_state):
+            found = best_screen_gradients(renderer, data_provider, self.module_name, logger)
+            self._absolute, self._logger = found == "absolute", logger
+            if found is None:
+                self.gradient_sums = None
+            elif self._sums is None or len(self._sums) != len(training_state):
                 self.gradient_sums = torch.zeros(len(training_state), device=training_state.device)
 
     @property
@@ -94,7 +102,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         self.number_at_start = int(state["number_at_start"])
         self.cap_before: int | None = state.get("max_gaussians")
         if "gradient_sums" in state:
-            self.gradient_sums: Tensor = state["gradient_sums"]
+            self.gradient_sums: Tensor | None = state["gradient_sums"]
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         if self._sums is not None:
@@ -103,7 +111,15 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     @torch.no_grad()
     def measure(self, rend_out: SplatRenderPayload) -> None:
         if self._sums is not None:
-            rend_out.gradient_norms = gradient_norms(rend_out, self._absolute)
+            rend_out.gradient_norms = self._norms(rend_out)
+
+    def _norms(self, rend_out: SplatRenderPayload) -> Tensor | None:
+        """The norms of a render's gradients, of signed ones if the renderer does not pass on what it was asked for."""
+        if self._absolute and rend_out.gradient_norms is None and lacks_absgrad(rend_out):
+            self._absolute = False
+            message = NO_ABSGRAD.format(type(rend_out).__name__)
+            self._logger.warning("%s draws by signed gradients: %s", self.module_name, message)
+        return gradient_norms(rend_out, self._absolute)
 
     @torch.no_grad()
     def densify(
@@ -116,7 +132,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     ) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
         if self._sums is not None and rend_out is not None and step < self.refine_stop_iter:
-            norms = gradient_norms(rend_out, self._absolute)
+            norms = self._norms(rend_out)
             if norms is not None:
                 add_to_gaussians(self._sums, norms, rend_out.gaussian_ids)
         if self._refines_at(step, images_per_step):

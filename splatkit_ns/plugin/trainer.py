@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Literal
 
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
@@ -25,7 +26,7 @@ from splatkit_ns.plugin.options.added_options import AddedOptions
 from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
-from splatkit_ns.plugin.reporting.writers import explained_logins
+from splatkit_ns.plugin.reporting.writers import Vis, explained_logins
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -50,11 +51,6 @@ from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores
 from splatkit_ns.plugin.viewer.thumbnails import show_photographs
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.rng import seed_everything
-
-Vis = Literal[
-    "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy",
-    "none",
-]  # fmt: skip
 
 
 @dataclass
@@ -129,6 +125,7 @@ class SplatkitTrainer(Trainer):
         else:
             seed_everything(config.machine.seed)
         super().__init__(config, local_rank)  # one process, as far as nerfstudio knows: gradients are averaged here
+        self.train_lock = RLock()  # type: ignore[assignment]  # a hook that is called under it may take it, too
         with self._folder.discarded_if_refused():
             self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """Modules that hook into training, besides renderer, loss and densification; more may come before `setup`."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import dataclass
 from decimal import Decimal, getcontext
 from typing import Any
 
@@ -291,6 +293,54 @@ def test_gradients_are_summed_up_between_refinements_and_go_on_in_a_resumed_run(
     signed.densify(1, state, pull(first=100))
     assert float(signed.gradient_sums[0]) == pytest.approx(expected / 4), "without absolute gradients, plain ones"
     assert "gradient_sums" not in pulled(0.0)[0].state_dict()
+
+
+@dataclass
+class Channels(Splat3DGSRenderer):
+    """A renderer of a user's."""
+
+    kind: str | None = "absolute"
+
+    def screen_gradients(self, lenses: Any = ("pinhole",)) -> Any:
+        return self.kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "said"),
+    [
+        ("signed", 4 / 7, "Channels computes no absolute gradients on the screen: SplatMCMCDensification draws by"),
+        (None, 1 / 4, "Channels computes no gradients on the screen here: SplatMCMCDensification draws by opacities"),
+    ],
+)
+def test_what_gradients_there_are_is_used_and_said(
+    kind: str | None, share: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    strategy, state = pulled(1.0)
+    changes: list[RowChange] = []
+    state.subscribe(changes.append)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        strategy.on_setup(LOGGER, state, renderer=Channels(kind=kind))
+    assert [text.startswith(said) for text in caplog.messages] == [True]
+    assert ("gradient_sums" in strategy.state_dict()) == (kind is not None)
+    for step in (1, 2, 3):
+        strategy.densify(step, state, pull(first=100))
+    (change,) = changes
+    assert float((change.parents[400:] < 100).float().mean()) == pytest.approx(share, abs=0.09)
+
+
+def test_a_renderer_that_forgets_the_absolute_gradients_is_told_once_and_trains(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strategy, state = pulled(1.0)
+    for step in (1, 2):
+        rendered = pull(first=100)
+        del rendered.means2d.absgrad  # type: ignore[attr-defined]
+        strategy.densify(step, state, rendered)
+    assert float(strategy.gradient_sums[0]) > float(strategy.gradient_sums[-1]) > 0  # type: ignore[index]
+    (told,) = caplog.messages
+    assert told.startswith("SplatMCMCDensification draws by signed gradients: means2d of SplatRenderPayload has no abs")
+    assert "Pass absgrad=self.absgrad to rasterization" in told
 
 
 def test_ranks_put_their_gradients_together() -> None:

@@ -17,10 +17,11 @@ from nerfstudio.engine.schedulers import SchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
-from splatkit_ns.densification import GsplatStrategy, SplatDefaultDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.options.groups import group_problems
+from splatkit_ns.plugin.options.length import possible_lenses
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
 from splatkit_ns.plugin.run.modules import own_module_problems
@@ -97,7 +98,7 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
-    problems += _lens_problems(config, shown) + _mask_problems(config, shown)
+    problems += _lens_problems(config, shown) + _gradient_problems(config, shown) + _mask_problems(config, shown)
     problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
@@ -149,14 +150,6 @@ def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
             "unscented transform for lenses is in 1.5.3 and newer"
         ]
     problems: list[str] = []
-    densification = part_itself(model.densification)
-    counts = isinstance(densification, SplatDefaultDensification | GsplatStrategy)
-    if counts or getattr(densification, "gradient_power", 0) != 0:
-        problems.append(
-            f"{name} is False with the backend gsplat, whose unscented transform has no gradients of places on the "
-            "screen, expected splatkit-3dgs-mcmc or "
-            + (f"another densification than {densification.module_name}" if counts else "gradient-power 0")
-        )
     if model.camera_optimizer.mode != "off":
         mode = shown("pipeline.model.camera_optimizer.mode")
         problems.append(
@@ -164,6 +157,24 @@ def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
             "unscented transform has no gradients of poses"
         )
     return problems
+
+
+def _gradient_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problem of a densification that needs gradients on the screen, if the renderer has none."""
+    model = config.pipeline.model
+    renderer, densification = part_itself(model.renderer), part_itself(model.densification)
+    if not densification.needs_screen_gradients or renderer.screen_gradients(possible_lenses(config)) is not None:
+        return []
+    by_gsplat = getattr(renderer, "backend", None) == "gsplat"
+    reason = (
+        f"{shown('pipeline.datamanager.undistort')} is False with the backend gsplat, whose unscented transform"
+        if by_gsplat
+        else f"the renderer is {renderer.module_name}, which"
+    )
+    return [
+        f"{reason} has no gradients of places on the screen, expected another densification than "
+        f"{densification.module_name}, such as that of splatkit-3dgs or splatkit-3dgs-mcmc"
+    ]
 
 
 def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
@@ -194,7 +205,7 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
 def _sky_mask_problems(model: Any, weight: float | None, shown: Callable[[str], str]) -> list[str]:
     """The problems of masks that mark the sky, if there is none to learn, or nothing keeps Gaussians out of it."""
     name, problems = f"{shown('pipeline.datamanager.mask_mode')} sky", list[str]()
-    if getattr(model.renderer, "sky_degree", 0) is None:
+    if getattr(part_with(part_itself(model.renderer), "sky_degree"), "sky_degree", 0) is None:
         problems.append(f"{name} needs a sky: set {shown('pipeline.model.renderer.sky_degree')} to 3")
     if weight == 0:
         problems.append(f"{name} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0: raise it")

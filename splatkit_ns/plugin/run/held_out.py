@@ -71,6 +71,9 @@ class HeldOutImages:
                 "The held-out images cannot be measured (%s: %s): no more tries.", type(error).__name__, error
             )
             return
+        if not rows:  # the datamanager has said why
+            self._wanted = False
+            return
         figures = _figures(step, rows, self._data.num_held_out)
         self._data.held_out = figures
         writer.put_scalar(name=EventName.CURR_TEST_PSNR, scalar=figures.psnr, step=step - 1)

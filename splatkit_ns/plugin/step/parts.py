@@ -77,11 +77,14 @@ class StepParts:
         context.training_state.subscribe(self._rows_changed)
 
     def use_modules(self, modules: Sequence[SplatBaseModule[Any]]) -> None:
-        """Let these modules hook into training, after renderer, image model, loss and densification."""
+        """Let these modules hook into training, after renderer, image model, loss and densification.
+
+        A part that another one holds comes right before that.
+        """
         given = [self.renderer, self.image_model, self.loss_fn, self.densification]
         parts = [part for part in given if type(part) is not IdentityImageModel] + list(modules)
         self.dispatcher = ModuleDispatcher(parts, self.context)
-        self.context.modules = parts
+        self.context.modules = list(self.dispatcher.modules.values())
         check_signature(self.renderer)
         name = f"{self.loss_fn.module_name}.compute_loss"
         self._compute_loss = bind_arguments(self.loss_fn.compute_loss, RENDER_ARGUMENTS, name)
