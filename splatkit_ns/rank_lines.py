@@ -85,6 +85,10 @@ class RankLines:
             ours if rank == self._rank else self._message(rank, number) for rank in range(len(self._lines) + 1)
         ]
 
+    def is_closed(self) -> bool:
+        """Whether another rank has ended, as far as all that it has said is known."""
+        return any(map(_is_closed, self._lines.values()))
+
     def _message(self, rank: int, number: int) -> list[int]:
         """The message with this number of a rank; waits for it."""
         come = self._come[rank]
@@ -108,3 +112,12 @@ class RankLines:
                 return
             come[number] = list(struct.unpack_from(f"<{length}q", buffer, 2 * NUMBER))
             del buffer[:end]
+
+
+def _is_closed(line: socket.socket) -> bool:
+    try:
+        return not line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:  # nothing has come
+        return False
+    except OSError:
+        return True

@@ -33,7 +33,7 @@ class RankLost(RuntimeError):
 class Ranks:
     """The rank of this process among those that train one run, and what the ranks exchange.
 
-    Every method but the properties is a collective: all ranks have to call it, in the same order. With one rank each
+    Every method is a collective: all ranks have to call it, in the same order. With one rank each
     returns at once. All raise `RankLost` if another rank has ended.
     """
 
@@ -104,6 +104,11 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, which alone writes files, evaluates and logs."""
         return self.rank == 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another rank is known to have ended."""
+        return self._lines is not None and self._lines.is_closed()
 
     # ------------------------------------------------------------------ tensors on the device of the training
 

@@ -114,7 +114,7 @@ class TwoImages:
 
     work = 0
     makes_graphs = is_replay = False
-    meanwhile = None
+    meanwhile = when_slow = None
 
     def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
         self.model, self.count = trainer.pipeline.model, count

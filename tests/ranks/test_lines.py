@@ -5,13 +5,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import distributed
 
+from splatkit_ns.plugin.run.together import Together
+from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.rank_lines import LineClosed, RankLines
 from splatkit_ns.ranks import RankLost, Ranks
+from tests.plugin.helpers import forget_writers, make_trainer, run_config
 
 
 def on_all(size: int, body: Callable[[RankLines, int], Any]) -> list[Any]:
@@ -44,10 +48,30 @@ def test_a_rank_that_has_ended_is_noticed_while_waiting_and_when_telling() -> No
     ours, theirs = socket.socketpair()
     ranks = Ranks(0, 2, _lines=RankLines(0, {1: ours}))
     wait = ranks.gather_later([1])
+    assert not ranks.is_lost
     theirs.close()
+    assert ranks.is_lost
     with pytest.raises(RankLost):
         wait()
     with pytest.raises(RankLost):
         ranks.gather([1])
     with pytest.raises(LineClosed):
         RankLines(0, {1: ours}).gather_later([1])()
+
+
+def test_a_rank_that_is_lost_in_an_exchange_makes_the_last_step_incomplete(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results may never come, so that they cannot be saved either."""
+    ours, theirs = socket.socketpair()
+    ranks = Ranks(0, 2, _lines=RankLines(0, {1: ours}))
+    monkeypatch.setattr(Together, "gradients", lambda self, parts: RankGradients(ranks))
+    step = make_trainer(run_config(scene, tmp_path)).training_step
+    forget_writers()
+    step.complete_steps = 6
+    step._forward_backward.when_slow()
+    assert step.complete_steps == 6
+    theirs.close()
+    with pytest.raises(RankLost):
+        step._forward_backward.when_slow()
+    assert step.complete_steps is None

@@ -95,9 +95,9 @@ class RunLog:
             self._write(self._unwritten.popleft())
 
     def close(self) -> None:
-        """Write what is not written yet of the steps that have been logged, unless the GPU is lost."""
+        """Write what is known of the steps that have been logged; the GPU may never answer, or be lost."""
         with suppress(RuntimeError):
-            while self._unwritten:
+            while self._unwritten and self._unwritten[0].are_known():
                 self._write(self._unwritten.popleft())
 
     def _write(self, values: _LoggedValues) -> None:

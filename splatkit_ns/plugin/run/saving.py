@@ -19,6 +19,7 @@ from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
+from splatkit_ns.ranks import RankLost
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -190,6 +191,8 @@ class Saver:
             yield
         except NotFiniteError as error:
             raise stop_message(error, self._checkpoint_in_error()) from error
+        except RankLost:  # explained by the process that started the ranks; the GPU may never answer
+            raise
         except Exception as error:
             self._explain_out_of_memory(error)
             self._explain_spoilt_parameters(error)

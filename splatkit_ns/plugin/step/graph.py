@@ -49,7 +49,7 @@ WORTH_IT = 5
 UNKNOWN = -1
 """A length that the device has not written yet."""
 LOOKS = 100_000
-"""The number of reads of a length after which the host waits for the whole step: something may have gone wrong."""
+"""The number of reads of a length after which the host looks whether something has gone wrong."""
 
 
 @dataclasses.dataclass
@@ -91,6 +91,7 @@ class GraphForwardBackward:
     def __init__(self, model: StepModel) -> None:
         self._model = model
         self.meanwhile: Callable[[], None] = lambda: None
+        self.when_slow: Callable[[], None] = lambda: None
         self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
         """Whether a hook sees losses, and may keep them: then it gets copies."""
         self._plain = PlainForwardBackward(model)
@@ -223,7 +224,8 @@ class GraphForwardBackward:
             time.sleep(0)  # lets other threads run
             looks += 1
             if looks % LOOKS == 0:
-                torch.cuda.current_stream().synchronize()  # raises the device's error if there was one
+                self.when_slow()
+                torch.cuda.current_stream().query()  # raises the device's error if there was one
         return int(self._needed[0])
 
     def _parameters(self) -> dict[str, nn.Parameter]:

@@ -69,6 +69,8 @@ class ForwardBackward(Protocol):
     """Whether the last step has run as a CUDA graph."""
     meanwhile: Callable[[], None]
     """Called, if at all, while the host waits for the device to begin a step, for work that it can do ahead."""
+    when_slow: Callable[[], None]
+    """Called now and then while the device does not begin a step for long; may raise."""
 
     @property
     def work(self) -> int:
@@ -107,6 +109,7 @@ class PlainForwardBackward:
     def __init__(self, model: StepModel) -> None:
         self._model = model
         self.meanwhile: Callable[[], None] = lambda: None
+        self.when_slow: Callable[[], None] = lambda: None
         self._list_space = ListSpace()
 
     @property

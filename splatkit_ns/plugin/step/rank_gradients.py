@@ -88,6 +88,11 @@ class RankGradients:
         self._parameters: dict[str, Tensor] = {}
 
     @property
+    def is_lost(self) -> bool:
+        """Whether another rank has ended, so that an exchange on the GPU may never end."""
+        return self._ranks.is_lost
+
+    @property
     def fits_graphs(self) -> bool:
         """Whether ranks exchange without looking at each other's tensors before, so that a CUDA graph can hold it."""
         return self._begun is not None

@@ -16,6 +16,7 @@ from splatkit_ns.plugin.step.motion import motion_of, note_done
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGraph, UpdateGraphs
 from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.ranks import RankLost
 from splatkit_ns.splat import CheckpointRequests
 
 
@@ -70,7 +71,7 @@ class TrainingStep:
         """The graph of all ranks; None if each steps its optimizers by itself."""
         if isinstance(gradients, RankGradients) and gradients.fits_graphs and forward_backward.makes_graphs:
             self._shared_graph = SharedUpdateGraph(watch, updates, gradients, motion)
-        forward_backward.meanwhile = self._work_ahead
+        forward_backward.meanwhile, forward_backward.when_slow = self._work_ahead, self._look_for_lost_ranks
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
@@ -123,6 +124,16 @@ class TrainingStep:
         expected = (self._shared_graph or self._update_graphs).last
         if expected is not None:
             expected.prepare(self._model.parts)
+
+    def _look_for_lost_ranks(self) -> None:
+        """Give up if another rank has ended: the GPU may wait for it in the exchange of the last step, for ever.
+
+        Raises:
+            RankLost: it has; the last step is then not complete.
+        """
+        if isinstance(self._gradients, RankGradients) and self._gradients.is_lost:
+            self.complete_steps = None
+            raise RankLost("Another process of this run has ended.")
 
     def _update_or_loss(self, own_loss: Tensor) -> tuple[CapturedUpdate | None, Tensor]:
         """The graph of the rest of the step, which with several ranks averages gradients; without one they are averaged

@@ -17,6 +17,7 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.graph import STEPS_BEFORE, GraphForwardBackward
+from splatkit_ns.ranks import RankLost
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import Splat3DGSRenderer
 
@@ -330,3 +331,20 @@ def test_closed_it_does_no_more(model: StubModel) -> None:
     run(graphs, model, STEPS_BEFORE + 5)
     graphs.close()
     assert run(graphs, model, 5) == 0
+
+
+def test_while_the_device_does_not_begin_a_step_others_can_be_looked_for(
+    model: StubModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks that have ended may be what it waits for."""
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 1)
+    monkeypatch.setattr(step_graph, "LOOKS", 10)
+    monkeypatch.setattr(CountingGraph, "replay", lambda self: None)
+
+    def look() -> None:
+        raise RankLost("gone")
+
+    graphs.when_slow = look
+    with pytest.raises(RankLost):
+        run(graphs, model, 1)
