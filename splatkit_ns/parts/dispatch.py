@@ -22,7 +22,7 @@ from splatkit_ns.parts.context import (
 )
 from splatkit_ns.parts.loading_states import load_states
 from splatkit_ns.parts.near_misses import near_misses
-from splatkit_ns.parts.nesting import with_held_parts
+from splatkit_ns.parts.nesting import passed_on, with_held_parts
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "on_checkpoint_loaded": RUN_ARGUMENTS,
@@ -112,7 +112,7 @@ class ModuleDispatcher:
         return bool(self._set_up)
 
     def setup(self) -> None:
-        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks.
+        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks, or that are passed on.
 
         Raises:
             OptionsError: names every setting of a module that is out of its range; no `on_setup` has run then.
@@ -121,6 +121,11 @@ class ModuleDispatcher:
         for name, module in self.modules.items():
             for method, near in near_misses(module, HOOKS):
                 self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
+            for method, held in passed_on(module, (*HOOKS, "trainables", "state_dict", "load_state_dict")):
+                self.context.logger.warning(
+                    "%s.%s seems to call %s.%s: it is called of held parts anyway, so that it would run twice.",
+                    name, method, held, method,
+                )  # fmt: skip
         calls = dict(self._calls["on_setup"])
         for name in self.modules:
             self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something

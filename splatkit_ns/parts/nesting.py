@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import nn
@@ -63,3 +63,27 @@ def part_with(part: Any, attribute: str) -> Any:
     if hasattr(part, attribute) or not isinstance(part, SplatBaseModule):
         return part if hasattr(part, attribute) else None
     return next((held for held in reversed(with_held_parts([part])) if hasattr(held, attribute)), None)
+
+
+def passed_on(part: SplatBaseModule[Any], methods: Iterable[str]) -> list[tuple[str, str]]:
+    """The methods that a part seems to pass on by hand to a part that it holds, which would run them twice.
+
+    Args:
+        part: that holds others.
+        methods: the names of the methods that are called of every part.
+
+    Returns:
+        The name of each such method, and that of the attribute with the held part.
+    """
+    holders = [name for name, value in getattr(part, "__dict__", {}).items() if any(map(_is_part, _entries(value)))]
+    found: list[tuple[str, str]] = []
+    for method in methods if holders else ():
+        code = getattr(getattr(type(part), method, None), "__code__", None)
+        named = () if code is None or type(part).__module__.startswith("splatkit_ns.") else code.co_names
+        if method in named:
+            found += [(method, holder) for holder in holders if holder in named]
+    return found
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, SplatBaseModule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules import RowTrainable, Trainable
 from splatkit_ns.parts.base import SplatBaseModule as Part
-from splatkit_ns.parts.dispatch import named_parts
-from splatkit_ns.parts.nesting import held_parts, with_held_parts
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.dispatch import HOOKS, ModuleDispatcher, named_parts
+from splatkit_ns.parts.nesting import held_parts, passed_on, with_held_parts
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.trainer.result import open_run
 from tests.trainer.helpers import train
@@ -170,3 +172,36 @@ def test_parts_that_hold_parts_train_resume_and_open(
     opened = open_run(whole.output_dir / "config.yml", device="cpu", trust=[__name__, "torch", "collections"])
     for image, expected in zip(opened.images(), whole.images(), strict=True):
         assert torch.equal(image.rendered, expected.rendered)
+
+
+class Nothing(SplatDensification):
+    """Leaves all as it is."""
+
+    def densify(self) -> None:
+        """Nothing."""
+
+
+class ByHand(Slower):
+    """Passes on what is called anyway."""
+
+    def on_gaussians_changed(self, row_change: Any) -> None:
+        self.inner.on_gaussians_changed(row_change=row_change)
+
+    def on_setup(self, **others: Any) -> None:
+        super().on_setup(**others)
+
+    def post_train(self) -> None:
+        assert self.inner is not None
+
+
+def test_hooks_that_are_passed_on_by_hand_are_told() -> None:
+    assert passed_on(ByHand(), HOOKS) == [("on_gaussians_changed", "inner")]
+    assert passed_on(Slower(), HOOKS) == passed_on(Leaf(), HOOKS) == []
+    logger = Mock()
+    context = StepContext(logger, max_steps=1)
+    ModuleDispatcher([ByHand(inner=Nothing())], context).setup()
+    (told,) = logger.warning.call_args_list
+    assert told.args[0] % told.args[1:] == (
+        "ByHand.on_gaussians_changed seems to call inner.on_gaussians_changed: it is called of held parts anyway, so "
+        "that it would run twice."
+    )
