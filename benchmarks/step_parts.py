@@ -4,11 +4,12 @@
     python benchmarks/step_parts.py SCENE --run splatkit-3dgs-big:4000 --devices 2 --out parts.json
     python benchmarks/step_parts.py SCENE --run splatkit-3dgs:3000 --trace 1640 1670 --trace-file trace.json.gz
 
-A run is METHOD:STEPS, optionally with overrides, as in ``train_gpu.py``. Printed are, for rank 0, the median
-milliseconds of ordinary steps in each quarter of the run, the number and the seconds of other steps, and the calls and
-seconds of each part, with and without the parts within it. A part that waits for the GPU has the GPU's time in it; with
---synchronize the host waits before and after each part, which shows what each costs but makes the run slower. --trace
-also records the GPU's kernels between two photographs with PyTorch's profiler.
+A run is METHOD:STEPS, optionally with overrides, as in ``train_gpu.py``. Printed are, for rank 0, the seconds until it
+trains, the median milliseconds of ordinary steps in each quarter of the run, the number and the seconds of other steps,
+the parts of the first step, and the calls and seconds of each part, with and without the parts within it. A part that
+waits for the GPU has the GPU's time in it; with --synchronize the host waits before and after each part, which shows
+what each costs but makes the run slower. --trace also records the GPU's kernels between two photographs with PyTorch's
+profiler.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+BEGAN = time.time()
 STEP = "splatkit_ns.plugin.trainer:SplatkitTrainer._train_step"
 PARTS = (
     STEP,
@@ -43,14 +45,27 @@ PARTS = (
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._replay",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._wait_for_length",
     "splatkit_ns.plugin.step.interfaces:PlainForwardBackward.run",
+    "splatkit_ns.plugin.step.graph:copy_frame",
+    "splatkit_ns.plugin.step.parts:seed_generators",
+    "splatkit_ns.plugin.step.frame:TrainingFrames.make",
     "splatkit_ns.plugin.step.rank_gradients:RankGradients.average",
+    "splatkit_ns.plugin.step.rank_gradients:RankGradients.place",
+    "splatkit_ns.plugin.run.roll_call:RollCall.call",
     "splatkit_ns.plugin.run.roll_call:RollCall.wait",
     "splatkit_ns.ranks:Ranks.gather_tensors",
     "splatkit_ns.ranks:Ranks.average_later",
     "splatkit_ns.plugin.step.finite:FiniteWatch.admits",
+    "splatkit_ns.plugin.step.finite:FiniteWatch.record",
+    "splatkit_ns.plugin.step.update_graph:SharedUpdateGraph.steps_alike",
+    "splatkit_ns.plugin.step.update_graph:UpdateGraphs.take",
+    "splatkit_ns.plugin.step.update_graph:SharedUpdateGraph.take",
+    "splatkit_ns.plugin.step.update_graph:UpdateCapture.try_to",
+    "splatkit_ns.plugin.step.update_graph:CapturedUpdate.run",
     "splatkit_ns.plugin.step.updates:ParameterUpdates.step",
     "splatkit_ns.plugin.step.updates:ParameterUpdates.step_schedules",
+    "splatkit_ns.plugin.step.updates:ParameterUpdates.clear_gradients",
     "splatkit_ns.densification.mcmc:SplatMCMCDensification.densify",
+    "splatkit_ns.densification.mcmc:add_position_noise",
     "splatkit_ns.splat.row_operations:GaussianRows.change_rows",
     "splatkit_ns.plugin.run.together:Together.agree_to_stop",
     "splatkit_ns.plugin.run.together:Together.compare",
@@ -60,7 +75,8 @@ PARTS = (
     "splatkit_ns.plugin.run.saving:Saver.save_last",
     "splatkit_ns.plugin.run.held_out:HeldOutImages.measure",
 )
-"""The methods that are timed, as module:Class.method."""
+"""The methods and functions that are timed, as module:Class.method or module:function; those that a checkout does not
+have are left out."""
 MARKS = {"change_rows": "rows change", "_capture": "graph captured", "save_if_due": "saved"}
 """Parts that make a step another kind; `save_if_due` only if it takes longer than `SAVES`."""
 SAVES = 0.002
@@ -75,6 +91,8 @@ class Times:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.own: defaultdict[str, float] = defaultdict(float)
         self.steps: list[tuple[str, float]] = []
+        self.first_step: dict[str, float] = {}
+        """The seconds of the parts of the first step."""
         self._inner: list[float] = []
         self._now: defaultdict[str, float] = defaultdict(float)
         self._thread = threading.get_ident()
@@ -82,9 +100,13 @@ class Times:
     def watch(self, path: str) -> None:
         """Time a method from now on."""
         module, _, names = path.partition(":")
-        owner, name = functools.reduce(getattr, names.split(".")[:-1], importlib.import_module(module)), path
-        method = names.split(".")[-1]
-        call, label = getattr(owner, method), f"{owner.__name__}.{method}"
+        *owners, method = names.split(".")
+        try:
+            owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
+            call = getattr(owner, method)
+        except AttributeError:
+            return
+        name, label = path, f"{owner.__name__}.{method}"
 
         @functools.wraps(call)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -102,6 +124,7 @@ class Times:
                 self._note(label, method, time.perf_counter() - began)
                 if name == STEP:
                     self.steps.append((self._kind(), (time.perf_counter() - began) * 1e3))
+                    self.first_step = self.first_step or dict(self.seconds)
 
         setattr(owner, method, timed)
 
@@ -139,6 +162,7 @@ class Times:
                 kind: {"number": number, "s": sum(ms for each, ms in self.steps if each == kind) / 1e3}
                 for kind, number in kinds.items()
             },
+            "first_step_s": {method: took for method, took in self.first_step.items() if took > SAVES},
             "parts": {
                 label: {"calls": self.calls[label], "s": seconds, "own_s": self.own[label]}
                 for label, seconds in sorted(self.seconds.items(), key=lambda entry: -entry[1])
@@ -182,8 +206,10 @@ def measure(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     times = Times(args.synchronize)
     for path in PARTS:
         times.watch(path)
+    begun = time.time()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
+    set_up = time.time()
     if args.trace and trainer._together.ranks.is_first:
         first, last = args.trace
         trace_steps(trainer, first, last, args.trace_file)
@@ -191,6 +217,8 @@ def measure(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     trainer.train()
     return {
         "devices": args.devices,
+        "until_rank_s": begun - BEGAN,
+        "set_up_s": set_up - begun,
         "train_s": time.perf_counter() - began,
         "gaussians": int(trainer.pipeline.model.num_points),
         **times.summary(),
@@ -219,11 +247,14 @@ def trace_steps(trainer: Any, first: int, last: int, path: Path) -> None:
 
 def show(found: dict[str, Any]) -> None:
     """Print the figures."""
+    print(f"{found['until_rank_s']:.2f} s until a rank begins, {found['set_up_s']:.2f} s of set-up")
     print(f"training {found['train_s']:.2f} s, {found['gaussians']:,} Gaussians")
     medians = ["-" if each is None else f"{each:.2f}" for each in found["ordinary_ms_by_quarter"]]
     print(f"ordinary steps, milliseconds by quarter: {', '.join(medians)}")
     for kind, each in found["steps"].items():
         print(f"{each['number']:6d} steps {each['s']:8.2f} s  {kind}")
+    for method, took in found["first_step_s"].items():
+        print(f"{took:17.3f} s  {method} in the first step")
     print(f"{'calls':>7} {'seconds':>9} {'own':>9}")
     for label, each in found["parts"].items():
         print(f"{each['calls']:7d} {each['s']:9.3f} {each['own_s']:9.3f}  {label}")

@@ -11,16 +11,14 @@ so their times say little.
 
 prints PSNR, SSIM and the number of Gaussians of each label and scene, means over seeds.
 
-One process for each GPU imports everything once, and each run is a copy of it that ends with the run.
+If the first three runs fail, no other begins.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -43,54 +41,49 @@ def main() -> None:
     parser.add_argument("--beside", type=int, default=8, help="runs at the same time on each GPU")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no run later than this")
     parser.add_argument("--table", type=Path, nargs="+", help="print the results in these files")
-    parser.add_argument("--worker", nargs=2, type=int, metavar=("GPU", "GPUS"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=json.loads, metavar="RUN", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.table:
         print_tables([json.loads(line) for path in args.table for line in path.read_text().splitlines()])
-    elif args.worker:
-        work(args, *args.worker)
+    elif args.one:
+        run_one(args, *args.one)
     else:
-        start_workers(args)
+        run_all(args)
 
 
-def start_workers(args: argparse.Namespace) -> None:
-    """Start a process for each GPU, and wait for them."""
-    number = 0
-    if shutil.which("nvidia-smi"):
-        number = len(
-            subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
-        )
-    workers: list[subprocess.Popen[bytes]] = []
-    for gpu in range(max(1, number)):
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu) if number else "", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, *sys.argv, "--worker", str(gpu), str(max(1, number))]
-        workers.append(subprocess.Popen(command, env=environment))
-    statuses = [worker.wait() for worker in workers]
-    if any(statuses):
-        raise SystemExit("A worker failed.")
-
-
-def work(args: argparse.Namespace, gpu: int, gpus: int) -> None:
-    """Run this GPU's share of the plan: every n-th run of it."""
+def run_all(args: argparse.Namespace) -> None:
+    """Begin the runs in their order, each in a process of its own on the GPU that has had room first."""
     began = time.monotonic()
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    from nerfstudio.configs.method_configs import all_methods
-
-    for name in ("nerfstudio.scripts.train", "splatkit_ns.trainer"):  # what runs import, once for all of them
-        importlib.import_module(name)
-    plan = load_plan(args.plan)
-    all_methods.update({name: method.config for name, method in plan.METHODS.items()})
-    waiting = list(plan.RUNS)[gpu::gpus]
-    context = multiprocessing.get_context("fork")
-    running: list[Any] = []
-    while waiting or running:
-        running = [process for process in running if process.is_alive()]
-        while waiting and len(running) < args.beside and time.monotonic() - began < args.seconds:
-            running.append(context.Process(target=run_one, args=(args, *waiting.pop(0))))
-            running[-1].start()
-        if not running and time.monotonic() - began >= args.seconds:
+    free = [gpu for _ in range(args.beside) for gpu in visible_gpus() or [""]]
+    running: list[tuple[subprocess.Popen[bytes], str]] = []
+    failed = done = 0
+    for run in load_plan(args.plan).RUNS:
+        while not free and running:
+            time.sleep(0.05)
+            ended = [(process, gpu) for process, gpu in running if process.poll() is not None]
+            running = [pair for pair in running if pair not in ended]
+            free += [gpu for _, gpu in ended]
+            done += len(ended)
+            failed += sum(process.returncode != 0 for process, _ in ended)
+        if time.monotonic() - began > args.seconds or (failed == done >= 3):
             break
-        time.sleep(0.05)
+        gpu = free.pop(0)
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *sys.argv, "--one", json.dumps(run)]
+        running.append((subprocess.Popen(command, env=environment), gpu))
+    failed += sum(process.wait() != 0 for process, _ in running)
+    if failed:
+        raise SystemExit(f"{failed} of the runs failed.")
+
+
+def visible_gpus() -> list[str]:
+    """The numbers of the GPUs that this process may use."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [number for number in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if number]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [str(number) for number in range(len(listed))]
 
 
 def load_plan(path: Path) -> Any:
@@ -106,6 +99,10 @@ def load_plan(path: Path) -> Any:
 def run_one(args: argparse.Namespace, label: str, scene: str, run: str, seed: int) -> None:
     """Train and evaluate in this process, and add a line to the results."""
     began = time.perf_counter()
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    from nerfstudio.configs.method_configs import all_methods
+
+    all_methods.update({name: method.config for name, method in load_plan(args.plan).METHODS.items()})
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         with open("log.txt", "w") as log:

@@ -160,28 +160,33 @@ def readme_table(runs: list[Run]) -> str:
 
 
 def fastgs_table(runs: list[Run]) -> str:
-    """Means of FastGS's runs and ours on each scene, with Gaussians and wall times relative to FastGS's."""
+    """Means of FastGS's runs and ours on each scene, with Gaussians and wall times relative to FastGS's.
+
+    Two runs of ours with one seed are the same to the bit, so they count once.
+    """
     rows = []
     for scene, name in FASTGS_SCENES.items():
         of_method = {
-            method: newest([run for run in runs if run["scene"] == scene and re.fullmatch(pattern, run["run"])])
+            method: [run for run in runs if run["scene"] == scene and re.fullmatch(pattern, run["run"])]
             for method, pattern in FASTGS_METHODS.items()
         }
         peer = of_method["FastGS"]
-        for method, found in of_method.items():
-            if not (peer and found):
+        for method, all_of_it in of_method.items():
+            if not (peer and all_of_it):
                 continue
+            wall = wall_of(all_of_it)
+            found = list({run.get("seed", number): run for number, run in enumerate(newest(all_of_it))}.values())
+            gaussians, memory = mean_of(found, "gaussians"), mean_of(found, "peak_mib")
             star = "*" if "before" in found[0] else ""
-            gaussians, wall, memory = (mean_of(found, key) for key in ("gaussians", "wall_s", "peak_mib"))
             rows.append(
                 [
-                    name if found is peer else "",
+                    name if all_of_it is peer else "",
                     method + (f" ({len(found)})" if len(found) > 1 else "") + star,
                     f"{mean_of(found, 'psnr'):.2f}",
                     f"{mean_of(found, 'ssim'):.4f}",
                     f"{gaussians:,.0f}",
-                    f"{gaussians / mean_of(peer, 'gaussians'):.2f}",
-                    *([f"{wall:.1f}", ratio(wall / mean_of(peer, "wall_s"))] if wall else ["", ""]),
+                    f"{gaussians / mean_of(newest(peer), 'gaussians'):.2f}",
+                    *([f"{wall:.1f}", ratio(wall / wall_of(peer))] if wall else ["", ""]),
                     f"{memory:.0f}" if memory else "",
                 ]
             )
@@ -194,8 +199,13 @@ def newest(runs: list[Run]) -> list[Run]:
     return [run for run in runs if "before" not in run] or [run for run in runs if run["job"] == runs[-1]["job"]]
 
 
+def wall_of(runs: list[Run]) -> float:
+    """The mean wall time of a method's newest runs; FastGS, which stays as it is, may have it from earlier ones."""
+    return mean_of(newest(runs), "wall_s") or mean_of([run for run in runs if "fastgs" in run["run"]], "wall_s")
+
+
 def mean_of(runs: list[Run], key: str) -> float:
-    """The mean of a figure over the runs that have it; of a time, over those that were alone on their GPU, or 0."""
+    """The mean of a figure over the runs that have it, or 0; times are those of runs that were alone on their GPU."""
     values = [run[key] for run in runs if key in run and ("alone" in run["note"] or not key.endswith("_s"))]
     return mean(values) if values else 0.0
 

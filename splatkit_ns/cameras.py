@@ -122,14 +122,20 @@ class View:
         """The device of the poses."""
         return self.cam_to_worlds.device
 
-    def to(self, device: torch.device | str) -> View:
-        """The view on a device; itself if it is there already."""
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> View:
+        """The view on a device; itself if it is there already.
+
+        Args:
+            device: the device.
+            non_blocking: as for a tensor's `to`.
+        """
         if self.device == torch.device(device):
             return self
-        distortion = None if self.distortion is None else self.distortion.to(device)
-        return dataclasses.replace(
-            self, cam_to_worlds=self.cam_to_worlds.to(device), Ks=self.Ks.to(device), distortion=distortion
+        pose, Ks, distortion = (
+            None if tensor is None else tensor.to(device, non_blocking=non_blocking)
+            for tensor in (self.cam_to_worlds, self.Ks, self.distortion)
         )
+        return dataclasses.replace(self, cam_to_worlds=pose, Ks=Ks, distortion=distortion)
 
     @property
     def world_to_cams(self) -> Tensor:

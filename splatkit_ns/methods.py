@@ -24,6 +24,7 @@ from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.copying import copyable_or_wrapped
 from splatkit_ns.parts.fitting import (
+    FittingSteps,
     FittingValue,
     in_short_run,
     relocation_every,
@@ -31,13 +32,13 @@ from splatkit_ns.parts.fitting import (
     scene_dropout,
     scene_steps,
     sh_interval,
+    with_few,
 )
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run.modules import check_parts
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
-from splatkit_ns.splat import LEARNING_RATES
 
 __all__ = [
     "MethodSpecification",
@@ -115,39 +116,36 @@ def _mcmc(densification: SplatDensification[Any], mse_lambda: float = 0.0) -> di
 
 def _quick_mcmc(
     max_per_seed: float,
-    refine_stop_iter: int,
+    refine_stop_iter: FittingSteps,
     dropout: FittingValue,
+    pixels_per_gaussian: FittingValue,
     dropout_full_from: float = 1.0,
-    pixels_per_gaussian: float = 50,
     decay_from: float = 0.9,
-    scales_rate: float = LEARNING_RATES["scales"],
-    growth: float = 0.1,
-    refine_every: int = 50,
-    gradient_power: float = 0.0,
-    mse_lambda: float = 4.0,
+    growth: float = 0.15,
+    refine_every: int = 100,
+    gradient_power: float = 1.0,
+    mse_lambda: float = in_short_run(0.0, short=4.0),
 ) -> dict[str, Any]:
-    """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to small
-    image sets, and settles at the end. Short runs have another strategy, and no dropout.
+    """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to few
+    photographs, and settles at the end. Short runs have another strategy, and no dropout.
 
     The effect of each setting is in docs/experiments.md.
     """
     densification = SplatFittingDensification(
         max_gaussians=5_000_000,
         max_per_seed=max_per_seed,
-        pixels_per_gaussian=in_short_run(pixels_per_gaussian, short=100),
+        pixels_per_gaussian=pixels_per_gaussian,
         noise_lr=in_short_run(1e6, short=1e6),
         min_opacity=in_short_run(0.005, short=0.005),
         growth=in_short_run(growth, short=growth),
         gradient_power=in_short_run(gradient_power, short=gradient_power),
         refine_every=relocation_every(refine_every),
-        refine_stop_iter=relocation_stop(refine_stop_iter),
+        refine_stop_iter=refine_stop_iter,
     )
     return {
         **_mcmc(densification, mse_lambda=mse_lambda),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
-        "optimizers": gaussian_optimizers(
-            {"scales": in_short_run(scales_rate, short=0.01)}, lr_share=0.1, decay_from=decay_from
-        ),
+        "optimizers": gaussian_optimizers({"scales": 0.01}, lr_share=0.1, decay_from=decay_from),
     }
 
 
@@ -174,14 +172,9 @@ splatkit_3dgs = make_method(
     "splatkit-3dgs",
     **_quick_mcmc(
         max_per_seed=in_short_run(7.6, short=13),
-        pixels_per_gaussian=59,
-        refine_stop_iter=8000,
-        refine_every=100,
-        growth=0.15,
-        gradient_power=1.0,
+        pixels_per_gaussian=in_short_run(59, short=100),
+        refine_stop_iter=relocation_stop(8000),
         dropout=scene_dropout(0.2),
-        scales_rate=0.01,
-        mse_lambda=in_short_run(0.0, short=4.0),
     ),
     max_num_iterations=10_000,
     description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",
@@ -191,11 +184,14 @@ splatkit_3dgs_fast = make_method(
     "splatkit-3dgs-fast",
     **_quick_mcmc(
         max_per_seed=9,
-        refine_stop_iter=3600,
+        pixels_per_gaussian=in_short_run(70, short=100),
+        refine_stop_iter=relocation_stop(3600),
         dropout=in_short_run(0.1, short=0.0),
-        pixels_per_gaussian=70,
         decay_from=0.8,
-        scales_rate=0.01,
+        growth=0.1,
+        refine_every=50,
+        gradient_power=0.0,
+        mse_lambda=4.0,
     ),
     sh_degree_interval=sh_interval(500),
     max_num_iterations=4500,
@@ -205,7 +201,11 @@ splatkit_3dgs_fast = make_method(
 splatkit_3dgs_big = make_method(
     "splatkit-3dgs-big",
     **_quick_mcmc(
-        max_per_seed=20, refine_stop_iter=25_000, dropout=in_short_run(0.3, short=0.0), dropout_full_from=1 / 3
+        max_per_seed=with_few(13, few=7.6, short=13),
+        pixels_per_gaussian=with_few(45, few=59, short=100),
+        refine_stop_iter=relocation_stop(24_000, share=4 / 5),
+        dropout=scene_dropout(0.2),
+        dropout_full_from=with_few(1 / 3, few=1.0, short=1.0),
     ),
     max_num_iterations=scene_steps(30_000),
     description="3D Gaussian Splatting: more Gaussians and steps, for the best quality (splatkit-ns).",

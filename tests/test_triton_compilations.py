@@ -94,6 +94,28 @@ assert variants == compiled, variants - compiled
 print("once")
 """
 
+ABSOLUTE_GRADIENTS = """
+from splatkit_ns.rasterize._compositing_triton import composite
+from splatkit_ns.rasterize._tile_lists_triton import TileLists
+
+seen = []
+for number, entries, width, height, channels in ((1, 1, 16, 16, 5), (16, 99, 979, 546, 9), (99, 4096, 900, 1600, 16)):
+    means2d, conics, opacities = torch.ones(1, number, 2), torch.ones(1, number, 3), torch.ones(1, number)
+    means2d.requires_grad_()
+    tiles_x, tiles_y = -(-width // 16), -(-height // 16)
+    bounds, ids = torch.zeros(tiles_x * tiles_y + 1, dtype=torch.int32), torch.zeros(entries, dtype=torch.int32)
+    order, offsets = torch.arange(number), bounds[:-1].view(1, tiles_y, tiles_x)
+    lists = TileLists(offsets, bounds, ids, ids.clone(), order, order.clone(), order.int())
+    colors, background = torch.ones(1, number, channels), torch.zeros(1, channels)
+    variants.clear()
+    images, alphas = composite(means2d, conics, colors, opacities, background, width, height, 16, lists, True)
+    (images.sum() + alphas.sum()).backward()
+    seen.append({variant for variant in variants if variant[0] == "_absolute"})
+    assert means2d.absgrad.shape == means2d.shape
+assert len(seen[0]) == 1 and seen[0] == seen[1] == seen[2], seen
+print("once")
+"""
+
 DISCS = """
 from splatkit_ns.rasterize import _compositing_2dgs_triton as compositing, _discs_triton as discs
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
@@ -144,7 +166,23 @@ compiled = set(variants)
 assert len(compiled) == 1, compiled
 for number in (1, 16, 99, 1024):
     means, quats, scales, logits = (torch.zeros(number, k) for k in (3, 4, 3, 1))
-    add_noise(means, quats, scales, logits[:, 0], 0.5 * number, 2**31 - number)
+    numbers = torch.tensor([0.5 * number, 2**31 - number, 0.1], dtype=torch.float64)
+    add_noise(means, quats, scales, logits[:, 0], numbers[:2])
+assert variants == compiled, variants - compiled
+print("once")
+"""
+
+EXCHANGE = """
+from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients, first_launches
+
+first_launches("cpu")
+compiled = set(variants)
+assert len(compiled) == 2, compiled
+for number in (1, 16, 99, 1024):
+    for ranks, bands in ((1, 1), (2, 4), (16, 9), (3, 16)):
+        means, kept = torch.zeros(number, 3), torch.zeros(ranks, number + 1, 3)
+        rest = torch.zeros(number, 15, 3) if bands > 1 else None
+        coefficient_gradients(means, kept, torch.zeros(number, 1, 3), rest, bands)
 assert variants == compiled, variants - compiled
 print("once")
 """
@@ -213,6 +251,10 @@ def test_compositing_and_spherical_harmonics() -> None:
     assert_prints(COMPOSITING, "once\n")
 
 
+def test_absolute_gradients_of_many_channels() -> None:
+    assert_prints(ABSOLUTE_GRADIENTS, "once\n")
+
+
 def test_projection() -> None:
     assert_prints(PROJECTION, "once\n")
 
@@ -227,6 +269,10 @@ def test_adam() -> None:
 
 def test_noise() -> None:
     assert_prints(NOISE, "once\n")
+
+
+def test_the_exchange_is_compiled_once() -> None:
+    assert_prints(EXCHANGE, "once\n")
 
 
 def test_image_models() -> None:

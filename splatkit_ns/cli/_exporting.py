@@ -20,6 +20,7 @@ from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.formats.ply import property_names
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
@@ -123,7 +124,7 @@ def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -
         num: the number of further ones; 0 for none.
         console: the output.
     """
-    renderer = run.pipeline.model.renderer
+    renderer = part_with(run.pipeline.model.renderer, "sky_degree")
     if not isinstance(renderer, SkyRenderer) or renderer.sky_degree is None:
         return gaussians
     if num == 0:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.cameras import View
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.image_metrics.psnr import psnr
@@ -32,6 +33,9 @@ class HeldOutViews:
         limit: at most this many cameras; None for all.
         reference: Gaussians in the frame of training, all finite, whose pictures are the ones to compare with; None
             for the photographs, as evaluation has them.
+
+    Raises:
+        SplatkitError: no photograph has a pixel that its mask leaves.
     """
 
     def __init__(self, pipeline: SplatkitPipeline, limit: int | None, reference: Gaussians | None = None) -> None:
@@ -39,8 +43,13 @@ class HeldOutViews:
         self._background = self._model.backgrounds.of_evaluation(self._model.device)[None]
         data = pipeline.datamanager
         cameras: Any = data.eval_dataset.cameras
-        count = min(limit or len(cameras), len(cameras))
-        self._chosen = sorted({round(i) for i in np.linspace(0, len(cameras) - 1, count)})
+        usable = data.measured if reference is None else range(len(cameras))
+        if not usable:
+            raise SplatkitError(
+                "The masks of all held-out photographs leave no pixel, so that nothing can be measured."
+            )
+        count = min(limit or len(usable), len(usable))
+        self._chosen = sorted({usable[round(i)] for i in np.linspace(0, len(usable) - 1, count)})
         self._views = [lens_view(cameras[index : index + 1].to(pipeline.device)) for index in self._chosen]
         self._photographs = data.cached_eval if reference is None else None
         self._pictures = None if reference is None else self.pictures(reference, Similarity.identity())

@@ -13,10 +13,12 @@ from torch import Tensor
 BLOCK = 128
 
 
-@triton.jit(do_not_specialize=["number", "seed"])
+@triton.jit(do_not_specialize=["number"])
 def _add_noise(
-    means_ptr, quats_ptr, log_scales_ptr, logits_ptr, number, strength, seed, B: tl.constexpr
+    means_ptr, quats_ptr, log_scales_ptr, logits_ptr, numbers_ptr, number, B: tl.constexpr
 ):  # one Gaussian per lane
+    strength = tl.load(numbers_ptr).to(tl.float32)
+    seed = tl.load(numbers_ptr + 1).to(tl.int32)
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
     row = i.to(tl.int64)
@@ -45,26 +47,27 @@ def _add_noise(
     tl.store(mean + 2, tl.load(mean + 2, mask=live, other=0.0) + r20 * a0 + r21 * a1 + r22 * a2, mask=live)
 
 
-def add_noise(means: Tensor, quats: Tensor, log_scales: Tensor, logits: Tensor, strength: float, seed: int) -> None:
-    """Move the means in place.
+def add_noise(means: Tensor, quats: Tensor, log_scales: Tensor, logits: Tensor, numbers: Tensor) -> None:
+    """Move the means in place; a CUDA graph can hold this.
 
     Args:
         means: (N, 3) float32, contiguous, as are the others.
         quats: (N, 4), wxyz, of any length.
         log_scales: (N, 3).
         logits: logits of the opacities, (N,).
-        strength: strength of the noise, see `splatkit_ns.densification.mcmc.add_position_noise`.
-        seed: seed of the noise, at least 0 and below 2**31.
+        numbers: (2,) float64: the strength of the noise, see `splatkit_ns.densification.mcmc.add_position_noise`, and
+            its seed, an integer of at least 0 and below 2**31.
     """
     number = len(means)
     if number == 0:
         return
     grid = (triton.cdiv(number, BLOCK),)
     with torch.cuda.device_of(means):  # does nothing for CPU tensors, which Triton's interpreter accepts
-        _add_noise[grid](means, quats, log_scales, logits, number, strength, seed, B=BLOCK)
+        _add_noise[grid](means, quats, log_scales, logits, numbers, number, B=BLOCK)
 
 
 def first_launch(device: str) -> None:
     """Add noise of strength 0 with the kinds of arguments that training has, for Triton to compile the kernel."""
     one = torch.ones(1, 4, device=device)
-    add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), 0.0, 0)
+    numbers = torch.zeros(2, dtype=torch.float64, device=device)
+    add_noise(one[:, :3].clone(), one, one[:, :3].contiguous(), one[:, 0].contiguous(), numbers)

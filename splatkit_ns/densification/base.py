@@ -4,19 +4,45 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.nesting import held_parts, part_with
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
 
 
+@dataclass(frozen=True)
+class Motion:
+    """What a strategy does to Gaussians at every step, in a form that a CUDA graph can hold."""
+
+    launch: Callable[[Tensor], None]
+    """Launches the kernels; the tensor on the device, (M,) float64, has the numbers that change from step to step."""
+    numbers: Callable[[int, int, float], Sequence[float]]
+    """Those of a step, called with it, `images_per_step`, and the learning rate that positions have when `densify`
+    runs, after the schedules' step."""
+    done: Callable[[int, int], None]
+    """Called with step and `images_per_step` when the kernels have been launched: `densify` then leaves out what they
+    have done."""
+    size: int
+    """M."""
+
+
 class SplatDensification(SplatBaseModule[PayloadT]):
     """A strategy that adds, splits and removes Gaussians in training. It has all hooks of a module, too."""
+
+    @property
+    def needs_screen_gradients(self) -> bool:
+        """Whether it cannot work without gradients by the Gaussians' places on the screen; then a run whose renders
+        have none is refused before it begins. A strategy of your own may say True."""
+        return any(strategy.needs_screen_gradients for strategy in self._held())
 
     @abstractmethod
     def densify(self, **kwargs: Any) -> None:
@@ -30,20 +56,47 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         """
         raise NotImplementedError
 
+    def measure(self, rend_out: PayloadT) -> None:
+        """Compute what `densify` needs of a step's render, after its backward pass, and keep it in the payload.
+
+        The step's CUDA graph holds this, so it has to launch the same kernels at every step.
+        """
+
+    def motion(self, training_state: SplatTrainingState) -> Motion | None:
+        """What `densify` does to Gaussians at every step, if the graph of the optimizers' step can do it in its place.
+
+        Parts of users, and hooks that look at Gaussians between optimizers and densification, switch this off.
+        """
+        return None
+
     def gather_from_ranks(self, ranks: Ranks) -> None:
-        """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved."""
+        """Replace what each rank has counted by what all ranks have; all ranks call it, before it is used or saved.
+
+        By default, strategies that this one holds do so.
+        """
+        for strategy in self._held():
+            strategy.gather_from_ranks(ranks)
 
     def forget_gathered(self, ranks: Ranks) -> None:
-        """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice."""
+        """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice.
+
+        By default, strategies that this one holds do so.
+        """
+        for strategy in self._held():
+            strategy.forget_gathered(ranks)
+
+    def _held(self) -> list[SplatDensification[Any]]:
+        return [part for part in held_parts(self) if isinstance(part, SplatDensification)]
 
 
 def request_absgrad(renderer: Any, owner: str) -> None:
-    """Make the renderer compute absolute gradients of the projected centres.
+    """Make the renderer, or the one that it holds, compute absolute gradients of the projected centres.
 
     Raises:
         ModuleError: the renderer does not compute them.
     """
-    if not hasattr(renderer, "absgrad"):
+    source = part_with(renderer, "absgrad")
+    if source is None:
         raise ModuleError(
             f"{owner} needs absolute gradients (absgrad), which {type(renderer).__name__} does not offer: "
             f"it has no field 'absgrad'. Set absgrad to False on {owner}, or use Splat3DGSRenderer."
@@ -54,12 +107,38 @@ def request_absgrad(renderer: Any, owner: str) -> None:
             f"{owner} needs absolute gradients (absgrad) of means2d, but with {type(renderer).__name__} densification "
             f"uses the gradients of {payload.key_for_gradient}, which have none. Set absgrad to False on {owner}."
         )
-    renderer.absgrad = True
+    source.absgrad = True
 
 
-def offers_absgrad(renderer: Any) -> bool:
-    """Whether a renderer computes absolute gradients that densification can use."""
-    return hasattr(renderer, "absgrad") and payload_type(renderer).key_for_gradient == "means2d"
+def best_screen_gradients(
+    renderer: Any, data_provider: Any, owner: str, logger: Any
+) -> Literal["absolute", "signed"] | None:
+    """Make the renderer compute the best gradients on the screen that it can, and say so if they are not absolute.
+
+    Args:
+        renderer: of the run; one that does not tell has signed ones.
+        data_provider: source of ``train_lenses``, the models of the lenses that are trained through, if it has that.
+        owner: the strategy that draws Gaussians by these gradients, for the log.
+        logger: the log.
+
+    Returns:
+        Their kind; None if there are none.
+    """
+    if not hasattr(renderer, "screen_gradients"):
+        return "signed"
+    found = renderer.screen_gradients(getattr(data_provider, "train_lenses", ("pinhole",)))
+    name = renderer.module_name
+    if found == "absolute":
+        request_absgrad(renderer, owner)
+    elif found == "signed":
+        logger.info("%s computes no absolute gradients on the screen: %s draws by signed ones.", name, owner)
+    else:
+        logger.info(
+            "%s computes no gradients on the screen here: %s draws by opacities alone, as with gradient-power 0.",
+            name,
+            owner,
+        )
+    return found
 
 
 def limit_initial_number(

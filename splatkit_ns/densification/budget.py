@@ -21,6 +21,7 @@ from splatkit_ns.densification.base import scene_limit
 from splatkit_ns.densification.default import SplatDefaultDensification, highest
 from splatkit_ns.densification.mcmc import add_position_noise, noise_kernel
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
 from splatkit_ns.ranges import BelowOne, Fraction, NonNegative, Positive
@@ -92,7 +93,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
         )
         if self._uses_view_scores:
             self._check_sources(renderer, data_provider)
-        self._renderer, self._views = renderer, data_provider
+        self._renderer, self._views = part_with(renderer, "blend_weight_sums"), data_provider
 
     @property
     def _uses_view_scores(self) -> bool:
@@ -100,7 +101,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
 
     def _check_sources(self, renderer: Any, data_provider: Any) -> None:
         advice = f"With view_scores False and prune_faint 0, {self.module_name} needs no scores of views."
-        if not hasattr(renderer, "blend_weight_sums"):
+        if part_with(renderer, "blend_weight_sums") is None:
             raise ModuleError(
                 f"{self.module_name} needs a renderer with blend_weight_sums, such as Splat3DGSRenderer, found "
                 f"{type(renderer).__name__}. {advice}"

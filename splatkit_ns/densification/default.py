@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.fitting import gradients_every, gradients_stop, refine_start
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -66,6 +67,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     max_gaussians: Annotated[int, Positive] = 5_000_000
     """Largest number of Gaussians; if room is short, those with the highest gradients grow first."""
 
+    @property
+    def needs_screen_gradients(self) -> bool:
+        return True
+
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
             request_absgrad(renderer, self.module_name)
@@ -93,6 +98,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}
+
+    @torch.no_grad()
+    def measure(self, rend_out: SplatRenderPayload) -> None:
+        rend_out.gradient_norms = gradient_norms(rend_out, self.absgrad)
 
     def densify(
         self,
@@ -260,9 +269,21 @@ def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
         ids: the Gaussian of each row, (nnz,); None if not packed.
     """
     if ids is None:
-        sums += values.sum(0)
+        sums += values[0] if len(values) == 1 else values.sum(0)
     else:
         sums.index_add_(0, ids, values.to(sums.dtype))
+
+
+NO_ABSGRAD = (
+    "means2d of {} has no absolute gradients after the backward pass, though the renderer has a field absgrad. Pass "
+    "absgrad=self.absgrad to rasterization, and its means2d on as it is."
+)
+"""The message if there are signed gradients in place of absolute ones."""
+
+
+def lacks_absgrad(rend_out: SplatRenderPayload) -> bool:
+    """Whether there are gradients on the screen, but no absolute ones."""
+    return getattr(rend_out.means2d, "absgrad", None) is None and rend_out.densification_gradient is not None
 
 
 def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | None:
@@ -273,9 +294,17 @@ def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | Non
         absolute: whether they are of the absolute gradients, which the renderer has been asked for.
 
     Returns:
-        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients.
+        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients. What `measure` has kept is
+        returned as it is.
+
+    Raises:
+        ModuleError: there are signed gradients, but no absolute ones.
     """
-    grads = getattr(rend_out.means2d, "absgrad") if absolute else rend_out.densification_gradient  # noqa: B009
+    if rend_out.gradient_norms is not None:
+        return rend_out.gradient_norms
+    if absolute and lacks_absgrad(rend_out):
+        raise ModuleError(NO_ABSGRAD.format(type(rend_out).__name__))
+    grads = getattr(rend_out.means2d, "absgrad", None) if absolute else rend_out.densification_gradient
     if grads is None:
         return None
     # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.

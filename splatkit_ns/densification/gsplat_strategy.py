@@ -39,6 +39,10 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
     ``gsplat.strategy.DefaultStrategy()``. If it has fields ``absgrad`` and ``key_for_gradient``, the renderer computes
     absolute gradients on request, and the key is set to that of the renderer."""
 
+    @property
+    def needs_screen_gradients(self) -> bool:
+        return hasattr(self.strategy, "key_for_gradient")
+
     def on_setup(
         self, renderer: Any, training_state: SplatTrainingState, scene_scale: float, world_size: int = 1
     ) -> None:

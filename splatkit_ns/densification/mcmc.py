@@ -9,14 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, limit_initial_number, offers_absgrad, scene_limit
-from splatkit_ns.densification.default import add_to_gaussians, gradient_norms
+from splatkit_ns.densification.base import (
+    Motion,
+    SplatDensification,
+    best_screen_gradients,
+    limit_initial_number,
+    scene_limit,
+)
+from splatkit_ns.densification.default import NO_ABSGRAD, add_to_gaussians, gradient_norms, lacks_absgrad
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -58,7 +64,8 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Share of new Gaussians at each refinement."""
     gradient_power: Annotated[float, NonNegative] = 0.0
     """Gaussians are drawn in proportion to their opacity times this power of their (absolute) positional gradients on
-    the screen, summed up since the last refinement. 0: by opacity alone, as in the paper."""
+    the screen, summed up since the last refinement; a line says if there are only signed ones, or none. 0: by opacity
+    alone, as in the paper."""
 
     def on_setup(
         self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None, renderer: Any = None
@@ -70,10 +77,11 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
         )
         if self.gradient_power > 0:
-            self._absolute = offers_absgrad(renderer)
-            if self._absolute:
-                renderer.absgrad = True
-            if self._sums is None or len(self._sums) != len(training_state):
+            found = best_screen_gradients(renderer, data_provider, self.module_name, logger)
+            self._absolute, self._logger = found == "absolute", logger
+            if found is None:
+                self.gradient_sums = None
+            elif self._sums is None or len(self._sums) != len(training_state):
                 self.gradient_sums = torch.zeros(len(training_state), device=training_state.device)
 
     @property
@@ -94,11 +102,24 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         self.number_at_start = int(state["number_at_start"])
         self.cap_before: int | None = state.get("max_gaussians")
         if "gradient_sums" in state:
-            self.gradient_sums: Tensor = state["gradient_sums"]
+            self.gradient_sums: Tensor | None = state["gradient_sums"]
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         if self._sums is not None:
             self.gradient_sums = row_change.apply(self._sums)
+
+    @torch.no_grad()
+    def measure(self, rend_out: SplatRenderPayload) -> None:
+        if self._sums is not None:
+            rend_out.gradient_norms = self._norms(rend_out)
+
+    def _norms(self, rend_out: SplatRenderPayload) -> Tensor | None:
+        """The norms of a render's gradients, of signed ones if the renderer does not pass on what it was asked for."""
+        if self._absolute and rend_out.gradient_norms is None and lacks_absgrad(rend_out):
+            self._absolute = False
+            message = NO_ABSGRAD.format(type(rend_out).__name__)
+            self._logger.warning("%s draws by signed gradients: %s", self.module_name, message)
+        return gradient_norms(rend_out, self._absolute)
 
     @torch.no_grad()
     def densify(
@@ -111,18 +132,39 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     ) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
         if self._sums is not None and rend_out is not None and step < self.refine_stop_iter:
-            norms = gradient_norms(rend_out, self._absolute)
+            norms = self._norms(rend_out)
             if norms is not None:
                 add_to_gaussians(self._sums, norms, rend_out.gaussian_ids)
-        refines = self.refine_start_iter < step < self.refine_stop_iter
-        if refines and is_due(step, self.refine_every, images_per_step):
+        if self._refines_at(step, images_per_step):
             self.gather_from_ranks(Ranks.current())
             self._relocate(training_state)
             self._grow(training_state)
             if self._sums is not None:
                 self._sums.zero_()
-        learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
-        add_position_noise(training_state, learning_rate * self.noise_lr)
+        if getattr(self, "_is_moved", False):
+            self._is_moved = False
+        else:
+            learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])
+            add_position_noise(training_state, learning_rate * self.noise_lr)
+
+    def motion(self, training_state: SplatTrainingState) -> Motion | None:
+        kernel = _kernel_for(training_state)
+        if kernel is None:
+            return None
+
+        def numbers(step: int, images_per_step: int, learning_rate: float) -> tuple[float, float]:
+            refines = self._refines_at(step, images_per_step)  # then the noise comes after that
+            return 0.0 if refines else learning_rate * self.noise_lr, float(_noise_seed())
+
+        def done(step: int, images_per_step: int) -> None:
+            self._is_moved = not self._refines_at(step, images_per_step)
+
+        return Motion(partial(_launch_noise, kernel, training_state), numbers, done, size=2)
+
+    def _refines_at(self, step: int, images_per_step: int) -> bool:
+        return self.refine_start_iter < step < self.refine_stop_iter and is_due(
+            step, self.refine_every, images_per_step
+        )
 
     @torch.no_grad()
     def gather_from_ranks(self, ranks: Ranks) -> None:
@@ -223,12 +265,10 @@ def _coefficients(device: torch.device) -> Tensor:
 
 def add_position_noise(training_state: SplatTrainingState, strength: float) -> None:
     """Move every centre by noise shaped like its Gaussian, stronger for transparent Gaussians (equation 8)."""
-    params = training_state.params
-    means = params["means"].data
-    kernel = noise_kernel() if means.is_cuda else None
+    means, kernel = training_state.params["means"].data, _kernel_for(training_state)
     if kernel is not None:
-        seed = int(torch.randint(2**31 - 1, ()))  # from the CPU's generator: nothing is read back from the GPU
-        kernel(means, params["quats"].data, params["scales"].data, params["opacities"].data, strength, seed)
+        numbers = torch.tensor([strength, _noise_seed()], dtype=torch.float64)
+        _launch_noise(kernel, training_state, numbers.to(means.device, non_blocking=True))
         return
     rotations = rotation_matrices(training_state.quats)
     variances = training_state.scales.square()
@@ -236,6 +276,19 @@ def add_position_noise(training_state: SplatTrainingState, strength: float) -> N
     noise = torch.randn_like(means) * (gate * strength)[:, None]
     along_axes = (rotations.transpose(1, 2) @ noise[:, :, None])[:, :, 0] * variances
     means.add_((rotations @ along_axes[:, :, None])[:, :, 0])
+
+
+def _kernel_for(training_state: SplatTrainingState) -> Callable[..., None] | None:
+    return noise_kernel() if training_state.params["means"].is_cuda else None
+
+
+def _noise_seed() -> int:
+    """A seed for the kernel, from the CPU's generator: nothing is read back from the GPU."""
+    return int(torch.randint(2**31 - 1, ()))
+
+
+def _launch_noise(kernel: Callable[..., None], training_state: SplatTrainingState, numbers: Tensor) -> None:
+    kernel(*(training_state.params[name].data for name in ("means", "quats", "scales", "opacities")), numbers)
 
 
 @lazy_kernel(otherwise="MCMC's noise takes a dozen PyTorch kernels")

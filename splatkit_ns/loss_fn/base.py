@@ -11,6 +11,7 @@ from torch import Tensor
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import StepContext, is_finite
+from splatkit_ns.parts.nesting import held_parts
 from splatkit_ns.parts.payload import PayloadT
 
 TargetName = Literal["target_depths", "target_normals"]
@@ -35,14 +36,19 @@ class SplatLossFn(SplatBaseModule[PayloadT]):
     def wants_depth(self, step: int) -> bool:
         """Whether the loss of this step (counted from 1) reads ``rend_out.depths`` or images derived from depth.
 
-        Depth is rendered only in the steps that need it, and costs nothing in the others.
+        Depth is rendered only in the steps that need it, and costs nothing in the others. By default, whether a loss
+        that this one holds wants it.
         """
-        return False
+        return any(loss_fn.wants_depth(step) for loss_fn in self._held())
 
     @property
     def wanted_targets(self) -> frozenset[TargetName]:
-        """The data that the loss reads besides images; each is loaded and passed as the argument of that name."""
-        return frozenset()
+        """The data that the loss reads besides images; each is loaded and passed as the argument of that name. By
+        default, what the losses that it holds read."""
+        return frozenset[TargetName]().union(*(loss_fn.wanted_targets for loss_fn in self._held()))
+
+    def _held(self) -> list[SplatLossFn[Any]]:
+        return [part for part in held_parts(self) if isinstance(part, SplatLossFn)]
 
 
 def named_terms(result: Any, owner: str, context: StepContext) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from splatkit_ns.formats import all_formats, format_names, usable_format_names
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import reachable_steps, reaches_one_of
 from splatkit_ns.ranges import Range, Steps
@@ -65,7 +66,8 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
         if world_rank != 0:
             return
         check_output_dir(self.output_dir, self.module_name)
-        if self._steps and self.save_splat and getattr(renderer, "sky_degree", None) is not None:
+        has_sky = getattr(part_with(renderer, "sky_degree"), "sky_degree", None) is not None
+        if self._steps and self.save_splat and has_sky:
             logger.warning("%s writes the Gaussians without the sky. `splatkit export` adds it.", self.module_name)
 
     def post_step(

@@ -25,7 +25,7 @@ class SteppedTrainer(SplatkitTrainer):
             self._open = stack.pop_all()
 
     def train_one(self, step: int) -> None:
-        """Train a step.
+        """Train a step; after the last one modules are told that the training ends.
 
         Args:
             step: its number, 0-based.
@@ -36,6 +36,9 @@ class SteppedTrainer(SplatkitTrainer):
         self.step = step
         with self._saver.explaining_errors():
             self._train_step(step, last=step)
+        if step + 1 == self.config.max_num_iterations:
+            with self.train_lock:
+                self.pipeline.model.dispatcher.run("post_train")
 
     def end(self) -> None:
         """Let modules clean up, and end the threads that read images."""

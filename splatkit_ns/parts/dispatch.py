@@ -22,6 +22,7 @@ from splatkit_ns.parts.context import (
 )
 from splatkit_ns.parts.loading_states import load_states
 from splatkit_ns.parts.near_misses import near_misses
+from splatkit_ns.parts.nesting import passed_on, with_held_parts
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "on_checkpoint_loaded": RUN_ARGUMENTS,
@@ -65,7 +66,8 @@ OUTSIDE_STEPS = ("on_checkpoint_loaded", "on_setup", "post_train", "on_exception
 class ModuleDispatcher:
     """Runs one hook of all modules: renderer, image model, loss, densification, then the others as listed.
 
-    A hook that a module does not override costs nothing, nor does a module that is idle.
+    A module that another one holds takes part, too, right before that. A hook that a module does not override costs
+    nothing, nor does a module that is idle.
 
     Two instances of one class are distinguished by a number: ``SplatExporter``, ``SplatExporter_2``.
 
@@ -79,7 +81,7 @@ class ModuleDispatcher:
             check_instance(module, SplatBaseModule, "an entry of modules")
         if context.renderer is not None:
             _check_payloads(modules, context.renderer)
-        self.modules = dict(zip(unique_names(modules), modules, strict=True))
+        self.modules = named_parts(modules)
         self.context = context
         self._set_up: set[str] = set()
         self.is_validating = False
@@ -110,7 +112,7 @@ class ModuleDispatcher:
         return bool(self._set_up)
 
     def setup(self) -> None:
-        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks.
+        """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks, or that are passed on.
 
         Raises:
             OptionsError: names every setting of a module that is out of its range; no `on_setup` has run then.
@@ -119,6 +121,11 @@ class ModuleDispatcher:
         for name, module in self.modules.items():
             for method, near in near_misses(module, HOOKS):
                 self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
+            for method, held in passed_on(module, (*HOOKS, "trainables", "state_dict", "load_state_dict")):
+                self.context.logger.warning(
+                    "%s.%s seems to call %s.%s: it is called of held parts anyway, so that it would run twice.",
+                    name, method, held, method,
+                )  # fmt: skip
         calls = dict(self._calls["on_setup"])
         for name in self.modules:
             self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something
@@ -264,6 +271,14 @@ def unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:
             name = f"{module.module_name}_{number}"
         names.append(name)
     return names
+
+
+def named_parts(modules: Sequence[SplatBaseModule[Any]]) -> dict[str, SplatBaseModule[Any]]:
+    """Modules and what they hold, in the order of their hooks, by name; what is held changes no name of a holder."""
+    parts, given = with_held_parts(modules), {id(module) for module in modules}
+    ordered = [*modules, *(part for part in parts if id(part) not in given)]
+    names = dict(zip(map(id, ordered), unique_names(ordered), strict=True))
+    return {names[id(part)]: part for part in parts}
 
 
 def _check_payloads(modules: Sequence[SplatBaseModule[Any]], renderer: SplatBaseModule[Any]) -> None:

@@ -22,6 +22,8 @@ T = TypeVar("T")
 SHORT_RUN = 2500
 """Runs with fewer steps begin with Gaussians that touch each other, as 3DGS does, and cannot overfit yet. MCMC's own
 start, small dots, takes 500 steps to cover anything; in long runs it overfits less to few photographs."""
+FEW_PHOTOGRAPHS = 30
+"""More Gaussians and more steps make scenes with fewer photographs worse."""
 
 
 class Fitting(ABC):
@@ -141,9 +143,39 @@ class SceneShare(FittingValue):
         return self.short if steps < self.below else self
 
 
+class SceneValue(FittingValue):
+    """A value of scenes with many photographs; scenes with few have another one.
+
+    Args:
+        value: with at least `photographs` training photographs.
+        few: with fewer.
+        short: in runs of fewer than `below` steps.
+        below: a number of steps.
+        photographs: a number of training photographs.
+    """
+
+    few: float
+    photographs: int
+
+    def __new__(cls, value: float, few: float, short: float, below: int, photographs: int) -> SceneValue:
+        self: SceneValue = super().__new__(cls, value, short, below)  # type: ignore[assignment]
+        self.few, self.photographs = few, photographs
+        return self
+
+    def __getnewargs__(self) -> tuple[float, float, float, int, int]:  # type: ignore[override]
+        return float(self), self.few, self.short, self.below, self.photographs
+
+    def of_scene(self, photographs: int) -> float:
+        """The value with so many training photographs."""
+        return self.few if photographs < self.photographs else float(self)
+
+    def in_run(self, steps: int) -> float:
+        return self.short if steps < self.below else self
+
+
 for kind in (FittingSteps, SceneSteps):
     yaml.add_representer(kind, lambda dumper, number: dumper.represent_int(int(number)))
-for kind in (FittingValue, SceneShare):
+for kind in (FittingValue, SceneShare, SceneValue):
     yaml.add_representer(kind, lambda dumper, value: dumper.represent_float(float(value)))
 
 refine_start = partial(FittingSteps, share=1 / 10)
@@ -160,10 +192,12 @@ sh_interval = partial(FittingSteps, share=1 / 4)
 """One more degree of the spherical harmonics is used after each quarter of the steps."""
 in_short_run = partial(FittingValue, below=SHORT_RUN)
 """A value, and ``short``, that of runs with fewer than 2,500 steps."""
-scene_steps = partial(SceneSteps, per_photograph=700, least=10_000)
-"""A method takes at most 700 steps for each photograph, if that is more than 10,000."""
+scene_steps = partial(SceneSteps, per_photograph=340, least=10_000)
+"""A method takes at most 340 steps for each photograph, if that is more than 10,000."""
 scene_dropout = partial(SceneShare, short=0.0, below=SHORT_RUN, photographs=40, least=0.05, most=0.4)
 """The dropout of 40 photographs: the fewer there are, the more, from 0.05 to 0.4; short runs have none."""
+with_few = partial(SceneValue, below=SHORT_RUN, photographs=FEW_PHOTOGRAPHS)
+"""A value, ``few``, that of scenes with fewer than 30 photographs, and ``short``, as of `in_short_run`."""
 distortion_start = partial(FittingSteps, share=1 / 10)
 """2DGS's term of distortion is used from a tenth of the steps on."""
 normals_start = partial(FittingSteps, share=7 / 30)
@@ -186,14 +220,17 @@ def fitted(settings: T, steps: int) -> T:
 
 
 def fitted_to_scene(settings: T, photographs: int) -> T:
-    """Settings with the shares that fit the number of training photographs; see `fitted`."""
-    return _changed(settings, lambda value: value.of_scene(photographs) if isinstance(value, SceneShare) else value)
+    """Settings with the values that fit the number of training photographs; see `fitted`."""
+    follows = (SceneShare, SceneValue)
+    return _changed(settings, lambda value: value.of_scene(photographs) if isinstance(value, follows) else value)
 
 
 def _changed(settings: T, change: Callable[[Any], Any], owners: tuple[int, ...] = ()) -> T:
     """Settings whose values have been changed, within all that are not in ``owners``, which are ids."""
     if isinstance(settings, Fitting):
-        return change(settings)
+        found = change(settings)
+        if found is not settings or isinstance(settings, int | float):
+            return found
     if id(settings) in owners:
         return settings
     owners = (*owners, id(settings))

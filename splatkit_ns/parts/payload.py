@@ -50,6 +50,9 @@ class SplatRenderPayload:
     depths_accumulated: Tensor | None = None
     """Depth along the viewing axis, summed with the blend weights, (C, H, W, 1) in world units."""
 
+    gradient_norms: Tensor | None = None
+    """The lengths of the gradients of ``means2d``, if a strategy has kept them; see `SplatDensification.measure`."""
+
     skies: Tensor | None = None
     """The colours of the sky behind the Gaussians, (C, H, W, 3), without gradient; None where there is none."""
 

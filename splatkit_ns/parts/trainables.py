@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,17 +73,18 @@ def module_trainables(part: nn.Module) -> dict[str, Trainable]:
     return {name.replace(".", "/"): Trainable(param, lr=lr) for name, param in nn.Module.named_parameters(part)}
 
 
-def undeclared_parameters(part: object, declared: Mapping[str, Any]) -> list[str]:
+def undeclared_parameters(part: object, declared: Mapping[str, Any], others: Collection[int] = ()) -> list[str]:
     """Find parameters that a part holds, that want gradients, and that it does not declare as trainables.
 
     Args:
         part: looked at are its attributes, and the networks among them; nothing inside lists and dicts.
         declared: what its `trainables` returned.
+        others: the ids of parameters that other parts have declared.
 
     Returns:
         Their names, such as ``net.weight``, in the order of the attributes.
     """
-    known = {id(entry.parameter) for entry in declared.values() if isinstance(entry, Trainable)}
+    known = {*others} | {id(entry.parameter) for entry in declared.values() if isinstance(entry, Trainable)}
     return [name for name, param in _parameters_of(part) if param.requires_grad and id(param) not in known]
 
 

@@ -5,7 +5,7 @@ disk ahead of their use."""
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
@@ -20,7 +20,14 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.bare_colmap import dataparser_of
-from splatkit_ns.plugin.data.batches import Batches, EvaluationViews, batch_bytes, read_in_order, usable_cores
+from splatkit_ns.plugin.data.batches import (
+    Batches,
+    EvaluationViews,
+    batch_bytes,
+    indices_with_pixels,
+    read_in_order,
+    usable_cores,
+)
 from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks import check_folder, explained
 from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, held_out_or_all, read_headers
@@ -206,6 +213,11 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             self.train_cameras = dataset.cameras
         return batches
 
+    def loaded_train_cameras(self) -> Cameras:
+        """Load the training images, unless they are; returns their cameras, in main memory."""
+        _ = self.cached_train
+        return self.train_cameras
+
     def read_train_images(self) -> Generator[dict[str, Any]]:
         """Read the training images in their order, ahead of their use, without keeping any."""
         workers = self.config.max_thread_workers or usable_cores()
@@ -280,10 +292,27 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
         return camera, batch
 
+    @cached_property
+    def measured(self) -> Sequence[int]:
+        """The indices of the evaluation images that can be measured: masks leave some of their pixels."""
+        outputs = self.eval_dataset.dataparser_outputs
+        if not outputs.mask_filenames:
+            return range(len(self.eval_dataset))
+        return indices_with_pixels(self.cached_eval, [Path(path).name for path in outputs.image_filenames])
+
     @property
     def fixed_indices_eval_dataloader(self) -> Any:
-        """The evaluation images and their cameras, in order; images that are not cached are read ahead."""
-        return EvaluationViews(self.eval_dataset.cameras, self.cached_eval, self.device)
+        """The evaluation images that can be measured and their cameras, in order; see `measured`. Images that are not
+        cached are read ahead."""
+        return EvaluationViews(self.eval_dataset.cameras, self.cached_eval, self.measured, self.device)
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """An evaluation image that can be measured, drawn as nerfstudio draws it; if none can be, any."""
+        for _ in range(2 * len(self.eval_dataset)):
+            camera, batch = super().next_eval_image(step)
+            if "mask" not in batch or batch["mask"].any():
+                break
+        return camera, batch  # type: ignore[reportPossiblyUnbound]
 
     def sampler_state(self) -> dict[str, Any]:
         """The state of the image sampler, as numbers that a checkpoint can hold."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any, Literal
 
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
@@ -22,10 +23,10 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.added_options import AddedOptions
-from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, save_run_config, say_what_begins
+from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, placed, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
-from splatkit_ns.plugin.reporting.writers import explained_logins
+from splatkit_ns.plugin.reporting.writers import Vis, explained_logins
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -50,11 +51,6 @@ from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores
 from splatkit_ns.plugin.viewer.thumbnails import show_photographs
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.rng import seed_everything
-
-Vis = Literal[
-    "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy",
-    "none",
-]  # fmt: skip
 
 
 @dataclass
@@ -89,7 +85,7 @@ class SplatkitTrainerConfig(FillsInDefaults, AddedOptions, TrainerConfig):
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
-        given = self.timestamp
+        given = placed(self).timestamp
         super().set_timestamp()
         RunFolder.take_name(self, is_new=self.timestamp != given)
 
@@ -129,6 +125,7 @@ class SplatkitTrainer(Trainer):
         else:
             seed_everything(config.machine.seed)
         super().__init__(config, local_rank)  # one process, as far as nerfstudio knows: gradients are averaged here
+        self.train_lock = RLock()  # type: ignore[assignment]  # a hook that is called under it may take it, too
         with self._folder.discarded_if_refused():
             self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """Modules that hook into training, besides renderer, loss and densification; more may come before `setup`."""
@@ -179,7 +176,7 @@ class SplatkitTrainer(Trainer):
         fit_run_to_scene(self.config, model, self._together.ranks.is_first)
         model.context.images_per_step = images
         model.use_modules(self.modules)
-        resumed = run_checkpoint(self.config)
+        resumed = self._together.start(self.pipeline.datamanager, lambda: run_checkpoint(self.config))
         if resumed is not None:
             checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()
@@ -237,6 +234,7 @@ class SplatkitTrainer(Trainer):
                         if self._stop_request.signum is None and self.step >= self._start_step:
                             self._held_out.measure(self.step + 1)
         finally:
+            self._log.close()
             self.training_step.close()
             self.pipeline.datamanager.close()
             self._folder.release()
@@ -256,7 +254,7 @@ class SplatkitTrainer(Trainer):
         """Load the images, show them in the viewer, and set the random generators to the first step."""
         self.stop_training, self.step = False, self._start_step - 1
         say_what_begins(self.config, self._start_step, self.pipeline)
-        _ = self.pipeline.datamanager.cached_train  # loads the images
+        self.pipeline.model.parts.frames.know(self.pipeline.datamanager.loaded_train_cameras())
         self._init_viewer_state()
         self._checkpoints.restore_rng()
         self._log.begin()
@@ -268,7 +266,7 @@ class SplatkitTrainer(Trainer):
         for step in range(self._start_step, self.config.max_num_iterations, images):
             while self.training_state == "paused" and not self._stops():
                 time.sleep(0.01)
-            if self._together.agree_to_stop(self._stops(), self._stop_request, context, self.training_step.work):
+            if self._together.agree_to_stop(self._stops(), self._stop_request, context, self.training_step):
                 break
             self.step = step + images - 1
             with self._saver.explaining_errors():
@@ -304,9 +302,8 @@ class SplatkitTrainer(Trainer):
     def _after_train(self) -> None:
         """Print where the results are; keep the viewer open if the config says so."""
         self.training_state = "completed"
-        self._log.flush()
-        held_out = {"Held-out Images": self._held_out.figures, "Contact Sheet": self._held_out.sheet}
-        print_results(self.base_dir, self.checkpoint_dir, held_out)
+        self._log.flush(waits=True)
+        print_results(self.base_dir, self.checkpoint_dir, self._held_out.results)
         for callback in self.callbacks:
             callback.run_callback_at_location(self.step, location=TrainingCallbackLocation.AFTER_TRAIN)
         if not self.config.viewer.quit_on_train_completion:

@@ -20,9 +20,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._compositing_triton import MAX_CHANNELS, SIZES, pixels
+from splatkit_ns.rasterize._blending_triton import ALPHA_MAX, LIGHT_MIN, MAX_CHANNELS, SIZES, pixels
+from splatkit_ns.rasterize._compositing_2dgs_backward_triton import backward
 from splatkit_ns.rasterize._disc_gradients_triton import FIXED, gather, transform_gradients
-from splatkit_ns.rasterize._discs_triton import Discs, load_record
+from splatkit_ns.rasterize._discs_triton import Discs, alpha_on_disc, load_record, load_value
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
 TILE = 8
@@ -30,31 +31,6 @@ TILE = 8
 ENTRIES = 16
 """The number of list entries of one disc that are added up at once."""
 BLOCK = 128
-
-
-@triton.jit
-def _load_value(values_ptr, g, X: tl.constexpr):
-    """Load a disc's values; channels that do not exist are 0."""
-    c0 = tl.load(values_ptr + X * g)
-    c1 = tl.load(values_ptr + X * g + 1) if X > 1 else 0.0
-    c2 = tl.load(values_ptr + X * g + 2) if X > 2 else 0.0
-    c3 = tl.load(values_ptr + X * g + 3) if X > 3 else 0.0
-    return c0, c1, c2, c3
-
-
-@triton.jit
-def _alpha(px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, opacity):
-    """Return alpha before its limit and whether it counts, the offsets from the centre, u, v, 1 / w and both squares.
-
-    The squares are those of the distances on the disc, and on the screen, in standard deviations.
-    """
-    dx, dy = px - x, py - y
-    inverse = 1.0 / tl.maximum(1.0 + e * dx + f * dy, 1e-6)
-    u, v = (a * dx + b * dy) * inverse, (c * dx + d * dy) * inverse
-    sx, sy = dx - offset_x, dy - offset_y
-    on_disc, on_screen = u * u + v * v, 2.0 * (sx * sx + sy * sy)
-    alpha = opacity * tl.exp(-0.5 * tl.minimum(on_disc, on_screen))
-    return alpha, alpha * 255.0 >= 1.0, dx, dy, u, v, inverse, on_disc, on_screen
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -78,14 +54,14 @@ def _forward(
     while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
         g = tl.load(ids_ptr + i).to(tl.int64)
         x, y, a, b, c, d, e, f, offset_x, offset_y = load_record(records_ptr, g)
-        c0, c1, c2, c3 = _load_value(values_ptr, g, X)
+        c0, c1, c2, c3 = load_value(values_ptr, g, X)
         m0, m1, m2 = tl.load(normals_ptr + 3 * g), tl.load(normals_ptr + 3 * g + 1), tl.load(normals_ptr + 3 * g + 2)
-        alpha, counts, _dx, _dy, _u, _v, _inverse, _disc, _screen = _alpha(
+        alpha, counts, _dx, _dy, _u, _v, _inverse, _disc, _screen = alpha_on_disc(
             px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, tl.load(opacities_ptr + g)
         )
-        alpha = tl.minimum(alpha, 0.999)
+        alpha = tl.minimum(alpha, ALPHA_MAX)
         rest = light * (1.0 - alpha)
-        open_ = open_ & ((rest > 1e-4) | (counts == 0))
+        open_ = open_ & ((rest > LIGHT_MIN) | (counts == 0))
         counts = counts & open_
         weight = tl.where(counts, alpha * light, 0.0)
         i += 1
@@ -108,7 +84,7 @@ def _forward(
         n2 += weight * m2
         light = tl.where(counts, rest, light)
         last = tl.where(counts, i - start, last)
-    b0, b1, b2, b3 = _load_value(backgrounds_ptr, camera, X)
+    b0, b1, b2, b3 = load_value(backgrounds_ptr, camera, X)
     tl.store(images_ptr + X * place, i0 + light * b0, mask=inside)
     if X > 1:
         tl.store(images_ptr + X * place + 1, i1 + light * b1, mask=inside)
@@ -124,100 +100,6 @@ def _forward(
     tl.store(medians_ptr + place, median, mask=inside)
     tl.store(lasts_ptr + place, last, mask=inside)
     tl.store(places_ptr + place, median_place, mask=inside)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _backward(
-    records_ptr, opacities_ptr, values_ptr, normals_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, rows_ptr,
-    images_ptr, lights_ptr, lasts_ptr, places_ptr,
-    v_images_ptr, v_lights_ptr, v_normals_ptr, v_distortions_ptr, v_medians_ptr, sums_ptr,
-    width, height, tiles_x, tiles_y, X: tl.constexpr, DEPTH: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """Write the gradients of each entry of the tile's list, added up over its pixels: `FIXED`, X, normals, absolute."""
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
-    start = tl.load(offsets_ptr + tile)
-    light = tl.load(lights_ptr + place, mask=inside, other=1.0)
-    last = tl.load(lasts_ptr + place, mask=inside, other=0)
-    nothing = tl.zeros((T * T,), tl.float32)
-    v0 = tl.load(v_images_ptr + X * place, mask=inside, other=0.0)
-    v1 = tl.load(v_images_ptr + X * place + 1, mask=inside, other=0.0) if X > 1 else nothing
-    v2 = tl.load(v_images_ptr + X * place + 2, mask=inside, other=0.0) if X > 2 else nothing
-    v3 = tl.load(v_images_ptr + X * place + 3, mask=inside, other=0.0) if X > 3 else nothing
-    w0 = tl.load(v_normals_ptr + 3 * place, mask=inside, other=0.0)
-    w1 = tl.load(v_normals_ptr + 3 * place + 1, mask=inside, other=0.0)
-    w2 = tl.load(v_normals_ptr + 3 * place + 2, mask=inside, other=0.0)
-    b0, b1, b2, b3 = _load_value(backgrounds_ptr, camera, X)
-    behind = light * (v0 * b0 + v1 * b1 + v2 * b2 + v3 * b3 + tl.load(v_lights_ptr + place, mask=inside, other=0.0))
-    """The share of the loss that comes from everything behind, dimmed by everything in front."""
-    if DEPTH:
-        covered = 1.0 - light
-        whole_depth = tl.load(images_ptr + X * place + X - 1, mask=inside, other=0.0)
-        depth_left = whole_depth
-        twice = 2.0 * tl.load(v_distortions_ptr + place, mask=inside, other=0.0)
-        v_median = tl.load(v_medians_ptr + place, mask=inside, other=0.0)
-        median_place = tl.load(places_ptr + place, mask=inside, other=0)
-    R: tl.constexpr = FIXED + X + 3 + (2 if ABS else 0)
-    field = tl.arange(0, 32)
-    j = tl.max(last) - 1
-    while j >= 0:
-        g = tl.load(ids_ptr + start + j).to(tl.int64)
-        x, y, a, b, c, d, e, f, offset_x, offset_y = load_record(records_ptr, g)
-        c0, c1, c2, c3 = _load_value(values_ptr, g, X)
-        m0, m1, m2 = tl.load(normals_ptr + 3 * g), tl.load(normals_ptr + 3 * g + 1), tl.load(normals_ptr + 3 * g + 2)
-        opacity = tl.load(opacities_ptr + g)
-        full, counts, dx, dy, u, v, inverse_w, on_disc, on_screen = _alpha(
-            px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, opacity
-        )
-        counts = counts & (j < last)
-        alpha = tl.minimum(full, 0.999)
-        inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
-        light *= inverse
-        weight = tl.where(counts, alpha * light, 0.0)
-        value = v0 * c0 + v1 * c1 + v2 * c2 + v3 * c3 + w0 * m0 + w1 * m1 + w2 * m2
-        v_depth = nothing
-        if DEPTH:
-            z = c0 if X == 1 else (c1 if X == 2 else (c2 if X == 3 else c3))
-            depth_left -= weight * z
-            in_front = 2.0 * (1.0 - light)
-            value += twice * (z * (in_front - covered) + whole_depth - 2.0 * depth_left)
-            v_depth = twice * weight * (in_front + weight - covered)
-            v_depth += tl.where(median_place == j + 1, v_median, 0.0)
-        v_alpha = light * value - inverse * behind
-        behind += weight * value
-        slope = tl.where(counts & (full <= 0.999), -full * v_alpha, 0.0)
-        disc = on_disc <= on_screen
-        p, q, r = slope * inverse_w * u, slope * inverse_w * v, slope * inverse_w * on_disc
-        p, q, r = tl.where(disc, p, 0.0), tl.where(disc, q, 0.0), tl.where(disc, r, 0.0)
-        screen = tl.where(disc, 0.0, 2.0 * slope)
-        to_x, to_y = screen * (dx - offset_x), screen * (dy - offset_y)
-        out = tl.where(field == 0, tl.sum(p * dx), 0.0)
-        out = tl.where(field == 1, tl.sum(p * dy), out)
-        out = tl.where(field == 2, tl.sum(p), out)
-        out = tl.where(field == 3, tl.sum(q * dx), out)
-        out = tl.where(field == 4, tl.sum(q * dy), out)
-        out = tl.where(field == 5, tl.sum(q), out)
-        out = tl.where(field == 6, tl.sum(r * dx), out)
-        out = tl.where(field == 7, tl.sum(r * dy), out)
-        out = tl.where(field == 8, tl.sum(r), out)
-        out = tl.where(field == 9, -tl.sum(to_x), out)
-        out = tl.where(field == 10, -tl.sum(to_y), out)
-        out = tl.where(field == 11, -tl.sum(slope) / opacity, out)
-        out = tl.where(field == FIXED, tl.sum(weight * v0 + (v_depth if X == 1 else nothing)), out)
-        if X > 1:
-            out = tl.where(field == FIXED + 1, tl.sum(weight * v1 + (v_depth if X == 2 else nothing)), out)
-        if X > 2:
-            out = tl.where(field == FIXED + 2, tl.sum(weight * v2 + (v_depth if X == 3 else nothing)), out)
-        if X > 3:
-            out = tl.where(field == FIXED + 3, tl.sum(weight * v3 + v_depth), out)
-        out = tl.where(field == FIXED + X, tl.sum(weight * w0), out)
-        out = tl.where(field == FIXED + X + 1, tl.sum(weight * w1), out)
-        out = tl.where(field == FIXED + X + 2, tl.sum(weight * w2), out)
-        if ABS:
-            out = tl.where(field == FIXED + X + 3, tl.sum(tl.abs(to_x)), out)
-            out = tl.where(field == FIXED + X + 4, tl.sum(tl.abs(to_y)), out)
-        row = tl.load(rows_ptr + start + j)
-        tl.store(sums_ptr + row.to(tl.int64) * R + field, out, mask=field < R)
-        j -= 1
 
 
 class CompositeDiscs(torch.autograd.Function):
@@ -264,7 +146,7 @@ class CompositeDiscs(torch.autograd.Function):
         height, width, channels = images.shape[1:]
         v_images = v_images.contiguous()
         sums = torch.zeros(len(lists.ids), FIXED.value + channels + 3 + 2 * absgrad, device=values.device)
-        _backward[(cameras * tiles_y * tiles_x,)](
+        backward[(cameras * tiles_y * tiles_x,)](
             discs.records, opacities, values, normals, backgrounds, lists.bounds, lists.ids, lists.places,
             images, lights, lasts, places,
             v_images, v_lights.contiguous(), v_normal_images.contiguous(), v_distortions.contiguous(),
@@ -336,11 +218,11 @@ def first_launches(device: str) -> list[Callable[[], object]]:
     numbers, sizes = whole.int(), {"width": 1, "height": 1, "tiles_x": 1, "tiles_y": 1}
     options: dict[str, Any] = {**sizes, "X": 4, "DEPTH": True, "T": TILE, "num_warps": 1}
     forward = (*inputs, *(torch.empty_like(whole) for _ in range(5)), numbers, numbers.clone())
-    backward = (*inputs, first, whole, whole, numbers, numbers, *(torch.zeros_like(whole) for _ in range(6)))
+    tiles = (*inputs, first, whole, whole, numbers, numbers, *(torch.zeros_like(whole) for _ in range(6)))
     gradients = [torch.empty_like(ones) for _ in range(6)]
     one = first + 1
     return [
-        partial(_backward[(1,)], *backward, ABS=False, **options),
+        partial(backward[(1,)], *tiles, ABS=False, **options),
         partial(_forward[(1,)], *forward, **options),
         partial(
             gather[(1,)], first.long(), one.long(), one, whole, 1, *gradients, X=4, ABS=False, E=ENTRIES, num_warps=1

@@ -4,7 +4,7 @@ The formulas are those of 3D Gaussian Splatting (https://arxiv.org/abs/2308.0407
 gsplat, whose compositing this replaces: its backward pass adds up gradients within each warp of 32 pixels, and then,
 by atomic additions in an arbitrary order, over all warps of all tiles. Here one warp has a whole tile, so that a thread
 adds up several pixels before it exchanges sums with others; each list entry's sum is stored in a place of its own, and
-a second kernel adds up the places of each Gaussian in a fixed order.
+`_entry_sums_triton` adds up the places of each Gaussian in a fixed order.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -23,120 +23,21 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from splatkit_ns.rasterize._absolute_gradients_triton import WithAbsoluteGradients
+from splatkit_ns.rasterize._blending_triton import (
+    ALPHA_MAX,
+    MAX_CHANNELS,
+    SIZES,
+    SKIPPED,
+    alpha_at,
+    blend,
+    forward,
+    load_gaussian,
+    pixels,
+)
+from splatkit_ns.rasterize._entry_sums_triton import add_up
+from splatkit_ns.rasterize._entry_sums_triton import first_launches as first_sums
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
-
-MAX_CHANNELS = 4
-GATHERED, TOGETHER, MANY = 16, 4, 32
-"""The number of Gaussians whose list entries are added up together, that of entries of each that are read at once, and
-that of entries above which the last ones of a Gaussian are added up before."""
-APART, WIDE = 64, 128
-"""The number of Gaussians among which one program looks for such with more entries, and that of entries it reads at
-once."""
-SKIPPED = tl.constexpr(32)
-"""The number of list entries that are marked at once as not seen by any pixel."""
-SIZES = ["width", "height", "tiles_x", "tiles_y"]
-"""The arguments whose values Triton does not specialise kernels on, so that new sizes compile nothing."""
-
-
-@triton.jit
-def pixels(width, height, tiles_x, tiles_y, T: tl.constexpr):
-    """Return the centres of this program's pixels, their places in the image, and whether they lie inside it."""
-    tile = tl.program_id(0)
-    camera = tile // (tiles_x * tiles_y)
-    lane = tl.arange(0, T * T)
-    x = (tile % tiles_x) * T + lane % T
-    y = (tile // tiles_x) % tiles_y * T + lane // T
-    place = (camera.to(tl.int64) * height + y) * width + x
-    return tile, camera, x.to(tl.float32) + 0.5, y.to(tl.float32) + 0.5, place, (x < width) & (y < height)
-
-
-@triton.jit
-def _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X: tl.constexpr):
-    """Load one Gaussian's numbers, one Gaussian ahead of their use; channels that do not exist are 0."""
-    g = g.to(tl.int64)
-    c0 = tl.load(colors_ptr + X * g)
-    c1 = tl.load(colors_ptr + X * g + 1) if X > 1 else 0.0
-    c2 = tl.load(colors_ptr + X * g + 2) if X > 2 else 0.0
-    c3 = tl.load(colors_ptr + X * g + 3) if X > 3 else 0.0
-    return (
-        tl.load(means_ptr + 2 * g), tl.load(means_ptr + 2 * g + 1),
-        tl.load(conics_ptr + 3 * g), tl.load(conics_ptr + 3 * g + 1), tl.load(conics_ptr + 3 * g + 2),
-        tl.load(opacities_ptr + g), c0, c1, c2, c3,
-    )  # fmt: skip
-
-
-@triton.jit
-def _alpha(px, py, mx, my, a, b, c, opacity):
-    """Return the fraction of the light behind the Gaussian that it blocks at each pixel, and whether that counts."""
-    dx = mx - px
-    dy = my - py
-    sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
-    alpha = opacity * tl.exp(-sigma)
-    return dx, dy, alpha, (sigma >= 0.0) & (alpha * 255.0 >= 1.0)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _forward(
-    means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,
-    images_ptr, alphas_ptr, lights_ptr, lasts_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, T: tl.constexpr,
-):  # fmt: skip
-    """Write colours, alpha, remaining light, and the number of entries of its tile's list that each pixel has read."""
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
-    start = tl.load(offsets_ptr + tile)
-    end = tl.load(offsets_ptr + tile + 1)
-    light = tl.full((T * T,), 1.0, tl.float32)
-    i0 = tl.zeros((T * T,), tl.float32)
-    i1 = tl.zeros((T * T,), tl.float32)
-    i2 = tl.zeros((T * T,), tl.float32)
-    i3 = tl.zeros((T * T,), tl.float32)
-    last = tl.zeros((T * T,), tl.int32)
-    open_ = inside
-    i = start
-    g = tl.load(ids_ptr + i, mask=i < end, other=0)
-    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
-    g = tl.load(ids_ptr + i + 1, mask=i + 1 < end, other=0)
-    while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
-        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
-            means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
-        )
-        g = tl.load(ids_ptr + i + 2, mask=i + 2 < end, other=0)
-        _dx, _dy, alpha, counts = _alpha(px, py, mx, my, a, b, c, opacity)
-        alpha = tl.minimum(alpha, 0.999)
-        rest = light * (1.0 - alpha)
-        open_ = open_ & ((rest > 1e-4) | (counts == 0))
-        counts = counts & open_
-        weight = tl.where(counts, alpha * light, 0.0)
-        i0 += weight * c0
-        if X > 1:
-            i1 += weight * c1
-        if X > 2:
-            i2 += weight * c2
-        if X > 3:
-            i3 += weight * c3
-        light = tl.where(counts, rest, light)
-        i += 1
-        last = tl.where(counts, i - start, last)
-        mx, my, a, b, c, opacity = n_mx, n_my, n_a, n_b, n_c, n_opacity
-        c0, c1, c2, c3 = n_c0, n_c1, n_c2, n_c3
-    if BACKGROUND:
-        i0 += light * tl.load(backgrounds_ptr + X * camera)
-        if X > 1:
-            i1 += light * tl.load(backgrounds_ptr + X * camera + 1)
-        if X > 2:
-            i2 += light * tl.load(backgrounds_ptr + X * camera + 2)
-        if X > 3:
-            i3 += light * tl.load(backgrounds_ptr + X * camera + 3)
-    tl.store(images_ptr + X * place, i0, mask=inside)
-    if X > 1:
-        tl.store(images_ptr + X * place + 1, i1, mask=inside)
-    if X > 2:
-        tl.store(images_ptr + X * place + 2, i2, mask=inside)
-    if X > 3:
-        tl.store(images_ptr + X * place + 3, i3, mask=inside)
-    tl.store(alphas_ptr + place, 1.0 - light, mask=inside)
-    tl.store(lights_ptr + place, light, mask=inside)
-    tl.store(lasts_ptr + place, last, mask=inside)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -180,17 +81,17 @@ def _backward(
     j -= 1
     g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
     row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
-    mx, my, a, b, c, opacity, c0, c1, c2, c3 = _load(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
+    mx, my, a, b, c, opacity, c0, c1, c2, c3 = load_gaussian(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
     g = tl.load(ids_ptr + start + j - 1, mask=j >= 1, other=0)
     while j >= 0:
-        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = _load(
+        n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = load_gaussian(
             means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
         )
         n_row = tl.load(places_ptr + start + j - 1, mask=j >= 1, other=0)
         g = tl.load(ids_ptr + start + j - 2, mask=j >= 2, other=0)
-        dx, dy, full, counts = _alpha(px, py, mx, my, a, b, c, opacity)
+        dx, dy, full, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
         counts = counts & (j < last)
-        alpha = tl.minimum(full, 0.999)
+        alpha = tl.minimum(full, ALPHA_MAX)
         inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
         light *= inverse
         weight = tl.where(counts, alpha * light, 0.0)
@@ -203,7 +104,7 @@ def _backward(
             color += v3 * c3
         v_alpha = light * color - inverse * behind
         behind += weight * color
-        v_sigma = tl.where(counts & (full <= 0.999), -alpha * v_alpha, 0.0)
+        v_sigma = tl.where(counts & (full <= ALPHA_MAX), -alpha * v_alpha, 0.0)
         sx = v_sigma * dx
         sy = v_sigma * dy
         sum_x = tl.sum(sx)
@@ -230,65 +131,6 @@ def _backward(
         j -= 1
 
 
-@triton.jit(do_not_specialize=["num", "capacity"])
-def _shorten(
-    ends_ptr, counts_ptr, sums_ptr, num, capacity, R: tl.constexpr, G: tl.constexpr, MANY: tl.constexpr, B: tl.constexpr
-):
-    """Add up all but the first MANY - 1 entries of each Gaussian with more than MANY, into the next of its places.
-
-    Such Gaussians are near the camera, and follow one another in the order of depth: so a program looks at G that are
-    far from each other there.
-    """
-    which = tl.arange(0, G)
-    rank = tl.program_id(0) + which * tl.num_programs(0)
-    count = tl.load(counts_ptr + rank, mask=rank < num, other=0)
-    first = tl.load(ends_ptr + rank, mask=rank < num, other=0) - count
-    field = tl.arange(0, 16)
-    entry = tl.arange(0, B)
-    i = tl.min(tl.where(count > MANY, which, G))
-    while i < G:
-        its_count = tl.sum(tl.where(which == i, count, 0))
-        its_first = tl.sum(tl.where(which == i, first, 0))
-        rest = tl.zeros((B, 16), tl.float32)
-        for k in range(MANY - 1, its_count, B):
-            place = its_first + k + entry
-            here = ((k + entry < its_count) & (place < capacity))[:, None] & (field < R)[None, :]
-            rest += tl.load(sums_ptr + place[:, None] * R + field[None, :], mask=here, other=0.0)
-        place = its_first + tl.full((16,), MANY - 1, tl.int64)
-        tl.store(sums_ptr + place * R + field, tl.sum(rest, axis=0), mask=(field < R) & (place < capacity))
-        i = tl.min(tl.where((count > MANY) & (which > i), which, G))
-
-
-@triton.jit(do_not_specialize=["num", "capacity"])
-def _gather(
-    order_ptr, ends_ptr, counts_ptr, sums_ptr, num, capacity, v_means_ptr, v_conics_ptr, v_opacities_ptr, v_colors_ptr,
-    v_abs_ptr, X: tl.constexpr, ABS: tl.constexpr, G: tl.constexpr, E: tl.constexpr, MANY: tl.constexpr,
-):  # fmt: skip
-    """Add up the first MANY entries of each of G Gaussians; Gaussians without any get zeros."""
-    rank = tl.program_id(0) * G + tl.arange(0, G)
-    known = rank < num
-    g = tl.load(order_ptr + rank, mask=known, other=0)
-    count = tl.load(counts_ptr + rank, mask=known, other=0)
-    first = tl.load(ends_ptr + rank, mask=known, other=0) - count
-    count = tl.minimum(count, MANY)
-    R: tl.constexpr = 6 + X + (2 if ABS else 0)
-    field = tl.arange(0, 16)
-    total = tl.zeros((G, 16), tl.float32)
-    entry = tl.arange(0, E)[None, :]
-    for k in range(0, tl.max(count), E):
-        row = first[:, None] + k + entry
-        live = (k + entry < count[:, None]) & (row < capacity)
-        live = live[:, :, None] & (field < R)[None, None, :]
-        total += tl.sum(tl.load(sums_ptr + row[:, :, None] * R + field[None, None, :], mask=live, other=0.0), axis=1)
-    g, field, known = g[:, None], field[None, :], known[:, None]
-    tl.store(v_means_ptr + 2 * g + field, total, mask=known & (field < 2))
-    tl.store(v_conics_ptr + 3 * g + field - 2, total, mask=known & (field >= 2) & (field < 5))
-    tl.store(v_opacities_ptr + g + field - 5, total, mask=known & (field == 5))
-    tl.store(v_colors_ptr + X * g + field - 6, total, mask=known & (field >= 6) & (field < 6 + X))
-    if ABS:
-        tl.store(v_abs_ptr + 2 * g + field - 6 - X, total, mask=known & (field >= 6 + X) & (field < 8 + X))
-
-
 class Composite(torch.autograd.Function):
     """(means2d, conics, colors, opacities, backgrounds, …) -> (images, alphas). All float32, contiguous, on CUDA."""
 
@@ -297,16 +139,10 @@ class Composite(torch.autograd.Function):
         ctx: Any, means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
         width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        cameras, tiles_y, tiles_x = lists.offsets.shape
-        channels, device = colors.shape[-1], colors.device
-        images = torch.empty(cameras, height, width, channels, device=device)
-        alphas = torch.empty(cameras, height, width, 1, device=device)
-        lights, lasts = torch.empty_like(alphas), torch.empty_like(alphas, dtype=torch.int32)
+        images, alphas, lights, lasts = blend(
+            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists
+        )
         behind = colors if backgrounds is None else backgrounds
-        _forward[(cameras * tiles_y * tiles_x,)](
-            means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, images, alphas, lights, lasts,
-            width, height, tiles_x, tiles_y, channels, backgrounds is not None, tile_size, num_warps=1,
-        )  # fmt: skip
         ctx.save_for_backward(means2d, conics, colors, opacities, behind, lights, lasts)
         ctx.lists, ctx.tile_size, ctx.absgrad, ctx.background = lists, tile_size, absgrad, backgrounds is not None
         return images, alphas
@@ -327,15 +163,8 @@ class Composite(torch.autograd.Function):
         )  # fmt: skip
         v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
-        v_abs = torch.empty_like(means2d) if absgrad else v_means
-        number = opacities.numel()
-        _shorten[(triton.cdiv(number, APART),)](
-            lists.ends, lists.counts, sums, number, len(sums), sums.shape[1], APART, MANY, WIDE, num_warps=4
-        )
-        _gather[(triton.cdiv(number, GATHERED),)](
-            lists.order, lists.ends, lists.counts, sums, number, len(sums), v_means, v_conics, v_opacities, v_colors,
-            v_abs, channels, absgrad, GATHERED, TOGETHER, MANY, num_warps=2,
-        )  # fmt: skip
+        v_abs = torch.empty_like(means2d) if absgrad else None
+        add_up(sums, lists, v_means, v_conics, v_opacities, v_colors, v_abs, channels)
         if absgrad:
             means2d.absgrad = v_abs
         v_background = (lights * v_images).sum((1, 2)) if background and ctx.needs_input_grad[4] else None
@@ -358,7 +187,7 @@ def composite(
         height: pixels.
         tile_size: pixels, a power of two.
         lists: the Gaussians on each tile.
-        absgrad: also add up absolute gradients of the means (AbsGS); for at most 4 channels.
+        absgrad: also add up absolute gradients of the means (AbsGS).
 
     Returns:
         Images (C, H, W, X) and alphas (C, H, W, 1).
@@ -369,8 +198,13 @@ def composite(
         for group in (slice(first), slice(first, None)):
             behind = None if backgrounds is None else backgrounds[:, group]
             values = (colors[..., group], opacities, behind)
-            parts.append(composite(means2d, conics, *values, width, height, tile_size, lists, absgrad))
-        return torch.cat([image for image, _ in parts], dim=-1), parts[1][1]
+            parts.append(composite(means2d, conics, *values, width, height, tile_size, lists, False))
+        images, alphas = torch.cat([image for image, _ in parts], dim=-1), parts[1][1]
+        if not absgrad:
+            return images, alphas
+        return WithAbsoluteGradients.apply(  # type: ignore[return-value]
+            images, alphas, means2d, conics.detach(), colors.detach(), opacities.detach(), backgrounds, tile_size, lists
+        )
     return Composite.apply(  # type: ignore[return-value]
         means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
         None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,
@@ -386,15 +220,8 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     sums, images, first = torch.ones(11, device=device), torch.zeros(3, device=device), one.int() - 1
     gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
-    forward = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
+    blended = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
     backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
-    shorten = (one.long(), one.int(), sums, 1, 1)
-    gather = (one.long() - 1, *shorten, *(torch.empty_like(sums) for _ in range(5)), 3)
-    launches: list[Callable[[], object]] = [partial(_forward[(1,)], *forward, num_warps=1)]
-    for absgrad in (True, False):
-        launches += [
-            partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1),
-            partial(_shorten[(1,)], *shorten, 11 if absgrad else 9, APART, MANY, WIDE, num_warps=4),
-            partial(_gather[(1,)], *gather, absgrad, GATHERED, TOGETHER, MANY, num_warps=2),
-        ]
-    return launches
+    launches: list[Callable[[], object]] = [partial(forward[(1,)], *blended, num_warps=1)]
+    launches += [partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1) for absgrad in (True, False)]
+    return [*launches, *first_sums(device)]

@@ -17,14 +17,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from splatkit_ns.rasterize import limits
 from splatkit_ns.rasterize._rows_triton import load3, store3
 from splatkit_ns.rasterize.arguments import RasterSettings
 
 BLOCK = 128
 RECORD = tl.constexpr(10)
 """Numbers of a disc's record: its projected centre, A to F, and the offset of its box's centre from the first."""
-SIGMAS = tl.constexpr(3.33)
-"""The number of standard deviations in a radius, as on the CPU and in gsplat 1.5."""
+SIGMAS = tl.constexpr(limits.DISC_SIGMAS)
+VARIANCE_MIN, MAX_RADIUS = tl.constexpr(limits.DISC_VARIANCE_MIN), tl.constexpr(float(limits.MAX_RADIUS))
 COEFFICIENT_MAX = tl.constexpr(1e15)
 """Largest A to F: a disc that exceeds it is seen edge-on and left out."""
 
@@ -61,8 +62,8 @@ def _describe(
     x, y = a2 / z, b2 / z
     p0, p1, q0, q1 = a0 - x * r0, a1 - x * r1, b0 - y * r0, b1 - y * r1
     offset_x, offset_y, xx, _xy, yy, ok = _outline(p0, p1, q0, q1, r0, r1, z, 1.0)
-    radius_x = tl.minimum(tl.ceil(tl.sqrt(tl.maximum(xx, 1e-4)) * SIGMAS), 16777216.0)
-    radius_y = tl.minimum(tl.ceil(tl.sqrt(tl.maximum(yy, 1e-4)) * SIGMAS), 16777216.0)
+    radius_x = tl.minimum(tl.ceil(tl.sqrt(tl.maximum(xx, VARIANCE_MIN)) * SIGMAS), MAX_RADIUS)
+    radius_y = tl.minimum(tl.ceil(tl.sqrt(tl.maximum(yy, VARIANCE_MIN)) * SIGMAS), MAX_RADIUS)
     seen = seen & ok & ((radius_x > radius_clip) | (radius_y > radius_clip))
     factor = z / (p0 * q1 - p1 * q0)
     a, b, c, d = factor * q1, -factor * p1, -factor * q0, factor * p0
@@ -122,6 +123,31 @@ def load_record(records_ptr, g):
         tl.load(record), tl.load(record + 1), tl.load(record + 2), tl.load(record + 3), tl.load(record + 4),
         tl.load(record + 5), tl.load(record + 6), tl.load(record + 7), tl.load(record + 8), tl.load(record + 9),
     )  # fmt: skip
+
+
+@triton.jit
+def load_value(values_ptr, g, X: tl.constexpr):
+    """Load a disc's values; channels that do not exist are 0."""
+    c0 = tl.load(values_ptr + X * g)
+    c1 = tl.load(values_ptr + X * g + 1) if X > 1 else 0.0
+    c2 = tl.load(values_ptr + X * g + 2) if X > 2 else 0.0
+    c3 = tl.load(values_ptr + X * g + 3) if X > 3 else 0.0
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def alpha_on_disc(px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, opacity):
+    """Return alpha before its limit and whether it counts, the offsets from the centre, u, v, 1 / w and both squares.
+
+    The squares are those of the distances on the disc, and on the screen, in standard deviations.
+    """
+    dx, dy = px - x, py - y
+    inverse = 1.0 / tl.maximum(1.0 + e * dx + f * dy, 1e-6)
+    u, v = (a * dx + b * dy) * inverse, (c * dx + d * dy) * inverse
+    sx, sy = dx - offset_x, dy - offset_y
+    on_disc, on_screen = u * u + v * v, 2.0 * (sx * sx + sy * sy)
+    alpha = opacity * tl.exp(-0.5 * tl.minimum(on_disc, on_screen))
+    return alpha, alpha * 255.0 >= 1.0, dx, dy, u, v, inverse, on_disc, on_screen
 
 
 class Discs(NamedTuple):

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from splatkit_ns.cameras import LensModel
+from splatkit_ns.rasterize import limits
 from splatkit_ns.rasterize._ellipse_triton import determinants, factor_gradient, rows_times
 from splatkit_ns.rasterize._lenses_triton import FISHEYE, LENS_NUMBERS, OPENCV, PINHOLE, see, see_backward
 from splatkit_ns.rasterize._rows_triton import (
@@ -37,8 +38,8 @@ from splatkit_ns.rasterize._rows_triton import (
 from splatkit_ns.rasterize.arguments import RasterSettings
 
 BLOCK = 128
-MAX_RADIUS = tl.constexpr(float(1 << 24))
-"""The largest radius in pixels, as on the CPU."""
+MAX_RADIUS = tl.constexpr(float(limits.MAX_RADIUS))
+"""The largest radius in pixels."""
 LENS_KINDS: dict[LensModel, int] = {"pinhole": PINHOLE.value, "opencv": OPENCV.value, "opencv_fisheye": FISHEYE.value}
 PARTIAL = tl.constexpr(16)
 """Numbers of one block's sums: the upper three rows of a view matrix, then fx, fy, cx and cy."""

@@ -65,3 +65,11 @@ def coefficient_gradients(means: Tensor, kept: Tensor, v_first: Tensor, v_rest: 
             means, kept, v_first, v_first if v_rest is None else v_rest, num, len(kept), bands, 1.0 / len(kept), stored,
             BLOCK, num_warps=WARPS,
         )  # fmt: skip
+
+
+def first_launches(device: str) -> None:
+    """Compute gradients with the kinds of arguments that training has, for Triton to compile the kernel: without and
+    with coefficients up to degree 3."""
+    means, kept = torch.ones(1, 3, device=device), torch.ones(1, 2, 3, device=device)
+    for v_rest in (None, torch.empty(1, 15, 3, device=device)):
+        coefficient_gradients(means, kept, torch.empty(1, 1, 3, device=device), v_rest, 1)

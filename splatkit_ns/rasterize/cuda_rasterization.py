@@ -69,8 +69,6 @@ class OwnKernels(NamedTuple):
 
     tile_lists: Callable[..., Any]
     composite: Callable[..., tuple[Tensor, Tensor]]
-    max_channels: int
-    """The most channels that `composite` blends at once."""
     project: Projection
 
 
@@ -78,7 +76,7 @@ def rasterize_with_own_kernels(
     kernels: OwnKernels, gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Project, evaluate spherical harmonics, list the Gaussians on each tile, and composite."""
-    (width, height), tile_size = cameras.size, settings.tile_size
+    width, height = cameras.size
     num_cameras = len(cameras)
     if settings.backend == "gsplat":
         projected = project_by_gsplat(gaussians, cameras, settings)
@@ -88,26 +86,14 @@ def rasterize_with_own_kernels(
         projected = kernels.project(gaussians, cameras, settings)
     radii, seen, means2d, depths, conics, opacities = projected
     values, backgrounds = composited_values(gaussians, cameras, settings, depths, seen)
-    # absolute gradients of groups of channels do not add up to those of all
-    uses_gsplat = settings.absgrad and values.shape[-1] > kernels.max_channels
-    if not uses_gsplat:
-        tile_size = own_tile_size(num_cameras * width * height)
+    tile_size = own_tile_size(num_cameras * width * height)
     tiles_x, tiles_y = math.ceil(width / tile_size), math.ceil(height / tile_size)
     lists = kernels.tile_lists(
         means2d, conics, opacities, seen, depths, tiles_x, tiles_y, tile_size, settings.list_space
     )
-    if uses_gsplat:
-        require_gsplat(f"absgrad with more than {kernels.max_channels} channels is gsplat's.")
-        from gsplat import rasterize_to_pixels
-
-        images, alphas = rasterize_to_pixels(
-            means2d, conics, values, opacities, width, height, tile_size, lists.offsets, lists.ids,
-            backgrounds=backgrounds, absgrad=True,
-        )  # fmt: skip
-    else:
-        images, alphas = kernels.composite(
-            means2d, conics, values, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
-        )
+    images, alphas = kernels.composite(
+        means2d, conics, values, opacities, backgrounds, width, height, tile_size, lists, settings.absgrad
+    )
     info = {
         "camera_ids": None, "gaussian_ids": None, "radii": radii, "means2d": means2d, "depths": depths,
         "conics": conics, "opacities": opacities, "tile_width": tiles_x, "tile_height": tiles_y,
@@ -251,7 +237,7 @@ def own_kernels() -> OwnKernels:
         for launch in (*compositing.first_launches("cuda", tile_size), *lists.first_launches("cuda", tile_size))
     ]
     run_together([*launches, *projection.first_launches("cuda", radii_have_axes())])
-    return OwnKernels(lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS, project_in_kernels)
+    return OwnKernels(lists.tile_lists, compositing.composite, project_in_kernels)
 
 
 @lru_cache(maxsize=64)

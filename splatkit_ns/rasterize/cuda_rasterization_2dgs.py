@@ -112,7 +112,7 @@ def own_kernels_2dgs() -> OwnKernels2DGS:
     from . import _compositing_2dgs_triton as compositing
     from . import _discs_triton as discs
     from . import _tile_lists_triton as lists
-    from ._compositing_triton import MAX_CHANNELS
+    from ._blending_triton import MAX_CHANNELS
 
     tile = compositing.TILE
     launches = [discs.first_launch("cuda", radii_have_axes()), *compositing.first_launches("cuda")]

@@ -46,7 +46,7 @@ def rasterization(
     CUDA tensors (float32) go to kernels of ours in Triton, which need no compiler of CUDA code; CPU tensors to others
     with the same conventions and the same gradients: for means, quats, scales, opacities, colors, viewmats and
     backgrounds, and on CUDA for Ks. gsplat's compiled code (1.4.0 and 1.5.3) is needed for the backend "gsplat", for
-    `packed`, for absgrad with more than four channels, and if Triton does not work.
+    `packed`, and if Triton does not work.
 
     Args:
         means: (N, 3), world units.

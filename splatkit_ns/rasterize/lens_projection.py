@@ -11,11 +11,7 @@ from splatkit_ns.rotations import matrices_of_unit
 
 from .arguments import Gaussians, RasterCameras, RasterSettings
 from .lens_models import lens_limits, padded_coefficients, project_points
-
-ALPHA_MIN = 1.0 / 255.0
-"""Least alpha: a Gaussian is skipped at pixels that it would change by less than one 8-bit level (3DGS, appendix C)."""
-MAX_RADIUS = 1 << 24
-"""The largest radius in pixels: radii are cut here to fit int32 even if a scale diverges."""
+from .limits import ALPHA_MIN, MAX_RADIUS
 
 
 class ProjectedEllipses(NamedTuple):

@@ -16,7 +16,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization
 from splatkit_ns.rasterize.unscented import has_unscented_transform
-from splatkit_ns.renderer.base import RenderMode, RenderOptions
+from splatkit_ns.renderer.base import RenderMode, RenderOptions, ScreenGradients
 from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -73,6 +73,11 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
 
         uses_ours = not self.packed and self.backend == "splatkit"
         return tuple(kernel for lens, kernel in LENS_KERNELS.items() if uses_ours and lens in lenses)
+
+    def screen_gradients(self, lenses: Iterable[LensModel] = ("pinhole",)) -> ScreenGradients | None:
+        """See `SplatRenderer.screen_gradients`; gsplat's unscented transform, which draws other lenses, has none."""
+        by_gsplat = self.backend == "gsplat" and any(lens != "pinhole" for lens in lenses)
+        return None if by_gsplat else super().screen_gradients(lenses)
 
     def draws_itself(self, view: View, is_training: bool = False) -> bool:
         """Whether `render` draws the views of a lens.

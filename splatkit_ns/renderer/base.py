@@ -17,6 +17,7 @@ from splatkit_ns.errors import ModuleError
 from splatkit_ns.formats import SplatRenderMode
 from splatkit_ns.parts.base import SplatBaseModule, payload_type
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.parts.nesting import only_held, part_with
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import wide_lenses
@@ -25,6 +26,8 @@ from splatkit_ns.triton_kernels import LazyKernel
 
 RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
 """Colours alone, or with accumulated (D) or expected (ED) depth."""
+ScreenGradients = Literal["absolute", "signed"]
+"""Kinds of gradients by places on the screen: sums over pixels of their absolute values (AbsGS), or plain sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +72,36 @@ class SplatRenderer(SplatBaseModule[PayloadT]):
     @property
     def splat_mode(self) -> SplatRenderMode:
         """The way in which Gaussians of this renderer have to be drawn elsewhere; their files store it."""
-        return "default"
+        held = self._held()
+        return "default" if held is None else held.splat_mode
 
     @property
     def gsplat_need(self) -> str | None:
         """The reason why this renderer needs gsplat's compiled code on a GPU, a sentence; None if it does not."""
-        return None
+        held = self._held()
+        return None if held is None else held.gsplat_need
 
     def lens_kernels(self, lenses: Iterable[LensModel]) -> tuple[LazyKernel[Any], ...]:
         """The kernels that training through lenses of these models needs on a GPU besides `gpu_kernels`."""
-        return ()
+        held = self._held()
+        return () if held is None else held.lens_kernels(lenses)
+
+    def screen_gradients(self, lenses: Iterable[LensModel] = ("pinhole",)) -> ScreenGradients | None:
+        """The gradients by the Gaussians' places on the screen that training images have: absolute ones if they can be
+        asked for by a field ``absgrad``, else signed ones; None if there are none.
+
+        Args:
+            lenses: the models of the lenses that are trained through.
+        """
+        held = self._held()
+        if held is not None and held.screen_gradients(lenses) is None:
+            return None
+        offers = part_with(self, "absgrad") is not None and payload_type(self).key_for_gradient == "means2d"
+        return "absolute" if offers else "signed"
+
+    def _held(self) -> SplatRenderer[Any] | None:
+        """The renderer that this one holds, if it holds exactly one: what it does not say itself, that one says."""
+        return only_held(self, SplatRenderer)
 
     def draws_itself(self, view: View, is_training: bool = False) -> bool:
         """Whether `render` draws the views of a lens, so that they are not made of pinhole images."""

@@ -117,20 +117,24 @@ def step_joined(optimizers: Sequence[Optimizer], rates: Tensor) -> None:
         kernel(entries, beta1, beta2, eps)
 
 
-def launch_key(optimizer: Optimizer) -> Hashable:
+def launch_key(optimizer: Optimizer, with_gradient: bool = True) -> Hashable:
     """The addresses and settings that an optimizer's part of a joint step is launched with.
 
     An optimizer that never joins has its gradient's address alone.
+
+    Args:
+        optimizer: the optimizer.
+        with_gradient: whether the address of the gradient is one of them.
     """
     groups = optimizer.param_groups
     group, params = groups[0], groups[0]["params"]
     param: Tensor = params[0]
-    grad = param.grad
+    grad = param.grad if with_gradient else None
     place = None if grad is None else grad.data_ptr()
     if type(optimizer) is not torch.optim.Adam:
         return id(optimizer), place
-    get = optimizer.state.get(param, _NO_STATE).get
-    places = tuple([None if (value := get(name)) is None else value.data_ptr() for name in _STATE])
+    state = optimizer.state.get(param, _NO_STATE)
+    places = tuple([state[name].data_ptr() for name in _STATE if name in state])
     count = (len(groups), len(params), _has_hooks(optimizer), isinstance(group["lr"], Tensor))
     return id(optimizer), place, param.data_ptr(), param.shape, places, count, tuple(map(group.get, _SETTINGS))
 

@@ -17,7 +17,7 @@ from splatkit_ns.densification.budget import drawn, view_scores, wrong_pixels
 from splatkit_ns.densification.mcmc import add_position_noise
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.training_views import TrainingView
-from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer
+from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 from tests.densification.helpers import LOGGER, optimize, random_payload, random_state, set_up
 from tests.rasterize import dense_reference
@@ -422,6 +422,16 @@ def test_a_resumed_run_is_the_same() -> None:
         assert torch.equal(param, resumed.params[name]), name
 
 
+class Holder(SplatRenderer):
+    """Passes on the images of another renderer."""
+
+    def __init__(self) -> None:
+        self.inner = Splat3DGSRenderer()
+
+    def render(self, training_state: Any, view: Any, options: Any = None) -> Any:
+        return self.inner.render(training_state, view, options)
+
+
 def test_renderers_and_data_that_cannot_score_are_refused() -> None:
     state = random_state(4)
     data = noise_views(state)
@@ -430,3 +440,8 @@ def test_renderers_and_data_that_cannot_score_are_refused() -> None:
     with pytest.raises(ModuleError, match=r"needs a data provider with num_train_images.*found object"):
         set_up_budget(with_views(), state, object())
     set_up_budget(SplatBudgetDensification(), state, object())
+    holder = Holder()
+    strategy = with_views()
+    set_up_budget(strategy, state, data, holder)
+    assert strategy._renderer is holder.inner
+    assert holder.inner.absgrad

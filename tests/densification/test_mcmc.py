@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import dataclass
 from decimal import Decimal, getcontext
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from splatkit_ns.densification import SplatMCMCDensification
+from splatkit_ns.densification import SplatMCMCDensification, mcmc
 from splatkit_ns.densification.mcmc import MAX_RATIO, add_position_noise, relocated, sample
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.rasterize import rasterization
@@ -292,6 +295,54 @@ def test_gradients_are_summed_up_between_refinements_and_go_on_in_a_resumed_run(
     assert "gradient_sums" not in pulled(0.0)[0].state_dict()
 
 
+@dataclass
+class Channels(Splat3DGSRenderer):
+    """A renderer of a user's."""
+
+    kind: str | None = "absolute"
+
+    def screen_gradients(self, lenses: Any = ("pinhole",)) -> Any:
+        return self.kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "said"),
+    [
+        ("signed", 4 / 7, "Channels computes no absolute gradients on the screen: SplatMCMCDensification draws by"),
+        (None, 1 / 4, "Channels computes no gradients on the screen here: SplatMCMCDensification draws by opacities"),
+    ],
+)
+def test_what_gradients_there_are_is_used_and_said(
+    kind: str | None, share: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    strategy, state = pulled(1.0)
+    changes: list[RowChange] = []
+    state.subscribe(changes.append)
+    with caplog.at_level(logging.INFO, LOGGER.name):
+        strategy.on_setup(LOGGER, state, renderer=Channels(kind=kind))
+    assert [text.startswith(said) for text in caplog.messages] == [True]
+    assert ("gradient_sums" in strategy.state_dict()) == (kind is not None)
+    for step in (1, 2, 3):
+        strategy.densify(step, state, pull(first=100))
+    (change,) = changes
+    assert float((change.parents[400:] < 100).float().mean()) == pytest.approx(share, abs=0.09)
+
+
+def test_a_renderer_that_forgets_the_absolute_gradients_is_told_once_and_trains(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strategy, state = pulled(1.0)
+    for step in (1, 2):
+        rendered = pull(first=100)
+        del rendered.means2d.absgrad  # type: ignore[attr-defined]
+        strategy.densify(step, state, rendered)
+    assert float(strategy.gradient_sums[0]) > float(strategy.gradient_sums[-1]) > 0  # type: ignore[index]
+    (told,) = caplog.messages
+    assert told.startswith("SplatMCMCDensification draws by signed gradients: means2d of SplatRenderPayload has no abs")
+    assert "Pass absgrad=self.absgrad to rasterization" in told
+
+
 def test_ranks_put_their_gradients_together() -> None:
     class Ranks:
         size, is_first = 2, False
@@ -310,6 +361,7 @@ def test_ranks_put_their_gradients_together() -> None:
 
 KERNEL_CHECK = """
 import torch
+from torch import Tensor
 from splatkit_ns.densification._noise_triton import add_noise
 from splatkit_ns.rotations import rotation_matrices
 
@@ -325,7 +377,8 @@ def check(device, number):
 
     def normals(seed):
         means = before.clone().to(device)
-        add_noise(means, quats.to(device), log_scales.to(device), logits.to(device), 2.0, seed)
+        numbers = torch.tensor([2.0, seed], dtype=torch.float64, device=device)
+        add_noise(means, quats.to(device), log_scales.to(device), logits.to(device), numbers)
         moved = (means.cpu() - before).double() / (2.0 * gates)
         return torch.linalg.solve(covariances, moved[:, :, None])[:, :, 0]
 
@@ -348,6 +401,41 @@ def test_noise_kernel_is_a_covariance_times_normal_numbers() -> None:
 @pytest.mark.gpu
 def test_noise_kernel_on_the_gpu() -> None:
     exec(KERNEL_CHECK + "check('cuda', 200_001)", {})
+
+
+def test_motion_in_a_graph_is_the_noise_that_densify_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Except at the steps at which Gaussians are relocated: there it does nothing, and noise follows as ever."""
+    launched: list[tuple[float, float]] = []
+
+    def kernel(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, numbers: Tensor) -> None:
+        launched.append(tuple(numbers.tolist()))
+
+    monkeypatch.setattr(mcmc, "_kernel_for", lambda state: kernel)
+    strategy, state = SplatMCMCDensification(refine_start_iter=0, refine_every=4), noisy_state(0.4, num=10)
+    set_up(strategy, state)
+    rate = state.optimizers["means"].param_groups[0]["lr"]
+    motion = strategy.motion(state)
+    assert motion is not None
+    expected: list[tuple[float, float]] = []
+    for step in range(2, 11, 2):
+        for with_motion in (False, True):
+            torch.manual_seed(step)
+            if with_motion:
+                numbers = torch.tensor(motion.numbers(step, 2, rate), dtype=torch.float64)
+                motion.launch(numbers)
+                motion.done(step, 2)
+            torch.manual_seed(step)
+            strategy.densify(step, state, images_per_step=2)
+        refines = step in (4, 8)
+        noise = launched[0]
+        assert noise[0] == pytest.approx(5e5 * rate)
+        if refines:
+            assert (launched[1][0], launched[2][0]) == (0.0, noise[0])
+        else:
+            assert launched[1:] == [noise]
+        expected.append(noise)
+        launched.clear()
+    assert len(set(expected)) == 5, "another seed at each step"
 
 
 def test_opaque_gaussians_do_not_shake() -> None:

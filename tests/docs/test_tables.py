@@ -69,14 +69,16 @@ def test_fastgs_is_compared_by_means_and_by_times_of_runs_alone(tables: types.Mo
         return {"scene": "fox", "run": name, "wall_s": wall, "gaussians": gaussians, "note": note, "peak_mib": 5} | more
 
     runs = [
-        row("splatkit-3dgs", 20, 150, psnr=31.0, ssim=0.8),
-        row("splatkit-3dgs", 40, 170, psnr=33.0, ssim=0.9),
+        row("splatkit-3dgs", 20, 150, psnr=31.0, ssim=0.8, seed=42),
+        row("splatkit-3dgs", 30, 150, psnr=31.0, ssim=0.8, seed=42),
+        row("splatkit-3dgs", 40, 170, psnr=33.0, ssim=0.9, seed=7),
         row("splatkit-3dgs", 99, 999, psnr=99.0, ssim=0.9, before="another rate"),
         row("splatkit-3dgs-small", 99, 999, psnr=99.0, ssim=0.9, before="another rate", job=1),
         row("splatkit-3dgs-small", 50, 40, psnr=29.0, ssim=0.7, before="another number", job=2),
         row("splatkit-3dgs::pipeline.model.densification.max_gaussians=80", 25, 80, psnr=30.0, ssim=0.8),
         row("fastgs-big-indoor", 200, 160, note="side by side", psnr=32.0, ssim=0.9),
-        row("fastgs-indoor", 100, 80, psnr=30.5, ssim=0.8),
+        row("fastgs-indoor", 100, 60, psnr=30.0, ssim=0.7, before="another day"),
+        row("fastgs-indoor", 150, 80, note="side by side", psnr=30.5, ssim=0.8),
     ]
     made = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.fastgs_table(runs).splitlines()]
     assert [cells[1:] for cells in made[2:]] == [

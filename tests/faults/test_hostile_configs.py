@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from nerfstudio.configs.dataparser_configs import all_dataparsers
 from nerfstudio.configs.method_configs import all_methods
@@ -16,6 +18,7 @@ from splatkit_ns.cli import main
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.loading import load_run, read_config
 from splatkit_ns.plugin.run.config_file import UntrustedConfigError, holds_config, packages_named, parse_config
+from splatkit_ns.plugin.run.config_tensors import stored_tensor
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 
 OLD_RUN = Path(__file__).parents[1] / "data/v0.1.0/runs/tiny/splatkit-3dgs/run/config.yml"
@@ -119,6 +122,23 @@ HOSTILE = {
         "'nerfstudio_evil.Config'",
     ),
     "a method replaced": (with_line("1", "get_checkpoint_dir"), "it replaces SplatkitTrainerConfig.get_checkpoint_dir"),
+    "a layer called": (with_line("!!python/object/apply:torch.nn.modules.linear.Linear [3, 4]"), "it calls 'torch.nn"),
+    "a method of a layer replaced": (
+        with_line("!!python/object:torch.nn.modules.linear.Linear {forward: 1}"),
+        "it replaces Linear.forward",
+    ),
+    "a network of nerfstudio's": (
+        with_line("!!python/object:nerfstudio.field_components.mlp.MLP {}"),
+        "'nerfstudio.field_components.mlp.MLP', which is no class of configs",
+    ),
+    "a function of PyTorch's layers": (
+        with_line("!!python/object/apply:torch.nn.modules.module.register_module_forward_hook [1]"),
+        "'torch.nn.modules.module.register_module_forward_hook', which is no class",
+    ),
+    "weights that run code": (
+        with_line("!!python/object/apply:torch.storage._load_from_bytes [!!binary gASVAA==]"),
+        "'torch.storage._load_from_bytes'",
+    ),
     "merge keys": (with_line("{<<: {a: 1}}"), "it has a merge key"),
     "a huge number": (with_line("1" + ":1" * 60_000), "a value of 120,001 characters"),
     "a huge file": (with_line("1") + "#" * 4_000_000, "characters, more than any config"),
@@ -178,6 +198,50 @@ def test_parts_of_ones_own_after_trust(evil: Path) -> None:
     assert packages_named(text) == {"evil_parts", "splatkit_ns", "nerfstudio", "torch", "pathlib"}
 
 
+NET_PARTS = """
+import torch
+from torch import nn
+from splatkit_ns.image_model import SplatImageModel
+
+class Net(nn.Module, SplatImageModel):
+    def __init__(self):
+        super().__init__()
+        middle = [nn.BatchNorm1d(200), *(nn.Tanh() for _ in range(9))]
+        self.net = nn.Sequential(nn.Linear(3, 200), *middle, nn.Linear(200, 200))
+        self.one = nn.Parameter(torch.tensor(2.0), requires_grad=False)
+        self.same = self.one
+        self.register_buffer("halves", torch.tensor([1.5, -2.0], dtype=torch.bfloat16))
+    def apply(self, rendered, frame):
+        return rendered
+"""
+
+
+def test_a_network_of_ones_own_comes_back_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML alone would write calls of `torch.load`, and sort twelve layers as "0", "1", "10", "11", "2".
+
+    40,200 weights are more than one value may hold.
+    """
+    (tmp_path / "net_parts.py").write_text(NET_PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "net_parts", raising=False)
+    net = importlib.import_module("net_parts").Net()
+    text = yaml.dump(net)
+    assert "_load_from_bytes" not in text
+    with pytest.raises(UntrustedConfigError, match=r"names 'net_parts\.Net' \(line 1\)$"):
+        parse_config(text)
+    for found in (parse_config(text, trust=["net_parts"]), yaml.load(text, Loader=yaml.UnsafeLoader)):
+        assert type(found) is type(net)
+        expected, weights = net.state_dict(), found.state_dict()
+        assert list(weights) == list(expected)
+        assert all(torch.equal(weights[name], value) for name, value in expected.items())
+        assert [each.requires_grad for each in found.parameters()] == [each.requires_grad for each in net.parameters()]
+        assert found.same is found.one
+        assert yaml.dump(found) == text
+        assert torch.equal(found.net.eval()(torch.ones(2, 3)), net.net.eval()(torch.ones(2, 3)))
+    with pytest.raises(ValueError, match="no type of tensors 'load'"):
+        stored_tensor("load", [1], None, ["AA=="])
+
+
 def test_known_configs_come_back_as_they_were() -> None:
     """All our methods, and one of them with every data parser that there is, two of pipelines that others have made."""
     configs: dict[str, Any] = {name: config for name, config in all_methods.items() if name.startswith("splatkit-")}
@@ -232,8 +296,14 @@ def test_commands_refuse_and_trust(evil: Path, capsys: pytest.CaptureFixture[str
 def test_a_strangers_config_in_the_output_folder_is_not_run(evil: Path) -> None:
     """A run that is about to start compares its config with that of the folder."""
     (evil / "config.yml").write_text(with_line("!!python/object/apply:evil_parts.call []"))
-    assert not holds_config(evil / "config.yml", OLD_RUN.read_text())
+    machine = parse_config(OLD_RUN.read_text()).machine
+    assert not holds_config(evil / "config.yml", OLD_RUN.read_text(), machine)
     assert not (evil / "imported").exists()
     (evil / "config.yml").write_text("# a comment\n" + OLD_RUN.read_text())
     config = yaml.dump(parse_config(OLD_RUN.read_text()))
-    assert holds_config(evil / "config.yml", config)
+    assert holds_config(evil / "config.yml", config, machine)
+    elsewhere = parse_config(OLD_RUN.read_text())
+    elsewhere.machine.num_devices, elsewhere.machine.num_machines = 4, 2
+    assert holds_config(evil / "config.yml", yaml.dump(elsewhere), elsewhere.machine), "a run may go on elsewhere"
+    elsewhere.machine.seed += 1
+    assert not holds_config(evil / "config.yml", yaml.dump(elsewhere), elsewhere.machine)

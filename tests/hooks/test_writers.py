@@ -6,7 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -125,6 +125,32 @@ def test_several_writers_are_one(tmp_path: Path) -> None:
     writer.close()
     assert lines(tmp_path) == [{"step": 1, "name": "loss", "value": 0.5}] * 2
     assert open_writers([], tmp_path, "experiment", "project") is None
+
+
+class Noted(JsonLinesWriter):
+    """Notes that it is closed, and that fails."""
+
+    closed: ClassVar[list[Noted]] = []
+
+    def close(self) -> None:
+        super().close()
+        self.closed.append(self)
+        raise OSError(28, "No space left on device")
+
+
+class Unreachable(JsonLinesWriter):
+    """Cannot be made."""
+
+    def __init__(self, log_dir: Path) -> None:
+        raise ConnectionError("no network")
+
+
+def test_writers_are_closed_if_a_later_one_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Noted, "closed", [])
+    names = [f"{__name__}:{name}" for name in ("Noted", "Noted", "Unreachable")]
+    with pytest.raises(ConnectionError, match="no network"):
+        open_writers(names, tmp_path, "experiment", "project")
+    assert len(Noted.closed) == 2, "the one that failed to close does not keep the other open"
 
 
 def test_a_writer_must_have_all_three_methods(tmp_path: Path) -> None:

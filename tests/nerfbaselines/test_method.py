@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.nerfbaselines import method as methods
 from splatkit_ns.nerfbaselines import spec
 from splatkit_ns.nerfbaselines.dataset import opaque, write_dataset
@@ -121,6 +122,18 @@ def test_training_saving_loading_and_going_on(dataset: dict[str, Any], tmp_path:
     whole.close()
     resumed.close()
     assert not folder.exists()
+
+
+def test_modules_are_told_of_the_end_of_training_once(dataset: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(Splat3DGSLossFn, "post_train", lambda self, step: told.append(step))
+    model = Splatkit3DGSADC(train_dataset=dataset, config_overrides={**SHORT, "max_num_iterations": 3})
+    for step in range(3):
+        assert not told
+        model.train_iteration(step)
+    assert told == [3]
+    model.close()
+    assert told == [3]
 
 
 def test_discs(dataset: dict[str, Any], tmp_path: Path) -> None:

@@ -9,9 +9,14 @@ from typing import Any
 
 import yaml
 
-from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.densification import (
+    SplatBudgetDensification,
+    SplatDefaultDensification,
+    SplatFittingDensification,
+    SplatMCMCDensification,
+)
 from splatkit_ns.loss_fn import Splat2DGSLossFn
-from splatkit_ns.parts.fitting import FittingSteps, FittingValue, SceneShare, fitted, fitted_to_scene
+from splatkit_ns.parts.fitting import FittingSteps, FittingValue, SceneShare, SceneValue, fitted, fitted_to_scene
 from splatkit_ns.ranges import check
 
 
@@ -78,6 +83,18 @@ def test_a_share_that_falls_with_the_number_of_photographs() -> None:
     for kept in (fitted(settings, 400), deepcopy(settings), pickle.loads(pickle.dumps(settings))):
         assert fitted_to_scene(kept, 20)["renderer"]["dropout"] == 0.4
     assert yaml.dump({"dropout": share}) == "dropout: 0.2\n"
+
+
+def test_a_value_of_few_photographs_within_a_part_that_knows_short_runs() -> None:
+    value = SceneValue(13, few=7.6, short=20, below=400, photographs=30)
+    part = SplatFittingDensification(max_per_seed=value)
+    found = [fitted_to_scene(part, photographs) for photographs in (29, 30)]
+    assert [strategy.max_per_seed for strategy in found] == [7.6, 13]
+    assert [type(strategy.max_per_seed) for strategy in found] == [float, float]
+    assert (type(found[0]), part.max_per_seed) == (SplatFittingDensification, value)
+    assert fitted_to_scene(fitted(part, 399), 2).max_per_seed == 20
+    assert fitted_to_scene(pickle.loads(pickle.dumps(fitted(part, 400))), 2).max_per_seed == 7.6
+    assert yaml.dump({"most": value}) == "most: 13.0\n"
 
 
 def test_the_built_in_parts_in_a_short_run() -> None:

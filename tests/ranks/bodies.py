@@ -113,7 +113,8 @@ class TwoImages:
     """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
 
     work = 0
-    is_replay = False
+    makes_graphs = is_replay = False
+    meanwhile = when_slow = None
 
     def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
         self.model, self.count = trainer.pipeline.model, count
@@ -148,6 +149,9 @@ class TwoImages:
                 param.grad = (first + param.grad) / 2
         assert self.first_loss is not None
         return (self.first_loss + loss).detach() / 2
+
+    def wait(self) -> None:
+        """There is nobody else."""
 
     def collected(self) -> AbstractContextManager[None]:
         return nullcontext()

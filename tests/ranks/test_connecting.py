@@ -18,7 +18,7 @@ class Group:
     def __init__(self, connecting: Future[None]) -> None:
         self.connecting, self.exchanges = connecting, list[bool]()
 
-    def _allgather_base(self, every: Any, tensor: Any) -> Any:
+    def _allgather_base(self, every: Any, tensor: Any, options: Any) -> Any:
         self.exchanges.append(self.connecting.done())
         every.copy_(tensor)
         return self

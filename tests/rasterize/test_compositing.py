@@ -12,11 +12,11 @@ import sys
 sys.path.insert(0, "tests/rasterize")
 import torch
 from random_ellipses import random_ellipses
-from splatkit_ns.rasterize import _compositing_triton
+from splatkit_ns.rasterize import _entry_sums_triton
 from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
 
-_compositing_triton.MANY, _compositing_triton.WIDE = {many}, 2
+_entry_sums_triton.MANY, _entry_sums_triton.WIDE = {many}, 2
 torch.manual_seed(0)
 C, N, W, H, T, X = 2, 24, 21, 19, {tile_size}, {channels}
 background, absgrad = {background}, {absgrad}
@@ -90,6 +90,8 @@ print("equal")
         (8, 1, False, True, 32),
         (16, 2, False, False, 32),
         (8, 6, True, False, 3),
+        (8, 6, True, True, 3),
+        (16, 9, False, True, 32),
     ],
 )
 def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool, many: int) -> None:

@@ -120,9 +120,7 @@ from splatkit_ns.rasterize import cuda_rasterization, rasterization
 from splatkit_ns.rasterize.projection import project_in_kernels, project_through_lens
 
 cuda_rasterization.own_tile_size = lambda pixels: 16
-kernels = cuda_rasterization.OwnKernels(
-    lists.tile_lists, compositing.composite, compositing.MAX_CHANNELS, project_in_kernels
-)
+kernels = cuda_rasterization.OwnKernels(lists.tile_lists, compositing.composite, project_in_kernels)
 for name, project in (("opencv", project_in_kernels), ("fisheye", project_in_kernels), ("fisheye", None)):
     if project is not None:
         cuda_rasterization.project_through_lens = project

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numba
+import pytest
 
 import splatkit_ns
 from splatkit_ns.rasterize import cpu
@@ -18,7 +19,11 @@ def test_numba_s_own_setting_is_left_alone() -> None:
     assert "kernels-" in project._cache.cache_path
 
 
-def test_a_change_in_a_helper_changes_every_kernel_s_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "line", "changed"),
+    [("cpu/scalar_math.py", "PREFETCH = 4", "PREFETCH = 5"), ("limits.py", "ALPHA_MAX = 0.999", "ALPHA_MAX = 0.99")],
+)
+def test_a_change_in_a_helper_changes_every_kernel_s_folder(file: str, line: str, changed: str, tmp_path: Path) -> None:
     """numba looks at a kernel's own file only; constants come from another."""
     package = Path(splatkit_ns.__file__).parent
     copy = tmp_path / "splatkit_ns"
@@ -32,8 +37,9 @@ def test_a_change_in_a_helper_changes_every_kernel_s_folder(tmp_path: Path) -> N
 
     before = folder()
     assert before.startswith(str(copy))
-    constants = copy / "rasterize" / "cpu" / "scalar_math.py"
-    constants.write_text(constants.read_text().replace("ALPHA_MAX = 0.999", "ALPHA_MAX = 0.99"))
+    constants = copy / "rasterize" / file
+    assert line in constants.read_text()
+    constants.write_text(constants.read_text().replace(line, changed))
     assert folder() != before
 
 

@@ -12,6 +12,8 @@ from triton.compiler.compiler import make_backend
 
 from splatkit_ns.densification import _noise_triton as noise
 from splatkit_ns.rasterize import (
+    _absolute_gradients_triton as absolute,
+    _blending_triton as blended,
     _compositing_triton as compositing,
     _projection_2dgs_triton as projection_2dgs,
     _projection_triton as projection,
@@ -19,16 +21,19 @@ from splatkit_ns.rasterize import (
 
 TARGET = GPUTarget("cuda", 90, 32)
 BACKEND = make_backend(TARGET)
-WHOLE_NUMBERS = ("number", "cameras", "width", "height", "tiles_x", "tiles_y", "antialiased", "depth_stride", "seed")
+WHOLE_NUMBERS = (
+    "number", "cameras", "width", "height", "tiles_x", "tiles_y", "antialiased", "depth_stride", "seed", "channels",
+)  # fmt: skip
 INTEGERS = ("offsets_ptr", "ids_ptr", "places_ptr", "lasts_ptr", "radii_ptr")
-SHORT = ("views_ptr", "Ks_ptr", "lenses_ptr", "backgrounds_ptr", "offsets_ptr", "ids_ptr", "places_ptr")
+SHORT = ("views_ptr", "Ks_ptr", "lenses_ptr", "backgrounds_ptr", "offsets_ptr", "ids_ptr", "places_ptr", "numbers_ptr")
 
 
 def code(kernel, constants):
     signature = {}
     for name in kernel.arg_names:
         if name.endswith("_ptr"):
-            signature[name] = "*i32" if name in INTEGERS else "*u8" if name == "seen_ptr" else "*fp32"
+            others = {"seen_ptr": "*u8", "numbers_ptr": "*fp64"}
+            signature[name] = "*i32" if name in INTEGERS else others.get(name, "*fp32")
         elif name in WHOLE_NUMBERS:
             signature[name] = "i32"
         else:
@@ -56,8 +61,9 @@ def narrow(text):
 blending = {"X": 4, "BACKGROUND": True, "T": 16}
 gradients = {**blending, "ABS": False}
 for kernel, constants in (
-    (compositing._forward, blending),
+    (blended.forward, blending),
     (compositing._backward, gradients),
+    (absolute._absolute, {"BACKGROUND": True, "T": 16}),
     (projection._forward, {"LENS": 0, "AXES": True, "B": 128}),
     (projection._backward, {"LENS": 0, "CAMERAS": False, "B": 128}),
     (projection_2dgs._forward, {"B": 128}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,18 @@ def open_writers(names: Sequence[str], log_dir: Path, experiment_name: str, proj
         One writer for all; None for no names.
 
     Raises:
-        SplatkitError: a name is unknown, or its writer cannot be made.
+        SplatkitError: a name is unknown, or its writer cannot be made; those that have been made are closed.
     """
     check_is_list(names, "writers")
     classes = [(name, WRITER_REGISTRY.get(name)) for name in names]
-    writers = [_make(name, cls, log_dir, experiment_name, project_name) for name, cls in classes]
+    writers: list[Writer] = []
+    try:
+        for name, cls in classes:
+            writers.append(_make(name, cls, log_dir, experiment_name, project_name))
+    except BaseException:
+        with suppress(Exception):  # what they could not be opened for says more
+            Writers(writers).close()
+        raise
     return Writers(writers) if writers else None
 
 

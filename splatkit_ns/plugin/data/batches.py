@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ from torch import Tensor
 from splatkit_ns.memory import GIB
 from splatkit_ns.plugin.data.reading import Batch, prepare_thread
 from splatkit_ns.plugin.reporting.console import report_once
+
+logger = logging.getLogger("splatkit_ns")
 
 READ_SHARE = 4
 """At most one in this many parts of the budget is for the photographs that training reads ahead."""
@@ -249,24 +252,48 @@ class EvaluationViews(Sequence[tuple[Cameras, Batch]]):
     """Cameras and photographs for an evaluation, on its device; one photograph at a time is copied there.
 
     Args:
-        cameras: of the photographs.
-        batches: the photographs.
+        cameras: of all photographs of the split.
+        batches: all photographs of the split.
+        indices: of those that are measured, in order.
         device: of the evaluation.
     """
 
-    def __init__(self, cameras: Cameras, batches: Batches, device: torch.device | str) -> None:
+    def __init__(self, cameras: Cameras, batches: Batches, indices: Sequence[int], device: torch.device | str) -> None:
         self._cameras = deepcopy(cameras).to(device)
-        self._batches, self._device = batches, device
+        self._batches, self._indices, self._device = batches, indices, device
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Cameras, Batch]:  # type: ignore[override]
-        index = range(len(self))[index]
+        index = self._indices[index]
         return self._view(index, self._batches[index])
 
     def __iter__(self) -> Iterator[tuple[Cameras, Batch]]:
-        return (self._view(index, batch) for index, batch in enumerate(self._batches))
+        pairs = zip(self._indices, self._batches.in_order(self._indices), strict=True)
+        return (self._view(index, batch) for index, batch in pairs)
 
     def _view(self, index: int, batch: Batch) -> tuple[Cameras, Batch]:
         return self._cameras[index : index + 1], {**batch, "image": batch["image"].to(self._device)}
+
+
+def indices_with_pixels(batches: Batches, names: Sequence[str]) -> list[int]:
+    """The photographs of which masks leave any pixel. The others cannot be measured; a warning names them.
+
+    Args:
+        batches: the photographs of a split.
+        names: their files' names, for the warning.
+    """
+    masks = (batch.get("mask") for batch in batches)
+    found = [index for index, mask in enumerate(masks) if mask is None or bool(mask.any())]
+    if len(found) < len(batches):
+        left_out = [name for index, name in enumerate(names) if index not in set(found)]
+        more = "" if len(left_out) <= 3 else f" and {len(left_out) - 3} more"
+        logger.warning(
+            "%d of %d held-out photographs are left out of the evaluation, because their masks leave no pixel: %s%s.",
+            len(left_out),
+            len(batches),
+            ", ".join(left_out[:3]),
+            more,
+        )
+    return found

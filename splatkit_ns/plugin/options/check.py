@@ -17,12 +17,14 @@ from nerfstudio.engine.schedulers import SchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
-from splatkit_ns.densification import GsplatStrategy, SplatDefaultDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import FormatError, find_format
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.options.groups import group_problems
+from splatkit_ns.plugin.options.length import possible_lenses
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
+from splatkit_ns.plugin.run.machines import address_of
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
@@ -55,7 +57,7 @@ RANGES: dict[type, dict[str, Sequence[Range]]] = {
 """The ranges of fields that nerfstudio's own config classes define, by a base class of the config."""
 
 
-def _flag(place: str) -> str:
+def flag(place: str) -> str:
     """The name of an option on the command line."""
     owner, _, name = place.replace("_", "-").rpartition(".")
     return f"--{name} of the dataparser" if owner.endswith("dataparser") else f"--{place.replace('_', '-')}"
@@ -81,12 +83,12 @@ def check_data_options(config: Any) -> None:
     Raises:
         OptionsError: options are out of their ranges.
     """
-    problems = ranges.problems(config, shown=_flag, others=_nerfstudios_ranges)
+    problems = ranges.problems(config, shown=flag, others=_nerfstudios_ranges)
     if problems:
         raise OptionsError(problems)
 
 
-def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: Sequence[Any] | None = ()) -> list[str]:
+def option_problems(config: Any, shown: Callable[[str], str] = flag, modules: Sequence[Any] | None = ()) -> list[str]:
     """The problems of a run's options, one line each.
 
     Args:
@@ -97,14 +99,15 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
-    problems += _lens_problems(config, shown) + _mask_problems(config, shown)
+    problems += _lens_problems(config, shown) + _gradient_problems(config, shown) + _mask_problems(config, shown)
     problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
+    is_first = config.machine.machine_rank == 0  # which alone reads checkpoints, and knows of them
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
         path = getattr(config, name)
-        if path is not None and not exists(Path(path)):
+        if is_first and path is not None and not exists(Path(path)):
             problems.append(f"{shown(name)}: there is no {kind} {path}")
-    if model.init_ply is not None and not RunFolder(config).is_resuming:
+    if is_first and model.init_ply is not None and not RunFolder(config).is_resuming:
         problems += _initial_file_problems(Path(model.init_ply), shown("pipeline.model.init_ply"))
     return problems + own_module_problems(config) + name_problems(config)
 
@@ -149,14 +152,6 @@ def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
             "unscented transform for lenses is in 1.5.3 and newer"
         ]
     problems: list[str] = []
-    densification = part_itself(model.densification)
-    counts = isinstance(densification, SplatDefaultDensification | GsplatStrategy)
-    if counts or getattr(densification, "gradient_power", 0) != 0:
-        problems.append(
-            f"{name} is False with the backend gsplat, whose unscented transform has no gradients of places on the "
-            "screen, expected splatkit-3dgs-mcmc or "
-            + (f"another densification than {densification.module_name}" if counts else "gradient-power 0")
-        )
     if model.camera_optimizer.mode != "off":
         mode = shown("pipeline.model.camera_optimizer.mode")
         problems.append(
@@ -164,6 +159,24 @@ def _unscented_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
             "unscented transform has no gradients of poses"
         )
     return problems
+
+
+def _gradient_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problem of a densification that needs gradients on the screen, if the renderer has none."""
+    model = config.pipeline.model
+    renderer, densification = part_itself(model.renderer), part_itself(model.densification)
+    if not densification.needs_screen_gradients or renderer.screen_gradients(possible_lenses(config)) is not None:
+        return []
+    by_gsplat = getattr(renderer, "backend", None) == "gsplat"
+    reason = (
+        f"{shown('pipeline.datamanager.undistort')} is False with the backend gsplat, whose unscented transform"
+        if by_gsplat
+        else f"the renderer is {renderer.module_name}, which"
+    )
+    return [
+        f"{reason} has no gradients of places on the screen, expected another densification than "
+        f"{densification.module_name}, such as that of splatkit-3dgs or splatkit-3dgs-mcmc"
+    ]
 
 
 def _resolution_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
@@ -194,7 +207,7 @@ def _mask_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
 def _sky_mask_problems(model: Any, weight: float | None, shown: Callable[[str], str]) -> list[str]:
     """The problems of masks that mark the sky, if there is none to learn, or nothing keeps Gaussians out of it."""
     name, problems = f"{shown('pipeline.datamanager.mask_mode')} sky", list[str]()
-    if getattr(model.renderer, "sky_degree", 0) is None:
+    if getattr(part_with(part_itself(model.renderer), "sky_degree"), "sky_degree", 0) is None:
         problems.append(f"{name} needs a sky: set {shown('pipeline.model.renderer.sky_degree')} to 3")
     if weight == 0:
         problems.append(f"{name} has no effect with {shown('pipeline.model.loss_fn.alpha_lambda')} 0: raise it")
@@ -207,19 +220,35 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     if config.mixed_precision or config.use_grad_scaler:
         names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
         problems.append(f"{names} must be False: Gaussians are trained in float32")
-    return problems + _machine_problems(config.machine, shown)
+    return problems + machine_problems(config.machine, shown)
 
 
-def _machine_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
+def machine_problems(machine: Any, shown: Callable[[str], str] = flag) -> list[str]:
+    """The problems of the numbers of devices and machines, one line each.
+
+    Args:
+        machine: of the config of a run.
+        shown: see `option_problems`.
+    """
     problems: list[str] = []
-    if machine.num_machines != 1:
-        flag = shown("machine.num_machines")
-        problems.append(f"{flag} is {machine.num_machines}, expected 1: training on several machines is not supported")
-    count, flag = machine.num_devices, shown("machine.num_devices")
+    count, name = machine.num_devices, shown("machine.num_devices")
     if count < 1:
-        problems.append(f"{flag} is {count}, expected at least 1")
+        problems.append(f"{name} is {count}, expected at least 1")
     elif count > 1 and machine.device_type == "cuda" and torch.cuda.device_count() < count:
-        problems.append(f"{flag} is {count}, but PyTorch finds {torch.cuda.device_count()} GPU(s) on this machine")
+        problems.append(f"{name} is {count}, but PyTorch finds {torch.cuda.device_count()} GPU(s) on this machine")
+    machines, name = machine.num_machines, shown("machine.num_machines")
+    if machines < 1:
+        return [*problems, f"{name} is {machines}, expected at least 1"]
+    if not 0 <= machine.machine_rank < machines:
+        expected = f"0 to {machines - 1}" if machines > 1 else "0"
+        problems.append(
+            f"{shown('machine.machine_rank')} is {machine.machine_rank}, expected {expected} with {name} {machines}"
+        )
+    if machines > 1 and address_of(machine.dist_url) is None:
+        problems.append(
+            f"{shown('machine.dist_url')} is {machine.dist_url}, expected tcp://HOST:PORT with several machines: an "
+            "address of machine 0 that the others can reach, and a free port there, the same on all machines"
+        )
     return problems
 
 

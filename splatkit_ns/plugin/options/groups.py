@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splatkit_ns.errors import OptionsError
+from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import NonNegative, Positive, Range, at_least, flag
 
@@ -104,4 +105,6 @@ def _unknown_groups(config: Any, known: Collection[str], shown: Callable[[str], 
 def _may_own_parameters(config: Any, modules: Sequence[Any]) -> bool:
     model: Any = config.pipeline.model
     parts = [model.renderer, model.image_model, model.loss_fn, model.densification, *config.attached, *modules]
-    return bool(config.modules.own) or any(part_itself(part).may_own_parameters for part in parts)
+    return bool(config.modules.own) or any(
+        part.may_own_parameters for part in with_held_parts([part_itself(part) for part in parts])
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from splatkit_ns.cameras import LensModel
 from splatkit_ns.densification import SplatFittingDensification
-from splatkit_ns.densification.base import offers_absgrad
 from splatkit_ns.parts.fitting import SceneSteps, fitted, fitted_to_scene
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import NonNegative, is_number
@@ -37,16 +37,23 @@ def fit_to_length(config: Any) -> None:
     What has been set is plain numbers, so a second call changes nothing, and ``config.yml`` holds what the run uses.
     """
     if is_short(config):
-        _keep_mcmc_if_needed(config.pipeline.model)
+        _keep_mcmc_if_needed(config)
         config.pipeline = fitted(config.pipeline, config.max_num_iterations)
         config.optimizers = fitted(config.optimizers, config.max_num_iterations)
 
 
-def _keep_mcmc_if_needed(model: Any) -> None:
+def _keep_mcmc_if_needed(config: Any) -> None:
     """Leave a short run its strategy if the renderer does not compute what the one of short runs needs."""
-    strategy = model.densification
-    if isinstance(strategy, SplatFittingDensification) and not offers_absgrad(part_itself(model.renderer)):
+    model = config.pipeline.model
+    strategy, renderer = model.densification, part_itself(model.renderer)
+    offers = renderer.screen_gradients(possible_lenses(config)) == "absolute"
+    if isinstance(strategy, SplatFittingDensification) and not offers:
         model.densification = strategy.as_mcmc()
+
+
+def possible_lenses(config: Any) -> tuple[LensModel, ...]:
+    """The models of the lenses that a run may train through, before its data is known."""
+    return ("pinhole",) if getattr(config.pipeline.datamanager, "undistort", True) else ("opencv", "opencv_fisheye")
 
 
 def fit_to_scene(config: Any, photographs: int) -> bool:

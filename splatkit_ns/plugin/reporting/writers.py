@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nerfstudio.utils import writer as nerfstudio_writer
 from torch import Tensor
@@ -14,6 +14,12 @@ from typing_extensions import Self
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import WRITER_REGISTRY, Writer
+
+Vis = Literal[
+    "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy",
+    "none",
+]  # fmt: skip
+"""nerfstudio's viewers and event writers."""
 
 LOGIN = {
     "wandb": "Log in with `wandb login`, or set WANDB_MODE=offline.",

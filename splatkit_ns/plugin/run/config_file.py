@@ -18,12 +18,17 @@ from typing import Any
 from urllib.parse import unquote
 
 import yaml
+from torch import nn
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
+from splatkit_ns.plugin.run.config_tensors import stored_tensor
 
-KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "gsplat.strategy")
-"""The packages whose config classes may be named."""
+KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "torch.nn.modules", "gsplat.strategy")
+"""The packages whose config classes, or layers of networks, may be named."""
+_TENSOR = f"{stored_tensor.__module__}.{stored_tensor.__qualname__}"
+_CALLED = ("collections.OrderedDict", _TENSOR)
+"""What a part that is an `nn.Module` calls: it makes no more than data of its arguments."""
 _PREFIX = "tag:yaml.org,2002:python/"
 _PLAIN = frozenset(
     ["none", "bool", "str", "unicode", "bytes", "int", "long", "float", "complex", "list", "tuple", "dict"]
@@ -35,6 +40,8 @@ _MOST_CHARACTERS = 4_000_000
 _LONGEST_VALUE = 100_000
 _TARGET = "_target"
 _SHOWN = 5
+PLACE = ("num_devices", "num_machines", "machine_rank", "dist_url")
+"""The options of ``machine`` that say where a run trains; any that were stopped may go on elsewhere."""
 
 
 class UntrustedConfigError(SplatkitError):
@@ -76,15 +83,25 @@ def hint_of_config(path: Path) -> str | None:
     return f"The newest run in it is {max(below, key=lambda each: each.stat().st_mtime)}." if below else None
 
 
-def holds_config(path: Path, text: str) -> bool:
-    """Whether a file holds the same config.
+def holds_config(path: Path, text: str, machine: Any) -> bool:
+    """Whether a file holds the same config, but for the number of devices and machines.
 
     It is compared as text, then after reading and writing it again: users add comments, and files of older versions
     lack options.
+
+    Args:
+        path: the file.
+        text: of the config.
+        machine: its ``machine``.
     """
     try:
         found = path.read_text("utf-8")
-        return found == text or yaml.dump(parse_config(found, trust=packages_named(text))) == text
+        if found == text:
+            return True
+        stored = parse_config(found, trust=packages_named(text))
+        for name in PLACE:
+            setattr(stored.machine, name, getattr(machine, name))
+        return yaml.dump(stored) == text
     except Exception:  # loading a file with other content can raise any exception
         return False
 
@@ -160,7 +177,7 @@ def _check_names(root: yaml.Node, trusted: Sequence[str]) -> None:
         elif kind == _OBJECT:
             fits = is_within(name, KNOWN)
         elif kind == _APPLY:
-            fits = is_within(name, KNOWN) or _PATHS.fullmatch(name) is not None
+            fits = is_within(name, KNOWN) or name in _CALLED or _PATHS.fullmatch(name) is not None
         elif kind == _NAME:
             fits = is_within(name, KNOWN) and key == _TARGET
         else:
@@ -201,21 +218,23 @@ class _Loader(yaml.FullLoader):
         module_name, _, object_name = name.rpartition(".")
         found = getattr(importlib.import_module(module_name), object_name)
         own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module_name, object_name)
-        if not (own or _PATHS.fullmatch(name) or is_within(name, self.trusted)):
+        if not (own or name == _TENSOR or _PATHS.fullmatch(name) or is_within(name, self.trusted)):
             raise UntrustedConfigError(f"it names {name!r}, which is no class of {module_name}")
         return found
 
     def make_python_instance(
         self, suffix: str, node: Any, args: Any = None, kwds: Any = None, newobj: bool = False, unsafe: bool = False
     ) -> Any:
-        """An empty instance of a dataclass, or an enumeration's member or a path of these arguments."""
+        """An empty instance of a dataclass or layer, or an enumeration's member, path or tensor of these arguments."""
         cls: Any = self.find_python_name(suffix, node.start_mark)
         if is_within(suffix, self.trusted):
             return cls.__new__(cls, *(args or ())) if newobj else cls(*(args or ()), **(kwds or {}))
         if newobj:
-            if not hasattr(cls, "__dataclass_fields__"):
+            if not (hasattr(cls, "__dataclass_fields__") or _is_layer(cls)):
                 raise UntrustedConfigError(f"it names {suffix!r}, which is no class of configs")
             return cls.__new__(cls)
+        if suffix in _CALLED and not kwds:
+            return cls(*(args or ()))
         if kwds or not issubclass(cls, (enum.Enum, pathlib.PurePath)):
             raise UntrustedConfigError(f"it calls {suffix!r}")
         return cls(*(args or ()))
@@ -228,6 +247,11 @@ class _Loader(yaml.FullLoader):
         super().set_python_instance_state(instance, state, unsafe)
 
     def _check_state(self, cls: type[Any], state: dict[Any, Any]) -> None:
+        if _is_layer(cls):
+            methods = [name for name in state if callable(getattr(cls, str(name), None))]
+            if methods:
+                raise UntrustedConfigError(f"it replaces {cls.__name__}.{methods[0]}")
+            return
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name, value in state.items():
             if name not in fields and hasattr(cls, str(name)):
@@ -245,6 +269,11 @@ class _Loader(yaml.FullLoader):
         if field.default_factory is not dataclasses.MISSING:
             usual = field.default_factory()
         return isinstance(usual, type) and issubclass(target, usual)
+
+
+def _is_layer(cls: type) -> bool:
+    """Whether this is a class of a layer of PyTorch's own."""
+    return issubclass(cls, nn.Module) and is_within(cls.__module__, ("torch.nn.modules",))
 
 
 def _represent_member(dumper: yaml.Dumper, member: enum.Enum) -> yaml.Node:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName
@@ -45,6 +46,11 @@ class HeldOutImages:
         """The figures of the last evaluation."""
         return self._data.held_out
 
+    @property
+    def results(self) -> dict[str, Any]:
+        """The figures and the sheet, by the names under which they are printed."""
+        return {"Held-out Images": self.figures, "Contact Sheet": self.sheet}
+
     def measure(self, step: int) -> None:
         """Measure the images after a step (counted from 1), print the result and write the sheet.
 
@@ -64,6 +70,9 @@ class HeldOutImages:
             logger.warning(
                 "The held-out images cannot be measured (%s: %s): no more tries.", type(error).__name__, error
             )
+            return
+        if not rows:  # the datamanager has said why
+            self._wanted = False
             return
         figures = _figures(step, rows, self._data.num_held_out)
         self._data.held_out = figures

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -42,6 +44,7 @@ class RunLog:
         self._steps_per_log, self._device, self._schedules = steps_per_log, device, schedules
         self._rays_per_step, self._start_step = rays_per_step, start_step
         self._last = (0, 0.0)
+        self._unwritten: deque[_LoggedValues] = deque()
 
     def begin(self) -> None:
         """Begin the log, before the first step."""
@@ -78,26 +81,69 @@ class RunLog:
             megabytes = torch.cuda.max_memory_allocated() / 1024**2
             writer.put_scalar(name="GPU Memory (MB)", scalar=megabytes, step=step)
 
-    def flush(self) -> None:
-        """Write logged values; if the disk is full, they are lost and the run goes on."""
+    def flush(self, waits: bool = False) -> None:
+        """Write logged values once the device has computed them; if the disk is full, they are lost.
+
+        Args:
+            waits: whether to wait for the device now, as at the end of a run. Otherwise the values of a step may be
+                written a few steps later, so that the host need not stop for them.
+        """
+        if writer.EVENT_STORAGE:
+            self._unwritten.append(_LoggedValues(list(writer.EVENT_STORAGE)))
+            writer.EVENT_STORAGE.clear()
+        while self._unwritten and (waits or self._unwritten[0].are_known()):
+            self._write(self._unwritten.popleft())
+
+    def close(self) -> None:
+        """Write what is known of the steps that have been logged; the GPU may never answer, or be lost."""
+        with suppress(RuntimeError):
+            while self._unwritten and self._unwritten[0].are_known():
+                self._write(self._unwritten.popleft())
+
+    def _write(self, values: _LoggedValues) -> None:
         try:
-            if any(not isinstance(each, writer.LocalWriter) for each in writer.EVENT_WRITERS):
-                _read_back(writer.EVENT_STORAGE)
+            writer.EVENT_STORAGE.extend(values.events())
             writer.write_out_storage()
         except OSError as error:
             report_once(f"The log cannot be written: {describe_os_error(error)}. Training goes on.")
 
 
-def _read_back(events: list[dict[str, Any]]) -> None:
-    """Replace scalar tensors by numbers, for all of which the host waits once."""
-    places: list[tuple[dict[str, Any], str]] = []
-    for event in events:
-        values = event["event"]
-        places += [(values, name) for name in values] if isinstance(values, dict) else [(event, "event")]
-    scalars = [(place, key, place[key]) for place, key in places if isinstance(place[key], Tensor)]
-    scalars = [entry for entry in scalars if entry[2].numel() == 1]
-    if scalars:
-        device = scalars[0][2].device
-        values = torch.stack([value.detach().reshape(()).to(device, torch.float64) for _, _, value in scalars])
-        for (place, key, _), number in zip(scalars, values.tolist(), strict=True):
-            place[key] = number
+class _LoggedValues:
+    """Events of nerfstudio's writers, whose scalars are copied from the device together, without waiting.
+
+    Args:
+        events: nerfstudio's; changed.
+    """
+
+    def __init__(self, events: list[dict[str, Any]]) -> None:
+        self._events = events
+        places: list[tuple[dict[str, Any], str]] = []
+        for event in events:
+            values = event["event"]
+            places += [(values, name) for name in values] if isinstance(values, dict) else [(event, "event")]
+        found = [(place, key, place[key]) for place, key in places if isinstance(place[key], Tensor)]
+        scalars = [(place, key, value) for place, key, value in found if value.numel() == 1]
+        self._places = [(place, key) for place, key, _ in scalars]
+        self._values: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        if scalars:
+            device = scalars[0][2].device
+            values = torch.stack([value.detach().reshape(()).to(device, torch.float64) for _, _, value in scalars])
+            place = torch.empty(len(scalars), dtype=torch.float64, pin_memory=device.type == "cuda")
+            self._values = place.copy_(values, non_blocking=True)
+            if device.type == "cuda":
+                self._copied = torch.cuda.Event()
+                self._copied.record()
+
+    def are_known(self) -> bool:
+        """Whether the device has computed and copied all of them."""
+        return self._copied is None or self._copied.query()
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events, with numbers in place of scalar tensors; waits for the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        if self._values is not None:
+            for (place, key), number in zip(self._places, self._values.tolist(), strict=True):
+                place[key] = number
+        return self._events

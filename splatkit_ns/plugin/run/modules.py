@@ -23,8 +23,11 @@ from splatkit_ns.modules.resolution import SplatResolutionSchedule
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.checks import check_instance, check_method, check_modules, check_settings
 from splatkit_ns.parts.copying import running_copy
-from splatkit_ns.parts.dispatch import unique_names
+from splatkit_ns.parts.dispatch import named_parts
+from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.run.opaque_parts import part_itself
+from splatkit_ns.plugin.step.rank_gradients import exchange_kernel
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
 from splatkit_ns.triton_kernels import LazyKernel, load_ahead
@@ -84,8 +87,9 @@ def gpu_kernels(config: ModulesConfig, modules: Sequence[SplatBaseModule[Any]]) 
     """The kernels that a run with these modules uses on a GPU, without duplicates."""
     model = config.pipeline.model
     parts = [part_itself(part) for part in (model.renderer, model.image_model, model.loss_fn, model.densification)]
-    kernels = [kernel for module in (*parts, *modules) for kernel in module.gpu_kernels]
-    return list(dict.fromkeys([*kernels, joint_kernel]))
+    kernels = [kernel for module in with_held_parts([*parts, *modules]) for kernel in module.gpu_kernels]
+    of_ranks = [exchange_kernel] if Ranks.current().size > 1 else []
+    return list(dict.fromkeys([*kernels, joint_kernel, *of_ranks]))
 
 
 def draws_progress(modules: Sequence[Any]) -> bool:
@@ -154,4 +158,4 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, i
             check_method(part, method, name)
     check_modules(modules)
     parts = [part for _, part, _, _ in kinds if part is not None]
-    check_settings(dict(zip(unique_names([*parts, *modules]), [*parts, *modules], strict=True)))
+    check_settings(named_parts([*parts, *modules]))

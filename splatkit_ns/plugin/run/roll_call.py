@@ -22,15 +22,18 @@ class RollCall:
         self._answers: Callable[[], list[list[int]]] | None = None
         self.is_last = False
         """Whether a rank wanted to stop when it began the step of the last call; all ranks see the same."""
+        self.steps_alike = 0
+        """The least number that a rank has given at the last call; all ranks see the same."""
 
-    def call(self, wants_to_stop: bool, work: int = 0) -> None:
+    def call(self, wants_to_stop: bool, work: int = 0, steps_alike: int = 0) -> None:
         """Say that this rank begins a step.
 
         Args:
             wants_to_stop: whether it wants to stop after it.
             work: that of its last image.
+            steps_alike: see `SharedUpdateGraph`.
         """
-        self._answers = self._ranks.gather_later([int(wants_to_stop), work])
+        self._answers = self._ranks.gather_later([int(wants_to_stop), work, steps_alike])
 
     def wait(self) -> None:
         """Wait until all ranks have begun the step.
@@ -41,5 +44,6 @@ class RollCall:
         if self._answers is not None:
             answers, self._answers = self._answers, None
             found = answers()
-            self.is_last = any(wants for wants, _ in found)
-            self._learn([work for _, work in found])
+            self.is_last = any(wants for wants, _, _ in found)
+            self._learn([work for _, work, _ in found])
+            self.steps_alike = min(alike for _, _, alike in found)

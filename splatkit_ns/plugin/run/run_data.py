@@ -11,10 +11,12 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from splatkit_ns.cameras import LensModel
 from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
+from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.data.masks import MaskMode
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.measures import Measures
@@ -109,6 +111,11 @@ class RunData:
         return [found.setdefault(tuple(row), len(found)) for row in rows]
 
     @property
+    def train_lenses(self) -> set[LensModel]:
+        """The models of the lenses through which training images are drawn."""
+        return lens_models(self.datamanager.train_dataset.cameras)
+
+    @property
     def train_extent(self) -> tuple[float, float]:
         """The largest distance of a training image's edge from its principal point, in focal lengths: across, down."""
         cameras = self.datamanager.train_dataset.cameras
@@ -118,7 +125,7 @@ class RunData:
 
     @property
     def num_eval_images(self) -> int:
-        """Number of evaluation images."""
+        """Number of evaluation images, also of those that `evaluate` leaves out."""
         return len(self.eval_image_paths)
 
     @property
@@ -128,7 +135,7 @@ class RunData:
 
     @property
     def eval_image_paths(self) -> list[Path]:
-        """Files of the evaluation images, in the order of `evaluate`."""
+        """Files of the evaluation images, in the order of `evaluate`, also of those that it leaves out."""
         return [Path(path) for path in self._evaluation_data().eval_dataset.image_filenames]
 
     def train_image(self, index: int) -> Tensor:
@@ -169,12 +176,13 @@ class RunData:
         """Render and measure the evaluation images one by one, with the Gaussians as they are now.
 
         These are the images and figures of ``ns-eval``: if the data set has a test split, such as Blender's, the images
-        are from that split. Training is not affected: nothing is drawn from the random generators.
+        are from that split. Images whose masks leave no pixel are left out. Training is not affected: nothing is drawn
+        from the random generators.
         """
         model = self._model
         data = self._evaluation_data()
-        with model.parts.dispatcher.validation(len(data.eval_dataset)) as is_heard:
-            for index, (camera, batch) in enumerate(data.fixed_indices_eval_dataloader):
+        with model.parts.dispatcher.validation(len(data.measured)) as is_heard:
+            for index, (camera, batch) in zip(data.measured, data.fixed_indices_eval_dataloader, strict=True):
                 if is_heard:
                     model.parts.dispatcher.run("pre_validation_image")
                 yield self._measured(camera, batch, data.eval_dataset.image_filenames[index])
@@ -187,8 +195,8 @@ class RunData:
 
     @property
     def num_held_out(self) -> int:
-        """Number of the run's own evaluation images, such as Blender's for validation."""
-        return len(self.datamanager.eval_dataset)
+        """Number of the run's own evaluation images that can be measured, such as Blender's for validation."""
+        return len(self.datamanager.measured)
 
     def measure_held_out(self) -> Iterator[ImageEvaluation]:
         """Measure the run's own evaluation images, `MOST_HELD_OUT` of them if there are more, without LPIPS.
@@ -200,7 +208,7 @@ class RunData:
         for index in torch.linspace(0, self.num_held_out - 1, count).round().long().tolist():
             camera, batch = frames[index]
             with self._model.measures.quickly():
-                result = self._measured(camera, batch, data.eval_dataset.image_filenames[index])
+                result = self._measured(camera, batch, data.eval_dataset.image_filenames[data.measured[index]])
             yield result
 
     def _measured(self, camera: Cameras, batch: dict[str, Any], path: Path) -> ImageEvaluation:
@@ -235,6 +243,7 @@ class RunData:
             "num_train_images": self.num_train_images,
             "num_eval_images": self.num_eval_images,
             "eval_images": [path.name for path in self.eval_image_paths],
+            "left_out": [path.name for index, path in enumerate(self.eval_image_paths) if index not in data.measured],
             "background": {"training": model.config.background_color, "evaluation": color},
             "masks": MASKS[data.config.mask_mode] if masked or data.config.mask_mode == "alpha" else "none",
             "compared_with": self._compared_with(),

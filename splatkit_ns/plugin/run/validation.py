@@ -55,7 +55,9 @@ class AnnouncedEvaluation(VanillaPipeline):
             return super().get_eval_image_metrics_and_images(step)
 
     def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Mean metrics of many images."""
+        """Mean metrics of many images; none if none of them can be measured."""
+        if len(data_loader) == 0:
+            return {}
         with self._dispatcher.validation(len(data_loader)) as is_heard:
             images = AnnouncedImages(data_loader, self._dispatcher) if is_heard else data_loader
             return super().get_average_image_metrics(images, *args, **kwargs)

@@ -53,8 +53,8 @@ class FiniteWatch:
         self.every_step = every_step
         self._capacity = 1 if every_step else STEPS_PER_CHECK
         self._values = torch.zeros(self._capacity, len(names) + 2, device=device)
-        """A row for each step: the loss, the largest gradients, and the loss of this rank's own image."""
-        self._places = [row.split_with_sizes([1, len(names), 1]) for row in self._values]
+        """A row for each step; see `row`."""
+        self._rows = self._values.unbind()
         self._zero = torch.zeros((), device=device)
         self._steps: list[tuple[int, str]] = []
         self._in_a_row = 0
@@ -75,22 +75,32 @@ class FiniteWatch:
         return torch.stack([next(found).float() if grad is not None and grad.numel() else self._zero for grad in grads])
 
     @torch.no_grad()
-    def record(self, context: StepContext, largest: Tensor, loss: Tensor | None = None) -> None:
+    def row(self, largest: Tensor, own_loss: Tensor, loss: Tensor | None = None) -> Tensor:
+        """What is recorded of a step; a CUDA graph can hold this.
+
+        Args:
+            largest: the result of `largest_gradients`.
+            own_loss: that of this rank's image, scalar.
+            loss: the mean over the ranks; None means the same.
+
+        Returns:
+            (G + 2,) float32: the loss, the largest gradients, and the loss of this rank's image.
+        """
+        losses = [each.detach().float().reshape(1) for each in (own_loss if loss is None else loss, own_loss)]
+        return torch.cat([losses[0], largest, losses[1]])
+
+    @torch.no_grad()
+    def record(self, context: StepContext, row: Tensor) -> None:
         """Record this step's loss and gradients, after backward.
 
         Args:
             context: the context of the step.
-            largest: the result of `largest_gradients`.
-            loss: the mean over the ranks; None means that of the context.
+            row: the result of `row`.
 
         Raises:
             NotFiniteError: a check was due, and a value since the last check was not finite.
         """
-        own = context.loss
-        assert own is not None
-        losses = [each.detach().float().reshape(1) for each in (own if loss is None else loss, own)]
-        places = self._places[len(self._steps)]
-        torch._foreach_copy_(places, [losses[0], largest, losses[1]])  # type: ignore[reportPrivateUsage]
+        self._rows[len(self._steps)].copy_(row)
         self._steps.append((context.step, context.image_name))
         if len(self._steps) == self._capacity:
             try:
@@ -102,13 +112,19 @@ class FiniteWatch:
                 raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
 
     def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer], loss: Tensor | None = None) -> bool:
-        """Record a step, and say whether the optimizers may step; see `record` for the arguments.
+        """Record a step, and say whether the optimizers may step.
+
+        Args:
+            context: the context of the step.
+            optimizers: by parameter group.
+            loss: the mean over the ranks; None means that of the context.
 
         Raises:
             NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row were skipped.
         """
+        assert context.loss is not None
         try:
-            self.record(context, self.largest_gradients(optimizers), loss)
+            self.record(context, self.row(self.largest_gradients(optimizers), context.loss, loss))
         except NotFiniteError as error:
             if not self._skips:
                 raise

@@ -102,6 +102,7 @@ class TrainingFrames:
         self._backgrounds = backgrounds
         self._camera_optimizer = camera_optimizer
         self._views: dict[int, View] = {}
+        self._cameras: Cameras | None = None
         self._numbers = torch.arange(num_images)
         self.downscale = 1
         """The number by which the sides of training images are divided."""
@@ -146,14 +147,19 @@ class TrainingFrames:
         name = str(batch.get("image_name", batch.get("image_idx", "")))
         return dataclasses.replace(frame, image_name=name, **found)
 
+    def know(self, cameras: Cameras) -> None:
+        """Take the cameras of all photographs, in main memory: what they are is then not read from the device."""
+        self._cameras = cameras.to("cpu")
+
     def view(self, camera: Cameras) -> View:
-        """The view of a training camera; the camera is read from its device only once, whatever the resolution."""
+        """The view of a training camera, whose kind is looked up only once, whatever the resolution."""
         index = (camera.metadata or {}).get("cam_idx")
         view = None if index is None else self._views.get(index)
         if view is None:
-            view = lens_view(camera)
-            if index is not None:
-                self._views[index] = view
+            if index is None:
+                return lens_view(camera).smaller(self.downscale)
+            known = camera if self._cameras is None else self._cameras[index : index + 1]
+            view = self._views[index] = lens_view(known).to(camera.device, non_blocking=True)
         return view.smaller(self.downscale)
 
     def corrected(self, frame: TrainingFrame) -> View:

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +39,8 @@ MOST_GRAPHS = 4
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
+PLAIN = (bool, int, float, str)
+"""The types of settings that a graph depends on."""
 CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """The fields of the context that a step sets, besides its losses."""
 TRIED = 20
@@ -47,7 +49,7 @@ WORTH_IT = 5
 UNKNOWN = -1
 """A length that the device has not written yet."""
 LOOKS = 100_000
-"""The number of reads of a length after which the host waits for the whole step: something may have gone wrong."""
+"""The number of reads of a length after which the host looks whether something has gone wrong."""
 
 
 @dataclasses.dataclass
@@ -61,6 +63,8 @@ class CapturedStep:
     loss_names: list[str]
     losses: Tensor
     """The loss's terms, followed by the loss."""
+    single_losses: tuple[Tensor, ...]
+    """Each of them, scalar."""
     gradients: dict[str, Tensor]
     color_gradients: Tensor | None
     """Those that `ColorGradients` keeps."""
@@ -82,8 +86,14 @@ class GraphForwardBackward:
         model: the model on a CUDA device, with its modules attached.
     """
 
+    makes_graphs = True
+
     def __init__(self, model: StepModel) -> None:
         self._model = model
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.when_slow: Callable[[], None] = lambda: None
+        self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
+        """Whether a hook sees losses, and may keep them: then it gets copies."""
         self._plain = PlainForwardBackward(model)
         self._stream = torch.cuda.Stream()
         self._holder: torch.cuda.CUDAGraph | None = None
@@ -184,6 +194,7 @@ class GraphForwardBackward:
         shown = dataclasses.replace(step.frame, image_name=frame.image_name, image_index=frame.image_index)
         model.parts.use_frame(shown)
         step.graph.replay()
+        self.meanwhile()
         length = self._last_length = self._wait_for_length()
         self._lengths[kind].append(length)
         if length > step.capacity:
@@ -194,7 +205,7 @@ class GraphForwardBackward:
             return False
         for name, value in step.results.items():
             setattr(context, name, value)
-        losses = step.losses.clone().unbind()  # copies, so that a module may keep them
+        losses = step.losses.clone().unbind() if self._shows_losses else step.single_losses
         context.loss_terms, context.loss = dict(zip(step.loss_names, losses, strict=False)), losses[-1]
         colors = current_color_gradients()
         for name, gradient in step.gradients.items():
@@ -213,7 +224,8 @@ class GraphForwardBackward:
             time.sleep(0)  # lets other threads run
             looks += 1
             if looks % LOOKS == 0:
-                torch.cuda.current_stream().synchronize()  # raises the device's error if there was one
+                self.when_slow()
+                torch.cuda.current_stream().query()  # raises the device's error if there was one
         return int(self._needed[0])
 
     def _parameters(self) -> dict[str, nn.Parameter]:
@@ -231,8 +243,8 @@ class GraphForwardBackward:
         model = self._model
         parts = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
         values = [getattr(part, name) for part in parts for name in settings_of(type(part))]
-        plain = (value for value in values if isinstance(value, bool | int | float | str))
-        trained = (param.requires_grad for param in parameters.values())
+        plain = [value for value in values if isinstance(value, PLAIN)]
+        trained = [param.requires_grad for param in parameters.values()]
         return (len(model.training_state), model.sh_degree_now(), *plain, *trained)
 
     def _note_length(self, kind: Hashable) -> None:
@@ -285,7 +297,8 @@ class GraphForwardBackward:
         gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}
         colors = current_color_gradients()
         kept = None if colors is None else colors.found
-        return CapturedStep(graph, static, results, list(context.loss_terms), losses, gradients, kept, capacity)
+        names = list(context.loss_terms)
+        return CapturedStep(graph, static, results, names, losses, losses.unbind(), gradients, kept, capacity)
 
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
         """Run render, loss and backward pass in PyTorch; returns the loss's terms, followed by the loss."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.step.graph import GraphForwardBackward
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
 
@@ -22,9 +23,9 @@ def forward_backward(
 ) -> ForwardBackward:
     """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
-    They are not possible on the CPU, if gradients are summed up over steps, if poses are corrected as SE3 (nerfstudio's
-    function copies from the host), or if a module runs between render and backward pass or measures the time of each
-    part of a step.
+    They are not possible on the CPU, if renderer, image model or loss, or a part that one of them holds, is not
+    capturable, if gradients are summed up over steps, if poses are corrected as SE3 (nerfstudio's function copies from
+    the host), or if a module runs between render and backward pass or measures the time of each part of a step.
 
     Args:
         model: the model, with its modules attached.
@@ -33,10 +34,11 @@ def forward_backward(
         accumulation: parameter group -> number of steps to sum up gradients over.
     """
     dispatcher = model.parts.dispatcher
+    in_graph = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
     possible = (
         cuda_graphs
         and torch.device(device).type == "cuda"
-        and all(can_capture(part) for part in (model.parts.renderer, model.parts.image_model, model.parts.loss_fn))
+        and all(map(can_capture, with_held_parts(in_graph)))
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
         and model.camera_optimizer.config.mode != "SE3"
         and all(accumulation[name] == 1 for name in model.get_param_groups())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer
@@ -62,8 +63,14 @@ class FrameSource(Protocol):
 class ForwardBackward(Protocol):
     """Runs render, loss and backward pass of a step."""
 
+    makes_graphs: bool
+    """Whether steps run as CUDA graphs where that is possible; the same on all ranks."""
     is_replay: bool
     """Whether the last step has run as a CUDA graph."""
+    meanwhile: Callable[[], None]
+    """Called, if at all, while the host waits for the device to begin a step, for work that it can do ahead."""
+    when_slow: Callable[[], None]
+    """Called now and then while the device does not begin a step for long; may raise."""
 
     @property
     def work(self) -> int:
@@ -97,10 +104,12 @@ def reaches(step: int, every: int, images_per_step: int) -> bool:
 class PlainForwardBackward:
     """Runs render, loss and backward pass in PyTorch, kernel by kernel."""
 
-    is_replay = False
+    makes_graphs = is_replay = False
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.when_slow: Callable[[], None] = lambda: None
         self._list_space = ListSpace()
 
     @property
@@ -116,6 +125,7 @@ class PlainForwardBackward:
         model.get_loss_dict(outputs, batch)
         assert model.context.loss is not None
         model.context.loss.backward()
+        model.parts.measure()
         return outputs
 
     def close(self) -> None:

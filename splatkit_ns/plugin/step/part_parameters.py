@@ -37,6 +37,7 @@ class PartParameters(nn.Module):
         super().__init__()
         self._gauss_params = [gauss_params]  # in a list, so that this module does not count them as its own
         self._collected: dict[int, SplatBaseModule[Any]] = {}
+        self._tensors: set[int] = set()  # what parts own, by id: a part that holds another one does not own that's
         self.schedules: dict[str, Schedule] = {}
         """The optimizer settings of each parameter, by the name of its group."""
         self.rows: dict[str, RowTrainable] = {}
@@ -68,7 +69,7 @@ class PartParameters(nn.Module):
         except Exception as error:
             raise hook_failure(where, context.step, error) from error
         checked = _checked(declared, where)
-        if left_out := undeclared_parameters(part, checked):
+        if left_out := undeclared_parameters(part, checked, self._tensors):
             names = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
             context.logger.warning(
                 "%s holds parameters that are not trained, because %s does not return them: %s. "
@@ -81,21 +82,24 @@ class PartParameters(nn.Module):
         for name, entry in checked.items():
             if isinstance(entry, RowTrainable):
                 self._add_rows(name, entry, where, context)
-            else:
+            elif id(entry.parameter) not in self._tensors:
                 own[name] = entry
                 self.schedules[f"{part_name}.{name}"] = entry
-        buffers = list(nn.Module.named_buffers(part)) if isinstance(part, nn.Module) else []
+        found = nn.Module.named_buffers(part) if isinstance(part, nn.Module) else ()
+        buffers = [(name, buffer) for name, buffer in found if id(buffer) not in self._tensors]
         if own or buffers:
             tensors = OwnTensors(own, buffers).to(context.training_state.device)
             if isinstance(part, nn.Module):
                 _move_buffers(part, tensors)
             self.add_module(part_name, tensors)
+            self._tensors |= {id(tensor) for tensor in (*tensors.parameters(), *tensors.buffers())}
 
     def _add_rows(self, name: str, entry: RowTrainable, where: str, context: StepContext) -> None:
         params = self._gauss_params[0]
         if name in KEYS or name in self.rows:
             raise ModuleError(
-                f"{where}: there is a parameter {name!r} of the Gaussians already; give yours another name."
+                f"{where}: there is a parameter {name!r} of the Gaussians already; give yours another name. What a "
+                "part holds declares its own."
             )
         self.rows[name] = entry
         self.schedules[name] = entry
@@ -145,8 +149,9 @@ def _move_buffers(part: nn.Module, tensors: OwnTensors) -> None:
     kept: dict[str, Tensor] = dict(tensors.named_buffers())
     for prefix, module in nn.Module.named_modules(part):
         for name in list(module._buffers):  # type: ignore[reportPrivateUsage]  # there is no public way to replace one
-            full = f"{prefix}.{name}" if prefix else name
-            module._buffers[name] = kept[full.replace(".", "/")]  # type: ignore[reportPrivateUsage]
+            full = (f"{prefix}.{name}" if prefix else name).replace(".", "/")
+            if full in kept:  # not of a part that this one holds
+                module._buffers[name] = kept[full]  # type: ignore[reportPrivateUsage]
 
 
 def fit_rows(params: nn.ParameterDict, name: str, value: Tensor) -> None:

@@ -77,11 +77,14 @@ class StepParts:
         context.training_state.subscribe(self._rows_changed)
 
     def use_modules(self, modules: Sequence[SplatBaseModule[Any]]) -> None:
-        """Let these modules hook into training, after renderer, image model, loss and densification."""
+        """Let these modules hook into training, after renderer, image model, loss and densification.
+
+        A part that another one holds comes right before that.
+        """
         given = [self.renderer, self.image_model, self.loss_fn, self.densification]
         parts = [part for part in given if type(part) is not IdentityImageModel] + list(modules)
         self.dispatcher = ModuleDispatcher(parts, self.context)
-        self.context.modules = parts
+        self.context.modules = list(self.dispatcher.modules.values())
         check_signature(self.renderer)
         name = f"{self.loss_fn.module_name}.compute_loss"
         self._compute_loss = bind_arguments(self.loss_fn.compute_loss, RENDER_ARGUMENTS, name)
@@ -119,7 +122,7 @@ class StepParts:
     @property
     def are_ours(self) -> bool:
         """Whether this package defines all parts, and no code of users runs in a step."""
-        return all(map(_is_ours, self.context.modules))
+        return all(map(is_ours, self.context.modules))
 
     def run_hooks(self, hook: str, after: str) -> None:
         """Run a hook of all parts, between the end of the phase before it and that of "modules"."""
@@ -135,20 +138,19 @@ class StepParts:
 
     def _led(self, parts: Sequence[SplatBaseModule[Any]]) -> AbstractContextManager[None]:
         """Let all ranks have what these parts do to the rows on rank 0; our own do the same on all ranks anyway."""
-        if self._ranks.size == 1 or all(map(_is_ours, parts)):
+        if self._ranks.size == 1 or all(map(is_ours, parts)):
             return nullcontext()
-        self._seed("hooks", of_rank=False)
+        self.seed("hooks", of_rank=False)
         return led_by(self._ranks, self.context.training_state)
 
-    def _seed(self, purpose: str, of_rank: bool) -> None:
+    def seed(self, purpose: str, of_rank: bool) -> None:
         """Seed the random generators for a part of the step.
 
         Args:
             purpose: the part of the step.
             of_rank: whether each rank draws numbers of its own; False if all draw the same.
         """
-        context = self.context
-        rank = context.world_rank if of_rank else 0
+        context, rank = self.context, self.context.world_rank if of_rank else 0
         seed_generators(context.training_state.device, context.seed, context.step, purpose, rank)
 
     # ------------------------------------------------------------------ the calls, in the order of a step
@@ -161,8 +163,7 @@ class StepParts:
         """
         if not self.dispatcher.is_training:
             self.set_up()
-        self.frame = None
-        self.context.step = step + self.context.images_per_step
+        self.frame, self.context.step = None, step + self.context.images_per_step
         self.run_hooks("pre_batch", after="other")
 
     def frame_of(self, camera: Cameras) -> TrainingFrame:
@@ -180,7 +181,7 @@ class StepParts:
         """
         self.context.start_step(self.context.step)
         self._seen = None  # or gradients to poses would flow on the stream of the last step, which no graph can hold
-        self._seed("frame", of_rank=True)
+        self.seed("frame", of_rank=True)
         frame = self.use_frame(self.frames.make(camera, batch))
         self.dispatcher.run("on_phase", phase="data")
         for owner, edit in self.dispatcher.results("pre_step"):
@@ -194,7 +195,7 @@ class StepParts:
 
     def reseed_render(self) -> None:
         """Set the random generators to the beginning of this step's render."""
-        self._seed("render", of_rank=True)
+        self.seed("render", of_rank=True)
 
     def use_frame(self, frame: TrainingFrame) -> TrainingFrame:
         """Make this the frame that is rendered and compared from now on."""
@@ -276,6 +277,10 @@ class StepParts:
         self.context.loss_terms = terms
         self.context.loss = torch.stack(list(terms.values())).sum() if len(terms) > 1 else next(iter(terms.values()))
 
+    def measure(self) -> None:
+        """Let densification measure the step's gradients, after the backward pass."""
+        self._call(self.densification, "measure", lambda context: self.densification.measure(context.rend_out))
+
     def finish_step(self, step: int) -> None:
         """Run densification and the hooks after the optimizers' step.
 
@@ -288,9 +293,9 @@ class StepParts:
         else:
             self.run_hooks("on_optimize", after="optimizers")
             state.fixed_rows_reason = None
-            self._seed("densification", of_rank=False)
+            self.seed("densification", of_rank=False)
             # a gsplat strategy changes rows itself, and a user's may
-            by_itself = isinstance(self.densification, GsplatStrategy) or not _is_ours(self.densification)
+            by_itself = isinstance(self.densification, GsplatStrategy) or not is_ours(self.densification)
             with self._led([self.densification]), state.track_row_changes() if by_itself else nullcontext():
                 self._call(self.densification, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
@@ -313,6 +318,6 @@ class StepParts:
             self.dispatcher.cleanup()
 
 
-def _is_ours(part: SplatBaseModule[Any]) -> bool:
+def is_ours(part: SplatBaseModule[Any]) -> bool:
     """Whether this package defines the class of a part, and no code of users runs in it."""
     return type(part).__module__.partition(".")[0] == "splatkit_ns" and not isinstance(part, HookModule)

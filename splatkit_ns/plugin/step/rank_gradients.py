@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,10 +13,15 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.rasterize.color_gradients import ColorGradients
+from splatkit_ns.triton_kernels import lazy_kernel
 
 
 class GradientExchange(Protocol):
     """Makes the gradients of this process those of the whole step."""
+
+    def wait(self) -> None:
+        """Wait until all ranks have begun this step."""
+        ...
 
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
         """Average gradients and loss over the ranks.
@@ -38,6 +43,9 @@ class GradientExchange(Protocol):
 class Begun(Protocol):
     """Waits for the other ranks."""
 
+    steps_alike: int
+    """The least number that a rank has given, see `SharedUpdateGraph`."""
+
     def wait(self) -> None:
         """Wait until all ranks have begun this step."""
         ...
@@ -45,6 +53,9 @@ class Begun(Protocol):
 
 class OwnGradients:
     """The gradients of one process, which stay as they are."""
+
+    def wait(self) -> None:
+        pass
 
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
         return loss
@@ -71,6 +82,29 @@ class RankGradients:
         self._colors = ColorGradients()
         self._made: dict[str, Tensor] = {}
         """The gradients of coefficients, at the same addresses in all steps, as a CUDA graph of the next part needs."""
+        self._placed: list[Tensor] = []
+        """The loss, the gradients that are averaged, and those of colours, likewise; see `place`."""
+        self._made_placed: dict[str, Tensor] = {}
+        self._parameters: dict[str, Tensor] = {}
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another rank has ended, so that an exchange on the GPU may never end."""
+        return self._ranks.is_lost
+
+    @property
+    def fits_graphs(self) -> bool:
+        """Whether ranks exchange without looking at each other's tensors before, so that a CUDA graph can hold it."""
+        return self._begun is not None
+
+    def wait(self) -> None:
+        """Wait until all ranks have begun this step; without `begun` the exchange waits itself.
+
+        Raises:
+            RankLost: another rank has ended.
+        """
+        if self._begun is not None:
+            self._begun.wait()
 
     def collected(self) -> AbstractContextManager[None]:
         """A block in which render, loss and backward pass run. Without parts of users, it keeps colour gradients."""
@@ -84,47 +118,106 @@ class RankGradients:
             RankLost: another rank has ended.
             SplatkitError: the ranks do not have the same parameters.
         """
-        parameters: dict[str, Tensor] = {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
+        parameters = _parameters(optimizers)
         if self._begun is None:
             names = self._with_gradient_somewhere(parameters)
         else:
             names = [name for name, param in parameters.items() if param.grad is not None]
-            self._begun.wait()
         found: list[Tensor] = [loss.detach().clone()]
         for name in names:
             param = parameters[name]
             param.grad = torch.zeros_like(param) if param.grad is None else param.grad.contiguous()
             found.append(param.grad)
-        if self._colors.found is None:
-            self._ranks.average(found)
-            return found[0]
-        every = self._ranks.gather_tensors(self._colors.found)
-        wait = self._ranks.average_later(found)
-        made = self._coefficient_gradients(parameters, every)  # meanwhile
-        wait()
+        made = {} if self._colors.found is None else self._places(parameters)
+        self._exchange(parameters, found, self._colors.found, made)
         for name, gradient in made.items():
             param = parameters[name]
             param.grad = gradient if param.grad is None else param.grad.add_(gradient)
         return found[0]
 
-    def _coefficient_gradients(self, parameters: Mapping[str, Tensor], kept: Tensor) -> dict[str, Tensor]:
-        """The mean gradients of spherical harmonics, made of those of the colours of all ranks."""
-        from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients  # needs Triton
+    def _exchange(
+        self, parameters: Mapping[str, Tensor], averaged: list[Tensor], colors: Tensor | None, made: dict[str, Tensor]
+    ) -> None:
+        """Average tensors in place, and make the mean gradients of coefficients of those of the colours."""
+        if colors is None:
+            self._ranks.average(averaged)
+            return
+        every = self._ranks.gather_tensors(colors)
+        wait = self._ranks.average_later(averaged)
+        self._make_coefficient_gradients(parameters["means"], every, made)  # meanwhile
+        wait()
 
-        bands = self._colors.bands
-        names = ("sh0", "shN") if bands > 1 else ("sh0",)
-        made = self._places({name: parameters[name] for name in names})
-        coefficient_gradients(parameters["means"], kept, made["sh0"], made.get("shN"), bands)
-        return made
+    def _make_coefficient_gradients(self, means: Tensor, colors: Tensor, made: dict[str, Tensor]) -> None:
+        """Compute the mean gradients of spherical harmonics from those of the colours of all ranks."""
+        kernel = exchange_kernel()
+        assert kernel is not None, "the gradients of colours are kept by kernels in Triton, too"
+        kernel(means, colors, made["sh0"], made.get("shN"), self._colors.bands)
 
     def _places(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors for the gradients of parameters: those of the last step, unless they are in use or do not fit."""
-        if any(param.grad is not None for param in parameters.values()):  # being summed up
-            return {name: torch.empty_like(param) for name, param in parameters.items()}
-        if {name: place.shape for name, place in self._made.items()} != {n: p.shape for n, p in parameters.items()}:
+        """Tensors for the gradients of coefficients: those of the last step, unless they are in use or do not fit."""
+        wanted = {name: parameters[name] for name in (("sh0", "shN") if self._colors.bands > 1 else ("sh0",))}
+        if any(param.grad is not None for param in wanted.values()):  # being summed up
+            return {name: torch.empty_like(param) for name, param in wanted.items()}
+        if {name: place.shape for name, place in self._made.items()} != {n: p.shape for n, p in wanted.items()}:
             self._made = {}
-            self._made = {name: torch.empty_like(param) for name, param in parameters.items()}
+            self._made = {name: torch.empty_like(param) for name, param in wanted.items()}
         return dict(self._made)
+
+    # ------------------------------------------------------------------ an exchange that a CUDA graph holds
+
+    @property
+    def steps_alike(self) -> int:
+        """The least number of steps in a row that have begun with the same tensors, over the ranks."""
+        return 0 if self._begun is None else self._begun.steps_alike
+
+    def agree(self, holds: bool) -> bool:
+        """Whether something holds on all ranks.
+
+        Raises:
+            RankLost: another rank has ended.
+        """
+        return all(flag for (flag,) in self._ranks.gather([int(holds)]))
+
+    @torch.no_grad()
+    def place(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Hashable:
+        """Copy loss and gradients to addresses that are the same in all steps, and let the parameters have these.
+
+        Returns:
+            The kind of exchange, the same on all ranks: `exchange_placed` of another kind needs another graph.
+        """
+        parameters = self._parameters = _parameters(optimizers)
+        names = [name for name, param in parameters.items() if param.grad is not None]
+        found: list[Any] = [loss.detach(), *(parameters[name].grad for name in names)]
+        found += [] if self._colors.found is None else [self._colors.found]
+        shapes = [tensor.shape for tensor in found]
+        if [place.shape for place in self._placed] != shapes:
+            self._placed = []
+            self._placed = [torch.empty(shape, dtype=torch.float32, device=loss.device) for shape in shapes]
+        torch._foreach_copy_(self._placed, found)  # type: ignore[reportPrivateUsage]
+        for name, place in zip(names, self._placed[1:], strict=False):
+            parameters[name].grad = place
+        self._made_placed = {} if self._colors.found is None else self._places(parameters)
+        for name, place in self._made_placed.items():
+            parameters[name].grad = place
+        return tuple(names), tuple(shapes), self._colors.found is None, self._colors.bands
+
+    @torch.no_grad()
+    def exchange_placed(self) -> tuple[Tensor, Tensor]:
+        """Exchange what `place` has put in place; a CUDA graph can hold this.
+
+        Returns:
+            The mean loss of all ranks and that of this one, scalars.
+        """
+        own_loss = self._placed[0].clone()
+        has_colors = self._colors.found is not None
+        averaged, colors = (self._placed[:-1], self._placed[-1]) if has_colors else (self._placed, None)
+        self._exchange(self._parameters, averaged, colors, self._made_placed)
+        return self._placed[0], own_loss
+
+    def forget_places(self) -> None:
+        """Let `average` exchange what `place` has put in place."""
+        for name in self._made_placed:
+            self._parameters[name].grad = None
 
     def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""
@@ -139,3 +232,16 @@ class RankGradients:
                         "in which all ranks follow rank 0."
                     )
         return [name for i, name in enumerate(parameters) if any(theirs[2 * i + 1] for theirs in found)]
+
+
+def _parameters(optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
+    return {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
+
+
+@lazy_kernel(otherwise="Ranks cannot exchange the gradients of colours")
+def exchange_kernel() -> Callable[..., None]:
+    """The kernel that makes the gradients of coefficients."""
+    from splatkit_ns.rasterize._sh_exchange_triton import coefficient_gradients, first_launches  # needs Triton
+
+    first_launches("cuda")
+    return coefficient_gradients

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -11,9 +12,11 @@ from torch import Tensor
 
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
-from splatkit_ns.plugin.step.rank_gradients import GradientExchange
-from splatkit_ns.plugin.step.update_graph import UpdateGraphs
+from splatkit_ns.plugin.step.motion import motion_of, note_done
+from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
+from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGraph, UpdateGraphs
 from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.ranks import RankLost
 from splatkit_ns.splat import CheckpointRequests
 
 
@@ -62,7 +65,13 @@ class TrainingStep:
         self._model, self._data, self._callbacks = model, data, callbacks
         self._forward_backward, self._gradients = forward_backward, gradients
         self.watch, self._updates = watch, updates
-        self._update_graphs = UpdateGraphs(watch, updates)
+        motion = partial(motion_of, model.parts, updates)
+        self._update_graphs = UpdateGraphs(watch, updates, motion)
+        self._shared_graph: SharedUpdateGraph | None = None
+        """The graph of all ranks; None if each steps its optimizers by itself."""
+        if isinstance(gradients, RankGradients) and gradients.fits_graphs and forward_backward.makes_graphs:
+            self._shared_graph = SharedUpdateGraph(watch, updates, gradients, motion)
+        forward_backward.meanwhile, forward_backward.when_slow = self._work_ahead, self._look_for_lost_ranks
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
@@ -91,12 +100,14 @@ class TrainingStep:
             self.work = self._forward_backward.work
             metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step + images - 1) else {}
             assert context.loss is not None
-            loss = self._gradients.average(updates.optimizers, context.loss)
+            self._gradients.wait()
+            update, loss = self._update_or_loss(context.loss)
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
-            largest = self._update_graphs.run() if self._forward_backward.is_replay else None
-            if largest is not None:
-                self.watch.record(context, largest, loss)
+            if update is not None:
+                update.prepare(model.parts)
+                self.watch.record(context, update.run())
+                note_done(update.motion, model.parts)
             elif self.watch.admits(context, updates.optimizers, loss):
                 updates.step(step // images)
             else:
@@ -106,6 +117,38 @@ class TrainingStep:
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
             self.complete_steps = step + images
         return StepResult(context.loss, context.loss_terms, metrics)
+
+    def _work_ahead(self) -> None:
+        """Do what the rest of the step needs before, unless it runs without a graph; it may also be done then."""
+        self._gradients.wait()
+        expected = (self._shared_graph or self._update_graphs).last
+        if expected is not None:
+            expected.prepare(self._model.parts)
+
+    def _look_for_lost_ranks(self) -> None:
+        """Give up if another rank has ended: the GPU may wait for it in the exchange of the last step, for ever.
+
+        Raises:
+            RankLost: it has.
+        """
+        if isinstance(self._gradients, RankGradients) and self._gradients.is_lost:
+            raise RankLost("Another process of this run has ended.")
+
+    def _update_or_loss(self, own_loss: Tensor) -> tuple[CapturedUpdate | None, Tensor]:
+        """The graph of the rest of the step, which with several ranks averages gradients; without one they are averaged
+        now, and the second is the mean loss."""
+        if self._shared_graph is not None:
+            update = self._shared_graph.take(own_loss)
+            if update is not None:
+                return update, own_loss
+        loss = self._gradients.average(self._updates.optimizers, own_loss)
+        if self._shared_graph is None and self._forward_backward.is_replay:
+            return self._update_graphs.take(own_loss, loss), loss
+        return None, loss
+
+    def steps_alike(self) -> int:
+        """The number that this rank says at the begin of each step; see `SharedUpdateGraph`."""
+        return 0 if self._shared_graph is None else self._shared_graph.steps_alike()
 
     def release_memory(self) -> None:
         """Free the images of the last step, all gradients, and the memory of CUDA graphs."""
@@ -117,6 +160,8 @@ class TrainingStep:
         """Free the memory of CUDA graphs; the images of the last step stay."""
         self._forward_backward.close()
         self._update_graphs.close()
+        if self._shared_graph is not None:
+            self._shared_graph.close()
 
     def _run_callbacks(self, location: TrainingCallbackLocation, step: int) -> None:
         for callback in self._callbacks:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeGuard
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
 from splatkit_ns.splat.joint_step import can_join, launch_key, step_joined
@@ -73,9 +74,9 @@ class ParameterUpdates:
 
     # ------------------------------------------------------------------ a step that a CUDA graph holds in part
 
-    def launch_key(self) -> Hashable:
+    def launch_key(self, with_gradients: bool = True) -> Hashable:
         """The addresses and settings that the kernels of `step_joined` are launched with."""
-        return tuple(map(launch_key, self.optimizers.values()))
+        return tuple([launch_key(optimizer, with_gradients) for optimizer in self.optimizers.values()])
 
     def joined(self) -> dict[str, torch.optim.Optimizer]:
         """The optimizers that step together, if all groups are due."""
@@ -110,11 +111,34 @@ class ParameterUpdates:
             images: the number of images of a step, which schedules count.
         """
         for schedule in self._schedules.values():
-            if type(schedule) is LambdaLR and not isinstance(schedule.optimizer.param_groups[0]["lr"], Tensor):
+            if _can_skip(schedule):
                 _skip_to(schedule, images)
             else:
                 for _ in range(images):
                     schedule.step()
+
+    def next_rate(self, name: str, images: int = 1) -> float | None:
+        """The learning rate of a group after the schedules' next step; None if only its schedule knows it.
+
+        Args:
+            name: of the parameter group.
+            images: see `step_schedules`.
+        """
+        schedule = self._schedules.get(name)
+        if schedule is None:
+            return float(self.optimizers[name].param_groups[0]["lr"])
+        return _rates_at(schedule, schedule.last_epoch + images)[0] if _can_skip(schedule) else None
+
+
+def _can_skip(schedule: LRScheduler) -> TypeGuard[LambdaLR]:
+    """Whether the rates of a schedule depend on the number of steps alone."""
+    return type(schedule) is LambdaLR and not isinstance(schedule.optimizer.param_groups[0]["lr"], Tensor)
+
+
+def _rates_at(schedule: LambdaLR, epoch: int) -> list[float]:
+    """The learning rates after so many steps."""
+    factors = [factor(epoch) for factor in schedule.lr_lambdas]
+    return [float(base) * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
 
 
 def _skip_to(schedule: LambdaLR, steps: int) -> None:
@@ -122,8 +146,7 @@ def _skip_to(schedule: LambdaLR, steps: int) -> None:
     state = vars(schedule)
     state["last_epoch"] += steps
     state["_step_count"] += steps
-    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
-    rates = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+    rates = _rates_at(schedule, schedule.last_epoch)
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     state["_last_lr"] = rates

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.data.images import sh_to_rgb
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.viewer.shown import Shown
@@ -53,7 +54,7 @@ class GaussianAttributes:
     def shs_0(self) -> Tensor:
         """See `features_dc`. Only ``ns-export`` reads it, whose files have no sky, and do not say how Gaussians are
         drawn."""
-        if getattr(self.renderer, "sky_degree", None) is not None:
+        if getattr(part_with(self.renderer, "sky_degree"), "sky_degree", None) is not None:
             report_once(
                 "The file of ns-export has no sky. splatkit export --load-config CONFIG --output FILE.ply writes one "
                 "that shows it."

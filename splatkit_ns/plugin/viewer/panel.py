@@ -156,6 +156,9 @@ class ViewerPanel(nn.Module):
                 found.append(float(psnr(outputs["rgb"], target, mask)))
         finally:
             model.train(was_training)
+        if not found:
+            self.b_psnr.show("Held-out PSNR: masks leave no pixel")
+            return
         of = f"{len(found)} of {len(frames)}" if len(found) < len(frames) else str(len(found))
         self.b_psnr.show(f"Held-out PSNR: {np.mean(found):.2f} dB of {of} image(s), after step {model.context.step:,}")
 

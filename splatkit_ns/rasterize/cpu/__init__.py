@@ -35,7 +35,8 @@ def _kernel_cache() -> str:
     temporary one, so that kernels are compiled in each process, which takes about 15 seconds.
     """
     here = Path(__file__).parent
-    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    files = [*sorted(here.glob("*.py")), here.with_name("limits.py")]
+    sources = b"".join(path.read_bytes() for path in files)
     name = f"kernels-{hashlib.sha256(sources).hexdigest()[:12]}"
     user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     chosen = os.environ.get("NUMBA_CACHE_DIR")

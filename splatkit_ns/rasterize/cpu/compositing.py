@@ -15,7 +15,9 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, TRANSMITTANCE_MIN, exp2, prefetch
+from splatkit_ns.rasterize.limits import ALPHA_MAX, TRANSMITTANCE_MIN
+
+from .scalar_math import LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
 from .tiles import L11, L21, L22, LOG2_OPACITY, MEAN_X, MEAN_Y, TILE
 
 U = np.uint64

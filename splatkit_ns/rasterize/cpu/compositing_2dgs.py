@@ -11,10 +11,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from splatkit_ns.rasterize.limits import ALPHA_MAX, TRANSMITTANCE_MIN
+
 from . import compositing as shared
 from .compositing import FAST, PLANE, SIDE, U, add_colour, all_finished, open_tile
 from .projection_2dgs import CENTRE_X, CENTRE_Y, LOG2_OPACITY, OFFSET_X, OFFSET_Y, SCREEN_PRECISION, A, B, C, D, E, F
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, LOG2_E, PREFETCH, TRANSMITTANCE_MIN, exp2, prefetch
+from .scalar_math import LOG2_ALPHA_MIN, LOG2_E, PREFETCH, exp2, prefetch
 from .tiles import TILE
 
 # Planes of the buffer: these, and from HEAD on those of `compositing`, whose functions get that part.

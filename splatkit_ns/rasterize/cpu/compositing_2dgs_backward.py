@@ -13,6 +13,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from splatkit_ns.rasterize.limits import ALPHA_MAX
+
 from . import compositing_backward as shared
 from .compositing import FAST, SIDE, U
 from .compositing_2dgs import NEARNESS_MIN, SCREEN_SCALE
@@ -32,7 +34,7 @@ from .projection_2dgs import (
     E,
     F,
 )
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
+from .scalar_math import LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
 from .tiles import TILE
 
 # Planes of the buffer: for depth, for the moments' p, q, r and for the screen-space Gaussian's slope; from HEAD on

@@ -16,8 +16,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from splatkit_ns.rasterize.limits import ALPHA_MAX
+
 from .compositing import FAST, PLANE, PX, PY, SIDE, U, ellipse_of, fill_pixel_centres
-from .scalar_math import ALPHA_MAX, LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
+from .scalar_math import LOG2_ALPHA_MIN, PREFETCH, exp2, prefetch
 from .tiles import MEAN_X, MEAN_Y, TILE
 
 # Planes of the backward buffer (PX and PY are the forward's); dL/dimage follows, one plane per channel.

@@ -16,10 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 
-from .scalar_math import ALPHA_MIN, FUSED
+from splatkit_ns.rasterize.limits import ALPHA_MIN, MAX_RADIUS
 
-MAX_RADIUS = 1 << 24
-"""The largest radius in pixels: radii are cut here to fit int32 even if a scale diverges."""
+from .scalar_math import FUSED
 
 
 @numba.njit(cache=True, inline="always", error_model="numpy")

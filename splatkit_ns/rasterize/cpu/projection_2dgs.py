@@ -21,13 +21,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from .projection import MAX_RADIUS, in_depth_range, rotation_of
-from .scalar_math import ALPHA_MIN, LOG2_E
+from splatkit_ns.rasterize.limits import ALPHA_MIN, DISC_SIGMAS, DISC_VARIANCE_MIN, MAX_RADIUS
 
-RADIUS_SIGMAS = 3.33
-"""The number of standard deviations in a radius, as in gsplat 1.5."""
-VARIANCE_MIN = 1e-4
-"""Least variance, in pixels², that radii are computed from, as in gsplat."""
+from .projection import in_depth_range, rotation_of
+from .scalar_math import LOG2_E
+
 SCREEN_PRECISION = 2.0
 """Inverse variance, in 1/pixels², of the screen-space Gaussian that keeps discs visible: 2DGS, equation 11."""
 COEFFICIENT_MAX = 1e15
@@ -173,8 +171,8 @@ def project_2dgs(
         if not _outline(centred, z, 1.0, outline):
             continue
         offset_x, offset_y = outline[0], outline[1]
-        radius_x = min(math.ceil(RADIUS_SIGMAS * math.sqrt(max(VARIANCE_MIN, outline[2]))), MAX_RADIUS)
-        radius_y = min(math.ceil(RADIUS_SIGMAS * math.sqrt(max(VARIANCE_MIN, outline[4]))), MAX_RADIUS)
+        radius_x = min(math.ceil(DISC_SIGMAS * math.sqrt(max(DISC_VARIANCE_MIN, outline[2]))), MAX_RADIUS)
+        radius_y = min(math.ceil(DISC_SIGMAS * math.sqrt(max(DISC_VARIANCE_MIN, outline[4]))), MAX_RADIUS)
         if radius_x <= radius_clip and radius_y <= radius_clip:
             continue
         if not _write_record(centred, transform, offset_x, offset_y, opacity, coefficients, records[camera, g]):

@@ -1,4 +1,4 @@
-"""Scalar helpers for the numba kernels: cut-offs and a base-2 exponential.
+"""Scalar helpers for the numba kernels, above all a base-2 exponential.
 
 The exponential is our own because without Intel's SVML, LLVM turns `math.exp` in a loop into one library call per
 pixel. A short polynomial vectorises, and its relative error (2e-7 in float32) is far below what an 8-bit image can
@@ -17,12 +17,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-ALPHA_MIN = 1.0 / 255.0
-"""Least alpha: a Gaussian is skipped at pixels that it would change by less than one 8-bit level (3DGS, appendix C)."""
-ALPHA_MAX = 0.999
-"""Largest alpha: it is clamped so that the transmittance never becomes zero and can be divided out again."""
-TRANSMITTANCE_MIN = 1e-4
-"""Least transmittance: a pixel is finished when the next Gaussian would leave no more light than this."""
+from splatkit_ns.rasterize.limits import ALPHA_MIN
+
 LOG2_ALPHA_MIN = math.log2(ALPHA_MIN)
 LOG2_E = math.log2(math.e)
 FUSED = {"contract", "arcp"}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import torch
+from gsplat.strategy import DefaultStrategy, MCMCStrategy
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from splatkit_ns.densification import SplatBudgetDensification, SplatDefaultDensification, SplatMCMCDensification
+from splatkit_ns.densification import (
+    GsplatStrategy,
+    SplatBudgetDensification,
+    SplatDefaultDensification,
+    SplatDensification,
+    SplatMCMCDensification,
+)
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method, splatkit_2dgs
@@ -71,6 +79,36 @@ def test_gsplat_is_for_gpus(renderer: Any) -> None:
         check_options(config(pipeline__model__renderer=renderer, machine__device_type="cpu"))
 
 
+@dataclass
+class CountsGradients(SplatDensification):
+    """A strategy of a user's that cannot do without gradients on the screen."""
+
+    @property
+    def needs_screen_gradients(self) -> bool:
+        return True
+
+    def densify(self) -> None:
+        """Nothing."""
+
+
+@dataclass
+class Traced(SplatRenderer):
+    """A renderer of a user's that knows nothing of places on the screen."""
+
+    def screen_gradients(self, lenses: Any = ()) -> None:
+        return None
+
+    def render(self, training_state: Any, view: Any, options: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def test_a_renderer_may_say_that_it_has_no_gradients_on_the_screen() -> None:
+    traced: Any = {"pipeline__model__renderer": Traced()}
+    check_options(config(**traced, pipeline__model__densification=SplatMCMCDensification(gradient_power=1.0)))
+    with pytest.raises(OptionsError, match="the renderer is Traced, which has no gradients of places on the screen"):
+        check_options(config(**traced, pipeline__model__densification=SplatDefaultDensification()))
+
+
 def test_gsplat_draws_lenses_by_its_unscented_transform_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     raw: dict[str, Any] = {
         "pipeline__datamanager__undistort": False,
@@ -84,11 +122,17 @@ def test_gsplat_draws_lenses_by_its_unscented_transform_alone(monkeypatch: pytes
     monkeypatch.setattr(unscented, "gsplat_version", lambda: (1, 5, 3))
     check_options(config(**raw))
     counting = {**raw, "pipeline__model__densification": SplatDefaultDensification()}
-    with pytest.raises(OptionsError, match="no gradients of places on the screen, expected splatkit-3dgs-mcmc"):
+    with pytest.raises(OptionsError, match="no gradients of places on the screen, expected another densification than"):
         check_options(config(**counting))
     counting["pipeline__model__densification"] = SplatMCMCDensification(gradient_power=0.5)
-    with pytest.raises(OptionsError, match="expected splatkit-3dgs-mcmc or gradient-power 0"):
+    check_options(config(**counting))
+    counting["pipeline__model__densification"] = CountsGradients()
+    with pytest.raises(OptionsError, match="screen, expected another densification than CountsGradients"):
         check_options(config(**counting))
+    for strategy, refused in ((MCMCStrategy(), False), (DefaultStrategy(), True)):
+        counting["pipeline__model__densification"] = GsplatStrategy(strategy)
+        with pytest.raises(OptionsError, match="than GsplatStrategy") if refused else nullcontext():
+            check_options(config(**counting))
     with pytest.raises(OptionsError, match=r"camera-optimizer\.mode is SO3xR3, expected off with lenses and"):
         check_options(config(**raw, pipeline__model__camera_optimizer=CameraOptimizerConfig(mode="SO3xR3")))
 
@@ -216,7 +260,9 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"machine__seed": -1}, "--machine.seed is -1, expected a number of at least 0"),
         ({"machine__seed": 2**32}, "--machine.seed is 4294967296, expected at most 4294967295"),
         ({"machine__num_devices": 0}, "--machine.num-devices is 0, expected at least 1"),
-        ({"machine__num_machines": 2}, "--machine.num-machines is 2, expected 1"),
+        ({"machine__num_machines": 0}, "--machine.num-machines is 0, expected at least 1"),
+        ({"machine__num_machines": 2}, "--machine.dist-url is auto, expected tcp://HOST:PORT with several machines"),
+        ({"machine__machine_rank": 1}, "--machine.machine-rank is 1, expected 0 with --machine.num-machines 1"),
         ({"steps_per_eval_batch": -1}, "--steps-per-eval-batch is -1, expected a number of at least 0"),
         ({"steps_per_eval_image": -1}, "--steps-per-eval-image is -1, expected a number of at least 0"),
         ({"steps_per_eval_all_images": -1}, "--steps-per-eval-all-images is -1, expected a number of at least 0"),

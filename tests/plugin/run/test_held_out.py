@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from splatkit_ns.cli._measuring import HeldOutViews
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.progress import _held_out
 from splatkit_ns.parts.evaluation import HeldOutFigures
 from splatkit_ns.plugin.run import run_data
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from tests.plugin.helpers import make_trainer, run_config
+from tests.tiny_scene import write_tiny_scene
 
 
 def trained(data: Path, folder: Path, **settings: Any) -> SplatkitTrainer:
@@ -87,8 +91,17 @@ def test_the_viewer_cannot_render_while_images_are_measured(
     trainer = untrained(tiny_scene, tmp_path)
     held: list[bool] = []
 
+    def is_free() -> bool:
+        free = trainer.train_lock.acquire(blocking=False)
+        if free:
+            trainer.train_lock.release()
+        return free
+
     def measure(step: int) -> None:
-        held.append(trainer.train_lock.locked())
+        with ThreadPoolExecutor(1) as viewer:
+            held.append(not viewer.submit(is_free).result())
+        with trainer.train_lock:  # of the training's own thread, which would wait for itself for ever
+            pass
 
     monkeypatch.setattr(trainer._held_out, "measure", measure)
     loss_fn: Any = trainer.pipeline.model.loss_fn
@@ -125,3 +138,46 @@ def test_training_goes_on_if_it_fails(
 def test_one_image_needs_no_worst() -> None:
     figures = HeldOutFigures(7, 21.5, None, 1, 1, "a.png", 21.5)
     assert str(figures) == "held out 21.50 dB (a.png)"
+
+
+def hide(data: Path, *numbers: int) -> Path:
+    """Mask pictures of a tiny scene wholly."""
+    for number in numbers:
+        Image.new("L", (32, 24), 0).save(data / "masks" / f"frame_{number:05d}.png")
+    return data
+
+
+def test_a_picture_that_is_masked_wholly_is_left_out_of_all_means(
+    tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    """Its PSNR would be infinite, and so the mean."""
+    data = hide(write_tiny_scene(tmp_path / "data", masks=True), 0)
+    trainer = trained(data, tmp_path, steps_per_eval_image=3)
+    figures: Any = trainer.pipeline.model.context.data_provider.held_out  # type: ignore[union-attr]
+    assert (figures.num_measured, figures.num_images, figures.worst_name) == (1, 1, "frame_00004.png")
+    run: Any = trainer.pipeline.model.context.data_provider
+    (image,) = run.evaluate()
+    assert (image.name, image.metrics["psnr"]) == ("frame_00004.png", pytest.approx(figures.psnr))
+    assert run.evaluation_protocol()["left_out"] == ["frame_00000.png"]
+    means = trainer.pipeline.get_average_eval_image_metrics(step=12)  # those of ns-eval
+    assert means["psnr"] == pytest.approx(figures.psnr)
+    drawn = [trainer.pipeline.get_eval_image_metrics_and_images(step)[0]["psnr"] for step in range(4)]
+    assert drawn == [pytest.approx(figures.psnr)] * 4
+    assert len(HeldOutViews(trainer.pipeline, None)) == 1
+    told = [text for text in messages.messages if "left out" in text]
+    assert told == [
+        "1 of 2 held-out photographs are left out of the evaluation, because their masks leave no pixel: "
+        "frame_00000.png."
+    ]
+
+
+def test_a_run_none_of_whose_held_out_pictures_can_be_measured_ends_well(
+    tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    data = hide(write_tiny_scene(tmp_path / "data", masks=True), 0, 4)
+    trainer = trained(data, tmp_path)
+    assert trainer.pipeline.model.context.data_provider.held_out is None  # type: ignore[union-attr]
+    assert trainer.pipeline.get_average_eval_image_metrics(step=12) == {}
+    with pytest.raises(SplatkitError, match="masks of all held-out photographs leave no pixel"):
+        HeldOutViews(trainer.pipeline, None)
+    assert sum("left out" in text for text in messages.messages) == 1

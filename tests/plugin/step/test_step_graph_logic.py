@@ -17,6 +17,7 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.graph import STEPS_BEFORE, GraphForwardBackward
+from splatkit_ns.ranks import RankLost
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import Splat3DGSRenderer
 
@@ -61,11 +62,11 @@ class StubModel:
 
     def __init__(self) -> None:
         self.renderer, self.image_model, self.loss_fn = Splat3DGSRenderer(), IdentityImageModel(), Splat3DGSLossFn()
-        self.parts = self
+        self.parts = self.dispatcher = self
         self.gauss_params = {"means": torch.nn.Parameter(torch.ones(5, 3))}
         self.training_state = self.gauss_params["means"]
         self.degree = 0
-        self.fails = False
+        self.fails, self.keeps_losses = False, True
         self.reseeded = 0
         self.rendered = "means"
         self.context: Any = SimpleNamespace(masks=None)
@@ -77,6 +78,12 @@ class StubModel:
 
     def reseed_render(self) -> None:
         self.reseeded += 1
+
+    def measure(self) -> None:
+        """Nothing."""
+
+    def listens_to(self, hook: str) -> bool:
+        return self.keeps_losses
 
     def sh_degree_now(self) -> int:
         return self.degree
@@ -159,6 +166,17 @@ def test_losses_are_copies_and_gradients_are_those_of_the_graph(model: StubModel
     assert {name: float(term) for name, term in model.context.loss_terms.items()} == {"l1": 15, "opacity_reg": 30}
     run(graphs, model, 1)
     assert model.context.loss.data_ptr() != first.data_ptr()
+
+
+def test_losses_that_no_hook_sees_are_those_of_the_graph(model: StubModel) -> None:
+    model.keeps_losses = False
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 1)
+    first = model.context.loss
+    assert float(first) == 45
+    assert {name: float(term) for name, term in model.context.loss_terms.items()} == {"l1": 15, "opacity_reg": 30}
+    run(graphs, model, 1)
+    assert model.context.loss is first
 
 
 @pytest.mark.parametrize("change", ["degree", "weight", "dropout", "frozen", "parameter", "number"])
@@ -313,3 +331,20 @@ def test_closed_it_does_no_more(model: StubModel) -> None:
     run(graphs, model, STEPS_BEFORE + 5)
     graphs.close()
     assert run(graphs, model, 5) == 0
+
+
+def test_while_the_device_does_not_begin_a_step_others_can_be_looked_for(
+    model: StubModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks that have ended may be what it waits for."""
+    graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    run(graphs, model, STEPS_BEFORE + 1)
+    monkeypatch.setattr(step_graph, "LOOKS", 10)
+    monkeypatch.setattr(CountingGraph, "replay", lambda self: None)
+
+    def look() -> None:
+        raise RankLost("gone")
+
+    graphs.when_slow = look
+    with pytest.raises(RankLost):
+        run(graphs, model, 1)

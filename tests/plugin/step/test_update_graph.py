@@ -27,7 +27,7 @@ class HeldRun:
 
     def hold(self, run: Callable[[], Tensor]) -> Tensor:
         HeldRun.captures += 1
-        self._run, self._result = run, torch.zeros(6)
+        self._run, self._result = run, torch.zeros(8)
         return self._result
 
     def replay(self) -> None:
@@ -61,12 +61,15 @@ class Run:
         for name, param in self.state.params.items():
             param.grad = self.grads[name].copy_(torch.randn_like(param))
             self.state.optimizers[name].param_groups[0]["lr"] = 0.01 * 0.9**number
-        largest = self.graphs.run() if with_graphs else None
-        if largest is None:
+        update = self.graphs.take(torch.tensor(1.5), torch.tensor(2.5)) if with_graphs else None
+        if update is None:
             self.updates.step(number)
             return False
+        update.prepare(SimpleNamespace(context=SimpleNamespace(step=number)))  # type: ignore[arg-type]
+        loss, *largest, own_loss = update.run().tolist()
+        assert (loss, own_loss) == (2.5, 1.5)
         expected = [float(grad.abs().max()) for grad in self.grads.values()]
-        assert self.updates._max_norms["means"] is not None or largest.tolist() == expected
+        assert self.updates._max_norms["means"] is not None or largest == expected
         return True
 
 
