@@ -213,11 +213,6 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             self.train_cameras = dataset.cameras
         return batches
 
-    def loaded_train_cameras(self) -> Cameras:
-        """Load the training images, unless they are; returns their cameras, in main memory."""
-        _ = self.cached_train
-        return self.train_cameras
-
     def read_train_images(self) -> Generator[dict[str, Any]]:
         """Read the training images in their order, ahead of their use, without keeping any."""
         workers = self.config.max_thread_workers or usable_cores()

@@ -254,7 +254,8 @@ class SplatkitTrainer(Trainer):
         """Load the images, show them in the viewer, and set the random generators to the first step."""
         self.stop_training, self.step = False, self._start_step - 1
         say_what_begins(self.config, self._start_step, self.pipeline)
-        self.pipeline.model.parts.frames.know(self.pipeline.datamanager.loaded_train_cameras())
+        _ = self.pipeline.datamanager.cached_train  # loads the images
+        self.pipeline.model.parts.frames.know(self.pipeline.datamanager.train_cameras)
         self._init_viewer_state()
         self._checkpoints.restore_rng()
         self._log.begin()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from splatkit_ns.densification.base import Motion
-from splatkit_ns.plugin.step.parts import StepParts, is_ours
+from splatkit_ns.plugin.step.ours import is_ours
+from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from splatkit_ns.cameras import View
 from splatkit_ns.densification import GsplatStrategy, SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
-from splatkit_ns.hooks import HookModule
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms, scalar_terms
@@ -27,6 +26,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.step.frame import TrainingFrame, TrainingFrames
 from splatkit_ns.plugin.step.measures import CAMERA_IMAGE
+from splatkit_ns.plugin.step.ours import is_ours
 from splatkit_ns.ranks import ONE_RANK, Ranks
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.renderer.base import check_payload, check_signature
@@ -316,8 +316,3 @@ class StepParts:
         if self.dispatcher.is_training:
             self.dispatcher.run("post_train")
             self.dispatcher.cleanup()
-
-
-def is_ours(part: SplatBaseModule[Any]) -> bool:
-    """Whether this package defines the class of a part, and no code of users runs in it."""
-    return type(part).__module__.partition(".")[0] == "splatkit_ns" and not isinstance(part, HookModule)

@@ -1,0 +1,13 @@
+"""Which parts of a run are those of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from splatkit_ns.hooks import HookModule
+from splatkit_ns.parts.base import SplatBaseModule
+
+
+def is_ours(part: SplatBaseModule[Any]) -> bool:
+    """Whether this package defines the class of a part, and no code of users runs in it."""
+    return type(part).__module__.partition(".")[0] == "splatkit_ns" and not isinstance(part, HookModule)
