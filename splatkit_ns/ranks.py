@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
+import socket
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -10,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,6 +27,10 @@ PATIENCE = timedelta(days=7)
 ended is noticed at once, because its connections close."""
 GPU_PATIENCE = timedelta(seconds=60)
 """The longest wait for another rank's GPU; every such wait begins when all ranks have said that they are ready."""
+BREATH = timedelta(seconds=2)
+"""The time after which a wait on the CPU looks whether `give_up` was called."""
+
+_gives_up = threading.Event()
 
 
 class RankLost(RuntimeError):
@@ -49,6 +57,8 @@ class Ranks:
     """The process group, on the CPU, for agreements."""
     _connecting: Future[None] | None = field(default=None, repr=False, compare=False)
     """Done when the GPUs of the ranks are connected; None if they are not connected ahead."""
+    _on_machine: int | None = None
+    """See `on_machine`; None if all are on this machine."""
     _lines: RankLines | None = field(default=None, repr=False, compare=False)
     """Connections for numbers; None means that the process group for agreements is used."""
 
@@ -60,12 +70,15 @@ class Ranks:
         if not dist.is_available() or not dist.is_initialized():
             return cls()
         if Ranks._started is None:
-            Ranks._started = cls._with_groups("cuda" if dist.get_backend() == "nccl" else "cpu")
+            device_type = "cuda" if dist.get_backend() == "nccl" else "cpu"
+            Ranks._started = cls._with_groups(device_type, dist.get_world_size())
         return Ranks._started
 
     @classmethod
-    def start(cls, rank: int, size: int, device_type: str, port: int) -> Ranks:
-        """Join the other processes of a run on this machine.
+    def start(
+        cls, rank: int, size: int, device_type: str, port: int, host: str = "127.0.0.1", on_machine: int | None = None
+    ) -> Ranks:
+        """Join the other processes of a run.
 
         GPUs are connected in the background, which takes NCCL a second or two, while the caller reads its data.
 
@@ -74,24 +87,36 @@ class Ranks:
             size: the number of processes.
             device_type: the device of the training, "cuda" (NCCL) or "cpu" (gloo).
             port: where `serve` listens.
+            host: the machine where it listens.
+            on_machine: the number of processes on this machine; None means all.
+
+        Raises:
+            RankLost: not all have come, or the machine with `serve` has ended.
         """
         # each rank captures its graphs for itself; NCCL would let their buffers know each other at every capture
         os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
-        store = _store_class()("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=300))
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        lines = _guarded(partial(RankLines.connect, rank, size, store))
-        Ranks._started = replace(cls._with_groups(device_type, ahead=device_type == "cuda"), _lines=lines)
+        on_machine = on_machine or size
+        if on_machine < size:
+            _talk_towards(host, port)
+        Ranks._started = _guarded(partial(cls._join, rank, size, device_type, port, host, on_machine))
         return Ranks._started
 
     @classmethod
-    def _with_groups(cls, device_type: str, ahead: bool = False) -> Ranks:
+    def _join(cls, rank: int, size: int, device_type: str, port: int, host: str, on_machine: int) -> Ranks:
+        store = _store_class()(host, port, is_master=False, timeout=timedelta(seconds=300))
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        found = cls._with_groups(device_type, on_machine, ahead=device_type == "cuda")
+        return found if found.are_on_several_machines else replace(found, _lines=RankLines.connect(rank, size, store))
+
+    @classmethod
+    def _with_groups(cls, device_type: str, on_machine: int, ahead: bool = False) -> Ranks:
         if device_type == "cuda":
             data = dist.new_group(backend="nccl", timeout=GPU_PATIENCE, pg_options=_first_on_gpu())
         else:
             data = dist.new_group(backend="gloo", timeout=PATIENCE)
         leading, control = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
         connecting = ThreadPoolExecutor(1).submit(_connect, data, dist.get_world_size()) if ahead else None
-        return cls(dist.get_rank(), dist.get_world_size(), data, leading, control, connecting)
+        return cls(dist.get_rank(), dist.get_world_size(), data, leading, control, connecting, _on_machine=on_machine)
 
     @property
     def _data(self) -> Any:
@@ -106,9 +131,19 @@ class Ranks:
         return self.rank == 0
 
     @property
+    def on_machine(self) -> int:
+        """The number of processes on this machine."""
+        return self._on_machine or self.size
+
+    @property
+    def are_on_several_machines(self) -> bool:
+        """Whether some of the processes are on other machines."""
+        return self.on_machine < self.size
+
+    @property
     def is_lost(self) -> bool:
         """Whether another rank is known to have ended."""
-        return self._lines is not None and self._lines.is_closed()
+        return _gives_up.is_set() or (self._lines is not None and self._lines.is_closed())
 
     # ------------------------------------------------------------------ tensors on the device of the training
 
@@ -133,7 +168,7 @@ class Ranks:
 
         def wait() -> None:
             for work in begun:
-                _guarded(work.wait)
+                _finish(work, is_cuda)
             if not is_cuda:
                 for tensor in tensors:
                     tensor.div_(self.size)
@@ -155,17 +190,22 @@ class Ranks:
     def add(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the ranks, in place; every rank gets the same bits."""
         if self.size > 1:
-            _guarded(lambda: dist.all_reduce(tensor, group=self._data))
+            self._finish_all_reduce(tensor, dist.ReduceOp.SUM)
 
     def maximum(self, tensor: Tensor) -> None:
         """Replace a tensor by its largest value over the ranks, element by element, in place."""
         if self.size > 1:
-            _guarded(lambda: dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._data))
+            self._finish_all_reduce(tensor, dist.ReduceOp.MAX)
+
+    def _finish_all_reduce(self, tensor: Tensor, op: Any) -> None:
+        work = _guarded(lambda: dist.all_reduce(tensor, op=op, group=self._data, async_op=True))
+        _finish(work, tensor.is_cuda)
 
     def copy_first(self, tensor: Tensor) -> None:
         """Give a tensor the values that it has on rank 0, in place."""
         if self.size > 1:
-            _guarded(lambda: dist.broadcast(tensor, src=0, group=self._data))
+            work = _guarded(lambda: dist.broadcast(tensor, src=0, group=self._data, async_op=True))
+            _finish(work, tensor.is_cuda)
 
     # ------------------------------------------------------------------ agreements
 
@@ -185,7 +225,7 @@ class Ranks:
         work: Any = _guarded(partial(self._control._allgather_base, every, ours))
 
         def wait() -> list[list[int]]:
-            _guarded(work.wait)
+            _finish(work)
             return every.view(self.size, -1).tolist()
 
         return wait
@@ -194,17 +234,27 @@ class Ranks:
         """The value of each rank, in the order of the ranks; any that can be pickled."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        _guarded(lambda: dist.all_gather_object(found, value, group=self._control))
-        return found
+        ours = _packed(value)
+        lengths = [length for (length,) in self.gather([len(ours)])]
+        places = [torch.empty(max(lengths), dtype=torch.uint8) for _ in lengths]
+        padded = torch.cat([ours, ours.new_zeros(max(lengths) - len(ours))])
+        _finish(_guarded(partial(self._control.allgather, [places], [padded])))
+        return [_unpacked(place[:length]) for place, length in zip(places, lengths, strict=True)]
 
     def message_of_first(self, message: Any = None) -> Any:
         """The next message of rank 0, which gives it; the other ranks call this when they are ready for it."""
         if self.size == 1:
             return message
-        box = [message]
-        _guarded(lambda: dist.broadcast_object_list(box, src=0, group=self._leading))
-        return box[0]
+        sent = _packed(message) if self.is_first else None
+        length = torch.tensor([0 if sent is None else len(sent)])
+        self._copy_message(length)
+        if sent is None:
+            sent = torch.empty(int(length), dtype=torch.uint8)
+        self._copy_message(sent)
+        return message if self.is_first else _unpacked(sent)
+
+    def _copy_message(self, tensor: Tensor) -> None:
+        _finish(_guarded(lambda: dist.broadcast(tensor, src=0, group=self._leading, async_op=True)))
 
 
 ONE_RANK = Ranks()
@@ -224,6 +274,37 @@ def serve(port: int = 0) -> Any:
         return _store_class()("127.0.0.1", port, is_master=True, wait_for_workers=False)
     except RuntimeError as error:
         raise OSError(f"port {port} is in use") from error
+
+
+def connect(host: str, port: int) -> Any:
+    """A client of `serve` on another machine; it waits for ever if another program listens there.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        return _store_class()(host, port, is_master=False, timeout=timedelta(seconds=10))
+    except RuntimeError as error:
+        raise OSError(f"nothing that is of a run answers at {host}:{port}") from error
+
+
+def give_up() -> None:
+    """Let this rank no longer wait on the CPU for others, which are known to be lost: waits raise `RankLost`."""
+    _gives_up.set()
+
+
+def _talk_towards(host: str, port: int) -> None:
+    """Let gloo use the network that leads to another machine; by default it is the one that our own name stands for,
+    which is that of this machine alone on many systems. A user's choice stays."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, port))  # sends nothing
+            ours = probe.getsockname()[0]
+    except OSError:  # no IPv4: then the user has to choose
+        return
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == ours for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
 def _store_class() -> Any:
@@ -250,6 +331,34 @@ def _averaging(is_cuda: bool) -> Any:
     options = dist.AllreduceCoalescedOptions()
     options.reduceOp = dist.ReduceOp.AVG if is_cuda else dist.ReduceOp.SUM
     return options
+
+
+def _packed(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+
+
+def _unpacked(content: Tensor) -> Any:
+    return pickle.loads(content.numpy().tobytes())
+
+
+def _finish(work: Any, is_cuda: bool = False) -> None:
+    """Wait for the end of an exchange.
+
+    Raises:
+        RankLost: another rank has ended, or `give_up` was called.
+    """
+    if is_cuda:  # its end is awaited by the GPU
+        _guarded(work.wait)
+        return None
+    while True:
+        try:
+            work.wait(BREATH)
+            return None
+        except RuntimeError as error:
+            if work.is_completed():
+                return _guarded(work.wait)
+            if _gives_up.is_set():
+                raise RankLost("Another process of this run is lost.") from error
 
 
 def _gather_at_once(group: Any, every: Tensor, tensor: Tensor) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import sys
 import warnings
@@ -18,10 +19,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from splatkit_ns.cli.commands import COMMANDS
+from splatkit_ns.cli.info import InfoOptions
 from splatkit_ns.doctor.options import DoctorOptions, split_arguments
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, describe_os_error
+from splatkit_ns.plugin.reporting.lasting_output import make_output_last
 
 __all__ = ["COMMANDS", "main"]
+
+LOST = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""The errors of an output that takes no more, such as a file on a full disk."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,16 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(options, DoctorOptions):
         options.data_options = data_options
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))
+    prints_result = isinstance(options, DoctorOptions | InfoOptions)
+    if not prints_result:
+        make_output_last()  # files are written all the same
     try:
         status = run(options)
     except SplatkitError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        return 1
+        return _refused(str(error))
+    except OSError as error:
+        if prints_result and error.errno in LOST:
+            return _refused(f"The result cannot be printed: {describe_os_error(error)}.")
+        raise
     except KeyboardInterrupt:
         if arguments is None:
             _end_at_once(130)
         return 130
     return status or 0
+
+
+def _refused(message: str) -> int:
+    """Print the message of an error."""
+    Console(stderr=True).print(f"[bold red]Error:[/bold red] {escape(message)}", soft_wrap=True)
+    return 1
 
 
 def _silence_other_packages() -> None:

@@ -182,8 +182,9 @@ def _masks(train: SplitFigures, result: ReadingResult) -> Finding:
         return Finding("masks", "ok", f"{train.masks}")
     text = f"{train.masks}, which leave out {result.masked_share:.1%} of the pixels"
     if result.masked_share > 0.9:
+        status = "fault" if result.masked_share == 1 else "note"
         return Finding(
-            "masks", "note", text, "Masks are black where a photograph is left out. If these mark it in white:",
+            "masks", status, text, "Masks are black where a photograph is left out. If these mark it in white:",
             "ns-train … --pipeline.datamanager.mask-inverted True",
         )  # fmt: skip
     return Finding("masks", "ok", text)

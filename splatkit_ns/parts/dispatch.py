@@ -64,7 +64,7 @@ OUTSIDE_STEPS = ("on_checkpoint_loaded", "on_setup", "post_train", "on_exception
 
 
 class ModuleDispatcher:
-    """Runs one hook of all modules: renderer, loss, densification, then the others as listed.
+    """Runs one hook of all modules: renderer, image model, loss, densification, then the others as listed.
 
     A module that another one holds takes part, too, right before that. A hook that a module does not override costs
     nothing, nor does a module that is idle.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.image_model import ImageModelChoice, SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
@@ -182,6 +184,11 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
             (H, W, 1), or None if training renders none; outside training also the payload's `extra_images`.
         """
         parts = self.parts
+        if isinstance(camera, RayBundle):
+            raise SplatkitError(
+                "This command renders single rays, and Gaussians are drawn as whole images. For a mesh: splatkit mesh "
+                "--load-config CONFIG --output FILE.ply"
+            )
         if not self.training:
             state, view = cropped(self.shown.of(self.training_state), self.crop_box), lens_view(camera)
             background = self.backgrounds.of_evaluation(self.device)

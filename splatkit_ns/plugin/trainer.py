@@ -22,7 +22,7 @@ from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.added_options import AddedOptions
-from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, save_run_config, say_what_begins
+from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, placed, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
 from splatkit_ns.plugin.reporting.writers import Vis, explained_logins
@@ -85,7 +85,7 @@ class SplatkitTrainerConfig(OpensByName, AddedOptions, TrainerConfig):
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
-        given = self.timestamp
+        given = placed(self).timestamp
         super().set_timestamp()
         RunFolder.take_name(self, is_new=self.timestamp != given)
 
@@ -176,7 +176,7 @@ class SplatkitTrainer(Trainer):
         fit_run_to_scene(self.config, model, self._together.ranks.is_first)
         model.context.images_per_step = images
         model.use_modules(self.modules)
-        resumed = run_checkpoint(self.config)
+        resumed = self._together.start(self.pipeline.datamanager, lambda: run_checkpoint(self.config))
         if resumed is not None:
             checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()

@@ -22,6 +22,9 @@ SHORTHANDS = {
     "seed": "machine.seed",
     "device": "machine.device_type",
     "num_devices": "machine.num_devices",
+    "num_machines": "machine.num_machines",
+    "machine_rank": "machine.machine_rank",
+    "dist_url": "machine.dist_url",
     "sh_degree": "pipeline.model.sh_degree",
     "sh_degree_interval": "pipeline.model.sh_degree_interval",
     "init_opacity": "pipeline.model.init_opacity",
@@ -68,6 +71,13 @@ class SplatTrainerConfig:
     num_devices: int | None = None
     """Number of processes that train the run together, each on a GPU of its own, or on a share of the CPU. A script
     that sets it has to call ``run`` under ``if __name__ == "__main__":``, because the processes import the script."""
+    num_machines: int | None = None
+    """Number of machines that train the run together, with ``num_devices`` processes each. The same script runs on all,
+    with a ``machine_rank`` of its own on each; `SplatTrainer.run` returns on machine 0 alone."""
+    machine_rank: int | None = None
+    """The number of this machine, from 0."""
+    dist_url: str | None = None
+    """``"tcp://HOST:PORT"``: an address of machine 0, and a free port there, at which the machines find each other."""
     sh_degree: int | None = None
     """Highest degree of the spherical harmonics that make colours depend on the direction, 0 to 3; 3DGS has 3."""
     sh_degree_interval: int | None = None

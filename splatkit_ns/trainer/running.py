@@ -31,8 +31,14 @@ def train_here(config: SplatkitTrainerConfig, modules: list[SplatBaseModule[Any]
 
 
 def train_in_ranks(config: SplatkitTrainerConfig, modules: list[SplatBaseModule[Any]]) -> SplatTrainerResult:
-    """Train in several processes, and open the last checkpoint in this one; see `train_here` for the arguments."""
-    ended: _Ended = run_in_ranks(config, _train_in_rank, modules)
+    """Train in several processes, and open the last checkpoint in this one; see `train_here` for the arguments.
+
+    Raises:
+        SystemExit: the run has ended, and its results are on another machine.
+    """
+    ended: _Ended | None = run_in_ranks(config, _train_in_rank, modules)
+    if ended is None:
+        raise SystemExit(0)
     config = replace(config, hooks=(), writers=(), vis="none")
     path = checkpoints.path_of(config.get_checkpoint_dir(), ended.step - 1)
     if path.exists():

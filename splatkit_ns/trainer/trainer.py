@@ -70,7 +70,8 @@ class SplatTrainer:
     ) -> None:
         check_instance(config, SplatTrainerConfig, "config")
         check_instance(data_provider, SplatDataProvider, "data_provider")
-        if ckpt_path is not None and not Path(ckpt_path).is_file():
+        is_first = not config.machine_rank  # which alone reads and writes files
+        if is_first and ckpt_path is not None and not Path(ckpt_path).is_file():
             raise SplatkitError(f"ckpt_path: there is no file {ckpt_path}.")
         self.config = config
         self.data_provider = data_provider
@@ -84,12 +85,14 @@ class SplatTrainer:
             "densification": densification,
         }
         self._check()
-        check_writable(config.output_dir, "SplatTrainerConfig.output_dir")
+        if is_first:
+            check_writable(config.output_dir, "SplatTrainerConfig.output_dir")
 
     def run(self) -> SplatTrainerResult:
         """Train, up to ``max_steps``; from a checkpoint, only the steps that are missing.
 
-        Each call is a new run in a folder of its own. The seeds of all global random generators are set.
+        Each call is a new run in a folder of its own. The seeds of all global random generators are set. Of several
+        machines, it returns on machine 0; on others it raises `SystemExit` with status 0 at the end.
 
         Raises:
             SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.

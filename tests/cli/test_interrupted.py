@@ -1,15 +1,18 @@
-"""Ctrl-C while a subcommand runs."""
+"""Ctrl-C while a subcommand runs, and an output that takes no more."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
+from splatkit_ns import formats
 from splatkit_ns.cli import COMMANDS, main
+from tests.formats.helpers import make_gaussians
 
 
 def test_ctrl_c_ends_the_program_at_once(
@@ -37,3 +40,23 @@ def test_ctrl_c_ends_the_program_at_once(
         main()
     assert ended == ["cleaned up", "ended with 130"]
     assert capsys.readouterr().out == "begun\n" * 2
+
+
+def test_an_output_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A command that writes files writes them all the same; one whose result is printed has lost it."""
+    monkeypatch.chdir(tmp_path)
+    formats.write(Path("a.ply"), make_gaussians(5))
+    for command, status, told in (
+        (["convert", "a.ply", "b.ply"], 0, "Standard output takes no more (No space left on device)"),
+        (["info", "a.ply"], 1, "Error: The result cannot be printed: [Errno 28] No space left on device."),
+    ):
+        full = open("/dev/full", "w")  # noqa: SIM115  # closing it would fail
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "__stdout__", full)
+        assert main(command) == status
+        assert told in capfd.readouterr().err
+        with contextlib.suppress(OSError):
+            full.close()
+    assert len(formats.read(Path("b.ply"))) == 5

@@ -124,6 +124,10 @@ def test_a_data_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert data["masked_share"] == pytest.approx(1 / 16)
     assert data["image_bytes"] == total * 32 * 24 * (3 + 1)
     assert data["damaged"] == data["notes"] == []
+    for mask in (tmp_path / "masks").iterdir():
+        Image.new("L", (32, 24)).save(mask)
+    status, result = found(capsys, "--data", tmp_path, *SPLIT)
+    assert (status, checks(result)["masks"]) == (1, "fault")
 
 
 @pytest.mark.usefixtures("quick")

@@ -297,8 +297,14 @@ def test_commands_refuse_and_trust(evil: Path, capsys: pytest.CaptureFixture[str
 def test_a_strangers_config_in_the_output_folder_is_not_run(evil: Path) -> None:
     """A run that is about to start compares its config with that of the folder."""
     (evil / "config.yml").write_text(with_line("!!python/object/apply:evil_parts.call []"))
-    assert not holds_config(evil / "config.yml", OLD_RUN.read_text())
+    machine = parse_config(OLD_RUN.read_text()).machine
+    assert not holds_config(evil / "config.yml", OLD_RUN.read_text(), machine)
     assert not (evil / "imported").exists()
     (evil / "config.yml").write_text("# a comment\n" + OLD_RUN.read_text())
     config = yaml.dump(parse_config(OLD_RUN.read_text()))
-    assert holds_config(evil / "config.yml", config)
+    assert holds_config(evil / "config.yml", config, machine)
+    elsewhere = parse_config(OLD_RUN.read_text())
+    elsewhere.machine.num_devices, elsewhere.machine.num_machines = 4, 2
+    assert holds_config(evil / "config.yml", yaml.dump(elsewhere), elsewhere.machine), "a run may go on elsewhere"
+    elsewhere.machine.seed += 1
+    assert not holds_config(evil / "config.yml", yaml.dump(elsewhere), elsewhere.machine)

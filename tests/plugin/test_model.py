@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -31,6 +32,14 @@ def train_step(pipeline: Any, step: int = 0) -> dict[str, Any]:
 def evaluate(pipeline: Any, index: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     camera, batch = pipeline.datamanager.fixed_indices_eval_dataloader[index]
     return pipeline.eval().model.get_outputs_for_camera(camera), batch
+
+
+def test_single_rays_are_refused(tiny_scene: Path) -> None:
+    """As ``ns-export pointcloud`` wants them."""
+    model = make_pipeline(tiny_scene).eval().model
+    rays = RayBundle(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2, 1))
+    with pytest.raises(SplatkitError, match="splatkit mesh --load-config"):
+        model(rays)
 
 
 def test_gaussians_start_at_the_seed_points(tiny_scene: Path) -> None:

@@ -6,11 +6,14 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch import distributed
 
+from splatkit_ns.plugin.run import saving
 from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.rank_lines import LineClosed, RankLines
@@ -59,19 +62,52 @@ def test_a_rank_that_has_ended_is_noticed_while_waiting_and_when_telling() -> No
         RankLines(0, {1: ours}).gather_later([1])()
 
 
-def test_a_rank_that_is_lost_in_an_exchange_makes_the_last_step_incomplete(
+def test_a_rank_that_is_lost_in_an_exchange_is_noticed_while_the_device_is_slow(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its results may never come, so that they cannot be saved either."""
     ours, theirs = socket.socketpair()
     ranks = Ranks(0, 2, _lines=RankLines(0, {1: ours}))
     monkeypatch.setattr(Together, "gradients", lambda self, parts: RankGradients(ranks))
     step = make_trainer(run_config(scene, tmp_path)).training_step
     forget_writers()
-    step.complete_steps = 6
     step._forward_backward.when_slow()
-    assert step.complete_steps == 6
     theirs.close()
     with pytest.raises(RankLost):
         step._forward_backward.when_slow()
-    assert step.complete_steps is None
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_nothing_is_saved_if_the_device_waits_for_a_lost_rank(
+    answers: bool, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(run_config(scene, tmp_path, steps=8))
+    train_step = trainer._train_step
+
+    def failing(step: int, last: int) -> None:
+        if step == 5:
+            raise RankLost("gone")
+        train_step(step, last)
+
+    monkeypatch.setattr(trainer, "_train_step", failing)
+    monkeypatch.setattr(saving, "device_answers", lambda device: answers)
+    with pytest.raises(RankLost):
+        trainer.train()
+    forget_writers()
+    assert [path.name for path in tmp_path.rglob("*.ckpt")] == (["step-000000004.ckpt"] if answers else [])
+
+
+def test_a_device_answers_when_its_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    stream = SimpleNamespace(query=lambda: asked.append(True) or len(asked) > 3)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    assert saving.device_answers(torch.device("cpu"))
+    assert not asked
+    assert saving.device_answers(torch.device("cuda"))
+    stream.query = lambda: False
+    assert not saving.device_answers(torch.device("cuda"), seconds=0.05)
+
+    def fails() -> bool:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    stream.query = fails
+    assert not saving.device_answers(torch.device("cuda"))

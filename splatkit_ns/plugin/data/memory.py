@@ -113,7 +113,7 @@ def choose_storage(
             on the CPU no more than `CPU_TRAINING`.
         workers: the number of threads that read photographs; None for one a core, divided likewise.
     """
-    ranks = Ranks.current().size
+    ranks = Ranks.current().on_machine
     workers = workers or max(1, usable_cores() // ranks)
     given = None if gib is None else round(gib * GIB)
     if device.type == "cuda" and prefer_gpu:

@@ -24,6 +24,7 @@ from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.options.length import possible_lenses
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.hooks import name_problems
+from splatkit_ns.plugin.run.machines import address_of
 from splatkit_ns.plugin.run.modules import own_module_problems
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
@@ -56,7 +57,7 @@ RANGES: dict[type, dict[str, Sequence[Range]]] = {
 """The ranges of fields that nerfstudio's own config classes define, by a base class of the config."""
 
 
-def _flag(place: str) -> str:
+def flag(place: str) -> str:
     """The name of an option on the command line."""
     owner, _, name = place.replace("_", "-").rpartition(".")
     return f"--{name} of the dataparser" if owner.endswith("dataparser") else f"--{place.replace('_', '-')}"
@@ -82,12 +83,12 @@ def check_data_options(config: Any) -> None:
     Raises:
         OptionsError: options are out of their ranges.
     """
-    problems = ranges.problems(config, shown=_flag, others=_nerfstudios_ranges)
+    problems = ranges.problems(config, shown=flag, others=_nerfstudios_ranges)
     if problems:
         raise OptionsError(problems)
 
 
-def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: Sequence[Any] | None = ()) -> list[str]:
+def option_problems(config: Any, shown: Callable[[str], str] = flag, modules: Sequence[Any] | None = ()) -> list[str]:
     """The problems of a run's options, one line each.
 
     Args:
@@ -101,11 +102,12 @@ def option_problems(config: Any, shown: Callable[[str], str] = _flag, modules: S
     problems += _lens_problems(config, shown) + _gradient_problems(config, shown) + _mask_problems(config, shown)
     problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
+    is_first = config.machine.machine_rank == 0  # which alone reads checkpoints, and knows of them
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
         path = getattr(config, name)
-        if path is not None and not exists(Path(path)):
+        if is_first and path is not None and not exists(Path(path)):
             problems.append(f"{shown(name)}: there is no {kind} {path}")
-    if model.init_ply is not None and not RunFolder(config).is_resuming:
+    if is_first and model.init_ply is not None and not RunFolder(config).is_resuming:
         problems += _initial_file_problems(Path(model.init_ply), shown("pipeline.model.init_ply"))
     return problems + own_module_problems(config) + name_problems(config)
 
@@ -218,19 +220,40 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     if config.mixed_precision or config.use_grad_scaler:
         names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
         problems.append(f"{names} must be False: Gaussians are trained in float32")
-    return problems + _machine_problems(config.machine, shown)
+    return problems + machine_problems(config.machine, shown) + _gpu_problems(config.machine, shown)
 
 
-def _machine_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
+def _gpu_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
+    count = machine.num_devices
+    if machine.device_type != "cuda" or count <= 1 or count <= (found := torch.cuda.device_count()):
+        return []
+    return [f"{shown('machine.num_devices')} is {count}, but PyTorch finds {found} GPU(s) on this machine"]
+
+
+def machine_problems(machine: Any, shown: Callable[[str], str] = flag) -> list[str]:
+    """The problems of the numbers of devices and machines, one line each, whatever this machine has.
+
+    Args:
+        machine: of the config of a run.
+        shown: see `option_problems`.
+    """
     problems: list[str] = []
-    if machine.num_machines != 1:
-        flag = shown("machine.num_machines")
-        problems.append(f"{flag} is {machine.num_machines}, expected 1: training on several machines is not supported")
-    count, flag = machine.num_devices, shown("machine.num_devices")
+    count, name = machine.num_devices, shown("machine.num_devices")
     if count < 1:
-        problems.append(f"{flag} is {count}, expected at least 1")
-    elif count > 1 and machine.device_type == "cuda" and torch.cuda.device_count() < count:
-        problems.append(f"{flag} is {count}, but PyTorch finds {torch.cuda.device_count()} GPU(s) on this machine")
+        problems.append(f"{name} is {count}, expected at least 1")
+    machines, name = machine.num_machines, shown("machine.num_machines")
+    if machines < 1:
+        return [*problems, f"{name} is {machines}, expected at least 1"]
+    if not 0 <= machine.machine_rank < machines:
+        expected = f"0 to {machines - 1}" if machines > 1 else "0"
+        problems.append(
+            f"{shown('machine.machine_rank')} is {machine.machine_rank}, expected {expected} with {name} {machines}"
+        )
+    if machines > 1 and address_of(machine.dist_url) is None:
+        problems.append(
+            f"{shown('machine.dist_url')} is {machine.dist_url}, expected tcp://HOST:PORT with several machines: an "
+            "address of machine 0 that the others can reach, and a free port there, the same on all machines"
+        )
     return problems
 
 

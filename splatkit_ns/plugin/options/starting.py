@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy
 from itertools import pairwise
 from pathlib import Path
@@ -13,20 +15,23 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin.data.bare_colmap import dataparser_of
-from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer
+from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer, flag, machine_problems
+from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
-from splatkit_ns.plugin.run.config_file import note_unknown_settings
+from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.machines import Machine, Machines
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 from splatkit_ns.ranges import is_number
+from splatkit_ns.splat.state_checkpoint import package_versions
 
 LOAD_CONFIG = "--load-config"
 
@@ -58,15 +63,52 @@ def _choose_dataparser(datamanager: Any) -> None:
         datamanager.dataparser = chosen
 
 
-def note_options_beside_config(arguments: Sequence[str]) -> None:
-    """Print a note if ``ns-train --load-config`` has other options, too: nerfstudio passes over them."""
-    given = _options_of_ns_train(arguments)
-    others = dict.fromkeys(name for name in given if name != LOAD_CONFIG)
-    if LOAD_CONFIG in given and others:
+def placed(config: Any, arguments: Sequence[str] | None = None) -> Any:
+    """Give a config that ``ns-train --load-config`` has read the devices and machines of the command line.
+
+    The other options of that command do not count, for which there is a note: nerfstudio passes over them.
+
+    Args:
+        config: of the run; changed.
+        arguments: of the command; None means those of this process.
+
+    Returns:
+        The config.
+    """
+    given = _options_of_ns_train(sys.argv if arguments is None else arguments)
+    if LOAD_CONFIG not in given:
+        return config
+    places = {f"--machine.{name.replace('_', '-')}": name for name in PLACE}
+    for option, name in places.items():
+        if option in given:
+            setattr(config.machine, name, type(getattr(config.machine, name))(given[option]))
+    others = [name for name in given if name not in (LOAD_CONFIG, *places)]
+    if others:
         report_once(
             f"--load-config takes all settings from its file. What else is given does not count: {', '.join(others)}. "
             "Change the file instead, or start from the run's checkpoints: --load-dir in place of --load-config."
         )
+    return config
+
+
+def _meet(config: Any) -> Machines | None:
+    """Meet the other machines of a run; None if there are none.
+
+    Raises:
+        SplatkitError: see `Machines.meet`.
+    """
+    machine = config.machine
+    problems = machine_problems(machine)
+    if problems:
+        raise OptionsError(problems)
+    if machine.num_machines == 1:
+        return None
+    options = compared_options(config, flag)
+    folder = config.get_base_dir().absolute()
+    this = Machine(machine.machine_rank, socket.gethostname(), folder, package_versions(), options)
+    machines = Machines(this, machine.num_machines, machine.dist_url)
+    machines.meet()
+    return machines
 
 
 def _options_of_ns_train(arguments: Sequence[str]) -> dict[str, str]:
@@ -107,21 +149,34 @@ def save_run_config(config: Any) -> None:
             to another run. No empty folder is left behind.
     """
     install_excepthook()
-    note_options_beside_config(sys.argv)
     note_unknown_settings(config)
     folder = RunFolder(config)
     try:
-        refuse_moved_run(sys.argv, config)
+        with interruptible():
+            machines = _meet(config)
+        with nullcontext() if machines is None else machines.telling():
+            _check_and_claim(config, folder)
+    except (SplatkitError, StoppedBySignal):
+        if config.machine.machine_rank == 0:
+            folder.discard_if_empty()
+        raise
+    hide_ranks(config, machines)
+
+
+def _check_and_claim(config: Any, folder: RunFolder) -> None:
+    is_first = config.machine.machine_rank == 0  # which alone writes
+    try:
         _choose_dataparser(config.pipeline.datamanager)
         fit_to_length(config)
-        folder.note_if_same_run()
+        if is_first:
+            refuse_moved_run(sys.argv, config)
+            folder.note_if_same_run()
         config.check()
-        folder.save_config()
-        hide_ranks(config)
-    except (SplatkitError, StoppedBySignal):
-        folder.discard_if_empty()
-        raise
+        if is_first:
+            folder.save_config()
     except Exception as error:  # YAML pickles the parts, and a user's part may raise any exception
+        if isinstance(error, SplatkitError) or not is_first:
+            raise
         report_once(
             f"There is no config.yml in {config.get_base_dir()}, so ns-eval, ns-export and ns-viewer cannot open "
             f"this run: a part of it cannot be pickled ({type(error).__name__}: {error})."

@@ -15,7 +15,7 @@ ERRORS = 2
 def make_output_last() -> None:
     """Let this process lose what it prints, from now on, instead of failing if standard output or error is broken.
 
-    Hours of training must not end because the `tee` or `ssh` that reads the output is gone, or the disk with the log
+    Hours of work must not end because the `tee` or `ssh` that reads the output is gone, or the disk with the log
     file is full. A stream that another program has put in place of the system's, as notebooks do, stays as it is.
     """
     for name in ("stdout", "stderr"):
@@ -62,7 +62,7 @@ class _LastingFile(io.RawIOBase):
             return os.write(self._descriptor, content)
         except OSError as error:
             if not self._fails and self._descriptor != ERRORS:
-                note = f"Standard output takes no more ({error.strerror}): the run goes on without it.\n"
+                note = f"Standard output takes no more ({error.strerror}): the work goes on without it.\n"
                 with suppress(OSError):
                     os.write(ERRORS, note.encode())
             self._fails = True

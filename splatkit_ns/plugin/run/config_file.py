@@ -40,6 +40,8 @@ _MOST_CHARACTERS = 4_000_000
 _LONGEST_VALUE = 100_000
 _TARGET = "_target"
 _SHOWN = 5
+PLACE = ("num_devices", "num_machines", "machine_rank", "dist_url")
+"""The options of ``machine`` that say where a run trains; any that were stopped may go on elsewhere."""
 
 
 class UntrustedConfigError(SplatkitError):
@@ -81,15 +83,25 @@ def hint_of_config(path: Path) -> str | None:
     return f"The newest run in it is {max(below, key=lambda each: each.stat().st_mtime)}." if below else None
 
 
-def holds_config(path: Path, text: str) -> bool:
-    """Whether a file holds the same config.
+def holds_config(path: Path, text: str, machine: Any) -> bool:
+    """Whether a file holds the same config, but for the number of devices and machines.
 
     It is compared as text, then after reading and writing it again: users add comments, and files of older versions
     lack options.
+
+    Args:
+        path: the file.
+        text: of the config.
+        machine: its ``machine``.
     """
     try:
         found = path.read_text("utf-8")
-        return found == text or yaml.dump(parse_config(found, trust=packages_named(text))) == text
+        if found == text:
+            return True
+        stored = parse_config(found, trust=packages_named(text))
+        for name in PLACE:
+            setattr(stored.machine, name, getattr(machine, name))
+        return yaml.dump(stored) == text
     except Exception:  # loading a file with other content can raise any exception
         return False
 

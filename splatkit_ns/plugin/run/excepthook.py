@@ -21,6 +21,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a file system that is full, beyond its quota, or takes no file of that size: files in it may be cut."""
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The errors of a file system or folder that cannot be written at all."""
+COMMANDS = "nerfstudio.scripts."
+"""The begin of the names of nerfstudio's modules with commands."""
+NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+"""The errors of an output whose path goes through a file, or names a folder."""
 
 
 def install_excepthook() -> None:
@@ -35,7 +39,7 @@ def install_excepthook() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         told = error if isinstance(error, SplatkitError) else None
-        told = told or disk_error(error, traceback) or checkpoint_error(error, traceback) or path_error(traceback)
+        told = told or disk_error(error, traceback) or checkpoint_error(error, traceback) or mistake_error(traceback)
         if told is not None:
             CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
         else:
@@ -55,13 +59,15 @@ def disk_error(error: BaseException, traceback: TracebackType | None) -> Splatki
         error: the uncaught exception.
         traceback: the traceback of the exception.
     """
-    if not isinstance(error, OSError) or error.errno not in FULL + CLOSED:
+    if not isinstance(error, OSError) or error.errno not in FULL + CLOSED + NO_PLACE:
         return None
     frames = [frame for frame, _ in walk_tb(traceback)]
-    first = next((i for i, frame in enumerate(frames) if _module(frame).startswith("nerfstudio.scripts.")), None)
+    if error.errno in NO_PLACE and not any(_module(frame).startswith(COMMANDS) for frame in frames[-4:]):
+        return None  # of a part in training, perhaps
+    first = next((i for i, frame in enumerate(frames) if _module(frame).startswith(COMMANDS)), None)
     if first is None:
         return None
-    if error.errno in CLOSED:
+    if error.errno in CLOSED + NO_PLACE:
         return SplatkitError(f"{describe_os_error(error)}.")
     innermost = next((files for frame in reversed(frames[first:]) if (files := _being_written(frame))), [])
     deleted = [str(path) for path in innermost if _delete(path)]
@@ -90,8 +96,10 @@ def _delete(path: Path) -> bool:
     return False
 
 
-def path_error(traceback: TracebackType | None) -> SplatkitError | None:
-    """The error of ``ns-render interpolate`` with a single camera; None if the cause is another.
+def mistake_error(traceback: TracebackType | None) -> SplatkitError | None:
+    """The error of a mistake that nerfstudio's commands do not explain; None if the cause is another.
+
+    They are ``ns-render interpolate`` with a single camera, and ``ns-export gaussian-splat`` with an empty box.
 
     Args:
         traceback: the traceback of the uncaught exception.
@@ -103,6 +111,11 @@ def path_error(traceback: TracebackType | None) -> SplatkitError | None:
             return SplatkitError(
                 "A path goes from camera to camera, but there is only one: --pose-source train takes the cameras of "
                 "training, --pose-source eval those of the held-out images."
+            )
+        if where == (f"{COMMANDS}exporter", "write_ply") and frame.f_locals.get("count") == 0:
+            return SplatkitError(
+                "No Gaussian is left to be written: none is in the box (--obb-center, --obb-rotation, --obb-scale), or "
+                "none is opaque enough."
             )
     return None
 

@@ -80,6 +80,8 @@ class RunFolder:
             config: of the run.
             is_new: whether its timestamp was not given.
         """
+        if config.machine.machine_rank > 0:  # machine 0 alone has the folder
+            return
         if is_new:
             cls.set_unused_timestamp(config, config.timestamp)
         elif config.load_dir is None and config.load_checkpoint is None:
@@ -121,7 +123,8 @@ class RunFolder:
         """Set `is_continued`: whether the run is started again in its own folder, with the same config."""
         self._state.is_continued = False
         if checkpoint_paths(self._checkpoint_dir):
-            self._state.is_continued = holds_config(self.path / "config.yml", yaml.dump(self._config))
+            config = self._config
+            self._state.is_continued = holds_config(self.path / "config.yml", yaml.dump(config), config.machine)
 
     @property
     def is_continued(self) -> bool:

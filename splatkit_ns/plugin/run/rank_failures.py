@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, NoReturn
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.plugin.step.finite import NotFiniteError
+from splatkit_ns.ranks import RankLost
 
 IMPORTED_AGAIN = 64
 """The exit status of a rank whose script begins the run again when it is imported."""
@@ -26,7 +29,8 @@ class Failure:
     trace: str = ""
     """Its traceback."""
     kind: str = "error"
-    """"error"; "lost" if another rank was the cause; "stopped" by a signal; "exit" by `SystemExit`."""
+    """"error"; "lost" if another rank was the cause; "stopped" by a signal, "early" before training began; "exit" by
+    `SystemExit`."""
     code: Any = None
     """The signal's number, or the exit status."""
 
@@ -58,35 +62,66 @@ def how_it_ended(status: int, pid: int, errors: Path) -> str:
     return how + (f"; its last words: {' '.join(lines[-3:])}" if lines else "")
 
 
-def raise_cause(failed: Sequence[Failure | None], signums: list[int], checkpoint: str) -> NoReturn:
+def failure_of(error: BaseException) -> Failure:
+    """The failure of a process that an exception has ended."""
+    if isinstance(error, StoppedBySignal):
+        return Failure("", kind="early" if error.is_early else "stopped", code=int(error.signum))
+    if isinstance(error, KeyboardInterrupt):
+        return Failure("", kind="early", code=int(signal.SIGINT))
+    if isinstance(error, SystemExit):
+        return Failure("", kind="exit", code=error.code)
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    kind = "lost" if _is_lost(error) else "error"
+    sent: Any = error if _survives(error) else None
+    if sent is None and isinstance(error, SplatkitError):  # of a class with other arguments
+        sent = SplatkitError(str(error))
+    return Failure(str(error), sent, trace, kind)
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether the end of another rank is the cause of an exception."""
+    while error is not None:
+        if isinstance(error, RankLost):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _survives(error: BaseException) -> bool:
+    """Whether an exception comes out of a pipe as it went in."""
+    try:
+        return isinstance(error, Exception) and str(pickle.loads(pickle.dumps(error))) == str(error)
+    except Exception:  # a user's exception may raise anything
+        return False
+
+
+def raise_cause(failures: Sequence[tuple[str, Failure]], number: int, signums: list[int], checkpoint: str) -> NoReturn:
     """Raise the cause of the end of the ranks.
 
     Args:
-        failed: how each rank has failed; None if it has not.
+        failures: what has failed, for the begin of a sentence, and how; "" if the failure says what has.
+        number: of failures there can be: what all of them say needs no rank.
         signums: the signals that this process has received.
         checkpoint: a sentence that says which checkpoint there is.
     """
-    failures = [(rank, failure) for rank, failure in enumerate(failed) if failure is not None]
-    for _, failure in failures:
-        if failure.kind == "exit":
-            raise SystemExit(failure.code)
-    for _, failure in failures:
-        if failure.kind == "stopped":
-            raise StoppedBySignal(failure.code)
+    for kinds in (("exit",), ("stopped", "early")):
+        for _, failure in failures:
+            if failure.kind in kinds:
+                raise SystemExit(failure.code) if failure.kind == "exit" else StoppedBySignal(failure.code)
     if signums:
         raise StoppedBySignal(signums[0])
-    causes = [(rank, failure) for rank, failure in failures if failure.kind == "error"] or failures
-    (rank, first), size = causes[0], len(failed)
+    causes = [(who, failure) for who, failure in failures if failure.kind == "error"] or list(failures)
+    who, first = causes[0]
     if first.trace and not isinstance(first.error, SplatkitError):
         found = first.error or RuntimeError(first.text)
-        raise found from RemoteTraceback(f"In rank {rank} of {size} (the first is 0):\n{first.trace}")
+        raise found from RemoteTraceback(f"In {who[:1].lower()}{who[1:]}:\n{first.trace}")
     if all(isinstance(cause.error, NotFiniteError) for _, cause in causes):  # names the rank, and one its terms
-        rank, first = max(causes, key=lambda entry: len(entry[1].text))
-        causes = [(rank, first)] * size
-    is_everywhere = len(causes) == size and len({cause.text for _, cause in causes}) == 1
+        who, first = max(causes, key=lambda entry: len(entry[1].text))
+        causes = [(who, first)] * number
+    is_everywhere = len(causes) == number and len({cause.text for _, cause in causes}) == 1
     colon = ":" if first.trace else ""
     told = first.text.replace("  ", " ").replace(" \n", "\n").strip()
-    text = told if is_everywhere else f"Rank {rank} of {size} (the first is 0){colon} {told}"
+    text = told if is_everywhere or not who else f"{who}{colon} {told}"
     raise _like(first.error, text if checkpoint in text else f"{text.rstrip('.')}. {checkpoint}")
 
 

@@ -9,20 +9,19 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.rank_failures import Failure
-from splatkit_ns.plugin.run.signals import StoppedBySignal
-from splatkit_ns.ranks import RankLost, Ranks
+from splatkit_ns.plugin.run.rank_failures import failure_of
+from splatkit_ns.ranks import Ranks, give_up
 
 LAST_SECONDS = 60.0
 """Seconds that a rank has to save and end after the process that started it has ended."""
@@ -34,44 +33,62 @@ class Place:
 
     rank: int
     size: int
+    local_rank: int
+    """The number among those of this machine."""
+    on_machine: int
+    """The number of ranks on this machine."""
     device_type: str
+    host: str
     port: int
-    """The port at which the ranks find each other."""
+    """Where the ranks find each other."""
     is_continued: bool
     """Whether the run goes on in its own folder."""
     errors: Path
     """A file for what the rank writes to its standard error."""
 
 
-def rank_main(place: Place, work: bytes, reports: Connection, alive: Connection, lifeline: Connection) -> None:
+@dataclass(frozen=True)
+class Lifelines:
+    """What a rank is told by closing a pipe, of which the process that started the ranks holds the other end."""
+
+    alive: Connection
+    """Closes when that process ends."""
+    all_here: Connection
+    """Closes when another machine has failed, or is lost."""
+    others: tuple[Connection, ...]
+    """The other ends, for the rank to close."""
+
+
+def rank_main(place: Place, work: bytes, reports: Connection, lifelines: Lifelines) -> None:
     """Run a rank.
 
     Args:
         place: its place in the run.
         work: the pickled config, function and argument; see `run_in_ranks`.
         reports: takes ("done", result) or ("failed", `Failure`), pickled.
-        alive: closes when the process that started the ranks ends.
-        lifeline: the other end of it, which that process alone is to hold.
+        lifelines: end this rank.
     """
-    lifeline.close()
+    for each in lifelines.others:
+        each.close()
     os.setpgrp()  # Ctrl+C goes to the process that started the ranks, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(alive,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(lifelines.alive,), daemon=True).start()
+    threading.Thread(target=_give_up_with, args=(lifelines,), daemon=True).start()
     if place.rank > 0:
         _be_silent(place.errors)
     if place.device_type == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // place.size))
+        torch.set_num_threads(max(1, torch.get_num_threads() // place.on_machine))
     try:
         config, body, argument = pickle.loads(work)
         if place.rank > 0:
-            config.vis = "none"
-        RunFolder(config).belongs_to_starter(place.is_continued)
-        Ranks.start(place.rank, place.size, place.device_type, place.port)
+            config.vis, config.writers = "none", ()
+        ranks = Ranks.start(place.rank, place.size, place.device_type, place.port, place.host, place.on_machine)
+        _take_over_folder(config, place, ranks)
         result = body(config, argument)
         report = pickle.dumps(("done", result if place.rank == 0 else None))
     except BaseException as error:
-        reports.send_bytes(pickle.dumps(("failed", _failure(error))))
+        reports.send_bytes(pickle.dumps(("failed", failure_of(error))))
         _flush()
         os._exit(1)  # at once, so that the others notice; a GPU may wait for them for ever
     reports.send_bytes(report)  # as plain bytes: tensors sent as such are lost with this process
@@ -88,6 +105,32 @@ def _end_with(alive: Connection) -> None:
     os._exit(1)
 
 
+def _give_up_with(lifelines: Lifelines) -> None:
+    """End this process when another machine is lost: in training, by the next exchange, saved; before it, at once."""
+    with suppress(OSError):
+        lifelines.all_here.poll(None)
+        time.sleep(0.2)
+        if lifelines.alive.poll(0):  # the process that started this one has ended, and both have closed
+            return
+    give_up()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # training, in which signals are requests, has not begun
+        os._exit(1)
+
+
+def _take_over_folder(config: Any, place: Place, ranks: Ranks) -> None:
+    """Write into the folder that has been claimed by the process which started this one.
+
+    Machine 0 alone reads the checkpoint to go on from: ranks of other machines go on if rank 0 does.
+    """
+    folder = RunFolder(config)
+    folder.belongs_to_starter(place.is_continued)
+    if ranks.are_on_several_machines:
+        is_resuming = ranks.message_of_first(folder.is_resuming)
+        if place.rank >= place.on_machine:
+            config.load_dir = config.load_checkpoint = None
+            folder.belongs_to_starter(is_resuming)
+
+
 def _be_silent(errors: Path) -> None:
     """Show nothing, but keep what a crash writes."""
     for descriptor, path in ((1, os.devnull), (2, str(errors))):
@@ -98,35 +141,6 @@ def _be_silent(errors: Path) -> None:
     warnings.simplefilter("ignore")
     logger = logging.getLogger("splatkit_ns")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
-
-
-def _failure(error: BaseException) -> Failure:
-    if isinstance(error, StoppedBySignal):
-        return Failure("", kind="stopped", code=int(error.signum))
-    if isinstance(error, KeyboardInterrupt):
-        return Failure("", kind="stopped", code=int(signal.SIGINT))
-    if isinstance(error, SystemExit):
-        return Failure("", kind="exit", code=error.code)
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    kind = "lost" if _is_lost(error) else "error"
-    return Failure(str(error), error if _survives(error) else None, trace, kind)  # type: ignore[arg-type]
-
-
-def _is_lost(error: BaseException | None) -> bool:
-    """Whether the end of another rank is the cause of an exception."""
-    while error is not None:
-        if isinstance(error, RankLost):
-            return True
-        error = error.__cause__
-    return False
-
-
-def _survives(error: BaseException) -> bool:
-    """Whether an exception comes out of a pipe as it went in."""
-    try:
-        return isinstance(error, Exception) and str(pickle.loads(pickle.dumps(error))) == str(error)
-    except Exception:  # a user's exception may raise anything
-        return False
 
 
 def _flush() -> None:

@@ -8,17 +8,15 @@ import pickle
 import signal
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns import ranks
 from splatkit_ns.environment import environment_variable
@@ -26,13 +24,12 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.reporting.lasting_output import make_output_last
 from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.machines import Machines, address_of
 from splatkit_ns.plugin.run.modules import CPU_KERNELS
-from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, how_it_ended, raise_cause
-from splatkit_ns.plugin.run.rank_main import Place, rank_main
-from splatkit_ns.plugin.run.signals import stopped_early, stopping_signals
-
-GRACE = 40.0
-"""Seconds that the other ranks have to save and end after one has failed; then they are killed."""
+from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, raise_cause
+from splatkit_ns.plugin.run.rank_main import Lifelines, Place, rank_main
+from splatkit_ns.plugin.run.rank_waiting import RankProcess, passing_on, wait_for_all
+from splatkit_ns.plugin.run.signals import stopped_early
 
 ENTRANCES = {"nerfstudio.scripts.train"}
 """Modules of commands, which each rank imports again: here once for all, if they run."""
@@ -46,7 +43,7 @@ Body = Callable[[Any, Any], Any]
 
 def number_of_ranks(config: Any) -> int:
     """The number of processes that a run of this config is to have."""
-    return max(config.machine.num_devices, getattr(config, "ranks_to_start", 1))
+    return max(config.machine.num_devices * config.machine.num_machines, getattr(config, "ranks_to_start", 1))
 
 
 def end_if_imported() -> None:
@@ -55,10 +52,15 @@ def end_if_imported() -> None:
         os._exit(IMPORTED_AGAIN)
 
 
-def hide_ranks(config: Any) -> None:
-    """Let ``ns-train`` make the trainer in its own process, which then starts the ranks: its launcher needs CUDA."""
-    config.ranks_to_start = number_of_ranks(config)
-    config.machine = replace(config.machine, num_devices=1)
+def hide_ranks(config: Any, machines: Machines | None) -> None:
+    """Let ``ns-train`` make the trainer in its own process, which then starts the ranks: its launcher needs CUDA.
+
+    Args:
+        config: the config of the run.
+        machines: those of the run, which have met; None if there is one.
+    """
+    config.ranks_to_start, config.machines = number_of_ranks(config), machines
+    config.machine = replace(config.machine, num_devices=1, num_machines=1, machine_rank=0)
 
 
 class RankedTraining:
@@ -90,7 +92,7 @@ def _train(config: Any, argument: Any) -> None:
 
 
 def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool = False) -> Any:
-    """Run a function in several processes of this machine, one a device, that train one run together.
+    """Run a function in several processes, one a device, that train one run together, and are started here.
 
     Ctrl+C, SIGTERM and that of a closed terminal are passed on to all of them. If one fails, the others save and end.
 
@@ -102,44 +104,92 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool =
             GPUs, unless it has touched CUDA. They need not import everything again, which takes ten seconds.
 
     Returns:
-        The result of rank 0.
+        The result of rank 0; None on other machines than its own.
 
     Raises:
         SplatkitError: a rank failed, or the processes cannot be started; the message names rank and cause.
         StoppedBySignal: the ranks have been stopped.
         Exception: what else a rank has raised.
     """
-    size, device_type, folder = number_of_ranks(config), config.machine.device_type, RunFolder(config)
+    machines: Machines | None = getattr(config, "machines", None)
+    if machines is None:
+        return _run_in_ranks(config, body, argument, None, forks)
+    with machines.telling():
+        result = _run_in_ranks(config, body, argument, machines, forks)
+    machines.leave()
+    return result
+
+
+def _run_in_ranks(config: Any, body: Body, argument: Any, machines: Machines | None, forks: bool) -> Any:
+    device_type, folder = config.machine.device_type, RunFolder(config)
+    places = _places(config, machines, folder.is_continued)
     config = copy(config)
     config.machine, config.ranks_to_start = replace(config.machine, num_devices=1), 1
+    config.machines = None  # ranks do not talk to it
     work = _pickled((config, body, argument))
     context: Any = multiprocessing.get_context(_start_method(device_type, forks))
     with tempfile.TemporaryDirectory(prefix="splatkit-ranks-") as logs, folder.discarded_if_refused():
         if device_type != "cuda":
             context.set_forkserver_preload(["splatkit_ns.trainer", CPU_KERNELS, *(sys.modules.keys() & ENTRANCES)])
-        store = _store(config.machine.dist_url)
+        store = _store(config.machine.dist_url) if machines is None else None
         alive, lifeline = context.Pipe(duplex=False)
-        started: list[_Process] = []
-        with _passing_on(started) as signums:
+        all_here, machines_line = context.Pipe(duplex=False)
+        lines = Lifelines(alive, all_here, (lifeline, machines_line))
+        where = "" if machines is None else f" on {machines.this}"
+        started: list[RankProcess] = []
+        with passing_on(started, machines) as signums:
             try:
-                for rank in range(size):
-                    errors = Path(logs, f"{rank}.txt")
-                    place = Place(rank, size, device_type, store.port, folder.is_continued, errors)
-                    started.append(_start(context, place, work, alive, lifeline))
+                for place in places:
+                    place = replace(
+                        place, errors=Path(logs, f"{place.rank}.txt"), port=place.port if store is None else store.port
+                    )
+                    started.append(_start(context, place, work, lines, where))
                     if signums:  # ranks that were not there yet have not been told, and no rank trains without them
                         raise stopped_early(signums[0])
-                result = _wait_for_all(started)
+                result = wait_for_all(started, machines, machines_line)
             finally:
                 for each in started:
                     each.process.kill()
                     each.process.join()
-                lifeline.close()
-                alive.close()
-        if any(each.failure is not None for each in started):
-            raise_cause(
-                [each.failure for each in started], signums, describe_last_checkpoint(config.get_checkpoint_dir())
-            )
+                for line in (alive, lifeline, all_here, machines_line):
+                    line.close()
+        fault = None if machines is None else machines.fault
+        failures = [(each.name, each.failure) for each in started if each.failure is not None]
+        if fault is not None:
+            failures.insert(0, (fault.who, fault.failure))
+        if failures:
+            _note_signal(failures, signums, machines)
+            number = len(started) + (machines is not None)  # what others say is known of one of them
+            raise_cause(failures, number, signums, _describe_last_checkpoint(config, machines))
         return result
+
+
+def _places(config: Any, machines: Machines | None, is_continued: bool) -> list[Place]:
+    """The places of the ranks of this machine."""
+    size, host, port, number = number_of_ranks(config), "127.0.0.1", 0, 0
+    on_machine = size
+    if machines is not None:
+        on_machine, host, port = size // machines.number, machines.host, machines.port
+        number = machines.this.number
+    device_type = config.machine.device_type
+    return [
+        Place(number * on_machine + i, size, i, on_machine, device_type, host, port, is_continued, Path())
+        for i in range(on_machine)
+    ]
+
+
+def _describe_last_checkpoint(config: Any, machines: Machines | None) -> str:
+    if machines is None or machines.is_first:
+        return describe_last_checkpoint(config.get_checkpoint_dir())
+    return f"Checkpoints are on {machines.first}, in {machines.first.folder}."
+
+
+def _note_signal(failures: list[tuple[str, Failure]], signums: list[int], machines: Machines | None) -> None:
+    """Print that a signal has stopped the run if it came to another machine."""
+    codes = [failure.code for _, failure in failures if failure.kind in ("stopped", "early")]
+    if machines is not None and codes and not signums:
+        name = signal.Signals(codes[0]).name
+        CONSOLE.print(f"{name} on another machine: training has stopped on all.", highlight=False)
 
 
 def _pickled(work: Any) -> bytes:
@@ -154,11 +204,11 @@ def _pickled(work: Any) -> bytes:
 
 def _store(dist_url: str) -> Any:
     """The meeting place of the ranks, at a free port or at that of ``--machine.dist-url``."""
-    number = "0" if dist_url == "auto" else dist_url.rpartition(":")[2]
-    if not number.isdigit() or int(number) >= 2**16:
+    address = ("", 0) if dist_url == "auto" else address_of(dist_url)
+    if address is None:
         raise SplatkitError(f"--machine.dist-url is {dist_url}, expected auto or tcp://127.0.0.1:PORT.")
     try:
-        return ranks.serve(int(number))
+        return ranks.serve(address[1])
     except OSError as error:
         raise SplatkitError(
             f"--machine.dist-url is {dist_url}, but {error}. Name another, or leave it out: then a free one is found."
@@ -166,30 +216,6 @@ def _store(dist_url: str) -> Any:
 
 
 # ---------------------------------------------------------------------- starting
-
-
-@dataclass(eq=False)
-class _Process:
-    """One rank, as the process that started it sees it."""
-
-    rank: int
-    process: Any
-    reports: Connection
-    errors: Path
-    failure: Failure | None = None
-    is_done: bool = False
-    result: Any = None
-
-    def take_reports(self) -> None:
-        """Take the report that has come, if there is one."""
-        with suppress(EOFError, OSError):
-            while self.reports.poll():
-                name, value = pickle.loads(self.reports.recv_bytes())
-                self.is_done = True
-                if name == "failed":
-                    self.failure = value
-                else:
-                    self.result = value
 
 
 def _start_method(device_type: str, forks: bool) -> str:
@@ -208,14 +234,15 @@ def _copies_can_use_cuda() -> bool:
     return os.waitpid(copy_id, 0)[1] == 0
 
 
-def _start(context: Any, place: Place, work: bytes, alive: Connection, lifeline: Connection) -> _Process:
+def _start(context: Any, place: Place, work: bytes, lines: Lifelines, where: str = "") -> RankProcess:
     reports, writer = context.Pipe(duplex=False)
-    arguments = (place, work, writer, alive, lifeline)
+    arguments = (place, work, writer, lines)
     process = context.Process(target=rank_main, args=arguments, name=f"{NAME} {place.rank}")
     with _only_gpu(place):
         process.start()
     writer.close()
-    return _Process(place.rank, process, reports, place.errors)
+    name = f"Rank {place.rank} of {place.size} (the first is 0){where}"
+    return RankProcess(name, process, reports, place.errors)
 
 
 def _only_gpu(place: Place) -> AbstractContextManager[None]:
@@ -225,62 +252,4 @@ def _only_gpu(place: Place) -> AbstractContextManager[None]:
     name = "CUDA_VISIBLE_DEVICES"
     before = os.environ.get(name)
     visible = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
-    return environment_variable(name, visible[place.rank].strip())
-
-
-@contextmanager
-def _passing_on(started: list[_Process]) -> Generator[list[int]]:
-    """Pass signals on to the ranks, which have process groups of their own, so that each gets them once.
-
-    Yields:
-        The signals that have come so far.
-    """
-    signums: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signums
-        return
-
-    def handle(signum: int, frame: Any) -> None:
-        signums.append(signum)
-        for each in started:
-            with suppress(ProcessLookupError):
-                os.kill(each.process.pid, signum)
-
-    previous = {signum: signal.signal(signum, handle) for signum in stopping_signals()}
-    try:
-        yield signums
-    finally:
-        for signum, handler in previous.items():
-            # None: a handler that was not set from Python, so that Python cannot restore it
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-
-
-# ---------------------------------------------------------------------- waiting
-
-
-def _wait_for_all(started: list[_Process]) -> Any:
-    """Wait until all ranks have ended, and kill those that do not end soon after one has failed.
-
-    Returns:
-        The result of rank 0; None if it has none.
-    """
-    running, deadline = list(started), float("inf")
-    while running:
-        quiet = [each.reports for each in running if not each.is_done]  # a full pipe would hold a rank up
-        wait([each.process.sentinel for each in running] + quiet, timeout=1.0)
-        ended = [each for each in running if not each.process.is_alive()]
-        for each in running:
-            each.take_reports()
-        for each in ended:
-            running.remove(each)
-            if not each.is_done:
-                each.failure = each.failure or Failure(
-                    how_it_ended(each.process.exitcode, each.process.pid, each.errors)
-                )
-        if any(each.failure is not None for each in started):
-            deadline = min(deadline, time.monotonic() + GRACE)
-        if time.monotonic() > deadline:
-            for each in running:
-                each.failure = each.failure or Failure("was killed, because it did not end", kind="lost")
-                each.process.kill()
-    return started[0].result
+    return environment_variable(name, visible[place.local_rank].strip())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 
+import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
@@ -22,6 +24,9 @@ from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.ranks import RankLost
 
 logger = logging.getLogger("splatkit_ns")
+
+ANSWER = 3.0
+"""Seconds in which a GPU has done what is left of a step, unless it waits for something that never comes."""
 
 
 class Saver:
@@ -141,7 +146,7 @@ class Saver:
         """Save the steps before an error in the block, which is the training, or before a `SystemExit`.
 
         The saved state does not include a step that was under way. Nothing is saved if the state itself is the cause of
-        the error, has been saved already, or is that of an incomplete step.
+        the error, has been saved already, is that of an incomplete step, or if the GPU waits for a rank that is lost.
         """
         try:
             yield
@@ -149,6 +154,8 @@ class Saver:
             self.settle()
             raise
         except (Exception, SystemExit) as error:
+            if isinstance(error, RankLost) and not device_answers(self._run.model.training_state.device):
+                raise  # it waits for that rank in the exchange of the last step, which will never be over
             self.settle()
             complete = self._training_step.complete_steps
             step = -1 if complete is None else complete - 1
@@ -226,3 +233,15 @@ class Saver:
         step, number = self._run.model.context.step, len(self._run.model.context.training_state)
         message = out_of_memory.message(cause, step, number, in_use, self._checkpoint_in_error(), self._config)
         raise out_of_memory.OutOfMemory(message) from error
+
+
+def device_answers(device: torch.device, seconds: float = ANSWER) -> bool:
+    """Whether a GPU has done its work within some seconds; on the CPU it always has."""
+    end = time.monotonic() + seconds
+    with suppress(RuntimeError):  # the GPU's own error
+        while device.type == "cuda" and not torch.cuda.current_stream(device).query():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+    return False

@@ -25,9 +25,11 @@ class StoppedBySignal(SystemExit):
     closed terminal. Not a `KeyboardInterrupt`, for which nerfstudio prints a traceback and exits with status 0.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, is_early: bool = False) -> None:
         super().__init__(128 + signum)
         self.signum = signum
+        self.is_early = is_early
+        """Whether training had not begun."""
 
 
 @contextmanager
@@ -46,7 +48,14 @@ def interruptible() -> Generator[None]:
 def stopped_early(signum: int) -> StoppedBySignal:
     """Print that a signal has stopped a run before its training began, and make the exception to raise."""
     CONSOLE.print(f"{signal.Signals(signum).name}: stopped before training began.")
-    return StoppedBySignal(signum)
+    return StoppedBySignal(signum, is_early=True)
+
+
+def say_that_training_stops(signum: int) -> None:
+    """Print what a first signal does in training."""
+    name = signal.Signals(signum).name
+    with suppress(RuntimeError):  # the signal came while text was being written, as to a terminal that is slow
+        CONSOLE.print(f"{name}: training stops after this step and saves. Once more to stop at once, unsaved.")
 
 
 @dataclass
@@ -81,9 +90,7 @@ def stop_requests() -> Generator[StopRequest, None, None]:
         request.signum = request.signum or signum
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        name = signal.Signals(signum).name
-        with suppress(RuntimeError):  # the signal came while text was being written, as to a terminal that is slow
-            CONSOLE.print(f"{name}: training stops after this step and saves. Once more to stop at once, unsaved.")
+        say_that_training_stops(signum)
 
     previous: dict[signal.Signals, Any] = {each: signal.signal(each, handle) for each in stopping_signals()}
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.data.same_data import DataSummary
 from splatkit_ns.plugin.run.roll_call import RollCall
 from splatkit_ns.plugin.run.signals import StopRequest
 from splatkit_ns.plugin.step.finite import FiniteWatch
@@ -22,6 +23,8 @@ from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, OwnGradients, RankGradients
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.ranks import Ranks
+
+T = TypeVar("T")
 
 IMAGES_PER_COMPARISON = 100
 """The number of images after which the ranks compare their parameters."""
@@ -42,6 +45,29 @@ class Together:
         self._roll_call: RollCall | None = None
         """None if the ranks agree at every step, and wait for each other to do so."""
         self._dealt: DealtImages | None = None
+        self._compares_first = ranks.are_on_several_machines
+
+    def start(self, data: Any, read: Callable[[], T]) -> T:
+        """The checkpoint to go on from, which all ranks of this machine read. Other machines get that of rank 0.
+
+        Args:
+            data: the datamanager.
+            read: reads the checkpoint, if there is one.
+
+        Raises:
+            SplatkitError: the machines have different data, or the checkpoint cannot be read.
+        """
+        if not self.ranks.are_on_several_machines:
+            return read()
+        summaries = self.ranks.gather_objects(DataSummary.of(data))
+        for rank, summary in enumerate(summaries):
+            difference = summary.difference(summaries[0])
+            if difference is not None:
+                raise SplatkitError(
+                    f"The data of machine {rank // self.ranks.on_machine} are not those of machine 0: {difference}. "
+                    "All machines need the same files, at the same place or at the place that each names with --data."
+                )
+        return self.ranks.message_of_first(read() if self.ranks.is_first else None)
 
     def last_step(self, start: int, max_steps: int) -> int:
         """The last step of a run, 1-based.
@@ -77,9 +103,10 @@ class Together:
             return data
         number = len(data.train_dataset)
         if number < self.ranks.size:
+            machines = self.ranks.size // self.ranks.on_machine
             raise SplatkitError(
-                f"--machine.num-devices is {self.ranks.size}, but there are {number} training images: each process "
-                "needs one of its own at every step."
+                f"--machine.num-devices is {self.ranks.on_machine}{f' on {machines} machines' * (machines > 1)}, but "
+                f"there are {number} training images: each process needs one of its own at every step."
             )
         self._dealt = DealtImages(data, self.ranks)
         return self._dealt
@@ -125,6 +152,8 @@ class Together:
     def compare(self, step: int, parameters_of_run: Callable[[], Mapping[str, Tensor]]) -> None:
         """Compare the parameters of the ranks, which have to be the same bits, if that is due.
 
+        Ranks of several machines, which may have begun with other files, do so after their first step, too.
+
         Args:
             step: the number of images that have been trained.
             parameters_of_run: gives them, by name.
@@ -132,8 +161,10 @@ class Together:
         Raises:
             SplatkitError: a rank has others than rank 0.
         """
-        if self.ranks.size == 1 or not is_due(step, IMAGES_PER_COMPARISON, self.images_per_step):
+        due = self._compares_first or is_due(step, IMAGES_PER_COMPARISON, self.images_per_step)
+        if self.ranks.size == 1 or not due:
             return
+        self._compares_first = False
         parameters = parameters_of_run()
         sums = torch.stack([_bit_sum(param) for param in parameters.values()]).tolist()
         found = self.ranks.gather(sums)
@@ -144,6 +175,8 @@ class Together:
                     f"The ranks differ after step {step}: {', '.join(names)} of rank {rank} are not those of rank 0. "
                     "A part changes values on one rank alone, or by what its rank has seen. Let it change them alike "
                     "on all ranks, or train in one process."
+                    + " Or the machines have other processors or files."
+                    * self.ranks.are_on_several_machines
                 )
 
     @contextmanager

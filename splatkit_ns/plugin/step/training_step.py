@@ -129,10 +129,9 @@ class TrainingStep:
         """Give up if another rank has ended: the GPU may wait for it in the exchange of the last step, for ever.
 
         Raises:
-            RankLost: it has; the last step is then not complete.
+            RankLost: it has.
         """
         if isinstance(self._gradients, RankGradients) and self._gradients.is_lost:
-            self.complete_steps = None
             raise RankLost("Another process of this run has ended.")
 
     def _update_or_loss(self, own_loss: Tensor) -> tuple[CapturedUpdate | None, Tensor]:

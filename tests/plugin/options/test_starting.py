@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from nerfstudio.configs.base_config import MachineConfig
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.options.starting import note_options_beside_config, refuse_moved_run
+from splatkit_ns.plugin.options.starting import placed, refuse_moved_run
 from splatkit_ns.plugin.reporting.console import collected_notes
 from tests.faults.runs import make_config
+
+
+class Config:
+    """A config that was read."""
+
+    def __init__(self) -> None:
+        self.machine = MachineConfig(num_devices=2)
 
 
 @pytest.mark.parametrize(
@@ -23,10 +31,22 @@ from tests.faults.runs import make_config
     ],
 )  # fmt: skip
 def test_options_that_do_not_count_are_told(arguments: list[str], told: str | None) -> None:
+    config = Config()
     with collected_notes() as notes:
-        note_options_beside_config(arguments)
+        placed(config, arguments)
     assert len(notes) == (told is not None)
     assert told is None or told in notes[0]
+
+
+def test_the_place_of_a_run_that_goes_on_is_that_of_the_command_line() -> None:
+    arguments = "ns-train m --load-config c.yml --machine.machine_rank 1 --machine.num-machines=2 --machine.dist-url u"
+    config = Config()
+    with collected_notes() as notes:
+        assert placed(config, arguments.split()) is config
+    assert config.machine == MachineConfig(num_devices=2, num_machines=2, machine_rank=1, dist_url="u")
+    assert notes == []
+    placed(config, ["ns-train", "m", "--machine.num-devices", "4"])
+    assert config.machine.num_devices == 2, "set by nerfstudio where there is no config to read"
 
 
 @pytest.mark.parametrize(

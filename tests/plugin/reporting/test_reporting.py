@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.scripts.exporter import ExportGaussianSplat
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
@@ -87,3 +91,34 @@ def test_notes_are_given_once() -> None:
         report_once("a note for this test alone")
         report_once("a note for this test alone")
     assert capture.get().count("a note for this test alone") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        ("splat.ply", 0, "No Gaussian is left to be written: none is in the box"),
+        ("file/splat.ply", 1, "file/splat.ply"),
+        ("folder", 1, "Is a directory"),
+    ],
+)
+def test_mistakes_of_an_export_are_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    count: int,
+    told: str,
+) -> None:
+    """nerfstudio's command ends with a traceback otherwise."""
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    install_excepthook()
+    try:
+        ExportGaussianSplat.write_ply(str(tmp_path / name), count, OrderedDict(x=np.zeros(count, np.float32)))
+    except (ValueError, OSError):
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    printed = capsys.readouterr()
+    assert "Error:" in printed.out
+    assert told in printed.out
+    assert "Traceback" not in printed.err
