@@ -20,6 +20,7 @@ from splatkit_ns.plugin.loading import load_run, read_config
 from splatkit_ns.plugin.run.config_file import UntrustedConfigError, holds_config, packages_named, parse_config
 from splatkit_ns.plugin.run.config_tensors import stored_tensor
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
+from tests.plugin.test_methods import ENTRY_POINTS
 
 OLD_RUN = Path(__file__).parents[1] / "data/v0.1.0/runs/tiny/splatkit-3dgs/run/config.yml"
 EVIL = """
@@ -244,7 +245,7 @@ def test_a_network_of_ones_own_comes_back_with_its_weights(tmp_path: Path, monke
 
 def test_known_configs_come_back_as_they_were() -> None:
     """All our methods, and one of them with every data parser that there is, two of pipelines that others have made."""
-    configs: dict[str, Any] = {name: config for name, config in all_methods.items() if name.startswith("splatkit-")}
+    configs: dict[str, Any] = {name: all_methods[name] for name in ENTRY_POINTS}  # other tests may have added methods
     assert len(configs) == 7
     for config in configs.values():
         text = yaml.dump(config)
