@@ -20,7 +20,6 @@ from rich.markup import escape
 
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.added_options import AddedOptions
 from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, placed, save_run_config, say_what_begins
@@ -35,6 +34,7 @@ from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, load_kernels, run_modules
 from splatkit_ns.plugin.run.opaque_parts import Opaque
+from splatkit_ns.plugin.run.own_methods import OpensByName
 from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
 from splatkit_ns.plugin.run.resuming import run_checkpoint, say_why_stopped
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
@@ -54,7 +54,7 @@ from splatkit_ns.splat.rng import seed_everything
 
 
 @dataclass
-class SplatkitTrainerConfig(FillsInDefaults, AddedOptions, TrainerConfig):
+class SplatkitTrainerConfig(OpensByName, AddedOptions, TrainerConfig):
     """Settings of a run."""
 
     _target: type = field(default_factory=lambda: SplatkitTrainer)

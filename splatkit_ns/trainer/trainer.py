@@ -21,6 +21,7 @@ from splatkit_ns.plugin.options.check import option_problems
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.modules import check_parts, draws_progress
 from splatkit_ns.plugin.run.opaque_parts import opaque_part, part_itself
+from splatkit_ns.plugin.run.own_methods import name_with_parts
 from splatkit_ns.plugin.run.rank_processes import end_if_imported, number_of_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
@@ -152,7 +153,7 @@ class SplatTrainer:
                     others.append(type(part).__name__)
                 holder = opaque_part(part)
                 setattr(config.pipeline.model, name, deepcopy(holder) if self.config.changes_part(name) else holder)
-        config.method_name = "+".join([str(config.method_name), *others])
+        config.method_name = name_with_parts(str(config.method_name), others)
         config.load_checkpoint = self.ckpt_path
         config.logging.local_writer.enable = sys.stdout.isatty() and not draws_progress(self.modules)
         config.logging.profiler = "none"

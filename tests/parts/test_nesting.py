@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from nerfstudio.utils.eval_utils import eval_setup
 from torch import nn
 
 from splatkit_ns.densification import SplatDensification, SplatMCMCDensification
@@ -172,6 +173,9 @@ def test_parts_that_hold_parts_train_resume_and_open(
     opened = open_run(whole.output_dir / "config.yml", device="cpu", trust=[__name__, "torch", "collections"])
     for image, expected in zip(opened.images(), whole.images(), strict=True):
         assert torch.equal(image.rendered, expected.rendered)
+    _, pipeline, _, step = eval_setup(whole.output_dir / "config.yml")  # as nerfstudio's commands open it
+    assert step == 7
+    assert torch.equal(pipeline.model.renderer.inner.sky, renderer.inner.sky)  # type: ignore[union-attr]
 
 
 class Nothing(SplatDensification):

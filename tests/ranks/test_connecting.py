@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from splatkit_ns.ranks import RankLost, Ranks
+from splatkit_ns.ranks import RankLost, Ranks, _talk_towards
 
 
 class Group:
@@ -42,3 +44,13 @@ def test_a_rank_that_is_lost_while_connecting_is_noticed() -> None:
     with pytest.raises(RankLost):
         Ranks(0, 2, group, _connecting=connecting).gather_tensors(torch.arange(3))
     assert group.exchanges == []
+
+
+def test_gloo_talks_over_the_network_that_leads_to_the_first_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "chosen")
+    _talk_towards("127.0.0.1", 29500)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "chosen"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    _talk_towards("127.0.0.1", 29500)
+    found = os.environ.pop("GLOO_SOCKET_IFNAME")
+    assert any(each.address == "127.0.0.1" for each in psutil.net_if_addrs()[found])

@@ -92,6 +92,14 @@ def test_other_options_are_named_on_each_machine(scene: Path, tmp_path: Path) ->
     assert_each_ends_with(started, message)
 
 
+def test_a_machine_that_cannot_begin_ends_all(scene: Path, tmp_path: Path) -> None:
+    url = free_address()
+    started = [start_machine(scene, tmp_path, i, url, writers=("NoWriter",) * i) for i in range(2)]
+    assert started[1].status() == started[0].status() == 1
+    assert re.search(r"Error: Machine 1 \(\S+\): 1 option.* cannot be used: .*NoWriter", started[0].child.text())
+    assert re.search(r"Error: 1 option.* cannot be used: .*NoWriter", started[1].child.text())
+
+
 def test_other_versions_are_named_on_each_machine(scene: Path, tmp_path: Path) -> None:
     url = free_address()
     started = [start_machine(scene, tmp_path, i, url, versions={"splatkit-ns": f"0.{i}"}) for i in range(2)]

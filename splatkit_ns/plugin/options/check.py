@@ -220,11 +220,18 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     if config.mixed_precision or config.use_grad_scaler:
         names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
         problems.append(f"{names} must be False: Gaussians are trained in float32")
-    return problems + machine_problems(config.machine, shown)
+    return problems + machine_problems(config.machine, shown) + _gpu_problems(config.machine, shown)
+
+
+def _gpu_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
+    count = machine.num_devices
+    if machine.device_type != "cuda" or count <= 1 or count <= (found := torch.cuda.device_count()):
+        return []
+    return [f"{shown('machine.num_devices')} is {count}, but PyTorch finds {found} GPU(s) on this machine"]
 
 
 def machine_problems(machine: Any, shown: Callable[[str], str] = flag) -> list[str]:
-    """The problems of the numbers of devices and machines, one line each.
+    """The problems of the numbers of devices and machines, one line each, whatever this machine has.
 
     Args:
         machine: of the config of a run.
@@ -234,8 +241,6 @@ def machine_problems(machine: Any, shown: Callable[[str], str] = flag) -> list[s
     count, name = machine.num_devices, shown("machine.num_devices")
     if count < 1:
         problems.append(f"{name} is {count}, expected at least 1")
-    elif count > 1 and machine.device_type == "cuda" and torch.cuda.device_count() < count:
-        problems.append(f"{name} is {count}, but PyTorch finds {torch.cuda.device_count()} GPU(s) on this machine")
     machines, name = machine.num_machines, shown("machine.num_machines")
     if machines < 1:
         return [*problems, f"{name} is {machines}, expected at least 1"]

@@ -65,7 +65,7 @@ class Machines:
         self._others: dict[int, Machine] = {}
         self._heard: dict[int, tuple[int, float]] = {}
         """The number of words of each other machine, and when the last one came."""
-        self._ended: set[int] = set()
+        self._ended, self._number_lost = set[int](), 0
         self._store: Any = None
         self._line: socket.socket | None = None
         """A connection to machine 0 that carries nothing, and closes when it ends."""
@@ -182,6 +182,7 @@ class Machines:
         self._store, self.first = found
         if self._store.check(["complete"]):
             raise SplatkitError(f"At {self._url} is another run, whose machines are all there. Name another port.")
+        self._store.add("come", 1)
 
     def _register(self) -> None:
         """Tell machine 0 that this machine is here, and what it is to do."""
@@ -222,18 +223,19 @@ class Machines:
         """
         if self._to_tell is None and self._fault is None:
             if failure.kind == "early":
-                name = signal.Signals(failure.code).name
-                failure = replace(failure, text=f"was stopped by {name} before training began.")
+                text = f"was stopped by {signal.Signals(failure.code).name} before training began."
+                failure = replace(failure, text=text)
             self._to_tell = packed(MachineFailure(who, failure))
             self._wake.set()
 
     def raise_fault(self) -> None:
         """Raise the failure of another machine, if there is one."""
         fault = self.fault
-        if fault is not None:
-            if fault.failure.kind == "early":
-                CONSOLE.print(f"{fault.who} {fault.failure.text}", highlight=False)
-            raise_cause([(fault.who, fault.failure)], 2, [], "")
+        if fault is None:
+            return
+        if fault.failure.kind == "early":
+            CONSOLE.print(f"{fault.who} {fault.failure.text}", highlight=False)
+        raise_cause([(fault.who, fault.failure)], 2, [], "")
 
     def await_cause(self) -> None:
         """Wait until the failure is known that has ended ranks of this machine, or all other machines have ended."""
@@ -245,12 +247,10 @@ class Machines:
 
     def leave(self) -> None:
         """Tell the others that this machine has ended; machine 0 waits for those that have not."""
-        if not self._thread.is_alive():
-            return
-        self._leaves = True
-        self._wake.set()
-        limit = time.monotonic() + (2 * SILENCE if self.is_first else FAREWELL)
-        self._thread.join(max(0.0, limit - time.monotonic()))
+        if self._thread.is_alive():
+            self._leaves = True
+            self._wake.set()
+            self._thread.join(2 * SILENCE if self.is_first else FAREWELL)
 
     # ------------------------------------------------------------------ the thread
 
@@ -276,24 +276,24 @@ class Machines:
             store.compare_set("failed", "", str(number))
             self._has_told = True
         self._hear_failure()
-        if not self.is_first and (self._fault is not None or self._has_told):
-            return True  # machine 0, which keeps the store, may leave now
+        if not self.is_first and (leaves or self._fault is not None or self._has_told):
+            if self._is_registered:
+                store.set(f"ended/{number}", "1")
+            store.add("gone", 1)  # machine 0, which keeps the store, may leave when all that have come have gone
+            return True
         if self._is_registered:
             store.add(f"word/{number}", 1)
         if self.is_first:
             self._hear_others()
         elif not self._is_complete:
             self._is_complete = store.check(["complete"])
-        if leaves and self._is_registered:
-            store.set(f"ended/{number}", "1")
-        return leaves and (not self.is_first or self._ended.issuperset(self._others))
+        return leaves and store.add("gone", 0) + self._number_lost >= store.add("come", 0)
 
     def _hear_failure(self) -> None:
         if self._fault is None and self._store.check(["failed"]):
             number = int(self._store.get("failed"))
             if number != self.this.number or not self._has_told:
                 self._fault = unpacked(self._store.get(f"failure/{number}"))
-            self._store.set(f"ended/{self.this.number}", "1")  # machine 0 need not wait for this one any more
 
     def _hear_others(self) -> None:
         store, now = self._store, time.monotonic()
@@ -310,10 +310,10 @@ class Machines:
                 self._heard[number] = words, now
             elif number not in self._ended and now - at > SILENCE:
                 self._ended.add(number)
-                fault = lost(self._others[number])
+                self._number_lost += 1
                 if self._to_tell is None and self._fault is None:
-                    self._fault = fault
-                    store.set("failure/0", packed(fault))
+                    self._fault = lost(self._others[number])
+                    store.set("failure/0", packed(self._fault))
                     store.compare_set("failed", "", "0")
         if len(self._others) == self.number - 1 and not self._is_complete:
             store.set("complete", "1")

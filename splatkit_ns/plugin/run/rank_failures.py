@@ -72,7 +72,10 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("", kind="exit", code=error.code)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     kind = "lost" if _is_lost(error) else "error"
-    return Failure(str(error), error if _survives(error) else None, trace, kind)  # type: ignore[arg-type]
+    sent: Any = error if _survives(error) else None
+    if sent is None and isinstance(error, SplatkitError):  # of a class with other arguments
+        sent = SplatkitError(str(error))
+    return Failure(str(error), sent, trace, kind)
 
 
 def _is_lost(error: BaseException | None) -> bool:

@@ -13,6 +13,7 @@ from splatkit_ns.files import quoted
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.own_methods import registered_name
 from splatkit_ns.splat import read_checkpoint
 
 
@@ -64,8 +65,8 @@ def say_how_to_go_on(config: TrainerConfig, step: int) -> None:
     path = config.get_base_dir() / "config.yml"
     if path.is_file():  # a refinement of `splatkit prune` has none
         CONSOLE.print(
-            f"Stopped after step {step} of {config.max_num_iterations}, saved. To go on: ns-train {config.method_name} "
-            f"--load-config {escape(quoted(path))}",
+            f"Stopped after step {step} of {config.max_num_iterations}, saved. To go on: ns-train "
+            f"{registered_name(str(config.method_name))} --load-config {escape(quoted(path))}",
             soft_wrap=True,
         )
 
