@@ -1,6 +1,5 @@
 """nerfstudio's full-image datamanager, changed in four ways: one message for broken data, pictures and lenses as people
-have them, support for machines without a GPU, and any number of images: those that memory does not hold are read from
-disk ahead of their use."""
+have them, machines without a GPU, and any number of images: what memory does not hold is read ahead of its use."""
 
 from __future__ import annotations
 
@@ -192,8 +191,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
     ) -> Batches:
         read = self._reader(split)
         dataset = self.train_dataset if split == "train" else self.eval_dataset
-        pixels = pixel_counts(dataset.cameras)
-        first = read(0)
+        pixels, first = pixel_counts(dataset.cameras), read(0)
         if split == "train":
             check_some_pixel_counts(chain([first], map(read, range(1, len(dataset)))))
         if self._storage is None:
@@ -206,8 +204,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
                 gib=self.config.cache_gib,
                 workers=self.config.max_thread_workers,
             )
-        place = self._storage
-        batches = Batches(read, pixels, place.budget, place.keep, place.stage)
+        batches = Batches(read, pixels, self._storage.budget, self._storage.keep, self._storage.stage)
         batches.fill(first, split)
         if split == "train":
             self.train_cameras = dataset.cameras
