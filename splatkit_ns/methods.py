@@ -123,7 +123,6 @@ def _quick_mcmc(
     decay_from: float = 0.9,
     growth: float = 0.15,
     refine_every: int = 100,
-    gradient_power: float = 1.0,
     mse_lambda: float = in_short_run(0.0, short=4.0),
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to few
@@ -138,7 +137,7 @@ def _quick_mcmc(
         noise_lr=in_short_run(1e6, short=1e6),
         min_opacity=in_short_run(0.005, short=0.005),
         growth=in_short_run(growth, short=growth),
-        gradient_power=in_short_run(gradient_power, short=gradient_power),
+        gradient_power=in_short_run(1.0, short=1.0),
         refine_every=relocation_every(refine_every),
         refine_stop_iter=refine_stop_iter,
     )
@@ -186,11 +185,10 @@ splatkit_3dgs_fast = make_method(
         max_per_seed=9,
         pixels_per_gaussian=in_short_run(70, short=100),
         refine_stop_iter=relocation_stop(3600),
-        dropout=in_short_run(0.1, short=0.0),
+        dropout=scene_dropout(0.1, most=0.2),
         decay_from=0.8,
         growth=0.1,
         refine_every=50,
-        gradient_power=0.0,
         mse_lambda=4.0,
     ),
     sh_degree_interval=sh_interval(500),
