@@ -22,7 +22,7 @@ from splatkit_ns.cli.commands import COMMANDS
 from splatkit_ns.cli.info import InfoOptions
 from splatkit_ns.doctor.options import DoctorOptions, split_arguments
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.plugin.reporting.lasting_output import make_output_last
+from splatkit_ns.lasting_output import make_output_last
 
 __all__ = ["COMMANDS", "main"]
 

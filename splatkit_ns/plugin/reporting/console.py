@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from splatkit_ns.plugin.reporting.lasting_output import make_output_last
+from splatkit_ns.lasting_output import make_output_last
 
 _reported: set[str] = set()
 _collected: list[str] | None = None

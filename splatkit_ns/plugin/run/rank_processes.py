@@ -21,7 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from splatkit_ns import ranks
 from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.reporting.lasting_output import make_output_last
+from splatkit_ns.lasting_output import make_output_last
 from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.machines import Machines, address_of
