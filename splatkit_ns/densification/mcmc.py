@@ -67,6 +67,8 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     the screen, summed up since the last refinement; a line says if there are only signed ones, or none. 0: by opacity
     alone, as in the paper."""
 
+    _is_moved = False  # whether this step's noise has been added, see `motion`
+
     def on_setup(
         self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None, renderer: Any = None
     ) -> None:
@@ -141,7 +143,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
             self._grow(training_state)
             if self._sums is not None:
                 self._sums.zero_()
-        if getattr(self, "_is_moved", False):
+        if self._is_moved:
             self._is_moved = False
         else:
             learning_rate = float(training_state.optimizers["means"].param_groups[0]["lr"])

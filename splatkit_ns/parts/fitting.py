@@ -111,7 +111,18 @@ class FittingValue(float, Fitting):
         return self.short if steps < self.below else float(self)
 
 
-class SceneShare(FittingValue):
+class SceneFitting(FittingValue):
+    """A value of runs of the method's own length that follows the number of training photographs."""
+
+    @abstractmethod
+    def of_scene(self, photographs: int) -> float:
+        """The value with so many training photographs."""
+
+    def in_run(self, steps: int) -> float:
+        return self.short if steps < self.below else self
+
+
+class SceneShare(SceneFitting):
     """A share that falls with the number of photographs: as a number, that of a scene with `photographs` of them.
 
     Args:
@@ -139,11 +150,8 @@ class SceneShare(FittingValue):
         """The share with so many training photographs, with three decimals."""
         return round(min(self.most, max(self.least, float(self) * self.photographs / max(1, photographs))), 3)
 
-    def in_run(self, steps: int) -> float:
-        return self.short if steps < self.below else self
 
-
-class SceneValue(FittingValue):
+class SceneValue(SceneFitting):
     """A value of scenes with many photographs; scenes with few have another one.
 
     Args:
@@ -168,9 +176,6 @@ class SceneValue(FittingValue):
     def of_scene(self, photographs: int) -> float:
         """The value with so many training photographs."""
         return self.few if photographs < self.photographs else float(self)
-
-    def in_run(self, steps: int) -> float:
-        return self.short if steps < self.below else self
 
 
 for kind in (FittingSteps, SceneSteps):
@@ -221,8 +226,7 @@ def fitted(settings: T, steps: int) -> T:
 
 def fitted_to_scene(settings: T, photographs: int) -> T:
     """Settings with the values that fit the number of training photographs; see `fitted`."""
-    follows = (SceneShare, SceneValue)
-    return _changed(settings, lambda value: value.of_scene(photographs) if isinstance(value, follows) else value)
+    return _changed(settings, lambda value: value.of_scene(photographs) if isinstance(value, SceneFitting) else value)
 
 
 def _changed(settings: T, change: Callable[[Any], Any], owners: tuple[int, ...] = ()) -> T:

@@ -22,8 +22,8 @@ def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str
         Pairs of a method's name and the known one it resembles.
     """
     classes = type(part).__mro__
-    ours = {name for cls in classes if _is_ours(cls) for name in vars(cls)}
-    theirs = {name: value for cls in classes if not _is_ours(cls) for name, value in vars(cls).items()}
+    ours = {name for cls in classes if is_own_class(cls) for name in vars(cls)}
+    theirs = {name: value for cls in classes if not is_own_class(cls) for name, value in vars(cls).items()}
     for name, value in theirs.items():
         if name.startswith("_") or name in ours or name in known or not inspect.isroutine(value):
             continue
@@ -31,5 +31,6 @@ def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str
             yield name, near
 
 
-def _is_ours(cls: type) -> bool:
+def is_own_class(cls: type) -> bool:
+    """Whether this package defines a class."""
     return cls.__module__.partition(".")[0] == "splatkit_ns"

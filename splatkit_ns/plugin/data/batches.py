@@ -287,7 +287,8 @@ def indices_with_pixels(batches: Batches, names: Sequence[str]) -> list[int]:
     masks = (batch.get("mask") for batch in batches)
     found = [index for index, mask in enumerate(masks) if mask is None or bool(mask.any())]
     if len(found) < len(batches):
-        left_out = [name for index, name in enumerate(names) if index not in set(found)]
+        measured = set(found)
+        left_out = [name for index, name in enumerate(names) if index not in measured]
         more = "" if len(left_out) <= 3 else f" and {len(left_out) - 3} more"
         logger.warning(
             "%d of %d held-out photographs are left out of the evaluation, because their masks leave no pixel: %s%s.",

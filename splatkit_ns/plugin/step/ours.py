@@ -6,8 +6,9 @@ from typing import Any
 
 from splatkit_ns.hooks import HookModule
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.near_misses import is_own_class
 
 
 def is_ours(part: SplatBaseModule[Any]) -> bool:
     """Whether this package defines the class of a part, and no code of users runs in it."""
-    return type(part).__module__.partition(".")[0] == "splatkit_ns" and not isinstance(part, HookModule)
+    return is_own_class(type(part)) and not isinstance(part, HookModule)
