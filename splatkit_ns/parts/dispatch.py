@@ -85,6 +85,10 @@ class ModuleDispatcher:
         self.modules = named_parts(modules)
         self.context = context
         self._set_up: set[str] = set()
+        self._restored: set[str] = set()
+        """The modules that have got a state from a checkpoint."""
+        self._waiting: set[str] = set()
+        """The modules that know of no Gaussians yet, while `setup` runs."""
         self.is_validating = False
         """Whether the hooks around evaluation images are called now."""
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
@@ -133,7 +137,9 @@ class ModuleDispatcher:
                     name, method, held, method,
                 )  # fmt: skip
         calls = dict(self._calls["on_setup"])
+        self._waiting = set(self.modules) - self._restored
         for name, module in self.modules.items():
+            self._waiting.discard(name)
             self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something
             if name in calls:
                 known = parameter_ids(module)
@@ -200,11 +206,15 @@ class ModuleDispatcher:
     def run(self, hook: str, **extra: Any) -> None:
         """Run one hook of all modules that override it.
 
+        If the `on_setup` of a module changes rows, modules after it are not told, unless a checkpoint has given them
+        values of the rows: they find the Gaussians of that moment in their own `on_setup`.
+
         Raises:
             HookFailedError: a hook raised; names module, hook and step, and keeps the cause's traceback.
         """
         for name, call in self._calls[hook]:
-            self.guarded(name, hook, call, **extra)
+            if name not in self._waiting:
+                self.guarded(name, hook, call, **extra)
 
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.
@@ -250,6 +260,7 @@ class ModuleDispatcher:
             HookFailedError: a module cannot take its state; names it, and keeps the cause.
         """
         ours = {name: _on_device(state, device) for name, state in states.items() if name in self.modules}
+        self._restored |= ours.keys()
         load_states(self.modules.items(), ours)
 
 

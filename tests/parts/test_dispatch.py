@@ -385,6 +385,33 @@ def test_parameters_that_are_made_in_set_up_are_told() -> None:
     assert told.startswith("Late.on_setup has made parameters that are not trained: gain, net.weight, net.bias. Make")
 
 
+def test_rows_that_change_in_set_up_are_told_to_modules_that_have_values_of_them() -> None:
+    class Adds(SplatBaseModule):
+        def on_setup(self) -> None:
+            dispatcher.run("on_gaussians_changed", row_change=None)
+
+    class Counts(Diary):
+        def state_dict(self) -> dict[str, Any]:
+            return {"rows": 3}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.entries.append((self.name, "load"))
+
+    class Fresh(Diary): ...
+
+    def told(modules: list[Diary]) -> list[str]:
+        return [module.name for module in modules for _, hook in module.entries if hook == "on_gaussians_changed"]
+
+    modules: list[Any] = [Diary("before"), Adds(), Fresh("fresh"), Counts("counts")]
+    dispatcher = ModuleDispatcher(modules, context())
+    dispatcher.load_state_dict({"Counts": {"rows": 3}}, torch.device("cpu"))
+    dispatcher.setup()
+    diaries = [module for module in modules if isinstance(module, Diary)]
+    assert told(diaries) == ["before", "counts"]
+    dispatcher.run("on_gaussians_changed", row_change=None)
+    assert told(diaries) == ["before", "before", "fresh", "counts", "counts"]
+
+
 def test_a_clean_up_that_names_its_failure_is_not_named_again() -> None:
     failure = HookFailedError("Mine.after_run failed at step 4: ValueError: no")
     dispatcher = ModuleDispatcher([Failing("on_cleanup", failure)], context(step=4))
