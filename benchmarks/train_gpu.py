@@ -11,8 +11,8 @@ A scene is a folder of nerfstudio's, Blender's or COLMAP's format. A run is METH
 of steps, optionally with overrides of the method's config:
 ``splatkit-3dgs:7000:pipeline.model.sh_degree=2``, or ``splatkit-3dgs:30000:machine.num_devices=2`` for two GPUs, whose
 memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
-training time over STEPS, which count images. Ratios are relative to the first run. The JSON file also has
-``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that training measures;
+training time over STEPS, which count images. Ratios are relative to the first run. The JSON file also has ``images``,
+their number; ``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that training measures;
 ``last_third_ms``, milliseconds an image in the last third of them; and the memory that PyTorch had reserved.
 """
 
@@ -222,12 +222,16 @@ class StepMarks:
         trainer._train_step = marked
 
     def figures(self) -> dict[str, float]:
-        """The seconds of all steps, and the milliseconds an image in the last third of them."""
+        """The number of images, the seconds of all steps, and the milliseconds an image in the last third of them."""
         if len(self._ends) < 6:
             return {}
         (first, began), (last, ended) = self._ends[0], self._ends[-1]
         image, then = next(end for end in self._ends if end[0] - first >= (last - first) * 2 / 3)
-        return {"steps_s": ended - began, "last_third_ms": (ended - then) * 1e3 / (last - image)}
+        return {
+            "images": last - first,
+            "steps_s": ended - began,
+            "last_third_ms": (ended - then) * 1e3 / (last - image),
+        }
 
 
 def digest(model: Any) -> str:
