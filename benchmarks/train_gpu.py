@@ -12,8 +12,8 @@ of steps, optionally with overrides of the method's config:
 ``splatkit-3dgs:7000:pipeline.model.sh_degree=2``, or ``splatkit-3dgs:30000:machine.num_devices=2`` for two GPUs, whose
 memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
 training time over STEPS, which count images. Ratios are relative to the first run. The JSON file also has ``images``,
-their number; ``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that training measures;
-``last_third_ms``, milliseconds an image in the last third of them; and the memory that PyTorch had reserved.
+their number; ``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that
+training measures; ``last_third_ms``, milliseconds an image in the last third; and the memory that PyTorch had reserved.
 """
 
 from __future__ import annotations
