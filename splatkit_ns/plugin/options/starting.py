@@ -25,7 +25,7 @@ from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, TRAINING, options_o
 from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.machines import Machine, Machines
+from splatkit_ns.plugin.run.machines import Machine, Machines, address_of
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
@@ -97,14 +97,18 @@ def _meet(config: Any) -> Machines | None:
     """
     machine = config.machine
     problems = machine_problems(machine)
-    if problems:
-        raise OptionsError(problems)
-    if machine.num_machines == 1:
+    if machine.num_machines <= 1 or address_of(machine.dist_url) is None:
+        if problems:
+            raise OptionsError(problems)
         return None
     options = compared_options(config, flag)
     folder = config.get_base_dir().absolute()
     this = Machine(machine.machine_rank, socket.gethostname(), folder, package_versions(), options)
     machines = Machines(this, machine.num_machines, machine.dist_url)
+    if problems:
+        error = OptionsError(problems)
+        machines.refuse(error)
+        raise error
     machines.meet()
     return machines
 
