@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import copy
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, TRAINING, options_of
 from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -32,8 +32,6 @@ from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.state_checkpoint import package_versions
-
-LOAD_CONFIG = "--load-config"
 
 
 def check_run(config: Any) -> None:
@@ -75,7 +73,7 @@ def placed(config: Any, arguments: Sequence[str] | None = None) -> Any:
     Returns:
         The config.
     """
-    given = _options_of_ns_train(sys.argv if arguments is None else arguments)
+    given = options_of(TRAINING, sys.argv if arguments is None else arguments)
     if LOAD_CONFIG not in given:
         return config
     places = {f"--machine.{name.replace('_', '-')}": name for name in PLACE}
@@ -111,22 +109,13 @@ def _meet(config: Any) -> Machines | None:
     return machines
 
 
-def _options_of_ns_train(arguments: Sequence[str]) -> dict[str, str]:
-    """The values of the options by their names, as ``--load-config``; nothing if another command runs."""
-    if Path(arguments[0]).name not in ("ns-train", "train.py"):
-        return {}
-    following = [*arguments[1:], ""]
-    split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
-    return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
-
-
 def refuse_moved_run(arguments: Sequence[str], config: Any) -> None:
     """Refuse to begin anew if ``ns-train --load-config`` names a run that has been moved since it was trained.
 
     Raises:
         SplatkitError: there are checkpoints beside the file, and none in the folder that it names as that of the run.
     """
-    named = _options_of_ns_train(arguments).get(LOAD_CONFIG)
+    named = options_of(TRAINING, arguments).get(LOAD_CONFIG)
     if named is None or checkpoint_paths(config.get_checkpoint_dir()):
         return
     beside = Path(named).absolute().parent
