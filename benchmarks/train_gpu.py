@@ -12,7 +12,9 @@ A scene is a folder of nerfstudio's, Blender's or COLMAP's format. A run is METH
 of steps, optionally with overrides of the method's config:
 ``splatkit-3dgs:7000:pipeline.model.sh_degree=2``, or ``splatkit-3dgs:30000:machine.num_devices=2`` for two GPUs, whose
 memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
-training time over STEPS, which count images. Ratios are relative to the first run.
+training time over STEPS, which count images. Ratios are relative to the first run. The JSON file also has ``images``,
+their number; ``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that
+training measures; ``last_third_ms``, milliseconds an image in the last third; and the memory that PyTorch had reserved.
 """
 
 from __future__ import annotations
@@ -176,14 +178,16 @@ def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
     torch.backends.cudnn.benchmark = True
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
+    marks = StepMarks(trainer)
     began, worked = time.perf_counter(), time.process_time()
     trainer.train()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds, work = time.perf_counter() - began, time.process_time() - worked
-    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    ranks = Ranks.current().gather_objects((peak, digest(trainer.pipeline.model)))
-    if len({bits for _, bits in ranks}) > 1:
+    memory = torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved
+    peak, reserved = [of() / 2**20 if torch.cuda.is_available() else 0.0 for of in memory]
+    ranks = Ranks.current().gather_objects((peak, reserved, digest(trainer.pipeline.model)))
+    if len({bits for *_, bits in ranks}) > 1:
         raise SystemExit(f"The ranks end with different parameters: {ranks}.")
     began = time.perf_counter()
     quality = evaluate(trainer.pipeline, lpips)
@@ -192,12 +196,43 @@ def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
         "train_s": seconds,
         "train_cpu_s": work,
         "ms_per_step": seconds * 1e3 / config.max_num_iterations,
-        "peak_mib": max(peak for peak, _ in ranks),
+        **marks.figures(),
+        "peak_mib": max(peak for peak, *_ in ranks),
+        "reserved_mib": max(reserved for _, reserved, _ in ranks),
         "host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "gaussians": int(trainer.pipeline.model.num_points),
         **quality,
         "eval_s": time.perf_counter() - began,
     }
+
+
+class StepMarks:
+    """Notes when each step of one of our trainers begins and ends; of others, nothing."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._ends: list[tuple[int, float]] = []
+        train_step = getattr(trainer, "_train_step", None)
+        if train_step is None:
+            return
+
+        def marked(step: int, last: int) -> None:
+            self._ends = self._ends or [(step, time.perf_counter())]
+            train_step(step, last)
+            self._ends.append((last + 1, time.perf_counter()))
+
+        trainer._train_step = marked
+
+    def figures(self) -> dict[str, float]:
+        """The number of images, the seconds of all steps, and the milliseconds an image in the last third of them."""
+        if len(self._ends) < 6:
+            return {}
+        (first, began), (last, ended) = self._ends[0], self._ends[-1]
+        image, then = next(end for end in self._ends if end[0] - first >= (last - first) * 2 / 3)
+        return {
+            "images": last - first,
+            "steps_s": ended - began,
+            "last_third_ms": (ended - then) * 1e3 / (last - image),
+        }
 
 
 def digest(model: Any) -> str:

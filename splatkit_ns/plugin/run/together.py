@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 IMAGES_PER_COMPARISON = 100
 """The number of images after which the ranks compare their parameters."""
+COMPARED_AT_ONCE = 2**21
+"""The number of numbers that are compared at once: each takes 8 bytes more meanwhile."""
 
 
 class Together:
@@ -207,5 +209,7 @@ class Together:
 def _bit_sum(tensor: Tensor) -> Tensor:
     """A number that depends on all bits of a tensor and on the order of its rows, scalar int64; it wraps around."""
     bits = tensor.detach().contiguous().view(torch.int32)
-    rows = bits.reshape(len(bits) if bits.dim() else 1, -1).sum(1, dtype=torch.int64)
+    bits = bits.reshape(len(bits) if bits.dim() else 1, -1)
+    some = max(1, COMPARED_AT_ONCE // max(1, bits.shape[1]))
+    rows = torch.cat([part.sum(1, dtype=torch.int64) for part in bits.split(some)])
     return (rows * torch.arange(1, 2 * len(rows), 2, device=rows.device)).sum()

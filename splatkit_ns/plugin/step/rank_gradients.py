@@ -219,6 +219,13 @@ class RankGradients:
         for name in self._made_placed:
             self._parameters[name].grad = None
 
+    def free_places(self) -> None:
+        """Free what `place` has used, which no graph reads any more; call this between two steps.
+
+        The next steps need memory for parameters and graphs of another size, before they place anything.
+        """
+        self._placed, self._made, self._made_placed, self._parameters = [], {}, {}, {}
+
     def _with_gradient_somewhere(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """The parameters that have a gradient on at least one rank; all ranks have got to this place then."""
         numbers = [number for param in parameters.values() for number in (param.numel(), int(param.grad is not None))]
