@@ -5,7 +5,8 @@
 Each run is a process of its own, so that start-up counts: ``wall`` is the whole process with evaluation left out,
 ``train`` the training loop alone; the JSON file also has the time that all threads worked in it, which other programs
 disturb less. Every 8th image is held out. All methods train with evaluation switched off and are then evaluated on the
-same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with --lpips also LPIPS, AlexNet).
+same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with --lpips also LPIPS, AlexNet), over the pixels
+that masks keep.
 
 A scene is a folder of nerfstudio's, Blender's or COLMAP's format. A run is METHOD:STEPS, or METHOD for its own number
 of steps, optionally with overrides of the method's config:
@@ -255,31 +256,26 @@ def digest(model: Any) -> str:
 
 
 def evaluate(pipeline: Any, lpips: bool = False) -> dict[str, float]:
-    """Mean PSNR, SSIM and, if it is wanted and its weights are found, LPIPS over the held-out images."""
+    """Mean PSNR, SSIM and, if it is wanted and its weights are found, LPIPS over the held-out images.
+
+    Each method renders, and what it renders is compared as our trainer does: over the pixels that masks keep, with
+    transparent photographs on the background of the render.
+    """
     import torch
-    from pytorch_msssim import ssim
 
-    from splatkit_ns.image_metrics.metrics import lpips_network
+    from splatkit_ns.image_metrics.metrics import ImageMetrics
+    from splatkit_ns.plugin.data.images import evaluation_target
+    from splatkit_ns.plugin.step.measures import compared
 
-    network = lpips_network() if lpips else None
-    distances: list[float] = []
+    metrics = ImageMetrics(lpips=lpips)
+    found: list[dict[str, float]] = []
     pipeline.eval()
-    psnrs: list[float] = []
-    ssims: list[float] = []
     for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
         with torch.no_grad():
             outputs = pipeline.model.get_outputs_for_camera(camera)
-        target = batch["image"].to(outputs["rgb"].device)
-        target = target[..., :3].float() / (255 if target.dtype == torch.uint8 else 1)
-        rendered = outputs["rgb"].clamp(0, 1)
-        psnrs.append(float(-10 * torch.log10((rendered - target).square().mean())))
-        pair = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
-        ssims.append(float(ssim(*pair, data_range=1.0)))
-        if network is not None:
-            with torch.no_grad():
-                distances.append(float(network.to(rendered.device)(*pair)))
-    found = {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "held_out": len(psnrs)}
-    return found | ({"lpips": sum(distances) / len(distances)} if distances else {})
+            target, mask = evaluation_target(batch, outputs["background"])
+            found.append(metrics.uncorrected(compared(outputs).clamp(0, 1), target, mask))
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]} | {"held_out": len(found)}
 
 
 def machine() -> dict[str, str]:
