@@ -14,7 +14,8 @@ of steps, optionally with overrides of the method's config:
 memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
 training time over STEPS, which count images. Ratios are relative to the first run. The JSON file also has ``images``,
 their number; ``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that
-training measures; ``last_third_ms``, milliseconds an image in the last third; and the memory that PyTorch had reserved.
+training measures; ``last_third_ms``, milliseconds an image in the last third; the first step, and number, seconds and
+median of the steps of each third; and the memory that PyTorch had reserved.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -222,16 +225,25 @@ class StepMarks:
 
         trainer._train_step = marked
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> dict[str, Any]:
         """The number of images, the seconds of all steps, and the milliseconds an image in the last third of them."""
         if len(self._ends) < 6:
             return {}
         (first, began), (last, ended) = self._ends[0], self._ends[-1]
         image, then = next(end for end in self._ends if end[0] - first >= (last - first) * 2 / 3)
+        thirds: list[dict[str, float]] = []
+        steps = [(image, end - start) for (_, start), (image, end) in itertools.pairwise(self._ends)]
+        for i in range(3):
+            low, high = (first + (last - first) * each / 3 for each in (i, i + 1))
+            found = [seconds for image, seconds in steps if low < image <= high]
+            if found:
+                thirds.append({"steps": len(found), "s": sum(found), "median_ms": statistics.median(found) * 1e3})
         return {
             "images": last - first,
             "steps_s": ended - began,
             "last_third_ms": (ended - then) * 1e3 / (last - image),
+            "first_step_s": steps[0][1],
+            "thirds": thirds,
         }
 
 
