@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.plugin.run.rank_failures import Failure
 
 SHOWN = 5
@@ -98,5 +98,5 @@ def check_alike(this: Machine, first: Machine) -> None:
 def _differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """What differs, for a message; "" if nothing does."""
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    shown = [f"{name} is {ours.get(name, 'missing')}, not {theirs.get(name, 'there')}" for name in names[:SHOWN]]
-    return "; ".join(shown) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    shown = [f"{name} is {ours.get(name, 'missing')}, not {theirs.get(name, 'there')}" for name in names]
+    return listed(shown, SHOWN, separator="; ")
