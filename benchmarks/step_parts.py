@@ -8,8 +8,9 @@ A run is METHOD:STEPS, optionally with overrides, as in ``train_gpu.py``. Printe
 trains, the median milliseconds of ordinary steps in each quarter of the run, the number and the seconds of other steps,
 the parts of the first step, and the calls and seconds of each part, with and without the parts within it. A part that
 waits for the GPU has the GPU's time in it; with --synchronize the host waits before and after each part, which shows
-what each costs but makes the run slower. --trace also records the GPU's kernels between two photographs with PyTorch's
-profiler.
+what each costs but makes the run slower. With --memory, the largest memory of each GPU in each kind of step is noted,
+with the number of Gaussians and the lengths of tile lists; each step is then a little slower. --trace also records the
+GPU's kernels between two photographs with PyTorch's profiler.
 """
 
 from __future__ import annotations
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--device-type", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--synchronize", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--trace", type=int, nargs=2, metavar=("FROM", "TO"), help="photographs")
     parser.add_argument("--trace-file", type=Path, default=Path("trace.json.gz"))
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -213,16 +215,60 @@ def measure(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     if args.trace and trainer._together.ranks.is_first:
         first, last = args.trace
         trace_steps(trainer, first, last, args.trace_file)
+    memory = Memory(trainer, times) if args.memory else None
     began = time.perf_counter()
     trainer.train()
+    seconds = time.perf_counter() - began
+    peaks = None if memory is None else trainer._together.ranks.gather_objects(memory.summary())
     return {
         "devices": args.devices,
+        **({} if peaks is None else {"memory": peaks}),
         "until_rank_s": begun - BEGAN,
         "set_up_s": set_up - begun,
-        "train_s": time.perf_counter() - began,
+        "train_s": seconds,
         "gaussians": int(trainer.pipeline.model.num_points),
         **times.summary(),
     }
+
+
+class Memory:
+    """The largest memory of each kind of step on this GPU."""
+
+    def __init__(self, trainer: Any, times: Times) -> None:
+        import torch
+
+        self._peaks: dict[str, dict[str, float]] = {}
+        model, train_step = trainer.pipeline.model, trainer._train_step
+        forward = trainer.training_step._forward_backward
+        self._reserved = 0.0
+
+        def noted(step: int, last: int) -> None:
+            torch.cuda.reset_peak_memory_stats()
+            train_step(step, last)
+            stats = torch.cuda.memory_stats()
+            mib = stats["allocated_bytes.all.peak"] / 2**20
+            self._reserved = max(self._reserved, stats["reserved_bytes.all.peak"] / 2**20)
+            kind = times.steps[-1][0]
+            if mib > self._peaks.get(kind, {}).get("mib", 0.0):
+                graphs = [each.capacity for each in getattr(forward, "_graphs", {}).values()]
+                now = stats["allocated_bytes.all.current"] / 2**20
+                self._peaks[kind] = {
+                    "mib": round(mib, 1),
+                    "mib_after": round(now, 1),
+                    "image": last + 1,
+                    "gaussians": int(model.num_points),
+                    "longest_list": int(getattr(forward, "work", 0)),
+                    "list_space": max(graphs, default=0),
+                }
+
+        trainer._train_step = noted
+
+    def summary(self) -> dict[str, Any]:
+        """The peaks by kind of step and since the last step, and the memory that PyTorch had reserved, in MiB."""
+        import torch
+
+        at_end = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+        return {"reserved_mib": round(self._reserved, 1), "since_last_step_mib": at_end, **self._peaks}
 
 
 def trace_steps(trainer: Any, first: int, last: int, path: Path) -> None:
@@ -255,6 +301,9 @@ def show(found: dict[str, Any]) -> None:
         print(f"{each['number']:6d} steps {each['s']:8.2f} s  {kind}")
     for method, took in found["first_step_s"].items():
         print(f"{took:17.3f} s  {method} in the first step")
+    for rank, peaks in enumerate(found.get("memory", [])):
+        for kind, each in peaks.items():
+            print(f"rank {rank}, {kind}: {each}")
     print(f"{'calls':>7} {'seconds':>9} {'own':>9}")
     for label, each in found["parts"].items():
         print(f"{each['calls']:7d} {each['s']:9.3f} {each['own_s']:9.3f}  {label}")

@@ -1,5 +1,5 @@
-"""Make the tables of README.md and docs/ that compare methods, out of benchmarks/results/presets.json and, against
-FastGS, against-fastgs-h200.json.
+"""Make the tables of README.md and docs/ that compare methods, out of benchmarks/results/presets.json, against FastGS
+against-fastgs-h200.json, and on smaller sets fast-and-big-h200.json.
 
     python benchmarks/tables.py            # rewrites them
     python benchmarks/tables.py --check    # says whether they are what the file says
@@ -8,6 +8,7 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. The file's
 job by job: one host, one day. Those with ``settings`` had other settings than the method has now, which these name, and
 do not count as its quality. Those with ``before`` had them, too, but count where there are no newer ones, with a star.
 The runs against FastGS are those that against_fastgs.py wrote; only those that were alone on their GPU have times.
+Those on smaller sets are sweep_gpu.py's; runs that have a method's name had the settings that it has now.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results/presets.json"
 FASTGS_RESULTS = ROOT / "benchmarks/results/against-fastgs-h200.json"
+SETS_RESULTS = ROOT / "benchmarks/results/fast-and-big-h200.json"
 PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/experiments.md")
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -46,6 +48,23 @@ FASTGS_METHODS = {
     "splatfacto": "splatfacto:30000",
 }
 """The rows of a scene, with the names of their runs."""
+SETS = {
+    "south": 100,
+    "bedroom210": 183,
+    "bedroom105": 91,
+    "fox": 43,
+    "lego": 44,
+    "rig": 36,
+    "herzjesu": 21,
+    "south15": 15,
+    "bedroom15": 15,
+    "fox14": 14,
+    "banana": 14,
+    "sceaux": 9,
+}
+"""The smaller sets, with their numbers of training photographs."""
+FEW = 30
+"""With fewer, -big is the same as splatkit-3dgs."""
 SMALL_FIRST = ":modules.resolution.max_downscale=4"
 
 Run = dict[str, Any]
@@ -194,6 +213,31 @@ def fastgs_table(runs: list[Run]) -> str:
     return table(header, rows)
 
 
+def sets_table(runs: list[Run]) -> str:
+    """Means over seeds of splatfacto and the three methods on each set, and what the longer ones have more."""
+    rows = []
+    for scene, photographs in SETS.items():
+        cells, means = [], []
+        for method in METHODS:
+            plain = method if method != "splatfacto" else "splatfacto:30000"
+            found = [run for run in runs if run["scene"] == scene and run["run"] == plain]
+            found = newest(found) if found else []
+            means.append([mean(run[key] for run in found) for key in ("psnr", "ssim")] if found else None)
+            seeds = f" ({len(found)})" if len(found) > 1 else ""
+            seeds += "*" if any("before" in run for run in found) else ""
+            cells.append("{:.2f}, {:.4f}{}".format(*means[-1], seeds) if means[-1] else "")
+        _, fast, usual, big = means
+        cells[-1] = cells[-1] if photographs >= FEW else "the same"
+        rows.append([f"{scene} ({photographs})", *cells, difference(usual, fast), difference(big, usual)])
+    header = ["set (photographs)", *METHODS, "usual - `-fast`", "`-big` - usual"]
+    return table(header, rows)
+
+
+def difference(more: Sequence[float] | None, less: Sequence[float] | None) -> str:
+    """In PSNR."""
+    return f"{more[0] - less[0]:+.2f}" if more and less else ""
+
+
 def newest(runs: list[Run]) -> list[Run]:
     """Those without ``before``; if there are none, those of the last job."""
     return [run for run in runs if "before" not in run] or [run for run in runs if run["job"] == runs[-1]["job"]]
@@ -215,6 +259,7 @@ TABLES: dict[str, Callable[[list[Run]], str]] = {
     "time": time_table,
     "small_first": small_first_table,
     "readme": readme_table,
+    "sets": lambda _: sets_table(json.loads(SETS_RESULTS.read_text())["runs"]),
     "fastgs": lambda _: fastgs_table(json.loads(FASTGS_RESULTS.read_text())["runs"]),
 }
 

@@ -5,13 +5,17 @@
 Each run is a process of its own, so that start-up counts: ``wall`` is the whole process with evaluation left out,
 ``train`` the training loop alone; the JSON file also has the time that all threads worked in it, which other programs
 disturb less. Every 8th image is held out. All methods train with evaluation switched off and are then evaluated on the
-same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with --lpips also LPIPS, AlexNet).
+same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with --lpips also LPIPS, AlexNet), over the pixels
+that masks keep.
 
 A scene is a folder of nerfstudio's, Blender's or COLMAP's format. A run is METHOD:STEPS, or METHOD for its own number
 of steps, optionally with overrides of the method's config:
 ``splatkit-3dgs:7000:pipeline.model.sh_degree=2``, or ``splatkit-3dgs:30000:machine.num_devices=2`` for two GPUs, whose
 memory is then that of the GPU that needs most; that all ranks end with the same bits is checked. ``ms/step`` is the
-training time over STEPS, which count images. Ratios are relative to the first run.
+training time over STEPS, which count images. Ratios are relative to the first run. The JSON file also has ``images``,
+their number; ``steps_s``, the seconds of the steps alone, without the last checkpoint and the held-out images that
+training measures; ``last_third_ms``, milliseconds an image in the last third; the first step, and number, seconds and
+median of the steps of each third; and the memory that PyTorch had reserved.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -175,14 +181,16 @@ def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
     torch.backends.cudnn.benchmark = True
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
+    marks = StepMarks(trainer)
     began, worked = time.perf_counter(), time.process_time()
     trainer.train()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds, work = time.perf_counter() - began, time.process_time() - worked
-    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-    ranks = Ranks.current().gather_objects((peak, digest(trainer.pipeline.model)))
-    if len({bits for _, bits in ranks}) > 1:
+    memory = torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved
+    peak, reserved = [of() / 2**20 if torch.cuda.is_available() else 0.0 for of in memory]
+    ranks = Ranks.current().gather_objects((peak, reserved, digest(trainer.pipeline.model)))
+    if len({bits for *_, bits in ranks}) > 1:
         raise SystemExit(f"The ranks end with different parameters: {ranks}.")
     began = time.perf_counter()
     quality = evaluate(trainer.pipeline, lpips)
@@ -191,12 +199,52 @@ def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
         "train_s": seconds,
         "train_cpu_s": work,
         "ms_per_step": seconds * 1e3 / config.max_num_iterations,
-        "peak_mib": max(peak for peak, _ in ranks),
+        **marks.figures(),
+        "peak_mib": max(peak for peak, *_ in ranks),
+        "reserved_mib": max(reserved for _, reserved, _ in ranks),
         "host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "gaussians": int(trainer.pipeline.model.num_points),
         **quality,
         "eval_s": time.perf_counter() - began,
     }
+
+
+class StepMarks:
+    """Notes when each step of one of our trainers begins and ends; of others, nothing."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._ends: list[tuple[int, float]] = []
+        train_step = getattr(trainer, "_train_step", None)
+        if train_step is None:
+            return
+
+        def marked(step: int, last: int) -> None:
+            self._ends = self._ends or [(step, time.perf_counter())]
+            train_step(step, last)
+            self._ends.append((last + 1, time.perf_counter()))
+
+        trainer._train_step = marked
+
+    def figures(self) -> dict[str, Any]:
+        """The number of images, the seconds of all steps, and the milliseconds an image in the last third of them."""
+        if len(self._ends) < 6:
+            return {}
+        (first, began), (last, ended) = self._ends[0], self._ends[-1]
+        image, then = next(end for end in self._ends if end[0] - first >= (last - first) * 2 / 3)
+        thirds: list[dict[str, float]] = []
+        steps = [(image, end - start) for (_, start), (image, end) in itertools.pairwise(self._ends)]
+        for i in range(3):
+            low, high = (first + (last - first) * each / 3 for each in (i, i + 1))
+            found = [seconds for image, seconds in steps if low < image <= high]
+            if found:
+                thirds.append({"steps": len(found), "s": sum(found), "median_ms": statistics.median(found) * 1e3})
+        return {
+            "images": last - first,
+            "steps_s": ended - began,
+            "last_third_ms": (ended - then) * 1e3 / (last - image),
+            "first_step_s": steps[0][1],
+            "thirds": thirds,
+        }
 
 
 def digest(model: Any) -> str:
@@ -208,31 +256,26 @@ def digest(model: Any) -> str:
 
 
 def evaluate(pipeline: Any, lpips: bool = False) -> dict[str, float]:
-    """Mean PSNR, SSIM and, if it is wanted and its weights are found, LPIPS over the held-out images."""
+    """Mean PSNR, SSIM and, if it is wanted and its weights are found, LPIPS over the held-out images.
+
+    Each method renders, and what it renders is compared as our trainer does: over the pixels that masks keep, with
+    transparent photographs on the background of the render.
+    """
     import torch
-    from pytorch_msssim import ssim
 
-    from splatkit_ns.image_metrics.metrics import lpips_network
+    from splatkit_ns.image_metrics.metrics import ImageMetrics
+    from splatkit_ns.plugin.data.images import evaluation_target
+    from splatkit_ns.plugin.step.measures import compared
 
-    network = lpips_network() if lpips else None
-    distances: list[float] = []
+    metrics = ImageMetrics(lpips=lpips)
+    found: list[dict[str, float]] = []
     pipeline.eval()
-    psnrs: list[float] = []
-    ssims: list[float] = []
     for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
         with torch.no_grad():
             outputs = pipeline.model.get_outputs_for_camera(camera)
-        target = batch["image"].to(outputs["rgb"].device)
-        target = target[..., :3].float() / (255 if target.dtype == torch.uint8 else 1)
-        rendered = outputs["rgb"].clamp(0, 1)
-        psnrs.append(float(-10 * torch.log10((rendered - target).square().mean())))
-        pair = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
-        ssims.append(float(ssim(*pair, data_range=1.0)))
-        if network is not None:
-            with torch.no_grad():
-                distances.append(float(network.to(rendered.device)(*pair)))
-    found = {"psnr": sum(psnrs) / len(psnrs), "ssim": sum(ssims) / len(ssims), "held_out": len(psnrs)}
-    return found | ({"lpips": sum(distances) / len(distances)} if distances else {})
+            target, mask = evaluation_target(batch, outputs["background"])
+            found.append(metrics.uncorrected(compared(outputs).clamp(0, 1), target, mask))
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]} | {"held_out": len(found)}
 
 
 def machine() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SplatkitError(Exception):
     """A mistake in the input (data, options, a user's module) that its message explains.
@@ -52,3 +54,13 @@ def hook_failure(where: str, step: int, error: Exception) -> HookFailedError:
 def describe_os_error(error: OSError) -> str:
     """Describe the problem, and name the file if there is one."""
     return f"{error.strerror or error} ({error.filename})" if error.filename else str(error)
+
+
+def describe_error(error: BaseException, most: int = 400) -> str:
+    """Describe an exception that may be of any kind: its class and its message, in one line of so many characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:most]
+
+
+def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first names, and the number of the others if there are more than ``most``."""
+    return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])

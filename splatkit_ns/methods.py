@@ -172,10 +172,10 @@ splatkit_3dgs = make_method(
     **_quick_mcmc(
         max_per_seed=in_short_run(7.6, short=13),
         pixels_per_gaussian=in_short_run(59, short=100),
-        refine_stop_iter=relocation_stop(8000),
+        refine_stop_iter=relocation_stop(11_200, share=4 / 5),
         dropout=scene_dropout(0.2),
     ),
-    max_num_iterations=10_000,
+    max_num_iterations=scene_steps(14_000, per_photograph=140),
     description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",
 )
 
@@ -205,7 +205,7 @@ splatkit_3dgs_big = make_method(
         dropout=scene_dropout(0.2),
         dropout_full_from=with_few(1 / 3, few=1.0, short=1.0),
     ),
-    max_num_iterations=scene_steps(30_000),
+    max_num_iterations=scene_steps(30_000, per_photograph=340),
     description="3D Gaussian Splatting: more Gaussians and steps, for the best quality (splatkit-ns).",
 )
 

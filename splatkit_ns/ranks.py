@@ -27,7 +27,7 @@ PATIENCE = timedelta(days=7)
 ended is noticed at once, because its connections close."""
 GPU_PATIENCE = timedelta(seconds=60)
 """The longest wait for another rank's GPU; every such wait begins when all ranks have said that they are ready."""
-BREATH = timedelta(seconds=2)
+BREATH = timedelta(seconds=0.5)
 """The time after which a wait on the CPU looks whether `give_up` was called."""
 
 _gives_up = threading.Event()

@@ -303,7 +303,7 @@ def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | Non
     if rend_out.gradient_norms is not None:
         return rend_out.gradient_norms
     if absolute and lacks_absgrad(rend_out):
-        raise ModuleError(NO_ABSGRAD.format(type(rend_out).__name__))
+        raise ModuleError(f"{NO_ABSGRAD.format(type(rend_out).__name__)} Or set absgrad of the densification to False.")
     grads = getattr(rend_out.means2d, "absgrad", None) if absolute else rend_out.densification_gradient
     if grads is None:
         return None

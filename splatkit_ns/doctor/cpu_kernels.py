@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from splatkit_ns.doctor.findings import Finding
+from splatkit_ns.errors import describe_error
 from splatkit_ns.rasterize import rasterization
 
 
@@ -23,8 +24,7 @@ def check_cpu_kernels() -> tuple[list[Finding], Path | None]:
         _draw()
         from splatkit_ns.rasterize import cpu
     except Exception as error:  # numba and LLVM raise many kinds
-        reason = " ".join(str(error).split())[:300]
-        text = f"they do not run: {type(error).__name__}: {reason}"
+        text = f"they do not run: {describe_error(error)}"
         return [Finding("cpu_kernels", "fault", text, "", "pip install --force-reinstall numba", {})], None
     seconds = time.perf_counter() - start
     folder = Path(cpu.CACHE_FOLDER)

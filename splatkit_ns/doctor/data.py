@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from splatkit_ns.doctor.decoder_words import decoder_complaints, printed_words
 from splatkit_ns.doctor.findings import Finding
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.memory import GIB
 from splatkit_ns.methods import splatkit_3dgs
 from splatkit_ns.plugin.data.survey import ReadingResult, Room, SplitFigures, read_all_images, room_for, split_figures
@@ -166,9 +166,7 @@ def _held_out(figures: dict[str, SplitFigures]) -> Finding:
             "those of images that training has not seen", "Hold out every 8th image:",
             "ns-train … nerfstudio-data --eval-mode interval --eval-interval 8",
         )  # fmt: skip
-    names = [Path(name).name for name in held]
-    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return Finding("held_out", "ok", f"{len(held)}: {', '.join(names[:SHOWN_NAMES])}{more}")
+    return Finding("held_out", "ok", f"{len(held)}: {listed([Path(name).name for name in held], SHOWN_NAMES)}")
 
 
 def _lenses(train: SplitFigures) -> Finding:

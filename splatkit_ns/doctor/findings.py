@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from splatkit_ns.errors import describe_error
+
 Status = Literal["ok", "note", "fault"]
 """ok: as it should be. note: training works, but something is slower, or a command of the rest does not work. fault:
 training fails, or its results would be lost."""
@@ -41,5 +43,4 @@ def checked(name: str, check: Callable[[], Sequence[Finding]]) -> list[Finding]:
     try:
         return list(check())
     except Exception as error:  # a damaged installation raises anything
-        reason = " ".join(str(error).split())[:400]
-        return [Finding(name, "fault", f"the check failed: {type(error).__name__}: {reason}")]
+        return [Finding(name, "fault", f"the check failed: {describe_error(error)}")]

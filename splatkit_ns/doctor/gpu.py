@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from splatkit_ns.doctor.findings import Finding
+from splatkit_ns.errors import describe_error
 from splatkit_ns.memory import GIB
 
 NVIDIA_VENDOR = "0x10de"
@@ -101,7 +102,7 @@ def _start_failure() -> str | None:
     try:
         torch.cuda.init()
     except Exception as error:  # RuntimeError, AssertionError, and what extensions raise
-        return " ".join(str(error).split())[:300]
+        return describe_error(error)
     return None
 
 

@@ -47,10 +47,7 @@ def installed_version(name: str) -> str | None:
 
 def package_version() -> str | None:
     """The version of this package; None if it is not installed."""
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return None
+    return installed_version(PACKAGE)
 
 
 def check_python() -> list[Finding]:

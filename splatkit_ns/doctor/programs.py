@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from splatkit_ns.doctor.findings import Finding
+from splatkit_ns.doctor.packages import installed_version
 
 LINK_FFMPEG = (
     "pip install imageio-ffmpeg && ln -s \"$(python -c 'import imageio_ffmpeg as i; print(i.get_ffmpeg_exe())')\" "
@@ -46,7 +46,7 @@ def check_ffmpeg() -> list[Finding]:
 def check_colmap() -> list[Finding]:
     """Check for pycolmap, which ``splatkit poses`` needs, or COLMAP's program, which ``ns-process-data`` needs."""
     program = shutil.which("colmap")
-    version = next((found for name in ("pycolmap", "pycolmap-cuda12") if (found := _version(name)) is not None), None)
+    version = installed_version("pycolmap") or installed_version("pycolmap-cuda12")
     facts = {"pycolmap": version, "colmap": program}
     command = 'pip install "splatkit-ns[poses]"'
     if version is None:
@@ -57,13 +57,6 @@ def check_colmap() -> list[Finding]:
         text = f"pycolmap {version}: splatkit poses needs 4.2 or newer"
         return [Finding("colmap", "note", text, "", command, facts)]
     return [Finding("colmap", "ok", f"pycolmap {version}" + (f", {program}" if program else ""), facts=facts)]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def check_lpips() -> list[Finding]:

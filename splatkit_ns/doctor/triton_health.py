@@ -8,6 +8,7 @@ import torch
 
 from splatkit_ns.doctor.compilers import c_compiler, compiler_command, has_python_headers, headers_command
 from splatkit_ns.doctor.findings import Finding
+from splatkit_ns.errors import describe_error
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ def gather_triton_facts(version: str | None) -> TritonFacts:
 
         return TritonFacts(version, probe(), compiler=compiler, python_headers=headers)
     except Exception as error:  # of the compiler, the linker, the driver: many kinds
-        failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return TritonFacts(version, failure=failure, compiler=compiler, python_headers=headers)
+        return TritonFacts(version, failure=describe_error(error), compiler=compiler, python_headers=headers)
 
 
 def triton_finding(facts: TritonFacts, gsplat_is_ready: bool = False) -> Finding:

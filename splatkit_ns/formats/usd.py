@@ -13,10 +13,12 @@ import importlib.util
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 import numpy as np
+from packaging.version import Version
 
 from splatkit_ns.files import atomic_write
 from splatkit_ns.formats._quantise import XYZW, deviations_of, sigmoid, unit_quats
@@ -28,6 +30,8 @@ from splatkit_ns.formats.registry import SplatFormat, register
 _SUFFIXES = (".usd", ".usdc", ".usda", ".usdz")
 _ENCODINGS = {b"PXR-": "crate", b"#usd": "text", b"PK\x03\x04": "package"}
 _SIGMAS = 3.0
+_LEAST = Version("26.3")
+"""The first version of OpenUSD that has the prim."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,21 @@ class UsdOptions:
 
 
 def why_unavailable() -> str | None:
-    """The reason why USD files can be neither read nor written here; None if they can."""
+    """The reason why USD files can be neither read nor written here; None if they can.
+
+    The package is looked up, not imported, which takes half a second, unless OpenUSD was built from source.
+    """
     if importlib.util.find_spec("pxr") is None:
         return 'USD files need the package usd-core, which is not installed: pip install "splatkit-ns[usd]"'
     try:
-        usd_vol: Any = _module("UsdVol")
-    except ImportError as error:
-        return f"USD files need the package usd-core, which cannot be imported: {error}"
-    if not hasattr(usd_vol, "ParticleField3DGaussianSplat"):
-        return 'USD files need the package usd-core of at least 26.3: pip install --upgrade "splatkit-ns[usd]"'
+        is_new = Version(version("usd-core")) >= _LEAST
+    except PackageNotFoundError:
+        try:
+            is_new = hasattr(_module("UsdVol"), "ParticleField3DGaussianSplat")
+        except FormatError as error:
+            return str(error)
+    if not is_new:
+        return f'USD files need the package usd-core of at least {_LEAST}: pip install --upgrade "splatkit-ns[usd]"'
     return None
 
 
@@ -105,8 +115,15 @@ def _export(path: Path, gaussians: Gaussians, options: UsdOptions) -> None:
 
 
 def _module(name: str) -> Any:
-    """A module of OpenUSD."""
-    return importlib.import_module(f"pxr.{name}")
+    """A module of OpenUSD.
+
+    Raises:
+        FormatError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(f"pxr.{name}")
+    except ImportError as error:
+        raise FormatError(f"USD files need the package usd-core, which cannot be imported: {error}") from error
 
 
 def _contiguous(values: Any) -> Any:

@@ -66,11 +66,12 @@ class ImageMetrics:
         Returns:
             psnr, ssim and lpips of the render, and the same of `color_corrected` as cc_psnr, cc_ssim and cc_lpips.
         """
-        values = self._of_pair(rendered, target, mask)
-        corrected = self._of_pair(color_corrected(rendered, target, mask), target, mask)
+        values = self.uncorrected(rendered, target, mask)
+        corrected = self.uncorrected(color_corrected(rendered, target, mask), target, mask)
         return values | {CORRECTED + name: value for name, value in corrected.items()}
 
-    def _of_pair(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
+    def uncorrected(self, rendered: Tensor, target: Tensor, mask: Tensor | None) -> dict[str, float]:
+        """Compute the metrics of `all` without colour correction."""
         a, b = rendered.permute(2, 0, 1)[None], target.permute(2, 0, 1)[None]
         values = {"psnr": float(self.psnr(rendered, target, mask))}
         if min(rendered.shape[:2]) >= WINDOW_SIZE:

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.image_model._colors_triton import load_colors
+from splatkit_ns.rasterize._rows_triton import load3
 
 BLOCK = 1024
 
@@ -26,7 +26,7 @@ BLOCK = 1024
 def _change_colors(colors_ptr, change_ptr, out_ptr, pixels, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
-    red, green, blue = load_colors(colors_ptr, i, live)
+    red, green, blue = load3(colors_ptr, i, live)
     for c in tl.static_range(3):
         of_channel = red if c == 0 else (green if c == 1 else blue)
         changed = of_channel + tl.load(change_ptr + 9 + c)
@@ -42,8 +42,8 @@ def _gradients(colors_ptr, change_ptr, g_ptr, g_colors_ptr, sums_ptr, pixels, B:
     program, programs = tl.program_id(0), tl.num_programs(0)
     i = program * B + tl.arange(0, B)
     live = i < pixels
-    red, green, blue = load_colors(colors_ptr, i, live)
-    g_red, g_green, g_blue = load_colors(g_ptr, i, live)
+    red, green, blue = load3(colors_ptr, i, live)
+    g_red, g_green, g_blue = load3(g_ptr, i, live)
     for k in tl.static_range(3):
         g_channel = g_red if k == 0 else (g_green if k == 1 else g_blue)
         g_color = g_channel + tl.load(change_ptr + 3 * k) * g_red

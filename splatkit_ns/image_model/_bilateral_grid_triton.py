@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.image_model._colors_triton import load_colors, store_colors
+from splatkit_ns.rasterize._rows_triton import load3, store3
 
 BLOCK = 256
 COLUMNS = 128
@@ -90,7 +90,7 @@ def _image(
 ):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
-    red, green, blue = load_colors(render_ptr, i, live)
+    red, green, blue = load3(render_ptr, i, live)
     for_red, for_green, for_blue = _maps(
         red, green, blue, i, grid_ptr, K_ptr, width, rows, columns, levels, extent_x, extent_y
     )
@@ -101,7 +101,7 @@ def _image(
     red += tl.sum(for_red * factors, axis=1)
     green += tl.sum(for_green * factors, axis=1)
     blue += tl.sum(for_blue * factors, axis=1)
-    store_colors(out_ptr, i, live, red, green, blue)
+    store3(out_ptr, i, red, green, blue, live)
 
 
 @triton.jit(do_not_specialize=["K_ptr", "pixels", "width", "rows", "columns", "levels"])
@@ -111,17 +111,17 @@ def _render_gradients(
 ):  # fmt: skip
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
-    red, green, blue = load_colors(render_ptr, i, live)
+    red, green, blue = load3(render_ptr, i, live)
     for_red, for_green, for_blue = _maps(
         red, green, blue, i, grid_ptr, K_ptr, width, rows, columns, levels, extent_x, extent_y
     )
-    red, green, blue = load_colors(g_ptr, i, live)
+    red, green, blue = load3(g_ptr, i, live)
     j = tl.arange(0, 4)[None, :]
     changes = for_red * red[:, None] + for_green * green[:, None] + for_blue * blue[:, None]
     red += tl.sum(tl.where(j == 0, changes, 0.0), axis=1)
     green += tl.sum(tl.where(j == 1, changes, 0.0), axis=1)
     blue += tl.sum(tl.where(j == 2, changes, 0.0), axis=1)
-    store_colors(g_render_ptr, i, live, red, green, blue)
+    store3(g_render_ptr, i, red, green, blue, live)
 
 
 @triton.jit
@@ -157,8 +157,8 @@ def _add_columns(
         for u in tl.static_range(U):  # loads do not wait for one another
             y = tl.full((X,), start + u, tl.int32)
             live = (x < width) & (y < end)
-            red, green, blue = load_colors(render_ptr, y * width + x, live)
-            g_red, g_green, g_blue = load_colors(g_ptr, y * width + x, live)
+            red, green, blue = load3(render_ptr, y * width + x, live)
+            g_red, g_green, g_blue = load3(g_ptr, y * width + x, live)
             share = tl.maximum(1.0 - tl.abs(_level(red, green, blue, levels) - level), 0.0)
             below = tl.minimum(tl.maximum(_place(y.to(tl.float32), rows, focal, center, extent_y) - row, 0.0), 1.0)
             lower = share * below

@@ -20,7 +20,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.image_model._colors_triton import load_colors, store_colors
 from splatkit_ns.image_model._ppisp_constants_triton import (
     CONSTANTS,
     CURVE,
@@ -39,6 +38,7 @@ from splatkit_ns.image_model._ppisp_constants_triton import (
     gradients_of_parameters,
 )
 from splatkit_ns.image_model._ppisp_penalties_triton import PPISPPenalties
+from splatkit_ns.rasterize._rows_triton import load3, store3
 
 BLOCK = 256
 """The number of pixels of a program."""
@@ -196,7 +196,7 @@ def _before_homography(i, red, green, blue, constants_ptr, K_ptr, width):
 def _image(render_ptr, constants_ptr, K_ptr, out_ptr, pixels, width, B: tl.constexpr):
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
-    red, green, blue = load_colors(render_ptr, i, live)
+    red, green, blue = load3(render_ptr, i, live)
     red, green, blue, share_red, share_green, share_blue = _before_homography(
         i, red, green, blue, constants_ptr, K_ptr, width
     )
@@ -211,7 +211,7 @@ def _image(render_ptr, constants_ptr, K_ptr, out_ptr, pixels, width, B: tl.const
     new_red = _response(new_red, constants_ptr + 3 * CURVE)
     new_green = _response(new_green, constants_ptr + 4 * CURVE)
     new_blue = _response(new_blue, constants_ptr + 5 * CURVE)
-    store_colors(out_ptr, i, live, new_red, new_green, new_blue)
+    store3(out_ptr, i, new_red, new_green, new_blue, live)
 
 
 @triton.jit
@@ -249,7 +249,7 @@ def _gradients(render_ptr, constants_ptr, K_ptr, g_ptr, g_render_ptr, sums_ptr, 
     """Write the gradient of the render, and each program's sums for the numbers: (GRADIENTS, programs)."""
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
-    render_red, render_green, render_blue = load_colors(render_ptr, i, live)
+    render_red, render_green, render_blue = load3(render_ptr, i, live)
     light_red, light_green, light_blue, share_red, share_green, share_blue = _before_homography(
         i, render_red, render_green, render_blue, constants_ptr, K_ptr, width
     )
@@ -267,7 +267,7 @@ def _gradients(render_ptr, constants_ptr, K_ptr, g_ptr, g_render_ptr, sums_ptr, 
     new_red, new_green = moved_red * scale, moved_green * scale
     new_blue = total - new_red - new_green
 
-    g_red, g_green, g_blue = load_colors(g_ptr, i, live)
+    g_red, g_green, g_blue = load3(g_ptr, i, live)
     g_red, toe, shoulder, gamma, center, a = _response_gradients(new_red, g_red, constants_ptr + 3 * CURVE)
     _store_five(sums_ptr, 3 * G_CURVE, toe, shoulder, gamma, center, a)
     g_green, toe, shoulder, gamma, center, a = _response_gradients(new_green, g_green, constants_ptr + 4 * CURVE)
@@ -306,7 +306,7 @@ def _gradients(render_ptr, constants_ptr, K_ptr, g_ptr, g_render_ptr, sums_ptr, 
         x, y, render_blue, g_blue, light_blue, share_blue, factor, constants_ptr, sums_ptr, 2
     )
     _store_sum(sums_ptr, G_EXPOSURE, of_red + of_green + of_blue)
-    store_colors(g_render_ptr, i, live, g_red, g_green, g_blue)
+    store3(g_render_ptr, i, g_red, g_green, g_blue, live)
 
 
 class PPISPImage(torch.autograd.Function):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from splatkit_ns.formats import all_formats, format_names, usable_format_names
+from splatkit_ns.formats import all_formats
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.nesting import part_with
@@ -22,14 +22,14 @@ class KnownFormat(Range):
     """The names of the file formats that are registered when the setting is checked, and can be used here."""
 
     def __init__(self) -> None:
-        super().__init__("", lambda value: value in usable_format_names())
+        super().__init__("", lambda value: self.complaint(value) is None)
 
     def complaint(self, value: Any) -> str | None:
-        if self.fits(value):
-            return None
-        if value in format_names():
-            return f"is {value!r}: {all_formats()[value].why_unavailable()}"
-        return f"is {value!r}, expected one of: {', '.join(format_names())}"
+        known = all_formats()
+        if value not in known:
+            return f"is {value!r}, expected one of: {', '.join(known)}"
+        reason = known[value].why_unavailable()
+        return None if reason is None else f"is {value!r}: {reason}"
 
 
 @dataclass

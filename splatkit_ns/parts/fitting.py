@@ -197,8 +197,8 @@ sh_interval = partial(FittingSteps, share=1 / 4)
 """One more degree of the spherical harmonics is used after each quarter of the steps."""
 in_short_run = partial(FittingValue, below=SHORT_RUN)
 """A value, and ``short``, that of runs with fewer than 2,500 steps."""
-scene_steps = partial(SceneSteps, per_photograph=340, least=10_000)
-"""A method takes at most 340 steps for each photograph, if that is more than 10,000."""
+scene_steps = partial(SceneSteps, least=10_000)
+"""A method takes at most ``per_photograph`` steps for each photograph, if that is more than 10,000."""
 scene_dropout = partial(SceneShare, short=0.0, below=SHORT_RUN, photographs=40, least=0.05, most=0.4)
 """The dropout of 40 photographs: the fewer there are, the more, from 0.05 to 0.4; short runs have none."""
 with_few = partial(SceneValue, below=SHORT_RUN, photographs=FEW_PHOTOGRAPHS)

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from splatkit_ns.errors import HookFailedError, SplatkitError
+from splatkit_ns.errors import HookFailedError, SplatkitError, describe_error
 
 
 def load_states(parts: Iterable[tuple[str, Any]], states: Mapping[str, Any]) -> None:
@@ -27,9 +27,6 @@ def load_states(parts: Iterable[tuple[str, Any]], states: Mapping[str, Any]) -> 
         except (SplatkitError, HookFailedError):
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:500]
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            raise HookFailedError(
-                f"{name}.load_state_dict failed: {type(error).__name__}: {reason}, at {frame.filename}, line "
-                f"{frame.lineno}"
-            ) from error
+            where = f"at {frame.filename}, line {frame.lineno}"
+            raise HookFailedError(f"{name}.load_state_dict failed: {describe_error(error)}, {where}") from error

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from splatkit_ns import ranges
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, describe_error
 from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run import checkpoints
@@ -111,9 +111,8 @@ def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
             "my_parts, add --trust my_parts."
         ) from None
     except Exception as error:  # damaged YAML, classes of another version
-        reason = " ".join(str(error).split())[:300]
         raise SplatkitError(
-            f"--load-config: {path} cannot be read ({type(error).__name__}: {reason}). It must be the config.yml of a "
+            f"--load-config: {path} cannot be read ({describe_error(error)}). It must be the config.yml of a "
             "run, and what it names must be importable here: parts of your own need their folder on PYTHONPATH."
         ) from error
     pipeline = getattr(config, "pipeline", None)

@@ -34,7 +34,7 @@ from splatkit_ns.plugin.run.hooks import RunHooks
 from splatkit_ns.plugin.run.log import RunLog
 from splatkit_ns.plugin.run.modules import draws_progress, load_kernels, run_modules
 from splatkit_ns.plugin.run.opaque_parts import Opaque
-from splatkit_ns.plugin.run.own_methods import OpensByName
+from splatkit_ns.plugin.run.own_methods import OpensAnywhere
 from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
 from splatkit_ns.plugin.run.resuming import run_checkpoint, say_why_stopped
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
@@ -54,7 +54,7 @@ from splatkit_ns.splat.rng import seed_everything
 
 
 @dataclass
-class SplatkitTrainerConfig(OpensByName, AddedOptions, TrainerConfig):
+class SplatkitTrainerConfig(OpensAnywhere, AddedOptions, TrainerConfig):
     """Settings of a run."""
 
     _target: type = field(default_factory=lambda: SplatkitTrainer)

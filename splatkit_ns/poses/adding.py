@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from splatkit_ns import media
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.poses.options import MIN_PICTURES, PosesOptions
 from splatkit_ns.poses.pictures import (
     Found,
@@ -21,7 +21,7 @@ from splatkit_ns.poses.pictures import (
     place_photographs,
     read_photographs,
 )
-from splatkit_ns.poses.progress import Watch, bar, listed, say, warn
+from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar, say, warn
 from splatkit_ns.poses.video import Video, open_video, save_frames
 from splatkit_ns.poses.workspace import IMAGES, Workspace, fingerprint_of
 
@@ -92,10 +92,10 @@ def _add_photographs(found: Found, options: PosesOptions, work: Workspace, conso
     if len(photographs) < MIN_PICTURES:
         raise SplatkitError(
             f"{len(unreadable)} of {len(found.photographs)} pictures in {found.folder} cannot be read, and at least "
-            f"{MIN_PICTURES} are needed. Restore them, or take them out:\n{listed(unreadable, separator=chr(10))}"
+            f"{MIN_PICTURES} are needed. Restore them, or take them out:\n{listed(unreadable, SHOWN_NAMES, chr(10))}"
         )
     if unreadable:
-        warn(console, f"Left out, as they cannot be read: {listed(unreadable, separator='; ')}")
+        warn(console, f"Left out, as they cannot be read: {listed(unreadable, SHOWN_NAMES, '; ')}")
     changed = sum(not photograph.is_kept for photograph in photographs)
     if _usable_in_place(found, photographs, work):
         work.use_images(found.folder.resolve().relative_to(work.output.resolve()).as_posix())

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from splatkit_ns import ranges
-from splatkit_ns.errors import SplatkitError, describe_os_error
+from splatkit_ns.errors import SplatkitError, describe_os_error, listed
 from splatkit_ns.files import atomic_write_text, quoted
 from splatkit_ns.poses import database as db
 from splatkit_ns.poses import diagnosis
@@ -20,7 +20,7 @@ from splatkit_ns.poses.drawing import draw
 from splatkit_ns.poses.options import MIN_PICTURES, Matching, PosesOptions
 from splatkit_ns.poses.pairs import choose_matching, pairs_of
 from splatkit_ns.poses.pictures import Picture
-from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar, listed, say, warn
+from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar, say, warn
 from splatkit_ns.poses.scene import Scene, write_points, write_transforms
 from splatkit_ns.poses.workspace import Workspace, opened
 
@@ -173,7 +173,7 @@ def _report(
         return
     atomic_write_text(path, "".join(f"{line}\n" for line in lines))
     where = f" All are in {path}." if len(lines) > SHOWN_NAMES else ""
-    warn(console, f"{len(lines)} picture(s) are left out, without a pose: {listed(lines)}.{where}")
+    warn(console, f"{len(lines)} picture(s) are left out, without a pose: {listed(lines, SHOWN_NAMES)}.{where}")
 
 
 def left_out_lines(scene: Scene, models: Sequence[Any], pictures: Sequence[Picture]) -> list[str]:

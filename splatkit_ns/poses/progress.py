@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -53,12 +53,6 @@ class Watch:
     def shown(self) -> str:
         """The time since it was made."""
         return shown_time(time.perf_counter() - self._start)
-
-
-def listed(names: Sequence[str], separator: str = ", ") -> str:
-    """The first names, and the number of the others."""
-    more = f"{separator}and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-    return separator.join(names[:SHOWN_NAMES]) + more
 
 
 def say(console: Console, text: str) -> None:

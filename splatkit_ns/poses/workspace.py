@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.files import atomic_write_text
 from splatkit_ns.poses.pictures import Picture
 
@@ -235,8 +235,8 @@ def _check_empty(output: Path, source: Path) -> None:
             f"--output: {output} is the folder of the photographs; name another one, such as {output}_poses."
         )
     if others:
-        listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
-        raise SplatkitError(f"--output: {output} is not empty (it holds {listed}). Name a new folder, or an empty one.")
+        held = listed(others, most=5)
+        raise SplatkitError(f"--output: {output} is not empty (it holds {held}). Name a new folder, or an empty one.")
 
 
 @contextmanager

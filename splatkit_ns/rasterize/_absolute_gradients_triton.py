@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._blending_triton import ALPHA_MAX, SIZES, SKIPPED, alpha_at, blend, pixels
+from splatkit_ns.rasterize._blending_triton import ALPHA_MAX, SIZES, alpha_at, blend, clear_unseen, light_before, pixels
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
 
@@ -52,11 +52,7 @@ def _absolute(
     field = tl.arange(0, 8)
     j = tl.max(last)
     length = tl.load(offsets_ptr + tile + 1) - start
-    for k in range(j, length, SKIPPED):  # entries behind everything that is seen
-        skipped = k + tl.arange(0, SKIPPED)
-        row = tl.load(places_ptr + start + skipped, mask=skipped < length, other=0).to(tl.int64)
-        here = (skipped < length)[:, None] & (field < FIELDS)[None, :]
-        tl.store(sums_ptr + row[:, None] * FIELDS + field[None, :], tl.zeros((SKIPPED, 8), tl.float32), mask=here)
+    clear_unseen(sums_ptr, places_ptr, start, j, length, FIELDS, 8)
     j -= 1
     while j >= 0:
         g = tl.load(ids_ptr + start + j).to(tl.int64)
@@ -67,9 +63,7 @@ def _absolute(
             px, py, tl.load(means_ptr + 2 * g), tl.load(means_ptr + 2 * g + 1), a, b, c, tl.load(opacities_ptr + g)
         )
         counts = counts & (j < last)
-        alpha = tl.minimum(full, ALPHA_MAX)
-        inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
-        light *= inverse
+        light, inverse, alpha = light_before(light, full, counts)
         color = tl.zeros((T * T,), tl.float32)
         for k in range(channels):
             v = tl.load(v_ptr + k * area, mask=inside, other=0.0)

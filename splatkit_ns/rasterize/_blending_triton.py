@@ -62,6 +62,34 @@ def alpha_at(px, py, mx, my, a, b, c, opacity):
     return dx, dy, alpha, (sigma >= 0.0) & (alpha * 255.0 >= 1.0)
 
 
+@triton.jit
+def clear_unseen(sums_ptr, places_ptr, start, first, length, R: tl.constexpr, WIDTH: tl.constexpr):
+    """Write zeros into the places of a tile's entries from `first` on, which are behind everything that is seen.
+
+    A place has R numbers, at most WIDTH, which is a power of two.
+    """
+    field = tl.arange(0, WIDTH)
+    for k in range(first, length, SKIPPED):
+        skipped = k + tl.arange(0, SKIPPED)
+        row = tl.load(places_ptr + start + skipped, mask=skipped < length, other=0).to(tl.int64)
+        here = (skipped < length)[:, None] & (field < R)[None, :]
+        tl.store(sums_ptr + row[:, None] * R + field[None, :], tl.zeros((SKIPPED, WIDTH), tl.float32), mask=here)
+
+
+@triton.jit
+def light_before(light, full, counts):
+    """Return the light before it passes a Gaussian, the inverse of the share that passes, and the Gaussian's alpha.
+
+    Args:
+        light: what passes through the Gaussian and all in front of it.
+        full: its alpha before the limit.
+        counts: whether the pixel sees it.
+    """
+    alpha = tl.minimum(full, ALPHA_MAX)
+    inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
+    return light * inverse, inverse, alpha
+
+
 @triton.jit(do_not_specialize=SIZES)
 def forward(
     means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr,

@@ -28,10 +28,11 @@ from splatkit_ns.rasterize._blending_triton import (
     ALPHA_MAX,
     MAX_CHANNELS,
     SIZES,
-    SKIPPED,
     alpha_at,
     blend,
+    clear_unseen,
     forward,
+    light_before,
     load_gaussian,
     pixels,
 )
@@ -73,11 +74,7 @@ def _backward(
     field = tl.arange(0, 16)
     j = tl.max(last)
     length = tl.load(offsets_ptr + tile + 1) - start
-    for k in range(j, length, SKIPPED):  # entries behind everything that is seen
-        skipped = k + tl.arange(0, SKIPPED)
-        row = tl.load(places_ptr + start + skipped, mask=skipped < length, other=0).to(tl.int64)
-        here = (skipped < length)[:, None] & (field < R)[None, :]
-        tl.store(sums_ptr + row[:, None] * R + field[None, :], tl.zeros((SKIPPED, 16), tl.float32), mask=here)
+    clear_unseen(sums_ptr, places_ptr, start, j, length, R, 16)
     j -= 1
     g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
     row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
@@ -91,9 +88,7 @@ def _backward(
         g = tl.load(ids_ptr + start + j - 2, mask=j >= 2, other=0)
         dx, dy, full, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
         counts = counts & (j < last)
-        alpha = tl.minimum(full, ALPHA_MAX)
-        inverse = tl.where(counts, 1.0 / (1.0 - alpha), 1.0)
-        light *= inverse
+        light, inverse, alpha = light_before(light, full, counts)
         weight = tl.where(counts, alpha * light, 0.0)
         color = v0 * c0
         if X > 1:

@@ -1,4 +1,4 @@
-"""Small pieces that the projection kernels share: rows of three numbers, matrices and rotations."""
+"""Small pieces that kernels share: rows of three numbers, as of colours and places, matrices and rotations."""
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
 # pyright: basic, reportArgumentType=false, reportGeneralTypeIssues=false, reportCallIssue=false
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def load3(ptr, i, live):
-    """Load rows of three numbers."""
+    """Load rows of three numbers; 0 for rows that are not live."""
     x = tl.load(ptr + 3 * i, mask=live, other=0.0)
     y = tl.load(ptr + 3 * i + 1, mask=live, other=0.0)
     z = tl.load(ptr + 3 * i + 2, mask=live, other=0.0)
@@ -20,7 +20,7 @@ def load3(ptr, i, live):
 
 @triton.jit
 def store3(ptr, i, x, y, z, live):
-    """Store rows of three numbers."""
+    """Store rows of three numbers, those that are live."""
     tl.store(ptr + 3 * i, x, mask=live)
     tl.store(ptr + 3 * i + 1, y, mask=live)
     tl.store(ptr + 3 * i + 2, z, mask=live)

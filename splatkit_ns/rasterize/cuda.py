@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 import torch
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, describe_error
 from splatkit_ns.triton_kernels import run_apart
 
 from .arguments import Backend
@@ -148,8 +148,7 @@ def _load() -> None:
     try:
         compiled = importlib.import_module("gsplat.cuda._backend")._C
     except Exception as error:  # a build raises many kinds: OSError, ImportError, RuntimeError, CalledProcessError
-        first_lines = " ".join(str(error).split())[:400]
-        facts = gather_facts(failure=f"{type(error).__name__}: {first_lines}")
+        facts = gather_facts(failure=describe_error(error))
         raise BackendUnavailableError(explain_unavailable(facts)) from error
     if compiled is None:
         raise BackendUnavailableError(explain_unavailable(gather_facts()))

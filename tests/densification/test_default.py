@@ -381,6 +381,15 @@ def test_a_renderer_without_absgrad_is_refused() -> None:
         set_up(SplatDefaultDensification(absgrad=True), random_state(4), Plain())
 
 
+def test_a_renderer_that_forgets_absolute_gradients_is_told_what_to_do() -> None:
+    strategy, state = SplatDefaultDensification(absgrad=True), random_state(4)
+    set_up(strategy, state, Splat3DGSRenderer())
+    seen = payload(torch.ones(1, 4, 2), torch.ones(1, 4))
+    del seen.means2d.absgrad  # type: ignore[attr-defined]
+    with pytest.raises(ModuleError, match=r"Pass absgrad=self\.absgrad to .* Or set absgrad of the densification to F"):
+        strategy.densify(1, state, seen, scene_scale=1.0)
+
+
 def test_row_changes_are_carried_without_being_set_up() -> None:
     """A checkpoint may be loaded, and rows change, before `on_setup`."""
     strategy = SplatDefaultDensification()

@@ -193,12 +193,12 @@ def test_ffmpeg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_colmap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     for versions, status in (({}, "note"), ({"pycolmap": "3.11.1"}, "note"), ({"pycolmap-cuda12": "4.2.0"}, "ok")):
-        monkeypatch.setattr(programs, "_version", versions.get)
+        monkeypatch.setattr(programs, "installed_version", versions.get)
         (finding,) = programs.check_colmap()
         assert finding.status == status
         assert bool(finding.command) == (status == "note")
     program(tmp_path, "colmap", "")
-    monkeypatch.setattr(programs, "_version", {}.get)
+    monkeypatch.setattr(programs, "installed_version", {}.get)
     assert f"colmap is {tmp_path / 'colmap'}, for ns-process-data" in programs.check_colmap()[0].text
 
 

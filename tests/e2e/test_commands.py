@@ -52,6 +52,18 @@ def test_ns_eval_reports_metrics_of_the_held_out_images(trained: Path, tmp_path:
     assert len(list(renders.glob("*img*"))) == 2
 
 
+def test_a_run_is_opened_where_it_lies_though_the_place_of_its_config_has_checkpoints_too(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = shutil.copytree(trained.parent, tmp_path / "moved")
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-eval", "--load-config", str(moved / "config.yml")])
+    config, _, checkpoint, _ = eval_setup(moved / "config.yml")
+    assert checkpoint.parent == moved / "nerfstudio_models"
+    assert config.get_base_dir() == moved
+    sys.argv[0] = "/bin/my-program"
+    assert config.get_base_dir() == trained.parent, "whose option of that name may mean anything"
+
+
 @torch.no_grad()
 def test_the_exported_ply_renders_the_same_image_as_the_checkpoint(trained: Path, tmp_path: Path) -> None:
     ExportGaussianSplat(load_config=trained, output_dir=tmp_path).main()

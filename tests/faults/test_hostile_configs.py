@@ -165,7 +165,7 @@ def test_each_name_is_told_once_with_its_line() -> None:
     text = "\n".join(f"a{i}: !!python/name:evil_{min(i, 6)}.x ''" for i in range(20))
     with pytest.raises(UntrustedConfigError) as found:
         parse_config(text)
-    expected = "it names " + ", ".join(f"'evil_{i}.x' (line {i + 1})" for i in (6, 5, 4, 3, 2)) + " and 2 more"
+    expected = "it names " + ", ".join(f"'evil_{i}.x' (line {i + 1})" for i in (6, 5, 4, 3, 2)) + ", and 2 more"
     assert str(found.value).replace("(line 20)", "(line 7)") == expected
 
 

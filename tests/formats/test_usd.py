@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import random
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,29 @@ def test_without_the_package_one_message_says_so(tmp_path: Path, monkeypatch: py
         formats.read(tmp_path / "b.usdc")
     with pytest.raises(OptionsError, match=remedy):
         ranges.check(SplatExporter(tmp_path, [1], splat_format="usd"))
+
+
+@needs_usd
+def test_a_package_that_is_too_old_or_cannot_be_imported_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The formats that can be used are asked for at each start of a training, which OpenUSD's import would hold up."""
+    imported: list[str] = []
+
+    def refuse(name: str) -> Any:
+        imported.append(name)
+        raise ImportError("no libpxr.so")
+
+    monkeypatch.setattr(usd_module.importlib, "import_module", refuse)
+    assert usd_module.why_unavailable() is None
+    assert imported == []
+    with pytest.raises(OSError, match=r"cannot be imported: no libpxr\.so"):
+        usd_module.write_usd(tmp_path / "a.usda", make_gaussians(3, 0), usd_module.UsdOptions())
+    monkeypatch.setattr(usd_module, "version", lambda name: "25.11")
+    assert "usd-core of at least 26.3: pip" in str(usd_module.why_unavailable())
+
+    def unknown(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(usd_module, "version", unknown)
+    assert "cannot be imported: no libpxr.so" in str(usd_module.why_unavailable()), "built from source"

@@ -75,13 +75,13 @@ def test_a_number_that_is_given_is_not_fitted_even_if_it_is_the_methods_own() ->
     fit_to_length(config)
     model = config.pipeline.model
     assert isinstance(model.densification, SplatBudgetDensification)
-    assert (model.densification.refine_every, model.densification.refine_stop_iter) == (50, 167)
+    assert (model.densification.refine_every, model.densification.refine_stop_iter) == (50, 160)
     assert (model.init_opacity, model.init_scale) == (0.5, 1.0)
     config = parse("splatkit-3dgs", "--max-num-iterations", "200", "--pipeline.model.densification.growth", "0.1")
     fit_to_length(config)
     assert isinstance(config.pipeline.model.densification, SplatMCMCDensification), "a setting that only MCMC has"
     assert re.search(
-        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 8000", help_of("splatkit-3dgs")
+        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 11200", help_of("splatkit-3dgs")
     )
 
 

@@ -184,6 +184,8 @@ class ClosesTheTerminal(SplatBaseModule[Any]):
                 time.sleep(0.001)
             os.kill(self.starter, signal.SIGHUP)
             os.kill(self.starter, signal.SIGHUP)
+            while signal.getsignal(signal.SIGINT) != signal.SIG_DFL:  # until it has been passed on
+                time.sleep(0.001)
 
 
 class SpoiltLoss(SplatBaseModule[Any]):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
-from splatkit_ns.plugin.run import checkpoints, rank_processes
+from splatkit_ns.plugin.run import checkpoints, rank_processes, together
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME
 from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
 from splatkit_ns.plugin.run.rank_failures import RemoteTraceback
@@ -156,6 +157,16 @@ def test_a_difference_between_ranks_is_named(scene: Path, tmp_path: Path) -> Non
         SplatkitError, match=r"The ranks differ after step 100: means.* of rank 1 are not those of rank 0"
     ):
         in_ranks(config, [OnRank(1, 96, "shift")])
+
+
+def test_sums_of_bits_are_those_of_all_rows_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"rows": torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), "one": torch.tensor(2.5)}
+    whole = together.BitSums(7, values).values()
+    monkeypatch.setattr(together, "COMPARED_AT_ONCE", 12)
+    assert together.BitSums(7, values).values() == whole
+    assert together.BitSums(7, {**values, "rows": values["rows"].flip(0)}).values()[0] != whole[0]
+    values["rows"][49, 2] = -values["rows"][49, 2]
+    assert together.BitSums(7, values).values()[0] != whole[0]
 
 
 def test_a_port_in_use_is_one_message(scene: Path, tmp_path: Path) -> None:

@@ -100,6 +100,16 @@ def test_a_machine_that_cannot_begin_ends_all(scene: Path, tmp_path: Path) -> No
     assert re.search(r"Error: 1 option.* cannot be used: .*NoWriter", started[1].child.text())
 
 
+def test_a_machine_that_cannot_take_part_ends_all_though_it_has_no_place(scene: Path, tmp_path: Path) -> None:
+    url = free_address()
+    first = start_machine(scene, tmp_path, 0, url, times={"NOTE_AFTER": 0.0})
+    first.child.wait_for(lambda: "Waiting for machine 1 of 2" in first.child.text())
+    second = start_machine(scene, tmp_path, 2, url)
+    problem = ".*--machine.machine-rank is 2, expected 0 to 1 with --machine.num-machines 2"
+    assert_each_ends_with([first], rf"Machine 2 \(\S+\): 1 option.* cannot be used: {problem}")
+    assert_each_ends_with([second], rf"1 option.* cannot be used: {problem}")
+
+
 def test_other_versions_are_named_on_each_machine(scene: Path, tmp_path: Path) -> None:
     url = free_address()
     started = [start_machine(scene, tmp_path, i, url, versions={"splatkit-ns": f"0.{i}"}) for i in range(2)]
@@ -108,11 +118,11 @@ def test_other_versions_are_named_on_each_machine(scene: Path, tmp_path: Path) -
 
 def test_a_machine_rank_that_is_given_twice_or_does_not_come_is_named(scene: Path, tmp_path: Path) -> None:
     url = free_address()
-    started = [start_machine(scene, tmp_path / str(i), i and 1, url, num_machines=3) for i in range(3)]
-    assert_each_ends_with(started, "--machine.machine-rank 1 is given twice: on ")
-    started = [start_machine(scene, tmp_path / "a", i, url, num_machines=4, times={"PATIENCE": 1.0}) for i in (0, 2)]
-    assert_each_ends_with(started, "Machines 1 and 3 of 4 .the first is 0. did not come within 1 s to tcp://")
-    [alone] = [start_machine(scene, tmp_path / "b", 1, url, times={"PATIENCE": 1.0})]
+    twice = [start_machine(scene, tmp_path / str(i), i and 1, url, num_machines=3) for i in range(3)]
+    alone = start_machine(scene, tmp_path / "b", 1, free_address(), times={"PATIENCE": 1.0})
+    assert_each_ends_with(twice, "--machine.machine-rank 1 is given twice: on ")
+    two = [start_machine(scene, tmp_path / "a", i, url, num_machines=4, times={"PATIENCE": 1.0}) for i in (0, 2)]
+    assert_each_ends_with(two, "Machines 1 and 3 of 4 .the first is 0. did not come within 1 s to tcp://")
     assert_each_ends_with([alone], "Machine 0 does not answer at tcp://")
 
 
@@ -159,7 +169,7 @@ def test_a_port_that_is_in_use_is_told_on_each_machine(scene: Path, tmp_path: Pa
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        started = [start_machine(scene, tmp_path, i, url, times={"SILENCE": 1.0}) for i in range(2)]
+        started = [start_machine(scene, tmp_path, i, url, times={"SILENCE": 0.3}) for i in range(2)]
         assert_each_ends_with(started[:1], r"port \d+ is in use\. Name another on all machines")
         assert_each_ends_with(started[1:], "What answers at .* is no run of several machines")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -137,6 +139,24 @@ def test_tensors_of_this_rank_that_change_are_told_to_the_others(monkeypatch: py
     assert run.roll_call.steps_alike >= STEPS_BEFORE
     run.state.remove(torch.arange(len(run.state)) < 3)
     assert run.done(range(5, 9)) == [False] * (STEPS_BEFORE) + [True] * (4 - STEPS_BEFORE)
+
+
+@pytest.mark.parametrize("changes", [True, False], ids=["rows are removed", "too little space for tile lists"])
+def test_before_other_graphs_are_captured_nothing_of_this_one_is_left(
+    monkeypatch: pytest.MonkeyPatch, changes: bool
+) -> None:
+    run = Run(monkeypatch)
+    run.done(range(5))
+    params = list(run.state.params.values())
+    kept = [weakref.ref(tensor) for tensor in (*params * changes, *(param.grad for param in params))]
+    if changes:
+        run.state.remove(torch.arange(len(run.state)) < 3)
+    run.updates.clear_all_gradients()
+    del params
+    assert run.graph.steps_alike(needs_memory=not changes) == 0
+    gc.collect()
+    assert not any(tensor() is not None for tensor in kept)
+    assert run.graph.last is None
 
 
 def test_gradients_of_other_parameters_need_another_graph_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import track
 from torch import Tensor
 
+from splatkit_ns.errors import listed
 from splatkit_ns.memory import GIB
 from splatkit_ns.plugin.data.reading import Batch, prepare_thread
 from splatkit_ns.plugin.reporting.console import report_once
@@ -289,12 +290,10 @@ def indices_with_pixels(batches: Batches, names: Sequence[str]) -> list[int]:
     if len(found) < len(batches):
         measured = set(found)
         left_out = [name for index, name in enumerate(names) if index not in measured]
-        more = "" if len(left_out) <= 3 else f" and {len(left_out) - 3} more"
         logger.warning(
-            "%d of %d held-out photographs are left out of the evaluation, because their masks leave no pixel: %s%s.",
+            "%d of %d held-out photographs are left out of the evaluation, because their masks leave no pixel: %s.",
             len(left_out),
             len(batches),
-            ", ".join(left_out[:3]),
-            more,
+            listed(left_out, most=3),
         )
     return found

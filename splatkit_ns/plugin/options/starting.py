@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import copy
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,17 @@ from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, TRAINING, options_of
 from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.machines import Machine, Machines
+from splatkit_ns.plugin.run.machines import Machine, Machines, address_of
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
 from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
 from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.state_checkpoint import package_versions
-
-LOAD_CONFIG = "--load-config"
 
 
 def check_run(config: Any) -> None:
@@ -75,7 +73,7 @@ def placed(config: Any, arguments: Sequence[str] | None = None) -> Any:
     Returns:
         The config.
     """
-    given = _options_of_ns_train(sys.argv if arguments is None else arguments)
+    given = options_of(TRAINING, sys.argv if arguments is None else arguments)
     if LOAD_CONFIG not in given:
         return config
     places = {f"--machine.{name.replace('_', '-')}": name for name in PLACE}
@@ -99,25 +97,20 @@ def _meet(config: Any) -> Machines | None:
     """
     machine = config.machine
     problems = machine_problems(machine)
-    if problems:
-        raise OptionsError(problems)
-    if machine.num_machines == 1:
+    if machine.num_machines <= 1 or address_of(machine.dist_url) is None:
+        if problems:
+            raise OptionsError(problems)
         return None
     options = compared_options(config, flag)
     folder = config.get_base_dir().absolute()
     this = Machine(machine.machine_rank, socket.gethostname(), folder, package_versions(), options)
     machines = Machines(this, machine.num_machines, machine.dist_url)
+    if problems:
+        error = OptionsError(problems)
+        machines.refuse(error)
+        raise error
     machines.meet()
     return machines
-
-
-def _options_of_ns_train(arguments: Sequence[str]) -> dict[str, str]:
-    """The values of the options by their names, as ``--load-config``; nothing if another command runs."""
-    if Path(arguments[0]).name not in ("ns-train", "train.py"):
-        return {}
-    following = [*arguments[1:], ""]
-    split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
-    return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
 
 
 def refuse_moved_run(arguments: Sequence[str], config: Any) -> None:
@@ -126,7 +119,7 @@ def refuse_moved_run(arguments: Sequence[str], config: Any) -> None:
     Raises:
         SplatkitError: there are checkpoints beside the file, and none in the folder that it names as that of the run.
     """
-    named = _options_of_ns_train(arguments).get(LOAD_CONFIG)
+    named = options_of(TRAINING, arguments).get(LOAD_CONFIG)
     if named is None or checkpoint_paths(config.get_checkpoint_dir()):
         return
     beside = Path(named).absolute().parent

@@ -12,7 +12,7 @@ from typing import Any
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
-from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
+from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, describe_error
 from splatkit_ns.files import quoted
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
@@ -216,10 +216,8 @@ def _explained(path: Path) -> Generator[None, None, None]:
     except HookFailedError as error:  # of a module's load_state_dict
         raise CheckpointError(f"checkpoint {path} does not fit this run: {error}. {_ADVICE}") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:500]
-        raise CheckpointError(
-            f"checkpoint {path} does not fit this run ({type(error).__name__}: {reason}). {_ADVICE}"
-        ) from error
+        reason = describe_error(error)
+        raise CheckpointError(f"checkpoint {path} does not fit this run ({reason}). {_ADVICE}") from error
 
 
 def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any]]:

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import yaml
 from torch import nn
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.config_tensors import stored_tensor
 
@@ -185,10 +185,8 @@ def _check_names(root: yaml.Node, trusted: Sequence[str]) -> None:
         if not fits:
             found.setdefault(name or kind, node.start_mark.line + 1)
     if found:
-        shown = [f"{name[:100]!r} (line {line})" for name, line in list(found.items())[:_SHOWN]]
-        more = len(found) - len(shown)
-        rest = f" and {more} more" if more > 0 else ""
-        raise UntrustedConfigError(f"it names {', '.join(shown)}{rest}")
+        shown = [f"{name[:100]!r} (line {line})" for name, line in found.items()]
+        raise UntrustedConfigError(f"it names {listed(shown, _SHOWN)}")
 
 
 def _nodes(root: yaml.Node) -> Iterator[tuple[yaml.Node, str | None]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.plugin.run.rank_failures import Failure
 
 SHOWN = 5
@@ -80,8 +80,23 @@ def unpacked(content: bytes) -> MachineFailure:
     return pickle.loads(bare)
 
 
-def differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+def check_alike(this: Machine, first: Machine) -> None:
+    """Check that a machine has the versions and options of machine 0.
+
+    Raises:
+        NamesMachines: it has others, which the message names.
+    """
+    for theirs, ours, what in (
+        (first.versions, this.versions, "other versions"),
+        (first.options, this.options, "other options"),
+    ):
+        found = _differences(theirs, ours)
+        if found:
+            raise NamesMachines(f"{this.name} has {what} than {first}: {found}.")
+
+
+def _differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """What differs, for a message; "" if nothing does."""
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    shown = [f"{name} is {ours.get(name, 'missing')}, not {theirs.get(name, 'there')}" for name in names[:SHOWN]]
-    return "; ".join(shown) + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    shown = [f"{name} is {ours.get(name, 'missing')}, not {theirs.get(name, 'there')}" for name in names]
+    return listed(shown, SHOWN, separator="; ")

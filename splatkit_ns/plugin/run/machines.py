@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
-import select
 import signal
 import socket
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
-from splatkit_ns import ranks
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.run.machine_words import (
-    Machine,
-    MachineFailure,
-    NamesMachines,
-    address_of,
-    differences,
-    lost,
-    packed,
-    unpacked,
-)
+from splatkit_ns.plugin.run.machine_store import MachineStore
+from splatkit_ns.plugin.run.machine_words import Machine, MachineFailure, NamesMachines, address_of, check_alike, lost
+from splatkit_ns.plugin.run.other_machines import OtherMachines
 from splatkit_ns.plugin.run.rank_failures import Failure, failure_of, raise_cause
 
 PATIENCE = 300.0
@@ -42,10 +31,31 @@ BEAT = 0.5
 """Seconds between two words."""
 
 
+@dataclass
+class Waiting:
+    """The time that a machine waits for others, of which it says something once."""
+
+    url: str
+    """Of machine 0."""
+    began: float = field(default_factory=time.monotonic)
+    has_noted: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has waited as long as machines do."""
+        return time.monotonic() > self.began + PATIENCE
+
+    def note(self, what: str) -> None:
+        """Print what is waited for, if that takes long."""
+        if not self.has_noted and time.monotonic() > self.began + NOTE_AFTER:
+            self.has_noted = True
+            CONSOLE.print(f"Waiting for {what} at {self.url}.", highlight=False, soft_wrap=True)
+
+
 class Machines:
     """The machines of a run, as the process that starts the ranks of one of them knows them.
 
-    Machine 0 keeps the store at which the ranks meet, too. Each machine says every half a second that it is there.
+    Machine 0 keeps the store at which the ranks meet, too. A thread says every half second that this machine is there.
 
     Args:
         this: what this machine says of itself.
@@ -61,17 +71,15 @@ class Machines:
         """What machine 0 says of itself, once this machine has found it."""
         self.host, self.port = ("127.0.0.1" if self.is_first else address[0]), address[1]
         """Where the ranks of this machine find the others."""
+        self._others = OtherMachines(number, SILENCE)
+        """Those that have come; only machine 0 hears of them."""
+        self._are_complete = threading.Event()
+        self._ours: MachineFailure | None = None
+        """The failure of this machine, to be told."""
         self._fault: MachineFailure | None = None
-        self._others: dict[int, Machine] = {}
-        self._heard: dict[int, tuple[int, float]] = {}
-        """The number of words of each other machine, and when the last one came."""
-        self._ended, self._number_lost = set[int](), 0
-        self._store: Any = None
-        self._line: socket.socket | None = None
-        """A connection to machine 0 that carries nothing, and closes when it ends."""
+        self._leaves = False
         self._answered = 0.0
-        self._to_tell: bytes | None = None
-        self._is_registered = self._is_complete = self._has_told = self._leaves = self._has_noted = False
+        """When machine 0 has answered last."""
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._talk, daemon=True)
 
@@ -97,26 +105,19 @@ class Machines:
             StoppedBySignal: another machine was stopped.
         """
         with self.telling():
-            began = time.monotonic()
-            if self.is_first:
-                self._serve()
-            else:
-                self._connect(began)
+            waiting = Waiting(self._url)
+            self._store = self._serve() if self.is_first else self._join(waiting)
             self._answered = time.monotonic()
             self._thread.start()
-            if not self.is_first:
-                self._register()
-            self._is_registered = True
-            while not self._is_complete:
+            while not self._are_complete.wait(0.02):
                 self.raise_fault()
-                self._note_waiting(self._missing(), began)
-                if self.is_first and time.monotonic() > began + PATIENCE:
+                waiting.note(self._missing())
+                if self.is_first and waiting.is_over:
                     raise NamesMachines(
                         f"{self._missing().capitalize()} did not come within {PATIENCE:.0f} s to {self._url}: start "
                         "the same command there, with its own --machine.machine-rank, and check that this address can "
                         "be reached from there."
                     )
-                time.sleep(0.02)
         if not self.is_first:
             CONSOLE.print(
                 f"Machine {self.this.number} of {self.number} (the first is 0) takes part in the run of {self.first}, "
@@ -125,80 +126,71 @@ class Machines:
                 soft_wrap=True,
             )
 
-    def _note_waiting(self, what: str, began: float) -> None:
-        if not self._has_noted and time.monotonic() > began + NOTE_AFTER:
-            self._has_noted = True
-            CONSOLE.print(f"Waiting for {what} at {self._url}.", highlight=False, soft_wrap=True)
+    def refuse(self, error: SplatkitError) -> None:
+        """Tell the others, if machine 0 answers at once, that this machine cannot meet them."""
+        if self.is_first:
+            return
+        with suppress(OSError, RuntimeError):
+            line = socket.create_connection((self.host, self.port), timeout=2)
+            store = MachineStore.connect(self.host, self.port, line, timeout=FAREWELL)
+            if store is not None and not store.is_complete:
+                store.fail(self.this.number, MachineFailure(self.this.name, failure_of(error)))
 
     def _missing(self) -> str:
-        numbers = [str(i) for i in range(1, self.number) if i not in self._others]
+        numbers = [str(number) for number in self._others.missing]
         if not self.is_first or not numbers:
             return "the other machines"
         names = " and ".join(filter(None, (", ".join(numbers[:-1]), numbers[-1])))
         return f"machine{'s' if len(numbers) > 1 else ''} {names} of {self.number} (the first is 0)"
 
-    def _serve(self) -> None:
+    def _serve(self) -> MachineStore:
         try:
-            self._store = ranks.serve(self.port)
+            store = MachineStore.serve(self.port)
         except OSError as error:
             told = f"--machine.dist-url is {self._url}, but {error}. Name another on all machines."
             raise SplatkitError(told) from error
-        self._store.set("machine/0", pickle.dumps(self.this))
+        store.introduce(self.this)
+        return store
 
-    def _connect(self, began: float) -> None:
-        """Find machine 0."""
-        while self._line is None:
+    def _join(self, waiting: Waiting) -> MachineStore:
+        """Find machine 0, compare, and let it know this machine."""
+        store = MachineStore.connect(self.host, self.port, self._line_to_first(waiting), timeout=SILENCE)
+        if store is None:
+            raise SplatkitError(
+                f"What answers at {self._url} is no run of several machines: is the port in use there? Name another on "
+                "all machines."
+            )
+        self.first, this = store.first, self.this
+        if store.is_complete:
+            raise SplatkitError(f"At {self._url} is another run, whose machines are all there. Name another port.")
+        try:
+            if not store.take(this.number):
+                other = store.machine(this.number)
+                where = "another machine" if other is None else other.host
+                raise NamesMachines(
+                    f"--machine.machine-rank {this.number} is given twice: on {where} and on {this.host}."
+                )
+            check_alike(this, self.first)
+        except NamesMachines as error:
+            store.fail(this.number, MachineFailure("", failure_of(error)))
+            raise
+        store.introduce(this)
+        return store
+
+    def _line_to_first(self, waiting: Waiting) -> socket.socket:
+        while True:
             try:
-                self._line = socket.create_connection((self.host, self.port), timeout=2)
+                return socket.create_connection((self.host, self.port), timeout=2)
             except OSError as error:
                 is_unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
-                if is_unknown or time.monotonic() > began + PATIENCE:
+                if is_unknown or waiting.is_over:
                     waited = "" if is_unknown else f" within {PATIENCE:.0f} s"
                     raise SplatkitError(
                         f"Machine 0 does not answer at {self._url}{waited} ({error}): start the same command there, "
                         "with --machine.machine-rank 0, and check that this is its address and no firewall is between."
                     ) from error
-                self._note_waiting("machine 0", began)
+                waiting.note("machine 0")
                 time.sleep(0.2)
-        found: list[Any] = []
-
-        def connect() -> None:
-            try:
-                store = ranks.connect(self.host, self.port)
-                found.extend([store, pickle.loads(store.get("machine/0"))])
-            except Exception as error:  # another program may answer anything
-                found.append(error)
-
-        thread = threading.Thread(target=connect, daemon=True)  # in a program that is no run, it may never end
-        thread.start()
-        limit = time.monotonic() + SILENCE
-        while thread.is_alive() and time.monotonic() < limit:
-            thread.join(0.1)
-        if len(found) < 2:
-            raise SplatkitError(
-                f"What answers at {self._url} is no run of several machines: is the port in use there? Name another on "
-                "all machines."
-            )
-        self._store, self.first = found
-        if self._store.check(["complete"]):
-            raise SplatkitError(f"At {self._url} is another run, whose machines are all there. Name another port.")
-        self._store.add("come", 1)
-
-    def _register(self) -> None:
-        """Tell machine 0 that this machine is here, and what it is to do."""
-        store, this = self._store, self.this
-        if store.add(f"taken/{this.number}", 1) > 1:
-            place = f"machine/{this.number}"
-            other = pickle.loads(store.get(place)).host if store.check([place]) else "another machine"
-            raise NamesMachines(f"--machine.machine-rank {this.number} is given twice: on {other} and on {this.host}.")
-        for theirs, ours, what in (
-            (self.first.versions, this.versions, "other versions"),
-            (self.first.options, this.options, "other options"),
-        ):
-            found = differences(theirs, ours)
-            if found:
-                raise NamesMachines(f"{this.name} has {what} than {self.first}: {found}.")
-        store.set(f"machine/{this.number}", pickle.dumps(this))
 
     # ------------------------------------------------------------------ failures
 
@@ -221,11 +213,11 @@ class Machines:
             who: has failed, for the begin of a sentence.
             failure: how.
         """
-        if self._to_tell is None and self._fault is None:
+        if self._ours is None and self._fault is None:
             if failure.kind == "early":
                 text = f"was stopped by {signal.Signals(failure.code).name} before training began."
                 failure = replace(failure, text=text)
-            self._to_tell = packed(MachineFailure(who, failure))
+            self._ours = MachineFailure(who, failure)
             self._wake.set()
 
     def raise_fault(self) -> None:
@@ -241,7 +233,7 @@ class Machines:
         """Wait until the failure is known that has ended ranks of this machine, or all other machines have ended."""
         limit = time.monotonic() + SILENCE + FAREWELL
         while self.fault is None and time.monotonic() < limit and self._thread.is_alive():
-            if self.is_first and self._ended.issuperset(self._others):
+            if self.is_first and self._others.have_ended:
                 return
             time.sleep(0.05)
 
@@ -255,66 +247,48 @@ class Machines:
     # ------------------------------------------------------------------ the thread
 
     def _talk(self) -> None:
-        """Speak to the store until this machine leaves."""
+        """Speak to the others until this machine leaves."""
         try:
-            while not self._say():
+            while not (self._lead() if self.is_first else self._follow()):
                 self._answered = time.monotonic()
                 self._wake.wait(BEAT)
                 self._wake.clear()
         except (RuntimeError, OSError):  # machine 0 keeps the store
-            if self._fault is None and self._to_tell is None and not self._leaves:
+            if self._fault is None and self._ours is None and not self._leaves:
                 self._fault = lost(self.first)
 
-    def _say(self) -> bool:
-        """Say and hear what there is; whether this machine has left."""
-        store, number = self._store, self.this.number
-        if self._line is not None and select.select([self._line], [], [], 0)[0]:
+    def _lead(self) -> bool:
+        """Say and hear what there is, as machine 0; whether it has left, which it does as the last one."""
+        leaves = self._leaves
+        self._exchange_failures()
+        for machine in self._others.hear(self._store):
+            if self._ours is None and self._fault is None:
+                self._fault = lost(machine)
+                self._store.fail(0, self._fault)
+        if not self._others.missing and not self._are_complete.is_set():
+            self._store.complete()
+            self._are_complete.set()
+        return leaves and self._others.have_ended
+
+    def _follow(self) -> bool:
+        """Say and hear what there is, as another machine; whether it has left."""
+        if self._store.is_closed:
             raise ConnectionError("closed")
         leaves = self._leaves
-        if self._to_tell is not None and not self._has_told:
-            store.set(f"failure/{number}", self._to_tell)
-            store.compare_set("failed", "", str(number))
-            self._has_told = True
-        self._hear_failure()
-        if not self.is_first and (leaves or self._fault is not None or self._has_told):
-            if self._is_registered:
-                store.set(f"ended/{number}", "1")
-            store.add("gone", 1)  # machine 0, which keeps the store, may leave when all that have come have gone
+        if self._exchange_failures() or leaves:
+            self._store.end(self.this.number)
             return True
-        if self._is_registered:
-            store.add(f"word/{number}", 1)
-        if self.is_first:
-            self._hear_others()
-        elif not self._is_complete:
-            self._is_complete = store.check(["complete"])
-        return leaves and store.add("gone", 0) + self._number_lost >= store.add("come", 0)
+        self._store.beat(self.this.number)
+        if not self._are_complete.is_set() and self._store.is_complete:
+            self._are_complete.set()
+        return False
 
-    def _hear_failure(self) -> None:
-        if self._fault is None and self._store.check(["failed"]):
-            number = int(self._store.get("failed"))
-            if number != self.this.number or not self._has_told:
-                self._fault = unpacked(self._store.get(f"failure/{number}"))
-
-    def _hear_others(self) -> None:
-        store, now = self._store, time.monotonic()
-        for number in range(1, self.number):
-            if number not in self._others:
-                if store.check([f"machine/{number}"]):
-                    self._others[number] = pickle.loads(store.get(f"machine/{number}"))
-                    self._heard[number] = 0, now
-                continue
-            words, at = store.add(f"word/{number}", 0), self._heard[number][1]
-            if store.check([f"ended/{number}"]):
-                self._ended.add(number)
-            if words != self._heard[number][0]:
-                self._heard[number] = words, now
-            elif number not in self._ended and now - at > SILENCE:
-                self._ended.add(number)
-                self._number_lost += 1
-                if self._to_tell is None and self._fault is None:
-                    self._fault = lost(self._others[number])
-                    store.set("failure/0", packed(self._fault))
-                    store.compare_set("failed", "", "0")
-        if len(self._others) == self.number - 1 and not self._is_complete:
-            store.set("complete", "1")
-            self._is_complete = True
+    def _exchange_failures(self) -> bool:
+        """Tell the failure of this machine, and hear the first one; whether there is any."""
+        ours, number = self._ours, self.this.number
+        if ours is not None:
+            self._store.fail(number, ours)
+        found = self._store.first_failure()
+        if found is not None and self._fault is None and (ours is None or found[0] != number):
+            self._fault = found[1]
+        return ours is not None or self._fault is not None

@@ -1,13 +1,16 @@
-"""Runs of methods that nerfstudio does not know: `SplatTrainer` has made them of a method and other parts, or they are
-registered in another shell only."""
+"""Runs that nerfstudio's commands would not open: of methods that it does not know, as `SplatTrainer` has made them of
+a method and other parts, or they are registered in another shell only; and runs whose folders were moved."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from splatkit_ns.parts.old_configs import FillsInDefaults
+from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, OPENING, options_of
 
 SEPARATOR = "+"
 """Stands between the name of a method and those of the parts that take the place of its own."""
@@ -23,12 +26,21 @@ def registered_name(method: str) -> str:
     return method.partition(SEPARATOR)[0]
 
 
-class OpensByName(FillsInDefaults):
-    """The config of a run. nerfstudio's commands look its method up by name, and find this config if they know none."""
+class OpensAnywhere(FillsInDefaults):
+    """The config of a run, which nerfstudio's commands open where it lies, whatever its method is called."""
 
     method_name: str | None
+    relative_model_dir: Path
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Let the commands, which look the method up by its name, find this config if they know none."""
         super().__setstate__(state)
         known = getattr(sys.modules.get("nerfstudio.configs.method_configs"), "all_methods", {})
         known.setdefault(self.method_name, self)
+
+    def get_base_dir(self) -> Path:
+        """The run's folder; a command that opens a run whose checkpoints lie beside its ``config.yml`` has that one."""
+        named = options_of(OPENING, sys.argv).get(LOAD_CONFIG)
+        if named is not None and checkpoint_paths(Path(named).parent / self.relative_model_dir):
+            return Path(named).parent
+        return super().get_base_dir()  # type: ignore[reportAttributeAccessIssue]  # of nerfstudio's config

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 IMAGES_PER_COMPARISON = 100
 """The number of images after which the ranks compare their parameters."""
+COMPARED_AT_ONCE = 2**21
+"""The number of numbers that are compared at once: each takes 8 bytes more meanwhile."""
 
 
 class Together:
@@ -46,6 +48,8 @@ class Together:
         """None if the ranks agree at every step, and wait for each other to do so."""
         self._dealt: DealtImages | None = None
         self._compares_first = ranks.are_on_several_machines
+        self._compared: BitSums | None = None
+        """The last comparison, if its outcome is not known yet."""
 
     def start(self, data: Any, read: Callable[[], T]) -> T:
         """The checkpoint to go on from, which all ranks of this machine read. Other machines get that of rank 0.
@@ -148,11 +152,11 @@ class Together:
                 context.exit_request = context.exit_request or SystemExit(*exit_code)
         return True
 
-    @torch.no_grad()
     def compare(self, step: int, parameters_of_run: Callable[[], Mapping[str, Tensor]]) -> None:
         """Compare the parameters of the ranks, which have to be the same bits, if that is due.
 
-        Ranks of several machines, which may have begun with other files, do so after their first step, too.
+        A difference is told after the next step, or when the ranks save, so that no rank waits for its GPU. Ranks of
+        several machines, which may have begun with other files, compare after their first step, too.
 
         Args:
             step: the number of images that have been trained.
@@ -161,20 +165,25 @@ class Together:
         Raises:
             SplatkitError: a rank has others than rank 0.
         """
-        due = self._compares_first or is_due(step, IMAGES_PER_COMPARISON, self.images_per_step)
-        if self.ranks.size == 1 or not due:
+        if self.ranks.size == 1:
             return
-        self._compares_first = False
-        parameters = parameters_of_run()
-        sums = torch.stack([_bit_sum(param) for param in parameters.values()]).tolist()
-        found = self.ranks.gather(sums)
+        self._tell_difference()
+        if self._compares_first or is_due(step, IMAGES_PER_COMPARISON, self.images_per_step):
+            self._compares_first, self._compared = False, BitSums(step, parameters_of_run())
+
+    def _tell_difference(self) -> None:
+        """Raise the error of `compare` if the last comparison has found a difference that has not been told."""
+        ours, self._compared = self._compared, None
+        if ours is None:
+            return
+        found = self.ranks.gather(ours.values())
         for rank, theirs in enumerate(found):
-            names = [name for name, a, b in zip(parameters, found[0], theirs, strict=True) if a != b]
+            names = [name for name, a, b in zip(ours.names, found[0], theirs, strict=True) if a != b]
             if names:
                 raise SplatkitError(
-                    f"The ranks differ after step {step}: {', '.join(names)} of rank {rank} are not those of rank 0. "
-                    "A part changes values on one rank alone, or by what its rank has seen. Let it change them alike "
-                    "on all ranks, or train in one process."
+                    f"The ranks differ after step {ours.step}: {', '.join(names)} of rank {rank} are not those of rank "
+                    "0. A part changes values on one rank alone, or by what its rank has seen. Let it change them "
+                    "alike on all ranks, or train in one process."
                     + " Or the machines have other processors or files."
                     * self.ranks.are_on_several_machines
                 )
@@ -190,8 +199,10 @@ class Together:
 
         Raises:
             NotFiniteError: a step since the last check was not finite.
+            SplatkitError: see `compare`.
         """
         if self.ranks.size > 1:
+            self._tell_difference()
             watch.check(together=True)
             densification.gather_from_ranks(self.ranks)
             found = [each for (each,) in self.ranks.gather([work])]
@@ -204,8 +215,35 @@ class Together:
                 densification.forget_gathered(self.ranks)
 
 
+class BitSums:
+    """Numbers that depend on all bits of parameters, for a comparison; the host does not wait for them at first.
+
+    Args:
+        step: the number of images that have been trained.
+        parameters: by name, on one device.
+    """
+
+    @torch.no_grad()
+    def __init__(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        self.step, self.names = step, list(parameters)
+        sums = torch.stack([_bit_sum(param) for param in parameters.values()])
+        self._values = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=sums.is_cuda)
+        self._values.copy_(sums, non_blocking=True)
+        self._copied = torch.cuda.Event() if sums.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def values(self) -> list[int]:
+        """The numbers, in the order of `names`; waits for the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._values.tolist()
+
+
 def _bit_sum(tensor: Tensor) -> Tensor:
     """A number that depends on all bits of a tensor and on the order of its rows, scalar int64; it wraps around."""
     bits = tensor.detach().contiguous().view(torch.int32)
-    rows = bits.reshape(len(bits) if bits.dim() else 1, -1).sum(1, dtype=torch.int64)
+    bits = bits.reshape(len(bits) if bits.dim() else 1, -1)
+    some = max(1, COMPARED_AT_ONCE // max(1, bits.shape[1]))
+    rows = torch.cat([part.sum(1, dtype=torch.int64) for part in bits.split(some)])
     return (rows * torch.arange(1, 2 * len(rows), 2, device=rows.device)).sum()

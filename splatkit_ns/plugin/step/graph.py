@@ -104,7 +104,7 @@ class GraphForwardBackward:
         self._steps = 0
         self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._last_length = 0
-        self.is_replay = False
+        self.is_replay = self.needs_graph = False
         self._captures = self._replays = 0
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
@@ -135,7 +135,7 @@ class GraphForwardBackward:
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         frame = dataclasses.replace(frame, list_space=self.list_space)
-        kind = self._kind(frame)
+        kind, self.needs_graph = self._kind(frame), False
         self.is_replay = self._runs_as_graph(kind, frame)
         if self.is_replay:
             return {}
@@ -200,6 +200,7 @@ class GraphForwardBackward:
         if length > step.capacity:
             logger.info("A step runs again without a graph: lists of %d had space for %d.", length, step.capacity)
             del self._graphs[kind]
+            self.needs_graph = True
             self._drop_gradients()
             model.parts.reseed_render()
             return False

@@ -67,6 +67,8 @@ class ForwardBackward(Protocol):
     """Whether steps run as CUDA graphs where that is possible; the same on all ranks."""
     is_replay: bool
     """Whether the last step has run as a CUDA graph."""
+    needs_graph: bool
+    """Whether the next step captures a graph in place of one that had too little space."""
     meanwhile: Callable[[], None]
     """Called, if at all, while the host waits for the device to begin a step, for work that it can do ahead."""
     when_slow: Callable[[], None]
@@ -104,7 +106,7 @@ def reaches(step: int, every: int, images_per_step: int) -> bool:
 class PlainForwardBackward:
     """Runs render, loss and backward pass in PyTorch, kernel by kernel."""
 
-    makes_graphs = is_replay = False
+    makes_graphs = is_replay = needs_graph = False
 
     def __init__(self, model: StepModel) -> None:
         self._model = model

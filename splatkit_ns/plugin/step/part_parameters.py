@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from splatkit_ns.errors import ModuleError, hook_failure
+from splatkit_ns.errors import ModuleError, hook_failure, listed
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
@@ -75,13 +75,12 @@ class PartParameters(nn.Module):
             raise hook_failure(where, context.step, error) from error
         checked = _checked(declared, where)
         if left_out := undeclared_parameters(part, checked, self._tensors):
-            names = ", ".join(left_out[:5]) + (f" and {len(left_out) - 5} more" if len(left_out) > 5 else "")
             context.logger.warning(
                 "%s holds parameters that are not trained, because %s does not return them: %s. "
                 "Return a Trainable for each, or say requires_grad_(False) if they are to stay.",
                 part_name,
                 where,
-                names,
+                listed(left_out, most=5),
             )
         own: dict[str, Trainable] = {}
         for name, entry in checked.items():

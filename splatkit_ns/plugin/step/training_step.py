@@ -148,7 +148,9 @@ class TrainingStep:
 
     def steps_alike(self) -> int:
         """The number that this rank says at the begin of each step; see `SharedUpdateGraph`."""
-        return 0 if self._shared_graph is None else self._shared_graph.steps_alike()
+        if self._shared_graph is None:
+            return 0
+        return self._shared_graph.steps_alike(needs_memory=self._forward_backward.needs_graph)
 
     def release_memory(self) -> None:
         """Free the images of the last step, all gradients, and the memory of CUDA graphs."""

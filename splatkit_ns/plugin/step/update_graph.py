@@ -225,13 +225,20 @@ class SharedUpdateGraph:
         self._alike = 0
         self._off = watch.every_step
 
-    def steps_alike(self) -> int:
-        """Call this at the begin of each step: the number of steps in a row that begin with the same tensors."""
+    def steps_alike(self, needs_memory: bool = False) -> int:
+        """Call this at the begin of each step: the number of steps in a row that begin with the same tensors.
+
+        Args:
+            needs_memory: whether the step will need the memory of this graph; it then counts as one with other tensors.
+        """
         if self._off:
             return 0
         key = self._updates.launch_key(with_gradients=False)
-        self._alike = self._alike + 1 if key == self._key else 0
+        self._alike = self._alike + 1 if key == self._key and not needs_memory else 0
         self._key = key
+        if self._alike == 0:
+            self.last = None
+            self._gradients.free_places()
         return self._alike
 
     def take(self, loss: Tensor) -> CapturedUpdate | None:

@@ -1,0 +1,30 @@
+"""The options of nerfstudio's command that runs in this process, of which it does not tell its configs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+LOAD_CONFIG = "--load-config"
+TRAINING = ("ns-train", "train.py")
+"""The names of the command that trains."""
+OPENING = ("ns-eval", "ns-export", "ns-render", "ns-viewer", "eval.py", "exporter.py", "render.py", "run_viewer.py")
+"""The names of the commands that open trained runs, and do not write into their folders."""
+
+
+def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str, str]:
+    """The values of a command's options by their names, such as ``--load-config``.
+
+    Args:
+        commands: the names that the command may have.
+        arguments: those of a process, its program first.
+
+    Returns:
+        Nothing if another command runs.
+    """
+    if Path(arguments[0]).name not in commands:
+        return {}
+    following = [*arguments[1:], ""]
+    split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
+    return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
