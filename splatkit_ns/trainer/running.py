@@ -68,8 +68,8 @@ def check_script() -> None:
     path = getattr(main, "__file__", None)  # none in a notebook, of which nothing is imported
     if path is not None and getattr(main, "__spec__", None) is None and not Path(path).exists():
         raise SplatkitError(
-            f"Several processes import the program that starts them, but there is no file {path}. Save the program as a "
-            'script, with its calls under if __name__ == "__main__":, and run that.'
+            f"Several processes import the program that starts them, but there is no file {path}. Save the program as "
+            'a script, with its calls under if __name__ == "__main__":, and run that.'
         )
 
 
