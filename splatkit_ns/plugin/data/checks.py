@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,40 +53,63 @@ def check_folder(parser: Any) -> None:
         raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one(data)}")
     if data.is_dir() and not any(data.iterdir()):
         raise DataError(f"The data folder {data} is empty. {_how_to_make_one(data)}")
-    if isinstance(parser, NerfstudioDataParserConfig):
-        transforms = transforms_file(data)
-        if not transforms.is_file():
-            raise DataError(f"{transforms} does not exist, which nerfstudio-data reads. {_other_format(data)}")
-        meta = check_transforms(transforms)
-        note_keys(parser, transforms, meta, meta["frames"])
-        if parser.load_3D_points and "ply_file_path" in meta:
-            name = meta["ply_file_path"]
-            if not isinstance(name, str):
-                raise DataError(
-                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY or LAS file relative to "
-                    f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
-                    "dataparser."
-                )
-            check_point_cloud(transforms.parent / existing_name(transforms.parent, name))
-    elif isinstance(parser, ColmapDataParserConfig):
-        model = data / parser.colmap_path
-        if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+    for kind, check in FORMATS.items():
+        if isinstance(parser, kind):
+            check(parser, data)
+
+
+def _check_nerfstudio(parser: NerfstudioDataParserConfig, data: Path) -> None:
+    transforms = _transforms(data, "nerfstudio-data")
+    meta = check_transforms(transforms)
+    note_keys(parser, transforms, meta, meta["frames"])
+    if parser.load_3D_points and "ply_file_path" in meta:
+        name = meta["ply_file_path"]
+        if not isinstance(name, str):
             raise DataError(
-                f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
-                f"--colmap-path says where it lies, relative to {data}. {_colmap_format(data) or _other_format(data)}"
+                f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY or LAS file relative to "
+                f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
+                "dataparser."
             )
-    elif isinstance(parser, BlenderDataParserConfig):
-        train = data / "transforms_train.json"
-        if not train.is_file():
-            raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
-        for split in ("train", "val", "test"):
-            path = data / f"transforms_{split}.json"
-            note_keys(parser, path, *read_frames(path))
-    elif isinstance(parser, InstantNGPDataParserConfig):
-        transforms = transforms_file(data)
-        if not transforms.is_file():
-            raise DataError(f"{transforms} does not exist, which instant-ngp-data reads. {_other_format(data)}")
-        note_keys(parser, transforms, *read_frames(transforms))
+        check_point_cloud(transforms.parent / existing_name(transforms.parent, name))
+
+
+def _check_colmap(parser: ColmapDataParserConfig, data: Path) -> None:
+    model = data / parser.colmap_path
+    if not _has_colmap_model(model):
+        raise DataError(
+            f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
+            f"--colmap-path says where it lies, relative to {data}. {_colmap_format(data) or _other_format(data)}"
+        )
+
+
+def _check_blender(parser: BlenderDataParserConfig, data: Path) -> None:
+    train = data / "transforms_train.json"
+    if not train.is_file():
+        raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
+    for split in ("train", "val", "test"):
+        path = data / f"transforms_{split}.json"
+        note_keys(parser, path, *read_frames(path))
+
+
+def _check_instant_ngp(parser: InstantNGPDataParserConfig, data: Path) -> None:
+    transforms = _transforms(data, "instant-ngp-data")
+    note_keys(parser, transforms, *read_frames(transforms))
+
+
+FORMATS: dict[type, Callable[[Any, Path], None]] = {
+    NerfstudioDataParserConfig: _check_nerfstudio,
+    ColmapDataParserConfig: _check_colmap,
+    BlenderDataParserConfig: _check_blender,
+    InstantNGPDataParserConfig: _check_instant_ngp,
+}
+"""The config of a dataparser -> the check of a folder that it is to read."""
+
+
+def _transforms(data: Path, command: str) -> Path:
+    path = transforms_file(data)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, which {command} reads. {_other_format(data)}")
+    return path
 
 
 def _relative(data: Path) -> str:
@@ -117,10 +140,14 @@ def _other_format(data: Path) -> str:
     return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
 
 
+def _has_colmap_model(folder: Path) -> bool:
+    return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
+
+
 def _colmap_format(data: Path) -> str | None:
     """A sentence that says where the COLMAP model of a folder is; None if it has no model."""
     for model in MODELS:
-        if any((data / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+        if _has_colmap_model(data / model):
             return (
                 "The folder looks like COLMAP's format: end the command with: "
                 f"colmap --data {quoted(data)} --colmap-path {model}"
