@@ -94,11 +94,7 @@ def wait_for_all(started: list[RankProcess], machines: Machines | None, machines
     while running:
         quiet = [each.reports for each in running if not each.is_done]  # a full pipe would hold a rank up
         wait([each.process.sentinel for each in running] + quiet, timeout=1.0)
-        ended = [each for each in running if not each.process.is_alive()]
-        for each in running:
-            each.take_reports()
-        for each in ended:
-            running.remove(each)
+        for each in _take_ended(running):
             if not each.is_done:
                 how = how_it_ended(each.process.exitcode, each.process.pid, each.errors)
                 each.failure = each.failure or Failure(how, kind="lost" if machines_line.closed else "error")
@@ -117,3 +113,12 @@ def wait_for_all(started: list[RankProcess], machines: Machines | None, machines
     if machines is not None and any(each.failure is not None and each.failure.kind == "lost" for each in started):
         machines.await_cause()
     return started[0].result
+
+
+def _take_ended(running: list[RankProcess]) -> list[RankProcess]:
+    """Take the ranks that have ended out of the list, and the reports of all."""
+    ended = [each for each in running if not each.process.is_alive()]  # first: their reports have come by now
+    for each in running:
+        each.take_reports()
+    running[:] = [each for each in running if each not in ended]
+    return ended
