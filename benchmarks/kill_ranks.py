@@ -5,10 +5,11 @@
     python benchmarks/kill_ranks.py SCENE --kills 2 --at-once 1 --devices 1 --machines 2
 
 Each run is ``ns-train`` with a checkpoint every 100 photographs. From its first checkpoint on, a random rank gets
-SIGKILL after a random time, which may be within a save. Then the command has to end within 60 seconds, with status 1
-and a message that names the rank; its last checkpoint has to be whole; and a second command has to resume from it, and
-to reach its end. Status 1 if anything else happens. Several runs may share the same GPUs. With ``--machines``, each run
-is that many commands on this host, with GPUs of their own and no folder in common; all have to end so.
+SIGKILL after a random time, which may be within a save; some wait for one (--in-saves). Then the command has to end
+within 60 seconds, with status 1 and a message that names the rank; its last checkpoint has to be whole; and a second
+command has to resume from it, and to reach its end. Status 1 if anything else happens. Several runs may share the same
+GPUs. With ``--machines``, each run is that many commands on this host, with GPUs of their own and no folder in common;
+all have to end so.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from typing import Any
 
 import psutil
 
+from splatkit_ns.files import TEMPORARY_PREFIX
+
 PATIENCE = 60.0
 """Seconds that the others have to end after one has been killed."""
 
@@ -44,6 +47,7 @@ def main() -> int:
     parser.add_argument("--machines", type=int, default=1)
     parser.add_argument("--device-type", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--span", type=float, default=15.0, help="seconds after the first checkpoint to kill within")
+    parser.add_argument("--in-saves", type=int, default=0, help="kills that wait until a checkpoint is being written")
     parser.add_argument("--resume-with", type=int, nargs="+", help="numbers of devices, one run after the other")
     parser.add_argument("--more", type=int, default=200, help="photographs to train after resuming")
     parser.add_argument("--seed", type=int, default=0)
@@ -54,7 +58,10 @@ def main() -> int:
         (numbers.randrange(args.devices * args.machines), numbers.uniform(0, args.span)) for _ in range(args.kills)
     ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as threads:
-        jobs = [threads.submit(kill_and_resume, args, Path(folder, str(i)), *plan) for i, plan in enumerate(plans)]
+        jobs = [
+            threads.submit(kill_and_resume, args, Path(folder, str(i)), *plan, i < args.in_saves)
+            for i, plan in enumerate(plans)
+        ]
         rows = []
         for job in as_completed(jobs):
             rows.append(job.result())
@@ -67,7 +74,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def kill_and_resume(args: argparse.Namespace, folder: Path, rank: int, delay: float) -> dict[str, Any]:
+def kill_and_resume(args: argparse.Namespace, folder: Path, rank: int, delay: float, in_save: bool) -> dict[str, Any]:
     """One run, of which a rank is killed; its row says what is wrong in ``fault``, if anything is."""
     folder.mkdir()
     row: dict[str, Any] = {"rank": rank, "delay": round(delay, 2), "fault": "", "seconds_to_end": 0.0}
@@ -79,10 +86,15 @@ def kill_and_resume(args: argparse.Namespace, folder: Path, rank: int, delay: fl
         if any(each.poll() is not None for each in commands) or time.monotonic() - began > 300:
             end(commands)
             return {**row, "fault": f"it did not begin: {tail(folder / 'first.log')}"}
-    time.sleep(delay)
     machine, local_rank = divmod(rank, args.devices)
-    ranks_of(psutil.Process(commands[machine].pid))[local_rank].send_signal(signal.SIGKILL)
+    victim = ranks_of(psutil.Process(commands[machine].pid))[local_rank]
+    time.sleep(delay)
+    wait_until = time.monotonic() + PATIENCE
+    while in_save and not is_saving(checkpoints) and time.monotonic() < wait_until:
+        time.sleep(0.001)
+    victim.send_signal(signal.SIGKILL)
     killed = time.monotonic()
+    row["in_save"] = is_saving(checkpoints)
     try:
         statuses = [each.wait(max(0.0, killed + PATIENCE - time.monotonic())) for each in commands]
     except subprocess.TimeoutExpired:
@@ -161,6 +173,11 @@ def environment() -> dict[str, str]:
     names = [f"splatkit-{name}" for name in ("3dgs", "3dgs-adc", "3dgs-mcmc", "3dgs-fast", "3dgs-big", "2dgs")]
     methods = ",".join(f"{name}=splatkit_ns.methods:{name.replace('-', '_')}" for name in names)
     return {**os.environ, "NERFSTUDIO_METHOD_CONFIGS": methods, "COLUMNS": "400"}
+
+
+def is_saving(checkpoints: Path) -> bool:
+    """Whether a checkpoint is being written, or one was when its writer was killed."""
+    return any(checkpoints.glob(f"{TEMPORARY_PREFIX}*"))
 
 
 def ranks_of(command: psutil.Process) -> list[psutil.Process]:

@@ -4,7 +4,8 @@
     python benchmarks/resume_ranks.py SCENE --steps 60 --devices 2 1 2 --seeds 1 --at-once 1 --device-type cpu
 
 For each seed there is a chain of runs with these numbers of GPUs, each stopped after an equal share of the photographs
-and the next one resumed from its checkpoint, and an uninterrupted run with each of the numbers. Printed is the PSNR of
+and the next one resumed from its checkpoint, and an uninterrupted run with each of the numbers of --uninterrupted, by
+default the first. Printed is the PSNR of
 the held-out photographs at the end. Several runs may share the same GPUs: this says nothing of times. Every 100
 photographs the ranks of a run compare their parameters, and a difference ends it.
 """
@@ -36,12 +37,13 @@ def main() -> int:
     parser.add_argument("--method", default="splatkit-3dgs-big")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--devices", type=int, nargs="+", default=[2, 1, 2])
+    parser.add_argument("--uninterrupted", type=int, nargs="*")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--at-once", type=int, default=9)
     parser.add_argument("--device-type", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     args = parser.parse_args()
-    chains = [args.devices, *([number] for number in dict.fromkeys(args.devices))]
+    chains = [args.devices, *([number] for number in args.uninterrupted or args.devices[:1])]
     turns = Turns()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.at_once) as threads:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
@@ -58,3 +59,24 @@ class IdentityImageModel(SplatImageModel[SplatRenderPayload]):
 
     def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
         return rendered
+
+
+def check_image(image: Any, rendered: Tensor, owner: str) -> None:
+    """Check what an image model has made of a render.
+
+    Args:
+        image: what it returned.
+        rendered: the render that it was given.
+        owner: its method, for messages.
+
+    Raises:
+        ModuleError: this is no image of the same shape and type.
+    """
+    is_tensor = isinstance(image, Tensor)
+    if not is_tensor or image.shape != rendered.shape:
+        found = f"a tensor of shape {tuple(image.shape)}" if is_tensor else f"{image!r:.60}"
+        raise ModuleError(f"{owner} returned {found}, expected one of {tuple(rendered.shape)}.")
+    if image.dtype != rendered.dtype:
+        raise ModuleError(
+            f"{owner} returned an image of {image.dtype}, expected {rendered.dtype}: image.float() is one."
+        )

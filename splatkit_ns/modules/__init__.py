@@ -14,6 +14,7 @@ from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import SplatRenderPayload
+from splatkit_ns.parts.steps import is_due
 from splatkit_ns.parts.trainables import RowTrainable, Trainable
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "SplatTimer",
     "SplatTransientMasks",
     "Trainable",
+    "is_due",
 ]

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from splatkit_ns import ranges
 from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.parts.base import SplatBaseModule
@@ -40,7 +42,8 @@ def check_method(part: Any, method: str, name: str) -> None:
         ModuleError: it has none, or only the base's.
     """
     implementation = getattr(type(part), method, None)
-    if implementation is None or getattr(implementation, "__isabstractmethod__", False):
+    of_torch = getattr(nn.Module, method, None)  # such as `apply`, which does something else
+    if implementation in (None, of_torch) or getattr(implementation, "__isabstractmethod__", False):
         raise ModuleError(f"{name}: {type(part).__name__} has no {method}() of its own, but the run calls it.")
 
 

@@ -21,8 +21,9 @@ from splatkit_ns.parts.context import (
     bind_arguments,
 )
 from splatkit_ns.parts.loading_states import load_states
-from splatkit_ns.parts.near_misses import near_misses
+from splatkit_ns.parts.near_misses import foreign_hooks, near_misses
 from splatkit_ns.parts.nesting import passed_on, with_held_parts
+from splatkit_ns.parts.trainables import parameter_ids, undeclared_parameters
 
 HOOKS: dict[str, tuple[str, ...]] = {
     "on_checkpoint_loaded": RUN_ARGUMENTS,
@@ -84,6 +85,10 @@ class ModuleDispatcher:
         self.modules = named_parts(modules)
         self.context = context
         self._set_up: set[str] = set()
+        self._restored: set[str] = set()
+        """The modules that have got a state from a checkpoint."""
+        self._waiting: set[str] = set()
+        """The modules that know of no Gaussians yet, while `setup` runs."""
         self.is_validating = False
         """Whether the hooks around evaluation images are called now."""
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
@@ -119,18 +124,32 @@ class ModuleDispatcher:
         """
         check_settings(self.modules)
         for name, module in self.modules.items():
-            for method, near in near_misses(module, HOOKS):
+            misspelt = dict(near_misses(module, HOOKS))
+            for method, near in misspelt.items():
                 self.context.logger.warning("%s.%s is never called. Did you mean %s?", name, method, near)
+            for method in foreign_hooks(module, (*HOOKS, *misspelt)):
+                self.context.logger.warning(
+                    "%s.%s is never called, if not by your own code. A run calls: %s.", name, method, ", ".join(HOOKS)
+                )
             for method, held in passed_on(module, (*HOOKS, "trainables", "state_dict", "load_state_dict")):
                 self.context.logger.warning(
                     "%s.%s seems to call %s.%s: it is called of held parts anyway, so that it would run twice.",
                     name, method, held, method,
                 )  # fmt: skip
         calls = dict(self._calls["on_setup"])
-        for name in self.modules:
+        self._waiting = set(self.modules) - self._restored
+        for name, module in self.modules.items():
+            self._waiting.discard(name)
             self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something
             if name in calls:
+                known = parameter_ids(module)
                 self.guarded(name, "on_setup", calls[name])
+                if made := undeclared_parameters(module, {}, known):
+                    self.context.logger.warning(
+                        "%s.on_setup has made parameters that are not trained: %s. Make them in trainables, which is "
+                        "asked before the optimizers are made, or say requires_grad_(False) if they are to stay.",
+                        name, ", ".join(made[:5]),
+                    )  # fmt: skip
 
     def cleanup(self) -> None:
         """Run `on_cleanup` once of every module whose set-up has begun, also of those after one that fails.
@@ -187,11 +206,15 @@ class ModuleDispatcher:
     def run(self, hook: str, **extra: Any) -> None:
         """Run one hook of all modules that override it.
 
+        If the `on_setup` of a module changes rows, modules after it are not told, unless a checkpoint has given them
+        values of the rows: they find the Gaussians of that moment in their own `on_setup`.
+
         Raises:
             HookFailedError: a hook raised; names module, hook and step, and keeps the cause's traceback.
         """
         for name, call in self._calls[hook]:
-            self.guarded(name, hook, call, **extra)
+            if name not in self._waiting:
+                self.guarded(name, hook, call, **extra)
 
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.
@@ -237,6 +260,7 @@ class ModuleDispatcher:
             HookFailedError: a module cannot take its state; names it, and keeps the cause.
         """
         ours = {name: _on_device(state, device) for name, state in states.items() if name in self.modules}
+        self._restored |= ours.keys()
         load_states(self.modules.items(), ours)
 
 

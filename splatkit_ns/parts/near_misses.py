@@ -10,6 +10,9 @@ CUTOFF = 0.85
 """The least similarity of two names, from 0 to 1: ``post_stepp`` is 0.95 like ``post_step``, a helper ``setup`` 0.77
 like ``on_setup``."""
 
+HOOK_PREFIXES = ("on_", "pre_", "post_", "before_", "after_")
+"""What names of hooks begin with, here and in other frameworks."""
+
 
 def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str]]:
     """Find public methods of a user's class that are never called, but have nearly the name of one that is.
@@ -29,6 +32,27 @@ def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str
             continue
         for near in difflib.get_close_matches(name.lower(), known, n=1, cutoff=CUTOFF):
             yield name, near
+
+
+def foreign_hooks(part: object, known: Collection[str]) -> list[str]:
+    """Find public methods of a user's class that look like hooks of another framework, such as ``on_train_start``.
+
+    Args:
+        part: an instance; methods whose names other methods of its class use are its own helpers.
+        known: names of the methods that are called, and others that are told of anyway.
+
+    Returns:
+        Their names.
+    """
+    classes = type(part).__mro__
+    ours = {name for cls in classes if is_own_class(cls) for name in vars(cls)}
+    theirs = {name: value for cls in classes if not is_own_class(cls) for name, value in vars(cls).items()}
+    used = {name for value in theirs.values() if inspect.isfunction(value) for name in value.__code__.co_names}
+    return [
+        name
+        for name, value in theirs.items()
+        if name.startswith(HOOK_PREFIXES) and inspect.isfunction(value) and name not in {*ours, *known, *used}
+    ]
 
 
 def is_own_class(cls: type) -> bool:

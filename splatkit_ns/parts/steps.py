@@ -32,7 +32,7 @@ def reachable_steps(
 
 
 def is_due(step: int, every: int, images_per_step: int = 1) -> bool:
-    """Whether something that happens every n-th step happens after this one.
+    """Whether what a part does every n-th step is to be done after this one.
 
     Steps count images. If ranks train several images at once, not every number is a step: then it happens after the
     first step that has reached a multiple of n.

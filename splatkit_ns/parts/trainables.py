@@ -88,6 +88,11 @@ def undeclared_parameters(part: object, declared: Mapping[str, Any], others: Col
     return [name for name, param in _parameters_of(part) if param.requires_grad and id(param) not in known]
 
 
+def parameter_ids(part: object) -> set[int]:
+    """The ids of the parameters that `undeclared_parameters` looks at."""
+    return {id(param) for _, param in _parameters_of(part)}
+
+
 def _parameters_of(part: object) -> Iterator[tuple[str, nn.Parameter]]:
     if isinstance(part, nn.Module):
         yield from nn.Module.named_parameters(part)

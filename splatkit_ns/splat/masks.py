@@ -65,13 +65,17 @@ def _flattened(mask: Tensor, operation: str, lengths: Sequence[int]) -> Tensor:
             f"{operation}: the mask must be a torch tensor, {expected}, found an object of type {found}. "
             "torch.as_tensor(mask) makes a tensor of a NumPy array or a list."
         )
-    if mask.dtype == torch.bool:
-        if mask.dim() == 1 and len(mask) in lengths:
-            return mask
-        if mask.dim() == 2 and _is_column(mask, lengths):
-            return mask[:, 0]
-        if mask.dim() == 2 and mask.shape[1] in lengths:
-            return mask.any(dim=0)
+    if mask.dtype != torch.bool:
+        raise ValueError(
+            f"{operation}: the mask must be {expected}, found {mask.dtype} of shape {tuple(mask.shape)}. Compare "
+            "numbers with a threshold; of indices, mask[indices] = True makes one in torch.zeros(N, dtype=torch.bool)."
+        )
+    if mask.dim() == 1 and len(mask) in lengths:
+        return mask
+    if mask.dim() == 2 and _is_column(mask, lengths):
+        return mask[:, 0]
+    if mask.dim() == 2 and mask.shape[1] in lengths:
+        return mask.any(dim=0)
     advice = "make each mask after the operation before it."
     if len(lengths) > 1:
         advice = f"the number was {_listed(lengths)} in turn, and a mask has the length of the time when it was made."

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.splat.rows import REWRITTEN, Optimizers, Params, RowChange
 
 MARKER = "splatkit_row"
@@ -148,7 +149,7 @@ class RowTracker:
         """Remove the marks and return the change since `start`; None if no row changed.
 
         Raises:
-            RuntimeError: the marks are gone or do not fit, because rows were changed in another way than gsplat's.
+            ModuleError: the marks are gone or do not fit, because rows were changed in another way than gsplat's.
         """
         self._stop_watching()
         param, before = self._params[_MARKED], self._before
@@ -160,10 +161,11 @@ class RowTracker:
             return None
         if marks is None or marks.shape != (param.shape[0],):
             found = "none" if marks is None else str(tuple(marks.shape))
-            raise RuntimeError(
-                f"rows were changed without the optimizer state: expected row marks of shape "
-                f"({param.shape[0]},) in the state of optimizers['means'], found {found}. Use "
-                "training_state.duplicate, split and remove, or gsplat.strategy.ops."
+            raise ModuleError(
+                "The rows of Gaussians were changed in densify, or within track_row_changes(), but not the optimizers' "
+                f"state with them: expected row marks of shape ({param.shape[0]},) in the state of "
+                f"optimizers['means'], found {found}. Use training_state.duplicate, split and remove, or "
+                "gsplat.strategy.ops."
             )
         source = self._without_overwritten(marks.round().to(torch.int64) - 1, identity)
         new = {key: self._params[key].detach()[source < 0] for key in identity}  # a copy: optimizers change these

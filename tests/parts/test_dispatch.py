@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from torch import nn
 
 from splatkit_ns.errors import HookFailedError, ModuleError, OptionsError, SplatkitError
 from splatkit_ns.loss_fn import SplatLossFn
@@ -346,7 +347,11 @@ def test_a_misspelt_hook_is_warned_of_once_and_other_methods_are_not() -> None:
         def setup(self) -> None: ...
         def count_gaussians(self) -> None: ...
         def _post_step(self) -> None: ...
-        def post_step(self) -> None: ...
+        def post_step(self) -> None:
+            self.on_every_tenth_step()
+
+        def on_every_tenth_step(self) -> None: ...
+        def on_train_start(self) -> None: ...
 
     class Loss(SplatLossFn):
         def compute_loss(self) -> Any: ...  # nearly pre_compute_loss, but called
@@ -356,9 +361,55 @@ def test_a_misspelt_hook_is_warned_of_once_and_other_methods_are_not() -> None:
     dispatcher.setup()
     assert sorted(call.args[0] % call.args[1:] for call in logger.warning.call_args_list) == [
         "Careless.onSetup is never called. Did you mean on_setup?",
+        f"Careless.on_train_start is never called, if not by your own code. A run calls: {', '.join(HOOKS)}.",
         "Careless.post_stepp is never called. Did you mean post_step?",
         "Careless.pre_batches is never called. Did you mean pre_batch?",
     ]
+
+
+def test_parameters_that_are_made_in_set_up_are_told() -> None:
+    class Late(SplatBaseModule):
+        def __init__(self) -> None:
+            self.early = nn.Parameter(torch.ones(1))  # told when parameters are collected
+
+        def on_setup(self) -> None:
+            self.gain = nn.Parameter(torch.ones(3))
+            self.net = nn.Linear(2, 2)
+            self.fixed = nn.Linear(2, 2).requires_grad_(False)
+
+    dispatcher = ModuleDispatcher([Late(), Diary()], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    (call,) = logger.warning.call_args_list
+    told = call.args[0] % call.args[1:]
+    assert told.startswith("Late.on_setup has made parameters that are not trained: gain, net.weight, net.bias. Make")
+
+
+def test_rows_that_change_in_set_up_are_told_to_modules_that_have_values_of_them() -> None:
+    class Adds(SplatBaseModule):
+        def on_setup(self) -> None:
+            dispatcher.run("on_gaussians_changed", row_change=None)
+
+    class Counts(Diary):
+        def state_dict(self) -> dict[str, Any]:
+            return {"rows": 3}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.entries.append((self.name, "load"))
+
+    class Fresh(Diary): ...
+
+    def told(modules: list[Diary]) -> list[str]:
+        return [module.name for module in modules for _, hook in module.entries if hook == "on_gaussians_changed"]
+
+    modules: list[Any] = [Diary("before"), Adds(), Fresh("fresh"), Counts("counts")]
+    dispatcher = ModuleDispatcher(modules, context())
+    dispatcher.load_state_dict({"Counts": {"rows": 3}}, torch.device("cpu"))
+    dispatcher.setup()
+    diaries = [module for module in modules if isinstance(module, Diary)]
+    assert told(diaries) == ["before", "counts"]
+    dispatcher.run("on_gaussians_changed", row_change=None)
+    assert told(diaries) == ["before", "before", "fresh", "counts", "counts"]
 
 
 def test_a_clean_up_that_names_its_failure_is_not_named_again() -> None:

@@ -113,7 +113,7 @@ class TwoImages:
     """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
 
     work = 0
-    makes_graphs = is_replay = False
+    makes_graphs = is_replay = needs_graph = False
     meanwhile = when_slow = None
 
     def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.tracking import MARKER
 from tests.splat.helpers import Recorder, assert_rows_followed, make_state, snapshot, step_optimizers
@@ -140,7 +141,7 @@ def test_rows_changed_without_their_optimizer_state_are_an_error() -> None:
             for name in state.params:
                 state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
 
-    with pytest.raises(RuntimeError, match=r"optimizers\['means'\], found none"):
+    with pytest.raises(ModuleError, match=r"optimizers\['means'\], found none"):
         replace_parameters()
     assert_no_marks(state)
 

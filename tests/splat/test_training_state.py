@@ -117,6 +117,7 @@ def test_an_empty_mask_changes_nothing(operation: str) -> None:
     [
         (torch.ones(4, dtype=torch.bool), r"torch\.bool of shape \(4,\)"),
         (torch.ones(3), r"torch\.float32 of shape \(3,\)"),
+        (torch.tensor([0, 2]), r"torch\.int64 of shape \(2,\)"),
         (torch.ones(3, 2, dtype=torch.bool), r"\(3, 2\)"),
         (torch.tensor(True), r"shape \(\)"),
     ],
@@ -124,9 +125,8 @@ def test_an_empty_mask_changes_nothing(operation: str) -> None:
 def test_a_mask_that_does_not_fit_is_an_error(operation: str, mask: torch.Tensor, found: str) -> None:
     state = make_state(3)
     before = snapshot(state)
-    with pytest.raises(
-        ValueError, match=rf"\(3,\), \(3, 1\) or \(C, 3\), found .*{found}.*change the number of Gaussians"
-    ):
+    advice = "change the number of Gaussians" if mask.dtype == torch.bool else r"mask\[indices\] = True makes one"
+    with pytest.raises(ValueError, match=rf"\(3,\), \(3, 1\) or \(C, 3\), found .*{found}.*{advice}"):
         getattr(state, operation)(mask)
     assert all(torch.equal(value, before[key]) for key, value in snapshot(state).items())
 

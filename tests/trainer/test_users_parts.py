@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from splatkit_ns import View, render
 from splatkit_ns.densification import GsplatStrategy as BuiltInGsplatStrategy
@@ -402,6 +402,7 @@ class Returns(SplatImageModel):
             Returns(image=lambda rendered: rendered[0]),
             r"apply returned a tensor of shape \(24, 32, 3\), expected one of",
         ),
+        (Returns(image=Tensor.double), r"apply returned an image of torch\.float64, expected torch\.float32"),
         (Returns(terms=0.1), r"Returns.regularizers returned 0.1, expected a dict of named scalar tensors"),
         (
             Returns(terms={"tv": torch.zeros(3)}),
@@ -413,6 +414,37 @@ class Returns(SplatImageModel):
 def test_what_an_image_model_returns_is_checked(tiny_scene: Path, tmp_path: Path, model: Any, message: str) -> None:
     with pytest.raises(ModuleError, match=message):
         train(tiny_scene, tmp_path, max_steps=2, image_model=model)
+
+
+class Forward(nn.Module, SplatImageModel):
+    """Has the method of a network in place of `apply`."""
+
+    def forward(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
+        raise AssertionError("it is not called")
+
+
+class NotSetUp(nn.Module, SplatImageModel):
+    """Has forgotten what all networks have to call."""
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:  # type: ignore[override]
+        raise AssertionError("it is not called")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Forward(), r"^image_model: Forward has no apply\(\) of its own"),
+        (NotSetUp(), r"^NotSetUp is an nn\.Module .*: its __init__ has to call super\(\)\.__init__\(\) first\.$"),
+    ],
+)
+def test_mistakes_in_networks_are_told_before_training(
+    tiny_scene: Path, tmp_path: Path, model: Any, message: str
+) -> None:
+    with pytest.raises(ModuleError, match=message):
+        train(tiny_scene, tmp_path, max_steps=1, image_model=model)
 
 
 def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:

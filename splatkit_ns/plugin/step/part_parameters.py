@@ -61,6 +61,11 @@ class PartParameters(nn.Module):
 
     def _add_part(self, part_name: str, part: SplatBaseModule[Any], context: StepContext) -> None:
         where = f"{part_name}.trainables"
+        if isinstance(part, nn.Module) and "_parameters" not in vars(part):
+            raise ModuleError(
+                f"{part_name} is an nn.Module that has not been set up: its __init__ has to call super().__init__() "
+                "first."
+            )
         call = bind_arguments(part.trainables, RUN_ARGUMENTS, where)
         try:
             declared: Any = call(context)

@@ -15,6 +15,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.densification import GsplatStrategy, SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
+from splatkit_ns.image_model.base import check_image
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms, scalar_terms
 from splatkit_ns.parts.base import SplatBaseModule
@@ -246,9 +247,7 @@ class StepParts:
         if type(model) is IdentityImageModel:
             return rendered
         image = self._call(model, "apply", lambda _: model.apply(rendered, frame))
-        if not isinstance(image, Tensor) or image.shape != rendered.shape:
-            found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, Tensor) else f"{image!r:.60}"
-            raise ModuleError(f"{model.module_name}.apply returned {found}, expected one of {tuple(rendered.shape)}.")
+        check_image(image, rendered, f"{model.module_name}.apply")
         return image
 
     @torch.no_grad()

@@ -128,7 +128,7 @@ class RankGradients:
             param = parameters[name]
             param.grad = torch.zeros_like(param) if param.grad is None else param.grad.contiguous()
             found.append(param.grad)
-        made = {} if self._colors.found is None else self._places(parameters)
+        made = {} if self._colors.found is None else self._new_places(parameters)
         self._exchange(parameters, found, self._colors.found, made)
         for name, gradient in made.items():
             param = parameters[name]
@@ -153,14 +153,22 @@ class RankGradients:
         assert kernel is not None, "the gradients of colours are kept by kernels in Triton, too"
         kernel(means, colors, made["sh0"], made.get("shN"), self._colors.bands)
 
+    def _coefficients(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters whose gradients are made of those of the colours."""
+        return {name: parameters[name] for name in (("sh0", "shN") if self._colors.bands > 1 else ("sh0",))}
+
+    def _new_places(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors for the gradients of coefficients, which are not kept for further steps."""
+        return {name: torch.empty_like(param) for name, param in self._coefficients(parameters).items()}
+
     def _places(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors for the gradients of coefficients: those of the last step, unless they are in use or do not fit."""
-        wanted = {name: parameters[name] for name in (("sh0", "shN") if self._colors.bands > 1 else ("sh0",))}
+        wanted = self._coefficients(parameters)
         if any(param.grad is not None for param in wanted.values()):  # being summed up
-            return {name: torch.empty_like(param) for name, param in wanted.items()}
+            return self._new_places(parameters)
         if {name: place.shape for name, place in self._made.items()} != {n: p.shape for n, p in wanted.items()}:
             self._made = {}
-            self._made = {name: torch.empty_like(param) for name, param in wanted.items()}
+            self._made = self._new_places(parameters)
         return dict(self._made)
 
     # ------------------------------------------------------------------ an exchange that a CUDA graph holds

@@ -209,10 +209,13 @@ def test_lists_that_do_not_fit_get_a_graph_with_more_space(model: StubModel) -> 
     graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 5)
     CountingGraph.needed = 200
+    assert not graphs.needs_graph
     assert run(graphs, model, 1) == 0, "the step runs again without a graph"
+    assert graphs.needs_graph, "the next step captures one"
     assert model.reseeded == 1
     assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
     assert run(graphs, model, 4) == 4
+    assert not graphs.needs_graph
     assert CountingGraph.captures == [120, 300]
 
 
