@@ -16,7 +16,7 @@ from PIL import UnidentifiedImageError
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
-from splatkit_ns.plugin.data.bare_colmap import MODELS
+from splatkit_ns.plugin.data.bare_colmap import MODELS, is_model
 from splatkit_ns.plugin.data.bare_photographs import poses_command
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
@@ -75,7 +75,7 @@ def _check_nerfstudio(parser: NerfstudioDataParserConfig, data: Path) -> None:
 
 def _check_colmap(parser: ColmapDataParserConfig, data: Path) -> None:
     model = data / parser.colmap_path
-    if not _has_colmap_model(model):
+    if not is_model(model):
         raise DataError(
             f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
             f"--colmap-path says where it lies, relative to {data}. {_colmap_format(data) or _other_format(data)}"
@@ -140,14 +140,10 @@ def _other_format(data: Path) -> str:
     return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
 
 
-def _has_colmap_model(folder: Path) -> bool:
-    return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
-
-
 def _colmap_format(data: Path) -> str | None:
     """A sentence that says where the COLMAP model of a folder is; None if it has no model."""
     for model in MODELS:
-        if _has_colmap_model(data / model):
+        if is_model(data / model):
             return (
                 "The folder looks like COLMAP's format: end the command with: "
                 f"colmap --data {quoted(data)} --colmap-path {model}"
