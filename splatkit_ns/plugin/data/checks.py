@@ -20,6 +20,7 @@ from splatkit_ns.plugin.data.bare_colmap import MODELS, is_model
 from splatkit_ns.plugin.data.bare_photographs import poses_command
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
+from splatkit_ns.plugin.data.seed_points import INSTEAD, vertices_of
 from splatkit_ns.plugin.data.transforms import check_transforms, existing_name, read_frames, transforms_file
 
 NOT_DAMAGED = {
@@ -257,9 +258,8 @@ def check_point_cloud(path: Path) -> None:
     Raises:
         DataError: it is missing, has no points with x, y and z, or fewer than its header says.
     """
-    instead = "Restore it, or start from random points: --load-3D-points False of the dataparser."
     if not path.is_file():
-        raise DataError(f"The point cloud {path} does not exist, which transforms.json names. {instead}")
+        raise DataError(f"The point cloud {path} does not exist, which transforms.json names. {INSTEAD}")
     try:
         with path.open("rb") as file:
             if file.read(4) == b"LASF":
@@ -269,15 +269,13 @@ def check_point_cloud(path: Path) -> None:
             found = _rows_in(file, path, header)
     except PlyError as error:
         kind = "" if path.suffix.lower() == ".ply" else "Points are read from PLY and LAS files: convert it. "
-        raise DataError(f"{error} {kind}{instead}") from error
-    vertex = header.elements.get("vertex")
-    missing = [name for name in ("x", "y", "z") if vertex is None or name not in vertex.properties]
-    if vertex is None or missing:
-        raise DataError(f"The point cloud {path} has no vertex property {', '.join(missing)}. {instead}")
-    if vertex.count == 0:
-        raise DataError(f"The point cloud {path} holds no vertex. {instead}")
-    if found is not None and found < vertex.count:
-        raise DataError(f"The point cloud {path} declares {vertex.count} vertices and holds {found}. {instead}")
+        raise DataError(f"{error} {kind}{INSTEAD}") from error
+    try:
+        count = vertices_of(header, path).count
+    except PlyError as error:
+        raise DataError(f"{error} {INSTEAD}") from error
+    if found is not None and found < count:
+        raise DataError(f"The point cloud {path} declares {count} vertices and holds {found}. {INSTEAD}")
 
 
 def _rows_in(file: BinaryIO, path: Path, header: PlyHeader) -> int | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from typing import Any
 
 from splatkit_ns.plugin.run.machines import Machines
 from splatkit_ns.plugin.run.rank_failures import Failure, how_it_ended
-from splatkit_ns.plugin.run.signals import say_that_training_stops, stopping_signals
+from splatkit_ns.plugin.run.signals import handled, say_that_training_stops
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""
@@ -55,9 +53,6 @@ def passing_on(started: list[RankProcess], machines: Machines | None) -> Generat
         The signals that have come so far.
     """
     signums: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signums
-        return
 
     def handle(signum: int, frame: Any) -> None:
         signums.append(signum)
@@ -67,13 +62,8 @@ def passing_on(started: list[RankProcess], machines: Machines | None) -> Generat
             with suppress(ProcessLookupError):
                 os.kill(each.process.pid, signum)
 
-    previous = {signum: signal.signal(signum, handle) for signum in stopping_signals()}
-    try:
+    with handled(handle):
         yield signums
-    finally:
-        for signum, handler in previous.items():
-            # None: a handler that was not set from Python, so that Python cannot restore it
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 # ---------------------------------------------------------------------- waiting
