@@ -136,6 +136,7 @@ def _other_format(data: Path) -> str:
         return (
             _colmap_format(data)
             or _data_set_inside(data)
+            or _capture_of(data)
             or f"The folder has no format that is known here. {_how_to_make_one(data)}"
         )
     return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
@@ -179,8 +180,6 @@ def _capture_of(data: Path) -> str | None:
 
 
 def _how_to_make_one(data: Path) -> str:
-    if (capture := _capture_of(data)) is not None:
-        return capture
     if (command := poses_command(data)) is not None:
         return command
     files = [data] if data.is_file() else sorted(data.iterdir())
