@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
+from torch.optim import Optimizer
 
 from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
@@ -175,6 +177,15 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
             ),
             TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self.parts.end_training),
         ]
+
+    def run_post_train(self, optimizers: Mapping[str, Optimizer]) -> None:
+        """Run `post_train` of all parts, and warn of parameters of parts that no gradient has reached.
+
+        Args:
+            optimizers: all of the run, by group.
+        """
+        self.part_params.warn_of_untrained(optimizers, self.context)
+        self.dispatcher.run("post_train")
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         """Render one camera.

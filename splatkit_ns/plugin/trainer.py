@@ -228,7 +228,7 @@ class SplatkitTrainer(Trainer):
                     say_why_stopped(self.pipeline.model.context, self.step + 1)
                     with self.train_lock:  # hooks and figures set the model to evaluation and back, as the viewer does
                         if self._stop_request.signum is None:
-                            dispatcher.run("post_train")
+                            self.pipeline.model.run_post_train(self.optimizers.optimizers)
                         with self._saver.together():
                             self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
                         if self._stop_request.signum is None and self.step >= self._start_step:

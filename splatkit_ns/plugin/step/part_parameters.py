@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from splatkit_ns.errors import ModuleError, hook_failure, listed
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
+from splatkit_ns.parts.near_misses import is_own_class
 from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, undeclared_parameters
 from splatkit_ns.splat.schema import KEYS
 
@@ -42,6 +44,7 @@ class PartParameters(nn.Module):
         """The optimizer settings of each parameter, by the name of its group."""
         self.rows: dict[str, RowTrainable] = {}
         """The parameters with one row for each Gaussian, by name."""
+        self._of_users: list[str] = []  # the groups of parts that this package does not define
 
     def add_parts(self, dispatcher: ModuleDispatcher, context: StepContext) -> None:
         """Add the parameters of parts that have not been collected before.
@@ -82,6 +85,7 @@ class PartParameters(nn.Module):
                 where,
                 listed(left_out, most=5),
             )
+        before = set(self.schedules)
         own: dict[str, Trainable] = {}
         for name, entry in checked.items():
             if isinstance(entry, RowTrainable):
@@ -89,6 +93,8 @@ class PartParameters(nn.Module):
             elif id(entry.parameter) not in self._tensors:
                 own[name] = entry
                 self.schedules[f"{part_name}.{name}"] = entry
+        if not is_own_class(type(part)):
+            self._of_users += [group for group in self.schedules if group not in before]
         found = nn.Module.named_buffers(part) if isinstance(part, nn.Module) else ()
         buffers = [(name, buffer) for name, buffer in found if id(buffer) not in self._tensors]
         if own or buffers:
@@ -114,6 +120,26 @@ class PartParameters(nn.Module):
             params[name] = nn.Parameter(entry.rows(context.training_state))
         except Exception as error:
             raise hook_failure(f"{where}: the rows {name!r}", context.step, error) from error
+
+    def warn_of_untrained(self, optimizers: Mapping[str, Optimizer], context: StepContext) -> None:
+        """Warn at the end of a run of parameters of users' parts that no gradient has reached.
+
+        Args:
+            optimizers: by group; they have no state of a parameter that they have never stepped.
+            context: of the last step.
+        """
+        groups = self.groups() | {name: [self._gauss_params[0][name]] for name in self.rows}
+        untrained = [
+            name
+            for name in self._of_users
+            if name in optimizers
+            and all(param.requires_grad and param not in optimizers[name].state for param in groups[name])
+        ]
+        if untrained:
+            context.logger.warning(
+                "No gradient has reached %s in this run: what the loss compares does not depend on them.",
+                ", ".join(untrained),
+            )
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:

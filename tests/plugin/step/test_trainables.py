@@ -275,6 +275,26 @@ def test_parameters_that_a_part_does_not_declare_are_told(
     assert "not trained" not in messages.text
 
 
+class Detached(Forgetful):
+    """Uses the values of a parameter in a way that no gradient comes back from."""
+
+    def trainables(self) -> dict[str, Trainable | RowTrainable]:
+        declared = {"gain": self.gain, "offset": self.offset, "weight": self.net.weight, "bias": self.net.bias}
+        rows = RowTrainable(shape=(2,), lr=0.01)
+        return {name: Trainable(parameter, lr=0.01) for name, parameter in declared.items()} | {"labels": rows}
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        return rendered * self.gain + self.offset.detach() + 0 * self.net(rendered)
+
+
+def test_parameters_that_no_gradient_reaches_are_told(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    train(config_of(tiny_scene, tmp_path, image_model=Detached(), modules=[Features()], loss_fn=FeatureLoss()))
+    (told,) = [record.getMessage() for record in messages.records if "No gradient" in record.getMessage()]
+    assert told.startswith("No gradient has reached Detached.offset, labels in this run:")
+
+
 def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_path: Path) -> None:
     def accumulating(output: Path) -> Any:
         config = config_of(tiny_scene, output, image_model=Exposure())
