@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -30,6 +31,8 @@ from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, raise_
 from splatkit_ns.plugin.run.rank_main import Lifelines, Place, rank_main
 from splatkit_ns.plugin.run.rank_waiting import RankProcess, passing_on, wait_for_all
 from splatkit_ns.plugin.run.signals import stopped_early
+
+logger = logging.getLogger("splatkit_ns")
 
 ENTRANCES = {"nerfstudio.scripts.train"}
 """Modules of commands, which each rank imports again: here once for all, if they run."""
@@ -221,7 +224,11 @@ def _store(dist_url: str) -> Any:
 def _start_method(device_type: str, forks: bool) -> str:
     if device_type != "cuda":
         return "forkserver"
-    return "fork" if forks and _copies_can_use_cuda() else "spawn"
+    if forks and _copies_can_use_cuda():
+        return "fork"
+    if forks:
+        logger.info("Each rank imports everything again: something has used CUDA in the process that starts them.")
+    return "spawn"
 
 
 def _copies_can_use_cuda() -> bool:
