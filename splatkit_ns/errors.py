@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class SplatkitError(Exception):
@@ -64,3 +65,10 @@ def describe_error(error: BaseException, most: int = 400) -> str:
 def listed(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """The first names, and the number of the others if there are more than ``most``."""
     return separator.join([*names[:most], *([f"and {len(names) - most} more"] if len(names) > most else [])])
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "there are", most: int = 2) -> str:
+    """The end of a message about a name that is not known: the nearest ones, at most so many, or else all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=most)
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise}: {', '.join(known)}"

@@ -6,7 +6,6 @@ Every ``ns-train`` imports this file, for any method: so its imports need no GPU
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from splatkit_ns.densification import (
     SplatFittingDensification,
     SplatMCMCDensification,
 )
-from splatkit_ns.errors import SplatkitError
+from splatkit_ns.errors import SplatkitError, did_you_mean
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
@@ -265,6 +264,4 @@ def find_method(name: str) -> MethodSpecification:
         known |= {key: MethodSpecification(config, descriptions[key]) for key, config in configs.items()}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(known))}"
-    raise SplatkitError(f"There is no method {name!r}; {hint}")
+    raise SplatkitError(f"There is no method {name!r}; {did_you_mean(name, sorted(known))}")

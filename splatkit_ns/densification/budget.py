@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -78,6 +78,8 @@ class SplatBudgetDensification(SplatDefaultDensification):
     noise_lr: Annotated[float, NonNegative] = 0.0
     """Strength of MCMC's noise on the positions, times their learning rate; 0 = none."""
 
+    number_at_start = cast("int | None", None)  # of Gaussians when the run began; None before the set-up
+
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
         return (noise_kernel,) if self.noise_lr > 0 else ()
@@ -86,7 +88,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
         self, logger: Any, renderer: Any, training_state: SplatTrainingState, data_provider: Any = None
     ) -> None:
         super().on_setup(logger, renderer, training_state)
-        if not hasattr(self, "number_at_start"):
+        if self.number_at_start is None:
             self.number_at_start = len(training_state)
         self.limit = scene_limit(
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
@@ -113,7 +115,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        if not hasattr(self, "number_at_start"):
+        if self.number_at_start is None:
             return {}
         return {"number_at_start": self.number_at_start, "statistics": super().state_dict()}
 
@@ -127,6 +129,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
             return self.limit
         length = max(1, self.refine_stop_iter - self.refine_start_iter)
         progress = min(1.0, max(0, step - self.refine_start_iter) / length)
+        assert self.number_at_start is not None
         return math.floor(self.number_at_start + (self.limit - self.number_at_start) * math.sqrt(progress))
 
     def densify(

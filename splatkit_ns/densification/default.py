@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -67,6 +67,10 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     max_gaussians: Annotated[int, Positive] = 5_000_000
     """Largest number of Gaussians; if room is short, those with the highest gradients grow first."""
 
+    statistics = cast("dict[str, Tensor]", {})  # by name, (N,) each; empty before the set-up
+    cap_before = cast("int | None", None)  # the max_gaussians of the run that is resumed
+    _has_warned = False
+
     @property
     def needs_screen_gradients(self) -> bool:
         return True
@@ -74,9 +78,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
             request_absgrad(renderer, self.module_name)
-        if not hasattr(self, "statistics"):
-            self.statistics: dict[str, Tensor] = {}
-        limit_initial_number(training_state, self.max_gaussians, logger, getattr(self, "cap_before", None))
+        limit_initial_number(training_state, self.max_gaussians, logger, self.cap_before)
         if not self._statistics_fit(len(training_state)):
             if self.statistics:
                 logger.warning("%s: the statistics do not fit the Gaussians; counting starts anew.", self.module_name)
@@ -89,12 +91,11 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         return all(isinstance(value, Tensor) and tuple(value.shape) == (num,) for value in values)
 
     def state_dict(self) -> dict[str, Any]:
-        statistics = getattr(self, "statistics", {})
-        return {**statistics, "max_gaussians": self.max_gaussians} if statistics else {}
+        return {**self.statistics, "max_gaussians": self.max_gaussians} if self.statistics else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.statistics = {name: value for name, value in state.items() if name != "max_gaussians"}
-        self.cap_before: int | None = state.get("max_gaussians")
+        self.cap_before = state.get("max_gaussians")
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         self.statistics = {name: row_change.apply(value) for name, value in self.statistics.items()}
@@ -125,14 +126,14 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
 
     @torch.no_grad()
     def gather_from_ranks(self, ranks: Ranks) -> None:
-        if ranks.size == 1 or not getattr(self, "statistics", None):
+        if ranks.size == 1 or not self.statistics:
             return
         for name in ("grad2d", "count"):
             ranks.add(self.statistics[name])
         ranks.maximum(self.statistics["radii"])
 
     def forget_gathered(self, ranks: Ranks) -> None:
-        if not ranks.is_first and getattr(self, "statistics", None):
+        if not ranks.is_first and self.statistics:
             for name in ("grad2d", "count"):
                 self.statistics[name].zero_()
 
@@ -195,8 +196,8 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         """Return the removal mask, (N,) bool; all False, with one warning, if it would remove every Gaussian."""
         if len(removed) == 0 or not bool(removed.all()):
             return removed
-        if not getattr(self, "_warned", False):
-            self._warned = True
+        if not self._has_warned:
+            self._has_warned = True
             logger.warning(
                 "%s: at step %d all %d Gaussians are below prune_opa (%g) or too large; none is removed, because "
                 "none would be left. Likely causes: training images that are background or outside their "

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -67,13 +67,16 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     the screen, summed up since the last refinement; a line says if there are only signed ones, or none. 0: by opacity
     alone, as in the paper."""
 
+    number_at_start = cast("int | None", None)  # of Gaussians when the run began; None before the set-up
+    cap_before = cast("int | None", None)  # the max_gaussians of the run that is resumed
+    gradient_sums = cast("Tensor | None", None)  # (N,), since the last refinement; None if opacities alone count
     _is_moved = False  # whether this step's noise has been added, see `motion`
 
     def on_setup(
         self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None, renderer: Any = None
     ) -> None:
-        limit_initial_number(training_state, self.max_gaussians, logger, getattr(self, "cap_before", None))
-        if not hasattr(self, "number_at_start"):
+        limit_initial_number(training_state, self.max_gaussians, logger, self.cap_before)
+        if self.number_at_start is None:
             self.number_at_start = len(training_state)
         self.limit = scene_limit(
             self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
@@ -83,36 +86,30 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
             self._absolute, self._logger = found == "absolute", logger
             if found is None:
                 self.gradient_sums = None
-            elif self._sums is None or len(self._sums) != len(training_state):
+            elif self.gradient_sums is None or len(self.gradient_sums) != len(training_state):
                 self.gradient_sums = torch.zeros(len(training_state), device=training_state.device)
-
-    @property
-    def _sums(self) -> Tensor | None:
-        return getattr(self, "gradient_sums", None)
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
         return (noise_kernel,)
 
     def state_dict(self) -> dict[str, Any]:
-        if not hasattr(self, "number_at_start"):
+        if self.number_at_start is None:
             return {}
-        sums = {} if self._sums is None else {"gradient_sums": self._sums}
+        sums = {} if self.gradient_sums is None else {"gradient_sums": self.gradient_sums}
         return {"number_at_start": self.number_at_start, "max_gaussians": self.max_gaussians, **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.number_at_start = int(state["number_at_start"])
-        self.cap_before: int | None = state.get("max_gaussians")
-        if "gradient_sums" in state:
-            self.gradient_sums: Tensor | None = state["gradient_sums"]
+        self.cap_before, self.gradient_sums = state.get("max_gaussians"), state.get("gradient_sums")
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
-        if self._sums is not None:
-            self.gradient_sums = row_change.apply(self._sums)
+        if self.gradient_sums is not None:
+            self.gradient_sums = row_change.apply(self.gradient_sums)
 
     @torch.no_grad()
     def measure(self, rend_out: SplatRenderPayload) -> None:
-        if self._sums is not None:
+        if self.gradient_sums is not None:
             rend_out.gradient_norms = self._norms(rend_out)
 
     def _norms(self, rend_out: SplatRenderPayload) -> Tensor | None:
@@ -133,16 +130,16 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         **others: Any,
     ) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
-        if self._sums is not None and rend_out is not None and step < self.refine_stop_iter:
+        if self.gradient_sums is not None and rend_out is not None and step < self.refine_stop_iter:
             norms = self._norms(rend_out)
             if norms is not None:
-                add_to_gaussians(self._sums, norms, rend_out.gaussian_ids)
+                add_to_gaussians(self.gradient_sums, norms, rend_out.gaussian_ids)
         if self._refines_at(step, images_per_step):
             self.gather_from_ranks(Ranks.current())
             self._relocate(training_state)
             self._grow(training_state)
-            if self._sums is not None:
-                self._sums.zero_()
+            if self.gradient_sums is not None:
+                self.gradient_sums.zero_()
         if self._is_moved:
             self._is_moved = False
         else:
@@ -170,20 +167,20 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     @torch.no_grad()
     def gather_from_ranks(self, ranks: Ranks) -> None:
-        if ranks.size > 1 and self._sums is not None:
-            ranks.add(self._sums)
+        if ranks.size > 1 and self.gradient_sums is not None:
+            ranks.add(self.gradient_sums)
 
     def forget_gathered(self, ranks: Ranks) -> None:
-        if not ranks.is_first and self._sums is not None:
-            self._sums.zero_()
+        if not ranks.is_first and self.gradient_sums is not None:
+            self.gradient_sums.zero_()
 
     def _weights(self, training_state: SplatTrainingState) -> Tensor:
         """The weights with which Gaussians are drawn, (N,)."""
         opacities = training_state.opacities
-        if self._sums is None:
+        if self.gradient_sums is None:
             return opacities
-        mean = self._sums.mean().clamp(min=torch.finfo(torch.float32).tiny)  # of no gradients at all, 0
-        return opacities * (self._sums / mean + LEAST_PULL).pow(self.gradient_power)
+        mean = self.gradient_sums.mean().clamp(min=torch.finfo(torch.float32).tiny)  # of no gradients at all, 0
+        return opacities * (self.gradient_sums / mean + LEAST_PULL).pow(self.gradient_power)
 
     def _relocate(self, training_state: SplatTrainingState) -> None:
         dead = training_state.opacities <= self.min_opacity

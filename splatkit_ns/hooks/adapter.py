@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure
-from splatkit_ns.hooks.base import Hook, overrides, parse_hooks
+from splatkit_ns.hooks.base import Hook, parse_hooks
 from splatkit_ns.hooks.view import TrainerView
-from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.base import SplatBaseModule, overrides
 from splatkit_ns.parts.loading_states import load_states
 from splatkit_ns.parts.near_misses import near_misses
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -64,7 +64,7 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
 
     def listens_to(self, point: str) -> bool:
         """Whether any hook has a method of its own for this point."""
-        return any(overrides(hook, point) for hook in self.hooks)
+        return any(overrides(hook, point, Hook) for hook in self.hooks)
 
     def call_hook(self, name: str, **kwargs: Any) -> None:
         """Call a method of all hooks that have it: one of the thirteen or a further one.

@@ -85,8 +85,3 @@ def parse_hooks(hooks: Sequence[Any]) -> list[Hook]:
             what = f"the class {hook.__name__} itself" if isinstance(hook, type) else repr(hook)
             raise ModuleError(f"hooks holds {what}, expected the name of a hook or an instance of one.")
     return made
-
-
-def overrides(hook: Hook, point: str) -> bool:
-    """Whether a hook has a method of its own for one of the thirteen points."""
-    return getattr(getattr(hook, point), "__func__", None) is not getattr(Hook, point)

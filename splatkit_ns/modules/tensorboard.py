@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from splatkit_ns.errors import ModuleError
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.memory import peak_memory
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.event_files import event_writer
 from splatkit_ns.parts.files import check_output_dir
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -49,13 +49,7 @@ class SplatTensorboard(SplatBaseModule[SplatRenderPayload]):
         if world_rank != 0:
             return
         check_output_dir(self.output_dir, self.module_name)
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter  # takes a second, and tensorboard may be missing
-        except ImportError as error:
-            raise ModuleError(
-                f"{self.module_name} needs the package tensorboard ({error}): pip install tensorboard"
-            ) from error
-        self._writer = SummaryWriter(log_dir=str(self.output_dir))
+        self._writer = event_writer(self.output_dir, self.module_name)
 
     def post_step(
         self,

@@ -140,6 +140,11 @@ class SplatBaseModule(Generic[PayloadT]):
         """
 
 
+def overrides(part: object, method: str, base: type) -> bool:
+    """Whether a part's class, or the part itself, has a method of its own in place of that of a base class."""
+    return getattr(getattr(part, method), "__func__", None) is not getattr(base, method)
+
+
 def payload_type(module: SplatBaseModule[Any]) -> type[SplatRenderPayload]:
     """The payload that a module's class declares, `SplatRenderPayload` if it declares none."""
     for cls in type(module).__mro__:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, hook_failure
-from splatkit_ns.parts.base import SplatBaseModule, payload_type
+from splatkit_ns.parts.base import SplatBaseModule, overrides, payload_type
 from splatkit_ns.parts.checks import check_instance, check_settings
 from splatkit_ns.parts.context import (
     BATCH_ARGUMENTS,
@@ -98,7 +98,7 @@ class ModuleDispatcher:
                     bind_arguments(getattr(module, hook), available, f"{name}.{hook}", EXTRA_ARGUMENTS.get(hook, ())),
                 )
                 for name, module in self.modules.items()
-                if _overrides(module, hook) and not module.is_idle
+                if overrides(module, hook, SplatBaseModule) and not module.is_idle
             ]
             for hook, available in HOOKS.items()
         }
@@ -278,11 +278,6 @@ def _on_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_on_device(entry, device) for entry in value)
     return value
-
-
-def _overrides(module: SplatBaseModule[Any], hook: str) -> bool:
-    """Whether a module's class, or the module itself, has a method of its own."""
-    return getattr(getattr(module, hook), "__func__", None) is not getattr(SplatBaseModule, hook)
 
 
 def unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Collection, Iterator
+from typing import Any
 
 CUTOFF = 0.85
 """The least similarity of two names, from 0 to 1: ``post_stepp`` is 0.95 like ``post_step``, a helper ``setup`` 0.77
@@ -24,9 +25,7 @@ def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str
     Returns:
         Pairs of a method's name and the known one it resembles.
     """
-    classes = type(part).__mro__
-    ours = {name for cls in classes if is_own_class(cls) for name in vars(cls)}
-    theirs = {name: value for cls in classes if not is_own_class(cls) for name, value in vars(cls).items()}
+    ours, theirs = _attributes(part)
     for name, value in theirs.items():
         if name.startswith("_") or name in ours or name in known or not inspect.isroutine(value):
             continue
@@ -44,15 +43,20 @@ def foreign_hooks(part: object, known: Collection[str]) -> list[str]:
     Returns:
         Their names.
     """
-    classes = type(part).__mro__
-    ours = {name for cls in classes if is_own_class(cls) for name in vars(cls)}
-    theirs = {name: value for cls in classes if not is_own_class(cls) for name, value in vars(cls).items()}
+    ours, theirs = _attributes(part)
     used = {name for value in theirs.values() if inspect.isfunction(value) for name in value.__code__.co_names}
     return [
         name
         for name, value in theirs.items()
         if name.startswith(HOOK_PREFIXES) and inspect.isfunction(value) and name not in {*ours, *known, *used}
     ]
+
+
+def _attributes(part: object) -> tuple[set[str], dict[str, Any]]:
+    """The names that classes of this package give to a part, and what its other classes do."""
+    classes = type(part).__mro__
+    ours = {name for cls in classes if is_own_class(cls) for name in vars(cls)}
+    return ours, {name: value for cls in classes if not is_own_class(cls) for name, value in vars(cls).items()}
 
 
 def is_own_class(cls: type) -> bool:

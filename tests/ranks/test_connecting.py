@@ -62,6 +62,6 @@ def test_ranks_of_gpus_are_copies_unless_cuda_has_been_used_which_is_told(
     can_copy: bool, monkeypatch: pytest.MonkeyPatch, messages: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(rank_processes, "_copies_can_use_cuda", lambda: can_copy)
-    assert rank_processes._start_method("cuda", forks=True) == ("fork" if can_copy else "spawn")
+    assert rank_processes._context("cuda", forks=True).get_start_method() == ("fork" if can_copy else "spawn")
     assert ("imports everything again" in messages.text) != can_copy
-    assert rank_processes._start_method("cuda", forks=False) == "spawn"
+    assert rank_processes._context("cuda", forks=False).get_start_method() == "spawn"

@@ -16,7 +16,7 @@ from splatkit_ns.parts.steps import is_due, reaches_one_of
 from splatkit_ns.plugin.data.dealing import DealtImages
 from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, make_optimizers
-from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.batch_scale import of_images, of_one_image, snap_rates
 from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.ranks import Ranks
 
@@ -166,16 +166,23 @@ def test_checkpoints_hold_the_state_of_one_process_and_the_way_back_is_exact() -
         optimizer.step()
         schedule.step()
     before = optimizer.state_dict()
-    stored = of_one_image({"x": before}, made.optimizers, 3)
-    schedules = convert_schedules({"x": schedule.state_dict()}, 1 / 3)
-    group = stored["x"]["param_groups"][0]
+    checkpoint = {
+        "optimizers": {"x": before},
+        "schedulers": {"x": schedule.state_dict()},
+        "splatkit": {"learning_rates": {"x": 0.01 * math.sqrt(3)}, "rng": 5},
+    }
+    stored = of_one_image(checkpoint, made.optimizers, 3)
+    group = stored["optimizers"]["x"]["param_groups"][0]
     assert group["betas"] == (0.9, 0.999)
     assert group["initial_lr"] == pytest.approx(0.01)
-    assert float(stored["x"]["state"][0]["step"]) == 21
-    assert schedules["x"]["base_lrs"] == pytest.approx([0.01])
+    assert float(stored["optimizers"]["x"]["state"][0]["step"]) == 21
+    assert stored["schedulers"]["x"]["base_lrs"] == pytest.approx([0.01])
+    assert stored["splatkit"] == {"learning_rates": {"x": pytest.approx(0.01)}, "rng": 5}
     other = optimizers(3)
-    other.optimizers["x"].load_state_dict(of_images(stored, other.optimizers, 3)["x"])
-    other.schedulers["x"].load_state_dict(convert_schedules(schedules, 3.0)["x"])
+    again = of_images(stored, other.optimizers, 3)
+    assert again["splatkit"]["learning_rates"] == pytest.approx(checkpoint["splatkit"]["learning_rates"])
+    other.optimizers["x"].load_state_dict(again["optimizers"]["x"])
+    other.schedulers["x"].load_state_dict(again["schedulers"]["x"])
     snap_rates(other.optimizers, other.schedulers, {"x": 0.01 * math.sqrt(3)})
     found = other.optimizers["x"].state_dict()
     assert found["param_groups"][0]["betas"] == before["param_groups"][0]["betas"]

@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin.data.same_data import DataSummary
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.machine_store import MachineStore
+from splatkit_ns.plugin.run.machine_words import Machine
+from splatkit_ns.plugin.run.machines import Machines
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, differences, make_config
 from tests.ranks.bodies import Trained, in_ranks
@@ -108,6 +112,18 @@ def test_a_machine_that_cannot_take_part_ends_all_though_it_has_no_place(scene: 
     problem = ".*--machine.machine-rank is 2, expected 0 to 1 with --machine.num-machines 2"
     assert_each_ends_with([first], rf"Machine 2 \(\S+\): 1 option.* cannot be used: {problem}")
     assert_each_ends_with([second], rf"1 option.* cannot be used: {problem}")
+
+
+def test_a_run_whose_machines_are_all_there_is_not_ended_by_another_one() -> None:
+    url = free_address()
+    store, stranger = MachineStore.serve(int(url.rpartition(":")[2])), Machine(5, "here", Path())
+    store.introduce(Machine(0, "there", Path()))
+    store.complete()
+    Machines(stranger, 2, url).refuse(OptionsError(["its rank is 5"]))
+    assert store.first_failure() is None
+    with pytest.raises(SplatkitError, match="is another run, whose machines are all there"):
+        Machines(replace(stranger, number=1), 2, url).meet()
+    assert store.first_failure() is None
 
 
 def test_other_versions_are_named_on_each_machine(scene: Path, tmp_path: Path) -> None:

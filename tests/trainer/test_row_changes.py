@@ -96,7 +96,7 @@ class Run:
             param = self.state.params[name]
             assert param.grad is None or param.grad.shape == param.shape
             optimizer.step()
-        if hasattr(self.strategy, "statistics"):
+        if self.strategy.statistics:
             self.strategy.densify(1, self.state, payload, 1.0)
             assert all(len(value) == len(self.state) for value in self.strategy.statistics.values())
         self.follower.before = rows_of(self.state)

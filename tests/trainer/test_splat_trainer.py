@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +215,18 @@ def test_an_output_folder_that_cannot_be_written(tiny_scene: Path, tmp_path: Pat
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SplatkitError, match=r"output_dir: the output folder .*file/runs cannot be written"):
         make_trainer(tiny_scene, tmp_path / "file" / "runs")
+
+
+def test_a_program_without_a_file_cannot_start_several_processes(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = types.ModuleType("__main__")
+    main.__file__ = "<stdin>"  # as Python has it for a program that is piped to it
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    config = SplatTrainerConfig(max_steps=2, num_devices=2, device="cpu", output_dir=tmp_path / "runs")
+    with pytest.raises(SplatkitError, match="there is no file <stdin>"):
+        SplatTrainer(config, NerfstudioDataProvider(tiny_scene)).run()
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
 
 
 def test_all_settings_out_of_range_are_named_at_once(tiny_scene: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks.writers.base import WRITER_REGISTRY, Writer
+from splatkit_ns.parts.event_files import event_writer
 
 
 @WRITER_REGISTRY.register()
@@ -20,17 +20,11 @@ class TensorboardWriter(Writer):
         log_dir: folder of the event files.
 
     Raises:
-        SplatkitError: the package tensorboard is not installed.
+        ModuleError: the package tensorboard is not installed.
     """
 
     def __init__(self, log_dir: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError as error:
-            raise SplatkitError(
-                f"TensorboardWriter needs the package tensorboard ({error}): pip install tensorboard"
-            ) from error
-        self._events = SummaryWriter(str(log_dir))
+        self._events = event_writer(log_dir, "TensorboardWriter")
 
     def write_scalar(self, name: str, scalar: float | Tensor, step: int) -> None:
         """Add a point to a curve."""

@@ -34,7 +34,7 @@ def dataparser_of(parser: Any) -> Any:
     if type(parser) is not NerfstudioDataParserConfig:
         return parser
     data = Path(parser.data)
-    model = next((model for model in MODELS if _is_model(data / model)), None)
+    model = next((model for model in MODELS if is_model(data / model)), None)
     if model is None or (data / "transforms.json").exists() or not (data / IMAGES).is_dir():
         return parser
     default = NerfstudioDataParserConfig()
@@ -53,7 +53,8 @@ def dataparser_of(parser: Any) -> Any:
     return found
 
 
-def _is_model(folder: Path) -> bool:
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a COLMAP model."""
     return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,10 +16,11 @@ from PIL import UnidentifiedImageError
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
-from splatkit_ns.plugin.data.bare_colmap import MODELS
+from splatkit_ns.plugin.data.bare_colmap import MODELS, is_model
 from splatkit_ns.plugin.data.bare_photographs import poses_command
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
+from splatkit_ns.plugin.data.seed_points import INSTEAD, vertices_of
 from splatkit_ns.plugin.data.transforms import check_transforms, existing_name, read_frames, transforms_file
 
 NOT_DAMAGED = {
@@ -53,40 +54,63 @@ def check_folder(parser: Any) -> None:
         raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one(data)}")
     if data.is_dir() and not any(data.iterdir()):
         raise DataError(f"The data folder {data} is empty. {_how_to_make_one(data)}")
-    if isinstance(parser, NerfstudioDataParserConfig):
-        transforms = transforms_file(data)
-        if not transforms.is_file():
-            raise DataError(f"{transforms} does not exist, which nerfstudio-data reads. {_other_format(data)}")
-        meta = check_transforms(transforms)
-        note_keys(parser, transforms, meta, meta["frames"])
-        if parser.load_3D_points and "ply_file_path" in meta:
-            name = meta["ply_file_path"]
-            if not isinstance(name, str):
-                raise DataError(
-                    f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY or LAS file relative to "
-                    f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
-                    "dataparser."
-                )
-            check_point_cloud(transforms.parent / existing_name(transforms.parent, name))
-    elif isinstance(parser, ColmapDataParserConfig):
-        model = data / parser.colmap_path
-        if not any((model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+    for kind, check in FORMATS.items():
+        if isinstance(parser, kind):
+            check(parser, data)
+
+
+def _check_nerfstudio(parser: NerfstudioDataParserConfig, data: Path) -> None:
+    transforms = _transforms(data, "nerfstudio-data")
+    meta = check_transforms(transforms)
+    note_keys(parser, transforms, meta, meta["frames"])
+    if parser.load_3D_points and "ply_file_path" in meta:
+        name = meta["ply_file_path"]
+        if not isinstance(name, str):
             raise DataError(
-                f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
-                f"--colmap-path says where it lies, relative to {data}. {_colmap_format(data) or _other_format(data)}"
+                f"{transforms}: 'ply_file_path' is {name!r}, expected the path of a PLY or LAS file relative to "
+                f"{transforms.name}. Correct it, or start from random points: --load-3D-points False of the "
+                "dataparser."
             )
-    elif isinstance(parser, BlenderDataParserConfig):
-        train = data / "transforms_train.json"
-        if not train.is_file():
-            raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
-        for split in ("train", "val", "test"):
-            path = data / f"transforms_{split}.json"
-            note_keys(parser, path, *read_frames(path))
-    elif isinstance(parser, InstantNGPDataParserConfig):
-        transforms = transforms_file(data)
-        if not transforms.is_file():
-            raise DataError(f"{transforms} does not exist, which instant-ngp-data reads. {_other_format(data)}")
-        note_keys(parser, transforms, *read_frames(transforms))
+        check_point_cloud(transforms.parent / existing_name(transforms.parent, name))
+
+
+def _check_colmap(parser: ColmapDataParserConfig, data: Path) -> None:
+    model = data / parser.colmap_path
+    if not is_model(model):
+        raise DataError(
+            f"There is no COLMAP model in {model} (cameras.bin or cameras.txt). "
+            f"--colmap-path says where it lies, relative to {data}. {_colmap_format(data) or _other_format(data)}"
+        )
+
+
+def _check_blender(parser: BlenderDataParserConfig, data: Path) -> None:
+    train = data / "transforms_train.json"
+    if not train.is_file():
+        raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
+    for split in ("train", "val", "test"):
+        path = data / f"transforms_{split}.json"
+        note_keys(parser, path, *read_frames(path))
+
+
+def _check_instant_ngp(parser: InstantNGPDataParserConfig, data: Path) -> None:
+    transforms = _transforms(data, "instant-ngp-data")
+    note_keys(parser, transforms, *read_frames(transforms))
+
+
+FORMATS: dict[type, Callable[[Any, Path], None]] = {
+    NerfstudioDataParserConfig: _check_nerfstudio,
+    ColmapDataParserConfig: _check_colmap,
+    BlenderDataParserConfig: _check_blender,
+    InstantNGPDataParserConfig: _check_instant_ngp,
+}
+"""The config of a dataparser -> the check of a folder that it is to read."""
+
+
+def _transforms(data: Path, command: str) -> Path:
+    path = transforms_file(data)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist, which {command} reads. {_other_format(data)}")
+    return path
 
 
 def _relative(data: Path) -> str:
@@ -112,6 +136,7 @@ def _other_format(data: Path) -> str:
         return (
             _colmap_format(data)
             or _data_set_inside(data)
+            or _capture_of(data)
             or f"The folder has no format that is known here. {_how_to_make_one(data)}"
         )
     return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
@@ -120,7 +145,7 @@ def _other_format(data: Path) -> str:
 def _colmap_format(data: Path) -> str | None:
     """A sentence that says where the COLMAP model of a folder is; None if it has no model."""
     for model in MODELS:
-        if any((data / model / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt")):
+        if is_model(data / model):
             return (
                 "The folder looks like COLMAP's format: end the command with: "
                 f"colmap --data {quoted(data)} --colmap-path {model}"
@@ -155,8 +180,6 @@ def _capture_of(data: Path) -> str | None:
 
 
 def _how_to_make_one(data: Path) -> str:
-    if (capture := _capture_of(data)) is not None:
-        return capture
     if (command := poses_command(data)) is not None:
         return command
     files = [data] if data.is_file() else sorted(data.iterdir())
@@ -234,9 +257,8 @@ def check_point_cloud(path: Path) -> None:
     Raises:
         DataError: it is missing, has no points with x, y and z, or fewer than its header says.
     """
-    instead = "Restore it, or start from random points: --load-3D-points False of the dataparser."
     if not path.is_file():
-        raise DataError(f"The point cloud {path} does not exist, which transforms.json names. {instead}")
+        raise DataError(f"The point cloud {path} does not exist, which transforms.json names. {INSTEAD}")
     try:
         with path.open("rb") as file:
             if file.read(4) == b"LASF":
@@ -246,15 +268,13 @@ def check_point_cloud(path: Path) -> None:
             found = _rows_in(file, path, header)
     except PlyError as error:
         kind = "" if path.suffix.lower() == ".ply" else "Points are read from PLY and LAS files: convert it. "
-        raise DataError(f"{error} {kind}{instead}") from error
-    vertex = header.elements.get("vertex")
-    missing = [name for name in ("x", "y", "z") if vertex is None or name not in vertex.properties]
-    if vertex is None or missing:
-        raise DataError(f"The point cloud {path} has no vertex property {', '.join(missing)}. {instead}")
-    if vertex.count == 0:
-        raise DataError(f"The point cloud {path} holds no vertex. {instead}")
-    if found is not None and found < vertex.count:
-        raise DataError(f"The point cloud {path} declares {vertex.count} vertices and holds {found}. {instead}")
+        raise DataError(f"{error} {kind}{INSTEAD}") from error
+    try:
+        count = vertices_of(header, path).count
+    except PlyError as error:
+        raise DataError(f"{error} {INSTEAD}") from error
+    if found is not None and found < count:
+        raise DataError(f"The point cloud {path} declares {count} vertices and holds {found}. {INSTEAD}")
 
 
 def _rows_in(file: BinaryIO, path: Path, header: PlyHeader) -> int | None:

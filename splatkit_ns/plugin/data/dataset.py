@@ -105,21 +105,8 @@ class SplatkitDataset(InputDataset):
         Raises:
             DataError: the image or its mask cannot be used.
         """
-        path, masks, use = self.image_filenames[image_idx], self._dataparser_outputs.mask_filenames, self.mask_use
-        if use.mode == "alpha":
-            image = self._image_with_alpha(image_idx, image_type)
-        else:
-            image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
-        size, expected = (image.shape[1], image.shape[0]), self._stored_sizes[image_idx]
-        if size != expected:
-            raise DataError(
-                f"The image {path} is {size[0]}×{size[1]} pixels after scaling, its camera says "
-                f"{expected[0]}×{expected[1]}. Correct w and h in the data set, or restore the image."
-            )
-        mask = None
-        if masks is not None:
-            valid = read_mask(masks[image_idx], size, path, self.turns_pictures, use.inverted)
-            mask = torch.from_numpy(grown(valid, use.grow)[..., None])
+        use = self.mask_use
+        image, mask = self._stored_image(image_idx, image_type), self._stored_mask(image_idx)
         seen = None
         if self.undistorts:
             image, mask = self.undistorter(image_idx, image, mask)
@@ -140,6 +127,29 @@ class SplatkitDataset(InputDataset):
             data["mask"] = mask
         data.update(self.get_metadata(data))
         return data
+
+    def _stored_image(self, image_idx: int, image_type: Literal["uint8", "float32"]) -> torch.Tensor:
+        """The image (H, W, 3 or 4) as it is stored, of the size of its camera."""
+        if self.mask_use.mode == "alpha":
+            image = self._image_with_alpha(image_idx, image_type)
+        else:
+            image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
+        size, expected = (image.shape[1], image.shape[0]), self._stored_sizes[image_idx]
+        if size != expected:
+            raise DataError(
+                f"The image {self.image_filenames[image_idx]} is {size[0]}×{size[1]} pixels after scaling, its camera "
+                f"says {expected[0]}×{expected[1]}. Correct w and h in the data set, or restore the image."
+            )
+        return image
+
+    def _stored_mask(self, image_idx: int) -> torch.Tensor | None:
+        """The pixels of the stored image that its mask leaves, (H, W, 1) bool; None if it has no mask."""
+        masks, use = self._dataparser_outputs.mask_filenames, self.mask_use
+        if masks is None:
+            return None
+        path, size = self.image_filenames[image_idx], self._stored_sizes[image_idx]
+        valid = read_mask(masks[image_idx], size, path, self.turns_pictures, use.inverted)
+        return torch.from_numpy(grown(valid, use.grow)[..., None])
 
     def _image_with_alpha(self, image_idx: int, image_type: Literal["uint8", "float32"]) -> torch.Tensor:
         """The image (H, W, 4) as its file has it, not laid on a colour."""

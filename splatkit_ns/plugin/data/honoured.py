@@ -108,7 +108,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
 
 
 def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> None:
-    """Print a note of the keys of a file of frames that are not honoured, and of those that are not known.
+    """Print a note of the keys of a file of frames that are not honoured, and of those that are not known; and one of
+    images that are listed twice, and of masks that no frame names.
 
     Args:
         parser: the config of the dataparser that reads it.
@@ -116,6 +117,21 @@ def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence
         meta: its content.
         frames: its frames.
     """
+    found = _ignored_keys(parser, meta, frames)
+    told = [f"{shown}: {NOT_HONOURED[key]}" for key, shown in found.items() if key in NOT_HONOURED]
+    if told:
+        report_once(f"{path} has keys that are not honoured. {'; '.join(told)}.")
+    _note_repeated_images(path, frames)
+    masks = _unused_masks(parser, path)
+    if masks is not None and not any("mask_path" in frame for frame in frames):
+        report_once(f"The masks in {masks} are not used: each frame of {path.name} has to name its own as 'mask_path'.")
+    unknown = [shown for key, shown in found.items() if key not in NOT_HONOURED and key not in CHANGES_NOTHING]
+    if unknown:
+        report_once(f"{path} has keys that are not known here and change nothing: {', '.join(sorted(unknown))}.")
+
+
+def _ignored_keys(parser: Any, meta: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The keys that ask for something and that a dataparser does not honour; each as it is shown in a note."""
     top, frame_keys = next(keys for kind, keys in HONOURED.items() if isinstance(parser, kind))
     if "fisheye_crop_radius" in meta and not _has_fisheye624(meta):
         top = top - {"fisheye_crop_radius"}
@@ -123,11 +139,10 @@ def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence
         key for frame in frames for key, value in frame.items() if key not in frame_keys and not _is_neutral(value)
     )
     found = {key: f"'{key}'" for key, value in meta.items() if key not in top and not _is_neutral(value)}
-    found.update({key: f"'{key}' of {count} frame(s)" for key, count in counts.items()})
-    told = [f"{shown}: {NOT_HONOURED[key]}" for key, shown in found.items() if key in NOT_HONOURED]
-    unknown = [shown for key, shown in found.items() if key not in NOT_HONOURED and key not in CHANGES_NOTHING]
-    if told:
-        report_once(f"{path} has keys that are not honoured. {'; '.join(told)}.")
+    return found | {key: f"'{key}' of {count} frame(s)" for key, count in counts.items()}
+
+
+def _note_repeated_images(path: Path, frames: Sequence[Mapping[str, Any]]) -> None:
     paths = Counter(str(frame.get("file_path")) for frame in frames)
     twice = [name for name, count in paths.items() if count > 1]
     if twice:
@@ -135,11 +150,6 @@ def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence
             f"{path} lists {len(twice)} image(s) more than once, the first is {twice[0]}: it weighs more than others, "
             "and may be trained on as well as held out."
         )
-    masks = _unused_masks(parser, path)
-    if masks is not None and not any("mask_path" in frame for frame in frames):
-        report_once(f"The masks in {masks} are not used: each frame of {path.name} has to name its own as 'mask_path'.")
-    if unknown:
-        report_once(f"{path} has keys that are not known here and change nothing: {', '.join(sorted(unknown))}.")
 
 
 def _unused_masks(parser: Any, path: Path) -> Path | None:

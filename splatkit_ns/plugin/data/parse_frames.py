@@ -7,6 +7,8 @@ origin in double precision.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,9 @@ from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.lenses import Lens
 from splatkit_ns.plugin.data.parse_colmap import colmap_points
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT, finished
-from splatkit_ns.plugin.data.scene_frames import OLD_APPLIED_TRANSFORM
+from splatkit_ns.plugin.data.scene_frames import OLD_APPLIED_TRANSFORM, OLD_COLMAP
 from splatkit_ns.plugin.data.seed_points import seed_points, thinned
 from splatkit_ns.plugin.data.transforms import Scene, existing_name, image_size, mask_path, transforms_file
-
-OLD_COLMAP = "colmap/sparse/0"
-"""The COLMAP model that ``ns-process-data`` left beside transforms.json before it wrote seed points."""
 
 
 class OwnNerfstudio(Nerfstudio):
@@ -53,13 +52,8 @@ class OwnNerfstudio(Nerfstudio):
         if applied is None and (Path(self.config.data) / OLD_COLMAP).exists():
             applied = OLD_APPLIED_TRANSFORM
         top["applied_transform"] = None if applied is None else applied[:3]
-        given = self.config
-        with scene.written(self._frames(scene), **top) as path:
-            self.config = replace(given, data=path)
-            try:
-                outputs = super()._generate_dataparser_outputs(split)
-            finally:
-                self.config = given
+        with scene.written(self._frames(scene), **top) as path, _reading(self, path):
+            outputs = super()._generate_dataparser_outputs(split)
         return self._with_lenses(scene, outputs, applied)
 
     def _with_lenses(self, scene: Scene, outputs: DataparserOutputs, applied: Any) -> DataparserOutputs:
@@ -74,9 +68,7 @@ class OwnNerfstudio(Nerfstudio):
                 )
         lenses = [scene.lens(numbers[Path(path)]) for path in outputs.image_filenames]
         offset, whole = scene.offset, np.eye(4)
-        if (
-            offset is not None and applied is not None
-        ):  # as nerfstudio has it: the transform applied after that of poses
+        if offset is not None and applied is not None:  # nerfstudio applies it after the transform of poses
             whole[:3] = applied[:3]
             offset = np.asarray(np.linalg.solve(whole[:3, :3], offset), np.float64)
         metadata: dict[str, Any] = {}
@@ -151,13 +143,8 @@ class OwnInstantNGP(InstantNGP):
         for frame, given, path in zip(frames, scene.frames, paths, strict=True):
             if masked:
                 frame["mask_path"] = str(mask_path((scene.folder / given["mask_path"]).absolute(), path))
-        given_config = self.config
-        with scene.written(frames, applied_transform=None, applied_scale=None) as file:
-            self.config = replace(given_config, data=file)
-            try:
-                outputs = super()._generate_dataparser_outputs(split)
-            finally:
-                self.config = given_config
+        with scene.written(frames, applied_transform=None, applied_scale=None) as file, _reading(self, file):
+            outputs = super()._generate_dataparser_outputs(split)
         numbers = {path: number for number, path in reversed(list(enumerate(paths)))}
         chosen = [numbers[Path(path)] for path in outputs.image_filenames]
         poses = torch.from_numpy(scene.poses_near_origin()[chosen, :3].astype(np.float32))
@@ -199,6 +186,17 @@ class OwnBlender(Blender):
         return seed_points(
             ply_file_path, self._offset, torch.eye(4)[:3], self.config.scale_factor, self.max_seed_points
         )
+
+
+@contextmanager
+def _reading(parser: Any, path: Path) -> Generator[None]:
+    """Let a dataparser read another file in the block."""
+    given = parser.config
+    parser.config = replace(given, data=path)
+    try:
+        yield
+    finally:
+        parser.config = given
 
 
 def _write_picture(path: Path) -> None:

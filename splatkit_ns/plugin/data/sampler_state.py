@@ -43,24 +43,12 @@ def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
     train, evaluation = list(state["train_unseen_cameras"]), list(state["eval_unseen_cameras"])
     if not train or not all(isinstance(i, int) and i >= 0 for i in [*train, *evaluation]):
         raise ValueError(f"the sampler's images must be a list of indices, found {train!r:.60}")
-    placement = state.get("placement")  # checkpoints of earlier versions have neither this nor the number
-    if placement is not None and not np.allclose(placement, _placement(manager), rtol=_SAME_PLACE, atol=_SAME_PLACE):
-        report_once(
-            "The scene is turned, moved or scaled otherwise than in the run of the checkpoint, so its Gaussians may "
-            "lie elsewhere. This is another data set, or it has other images, or other options of the dataparser."
-        )
+    _note_if_placed_otherwise(manager, state)
     num, counts = len(manager.train_dataset), state.get("train_unsampled_epoch_count")
     if state.get("num_images", num) != num or max(train) >= num or (counts is not None and len(counts) != num):
         report_once("The checkpoint was trained on another number of images than there are now: they are drawn anew.")
         return
-    names = _image_names(manager)
-    changed = [pair for pair in zip(state.get("image_names", names), names, strict=False) if len(set(pair)) == 2]
-    if changed:
-        report_once(
-            f"Of the images that the checkpoint was trained on, {len(changed)} of {num} have other names now, such as "
-            f"{changed[0][1]} in place of {changed[0][0]}. If they are other photographs, what was learnt for each, as "
-            "its exposure or its camera's correction, is now that of another: start a new run."
-        )
+    _note_if_named_otherwise(manager, state)
     manager.train_unseen_cameras = train
     manager.work.load_state(state)
     if evaluation and max(evaluation) < len(manager.eval_dataset):
@@ -70,6 +58,26 @@ def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
         manager.random_generator.setstate((version, tuple(numbers), gauss))
     if counts is not None and hasattr(manager, "train_unsampled_epoch_count"):
         manager.train_unsampled_epoch_count = np.array(counts, dtype=np.float64)
+
+
+def _note_if_placed_otherwise(manager: Any, state: dict[str, Any]) -> None:
+    placement = state.get("placement")  # checkpoints of earlier versions have neither this nor the number of images
+    if placement is not None and not np.allclose(placement, _placement(manager), rtol=_SAME_PLACE, atol=_SAME_PLACE):
+        report_once(
+            "The scene is turned, moved or scaled otherwise than in the run of the checkpoint, so its Gaussians may "
+            "lie elsewhere. This is another data set, or it has other images, or other options of the dataparser."
+        )
+
+
+def _note_if_named_otherwise(manager: Any, state: dict[str, Any]) -> None:
+    names = _image_names(manager)
+    changed = [pair for pair in zip(state.get("image_names", names), names, strict=False) if len(set(pair)) == 2]
+    if changed:
+        report_once(
+            f"Of the images that the checkpoint was trained on, {len(changed)} of {len(names)} have other names now, "
+            f"such as {changed[0][1]} in place of {changed[0][0]}. If they are other photographs, what was learnt for "
+            "each, as its exposure or its camera's correction, is now that of another: start a new run."
+        )
 
 
 def _image_names(manager: Any) -> list[str]:

@@ -15,6 +15,8 @@ from splatkit_ns.plugin.data.transforms import transforms_file
 
 DoubleArray = NDArray[np.float64]
 
+OLD_COLMAP = "colmap/sparse/0"
+"""The COLMAP model that ``ns-process-data`` left beside transforms.json before it wrote seed points."""
 OLD_APPLIED_TRANSFORM = [[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
 """The transform of ``ns-process-data`` before it wrote any into transforms.json."""
 
@@ -55,7 +57,7 @@ def _applied_move(parser: Any) -> tuple[DoubleArray, float]:
         return whole, 1.0
     path = Path(parser.data)
     meta: Any = load_from_json(transforms_file(path))
-    default = OLD_APPLIED_TRANSFORM if (path / "colmap/sparse/0").exists() else np.eye(4)[:3]
+    default = OLD_APPLIED_TRANSFORM if (path / OLD_COLMAP).exists() else np.eye(4)[:3]
     try:
         whole[:3] = np.asarray(meta.get("applied_transform", default), np.float64)[:3]
         scale = float(meta.get("applied_scale", 1.0))

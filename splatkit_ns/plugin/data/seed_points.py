@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from splatkit_ns.formats.las import LasError, read_las
-from splatkit_ns.formats.ply_header import PlyElement, PlyError, read_header
+from splatkit_ns.formats.ply_header import PlyElement, PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.splat.initialization import SH_C0
@@ -118,12 +118,7 @@ def read_points(path: Path) -> PointCloud:
 def _read_ply(path: Path) -> PointCloud:
     with path.open("rb") as file:
         header = read_header(file, path)
-        vertex = header.elements.get("vertex")
-        missing = [name for name in XYZ if vertex is None or name not in vertex.properties]
-        if vertex is None or missing:
-            raise PlyError(f"The point cloud {path} has no vertex property {', '.join(missing)}.")
-        if vertex.count == 0:
-            raise PlyError(f"The point cloud {path} holds no vertex.")
+        vertex = vertices_of(header, path)
         simple = next(iter(header.elements.values())) is vertex and not vertex.lists
         rows = _rows(file, vertex, header.format) if simple else None
     if rows is None:
@@ -139,6 +134,21 @@ def _read_ply(path: Path) -> PointCloud:
     is_single = any(column.dtype.itemsize == 4 and column.dtype.kind == "f" for column in columns)
     rounding = float(np.abs(finite).max(initial=0.0)) * 2.0**-24 if is_single else 0.0
     return PointCloud(positions, colors, rounding)
+
+
+def vertices_of(header: PlyHeader, path: Path) -> PlyElement:
+    """The element of a PLY file that has the points.
+
+    Raises:
+        PlyError: it has none with positions.
+    """
+    vertex = header.elements.get("vertex")
+    missing = [name for name in XYZ if vertex is None or name not in vertex.properties]
+    if vertex is None or missing:
+        raise PlyError(f"The point cloud {path} has no vertex property {', '.join(missing)}.")
+    if vertex.count == 0:
+        raise PlyError(f"The point cloud {path} holds no vertex.")
+    return vertex
 
 
 def _rows(file: Any, vertex: PlyElement, kind: str) -> NDArray[Any] | None:

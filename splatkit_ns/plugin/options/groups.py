@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from splatkit_ns.errors import OptionsError
+from splatkit_ns.errors import OptionsError, did_you_mean
 from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.ranges import NonNegative, Positive, Range, at_least, flag
@@ -96,8 +95,7 @@ def _unknown_groups(config: Any, known: Collection[str], shown: Callable[[str], 
     problems: list[str] = []
     for option, name, _ in _given(config):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+            hint = did_you_mean(name, known)
             problems.append(f"{shown(option)} names the group {name!r}, which does not exist; {hint}")
     return problems
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from splatkit_ns.errors import did_you_mean
 from splatkit_ns.plugin.run.opaque_parts import WRAPPERS, part_itself
 
 
@@ -53,7 +53,6 @@ def _entry(owner: Any, name: str) -> Any:
         raise OptionError(f": {type(owner).__name__} is no dataclass, so {name!r} cannot be set in it")
     if name in entries:
         return entries[name]
-    near = difflib.get_close_matches(name, entries, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(sorted(entries))}"
+    hint = did_you_mean(name, sorted(entries), otherwise="it has", most=1)
     kind = "the dict" if isinstance(owner, Mapping) else type(owner).__name__
     raise OptionError(f" does not exist: {kind} has no {name!r}; {hint}")

@@ -40,21 +40,32 @@ def scale_moments(optimizers: Mapping[str, Optimizer], images: int) -> None:
                 group["eps"] = optimizer.defaults["eps"] / math.sqrt(images)
 
 
-def of_one_image(states: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:
-    """The states of optimizers as if each step had been of one image.
+def of_one_image(checkpoint: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:
+    """The checkpoint of a run as if each step had been of one image.
 
     Args:
-        states: name -> ``state_dict`` of the optimizer.
-        optimizers: by the same names.
+        checkpoint: of steps of several images, with ``optimizers``, ``schedulers`` and the rates in ``splatkit``.
+        optimizers: of the run.
         images: the number of images of a step.
     """
-    return {name: _converted(state, optimizers[name], 1 / images, of_one=True) for name, state in states.items()}
+    states = checkpoint["optimizers"].items()
+    moments = {name: _converted(state, optimizers[name], 1 / images, of_one=True) for name, state in states}
+    return _with_rates({**checkpoint, "optimizers": moments}, 1 / images)
 
 
-def of_images(states: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:
-    """The states of optimizers for steps of several images; the opposite of `of_one_image`."""
-    known = {name: state for name, state in states.items() if name in optimizers}
-    return {name: _converted(state, optimizers[name], float(images)) for name, state in known.items()}
+def of_images(checkpoint: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:
+    """A checkpoint for steps of several images; the opposite of `of_one_image`."""
+    known = {name: state for name, state in checkpoint["optimizers"].items() if name in optimizers}
+    moments = {name: _converted(state, optimizers[name], float(images)) for name, state in known.items()}
+    return _with_rates({**checkpoint, "optimizers": moments}, float(images))
+
+
+def _with_rates(checkpoint: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A checkpoint with schedules and configured rates for another number of images, relative to that of before."""
+    entry = checkpoint.get("splatkit", {})
+    rates = {name: rate * math.sqrt(factor) for name, rate in entry.get("learning_rates", {}).items()}
+    schedules = _convert_schedules(checkpoint.get("schedulers", {}), factor)
+    return {**checkpoint, "schedulers": schedules, "splatkit": {**entry, "learning_rates": rates}}
 
 
 def _converted(state: Any, optimizer: Optimizer, factor: float, of_one: bool = False) -> dict[str, Any]:
@@ -74,7 +85,7 @@ def _converted(state: Any, optimizer: Optimizer, factor: float, of_one: bool = F
     return {**state, "param_groups": groups, "state": entries}
 
 
-def convert_schedules(states: dict[str, Any], factor: float) -> dict[str, Any]:
+def _convert_schedules(states: dict[str, Any], factor: float) -> dict[str, Any]:
     """The states of schedules with learning rates for steps of another number of images.
 
     Args:

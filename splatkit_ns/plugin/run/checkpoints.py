@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, describe_error
 from splatkit_ns.files import quoted
 from splatkit_ns.parts.dispatch import ModuleDispatcher
-from splatkit_ns.plugin.run.batch_scale import convert_schedules, of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.batch_scale import of_images, of_one_image, snap_rates
 from splatkit_ns.plugin.run.rates import apply_rate, restore_schedules, use_changed_rates
 from splatkit_ns.plugin.run.state import RunState
 from splatkit_ns.plugin.run.weights import PARTS, unknown_parts
@@ -50,25 +49,21 @@ def collect(run: RunState, step: int) -> dict[str, Any]:
     entry = splatkit_entry(run.model.parts.dispatcher.state_dict())
     entry["sampler"] = run.data.sampler_state()
     entry["renderer"] = type(run.model.parts.renderer).__name__
-    entry["learning_rates"] = {name: rate / math.sqrt(images) for name, rate in run.configured_rates.items()}
+    entry["learning_rates"] = dict(run.configured_rates)
     entry["gradients"] = {
         name: param.grad
         for name, param in run.parameters().items()
         if param.grad is not None and (step + 1) // images % run.accumulation[name] != 0
     }
-    moments = {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()}
-    schedules = {name: schedule.state_dict() for name, schedule in optimizers.schedulers.items()}
-    if images > 1:
-        moments = of_one_image(moments, optimizers.optimizers, images)
-        schedules = convert_schedules(schedules, 1 / images)
-    return {
+    checkpoint = {
         "step": step,
         "pipeline": run.pipeline.state_dict(),
-        "optimizers": moments,
-        "schedulers": schedules,
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.optimizers.items()},
+        "schedulers": {name: schedule.state_dict() for name, schedule in optimizers.schedulers.items()},
         "scalers": run.grad_scaler.state_dict(),
         "splatkit": entry,
     }
+    return of_one_image(checkpoint, optimizers.optimizers, images) if images > 1 else checkpoint
 
 
 def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedules: bool = True) -> int:
@@ -91,18 +86,15 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
     optimizers, images = run.optimizers, run.images_per_step
     with _explained(path):
         named = run.parameters()
-        schedules = checkpoint.get("schedulers", {})
         if images > 1:
-            moments = of_images(checkpoint["optimizers"], optimizers.optimizers, images)
-            checkpoint, schedules = {**checkpoint, "optimizers": moments}, convert_schedules(schedules, float(images))
+            checkpoint = of_images(checkpoint, optimizers.optimizers, images)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
         if load_schedules:
-            restore_schedules(optimizers.schedulers, schedules, checkpoint["step"] + 1)
+            restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         if images > 1:
             snap_rates(optimizers.optimizers, optimizers.schedulers, run.configured_rates)
         entry = checkpoint.get("splatkit", {})
-        rates = entry.get("learning_rates", {})
-        use_changed_rates(run, {name: rate * math.sqrt(images) for name, rate in rates.items()})
+        use_changed_rates(run, entry.get("learning_rates", {}))
         for schedule in optimizers.schedulers.values():
             apply_rate(schedule)
         _compare_renderers(entry.get("renderer"), type(run.model.parts.renderer).__name__, path)

@@ -9,10 +9,11 @@ import pickle
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -124,47 +125,70 @@ def run_in_ranks(config: Any, body: Body, argument: Any = None, *, forks: bool =
 
 
 def _run_in_ranks(config: Any, body: Body, argument: Any, machines: Machines | None, forks: bool) -> Any:
-    device_type, folder = config.machine.device_type, RunFolder(config)
+    folder = RunFolder(config)
     places = _places(config, machines, folder.is_continued)
-    config = copy(config)
-    config.machine, config.ranks_to_start = replace(config.machine, num_devices=1), 1
-    config.machines = None  # ranks do not talk to it
-    work = _pickled((config, body, argument))
-    context: Any = multiprocessing.get_context(_start_method(device_type, forks))
-    with tempfile.TemporaryDirectory(prefix="splatkit-ranks-") as logs, folder.discarded_if_refused():
-        if device_type != "cuda":
-            context.set_forkserver_preload(["splatkit_ns.trainer", CPU_KERNELS, *(sys.modules.keys() & ENTRANCES)])
+    work = _pickled((_config_of_ranks(config), body, argument))
+    context = _context(config.machine.device_type, forks)
+    with (
+        tempfile.TemporaryDirectory(prefix="splatkit-ranks-") as logs,
+        folder.discarded_if_refused(),
+        _lifelines(context) as (lines, machines_line),
+    ):
         store = _store(config.machine.dist_url) if machines is None else None
-        alive, lifeline = context.Pipe(duplex=False)
-        all_here, machines_line = context.Pipe(duplex=False)
-        lines = Lifelines(alive, all_here, (lifeline, machines_line))
         where = "" if machines is None else f" on {machines.this}"
         started: list[RankProcess] = []
-        with passing_on(started, machines) as signums:
-            try:
-                for place in places:
-                    place = replace(
-                        place, errors=Path(logs, f"{place.rank}.txt"), port=place.port if store is None else store.port
-                    )
-                    started.append(_start(context, place, work, lines, where))
-                    if signums:  # ranks that were not there yet have not been told, and no rank trains without them
-                        raise stopped_early(signums[0])
-                result = wait_for_all(started, machines, machines_line)
-            finally:
-                for each in started:
-                    each.process.kill()
-                    each.process.join()
-                for line in (alive, lifeline, all_here, machines_line):
-                    line.close()
-        fault = None if machines is None else machines.fault
-        failures = [(each.name, each.failure) for each in started if each.failure is not None]
-        if fault is not None:
-            failures.insert(0, (fault.who, fault.failure))
-        if failures:
-            _note_signal(failures, signums, machines)
-            number = len(started) + (machines is not None)  # what others say is known of one of them
-            raise_cause(failures, number, signums, _describe_last_checkpoint(config, machines))
+        with passing_on(started, machines) as signums, _killed_at_the_end(started):
+            for place in places:
+                port = place.port if store is None else store.port
+                place = replace(place, errors=Path(logs, f"{place.rank}.txt"), port=port)
+                started.append(_start(context, place, work, lines, where))
+                if signums:  # ranks that were not there yet have not been told, and no rank trains without them
+                    raise stopped_early(signums[0])
+            result = wait_for_all(started, machines, machines_line)
+        _raise_failures(config, started, machines, signums)
         return result
+
+
+def _config_of_ranks(config: Any) -> Any:
+    """A copy of the config that starts no ranks, and does not hold the machines, with which ranks do not talk."""
+    config = copy(config)
+    config.machine, config.ranks_to_start, config.machines = replace(config.machine, num_devices=1), 1, None
+    return config
+
+
+@contextmanager
+def _lifelines(context: Any) -> Generator[tuple[Lifelines, Connection]]:
+    """The lifelines of ranks, and what closes that of the machines; all close after the block."""
+    alive, lifeline = context.Pipe(duplex=False)
+    all_here, machines_line = context.Pipe(duplex=False)
+    try:
+        yield Lifelines(alive, all_here, (lifeline, machines_line)), machines_line
+    finally:
+        for line in (alive, lifeline, all_here, machines_line):
+            line.close()
+
+
+@contextmanager
+def _killed_at_the_end(started: list[RankProcess]) -> Generator[None]:
+    """Kill the ranks that still run after the block."""
+    try:
+        yield
+    finally:
+        for each in started:
+            each.process.kill()
+            each.process.join()
+
+
+def _raise_failures(config: Any, started: list[RankProcess], machines: Machines | None, signums: list[int]) -> None:
+    """Raise the cause if ranks, or other machines, have failed; `signums` are the signals that came here."""
+    fault = None if machines is None else machines.fault
+    failures = [(each.name, each.failure) for each in started if each.failure is not None]
+    if fault is not None:
+        failures.insert(0, (fault.who, fault.failure))
+    if failures:
+        _note_signal(failures, signums, machines)
+        number = len(started) + (machines is not None)  # what others say is known of one of them
+        raise_cause(failures, number, signums, _describe_last_checkpoint(config, machines))
 
 
 def _places(config: Any, machines: Machines | None, is_continued: bool) -> list[Place]:
@@ -221,14 +245,16 @@ def _store(dist_url: str) -> Any:
 # ---------------------------------------------------------------------- starting
 
 
-def _start_method(device_type: str, forks: bool) -> str:
-    if device_type != "cuda":
-        return "forkserver"
-    if forks and _copies_can_use_cuda():
-        return "fork"
-    if forks:
-        logger.info("Each rank imports everything again: something has used CUDA in the process that starts them.")
-    return "spawn"
+def _context(device_type: str, forks: bool) -> Any:
+    """The context of `multiprocessing` in which ranks start."""
+    if device_type == "cuda":
+        copies = forks and _copies_can_use_cuda()
+        if forks and not copies:
+            logger.info("Each rank imports everything again: something has used CUDA in the process that starts them.")
+        return multiprocessing.get_context("fork" if copies else "spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["splatkit_ns.trainer", CPU_KERNELS, *(sys.modules.keys() & ENTRANCES)])
+    return context
 
 
 def _copies_can_use_cuda() -> bool:

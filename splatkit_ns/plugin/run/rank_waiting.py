@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from typing import Any
 
 from splatkit_ns.plugin.run.machines import Machines
 from splatkit_ns.plugin.run.rank_failures import Failure, how_it_ended
-from splatkit_ns.plugin.run.signals import say_that_training_stops, stopping_signals
+from splatkit_ns.plugin.run.signals import handled, say_that_training_stops
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""
@@ -55,9 +53,6 @@ def passing_on(started: list[RankProcess], machines: Machines | None) -> Generat
         The signals that have come so far.
     """
     signums: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield signums
-        return
 
     def handle(signum: int, frame: Any) -> None:
         signums.append(signum)
@@ -67,13 +62,8 @@ def passing_on(started: list[RankProcess], machines: Machines | None) -> Generat
             with suppress(ProcessLookupError):
                 os.kill(each.process.pid, signum)
 
-    previous = {signum: signal.signal(signum, handle) for signum in stopping_signals()}
-    try:
+    with handled(handle):
         yield signums
-    finally:
-        for signum, handler in previous.items():
-            # None: a handler that was not set from Python, so that Python cannot restore it
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 # ---------------------------------------------------------------------- waiting
@@ -94,11 +84,7 @@ def wait_for_all(started: list[RankProcess], machines: Machines | None, machines
     while running:
         quiet = [each.reports for each in running if not each.is_done]  # a full pipe would hold a rank up
         wait([each.process.sentinel for each in running] + quiet, timeout=1.0)
-        ended = [each for each in running if not each.process.is_alive()]
-        for each in running:
-            each.take_reports()
-        for each in ended:
-            running.remove(each)
+        for each in _take_ended(running):
             if not each.is_done:
                 how = how_it_ended(each.process.exitcode, each.process.pid, each.errors)
                 each.failure = each.failure or Failure(how, kind="lost" if machines_line.closed else "error")
@@ -117,3 +103,12 @@ def wait_for_all(started: list[RankProcess], machines: Machines | None, machines
     if machines is not None and any(each.failure is not None and each.failure.kind == "lost" for each in started):
         machines.await_cause()
     return started[0].result
+
+
+def _take_ended(running: list[RankProcess]) -> list[RankProcess]:
+    """Take the ranks that have ended out of the list, and the reports of all."""
+    ended = [each for each in running if not each.process.is_alive()]  # first: their reports have come by now
+    for each in running:
+        each.take_reports()
+    running[:] = [each for each in running if each not in ended]
+    return ended

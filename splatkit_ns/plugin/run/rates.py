@@ -10,6 +10,7 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.step.updates import set_rates
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -57,11 +58,5 @@ def use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
 def apply_rate(schedule: Any) -> None:
     """Compute a schedule's rate again: it differs from the checkpoint's if the run has become longer, or if the
     schedule began anew."""
-    if not isinstance(schedule, LambdaLR):
-        return
-    rates = [
-        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    ]
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates  # type: ignore[reportPrivateUsage]  # get_last_lr() reports it
+    if isinstance(schedule, LambdaLR):
+        set_rates(schedule)

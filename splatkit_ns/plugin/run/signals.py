@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -82,9 +82,6 @@ def stop_requests() -> Generator[StopRequest, None, None]:
     main thread handle signals: in other threads nothing is changed.
     """
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
 
     def handle(signum: int, frame: FrameType | None) -> None:
         request.signum = request.signum or signum
@@ -92,9 +89,19 @@ def stop_requests() -> Generator[StopRequest, None, None]:
             signal.signal(each, signal.SIG_DFL)
         say_that_training_stops(signum)
 
+    with handled(handle):
+        yield request
+
+
+@contextmanager
+def handled(handle: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    """Let a function handle the signals of `stopping_signals` in the block, if this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous: dict[signal.Signals, Any] = {each: signal.signal(each, handle) for each in stopping_signals()}
     try:
-        yield request
+        yield
     finally:
         for each, handler in previous.items():
             # None: a handler that was not set from Python, so that Python cannot restore it

@@ -45,25 +45,30 @@ def check(weights: Mapping[str, Any], params: Mapping[str, Tensor] | nn.Paramete
         )
     stored = {key.removeprefix(ROWS): value for key, value in weights.items() if key.startswith(ROWS)}
     for name, value in stored.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise SplatkitError(f"{name} must be a floating-point tensor, found {value!r:.60}")
-        found, expected = tuple(value.shape), tuple(params[name].shape if name in params else value.shape)
-        if found[1:] != expected[1:] and name not in KEYS:
-            raise SplatkitError(
-                f"This checkpoint's {name} has rows of shape {found[1:]}, but the part that trains it here has "
-                f"{expected[1:]}: give the part the settings that it had."
-            )
-        if found[1:] != expected[1:] or not found:
-            raise SplatkitError(
-                f"This checkpoint's {name} has shape {found}, expected (N, {', '.join(map(str, expected[1:]))}). "
-                f"sh_degree is {sh_degree_of(params['shN'].shape[1])} here: use the checkpoint's own config.yml, "
-                "or set --pipeline.model.sh-degree to the checkpoint's."
-            )
+        _check_rows(name, value, params)
     try:
         check_shapes(stored)
     except ValueError as error:
         raise SplatkitError(f"This checkpoint holds no whole model: {error}") from error
     return stored
+
+
+def _check_rows(name: str, value: Any, params: Mapping[str, Tensor] | nn.ParameterDict) -> None:
+    """Check that rows of a checkpoint have the shape of those of the model's parameter, if it has one of that name."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise SplatkitError(f"{name} must be a floating-point tensor, found {value!r:.60}")
+    found, expected = tuple(value.shape), tuple(params[name].shape if name in params else value.shape)
+    if found[1:] != expected[1:] and name not in KEYS:
+        raise SplatkitError(
+            f"This checkpoint's {name} has rows of shape {found[1:]}, but the part that trains it here has "
+            f"{expected[1:]}: give the part the settings that it had."
+        )
+    if found[1:] != expected[1:] or not found:
+        raise SplatkitError(
+            f"This checkpoint's {name} has shape {found}, expected (N, {', '.join(map(str, expected[1:]))}). "
+            f"sh_degree is {sh_degree_of(params['shN'].shape[1])} here: use the checkpoint's own config.yml, "
+            "or set --pipeline.model.sh-degree to the checkpoint's."
+        )
 
 
 def unknown_parts(weights: Mapping[str, Any], known: Mapping[str, Any], prefix: str = PARTS) -> list[str]:

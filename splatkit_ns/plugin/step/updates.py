@@ -146,7 +146,12 @@ def _skip_to(schedule: LambdaLR, steps: int) -> None:
     state = vars(schedule)
     state["last_epoch"] += steps
     state["_step_count"] += steps
+    set_rates(schedule)
+
+
+def set_rates(schedule: LambdaLR) -> None:
+    """Give the optimizer of a schedule the learning rates of the schedule's present step."""
     rates = _rates_at(schedule, schedule.last_epoch)
     for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    state["_last_lr"] = rates
+    vars(schedule)["_last_lr"] = rates  # get_last_lr() reports it

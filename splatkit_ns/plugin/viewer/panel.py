@@ -26,9 +26,7 @@ from splatkit_ns.cleaning.weights import seen_in
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
-from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.plugin.data.cameras import lens_views
-from splatkit_ns.plugin.data.images import evaluation_target
 from splatkit_ns.plugin.data.scene_frames import frame_to_training
 from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.splat import SplatTrainingState
@@ -151,9 +149,7 @@ class ViewerPanel(nn.Module):
             found: list[float] = []
             for index in chosen:
                 camera, batch = frames[index]
-                outputs = model.get_outputs_for_camera(camera)
-                target, mask = evaluation_target(batch, outputs["background"])
-                found.append(float(psnr(outputs["rgb"], target, mask)))
+                found.append(float(model.get_metrics_dict(model.get_outputs_for_camera(camera), batch)["psnr"]))
         finally:
             model.train(was_training)
         if not found:

@@ -18,6 +18,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import Viewer
 
 from splatkit_ns import SplatModel
+from splatkit_ns.plugin.step.measures import CAMERA_IMAGE
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
 from splatkit_ns.splat import read_checkpoint
@@ -112,6 +113,17 @@ def test_saved_and_stopped_by_clicks_while_it_trains(trainer: SplatkitTrainer, m
     title, text = client.told[-1]
     assert title == "Error"
     assert "No space left on device" in text
+
+
+def test_psnr_is_that_of_ns_eval(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what an image model makes of the render, if it does so in evaluation."""
+    pipeline = make_pipeline(tiny_scene).eval()
+    model: Any = pipeline.model
+    darker = lambda self, rendered, view: {CAMERA_IMAGE: 0.5 * rendered}  # noqa: E731
+    monkeypatch.setattr(type(model.parts), "images_of_new_view", darker)
+    pipeline.panel._measure(None)
+    figures = pipeline.get_average_eval_image_metrics()
+    assert f"PSNR: {figures['psnr']:.2f} dB" in pipeline.panel.b_psnr.text
 
 
 def test_the_panel_without_a_training(tiny_scene: Path, tmp_path: Path) -> None:
