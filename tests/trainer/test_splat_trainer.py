@@ -14,6 +14,7 @@ import torch
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
+from splatkit_ns.hooks import LogHook
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatExporter, SplatRenderPayload
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -192,6 +193,7 @@ def test_a_part_that_cannot_be_copied_whole_or_pickled_is_copied_all_the_same(ti
         ({"densification": 3}, "densification is 3 of type int, expected an instance of SplatDensification"),
         ({"modules": [Recorder]}, r"modules\[0\] is the class Recorder itself"),
         ({"modules": ["exporter"]}, r"modules\[0\] is 'exporter' of type str"),
+        ({"modules": [LogHook()]}, r"modules holds hooks .* write HookModule\(\[LogHook\(…\)\]\)"),
         ({"modules": Recorder()}, "expected a list of module instances"),
         ({"densification": SplatDensification()}, r"no densify\(\) of its own"),
     ],

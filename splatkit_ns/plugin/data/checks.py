@@ -16,8 +16,9 @@ from PIL import UnidentifiedImageError
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
-from splatkit_ns.plugin.data.bare_colmap import MODELS, is_model
+from splatkit_ns.plugin.data.bare_colmap import MODELS
 from splatkit_ns.plugin.data.bare_photographs import poses_command
+from splatkit_ns.plugin.data.beside_model import is_model
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
 from splatkit_ns.plugin.data.seed_points import INSTEAD, vertices_of
