@@ -99,36 +99,38 @@ def with_tables(text: str, runs: list[Run]) -> str:
     return TABLE.sub(lambda found: found[1] + TABLES[found[2]](runs) + found[3], text)
 
 
-def quality_table(runs: list[Run]) -> str:
-    """The figures of the methods with their present settings, averaged over the runs that differ."""
-    rows = []
-    for scene, name in SCENES.items():
-        cells = [quality(runs, scene, method) for method in METHODS]
-        rows.append([name, *("" if cell is None else "{:.2f}, {:.4f}{}".format(*cell) for cell in cells)])
-    return table(["scene", *METHODS], rows)
-
-
-def time_table(runs: list[Run]) -> str:
-    """Each job that timed splatfacto and others on a scene."""
-    rows = []
-    for scene, name in SCENES.items():
-        for run, ratio in timed(runs, scene):
-            peer = run["method"] == "splatfacto"
-            rows.append(
-                [
-                    f"{name}, {run['gpu']}" if peer else "",
-                    run["method"],
-                    f"{run['steps']:,}",
-                    f"{run['wall_s']:.1f}",
-                    ratio,
-                    f"{run['ms_per_step']:.2f}",
-                    f"{run['gaussians']:,}",
-                    f"{run['peak_mib']:.0f}",
-                    run.get("settings", run.get("before", "" if peer else "as now")),
-                ]
-            )
-    header = ["scene, GPU", "method", "steps", "wall s", "ratio", "ms/step", "Gaussians", "peak MiB", "settings"]
+def full_size_table(runs: list[Run]) -> str:
+    """Quality, times and memory of the methods with their present settings, beside splatfacto."""
+    rows = [
+        [name if method == "splatfacto" else "", method, f"{steps:,}", *figures[:-1], f"{ms:.2f}", figures[-1]]
+        for name, method, steps, ms, figures in full_size_rows(runs)
+    ]
+    header = ["scene", "method", "steps", "PSNR", "SSIM", "wall s", "ratio", "GPU", "Gaussians", "ms/step", "peak MiB"]
     return table(header, rows)
+
+
+def full_size_rows(runs: list[Run]) -> list[tuple[str, str, int, float, list[str]]]:
+    """Scene, method, steps, milliseconds a step, and the figures of each method with its present settings.
+
+    PSNR and SSIM are means of the runs that differ. Times and memory are those of the newest run that was alone on its
+    GPU, of splatfacto those of the shortest, to which the ratios are: it may be of another job.
+    """
+    rows = []
+    for scene, name in SCENES.items():
+        peers = [run["wall_s"] for run in as_now(runs, scene, "splatfacto") if "wall_s" in run]
+        for method in METHODS:
+            found = [run for run in as_now(runs, scene, method) if "before" not in run]
+            alone = [run for run in found if "wall_s" in run]
+            if not alone:
+                continue
+            run = alone[-1] if method != "splatfacto" else min(alone, key=lambda run: run["wall_s"])
+            figures = quality(found, scene, method)
+            assert figures is not None
+            share = ratio(run["wall_s"] / min(peers)) if method != "splatfacto" else ""
+            cells = [f"{figures[0]:.2f}{figures[2]}", f"{figures[1]:.4f}", f"{run['wall_s']:.1f}", share, run["gpu"]]
+            cells += [f"{run['gaussians']:,}", f"{run['peak_mib']:.0f}"]
+            rows.append((name, method, run["steps"], run["ms_per_step"], cells))
+    return rows
 
 
 def small_first_table(runs: list[Run]) -> str:
@@ -161,21 +163,29 @@ def small_first_table(runs: list[Run]) -> str:
 
 
 def readme_table(runs: list[Run]) -> str:
-    """Times and qualities side by side, of scenes on which splatfacto and others have been timed in one job."""
+    """Times and qualities of the methods as they are now: fox at full size, and the small sets against FastGS."""
     rows = []
-    for scene, name in SCENES.items():
-        for method in METHODS:
-            times = [(run, ratio) for run, ratio in timed(runs, scene) if run["method"] == method]
-            now, peer = quality(runs, scene, method), quality(runs, scene, "splatfacto")
-            if not times or now is None or peer is None:
-                continue
-            run, ratio = times[0]
-            cells = [f"{run['wall_s']:.0f} s", f"{now[0]:.2f}"]
-            if method != "splatfacto":
-                star = "*" if now[2].endswith("*") else ""
-                cells = [f"{cells[0]} ({ratio}×)", f"{cells[1]} ({now[0] - peer[0]:+.1f}){star}"]
-            rows.append([name, method, *cells, f"{now[1]:.3f}", f"{run['peak_mib']:.0f} MiB"])
-    return table(["scene", "method", "wall time", "PSNR", "SSIM", "peak memory"], rows)
+    for name, method, _, _, (psnr, ssim, wall, share, _, gaussians, memory) in full_size_rows(runs):
+        if name == "fox":
+            time, psnr = with_ratio(float(wall), share), psnr.split()[0]
+            rows.append([name, method, time, psnr, f"{float(ssim):.3f}", gaussians, memory])
+    against = json.loads(FASTGS_RESULTS.read_text())["runs"]
+    for scene in ("bedroom105", "south"):
+        of_method = runs_of_methods(against, scene)
+        peer = wall_of(of_method["FastGS"])
+        for method in ("FastGS", *METHODS):
+            if found := distinct(of_method.get(method) or of_method.get(f"`{method}`") or []):
+                wall = wall_of(found)
+                figures = [mean_of(found, key) for key in ("psnr", "ssim", "gaussians", "peak_mib")]
+                time = with_ratio(wall, ratio(wall / peer) if method != "FastGS" else "")
+                psnr, ssim, gaussians, memory = figures
+                rows.append([scene, method, time, f"{psnr:.2f}", f"{ssim:.3f}", f"{gaussians:,.0f}", f"{memory:.0f}"])
+    return table(["scene", "method", "wall time", "PSNR", "SSIM", "Gaussians", "peak MiB"], rows)
+
+
+def with_ratio(wall: float, share: str) -> str:
+    """A wall time, if it is known, and its share of the peer's."""
+    return (f"{wall:.0f} s" + (f" ({share}×)" if share else "")) if wall else ""
 
 
 def fastgs_table(runs: list[Run]) -> str:
@@ -185,16 +195,13 @@ def fastgs_table(runs: list[Run]) -> str:
     """
     rows = []
     for scene, name in FASTGS_SCENES.items():
-        of_method = {
-            method: [run for run in runs if run["scene"] == scene and re.fullmatch(pattern, run["run"])]
-            for method, pattern in FASTGS_METHODS.items()
-        }
+        of_method = runs_of_methods(runs, scene)
         peer = of_method["FastGS"]
         for method, all_of_it in of_method.items():
             if not (peer and all_of_it):
                 continue
             wall = wall_of(all_of_it)
-            found = list({run.get("seed", number): run for number, run in enumerate(newest(all_of_it))}.values())
+            found = distinct(all_of_it)
             gaussians, memory = mean_of(found, "gaussians"), mean_of(found, "peak_mib")
             star = "*" if "before" in found[0] else ""
             rows.append(
@@ -213,23 +220,36 @@ def fastgs_table(runs: list[Run]) -> str:
     return table(header, rows)
 
 
+def runs_of_methods(runs: list[Run], scene: str) -> dict[str, list[Run]]:
+    """The runs on a scene against FastGS, by the names of their rows."""
+    return {
+        method: [run for run in runs if run["scene"] == scene and re.fullmatch(pattern, run["run"])]
+        for method, pattern in FASTGS_METHODS.items()
+    }
+
+
+def distinct(runs: list[Run]) -> list[Run]:
+    """The newest runs, of each seed one."""
+    found = newest(runs) if runs else []
+    return list({run.get("seed", number): run for number, run in enumerate(found)}.values())
+
+
 def sets_table(runs: list[Run]) -> str:
-    """Means over seeds of splatfacto and the three methods on each set, and what the longer ones have more."""
+    """Means over seeds of the three methods on each set, and what the longer ones have more."""
     rows = []
     for scene, photographs in SETS.items():
         cells, means = [], []
-        for method in METHODS:
-            plain = method if method != "splatfacto" else "splatfacto:30000"
-            found = [run for run in runs if run["scene"] == scene and run["run"] == plain]
+        for method in METHODS[1:]:
+            found = [run for run in runs if run["scene"] == scene and run["run"] == method]
             found = newest(found) if found else []
             means.append([mean(run[key] for run in found) for key in ("psnr", "ssim")] if found else None)
             seeds = f" ({len(found)})" if len(found) > 1 else ""
             seeds += "*" if any("before" in run for run in found) else ""
             cells.append("{:.2f}, {:.4f}{}".format(*means[-1], seeds) if means[-1] else "")
-        _, fast, usual, big = means
+        fast, usual, big = means
         cells[-1] = cells[-1] if photographs >= FEW else "the same"
         rows.append([f"{scene} ({photographs})", *cells, difference(usual, fast), difference(big, usual)])
-    header = ["set (photographs)", *METHODS, "usual - `-fast`", "`-big` - usual"]
+    header = ["set (photographs)", *METHODS[1:], "usual - `-fast`", "`-big` - usual"]
     return table(header, rows)
 
 
@@ -250,13 +270,12 @@ def wall_of(runs: list[Run]) -> float:
 
 def mean_of(runs: list[Run], key: str) -> float:
     """The mean of a figure over the runs that have it, or 0; times are those of runs that were alone on their GPU."""
-    values = [run[key] for run in runs if key in run and ("alone" in run["note"] or not key.endswith("_s"))]
+    values = [run[key] for run in runs if key in run and (not key.endswith("_s") or "alone" in run["note"])]
     return mean(values) if values else 0.0
 
 
 TABLES: dict[str, Callable[[list[Run]], str]] = {
-    "quality": quality_table,
-    "time": time_table,
+    "full_size": full_size_table,
     "small_first": small_first_table,
     "readme": readme_table,
     "sets": lambda _: sets_table(json.loads(SETS_RESULTS.read_text())["runs"]),
@@ -289,21 +308,6 @@ def quality(runs: list[Run], scene: str, method: str) -> tuple[float, float, str
     number = f" ({len(different)})" if len(different) > 1 else ""
     number += "*" if any("before" in run for run in different) else ""
     return mean(run["psnr"] for run in different), mean(run["ssim"] for run in different), number
-
-
-def timed(runs: list[Run], scene: str) -> list[tuple[Run, str]]:
-    """Runs of jobs that timed splatfacto and others on a scene, with their wall times relative to splatfacto's."""
-    plain = [run for run in runs if run["scene"] == scene and "wall_s" in run and run["run"].count(":") == 1]
-    found: list[tuple[Run, str]] = []
-    for job in sorted({run["job"] for run in plain}):
-        together = sorted(
-            (run for run in plain if run["job"] == job and run["method"] in METHODS),
-            key=lambda run: METHODS.index(run["method"]),
-        )
-        peer = together[0]
-        if peer["method"] == "splatfacto" and len(together) > 1:
-            found += [(run, ratio(run["wall_s"] / peer["wall_s"])) for run in together]
-    return found
 
 
 def ratio(value: float) -> str:

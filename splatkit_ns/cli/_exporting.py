@@ -20,6 +20,7 @@ from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.formats.ply import property_names
+from splatkit_ns.parts.near_misses import is_own_class
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.cameras import camera_extent
@@ -73,8 +74,12 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
             say(console, f"{beside}: the offset of its coordinates in the frame {options.frame}")
     if options.cameras is not None:
         export_cameras(run, options.cameras, console)
+    renderer = run.pipeline.model.renderer
     if views:
         say(console, f"PSNR is against the run's own renders of {len(views)} held-out view(s).")
+    if not is_own_class(type(renderer)):
+        measured = "; the PSNR above is with it" if views else ""
+        say(console, f"Viewers draw these files as 3DGS does, without the run's {renderer.module_name}{measured}.")
 
 
 def open_run(config: Path, options: RunOptions, console: Console) -> LoadedRun:

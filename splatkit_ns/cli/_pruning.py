@@ -120,7 +120,8 @@ def _rows_to_keep(whole: Gaussians, weights: NDArray[Any], options: PruneOptions
     count = _number_that_fits(whole, order, options.output, bytes_of(options.size))
     if count == len(whole):
         raise SplatkitError(
-            f"--size is {options.size}: all {len(whole):,} Gaussians fit, so there is nothing to prune."
+            f"--size is {options.size}: all {len(whole):,} Gaussians fit, so there is nothing to prune. "
+            "splatkit export writes them."
         )
     return np.sort(order[:count])
 

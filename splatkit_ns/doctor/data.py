@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from splatkit_ns.doctor.decoder_words import decoder_complaints, printed_words
 from splatkit_ns.doctor.findings import Finding
 from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.memory import GIB
@@ -28,6 +29,7 @@ from splatkit_ns.plugin.reporting.console import collected_notes, quiet_console
 FEW_IMAGES = 20
 SHOWN_NAMES = 6
 FEW_POINTS = 1000
+DAMAGED = "Look at it: it may be grey or wrong from some row on. Restore it, or take it out of the data set."
 
 
 @dataclass
@@ -84,13 +86,18 @@ def examine_data(
         finally:
             sys.excepthook = hook
         total = sum(len(found.names) for found in figures.values())
-        with _progress(console, total) as report:
+        with printed_words() as printed, _progress(console, total) as report:
             results = {
                 name: read_all_images(dataset, config.cache_images_type, report) for name, dataset in splits.items()
             }
+    names = [name for found in figures.values() for name in found.names]
+    complaints = decoder_complaints(dict.fromkeys(names)) if printed() else {}
     num_bytes = sum(result.num_bytes for result in results.values())
     room = room_for(config, device, num_bytes)
     findings = data_findings(folder, type(config.dataparser).__name__, figures, results, room)
+    findings += [
+        Finding("damaged", "note", f"{name}: its decoder says: {text}", DAMAGED) for name, text in complaints.items()
+    ]
     return [*findings, *_notes(notes)], _figures(folder, config, figures, results, room, notes)
 
 

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.importing import import_object, why_not_called
@@ -40,8 +40,16 @@ class Registry(Generic[ItemT]):
         self.base = base
         self._classes: dict[str, type[ItemT]] = {}
 
-    def register(self, name: str | None = None) -> Callable[[type[ItemT]], type[ItemT]]:
+    @overload
+    def register(self, name: str | None = None) -> Callable[[type[ItemT]], type[ItemT]]: ...
+
+    @overload
+    def register(self, name: type[ItemT]) -> type[ItemT]: ...
+
+    def register(self, name: Any = None) -> Any:
         """Decorator that puts a class into the registry, under its own name unless another is given.
+
+        It may be written without parentheses, too.
 
         A class registered later under the same name takes the place of the earlier one, with a warning in the log.
 
@@ -58,6 +66,10 @@ class Registry(Generic[ItemT]):
             self._classes[known] = cls
             return cls
 
+        if inspect.isclass(name):
+            given: Any = name
+            name = None
+            return decorate(given)
         return decorate
 
     def names(self) -> list[str]:

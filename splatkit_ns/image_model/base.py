@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,21 @@ class IdentityImageModel(SplatImageModel[SplatRenderPayload]):
 
     def apply(self, rendered: Tensor, frame: ImageFrame) -> Tensor:
         return rendered
+
+
+def check_apply(model: SplatImageModel[Any]) -> None:
+    """Check that `SplatImageModel.apply` can be called with the arguments that it always gets.
+
+    Raises:
+        ModuleError: it does not accept them.
+    """
+    try:
+        inspect.signature(model.apply).bind(None, None)
+    except TypeError as error:
+        raise ModuleError(
+            f"{model.module_name}.apply does not fit how it is called: {error}. Expected apply(self, rendered, frame); "
+            "further arguments need defaults."
+        ) from None
 
 
 def check_image(image: Any, rendered: Tensor, owner: str) -> None:

@@ -63,6 +63,12 @@ class SplatTrainingState(GaussianRows):
     ) -> SplatTrainingState:
         """Make new parameters with copies of the given raw values, and new optimizers.
 
+        Args:
+            tensors: means (N, 3), scales (N, 3) as logs, quats (N, 4), opacities (N,) as logits, sh0 (N, 1, 3) and shN
+                (N, K - 1, 3); others have one row for each Gaussian, too.
+            learning_rates: by these names; those left out are 3DGS's.
+            device: of the parameters.
+
         Raises:
             ValueError: keys, shapes or learning rates do not fit.
         """
@@ -131,6 +137,10 @@ class SplatTrainingState(GaussianRows):
         """Read parameters and optimizers from a checkpoint of nerfstudio or splatkit.
 
         The global random number generators keep their state; see `rng.set_rng_state`.
+
+        Args:
+            path: of any checkpoint of a run, or of `save_ckpt`.
+            device: that the parameters are put on, whatever device they were on.
 
         Raises:
             CheckpointError: the file is missing, damaged, refused or lacks something.

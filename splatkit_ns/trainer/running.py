@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import HookModule
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
@@ -53,6 +56,21 @@ def train_in_ranks(config: SplatkitTrainerConfig, modules: list[SplatBaseModule[
         reset_writers()
     own = tuple(trainer.pipeline.model.context.modules)
     return _result(trainer, ended.figures, ended.step, ended.stop_reason, ended.modules or own)
+
+
+def check_script() -> None:
+    """Check that the processes of several ranks can import the program, as they do when they start.
+
+    Raises:
+        SplatkitError: it has no file.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)  # none in a notebook, of which nothing is imported
+    if path is not None and getattr(main, "__spec__", None) is None and not Path(path).exists():
+        raise SplatkitError(
+            f"Several processes import the program that starts them, but there is no file {path}. Save the program as "
+            'a script, with its calls under if __name__ == "__main__":, and run that.'
+        )
 
 
 @dataclass(frozen=True)

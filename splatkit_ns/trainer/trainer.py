@@ -28,7 +28,7 @@ from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat import check_writable
 from splatkit_ns.trainer.config import SplatTrainerConfig
 from splatkit_ns.trainer.result import SplatTrainerResult
-from splatkit_ns.trainer.running import train_here, train_in_ranks
+from splatkit_ns.trainer.running import check_script, train_here, train_in_ranks
 
 
 class SplatTrainer:
@@ -95,13 +95,16 @@ class SplatTrainer:
         machines, it returns on machine 0; on others it raises `SystemExit` with status 0 at the end.
 
         Raises:
-            SplatkitError: the data, the checkpoint or a module does not fit; also if a loss is not finite.
+            SplatkitError: the data, the checkpoint or a module does not fit, a loss is not finite, or several processes
+                cannot import the program.
             StoppedBySignal: a signal asked to stop; everything is saved and cleaned up.
             HookFailedError: a module's hook raised.
         """
         end_if_imported()
         modules = [running_copy(module) for module in self.modules]
         config = self._run_config([])
+        if number_of_ranks(config) > 1:
+            check_script()
         config.set_timestamp()
         config.save_config()
         try:

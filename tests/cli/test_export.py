@@ -125,6 +125,21 @@ def test_the_file_is_that_of_the_run(made_run: Path, tmp_path: Path, capsys: pyt
     assert not torch.equal(models[0].means, models[1].means)
 
 
+class Warm(Splat3DGSRenderer):
+    """A renderer of a user."""
+
+
+def test_a_renderer_that_viewers_do_not_have_is_told(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_config(
+        made_run, tmp_path / "run", ("splatkit_ns.renderer._3dgs.Splat3DGSRenderer", f"{__name__}.Warm")
+    )
+    words = ("--measure", "0", "--trust", __name__)
+    assert "as 3DGS does, without the run's Warm." in export(capsys, config, "--output", tmp_path / "a.ply", *words)
+    assert "as 3DGS does" not in export(capsys, made_run, "--output", tmp_path / "b.ply", "--measure", "0")
+
+
 def with_config(made_run: Path, folder: Path, *changes: tuple[str, str]) -> Path:
     """A copy of a run whose config.yml has been changed."""
     shutil.copytree(made_run.parent, folder)

@@ -51,15 +51,25 @@ def test_runs_with_other_settings_do_not_count_and_equal_ones_once(tables: types
     assert tables.quality(runs, "fox", "splatkit-3dgs") == (31.0, 0.5, " (2)*")
 
 
-def test_times_are_compared_within_a_job(tables: types.ModuleType) -> None:
+def test_times_are_of_present_settings_and_compared_with_the_peers_shortest(tables: types.ModuleType) -> None:
+    def timed(method: str, seed: int, psnr: float, wall: float, **more: object) -> dict[str, object]:
+        figures = {"wall_s": wall, "ms_per_step": 2.0, "gaussians": 5000, "peak_mib": 7.0, "gpu": "H200"}
+        return run(method, seed, psnr, **figures, **more)
+
     runs = [
-        run("splatfacto", 1, 30.0, job=1, wall_s=100.0),
-        run("splatkit-3dgs", 1, 30.0, job=2, wall_s=1.0),
-        run("splatkit-3dgs-fast", 1, 30.0, job=1, wall_s=9.0),
-        run("splatkit-3dgs-big", 1, 30.0, job=1),
+        timed("splatfacto", 1, 30.0, 100.0),
+        timed("splatfacto", 1, 31.0, 120.0),
+        timed("splatkit-3dgs", 1, 99.0, 1.0, before="another rate"),
+        timed("splatkit-3dgs", 1, 32.0, 8.0),
+        timed("splatkit-3dgs", 1, 32.0, 9.0),
+        run("splatkit-3dgs", 2, 34.0),
+        timed("splatkit-3dgs-fast", 1, 99.0, 1.0, before="another rate"),
+        run("splatkit-3dgs-big", 1, 30.0),
     ]
-    found = [(row["method"], ratio) for row, ratio in tables.timed(runs, "fox")]
-    assert found == [("splatfacto", "1.00"), ("splatkit-3dgs-fast", "0.090")]
+    assert tables.full_size_rows(runs) == [
+        ("fox", "splatfacto", 10, 2.0, ["30.50 (2)", "0.5000", "100.0", "", "H200", "5,000", "7"]),
+        ("fox", "splatkit-3dgs", 10, 2.0, ["33.00 (2)", "0.5000", "9.0", "0.090", "H200", "5,000", "7"]),
+    ]
 
 
 def test_fastgs_is_compared_by_means_and_by_times_of_runs_alone(tables: types.ModuleType) -> None:

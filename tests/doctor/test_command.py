@@ -183,6 +183,26 @@ def test_what_is_damaged_or_not_honoured(capsys: pytest.CaptureFixture[str], tmp
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_picture_that_is_decoded_with_errors(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_tiny_scene(tmp_path)
+    meta = json.loads((tmp_path / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        path = tmp_path / frame["file_path"]
+        frame["file_path"] = f"images/{path.stem}.jpg"
+        Image.open(path).convert("RGB").save(tmp_path / frame["file_path"], quality=98)
+    (tmp_path / "transforms.json").write_text(json.dumps(meta))
+    _, result = found(capfd, "--data", tmp_path, *SPLIT)
+    assert "damaged" not in checks(result)
+    broken = tmp_path / meta["frames"][1]["file_path"]
+    content = broken.read_bytes()
+    broken.write_bytes(content[:-300] + bytes(200) + content[-100:])  # its end is whole
+    status, result = found(capfd, "--data", tmp_path, *SPLIT)
+    assert status == 0, "it can be trained on"
+    (told,) = [check["text"] for check in result["checks"] if check["name"] == "damaged"]
+    assert told.startswith(f"{broken}: its decoder says: Corrupt JPEG data")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_data_set_that_cannot_be_opened(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, result = found(capsys, "--data", tmp_path / "none")
     assert status == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -91,6 +92,19 @@ def test_what_is_registered_must_be_a_hook() -> None:
     with pytest.raises(SplatkitError, match="is not a hook"):
         HOOK_REGISTRY.register()(int)  # type: ignore[type-var]
     assert "int" not in HOOK_REGISTRY.names()
+
+
+def test_registering_without_parentheses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HOOK_REGISTRY, "_classes", dict(HOOK_REGISTRY._classes))  # type: ignore[attr-defined]
+
+    @HOOK_REGISTRY.register
+    class Bare(Hook):
+        pass
+
+    assert inspect.isclass(Bare)
+    assert HOOK_REGISTRY.get("Bare") is Bare
+    with pytest.raises(SplatkitError, match="is not a hook"):
+        HOOK_REGISTRY.register(int)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("name", ["LogHook", "CheckPointHook"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.densification import SplatDefaultDensification, SplatDensification
 from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
+from splatkit_ns.hooks import LogHook
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatExporter, SplatRenderPayload
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -190,6 +193,7 @@ def test_a_part_that_cannot_be_copied_whole_or_pickled_is_copied_all_the_same(ti
         ({"densification": 3}, "densification is 3 of type int, expected an instance of SplatDensification"),
         ({"modules": [Recorder]}, r"modules\[0\] is the class Recorder itself"),
         ({"modules": ["exporter"]}, r"modules\[0\] is 'exporter' of type str"),
+        ({"modules": [LogHook()]}, r"modules holds hooks .* write HookModule\(\[LogHook\(…\)\]\)"),
         ({"modules": Recorder()}, "expected a list of module instances"),
         ({"densification": SplatDensification()}, r"no densify\(\) of its own"),
     ],
@@ -213,6 +217,18 @@ def test_an_output_folder_that_cannot_be_written(tiny_scene: Path, tmp_path: Pat
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SplatkitError, match=r"output_dir: the output folder .*file/runs cannot be written"):
         make_trainer(tiny_scene, tmp_path / "file" / "runs")
+
+
+def test_a_program_without_a_file_cannot_start_several_processes(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = types.ModuleType("__main__")
+    main.__file__ = "<stdin>"  # as Python has it for a program that is piped to it
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    config = SplatTrainerConfig(max_steps=2, num_devices=2, device="cpu", output_dir=tmp_path / "runs")
+    with pytest.raises(SplatkitError, match="there is no file <stdin>"):
+        SplatTrainer(config, NerfstudioDataProvider(tiny_scene)).run()
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
 
 
 def test_all_settings_out_of_range_are_named_at_once(tiny_scene: Path, tmp_path: Path) -> None:

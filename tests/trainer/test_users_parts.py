@@ -423,6 +423,13 @@ class Forward(nn.Module, SplatImageModel):
         raise AssertionError("it is not called")
 
 
+class OneArgument(SplatImageModel):
+    """Takes no frame."""
+
+    def apply(self, rendered: Tensor) -> Tensor:  # type: ignore[override]
+        raise AssertionError("it is not called")
+
+
 class NotSetUp(nn.Module, SplatImageModel):
     """Has forgotten what all networks have to call."""
 
@@ -437,6 +444,7 @@ class NotSetUp(nn.Module, SplatImageModel):
     ("model", "message"),
     [
         (Forward(), r"^image_model: Forward has no apply\(\) of its own"),
+        (OneArgument(), r"^OneArgument\.apply does not fit how .* Expected apply\(self, rendered, frame\);"),
         (NotSetUp(), r"^NotSetUp is an nn\.Module .*: its __init__ has to call super\(\)\.__init__\(\) first\.$"),
     ],
 )

@@ -11,6 +11,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTIO
 from PIL import Image
 
 from splatkit_ns.files import quoted
+from splatkit_ns.plugin.data.beside_model import is_model, largest_model
 from splatkit_ns.plugin.reporting.console import report_once
 
 IMAGES = "images"
@@ -21,9 +22,9 @@ def dataparser_of(parser: Any) -> Any:
     """The config of the dataparser that a folder needs: COLMAP's, if it is a bare folder of COLMAP's.
 
     That is a folder without transforms.json, with the photographs in ``images`` and a model in one of `MODELS`, and a
-    parser of ``nerfstudio-data``, which is the default. The new config has the settings of the old one that are not at
-    their defaults, and uses smaller copies of the photographs (``images_2`` ...) if they are there, as nerfstudio-data
-    does.
+    parser of ``nerfstudio-data``, which is the default. Of several numbered models the largest is taken. The new config
+    has the settings of the old one that are not at their defaults, and uses smaller copies of the photographs
+    (``images_2`` ...) if they are there, as nerfstudio-data does.
 
     Args:
         parser: the config as it was given.
@@ -43,19 +44,17 @@ def dataparser_of(parser: Any) -> Any:
     known = {field.name for field in dataclasses.fields(ColmapDataParserConfig)}
     if not set_here.keys() <= known:
         return parser
+    largest = largest_model(data / model)
+    which = "" if largest == data / model else ", the largest"
+    model = largest.relative_to(data).as_posix()
     report_once(
-        f"{data} is read as COLMAP's format, with the model in {model}. For its options, end the command with: colmap "
-        f"--data {quoted(data)} --colmap-path {model}"
+        f"{data} is read as COLMAP's format, with the model in {model}{which}. For its options, end the command with: "
+        f"colmap --data {quoted(data)} --colmap-path {model}"
     )
     found = ColmapDataParserConfig(data=data, colmap_path=Path(model), downscale_factor=_smaller_copies(data))
     for name, value in set_here.items():
         setattr(found, name, value)
     return found
-
-
-def is_model(folder: Path) -> bool:
-    """Whether a folder holds a COLMAP model."""
-    return any((folder / f"cameras{suffix}").is_file() for suffix in (".bin", ".txt"))
 
 
 def _smaller_copies(data: Path) -> int:

@@ -16,8 +16,9 @@ from PIL import UnidentifiedImageError
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
-from splatkit_ns.plugin.data.bare_colmap import MODELS, is_model
+from splatkit_ns.plugin.data.bare_colmap import MODELS
 from splatkit_ns.plugin.data.bare_photographs import poses_command
+from splatkit_ns.plugin.data.beside_model import is_model
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.honoured import note_keys
 from splatkit_ns.plugin.data.seed_points import INSTEAD, vertices_of
@@ -136,6 +137,7 @@ def _other_format(data: Path) -> str:
         return (
             _colmap_format(data)
             or _data_set_inside(data)
+            or _capture_of(data)
             or f"The folder has no format that is known here. {_how_to_make_one(data)}"
         )
     return f"The folder looks like {kind} format: end the command with: {command} --data {quoted(data)}"
@@ -179,8 +181,6 @@ def _capture_of(data: Path) -> str | None:
 
 
 def _how_to_make_one(data: Path) -> str:
-    if (capture := _capture_of(data)) is not None:
-        return capture
     if (command := poses_command(data)) is not None:
         return command
     files = [data] if data.is_file() else sorted(data.iterdir())

@@ -14,6 +14,7 @@ from nerfstudio.data.utils import colmap_parsing_utils as colmap_utils
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splatkit_ns.plugin.data.beside_model import note_larger_model, note_without_pose
 from splatkit_ns.plugin.data.colmap_model import ColmapModel
 from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT, finished
 from splatkit_ns.plugin.data.seed_points import thinned
@@ -56,7 +57,11 @@ class OwnColmap(ColmapDataParser):
     _model: ColmapModel | None = None
 
     def _get_all_images_and_cameras(self, recon_dir: Path) -> Any:
-        self._model = self._model or ColmapModel(recon_dir)
+        if self._model is None:
+            self._model = ColmapModel(recon_dir)
+            note_larger_model(recon_dir)
+            names = [image.name for image in self._model.images]
+            note_without_pose(self.config.data / self.config.images_path, names, recon_dir)
         with self._model.without_lenses() as folder:
             return super()._get_all_images_and_cameras(folder)
 

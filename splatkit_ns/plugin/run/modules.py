@@ -14,6 +14,7 @@ import torch
 
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
+from splatkit_ns.hooks import Hook
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.importing import import_object, why_not_called
 from splatkit_ns.loss_fn import SplatLossFn
@@ -156,6 +157,10 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, i
         if part is not None:
             check_instance(part, expected, name)
             check_method(part, method, name)
+    hooks = [module for module in modules if isinstance(module, Hook)] if isinstance(modules, Sequence) else []
+    if hooks:
+        names = ", ".join(f"{type(hook).__name__}(…)" for hook in hooks)
+        raise ModuleError(f"modules holds hooks of the trainer, expected modules: write HookModule([{names}]).")
     check_modules(modules)
     parts = [part for _, part, _, _ in kinds if part is not None]
     check_settings(named_parts([*parts, *modules]))

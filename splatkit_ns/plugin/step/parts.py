@@ -15,7 +15,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.densification import GsplatStrategy, SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
-from splatkit_ns.image_model.base import check_image
+from splatkit_ns.image_model.base import check_apply, check_image
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms, scalar_terms
 from splatkit_ns.parts.base import SplatBaseModule
@@ -87,6 +87,7 @@ class StepParts:
         self.dispatcher = ModuleDispatcher(parts, self.context)
         self.context.modules = list(self.dispatcher.modules.values())
         check_signature(self.renderer)
+        check_apply(self.image_model)
         name = f"{self.loss_fn.module_name}.compute_loss"
         self._compute_loss = bind_arguments(self.loss_fn.compute_loss, RENDER_ARGUMENTS, name)
         name = f"{self.densification.module_name}.densify"

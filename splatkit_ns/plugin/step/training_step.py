@@ -104,13 +104,13 @@ class TrainingStep:
             update, loss = self._update_or_loss(context.loss)
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
-            if update is not None:
+            if update is not None:  # what follows, up to densification, is one launch of a CUDA graph
                 update.prepare(model.parts)
                 self.watch.record(context, update.run())
                 note_done(update.motion, model.parts)
-            elif self.watch.admits(context, updates.optimizers, loss):
+            elif self.watch.admits(context, updates.optimizers, loss):  # it is launched kernel by kernel
                 updates.step(step // images)
-            else:
+            else:  # loss or gradients are not finite, and such steps are left out
                 updates.clear_all_gradients()  # gradients that are being summed up are spoilt, too
                 context.is_skipped = True
             updates.step_schedules(images)

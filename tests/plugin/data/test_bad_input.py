@@ -253,6 +253,7 @@ def test_a_capture_of_a_phone_has_poses_already(tmp_path: Path, files: tuple[str
     with pytest.raises(SplatkitError) as caught:
         check_folder(NerfstudioDataParserConfig(data=data))
     assert f"ns-process-data {command} --data '{data}' --output-dir '{data}_{command}', and train" in str(caught.value)
+    assert "no format that is known" not in str(caught.value)
 
 
 def test_a_video_without_poses(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.utils.colmap_parsing_utils import read_model, write_model
 from nerfstudio.scripts import train
 from PIL import Image
 
 from splatkit_ns.plugin.data.bare_colmap import dataparser_of
+from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 from tests.plugin.helpers import make_pipeline, run_config
 from tests.tiny_scene import write_tiny_colmap, write_tiny_scene
 
@@ -24,6 +26,37 @@ def test_the_model_is_found(tmp_path: Path, model: str) -> None:
     assert isinstance(found, ColmapDataParserConfig)
     assert (found.data, found.colmap_path, found.downscale_factor) == (data, Path(model), 1)
     assert found.eval_mode == "interval"
+
+
+def words(text: str) -> str:
+    """A text without the breaks of its lines."""
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_the_largest_model_is_read_and_photographs_without_a_pose_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_text: bool
+) -> None:
+    data, smaller = write_tiny_colmap(tmp_path / "data"), write_tiny_colmap(tmp_path / "smaller", num_views=6)
+    (data / "sparse" / "0").rename(data / "sparse" / "1")
+    (smaller / "sparse" / "0").rename(data / "sparse" / "0")
+    if not as_text:
+        for model in (data / "sparse").iterdir():
+            write_model(*read_model(str(model), ext=".txt"), str(model), ext=".bin")
+            for path in model.glob("*.txt"):
+                path.unlink()
+    found = dataparser_of(NerfstudioDataParserConfig(data=data))
+    assert isinstance(found, ColmapDataParserConfig)
+    assert found.colmap_path == Path("sparse/1")
+    assert "in sparse/1, the largest" in words(capsys.readouterr().out)
+
+    config = ColmapDataParserConfig(data=data, colmap_path=Path("sparse/0"), downscale_factor=1)
+    datamanager: Any = run_config(data, tmp_path / "out").pipeline.datamanager
+    datamanager.dataparser = config
+    SplatkitDatamanager(datamanager, device="cpu")
+    told = words(capsys.readouterr().out)
+    assert f"{data}/sparse/1 has a model of 8 images, and {data}/sparse/0, which is read, one of 6." in told
+    assert f"2 of 8 photographs in {data}/images have no pose in {data}/sparse/0, and are not used: frame_00006" in told
 
 
 def test_a_run_of_a_bare_folder(tmp_path: Path) -> None:
