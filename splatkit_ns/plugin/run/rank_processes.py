@@ -36,8 +36,8 @@ from splatkit_ns.plugin.run.signals import stopped_early
 logger = logging.getLogger("splatkit_ns")
 
 SLOW_START = (
-    "Each rank imports everything again, some 8 s more, because something has asked for CUDA devices in the process that "
-    "starts them. With PYTORCH_NVML_BASED_CUDA_CHECK=1 in the environment that does no harm."
+    "Each rank imports everything again, some 8 s more, because something has asked for CUDA devices in the process "
+    "that starts them. With PYTORCH_NVML_BASED_CUDA_CHECK=1 in the environment that does no harm."
 )
 ENTRANCES = {"nerfstudio.scripts.train"}
 """Modules of commands, which each rank imports again: here once for all, if they run."""
