@@ -35,6 +35,10 @@ from splatkit_ns.plugin.run.signals import stopped_early
 
 logger = logging.getLogger("splatkit_ns")
 
+SLOW_START = (
+    "Each rank imports everything again, some 8 s more, because something has asked for CUDA devices in the process "
+    "that starts them. With PYTORCH_NVML_BASED_CUDA_CHECK=1 in the environment that does no harm."
+)
 ENTRANCES = {"nerfstudio.scripts.train"}
 """Modules of commands, which each rank imports again: here once for all, if they run."""
 
@@ -250,7 +254,7 @@ def _context(device_type: str, forks: bool) -> Any:
     if device_type == "cuda":
         copies = forks and _copies_can_use_cuda()
         if forks and not copies:
-            logger.info("Each rank imports everything again: something has used CUDA in the process that starts them.")
+            logger.info(SLOW_START)
         return multiprocessing.get_context("fork" if copies else "spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["splatkit_ns.trainer", CPU_KERNELS, *(sys.modules.keys() & ENTRANCES)])
