@@ -235,22 +235,21 @@ def distinct(runs: list[Run]) -> list[Run]:
 
 
 def sets_table(runs: list[Run]) -> str:
-    """Means over seeds of splatfacto and the three methods on each set, and what the longer ones have more."""
+    """Means over seeds of the three methods on each set, and what the longer ones have more."""
     rows = []
     for scene, photographs in SETS.items():
         cells, means = [], []
-        for method in METHODS:
-            plain = method if method != "splatfacto" else "splatfacto:30000"
-            found = [run for run in runs if run["scene"] == scene and run["run"] == plain]
+        for method in METHODS[1:]:
+            found = [run for run in runs if run["scene"] == scene and run["run"] == method]
             found = newest(found) if found else []
             means.append([mean(run[key] for run in found) for key in ("psnr", "ssim")] if found else None)
             seeds = f" ({len(found)})" if len(found) > 1 else ""
             seeds += "*" if any("before" in run for run in found) else ""
             cells.append("{:.2f}, {:.4f}{}".format(*means[-1], seeds) if means[-1] else "")
-        _, fast, usual, big = means
+        fast, usual, big = means
         cells[-1] = cells[-1] if photographs >= FEW else "the same"
         rows.append([f"{scene} ({photographs})", *cells, difference(usual, fast), difference(big, usual)])
-    header = ["set (photographs)", *METHODS, "usual - `-fast`", "`-big` - usual"]
+    header = ["set (photographs)", *METHODS[1:], "usual - `-fast`", "`-big` - usual"]
     return table(header, rows)
 
 

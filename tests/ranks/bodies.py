@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.run import saving
 from splatkit_ns.plugin.run.folder import RunFolder
 from splatkit_ns.plugin.run.rank_processes import run_in_ranks
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
+from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.ranks import Ranks
 from tests.faults.runs import make_trainer
@@ -71,6 +74,13 @@ def train_and_stop(config: SplatkitTrainerConfig, place: tuple[int, int]) -> lis
     trainer.training_step.run = asking  # type: ignore[method-assign]
     trainer.train()
     return Ranks.current().gather_objects((len(steps), context.stop_reason))
+
+
+def train_with_a_stuck_gpu(config: SplatkitTrainerConfig, modules: Sequence[Any]) -> Any:
+    """The body of a rank whose GPU does not answer any more when another rank is lost: cleaning up takes for ever."""
+    saving.device_answers = lambda device: False
+    TrainingStep.close = lambda self: time.sleep(1000)
+    return train(config, modules)
 
 
 def train_and_note_files(config: SplatkitTrainerConfig, argument: tuple[Path, Sequence[Any]]) -> Any:

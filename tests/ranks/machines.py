@@ -8,7 +8,9 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -199,7 +201,11 @@ class OnMachine(SplatBaseModule[Any]):
     def freeze(self) -> None:
         """The machine is cut off: its connections stay open, and nothing comes."""
         os.kill(self.starter, signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        with suppress(ProcessLookupError):
+            while True:  # until the test has killed that process
+                os.kill(self.starter, 0)
+                time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def interrupt(self) -> None:
         """Ctrl+C there."""

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from splatkit_ns.plugin.run import rank_processes
 from splatkit_ns.ranks import RankLost, Ranks, _talk_towards
 
 
@@ -54,3 +55,13 @@ def test_gloo_talks_over_the_network_that_leads_to_the_first_machine(monkeypatch
     _talk_towards("127.0.0.1", 29500)
     found = os.environ.pop("GLOO_SOCKET_IFNAME")
     assert any(each.address == "127.0.0.1" for each in psutil.net_if_addrs()[found])
+
+
+@pytest.mark.parametrize("can_copy", [True, False])
+def test_ranks_of_gpus_are_copies_unless_cuda_has_been_used_which_is_told(
+    can_copy: bool, monkeypatch: pytest.MonkeyPatch, messages: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rank_processes, "_copies_can_use_cuda", lambda: can_copy)
+    assert rank_processes._context("cuda", forks=True).get_start_method() == ("fork" if can_copy else "spawn")
+    assert ("imports everything again" in messages.text) != can_copy
+    assert rank_processes._context("cuda", forks=False).get_start_method() == "spawn"

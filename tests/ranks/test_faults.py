@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
-from splatkit_ns.plugin.run import checkpoints, rank_processes, together
+from splatkit_ns.plugin.run import checkpoints, rank_processes, rank_waiting, together
 from splatkit_ns.plugin.run.folder_lock import LOCK_NAME
 from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
 from splatkit_ns.plugin.run.rank_failures import RemoteTraceback
@@ -20,7 +21,7 @@ from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config, train
-from tests.ranks.bodies import in_ranks, train_and_stop
+from tests.ranks.bodies import in_ranks, train_and_stop, train_with_a_stuck_gpu
 from tests.ranks.parts import ClosesTheTerminal, MovesTheFolder, OnRank, SpoiltLoss
 
 FAULTS: list[Any] = [
@@ -56,6 +57,14 @@ def test_the_run_goes_on_from_what_a_killed_rank_left(scene: Path, tmp_path: Pat
         in_ranks(config, [OnRank(0, 12, "kill")])
     rest = make_config(scene, tmp_path / "rest", **CHEAP, load_dir=config.get_checkpoint_dir())
     assert train(rest).start_step == 10, "after the step that reached 9 (nerfstudio's 8)"
+
+
+def test_a_rank_whose_gpu_waits_for_a_lost_one_ends_without_cleaning_up(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    began = time.monotonic()
+    with pytest.raises(SplatkitError, match=r"^Rank 1 of 2 .* was killed by SIGKILL"):
+        in_ranks(config, [OnRank(1, 12, "kill")], body=train_with_a_stuck_gpu)
+    assert time.monotonic() - began < rank_waiting.GRACE
 
 
 def test_a_folder_that_is_moved_away_is_claimed_again(scene: Path, tmp_path: Path) -> None:

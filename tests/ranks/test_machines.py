@@ -16,8 +16,8 @@ from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin.data.same_data import DataSummary
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.plugin.run.machine_store import MachineStore
-from splatkit_ns.plugin.run.machine_words import Machine
-from splatkit_ns.plugin.run.machines import Machines
+from splatkit_ns.plugin.run.machine_words import Machine, lost
+from splatkit_ns.plugin.run.machines import Machines, Waiting
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, differences, make_config
 from tests.ranks.bodies import Trained, in_ranks
@@ -126,6 +126,19 @@ def test_a_run_whose_machines_are_all_there_is_not_ended_by_another_one() -> Non
     assert store.first_failure() is None
 
 
+def test_a_machine_that_has_given_machine_0_up_tells_it_if_it_is_there_again() -> None:
+    """Else machine 0 would take it for one that has ended well, and wait for its ranks."""
+    url = free_address()
+    store = MachineStore.serve(int(url.rpartition(":")[2]))
+    store.introduce(Machine(0, "there", Path()))
+    machines = Machines(Machine(1, "here", Path()), 2, url)
+    machines._store = machines._join(Waiting(url))
+    machines._fault = lost(machines.first)
+    assert machines._follow()
+    assert store.has_ended(1)
+    assert store.first_failure() == (1, lost(machines.first))
+
+
 def test_other_versions_are_named_on_each_machine(scene: Path, tmp_path: Path) -> None:
     url = free_address()
     started = [start_machine(scene, tmp_path, i, url, versions={"splatkit-ns": f"0.{i}"}) for i in range(2)]
@@ -137,8 +150,10 @@ def test_a_machine_rank_that_is_given_twice_or_does_not_come_is_named(scene: Pat
     twice = [start_machine(scene, tmp_path / str(i), i and 1, url, num_machines=3) for i in range(3)]
     alone = start_machine(scene, tmp_path / "b", 1, free_address(), times={"PATIENCE": 1.0})
     assert_each_ends_with(twice, "--machine.machine-rank 1 is given twice: on ")
-    two = [start_machine(scene, tmp_path / "a", i, url, num_machines=4, times={"PATIENCE": 1.0}) for i in (0, 2)]
-    assert_each_ends_with(two, "Machines 1 and 3 of 4 .the first is 0. did not come within 1 s to tcp://")
+    third = start_machine(scene, tmp_path / "a", 2, url, num_machines=4, times={"NOTE_AFTER": 0.0})
+    third.child.wait_for(lambda: "Waiting for machine 0" in third.child.text())
+    first = start_machine(scene, tmp_path / "a", 0, url, num_machines=4, times={"PATIENCE": 1.0})
+    assert_each_ends_with([first, third], "Machines 1 and 3 of 4 .the first is 0. did not come within 1 s to tcp://")
     assert_each_ends_with([alone], "Machine 0 does not answer at tcp://")
 
 
@@ -196,7 +211,11 @@ def test_a_port_that_is_in_use_is_told_on_each_machine(scene: Path, tmp_path: Pa
 def end_of(scene: Path, folder: Path, action: str, **arguments: Any) -> tuple[list[Started], int]:
     """Both machines of a run in which something happens to machine 1 at step 12, and the images that were saved."""
     started = start_machines(scene, folder, modules=[OnMachine(1, 12, action)], **arguments)
-    started[0].status()
+    try:
+        started[0].status()
+    finally:
+        if action == "freeze":
+            started[1].child.kill()  # it would never end by itself
     return started, checkpoint_of(started[0].config)["step"] + 1
 
 
@@ -214,9 +233,7 @@ def test_a_rank_that_is_killed_is_named_with_its_machine(scene: Path, tmp_path: 
 
 @pytest.mark.parametrize("action", [pytest.param("die", marks=pytest.mark.slow), "freeze"])
 def test_a_machine_that_is_lost_is_named(scene: Path, tmp_path: Path, action: str) -> None:
-    started, saved = end_of(scene, tmp_path, action, times={"SILENCE": 1.0})
-    if action == "freeze":
-        started[1].child.kill()
+    started, saved = end_of(scene, tmp_path, action, times={"SILENCE": 2.0})
     assert saved == 10
     assert started[0].status() == 1
     text = started[0].child.text()

@@ -289,6 +289,8 @@ class Machines:
         if ours is not None:
             self._store.fail(number, ours)
         found = self._store.first_failure()
+        if found is None and self._fault is not None:  # machine 0 was silent for a while, and is there again
+            self._store.fail(number, self._fault)
         if found is not None and self._fault is None and (ours is None or found[0] != number):
             self._fault = found[1]
         return ours is not None or self._fault is not None

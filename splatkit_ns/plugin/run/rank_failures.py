@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
+import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,6 +44,25 @@ class RemoteTraceback(Exception):
         return f"\n{self.args[0]}"
 
 
+_tell: Callable[[Failure], None] | None = None
+
+
+def tell_failures_to(tell: Callable[[Failure], None]) -> None:
+    """Make this process a rank whose failure is told so."""
+    global _tell
+    _tell = tell
+
+
+def end_at_once(error: BaseException) -> None:
+    """Tell the failure of this process, and end it without cleaning up, which waits for the GPU; if it is a rank."""
+    if _tell is None:
+        return
+    _tell(failure_of(error))
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
+
+
 def how_it_ended(status: int, pid: int, errors: Path) -> str:
     """A phrase for a rank that has ended without a report.
 
@@ -71,14 +92,14 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, SystemExit):
         return Failure("", kind="exit", code=error.code)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    kind = "lost" if _is_lost(error) else "error"
+    kind = "lost" if is_lost(error) else "error"
     sent: Any = error if _survives(error) else None
     if sent is None and isinstance(error, SplatkitError):  # of a class with other arguments
         sent = SplatkitError(str(error))
     return Failure(str(error), sent, trace, kind)
 
 
-def _is_lost(error: BaseException | None) -> bool:
+def is_lost(error: BaseException | None) -> bool:
     """Whether the end of another rank is the cause of an exception."""
     while error is not None:
         if isinstance(error, RankLost):

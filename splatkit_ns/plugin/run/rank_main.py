@@ -20,7 +20,7 @@ import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.rank_failures import failure_of
+from splatkit_ns.plugin.run.rank_failures import end_at_once, tell_failures_to
 from splatkit_ns.ranks import Ranks, give_up
 
 LAST_SECONDS = 60.0
@@ -70,6 +70,7 @@ def rank_main(place: Place, work: bytes, reports: Connection, lifelines: Lifelin
     """
     for each in lifelines.others:
         each.close()
+    tell_failures_to(lambda failure: reports.send_bytes(pickle.dumps(("failed", failure))))
     os.setpgrp()  # Ctrl+C goes to the process that started the ranks, which passes it on
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -88,11 +89,11 @@ def rank_main(place: Place, work: bytes, reports: Connection, lifelines: Lifelin
         result = body(config, argument)
         report = pickle.dumps(("done", result if place.rank == 0 else None))
     except BaseException as error:
-        reports.send_bytes(pickle.dumps(("failed", failure_of(error))))
-        _flush()
-        os._exit(1)  # at once, so that the others notice; a GPU may wait for them for ever
+        end_at_once(error)  # so that the others notice; a GPU may wait for them for ever
+        raise
     reports.send_bytes(report)  # as plain bytes: tensors sent as such are lost with this process
-    _flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(0)
 
 
@@ -141,8 +142,3 @@ def _be_silent(errors: Path) -> None:
     warnings.simplefilter("ignore")
     logger = logging.getLogger("splatkit_ns")
     logger.handlers, logger.propagate = [logging.NullHandler()], False
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -32,6 +33,12 @@ from splatkit_ns.plugin.run.rank_main import Lifelines, Place, rank_main
 from splatkit_ns.plugin.run.rank_waiting import RankProcess, passing_on, wait_for_all
 from splatkit_ns.plugin.run.signals import stopped_early
 
+logger = logging.getLogger("splatkit_ns")
+
+SLOW_START = (
+    "Each rank imports everything again, some 8 s more, because something has asked for CUDA devices in the process "
+    "that starts them. With PYTORCH_NVML_BASED_CUDA_CHECK=1 in the environment that does no harm."
+)
 ENTRANCES = {"nerfstudio.scripts.train"}
 """Modules of commands, which each rank imports again: here once for all, if they run."""
 
@@ -245,7 +252,10 @@ def _store(dist_url: str) -> Any:
 def _context(device_type: str, forks: bool) -> Any:
     """The context of `multiprocessing` in which ranks start."""
     if device_type == "cuda":
-        return multiprocessing.get_context("fork" if forks and _copies_can_use_cuda() else "spawn")
+        copies = forks and _copies_can_use_cuda()
+        if forks and not copies:
+            logger.info(SLOW_START)
+        return multiprocessing.get_context("fork" if copies else "spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["splatkit_ns.trainer", CPU_KERNELS, *(sys.modules.keys() & ENTRANCES)])
     return context

@@ -14,6 +14,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.plugin.run import checkpoints, out_of_memory
+from splatkit_ns.plugin.run.rank_failures import end_at_once, is_lost
 from splatkit_ns.plugin.run.resuming import say_how_to_go_on
 from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.state import RunState
@@ -21,7 +22,6 @@ from splatkit_ns.plugin.run.together import Together
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
-from splatkit_ns.ranks import RankLost
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -154,9 +154,11 @@ class Saver:
             self.settle()
             raise
         except (Exception, SystemExit) as error:
-            if isinstance(error, RankLost) and not device_answers(self._run.model.training_state.device):
-                raise  # it waits for that rank in the exchange of the last step, which will never be over
             self.settle()
+            if is_lost(error) and not device_answers(self._run.model.training_state.device):
+                # it waits for that rank in the exchange of the last step, which will never be over
+                end_at_once(error)
+                raise
             complete = self._training_step.complete_steps
             step = -1 if complete is None else complete - 1
             if step >= self._start_step and step != self._saved_step and not self._fails:
@@ -198,9 +200,9 @@ class Saver:
             yield
         except NotFiniteError as error:
             raise stop_message(error, self._checkpoint_in_error()) from error
-        except RankLost:  # explained by the process that started the ranks; the GPU may never answer
-            raise
         except Exception as error:
+            if is_lost(error):  # explained by the process that started the ranks; the GPU may never answer
+                raise
             self._explain_out_of_memory(error)
             self._explain_spoilt_parameters(error)
             raise
