@@ -151,13 +151,19 @@ class OftenSaved(CheckPointHook):
         super().__init__(every=6)
 
 
-def test_a_last_save_that_fails_is_an_error(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_earlier", [True, False])
+def test_a_last_save_that_fails_is_an_error(
+    has_earlier: bool, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "the file")
 
     trainer = make_trainer(make_config(scene, tmp_path, **CHEAP), end := At(36, lambda: None))
     monkeypatch.setattr(checkpoints, "save", fail)
-    with pytest.raises(SplatkitError, match=r"last checkpoint, of step 35, could not be saved: No space left.*resume"):
+    if has_earlier:
+        checkpoints.path_of(trainer.checkpoint_dir, 11).touch()
+    then = r"The last checkpoint is .* resume" if has_earlier else r"There is no checkpoint yet\. .* begin anew"
+    with pytest.raises(SplatkitError, match=rf"of step 35, could not be saved: No space left.* {then}\.$"):
         trainer.train()
     assert end.cleaned_up == 1
 

@@ -136,9 +136,10 @@ class Saver:
             raise stop_message(error, self._checkpoint_in_error()) from error
         except OSError as error:
             self._fails = True
+            then = "resume" if checkpoints.checkpoint_paths(self._checkpoints.folder) else "begin anew"
             raise SplatkitError(
                 f"The last checkpoint, of step {step}, could not be saved: {describe_os_error(error)}. "
-                f"{self._last_checkpoint()} Free some space, or check permissions, and resume."
+                f"{self._last_checkpoint()} Free some space, or check permissions, and {then}."
             ) from error
 
     @contextmanager
