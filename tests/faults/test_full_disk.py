@@ -161,6 +161,7 @@ def test_a_last_save_that_fails_is_an_error(
     trainer = make_trainer(make_config(scene, tmp_path, **CHEAP), end := At(36, lambda: None))
     monkeypatch.setattr(checkpoints, "save", fail)
     if has_earlier:
+        trainer.checkpoint_dir.mkdir()
         checkpoints.path_of(trainer.checkpoint_dir, 11).touch()
     then = r"The last checkpoint is .* resume" if has_earlier else r"There is no checkpoint yet\. .* begin anew"
     with pytest.raises(SplatkitError, match=rf"of step 35, could not be saved: No space left.* {then}\.$"):
