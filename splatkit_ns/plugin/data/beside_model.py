@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from splatkit_ns.errors import listed
 from splatkit_ns.plugin.data.transforms import IMAGE_SUFFIXES
 from splatkit_ns.plugin.reporting.console import report_once
 
@@ -64,8 +65,7 @@ def note_without_pose(images: Path, names: Iterable[str], model: Path) -> None:
     relative = [path.relative_to(images).as_posix() for path in found]
     without = [name for name in relative if not {name.lower(), name.lower().rpartition(".")[0]} & known]
     if without:
-        more = f" and {len(without) - SHOWN_NAMES} more" if len(without) > SHOWN_NAMES else ""
         report_once(
             f"{len(without)} of {len(found)} photographs in {images} have no pose in {model}, and are not used: "
-            f"{', '.join(without[:SHOWN_NAMES])}{more}."
+            f"{listed(without, SHOWN_NAMES)}."
         )
