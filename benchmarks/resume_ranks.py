@@ -5,9 +5,8 @@
 
 For each seed there is a chain of runs with these numbers of GPUs, each stopped after an equal share of the photographs
 and the next one resumed from its checkpoint, and an uninterrupted run with each of the numbers of --uninterrupted, by
-default the first. Printed is the PSNR of
-the held-out photographs at the end. Several runs may share the same GPUs: this says nothing of times. Every 100
-photographs the ranks of a run compare their parameters, and a difference ends it.
+default the first. Printed is the PSNR of the held-out photographs at the end. Several runs may share the same GPUs:
+this says nothing of times. Every 100 photographs the ranks of a run compare their parameters, and a difference ends it.
 """
 
 from __future__ import annotations

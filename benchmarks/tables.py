@@ -225,8 +225,7 @@ def runs_of_methods(runs: list[Run], scene: str) -> dict[str, list[Run]]:
 
 def distinct(runs: list[Run]) -> list[Run]:
     """The newest runs, of each seed one."""
-    found = newest(runs) if runs else []
-    return list({run.get("seed", number): run for number, run in enumerate(found)}.values())
+    return list({run.get("seed", number): run for number, run in enumerate(newest(runs))}.values())
 
 
 def sets_table(runs: list[Run]) -> str:
@@ -235,8 +234,7 @@ def sets_table(runs: list[Run]) -> str:
     for scene, photographs in SETS.items():
         cells, means = [], []
         for method in METHODS[1:]:
-            found = [run for run in runs if run["scene"] == scene and run["run"] == method]
-            found = newest(found) if found else []
+            found = newest([run for run in runs if run["scene"] == scene and run["run"] == method])
             means.append([mean(run[key] for run in found) for key in ("psnr", "ssim")] if found else None)
             seeds = f" ({len(found)})" if len(found) > 1 else ""
             seeds += "*" if any("before" in run for run in found) else ""

@@ -1,4 +1,4 @@
-"""What decoders of pictures print: errors in a file after which they go on, with wrong pixels.
+"""Messages that image decoders print about damaged files, which they decode all the same, with wrong pixels.
 
 libjpeg tells of bytes that are no JPEG only by a line on the process's standard error, without the file's name.
 """

@@ -12,7 +12,7 @@ CUTOFF = 0.85
 like ``on_setup``."""
 
 HOOK_PREFIXES = ("on_", "pre_", "post_", "before_", "after_")
-"""What names of hooks begin with, here and in other frameworks."""
+"""Prefixes of hook names, here and in other frameworks."""
 
 
 def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str]]:

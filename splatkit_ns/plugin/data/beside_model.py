@@ -1,4 +1,4 @@
-"""What a folder of COLMAP's has besides the model that is read: other models, and photographs without a pose."""
+"""Other models in a COLMAP folder than the one that is read, and photographs without a pose."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def largest_model(model: Path) -> Path:
     """
     if not model.name.isdigit():
         return model
-    beside = sorted(path for path in model.parent.iterdir() if path.name.isdigit() and is_model(path))
-    return max([model, *beside], key=number_of_images)
+    beside = sorted(path for path in model.parent.iterdir() if path.name.isdigit() and is_model(path) and path != model)
+    return max([model, *beside], key=number_of_images) if beside else model  # counting reads a whole text file
 
 
 def note_larger_model(model: Path) -> None:

@@ -19,7 +19,7 @@ class DataSummary:
     """The photographs that are trained on, and their cameras."""
 
     names: list[str]
-    """Of the photographs, without their folders."""
+    """File names of the photographs, without folders."""
     sizes: list[tuple[int, int]]
     """Width and height of each."""
     bytes: list[int]
