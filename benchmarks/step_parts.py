@@ -257,7 +257,7 @@ class Memory:
                     "mib_after": round(now, 1),
                     "image": last + 1,
                     "gaussians": int(model.num_points),
-                    "longest_list": int(getattr(forward, "work", 0)),
+                    "longest_list": int(getattr(getattr(forward, "meter", None), "length", 0)),
                     "list_space": max(graphs, default=0),
                 }
 

@@ -153,7 +153,7 @@ class SplatkitTrainer(Trainer):
             model,
             self._together.images(self.pipeline.datamanager),
             self.callbacks,
-            forward_backward(model, self.device, config.cuda_graphs, accumulation),
+            forward_backward(model, self.device, config.cuda_graphs, accumulation, self._together.ranks.size > 1),
             self._together.gradients(model.parts),
             self._watch,
             ParameterUpdates(self.optimizers, accumulation, model.training_state),

@@ -25,6 +25,7 @@ from splatkit_ns.rasterize._compositing_2dgs_backward_triton import backward
 from splatkit_ns.rasterize._disc_gradients_triton import FIXED, gather, transform_gradients
 from splatkit_ns.rasterize._discs_triton import Discs, alpha_on_disc, load_record, load_value
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
+from splatkit_ns.rasterize.tile_list_space import passes
 
 TILE = 8
 """Pixels along the side of a tile: one warp has two pixels per lane, since a pixel has twenty numbers."""
@@ -127,6 +128,8 @@ class CompositeDiscs(torch.autograd.Function):
             images, normal_images, lights, distortions, medians, lasts, places,
             width, height, tiles_x, tiles_y, X=channels, DEPTH=has_depth, T=TILE, num_warps=1,
         )  # fmt: skip
+        if lists.work is not None:
+            lists.work.add_(passes(lasts, TILE))
         ctx.save_for_backward(
             means2d, ray_transforms, values, normals, opacities, backgrounds, images, lights, lasts, places
         )

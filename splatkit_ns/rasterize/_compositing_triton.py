@@ -39,6 +39,7 @@ from splatkit_ns.rasterize._blending_triton import (
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._entry_sums_triton import first_launches as first_sums
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
+from splatkit_ns.rasterize.tile_list_space import passes
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -137,6 +138,8 @@ class Composite(torch.autograd.Function):
         images, alphas, lights, lasts = blend(
             means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists
         )
+        if lists.work is not None:
+            lists.work.add_(passes(lasts[..., 0], tile_size))
         behind = colors if backgrounds is None else backgrounds
         ctx.save_for_backward(means2d, conics, colors, opacities, behind, lights, lasts)
         ctx.lists, ctx.tile_size, ctx.absgrad, ctx.background = lists, tile_size, absgrad, backgrounds is not None

@@ -166,6 +166,8 @@ class TileLists(NamedTuple):
     """Ends of the groups, (C * N,) int64."""
     counts: Tensor
     """Numbers of entries of the groups, (C * N,) int32."""
+    work: Tensor | None = None
+    """That of the space, see `ListSpace`."""
 
 
 @torch.no_grad()
@@ -229,7 +231,7 @@ def tile_lists(
         tiles, by_tile, ids, sorted_ids, places, bounds, total, num_tiles, FINISH_BLOCK
     )
     offsets = bounds[:-1].view(cameras, tiles_y, tiles_x)
-    return TileLists(offsets, bounds, sorted_ids, places, order, ends, counts)
+    return TileLists(offsets, bounds, sorted_ids, places, order, ends, counts, space.work)
 
 
 def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:

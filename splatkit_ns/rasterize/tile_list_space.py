@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -25,6 +26,8 @@ class ListSpace:
     needed: Tensor | None = None
     """The number of entries that lists of fixed capacity would have had, (1,) int64 in pinned memory; it is written as
     soon as the device knows it."""
+    work: Tensor | None = None
+    """Counts the work of blending if it is there, (1,) int64 on the device: each blending adds its `passes`."""
 
     @contextmanager
     def fixed(self, capacity: int) -> Generator[None]:
@@ -34,3 +37,18 @@ class ListSpace:
             yield
         finally:
             self.capacity = None
+
+
+def passes(lasts: Tensor, tile_size: int) -> Tensor:
+    """The number of list entries that are blended, scalar int64: in each tile those up to the last that a pixel sees.
+
+    The time of blending, and above all of its backward pass, depends on it; lists go on behind what is opaque.
+
+    Args:
+        lasts: for each pixel the number of entries of its tile's list up to the last that it sees, (C, H, W) int32.
+        tile_size: pixels.
+    """
+    cameras, height, width = lasts.shape
+    lasts = torch.nn.functional.pad(lasts, (0, -width % tile_size, 0, -height % tile_size))
+    tiles = lasts.view(cameras, lasts.shape[1] // tile_size, tile_size, lasts.shape[2] // tile_size, tile_size)
+    return tiles.amax((2, 4)).sum(dtype=torch.int64)

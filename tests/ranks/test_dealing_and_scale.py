@@ -64,7 +64,7 @@ def test_images_of_a_hand_are_like_work_and_each_comes_once_in_a_round(size: int
     hands: list[list[Any]] = []
     for step in range(6 * number // size):
         for dealer in dealers:
-            dealer.learn([works[image] for image in hands[-1]] if hands else [0] * size)
+            dealer.learn([works[image] for image in hands[-2]] if len(hands) > 1 else [0] * size)
         hands.append([dealer.next_train(step) for dealer in dealers])
     assert all(len(set(hand)) == size for hand in hands)
     counts = Counter(image for hand in hands for image in hand)
@@ -108,17 +108,53 @@ def test_an_order_without_known_work_stays_and_draws_no_numbers() -> None:
 def test_known_work_is_stored_and_read_back() -> None:
     work, again = ImageWork(), ImageWork()
     work.learn({3: 5, 1: 8})
-    work.newest = {2: 9}
+    work.newest = [{}, {2: 9}]
     again.load_state(work.state())
-    assert again.state() == work.state() == {"train_work": [[3, 5], [1, 8]], "newest_train_work": [[2, 9]]}
+    assert again.state() == work.state() == {"train_work": [[3, 5], [1, 8]], "last_train_work": [[], [[2, 9]]]}
+    again.load_state({"newest_train_work": [[2, 9]]})  # of an earlier version
+    assert again.newest == work.newest
     for broken in (
         {"train_work": 3},
         {"train_work": [[1]]},
         {"newest_train_work": [[1, "a"]]},
+        {"last_train_work": [[], [[1, "a"]]]},
+        {"last_train_work": [[]]},
+        {"last_train_work": 3},
         {"train_work": [[1, -1]]},
     ):
         with pytest.raises(ValueError, match="pairs of numbers"):
             again.load_state(broken)
+
+
+@given(stop=st.integers(0, 9), more=st.integers(0, 3), agrees=st.booleans())
+def test_a_run_that_goes_on_learns_work_when_the_run_before_did(stop: int, more: int, agrees: bool) -> None:
+    """Also if it is saved and goes on again after a few steps, and if the ranks have just agreed to stop."""
+
+    def works(hands: list[list[int]], step: int, first: int) -> list[int]:
+        return [1 + (31 * image + 17 * step) % 97 for image in hands[step]] if step >= first else [0, 0]
+
+    def train(data: Images, hands: list[list[int]], steps: int) -> DealtImages:
+        dealer, first = DealtImages(data, Ranks(0, 2)), len(hands)
+        for step in range(first, first + steps):
+            dealer.learn(works(hands, step - 2, first))
+            hands.append(dealer.next_hand())
+        return dealer
+
+    whole, data = Images(30), Images(30)
+    hands, resumed = list[list[int]](), list[list[int]]()
+    train(whole, hands, stop + more + 40)
+    for steps in (stop, more, 40):
+        first = len(resumed)
+        dealer, end = train(data, resumed, steps), first + steps
+        if agrees and steps < 40:
+            dealer.learn(works(resumed, end - 2, first))
+        dealer.keep_newest(works(resumed, end - 2, first), works(resumed, end - 1, first))
+        before, data = data, Images(30)
+        data.train_unseen_cameras = before.train_unseen_cameras
+        data.random_generator.setstate(before.random_generator.getstate())
+        data.work.load_state(before.work.state())
+    assert resumed == hands
+    assert data.work.state()["train_work"] == whole.work.state()["train_work"]
 
 
 @given(k=st.integers(1, 8), every=st.integers(1, 30), steps=st.integers(1, 60))

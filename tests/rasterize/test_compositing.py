@@ -15,6 +15,7 @@ from random_ellipses import random_ellipses
 from splatkit_ns.rasterize import _entry_sums_triton
 from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
+from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 _entry_sums_triton.MANY, _entry_sums_triton.WIDE = {many}, 2
 torch.manual_seed(0)
@@ -27,6 +28,7 @@ opacities[:, :4] = 0.9999  # alpha is cut off at 0.999 in the middle, and light 
 means[:, :4], seen[:, :4] = torch.tensor([W / 2, H / 2]), True
 colors, backgrounds = torch.rand(C, N, X), torch.rand(C, X) if background else None
 inputs = [means, conics, colors, opacities] + ([backgrounds] if background else [])
+seen_by = {}
 
 
 def dense(means, conics, colors, opacities, backgrounds=None):
@@ -48,6 +50,7 @@ def dense(means, conics, colors, opacities, backgrounds=None):
             alpha = (opacities[camera, g] * torch.exp(-sigma)).clamp(max=0.999)
             counts = alpha >= 1 / 255
             is_open = is_open & ~(counts & (light * (1 - alpha) <= 1e-4))
+            seen_by[camera * N + g] = counts & is_open
             alpha = torch.where(counts & is_open, alpha, 0.0)
             image = image + (alpha * light)[..., None] * colors[camera, g]
             light = light * (1 - alpha)
@@ -60,12 +63,20 @@ def dense(means, conics, colors, opacities, backgrounds=None):
 
 
 ours = [tensor.clone().requires_grad_() for tensor in inputs]
-lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T)
+space = ListSpace(work=torch.zeros(1, dtype=torch.int64))
+lists = tile_lists(means, conics, opacities, seen, depths, tiles_x, tiles_y, T, space)
 assert lists.counts.max() > min({many}, 3), "Gaussians with many entries are there"
 images, alphas = composite(*ours[:4], ours[4] if background else None, W, H, T, lists, absgrad)
 truth = [tensor.double().requires_grad_() for tensor in inputs]
 true_images, true_alphas, per_pixel = dense(*truth)
 assert (images - true_images).abs().max() < 2e-5 and (alphas - true_alphas).abs().max() < 2e-5
+work = 0
+for tile, start in enumerate(lists.bounds[:-1].tolist()):
+    row, column = divmod(tile % (tiles_y * tiles_x), tiles_x)
+    part = (slice(row * T, row * T + T), slice(column * T, column * T + T))
+    listed = lists.ids[start : lists.bounds[tile + 1]].tolist()
+    work += max((i + 1 for i, g in enumerate(listed) if seen_by[g][part].any()), default=0)
+assert int(space.work) == work * math.ceil(X / 4) > 0, "each group of channels is blended"
 weights, more = torch.rand(C, H, W, X), torch.rand(C, H, W, 1)
 ((images * weights).sum() + (alphas * more).sum()).backward()
 ((true_images * weights).sum() + (true_alphas * more).sum()).backward()

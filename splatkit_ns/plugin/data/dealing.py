@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from nerfstudio.cameras.cameras import Cameras
@@ -50,8 +50,8 @@ class DealtImages:
     def __init__(self, data: DrawnImages, ranks: Ranks) -> None:
         self._data, self._ranks = data, ranks
         data.work.hand_size = ranks.size
-        self._unknown = deque[list[int]]([[]])
-        """The hands whose work is still to be learnt; empty for that of the last step before a run went on."""
+        self._due = deque[Sequence[int] | Mapping[int, int]](data.work.newest)
+        """The hands whose work is still to be learnt; for those before a run went on, their work."""
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """The image of this rank in the next hand, and its camera."""
@@ -71,16 +71,27 @@ class DealtImages:
         generator: random.Random | None = getattr(data, "random_generator", None)  # the strategy "fps" has none
         if draws and generator is not None:
             data.train_unseen_cameras = data.work.in_hands(data.train_unseen_cameras, generator)
-        self._unknown.append(hand)
+        self._due.append(hand)
         return hand
 
     def learn(self, work: Sequence[int]) -> None:
-        """Take the work of the oldest hand whose work is not known, by rank; call it once a step."""
-        hand = self._unknown.popleft()
-        self._data.work.learn(dict(zip(hand, work, strict=True)) if hand else self._data.work.newest)
-        self._data.work.newest = {}
+        """Take the work of the oldest hand whose work is not known, by rank; call it once a step.
 
-    def keep_newest(self, work: Sequence[int]) -> None:
-        """Keep the work of the last hand, by rank, for a checkpoint; `learn` still takes it when it is due."""
-        if self._unknown and self._unknown[-1]:
-            self._data.work.newest = dict(zip(self._unknown[-1], work, strict=True))
+        The first two calls are for the hands before a run went on, whose work is known; what they give is not used.
+        """
+        self._data.work.learn(_by_image(self._due.popleft(), work))
+        self._data.work.newest = [{}, {}]
+
+    def keep_newest(self, before: Sequence[int], last: Sequence[int]) -> None:
+        """Keep the work of the last hand but one and of the last one for a checkpoint; `learn` takes it when it is due.
+
+        Args:
+            before: that of the last hand but one, by rank.
+            last: that of the last hand.
+        """
+        due = [{}, {}, *self._due][-2:]
+        self._data.work.newest = [_by_image(hand, work) for hand, work in zip(due, (before, last), strict=True)]
+
+
+def _by_image(hand: Sequence[int] | Mapping[int, int], work: Sequence[int]) -> dict[int, int]:
+    return dict(hand) if isinstance(hand, Mapping) else dict(zip(hand, work, strict=True))

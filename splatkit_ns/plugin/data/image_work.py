@@ -22,8 +22,9 @@ class ImageWork:
         self.hand_size = 1
         """The number of images of a hand, which is that of the ranks."""
         self._known: dict[int, int] = {}
-        self.newest: dict[int, int] = {}
-        """The work of the last hand before a checkpoint, which a run that goes on learns when the run before did."""
+        self.newest: list[dict[int, int]] = [{}, {}]
+        """The work of the last hand but one before a checkpoint and of the last one, which a run that goes on learns
+        when the run before did."""
 
     def learn(self, work: Mapping[int, int]) -> None:
         """Take the work of images, by index, in place of what it has been before; 0 means that it is not known."""
@@ -63,8 +64,12 @@ class ImageWork:
 
     def state(self) -> dict[str, Any]:
         """All that is known, as numbers that a checkpoint can hold; empty if nothing is."""
-        pairs = {"train_work": self._known, "newest_train_work": self.newest}
-        return {name: [[image, work] for image, work in known.items()] for name, known in pairs.items() if known}
+        state: dict[str, Any] = {}
+        if self._known:
+            state["train_work"] = _stored(self._known)
+        if any(self.newest):
+            state["last_train_work"] = [_stored(work) for work in self.newest]
+        return state
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on with what `state` has returned.
@@ -73,7 +78,15 @@ class ImageWork:
             ValueError: the numbers are not such.
         """
         self._known = _pairs(state.get("train_work", []))
-        self.newest = _pairs(state.get("newest_train_work", []))
+        of_earlier_versions = [[], state.get("newest_train_work", [])]  # they learnt an image's work a step sooner
+        last = state.get("last_train_work", of_earlier_versions)
+        if not isinstance(last, list) or len(last) != 2:
+            raise ValueError(f"the work of images must be pairs of numbers for two steps, found {last!r:.60}")
+        self.newest = [_pairs(stored) for stored in last]
+
+
+def _stored(work: Mapping[int, int]) -> list[list[int]]:
+    return [[image, value] for image, value in work.items()]
 
 
 def _pairs(stored: Any) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""The word of all ranks, once a step, that they have begun it, and how much work their last images were."""
+"""The word of all ranks, once a step, that they have begun it, and how much work earlier images were."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RollCall:
 
     Args:
         ranks: the ranks of this run.
-        learn: is told the work of the ranks' images of the step before the last one, by rank.
+        learn: is told the work of the ranks' images, by rank, two steps after they were rendered.
     """
 
     def __init__(self, ranks: Ranks, learn: Callable[[list[int]], None]) -> None:
@@ -30,7 +30,7 @@ class RollCall:
 
         Args:
             wants_to_stop: whether it wants to stop after it.
-            work: that of its last image.
+            work: that of its last image but one.
             steps_alike: see `SharedUpdateGraph`.
         """
         self._answers = self._ranks.gather_later([int(wants_to_stop), work, steps_alike])

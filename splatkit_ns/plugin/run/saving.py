@@ -63,7 +63,7 @@ class Saver:
     def together(self) -> AbstractContextManager[None]:
         """A block for a save at which all ranks arrive; see `Together.saving`."""
         step = self._training_step
-        return self._together.saving(self._run.model.parts.densification, step.watch, step.work)
+        return self._together.saving(self._run.model.parts.densification, step.watch, step.last_works)
 
     def _save(self, step: int, announce: bool = True) -> None:
         """Save a step (0-based); see `RunCheckpoints.save`."""

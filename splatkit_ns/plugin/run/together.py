@@ -124,7 +124,7 @@ class Together:
         """Whether the run stops now: whether any rank wants that; then all have its reasons.
 
         If all parts are ours, the answer is that of the step before, which has come in the meantime. The ranks also
-        tell each other the work of their last images.
+        tell each other the work of their last images but one.
 
         Args:
             wants: whether this rank does.
@@ -189,13 +189,15 @@ class Together:
                 )
 
     @contextmanager
-    def saving(self, densification: SplatDensification[Any], watch: FiniteWatch, work: int = 0) -> Generator[None]:
+    def saving(
+        self, densification: SplatDensification[Any], watch: FiniteWatch, works: Callable[[], tuple[int, int]]
+    ) -> Generator[None]:
         """A block in which rank 0 saves what all ranks have counted; all ranks run it.
 
         Args:
             densification: counts.
             watch: of this rank.
-            work: that of this rank's last image.
+            works: gives that of this rank's last image but one, and that of its last one.
 
         Raises:
             NotFiniteError: a step since the last check was not finite.
@@ -205,9 +207,9 @@ class Together:
             self._tell_difference()
             watch.check(together=True)
             densification.gather_from_ranks(self.ranks)
-            found = [each for (each,) in self.ranks.gather([work])]
+            before, last = zip(*self.ranks.gather(works()), strict=True)
             if self._dealt is not None:
-                self._dealt.keep_newest(found)
+                self._dealt.keep_newest(before, last)
         try:
             yield
         finally:

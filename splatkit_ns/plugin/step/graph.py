@@ -22,6 +22,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.step.capturing import captured
 from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward, StepModel
+from splatkit_ns.plugin.step.work_meter import WorkMeter
 from splatkit_ns.rasterize.color_gradients import current_color_gradients
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
@@ -84,11 +85,12 @@ class GraphForwardBackward:
 
     Args:
         model: the model on a CUDA device, with its modules attached.
+        measures_work: whether renders count their work.
     """
 
     makes_graphs = True
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepModel, measures_work: bool = False) -> None:
         self._model = model
         self.meanwhile: Callable[[], None] = lambda: None
         self.when_slow: Callable[[], None] = lambda: None
@@ -103,7 +105,6 @@ class GraphForwardBackward:
         self._places: Hashable = None
         self._steps = 0
         self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
-        self._last_length = 0
         self.is_replay = self.needs_graph = False
         self._captures = self._replays = 0
         self._off = False
@@ -111,6 +112,7 @@ class GraphForwardBackward:
         """The space for the tile lists of this run's steps."""
         assert self.list_space.needed is not None
         self._needed = self.list_space.needed.numpy()
+        self.meter = WorkMeter(self.list_space, measures_work)
 
     def _pool(self) -> Any:
         """A memory pool that outlives the single graphs, so that each reuses the memory of the one before."""
@@ -131,7 +133,10 @@ class GraphForwardBackward:
 
     @property
     def work(self) -> int:
-        return self._last_length
+        return self.meter.before
+
+    def last_work(self) -> int:
+        return self.meter.last()
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         frame = dataclasses.replace(frame, list_space=self.list_space)
@@ -143,6 +148,7 @@ class GraphForwardBackward:
         colors = current_color_gradients()
         if colors is not None:
             colors.forget()  # a graph of this step may have been begun
+        self.meter.begin(again=self.needs_graph)
         outputs = self._plain.run(frame, batch)
         self._note_length(kind)
         return outputs
@@ -195,7 +201,8 @@ class GraphForwardBackward:
         model.parts.use_frame(shown)
         step.graph.replay()
         self.meanwhile()
-        length = self._last_length = self._wait_for_length()
+        length = self._wait_for_length()
+        self.meter.note(length)
         self._lengths[kind].append(length)
         if length > step.capacity:
             logger.info("A step runs again without a graph: lists of %d had space for %d.", length, step.capacity)
@@ -250,9 +257,11 @@ class GraphForwardBackward:
 
     def _note_length(self, kind: Hashable) -> None:
         """Record the length of the tile lists of a step without a graph."""
-        self._last_length, self.list_space.longest = self.list_space.longest, 0
-        if self._last_length:
-            self._lengths[kind].append(self._last_length)
+        length, self.list_space.longest = self.list_space.longest, 0
+        if not self.needs_graph:  # else the graph that was run in vain has noted it
+            self.meter.note(length)
+        if length:
+            self._lengths[kind].append(length)
         else:  # the tile lists are not ours, as in packed renders: such steps read back, and are never captured
             self._lengths.pop(kind, None)
 
@@ -304,6 +313,7 @@ class GraphForwardBackward:
     def _render_loss_backward(self, frame: TrainingFrame) -> Tensor:
         """Run render, loss and backward pass in PyTorch; returns the loss's terms, followed by the loss."""
         context = self._model.context
+        self.meter.begin()
         self._plain.run(frame, {})
         assert context.loss is not None
         return torch.stack([value.detach() for value in (*context.loss_terms.values(), context.loss)])

@@ -19,7 +19,11 @@ def can_capture(part: SplatBaseModule[Any]) -> bool:
 
 
 def forward_backward(
-    model: StepModel, device: torch.device | str, cuda_graphs: bool, accumulation: Mapping[str, int]
+    model: StepModel,
+    device: torch.device | str,
+    cuda_graphs: bool,
+    accumulation: Mapping[str, int],
+    measures_work: bool = False,
 ) -> ForwardBackward:
     """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
@@ -32,15 +36,18 @@ def forward_backward(
         device: the device of the training.
         cuda_graphs: whether CUDA graphs are wanted.
         accumulation: parameter group -> number of steps to sum up gradients over.
+        measures_work: whether renders on CUDA count their work, which takes a few short kernels a step.
     """
     dispatcher = model.parts.dispatcher
     in_graph = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
+    on_cuda = torch.device(device).type == "cuda"
     possible = (
         cuda_graphs
-        and torch.device(device).type == "cuda"
+        and on_cuda
         and all(map(can_capture, with_held_parts(in_graph)))
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
         and model.camera_optimizer.config.mode != "SE3"
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
-    return GraphForwardBackward(model) if possible else PlainForwardBackward(model)
+    way = GraphForwardBackward if possible else PlainForwardBackward
+    return way(model, measures_work and on_cuda)

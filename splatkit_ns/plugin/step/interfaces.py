@@ -14,6 +14,7 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.parts import StepParts
+from splatkit_ns.plugin.step.work_meter import WorkMeter
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.splat import SplatTrainingState
 
@@ -76,7 +77,15 @@ class ForwardBackward(Protocol):
 
     @property
     def work(self) -> int:
-        """The length of the last step's tile lists, most of what its time depends on; 0 if it is not known."""
+        """The work of the image of the step before the last one, on which most of that step's time depends.
+
+        On CUDA it is what `ListSpace.work` counts if it is measured, else the length of the tile lists; 0 if it is not
+        known.
+        """
+        ...
+
+    def last_work(self) -> int:
+        """The work of the image of the last step, which `work` will be after the next one; waits for the device."""
         ...
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
@@ -104,30 +113,42 @@ def reaches(step: int, every: int, images_per_step: int) -> bool:
 
 
 class PlainForwardBackward:
-    """Runs render, loss and backward pass in PyTorch, kernel by kernel."""
+    """Runs render, loss and backward pass in PyTorch, kernel by kernel.
+
+    Args:
+        model: the model, with its modules attached.
+        measures_work: whether renders count their work, on CUDA.
+    """
 
     makes_graphs = is_replay = needs_graph = False
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepModel, measures_work: bool = False) -> None:
         self._model = model
         self.meanwhile: Callable[[], None] = lambda: None
         self.when_slow: Callable[[], None] = lambda: None
         self._list_space = ListSpace()
+        self._meter = WorkMeter(self._list_space, measures_work)
 
     @property
     def work(self) -> int:
-        return self._list_space.longest
+        return self._meter.before
+
+    def last_work(self) -> int:
+        return self._meter.last()
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        model = self._model
-        if frame.list_space is None:
+        model, has_space = self._model, frame.list_space is not None
+        if not has_space:
             self._list_space.longest = 0
+            self._meter.begin()
             model.parts.use_frame(dataclasses.replace(frame, list_space=self._list_space))
         outputs = model.get_outputs(frame.camera)
         model.get_loss_dict(outputs, batch)
         assert model.context.loss is not None
         model.context.loss.backward()
         model.parts.measure()
+        if not has_space:
+            self._meter.note(self._list_space.longest)
         return outputs
 
     def close(self) -> None:

@@ -76,7 +76,7 @@ class TrainingStep:
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
         self.work = 0
-        """The work of this process's last image; see `ForwardBackward.work`."""
+        """The work of this process's last image but one; see `ForwardBackward.work`."""
 
     def run(self, step: int) -> StepResult:
         """Train one step.
@@ -117,6 +117,10 @@ class TrainingStep:
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
             self.complete_steps = step + images
         return StepResult(context.loss, context.loss_terms, metrics)
+
+    def last_works(self) -> tuple[int, int]:
+        """The work of this process's last image but one, and that of its last one; waits for the device."""
+        return self.work, self._forward_backward.last_work()
 
     def _work_ahead(self) -> None:
         """Do what the rest of the step needs before, unless it runs without a graph; it may also be done then."""

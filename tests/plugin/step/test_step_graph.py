@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from copy import deepcopy
 from dataclasses import dataclass
@@ -90,14 +91,14 @@ def test_only_steps_that_nobody_looks_into(
     trainer = make_trainer(run_config(tiny_scene, tmp_path, method=make_method("parts", **parts)))
     forget_writers()
     assert not as_graphs(trainer, "cpu")
-    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model: "graphs")
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda *_: "graphs")
     assert as_graphs(trainer) == expected
 
 
 def test_not_where_gradients_are_summed_up(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(run_config(tiny_scene, tmp_path))
     forget_writers()
-    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model: "graphs")
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda *_: "graphs")
     trainer.gradient_accumulation_steps["shN"] = 4
     assert not as_graphs(trainer)
 
@@ -341,3 +342,48 @@ def test_lists_that_outgrow_their_space_get_more(
     params, _ = trained(tiny_scene, tmp_path, True, monkeypatch)
     assert len(captured) > 2
     assert all(bool(torch.isfinite(value).all()) for value in params.values())
+
+
+@pytest.mark.gpu
+def test_the_work_of_each_step_is_known_after_the_next_one(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of those that run again for lack of space, whose graph has blended other lists."""
+    from splatkit_ns.rasterize import _compositing_triton as compositing
+
+    monkeypatch.setattr(step_graph, "MARGIN", 0.9)
+    monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
+    graphs = step_graph.GraphForwardBackward
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model, _: graphs(model, measures_work=True))
+    blend, run = compositing.blend, graphs.run
+    blended: list[int] = []
+    expected: list[int] = []
+    works: list[int] = []
+    kinds: set[str] = set()
+
+    def noted(*arguments: Any) -> Any:
+        found, size = blend(*arguments), arguments[7]
+        if not torch.cuda.is_current_stream_capturing():
+            strips = found[3][0, ..., 0].cpu().split(size)
+            blended.append(sum(int(tile.max()) for strip in strips for tile in strip.split(size, dim=1)))
+        return found
+
+    def checked(self: Any, frame: Any, batch: Any) -> Any:
+        self._model.parts.use_frame(dataclasses.replace(frame, list_space=None))
+        blended.clear()
+        self._model.get_outputs(frame.camera)
+        expected.append(sum(blended))
+        self._model.parts.reseed_render()
+        outputs = run(self, frame, batch)
+        works.append(self.work)
+        kinds.add("again" if self.needs_graph else "graph" if self.is_replay else "plain")
+        if len(works) % 7 == 0:
+            assert self.last_work() == expected[-1]
+        return outputs
+
+    monkeypatch.setattr(compositing, "blend", noted)
+    monkeypatch.setattr(graphs, "run", checked)
+    trained(tiny_scene, tmp_path, True, monkeypatch)
+    assert kinds == {"plain", "graph", "again"}
+    assert min(expected) > 0
+    assert works == [0, *expected[:-1]]

@@ -219,6 +219,57 @@ def test_lists_that_do_not_fit_get_a_graph_with_more_space(model: StubModel) -> 
     assert CountingGraph.captures == [120, 300]
 
 
+def test_the_work_of_each_step_is_known_after_the_next_one(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the steps run as graphs, without, or again for lack of space."""
+    graphs = GraphForwardBackward(model, measures_work=True)  # type: ignore[arg-type]
+    before, counter = graphs.meter._before, graphs.list_space.work
+    assert before is not None
+    assert counter is not None
+    works, kept = list(range(1000, 1000 + STEPS_BEFORE + 12)), list[torch.Tensor]()
+    step, short, kinds, found = 0, STEPS_BEFORE + 6, list[str](), list[int]()
+    get_outputs, begin, end = model.get_outputs, CountingGraph.capture_begin, CountingGraph.capture_end
+
+    def rendered(camera: Any) -> dict[str, Any]:
+        counter.add_(works[step])
+        return get_outputs(camera)
+
+    def capture_begin(self: Any, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        kept[:] = [before.clone(), counter.clone()]
+
+    def capture_end(self: Any) -> None:
+        end(self)
+        before.copy_(kept[0])  # nothing runs in a capture
+        counter.copy_(kept[1])
+
+    def replay(self: Any) -> None:
+        graphs.meter.begin()
+        counter.add_(5 if step == short else works[step])
+        CountingGraph.space.needed.fill_(200 if step >= short else 100)
+
+    monkeypatch.setattr(model, "get_outputs", rendered)
+    monkeypatch.setattr(CountingGraph, "capture_begin", capture_begin)
+    monkeypatch.setattr(CountingGraph, "capture_end", capture_end)
+    monkeypatch.setattr(CountingGraph, "replay", replay)
+    for step in range(len(works)):  # the functions above read it
+        run(graphs, model, 1)
+        found.append(graphs.work)
+        kinds.append("again" if graphs.needs_graph else "graph" if graphs.is_replay else "plain")
+        assert graphs.last_work() == works[step]
+    assert kinds == ["plain"] * STEPS_BEFORE + ["graph"] * 6 + ["again"] + ["graph"] * 5
+    assert found == [0, *works[:-1]]
+
+
+def test_without_counted_work_it_is_the_length_of_the_tile_lists(model: StubModel) -> None:
+    """Of renders that do not count, too."""
+    for graphs in (GraphForwardBackward(model), GraphForwardBackward(model, measures_work=True)):  # type: ignore[arg-type]
+        found: list[tuple[int, int]] = []
+        for length in (70, 80, 90):
+            run(graphs, model, 1, longest=length)
+            found.append((graphs.work, graphs.last_work()))
+        assert found == [(0, 70), (70, 80), (80, 90)]
+
+
 def test_short_lists_have_space_to_grow(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_graph, "MIN_SPACE", 5000)
     run(GraphForwardBackward(model), model, STEPS_BEFORE + 5)  # type: ignore[arg-type]
