@@ -188,7 +188,10 @@ def ranks_of(command: psutil.Process) -> list[psutil.Process]:
 
 
 def tail(path: Path) -> str:
-    return path.read_text()[-1500:]
+    """The end of a log, and before it what PyTorch said when it gave up an exchange on GPUs."""
+    text = path.read_text()
+    told = re.findall(r"Watchdog caught[^\n]{0,400}|terminate called[^\n]{0,200}|last enqueued[^\n]{0,300}", text)
+    return "\n".join([*dict.fromkeys(told), text[-1500:]])
 
 
 if __name__ == "__main__":

@@ -122,7 +122,6 @@ def _quick_mcmc(
     decay_from: float = 0.9,
     growth: float = 0.15,
     refine_every: int = 100,
-    mse_lambda: float = in_short_run(0.0, short=4.0),
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to few
     photographs, and settles at the end. Short runs have another strategy, and no dropout.
@@ -141,7 +140,7 @@ def _quick_mcmc(
         refine_stop_iter=refine_stop_iter,
     )
     return {
-        **_mcmc(densification, mse_lambda=mse_lambda),
+        **_mcmc(densification, mse_lambda=in_short_run(0.0, short=4.0)),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
         "optimizers": gaussian_optimizers({"scales": 0.01}, lr_share=0.1, decay_from=decay_from),
     }
@@ -170,7 +169,7 @@ splatkit_3dgs = make_method(
     "splatkit-3dgs",
     **_quick_mcmc(
         max_per_seed=in_short_run(7.6, short=13),
-        pixels_per_gaussian=in_short_run(59, short=100),
+        pixels_per_gaussian=in_short_run(63, short=100),
         refine_stop_iter=relocation_stop(11_200, share=4 / 5),
         dropout=scene_dropout(0.2),
     ),
@@ -183,15 +182,14 @@ splatkit_3dgs_fast = make_method(
     **_quick_mcmc(
         max_per_seed=9,
         pixels_per_gaussian=in_short_run(70, short=100),
-        refine_stop_iter=relocation_stop(3600),
+        refine_stop_iter=relocation_stop(5200, share=4 / 5),
         dropout=scene_dropout(0.1, most=0.2),
         decay_from=0.8,
         growth=0.1,
         refine_every=50,
-        mse_lambda=4.0,
     ),
     sh_degree_interval=sh_interval(500),
-    max_num_iterations=4500,
+    max_num_iterations=scene_steps(6500, per_photograph=65, least=4500),
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",
 )
 
@@ -199,7 +197,7 @@ splatkit_3dgs_big = make_method(
     "splatkit-3dgs-big",
     **_quick_mcmc(
         max_per_seed=with_few(13, few=7.6, short=13),
-        pixels_per_gaussian=with_few(45, few=59, short=100),
+        pixels_per_gaussian=with_few(45, few=63, short=100),
         refine_stop_iter=relocation_stop(24_000, share=4 / 5),
         dropout=scene_dropout(0.2),
         dropout_full_from=with_few(1 / 3, few=1.0, short=1.0),

@@ -207,6 +207,17 @@ class Ranks:
             work = _guarded(lambda: dist.broadcast(tensor, src=0, group=self._data, async_op=True))
             _finish(work, tensor.is_cuda)
 
+    def await_devices(self) -> None:
+        """Wait until the devices of all ranks have done all exchanges: from then on a rank may end.
+
+        The kernel of an exchange on a GPU ends with its process; others would then wait for it until they are killed.
+        """
+        if self.size == 1:
+            return
+        if self._group is not None and dist.get_backend(self._group) == "nccl":
+            torch.cuda.synchronize()
+        self.gather([0])
+
     # ------------------------------------------------------------------ agreements
 
     def gather(self, numbers: Sequence[int]) -> list[list[int]]:

@@ -51,7 +51,7 @@ def test_runs_of_train_gpu(scenes: ModuleType, tmp_path: Path) -> None:
     parser = config.pipeline.datamanager.dataparser
     assert (parser.colmap_path, parser.eval_mode, parser.eval_interval) == (Path("sparse/0"), "interval", 8)
     assert config.pipeline.datamanager.camera_res_scale_factor == 0.5
-    assert config.max_num_iterations == 4500
+    assert config.max_num_iterations == 6500
     assert sys.modules["train_gpu"].method_config(tmp_path, "splatkit-3dgs-fast:70").max_num_iterations == 70
 
 

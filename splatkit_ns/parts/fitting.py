@@ -198,7 +198,7 @@ sh_interval = partial(FittingSteps, share=1 / 4)
 in_short_run = partial(FittingValue, below=SHORT_RUN)
 """A value, and ``short``, that of runs with fewer than 2,500 steps."""
 scene_steps = partial(SceneSteps, least=10_000)
-"""A method takes at most ``per_photograph`` steps for each photograph, if that is more than 10,000."""
+"""A method takes ``per_photograph`` steps for each photograph at most, if that is more than 10,000 or ``least``."""
 scene_dropout = partial(SceneShare, short=0.0, below=SHORT_RUN, photographs=40, least=0.05, most=0.4)
 """The dropout of 40 photographs: the fewer there are, the more, from 0.05 to 0.4; short runs have none."""
 with_few = partial(SceneValue, below=SHORT_RUN, photographs=FEW_PHOTOGRAPHS)

@@ -83,6 +83,21 @@ def train_with_a_stuck_gpu(config: SplatkitTrainerConfig, modules: Sequence[Any]
     return train(config, modules)
 
 
+def train_with_a_slow_save(config: SplatkitTrainerConfig, modules: Sequence[Any]) -> list[float]:
+    """The body of a rank; returns when rank 0 had saved at last, and when the other one had done with training."""
+    trainer, rank = make_trainer(config, *modules), Ranks.current().rank
+    save, ends = saving.Saver.save_last, list[float]()
+
+    def save_slowly(self: saving.Saver, step: int, stopped: bool) -> None:
+        save(self, step, stopped)
+        time.sleep(0.5 * (rank == 0))
+        ends.append(time.monotonic())
+
+    saving.Saver.save_last = save_slowly
+    trainer.train()
+    return Ranks.current().gather_objects(ends[0] if rank == 0 else time.monotonic())
+
+
 def train_and_note_files(config: SplatkitTrainerConfig, argument: tuple[Path, Sequence[Any]]) -> Any:
     """The body of a rank; returns what `train` does, and by rank the names of the files that it wrote in a folder."""
     folder, modules = argument

@@ -21,7 +21,7 @@ from splatkit_ns.plugin.run.signals import StoppedBySignal
 from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config, train
-from tests.ranks.bodies import in_ranks, train_and_stop, train_with_a_stuck_gpu
+from tests.ranks.bodies import in_ranks, train_and_stop, train_with_a_slow_save, train_with_a_stuck_gpu
 from tests.ranks.parts import ClosesTheTerminal, MovesTheFolder, OnRank, SpoiltLoss
 
 FAULTS: list[Any] = [
@@ -65,6 +65,12 @@ def test_a_rank_whose_gpu_waits_for_a_lost_one_ends_without_cleaning_up(scene: P
     with pytest.raises(SplatkitError, match=r"^Rank 1 of 2 .* was killed by SIGKILL"):
         in_ranks(config, [OnRank(1, 12, "kill")], body=train_with_a_stuck_gpu)
     assert time.monotonic() - began < rank_waiting.GRACE
+
+
+def test_no_rank_ends_before_all_have_done_the_last_exchange(scene: Path, tmp_path: Path) -> None:
+    """The kernel of an exchange ends with its process, and the GPU of the others would wait for it."""
+    saved, ended = in_ranks(make_config(scene, tmp_path, **CHEAP), body=train_with_a_slow_save)
+    assert ended >= saved
 
 
 def test_a_folder_that_is_moved_away_is_claimed_again(scene: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_preset_changed_in_python(tiny_scene: Path, tmp_path: Path) -> None:
 
 def test_the_methods_values_stay_unless_others_are_given(tiny_scene: Path, tmp_path: Path) -> None:
     config = SplatTrainerConfig(method="splatkit-3dgs-fast").method_config()
-    assert (config.max_num_iterations, config.pipeline.model.sh_degree_interval) == (4500, 500)
+    assert (config.max_num_iterations, config.pipeline.model.sh_degree_interval) == (6500, 500)
     made = run_config(tiny_scene, tmp_path, method="splatkit-3dgs-fast", init_scale=0.2)
     assert (made.pipeline.model.init_opacity, made.pipeline.model.init_scale) == (0.5, 0.2)
     assert isinstance(made.optimizers["quats"]["scheduler"], LateDecayConfig)

@@ -21,6 +21,13 @@ IMPORTED_AGAIN = 64
 """The exit status of a rank whose script begins the run again when it is imported."""
 
 
+KILLERS = {
+    signal.SIGKILL: ", as the system does if main memory is full",
+    signal.SIGABRT: ", as PyTorch does if a GPU has waited for that of another rank for more than 60 seconds",
+}
+"""What usually kills a rank, by signal."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """The failure of a rank."""
@@ -74,9 +81,7 @@ def how_it_ended(status: int, pid: int, errors: Path) -> str:
     if status == IMPORTED_AGAIN:
         return 'began the run again: put the calls of your script under if __name__ == "__main__":'
     if status < 0:
-        name = signal.Signals(-status).name
-        hint = ", as the system does if main memory is full" if -status == signal.SIGKILL else ""
-        how = f"was killed by {name}{hint} (process {pid})"
+        how = f"was killed by {signal.Signals(-status).name}{KILLERS.get(-status, '')} (process {pid})"
     else:
         how = f"ended with status {status} (process {pid})"
     lines = errors.read_text(errors="replace").strip().splitlines() if errors.exists() else []
