@@ -65,6 +65,8 @@ SETS = {
 """The smaller sets, with their numbers of training photographs."""
 FEW = 30
 """With fewer, -big is the same as splatkit-3dgs."""
+LAST = ("4,500 steps, squared error", "at most one Gaussian for 59 pixels")
+"""The settings that methods had last, as ``before`` names them: they count while no run has the present ones."""
 SMALL_FIRST = ":modules.resolution.max_downscale=4"
 
 Run = dict[str, Any]
@@ -110,26 +112,31 @@ def full_size_table(runs: list[Run]) -> str:
 
 
 def full_size_rows(runs: list[Run]) -> list[tuple[str, str, int, float, list[str]]]:
-    """Scene, method, steps, milliseconds a step, and the figures of each method with its present settings.
+    """Scene, method, steps, milliseconds a step, and the figures of each method with its present or last settings.
 
-    PSNR and SSIM are means of the runs that differ. Times and memory are those of the newest run that was alone on its
-    GPU, of splatfacto those of the shortest, to which the ratios are: it may be of another job.
+    PSNR and SSIM are means of the runs that differ; a star says that they had the last settings. Times and memory are
+    means of the runs of the newest job that were alone on their GPU, and ratios are to splatfacto's in that job. If it
+    has none, they are to its shortest run of another job, in brackets.
     """
     rows = []
     for scene, name in SCENES.items():
-        peers = [run["wall_s"] for run in as_now(runs, scene, "splatfacto") if "wall_s" in run]
+        peers = [run for run in as_now(runs, scene, "splatfacto") if "wall_s" in run]
         for method in METHODS:
-            found = [run for run in as_now(runs, scene, method) if "before" not in run]
+            found = as_now(runs, scene, method)
+            found = [run for run in found if "before" not in run] or [run for run in found if run["before"] in LAST]
             alone = [run for run in found if "wall_s" in run]
             if not alone:
                 continue
-            run = alone[-1] if method != "splatfacto" else min(alone, key=lambda run: run["wall_s"])
+            timed = [run for run in alone if run["job"] == alone[-1]["job"]]
             figures = quality(found, scene, method)
             assert figures is not None
-            share = ratio(run["wall_s"] / min(peers)) if method != "splatfacto" else ""
-            cells = [f"{figures[0]:.2f}{figures[2]}", f"{figures[1]:.4f}", f"{run['wall_s']:.1f}", share, run["gpu"]]
-            cells += [f"{run['gaussians']:,}", f"{run['peak_mib']:.0f}"]
-            rows.append((name, method, run["steps"], run["ms_per_step"], cells))
+            wall, ms, memory = (mean(run[key] for run in timed) for key in ("wall_s", "ms_per_step", "peak_mib"))
+            beside = [run["wall_s"] for run in peers if run["job"] == timed[0]["job"]]
+            share = ratio(wall / mean(beside)) if beside else f"({ratio(wall / min(run['wall_s'] for run in peers))})"
+            cells = [f"{figures[0]:.2f}{figures[2]}", f"{figures[1]:.4f}", f"{wall:.1f}"]
+            cells += ["" if method == "splatfacto" else share, timed[0]["gpu"]]
+            cells += [f"{timed[-1]['gaussians']:,}", f"{memory:.0f}"]
+            rows.append((name, method, timed[0]["steps"], ms, cells))
     return rows
 
 
@@ -252,8 +259,9 @@ def difference(more: Sequence[float] | None, less: Sequence[float] | None) -> st
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Those without ``before``; if there are none, those of the last job."""
-    return [run for run in runs if "before" not in run] or [run for run in runs if run["job"] == runs[-1]["job"]]
+    """Those without ``before``; if there are none, those with the last settings, or else those of the last job."""
+    now, last = ([run for run in runs if run.get("before") in kinds] for kinds in ((None,), LAST))
+    return now or last or [run for run in runs if run["job"] == runs[-1]["job"]]
 
 
 def wall_of(runs: list[Run]) -> float:

@@ -51,24 +51,28 @@ def test_runs_with_other_settings_do_not_count_and_equal_ones_once(tables: types
     assert tables.quality(runs, "fox", "splatkit-3dgs") == (31.0, 0.5, " (2)*")
 
 
-def test_times_are_of_present_settings_and_compared_with_the_peers_shortest(tables: types.ModuleType) -> None:
+def test_times_are_of_present_settings_and_compared_within_a_job_if_possible(tables: types.ModuleType) -> None:
     def timed(method: str, seed: int, psnr: float, wall: float, **more: object) -> dict[str, object]:
         figures = {"wall_s": wall, "ms_per_step": 2.0, "gaussians": 5000, "peak_mib": 7.0, "gpu": "H200"}
         return run(method, seed, psnr, **figures, **more)
 
+    last = tables.LAST[0]
     runs = [
-        timed("splatfacto", 1, 30.0, 100.0),
-        timed("splatfacto", 1, 31.0, 120.0),
-        timed("splatkit-3dgs", 1, 99.0, 1.0, before="another rate"),
-        timed("splatkit-3dgs", 1, 32.0, 8.0),
-        timed("splatkit-3dgs", 1, 32.0, 9.0),
-        run("splatkit-3dgs", 2, 34.0),
-        timed("splatkit-3dgs-fast", 1, 99.0, 1.0, before="another rate"),
-        run("splatkit-3dgs-big", 1, 30.0),
+        timed("splatfacto", 1, 30.0, 100.0, job=1),
+        timed("splatfacto", 1, 31.0, 120.0, job=2),
+        timed("splatkit-3dgs", 1, 99.0, 1.0, job=1, before="another rate"),
+        timed("splatkit-3dgs", 1, 32.0, 7.0, job=1),
+        timed("splatkit-3dgs", 1, 32.0, 8.0, job=2),
+        timed("splatkit-3dgs", 3, 32.0, 10.0, job=2),
+        run("splatkit-3dgs", 2, 35.0, job=2),
+        timed("splatkit-3dgs-fast", 1, 99.0, 1.0, job=1, before="another rate"),
+        timed("splatkit-3dgs-fast", 1, 33.0, 5.0, job=3, before=last),
+        run("splatkit-3dgs-big", 1, 30.0, job=2),
     ]
     assert tables.full_size_rows(runs) == [
-        ("fox", "splatfacto", 10, 2.0, ["30.50 (2)", "0.5000", "100.0", "", "H200", "5,000", "7"]),
-        ("fox", "splatkit-3dgs", 10, 2.0, ["33.00 (2)", "0.5000", "9.0", "0.090", "H200", "5,000", "7"]),
+        ("fox", "splatfacto", 10, 2.0, ["30.50 (2)", "0.5000", "120.0", "", "H200", "5,000", "7"]),
+        ("fox", "splatkit-3dgs-fast", 10, 2.0, ["33.00*", "0.5000", "5.0", "(0.050)", "H200", "5,000", "7"]),
+        ("fox", "splatkit-3dgs", 10, 2.0, ["33.00 (3)", "0.5000", "9.0", "0.075", "H200", "5,000", "7"]),
     ]
 
 
