@@ -33,7 +33,7 @@ from splatkit_ns.splat import SplatTrainingState
 
 FRAMES = ("nerfstudio", "dataset", "world")
 USUAL_SHARE = 0.05
-"""The share of the photographs, in percent, that `splatkit clean` gives up if it is not told otherwise."""
+"""The share of the photographs, in percent, with which a preview of `splatkit clean` begins."""
 MOST_SHARE = 5.0
 _MOST_MEASURED = 8
 
