@@ -1,5 +1,5 @@
-"""Standard output and error that never fail: a run goes on if its terminal, pipe or log file takes no more text, or lacks
-the characters of some."""
+"""Standard output and error that never fail: a run goes on if its terminal, pipe or log file takes no more text, or
+lacks characters of it."""
 
 from __future__ import annotations
 

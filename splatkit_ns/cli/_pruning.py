@@ -54,8 +54,8 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
         limit = f"--size is {options.size}, and they fit" if options.to is None else f"--to is {options.to}"
         say(console, f"All {num:,} Gaussians are kept: {limit}")
     else:
-        share = weights[rows].sum() / max(weights.sum(), 1e-30)
-        say(console, f"{len(rows):,} of {num:,} Gaussians are kept, which make {share:.1%} of what the photographs show")
+        share = f"{weights[rows].sum() / max(weights.sum(), 1e-30):.1%}"
+        say(console, f"{len(rows):,} of {num:,} Gaussians are kept, which make {share} of what the photographs show")
     if not options.refine:
         write_outputs(options.output, kept, options.input, console)
         say_cost(console, before, views.psnr(kept), len(views))
