@@ -1,4 +1,5 @@
-"""Standard output and error that never fail: a run goes on if its terminal, pipe or log file takes no more text."""
+"""Standard output and error that never fail: a run goes on if its terminal, pipe or log file takes no more text, or
+lacks characters of it."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ def make_output_last() -> None:
     Hours of work must not end because the `tee` or `ssh` that reads the output is gone, or the disk with the log
     file is full. A stream that another program has put in place of the system's, as notebooks do, stays as it is.
     """
+    make_all_text_printable()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed before Python started, as by `>&-`
@@ -27,6 +29,17 @@ def make_output_last() -> None:
                 stream.flush()
             with suppress(OSError):  # it has no descriptor
                 setattr(sys, name, _lasting(stream))
+
+
+def make_all_text_printable() -> None:
+    """Let standard output and error print ``?`` for characters that their encoding lacks, instead of failing.
+
+    A terminal or log may take ASCII or Latin-1 alone, and tables have lines and sizes a ``×``. The bytes of a file's
+    name that are no text in UTF-8 are printed as they are.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="surrogateescape" if stream.encoding.lower() == "utf-8" else "replace")
 
 
 def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:

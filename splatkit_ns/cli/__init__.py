@@ -22,7 +22,7 @@ from splatkit_ns.cli.commands import COMMANDS
 from splatkit_ns.cli.info import InfoOptions
 from splatkit_ns.doctor.options import DoctorOptions, split_arguments
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.lasting_output import make_output_last
+from splatkit_ns.lasting_output import make_all_text_printable, make_output_last
 
 __all__ = ["COMMANDS", "main"]
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _silence_other_packages()
+    make_all_text_printable()
     data_options: tuple[str, ...] = ()
     if given[:1] == ["doctor"]:
         own, data_options = split_arguments(given[1:])

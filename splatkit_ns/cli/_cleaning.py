@@ -14,7 +14,7 @@ from rich.progress import track
 from splatkit_ns import ranges
 from splatkit_ns.cleaning import rules
 from splatkit_ns.cleaning.weights import Seen, seen_in
-from splatkit_ns.cli._exporting import all_gaussians, open_run
+from splatkit_ns.cli._exporting import all_gaussians, open_run, sky_renderer
 from splatkit_ns.cli._files import check_outputs, read_all, say, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli.clean import CleanOptions
@@ -137,6 +137,11 @@ def open_scene(options: CleanOptions | PruneOptions, console: Console) -> Scene:
         assert gaussians is not None
         return Scene(gaussians, None)
     run = open_run(options.load_config, options, console)
+    if gaussians is None and sky_renderer(run) is not None:
+        say(
+            console,
+            "The sky of the run is left out. To have it, export the run with its sky, and name that file with --input.",
+        )
     return Scene(all_gaussians(run) if gaussians is None else gaussians, run)
 
 

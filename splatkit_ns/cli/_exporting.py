@@ -129,8 +129,8 @@ def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -
         num: the number of further ones; 0 for none.
         console: the output.
     """
-    renderer = part_with(run.pipeline.model.renderer, "sky_degree")
-    if not isinstance(renderer, SkyRenderer) or renderer.sky_degree is None:
+    renderer = sky_renderer(run)
+    if renderer is None:
         return gaussians
     if num == 0:
         say(console, "The sky of the run is left out")
@@ -148,6 +148,12 @@ def with_sky(run: LoadedRun, gaussians: Gaussians, num: int, console: Console) -
         for name, rows in gaussians.extra.items()
     }
     return replace(gaussians, **arrays, extra=extra)
+
+
+def sky_renderer(run: LoadedRun) -> SkyRenderer[Any] | None:
+    """The renderer that has learnt a sky, if the run has one."""
+    renderer = part_with(run.pipeline.model.renderer, "sky_degree")
+    return renderer if isinstance(renderer, SkyRenderer) and renderer.sky_degree is not None else None
 
 
 def check_camera_folder(folder: Path, *, overwrite: bool) -> None:

@@ -28,7 +28,7 @@ _CLOSE = 0.985
 
 
 def prune(options: PruneOptions, console: Console | None = None) -> None:
-    """Do what the options say.
+    """Do what the options say. If there are no more Gaussians than may be kept, all are written.
 
     Args:
         options: see `PruneOptions`.
@@ -45,15 +45,17 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
         check_modules(scene.run.config, options.trust)
     leave_out_not_finite(scene, console)
     whole, num = scene.gaussians, len(scene.gaussians)
-    if options.to is not None and number_to_keep(options.to, num) >= num:
-        raise SplatkitError(f"--to is {options.to}, expected fewer than the {num:,} Gaussians that there are.")
     views = HeldOutViews(scene.run.pipeline, None)
     before = views.psnr(whole)
     weights = scene.seen(console).weights.numpy()
     rows = _rows_to_keep(whole, weights, options)
     kept = whole.take(rows)
-    share = weights[rows].sum() / max(weights.sum(), 1e-30)
-    say(console, f"{len(rows):,} of {num:,} Gaussians are kept, which make {share:.1%} of what the photographs show")
+    if len(rows) == num:
+        limit = f"--size is {options.size}, and they fit" if options.to is None else f"--to is {options.to}"
+        say(console, f"All {num:,} Gaussians are kept: {limit}")
+    else:
+        share = f"{weights[rows].sum() / max(weights.sum(), 1e-30):.1%}"
+        say(console, f"{len(rows):,} of {num:,} Gaussians are kept, which make {share} of what the photographs show")
     if not options.refine:
         write_outputs(options.output, kept, options.input, console)
         say_cost(console, before, views.psnr(kept), len(views))
@@ -117,13 +119,7 @@ def _rows_to_keep(whole: Gaussians, weights: NDArray[Any], options: PruneOptions
     if options.to is not None:
         return np.sort(order[: number_to_keep(options.to, len(whole))])
     assert options.size is not None
-    count = _number_that_fits(whole, order, options.output, bytes_of(options.size))
-    if count == len(whole):
-        raise SplatkitError(
-            f"--size is {options.size}: all {len(whole):,} Gaussians fit, so there is nothing to prune. "
-            "splatkit export writes them."
-        )
-    return np.sort(order[:count])
+    return np.sort(order[: _number_that_fits(whole, order, options.output, bytes_of(options.size))])
 
 
 def _number_that_fits(whole: Gaussians, order: NDArray[np.intp], outputs: Sequence[Path], limit: int) -> int:

@@ -85,6 +85,7 @@ class SplatkitTrainerConfig(OpensAnywhere, AddedOptions, TrainerConfig):
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
+        connect_logging()  # before all settings are printed
         given = placed(self).timestamp
         super().set_timestamp()
         RunFolder.take_name(self, is_new=self.timestamp != given)

@@ -220,7 +220,6 @@ def test_mistakes_of_prune(made_run: Path, tmp_path: Path, capsys: pytest.Captur
     for to in ("0", "-3", "many", "101%", "2.5", "nan", "inf", "%"):
         text = refused(capsys, *arguments, to)
         assert f"--to is '{to}', expected a whole number above 0, or a share such as 25%" in text
-    assert "expected fewer than the 3,000 Gaussians that there are" in refused(capsys, *arguments, "3000")
     for size in ("10", "MB", "-1MB", "0MB", "10 litres"):
         text = refused(capsys, *arguments[:-1], "--size", size)
         assert f"--size is '{size}', expected a size such as 10MB or 500KB" in text
@@ -256,10 +255,25 @@ def test_pruning_to_a_size(made_run: Path, tmp_path: Path, capsys: pytest.Captur
     status, text = run(capsys, *arguments, "--size", "150kB", "--output", *several)
     assert status == 0, text
     assert 0.98 * 150_000 < several[0].stat().st_size <= 150_000, "the largest file counts, whatever its name ends in"
-    assert "all 3,000 Gaussians fit" in refused(capsys, *arguments, "--size", "1GB", "--output", tmp_path / "c.ply")
     text = refused(capsys, *arguments, "--size", "100B", "--output", tmp_path / "c.ply")
     assert "--size is 100 bytes, and a file of 1 Gaussian(s) is larger" in text
     assert not (tmp_path / "c.ply").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [(("--size", "1GB"), "--size is 1GB, and they fit"), (("--to", "4000"), "--to is 4000")],
+)
+def test_where_there_are_no_more_all_are_written(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: tuple[str, str], told: str
+) -> None:
+    """A script that prunes many runs goes on at those that are small enough already."""
+    whole = run_file(made_run, tmp_path / "whole.ply", capsys)
+    status, text = run(capsys, "prune", "--load-config", made_run, *limit, "--output", tmp_path / "all.ply")
+    assert status == 0, text
+    assert f"All 3,000 Gaussians are kept: {told}" in text
+    assert "(+0.000)" in text
+    np.testing.assert_array_equal(formats.read(tmp_path / "all.ply").means, whole.means)
 
 
 def test_refinement_makes_up_for_pruning(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,9 +138,16 @@ def test_random_numbers_drawn_while_setting_up_do_not_matter(
     assert differences(last(uninterrupted("default")), last(trainer.checkpoint_dir)) == []
 
 
-def test_a_finished_run_has_nothing_to_train(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
-    steps = At(0, lambda: None)
-    again = train(make_config(scene, tmp_path, load_dir=uninterrupted("default")), steps)
+def test_a_finished_run_has_nothing_to_train(
+    scene: Path, tmp_path: Path, uninterrupted: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps, config = At(0, lambda: None), make_config(scene, tmp_path, load_dir=uninterrupted("default"))
+    config.max_num_iterations = 3
+    config.pipeline.model.init_ply = Path("other.ply")
+    again = train(config, steps)
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"The checkpoint has {MAX_STEPS} steps already, and --max-num-iterations is no larger" in text
+    assert "--pipeline.model.init-ply does not count" in text
     assert steps.steps == []
     assert steps.cleaned_up == 1
     assert differences(last(uninterrupted("default")), last(again.checkpoint_dir)) == []

@@ -103,13 +103,25 @@ def option_problems(config: Any, shown: Callable[[str], str] = flag, modules: Se
     problems += _resolution_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     is_first = config.machine.machine_rank == 0  # which alone reads checkpoints, and knows of them
-    for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
-        path = getattr(config, name)
-        if is_first and path is not None and not exists(Path(path)):
-            problems.append(f"{shown(name)}: there is no {kind} {path}")
+    if is_first:
+        problems += _checkpoint_problems(config, shown)
     if is_first and model.init_ply is not None and not RunFolder(config).is_resuming:
         problems += _initial_file_problems(Path(model.init_ply), shown("pipeline.model.init_ply"))
     return problems + own_module_problems(config) + name_problems(config)
+
+
+def _checkpoint_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problems of the options that name the checkpoint to start from."""
+    problems: list[str] = []
+    for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
+        path = getattr(config, name)
+        if path is not None and not exists(Path(path)):
+            problems.append(f"{shown(name)}: there is no {kind} {path}")
+    if config.load_dir is not None and config.load_checkpoint is not None:
+        problems.append(f"{shown('load_dir')} and {shown('load_checkpoint')}: both are given, expected one of them")
+    elif config.load_dir is None and config.load_step is not None:
+        problems.append(f"{shown('load_step')} is {config.load_step}, expected {shown('load_dir')} beside it")
+    return problems
 
 
 def _renderer_problems(renderer: Any, device_type: str, shown: Callable[[str], str]) -> list[str]:

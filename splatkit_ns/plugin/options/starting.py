@@ -205,6 +205,8 @@ def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:
         pipeline: its parts have been set up.
     """
     say_if_nothing_to_train(config, start_step)
+    if config.pipeline.model.init_ply is not None and (config.load_dir or config.load_checkpoint):
+        report_once("The Gaussians are those of the checkpoint: --pipeline.model.init-ply does not count beside it.")
     if start_step < config.max_num_iterations:
         text = describe_run(config, pipeline.datamanager.train_dataset.cameras, pipeline.model.densification)
         CONSOLE.print(escape(text), highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
+from splatkit_ns.lasting_output import make_all_text_printable
 from splatkit_ns.plugin.run import checkpoints
 from splatkit_ns.splat import read_checkpoint
 
@@ -32,7 +33,9 @@ def install_excepthook() -> None:
 
     The ``ns-*`` commands are nerfstudio's own, so only the excepthook of a plugin can replace the traceback for a
     mistake in the data, for a missing or damaged checkpoint, or for a full disk. All other exceptions look as before.
+    What these commands print does not fail for want of a character; see `make_all_text_printable`.
     """
+    make_all_text_printable()
     previous = sys.excepthook
     if getattr(previous, "is_splatkit", False):
         return

@@ -33,7 +33,7 @@ def say_if_nothing_to_train(config: TrainerConfig, start_step: int) -> None:
     """
     if start_step >= config.max_num_iterations:
         CONSOLE.print(
-            f"The checkpoint has {start_step} steps already, --max-num-iterations is {config.max_num_iterations}: "
+            f"The checkpoint has {start_step} steps already, and --max-num-iterations is no larger: "
             f"nothing to train. To go on: --load-dir {escape(quoted(config.get_checkpoint_dir()))} with a larger "
             "--max-num-iterations, or a larger max_num_iterations in the config.yml that --load-config reads."
         )

@@ -35,6 +35,7 @@ from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRend
 from tests.plugin.helpers import run_config
 
 NOWHERE = Path("there is no such folder")
+HERE = Path(__file__)
 NAN = float("nan")
 PARSER = "pipeline__datamanager__dataparser"
 
@@ -226,6 +227,8 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"machine__num_devices": 99, "machine__device_type": "cuda"}, "num-devices is 99, but PyTorch finds"),
         ({"load_checkpoint": Path("gone.ckpt")}, "--load-checkpoint: there is no file gone.ckpt"),
         ({"load_dir": Path("gone")}, "--load-dir: there is no folder gone"),
+        ({"load_dir": HERE.parent, "load_checkpoint": HERE}, "--load-dir and --load-checkpoint: both are given"),
+        ({"load_step": 5}, "--load-step is 5, expected --load-dir beside it"),
         ({"gradient_accumulation_steps": {"means": 0}}, "--gradient-accumulation-steps of means is 0"),
         ({"pipeline__datamanager__camera_res_scale_factor": 0.0}, "camera-res-scale-factor is 0.0, expected a number"),
         (
