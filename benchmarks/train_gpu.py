@@ -161,13 +161,17 @@ def train(scene: Path, run: str, seed: int, lpips: bool = False) -> dict[str, An
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     from nerfstudio.scripts import train as script
 
+    from splatkit_ns.plugin.run.command_line import pass_over_imports
     from splatkit_ns.plugin.run.rank_processes import number_of_ranks, run_in_ranks
 
     config = method_config(scene, run)
     config.machine.seed = seed
     script._set_random_seed(seed)
     config.save_config()
-    if hasattr(config, "ranks_to_start") and number_of_ranks(config) > 1:
+    if not hasattr(config, "ranks_to_start"):
+        return train_and_measure(config, lpips)
+    pass_over_imports([Path(sys.argv[0]).name])  # as in ns-train
+    if number_of_ranks(config) > 1:
         return run_in_ranks(config, train_and_measure, lpips, forks=True)
     return train_and_measure(config, lpips)
 

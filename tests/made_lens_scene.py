@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.made_scene import LOOK_AT, Array, cast, colors_at, poses
-from tests.made_scene import _save as save_pixels  # type: ignore[reportPrivateUsage]
-from tests.made_scene import _write_points as write_points  # type: ignore[reportPrivateUsage]
+from tests.made_scene import LOOK_AT, Array, cast, colors_at, poses, save_pixels, write_points
 
 WIDTH, HEIGHT = 96, 72
 FIELD_OF_VIEW = math.radians(100.0)

@@ -233,15 +233,15 @@ def write_made_scene(
     for i, view in enumerate(views):
         name = f"frame_{i:05d}.png"
         frame = {"file_path": f"images/{name}", "transform_matrix": (applied @ view.cam_to_world).tolist()}
-        _save(folder / "images" / name, np.round(255 * view.rgb).astype(np.uint8))
+        save_pixels(folder / "images" / name, np.round(255 * view.rgb).astype(np.uint8))
         if masks:
             frame["mask_path"] = f"masks/{name}"
-            _save(folder / "masks" / name, (~ball_pixels(view)).astype(np.uint8) * 255)
+            save_pixels(folder / "masks" / name, (~ball_pixels(view)).astype(np.uint8) * 255)
         if depth:
             frame["depth_file_path"] = f"depth/{name}"
-            _save(folder / "depth" / name, np.round(view.depth * 1000).astype(np.uint16))
+            save_pixels(folder / "depth" / name, np.round(view.depth * 1000).astype(np.uint16))
         meta["frames"].append(frame)
-    _write_points(folder / "sparse_pc.ply", *seed_points(views, num_points), applied)
+    write_points(folder / "sparse_pc.ply", *seed_points(views, num_points), applied)
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1))
     return folder
 
@@ -262,7 +262,8 @@ def seed_points(views: list[MadeView], number: int) -> tuple[Array, Array]:
     return points + generator.normal(0, 0.003, points.shape), colors
 
 
-def _write_points(path: Path, points: Array, colors: Array, applied: Array) -> None:
+def write_points(path: Path, points: Array, colors: Array, applied: Array) -> None:
+    """Write seed points (N, 3) with colours (N, 3) uint8 to a PLY file, moved by a matrix (4, 4)."""
     names = ("red", "green", "blue")
     rows = np.empty(len(points), [(n, "<f4") for n in "xyz"] + [(n, "u1") for n in names])
     for column, name in enumerate("xyz"):
@@ -272,6 +273,7 @@ def _write_points(path: Path, points: Array, colors: Array, applied: Array) -> N
     plyfile.PlyData([plyfile.PlyElement.describe(rows, "vertex")], byte_order="<").write(str(path))
 
 
-def _save(path: Path, pixels: Array) -> None:
+def save_pixels(path: Path, pixels: Array) -> None:
+    """Write an image (H, W) or (H, W, 3) of whole numbers, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)

@@ -1,1 +1,1 @@
-"""Which Gaussians a scene can do without: rules for single Gaussians, and their weight in photographs."""
+"""The selection of Gaussians that a scene can do without: by rules for each, and by weight in the photographs."""

@@ -40,7 +40,7 @@ class Scene:
     """Gaussians to make fewer, and the run that they are from."""
 
     gaussians: Gaussians
-    """As they were found, with those that are not finite."""
+    """All that were found, including those that are not finite."""
     run: LoadedRun | None
 
     def seen(self, console: Console) -> Seen:

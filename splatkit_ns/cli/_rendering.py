@@ -13,31 +13,29 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from splatkit_ns import formats, ranges
+from splatkit_ns import formats
 from splatkit_ns.camera_paths import orbit, path
 from splatkit_ns.cameras import View
 from splatkit_ns.cleaning.rules import infinite_size
 from splatkit_ns.cli._camera_path_files import MOST_PIXELS, CameraPath, read_camera_path
 from splatkit_ns.cli._files import file_bytes, say, shown_bytes
 from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
+from splatkit_ns.cli._render_checks import PICTURES, check_options, folder_of, is_file
 from splatkit_ns.cli.render import RenderOptions
-from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.files import atomic_write, check_writable, folder_problem
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.files import atomic_write, check_writable
 from splatkit_ns.formats.offset_files import read_offset
-from splatkit_ns.image_files import CONTAINERS, save_image, save_video
+from splatkit_ns.image_files import save_image, save_video
 from splatkit_ns.near_fade import NEARER, nearest_seen
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowDict
 from splatkit_ns.tours import Survey, even
 
-VIDEOS = (*CONTAINERS, ".gif", ".webp")
-PICTURES = (".png", ".jpg", ".jpeg")
 _UPS = {"y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0), "minus-y": (0.0, -1.0, 0.0)}
 _ORBIT = {"frames": 120, "turns": 1.0, "up": "z", "fov": 50.0}
 _SIZE = (800, 600)
 """The width and height in pixels of a turn around a file's Gaussians."""
-_ORBIT_ONLY = ("centre", "radius", "elevation", "turns", "up", "fov", "width", "height")
 
 
 def render(options: RenderOptions, console: Console | None = None) -> None:
@@ -51,7 +49,7 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
         SplatkitError: options, run, file or disk do not allow it; the message says why.
     """
     console = console or Console()
-    _check_options(options)
+    check_options(options)
     camera_path = None if options.camera_path is None else read_camera_path(options.camera_path)
     if camera_path is not None and camera_path.views[0].lens == "equirectangular" and "normals" in options.images:
         raise SplatkitError(
@@ -68,92 +66,14 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
         )
     _prepare(scene, frames, options)
     pictures = Pictures(scene, frames, options, console)
-    check_writable(_folder_of(options.output), "splatkit render")
+    check_writable(folder_of(options.output), "splatkit render")
     try:
-        if _is_file(options.output):
+        if is_file(options.output):
             _write_file(options.output, pictures, options.fps or frames.fps, console)
         else:
             _write_folder(pictures, frames.names, options, console)
     except OSError as error:
         raise SplatkitError(f"--output: {options.output}: {error.strerror or error}.") from error
-
-
-# ------------------------------------------------------------------ checks
-
-
-def _check_options(options: RenderOptions) -> None:
-    problems = ranges.problems(options, shown=ranges.flag)
-    if options.load_config is None and options.input is None:
-        problems.append("neither --load-config nor --input is given, expected at least one of them")
-    if options.load_config is None and options.cameras is not None:
-        problems.append(f"--cameras {options.cameras} are those of a run: add --load-config")
-    if options.load_config is None:
-        problems += [
-            f"{ranges.flag(name)} is for a run: add --load-config"
-            for name in ("load_step", "data")
-            if getattr(options, name) is not None
-        ]
-    problems += _camera_problems(options)
-    if not options.images:
-        problems.append("--images names no kind, expected at least one of rgb, depth, alpha, normals")
-    if len(set(options.images)) < len(options.images):
-        problems.append("--images names a kind twice")
-    if options.background is not None and not all(0 <= value <= 1 for value in options.background):
-        problems.append(f"--background is {options.background}, expected three numbers from 0 to 1")
-    if options.depth_range is not None and not 0 <= options.depth_range[0] < options.depth_range[1] < float("inf"):
-        problems.append(f"--depth-range is {options.depth_range}, expected a depth of at least 0 and a larger one")
-    problem = _output_problem(options)
-    if problem:
-        problems.append(f"--output: {problem}")
-    if problems:
-        raise OptionsError(problems)
-
-
-def _camera_problems(options: RenderOptions) -> list[str]:
-    problems: list[str] = []
-    if options.centre is not None and not np.isfinite(options.centre).all():
-        problems.append(f"--centre is {options.centre}, expected three finite numbers")
-    if options.turns is not None and not np.isfinite(options.turns):
-        problems.append(f"--turns is {options.turns}, expected a finite number")
-    if options.camera_path is not None and options.cameras is not None:
-        problems.append("--camera-path and --cameras are both given, expected one of them")
-    chosen = "--camera-path" if options.camera_path is not None else "--cameras" if options.cameras else None
-    if chosen:
-        given = [ranges.flag(name) for name in _ORBIT_ONLY if getattr(options, name) is not None]
-        if given:
-            problems.append(f"{', '.join(given)}: for a turn around the scene, and not with {chosen}")
-    if options.camera_path is not None and options.frames is not None:
-        problems.append("--frames: not with --camera-path, which has its own frames")
-    return problems
-
-
-def _is_file(output: Path) -> bool:
-    return not output.is_dir() and output.suffix.lower() in (*VIDEOS, *PICTURES)
-
-
-def _folder_of(output: Path) -> Path:
-    return output.parent if _is_file(output) else output
-
-
-def _output_problem(options: RenderOptions) -> str | None:
-    output = options.output
-    if output.is_dir() or not output.suffix:
-        if output.exists() and not output.is_dir():
-            return f"{output} is a file, expected a folder"
-        if output.is_dir() and any(output.iterdir()) and not options.overwrite:
-            return f"the folder {output} is not empty; name another one, or add --overwrite"
-    elif not _is_file(output):
-        return f"{output} has no suffix of a video or picture, expected {', '.join((*VIDEOS, *PICTURES))}, or a folder"
-    elif options.raw:
-        return f"--raw needs a folder, and {output} is a file"
-    elif (output.exists() or output.is_symlink()) and not options.overwrite:
-        return f"{output} exists; name another file, or add --overwrite"
-    if options.raw and set(options.images) == {"rgb"}:
-        return "--raw is for depth, alpha and normals: name them with --images"
-    return folder_problem(_folder_of(output))
-
-
-# ------------------------------------------------------------------ scene and cameras
 
 
 def _open(options: RenderOptions, console: Console) -> Scene:
@@ -296,9 +216,6 @@ def _prepare(scene: Scene, frames: Frames, options: RenderOptions) -> None:
             f"The images would have {largest.width}×{largest.height} pixels, expected at most {MOST_PIXELS:,} in all: "
             "see --width, --height and --downscale."
         )
-
-
-# ------------------------------------------------------------------ files
 
 
 def _write_file(output: Path, pictures: Pictures, fps: float, console: Console) -> None:

@@ -21,18 +21,18 @@ from splatkit_ns.splat import RowChange, SplatTrainingState
 
 @dataclass(frozen=True)
 class Motion:
-    """What a strategy does to Gaussians at every step, in a form that a CUDA graph can hold."""
+    """A change of the Gaussians that a strategy makes at every step, in a form that a CUDA graph can hold."""
 
     launch: Callable[[Tensor], None]
     """Launches the kernels; the tensor on the device, (M,) float64, has the numbers that change from step to step."""
     numbers: Callable[[int, int, float], Sequence[float]]
-    """Those of a step, called with it, `images_per_step`, and the learning rate that positions have when `densify`
-    runs, after the schedules' step."""
+    """Gives the numbers of a step. Called with the step, `images_per_step`, and the learning rate that positions have
+    when `densify` runs, after the schedules' step."""
     done: Callable[[int, int], None]
     """Called with step and `images_per_step` when the kernels have been launched: `densify` then leaves out what they
     have done."""
     size: int
-    """M."""
+    """The number M of these numbers."""
 
 
 class SplatDensification(SplatBaseModule[PayloadT]):
@@ -63,7 +63,7 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         """
 
     def motion(self, training_state: SplatTrainingState) -> Motion | None:
-        """What `densify` does to Gaussians at every step, if the graph of the optimizers' step can do it in its place.
+        """The part of `densify` that is done at every step, if the graph of the optimizers' step can do it instead.
 
         Parts of users, and hooks that look at Gaussians between optimizers and densification, switch this off.
         """

@@ -292,6 +292,7 @@ def _launch_noise(kernel: Callable[..., None], training_state: SplatTrainingStat
 
 @lazy_kernel(otherwise="MCMC's noise takes a dozen PyTorch kernels")
 def noise_kernel() -> Callable[..., None]:
+    """The kernel that adds noise to positions."""
     from splatkit_ns.densification._noise_triton import add_noise, first_launch
 
     first_launch("cuda")

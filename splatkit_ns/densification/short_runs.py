@@ -18,7 +18,7 @@ class SplatFittingDensification(SplatMCMCDensification, Fitting):
     """3DGS-MCMC in long runs; `SplatBudgetDensification` in runs with fewer than 2,500 steps.
 
     In few steps the latter gets further with fewer Gaussians, and there is no time to overfit. Common settings mean the
-    same. If a setting that only MCMC has is a plain number, somebody has chosen it: short runs keep MCMC then.
+    same. If a setting that only MCMC has is a plain number, the user has chosen it: short runs keep MCMC then.
     """
 
     def in_run(self, steps: int) -> SplatMCMCDensification | SplatBudgetDensification:

@@ -23,10 +23,10 @@ _FREE_BYTES = 1 << 30
 
 
 def codebook_1d(values: FloatArray, size: int) -> FloatArray:
-    """At most `size` values, rising, of which the nearest stands for each of `values` with little error.
+    """Find at most `size` values, rising, so that each of `values` has one near it (one-dimensional k-means).
 
-    Lloyd's rounds on a fine histogram, whose bins keep the mean of what fell into them: values of which there are many
-    copies, such as the thickness of discs, are kept as they are.
+    Lloyd's rounds run on a fine histogram, whose bins keep the mean of what fell into them: values of which there are
+    many copies, such as the thickness of discs, are kept as they are.
     """
     flat = values.reshape(-1).astype(np.float64)
     distinct = np.unique(flat[:: max(1, len(flat) // 4096)])
@@ -66,7 +66,7 @@ def nearest_1d(values: FloatArray, codebook: FloatArray) -> NDArray[np.uint8]:
 
 
 def palette(rows: FloatArray, size: int, rounds: int, seed: int = 0) -> tuple[FloatArray, NDArray[Any]]:
-    """At most `size` rows that stand for many, and for each row the index of the one that stands for it.
+    """Find at most `size` rows that represent all rows, and for each row the index of its representative (k-means).
 
     To compare each row with each entry would take hours for a million rows. So rows are first put into about
     sqrt(size) groups, each group gets a share of the entries, and in the end a row is compared with the entries of the
@@ -151,7 +151,7 @@ def _shares(data: Tensor, groups: Tensor, group_of: Tensor, size: int) -> list[i
 
 
 def _lloyd(data: Tensor, size: int, rounds: int, generator: torch.Generator) -> Tensor:
-    """At most `size` means of rows that lie together, found from random rows."""
+    """Find at most `size` cluster centres, starting from random rows."""
     if len(data) <= size:
         return data
     centres = data[_some(len(data), size, generator).to(data.device)]
@@ -161,7 +161,7 @@ def _lloyd(data: Tensor, size: int, rounds: int, generator: torch.Generator) -> 
 
 
 def _some(num: int, count: int, generator: torch.Generator) -> Tensor:
-    """At most `count` different numbers below `num`, in a random order."""
+    """Draw at most `count` different numbers below `num`."""
     return torch.randperm(num, generator=generator)[:count]
 
 

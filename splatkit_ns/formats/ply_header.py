@@ -51,7 +51,7 @@ class PlyHeader:
 
     format: PlyFormat
     elements: dict[str, PlyElement]
-    """By name, in the order of the file."""
+    """The elements by name, in the order of the file."""
     num_bytes: int
     """Size of the header, which is the offset of the data, in bytes."""
     comments: list[str] = field(default_factory=list[str])

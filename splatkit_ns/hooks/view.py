@@ -165,7 +165,11 @@ class TrainerView:
 
     @property
     def unwrapped(self) -> Any:
-        """nerfstudio's trainer itself."""
+        """nerfstudio's trainer itself.
+
+        Raises:
+            RuntimeError: the run has not begun.
+        """
         if self._trainer is None:
             raise RuntimeError("These hooks belong to no trainer yet.")
         return self._trainer

@@ -231,7 +231,7 @@ def _store_five(sums_ptr, number, first, second, third, fourth, fifth):
 
 @triton.jit
 def _channel_gradients(x, y, color, g, light, share, factor, constants_ptr, sums_ptr, channel: tl.constexpr):
-    """From the gradient of one channel before the colour correction back to that of the render.
+    """Propagate the gradient of one channel before the colour correction back to the render.
 
     Returns the gradient of the render, and the terms of that of the exposure's factor.
     """

@@ -26,6 +26,9 @@ class Splat2DGSLossFn(SupervisedLossFn[Splat2DGSPayload]):
     The paper's weight of distortion (1000 for single objects, 100 for unbounded scenes) is for the square of depths
     mapped to [0, 1]. gsplat's rasteriser computes it from absolute differences of unmapped depths, so the weight here
     is that of gsplat's example, and the term is divided by the scene's scale.
+
+    Raises:
+        ModuleError: at set-up, if distortion is weighted, but the renderer does not render it.
     """
 
     normal_consistency_lambda: Annotated[float, NonNegative] = 0.05

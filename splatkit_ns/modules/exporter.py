@@ -25,6 +25,7 @@ class KnownFormat(Range):
         super().__init__("", lambda value: self.complaint(value) is None)
 
     def complaint(self, value: Any) -> str | None:
+        """The reason why a format cannot be written, as the end of a sentence; None if it can."""
         known = all_formats()
         if value not in known:
             return f"is {value!r}, expected one of: {', '.join(known)}"

@@ -53,6 +53,10 @@ class SplatTransientMasks(SplatBaseModule[SplatRenderPayload]):
     what the scene lacks; what remains is a figure that they do not show, if the render is usually right there. At the
     first moment, when the scene is still coarse, regions where far more remains than elsewhere are masked. What was
     masked wrongly is then learnt from the other photographs, and unmasked at the next moments, for masks only shrink.
+
+    Raises:
+        OptionsError: if a setting is out of range.
+        ModuleError: at set-up, if there are no training images; after the first step, if its camera is no pinhole.
     """
 
     begin: Annotated[float, Fraction] = 0.3

@@ -62,6 +62,9 @@ def opaque(image: Any, background: Any) -> NDArray[np.uint8]:
     """An image (H, W, 3) uint8; one with alpha (H, W, 4) is laid on a colour of NerfBaselines', or on black.
 
     It is rounded as in its `image_to_srgb`, with which other methods of that program make theirs.
+
+    Raises:
+        SplatkitError: the image is of another type than uint8.
     """
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8:

@@ -2,7 +2,7 @@
 
 A method's numbers of steps are made for runs of its own length. In a much shorter run densification would begin after
 half of the steps or never, and nothing would come to rest. So the numbers that a method has chosen know what they are
-in shorter runs; `fitted` puts that into their place. A plain number is one that somebody has chosen for the run: it
+in shorter runs; `fitted` puts that into their place. A plain number is one that the user has chosen for the run: it
 stays.
 """
 

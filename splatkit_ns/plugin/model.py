@@ -193,6 +193,9 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         Returns:
             rgb (H, W, 3), accumulation (H, W, 1), background (3,) in training, (H, W, 3) otherwise, and depth
             (H, W, 1), or None if training renders none; outside training also the payload's `extra_images`.
+
+        Raises:
+            SplatkitError: it gets rays, not a camera.
         """
         parts = self.parts
         if isinstance(camera, RayBundle):

@@ -13,6 +13,7 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
+from splatkit_ns.plugin.run.command_line import OPENING, pass_over_imports
 from splatkit_ns.plugin.run.run_data import RunData
 from splatkit_ns.plugin.run.validation import AnnouncedEvaluation
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
@@ -45,6 +46,7 @@ class SplatkitPipeline(AnnouncedEvaluation):
         *args: Any,
         **kwargs: Any,
     ) -> None:
+        pass_over_imports(OPENING)
         super().__init__(config, device, test_mode, *args, **kwargs)
         self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)
         if test_mode == "inference":  # the command will make its own datamanager of this config

@@ -70,6 +70,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def add_pictures(options: PosesOptions, source: Source, work: Workspace, console: Console) -> list[Picture]:
+    """Put the pictures of photographs or of a video into the workspace, and return them."""
     if source.video is not None:
         return _add_frames(source.video, options.frames, work, console)
     assert source.found is not None

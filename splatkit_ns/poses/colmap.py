@@ -29,7 +29,7 @@ from splatkit_ns.poses.scene import Intrinsics, PosedPicture, Scene
 CPU_FEATURE_SIZE, GPU_FEATURE_SIZE = 1600, 3200
 """Pixels of the longest side at which features are looked for."""
 SHARED_BY = 5
-"""So many pictures of one camera determine four coefficients of distortion; with fewer, one is estimated."""
+"""The pictures of one camera that determine four coefficients of distortion; with fewer, one is estimated."""
 FISHEYE_FOCAL_FACTOR = 0.45
 """The focal length to begin with, in longest sides: 127 degrees across."""
 LOG = "colmap.log"

@@ -17,7 +17,7 @@ MAX_IMAGES = 2147483647
 CALIBRATED = (2, 3, 9)
 """COLMAP's numbers of two-view geometries with parallax."""
 WITHOUT_PARALLAX = (4, 5, 6)
-"""Those of flat scenes, of cameras that only turn, and of either of them."""
+"""The numbers for flat scenes, for cameras that only turn, and for either of them."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ ALL_PAIRS = 200
 OVERLAP = 10
 """A picture of a sequence is compared with so many that follow it, and with those a power of two farther."""
 LANDMARKS = 40
-"""So many pictures of a sequence, spread evenly, are compared with each other, to find where the way comes back."""
+"""The pictures of a sequence, spread evenly, that are all compared with each other, to find loops of the way."""
 GPS_NEIGHBOURS = 30
 EARTH_RADIUS = 6_371_000.0
-"""In metres."""
+"""The mean radius in metres."""
 
 Pair = tuple[int, int]
 """Indices of two pictures, the smaller one first."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SHOWN_NAMES = 20
-"""So many names of pictures are printed."""
+"""The most names of pictures that are printed."""
 
 Report = Callable[[float], None]
 """Is told how many are done."""

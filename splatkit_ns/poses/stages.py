@@ -21,7 +21,7 @@ from typing import Any
 
 POLL_SECONDS = 0.5
 CENTRED_BY = 20
-"""So many pictures of each camera determine where its optical axis meets the picture."""
+"""The pictures of each camera that determine where its optical axis meets the picture."""
 FARTHEST_CENTRE = 0.1
 
 Work = Callable[[], object]

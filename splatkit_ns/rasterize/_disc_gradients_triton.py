@@ -1,4 +1,4 @@
-"""From the sums of each entry of the tiles' lists to the gradients of each disc, on CUDA.
+"""The gradients of each disc, computed of the sums of its entries in the tiles' lists, on CUDA.
 
 The formulas are those of `splatkit_ns.rasterize.cpu.compositing_2dgs_backward`.
 """

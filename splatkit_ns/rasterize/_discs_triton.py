@@ -1,4 +1,4 @@
-"""What compositing needs of each disc on CUDA: the coefficients of its rays' intersections, and an ellipse around it.
+"""The records of discs for compositing on CUDA: the coefficients of ray intersections, and an ellipse around each.
 
 The formulas are those of the CPU's kernels, `splatkit_ns.rasterize.cpu.projection_2dgs`, which explain them.
 """
@@ -151,7 +151,7 @@ def alpha_on_disc(px, py, x, y, a, b, c, d, e, f, offset_x, offset_y, opacity):
 
 
 class Discs(NamedTuple):
-    """What compositing needs of N discs in C cameras. Nothing here has a gradient."""
+    """The records of N discs in C cameras for compositing. Nothing here has a gradient."""
 
     radii: Tensor
     """int32, pixels, 0 for unseen discs: (C, N), or (C, N, 2) with one per axis."""

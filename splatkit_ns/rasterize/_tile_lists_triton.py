@@ -167,7 +167,7 @@ class TileLists(NamedTuple):
     counts: Tensor
     """Numbers of entries of the groups, (C * N,) int32."""
     work: Tensor | None = None
-    """That of the space, see `ListSpace`."""
+    """The count of work of the space, see `ListSpace`."""
 
 
 @torch.no_grad()

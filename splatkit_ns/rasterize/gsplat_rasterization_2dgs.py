@@ -21,7 +21,11 @@ CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def rasterize_2dgs_by_gsplat(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> Images2DGS:
-    """Do the same as `cuda_rasterization_2dgs.rasterize_2dgs_on_cuda` for N > 0 with gsplat's compiled code."""
+    """Do the same as `cuda_rasterization_2dgs.rasterize_2dgs_on_cuda` for N > 0 with gsplat's compiled code.
+
+    Raises:
+        ValueError: absgrad is wanted of several cameras.
+    """
     num_cameras, tile_size = len(cameras), settings.tile_size
     if settings.absgrad and num_cameras > 1:
         raise ValueError(f"absgrad: expected one camera with gsplat's 2D Gaussians, found {num_cameras}")

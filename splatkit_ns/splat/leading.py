@@ -60,7 +60,7 @@ class RowLeader:
     def __init__(self, ranks: Ranks, state: Led) -> None:
         self._ranks, self._state = ranks, state
         self._changes: list[tuple[Tensor, int, Tensor, dict[str, Tensor]]] | None = None
-        """Those of the operation that is under way."""
+        """The changes of the operation that is under way."""
         self._has_ended = self._is_following = False
 
     def operate(self, name: str, operation: Callable[[], None], highest_opacity: float | None) -> None:

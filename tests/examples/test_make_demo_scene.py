@@ -67,7 +67,9 @@ def test_it_is_read_without_a_note(scene: Path) -> None:
 
 
 def test_pictures_have_the_declared_size_and_something_to_see(scene: Path) -> None:
-    for path in sorted((scene / "images").iterdir()):
+    paths = sorted((scene / "images").iterdir())
+    assert len(paths) == 6
+    for path in paths:
         picture = Image.open(path)
         assert picture.size == (80, 60)
         assert picture.mode == "RGB"

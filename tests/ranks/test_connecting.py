@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -65,3 +66,12 @@ def test_ranks_of_gpus_are_copies_unless_cuda_has_been_used_which_is_told(
     assert rank_processes._context("cuda", forks=True).get_start_method() == ("fork" if can_copy else "spawn")
     assert ("imports everything again" in messages.text) != can_copy
     assert rank_processes._context("cuda", forks=False).get_start_method() == "spawn"
+
+
+def test_a_copy_that_is_held_up_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+    assert rank_processes._copies_can_use_cuda()
+    monkeypatch.setattr(rank_processes, "COPY_PATIENCE", 0.1)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: time.sleep(1000))
+    assert not rank_processes._copies_can_use_cuda()
+    assert all(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process().children())

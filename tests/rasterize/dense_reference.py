@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def _rotations(quats: Tensor) -> Tensor:
+def rotations_of(quats: Tensor) -> Tensor:
     """(N, 4) wxyz -> (N, 3, 3), by rotating the basis vectors: v' = v + 2 w (u x v) + 2 u x (u x v)."""
     q = quats / quats.norm(dim=-1, keepdim=True)
     w, u = q[:, :1, None], q[:, None, 1:].expand(-1, 3, -1)
@@ -21,7 +21,7 @@ def _rotations(quats: Tensor) -> Tensor:
     return (basis + 2 * w * first + 2 * torch.linalg.cross(u, first)).transpose(1, 2)
 
 
-def _legendre_sh(degree: int, d: Tensor) -> Tensor:
+def legendre_sh(degree: int, d: Tensor) -> Tensor:
     """Real SH basis (N, (degree+1)²) with Condon-Shortley phase, from associated Legendre polynomials in z."""
     x, y, z = d.unbind(-1)
     p = {(0, 0): torch.ones_like(z)}  # P_l^m / (sin theta)^m
@@ -53,7 +53,7 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     in_range = (z >= o["near_plane"]) & (z <= o["far_plane"])
     z_safe = torch.where(in_range, z, torch.ones_like(z))
-    spread = _rotations(quats) * scales[:, None, :]
+    spread = rotations_of(quats) * scales[:, None, :]
     covariance = rotation @ spread @ spread.transpose(1, 2) @ rotation.T
     margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
     slope_x = torch.clamp(x / z_safe, min=-cx / fx - margin_x, max=(width - cx) / fx + margin_x)
@@ -77,7 +77,7 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
     if o["sh_degree"] is not None:
         centre = torch.inverse(viewmat)[:3, 3]  # as gsplat: this also defines the gradient off the rotations' manifold
         direction = torch.nn.functional.normalize(means - centre, dim=-1)
-        basis = _legendre_sh(o["sh_degree"], direction)
+        basis = legendre_sh(o["sh_degree"], direction)
         colors = ((basis[:, :, None] * colors[:, : basis.shape[1]]).sum(1) + 0.5).clamp(min=0.0)
     mode = o["render_mode"]
     values = {"RGB": [colors], "D": [], "ED": []}.get(mode, [colors]) + ([] if mode == "RGB" else [z[:, None]])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from dense_reference import _legendre_sh, _rotations
+from dense_reference import legendre_sh, rotations_of
 from torch import Tensor
 
 OPTIONS = {"near_plane": 0.01, "far_plane": 1e10, "sh_degree": None, "backgrounds": None, "render_mode": "RGB",
@@ -33,7 +33,7 @@ def depth_normals(depth: Tensor, K: Tensor) -> Tensor:
 def _disc_to_screen(means, quats, scales, viewmat, K):
     """M (N, 3, 3), camera-space centres and normals: M (u, v, 1) = z (x, y, 1), equations 4 to 8."""
     rotation = viewmat[:3, :3]
-    axes = rotation @ _rotations(quats)
+    axes = rotation @ rotations_of(quats)
     centres = means @ rotation.T + viewmat[:3, 3]
     frame = torch.stack([axes[:, :, 0] * scales[:, :1], axes[:, :, 1] * scales[:, 1:2], centres], -1)
     away = (axes[:, :, 2] * centres).sum(-1, keepdim=True) >= 0
@@ -83,7 +83,7 @@ def _render_camera(means, quats, scales, opacities, colors, viewmat, K, width, h
     weights, light, order = _weights(M, z, opacities, viewable, o, width, height)
     if o["sh_degree"] is not None:
         direction = torch.nn.functional.normalize(means - torch.inverse(viewmat)[:3, 3], dim=-1)
-        basis = _legendre_sh(o["sh_degree"], direction)
+        basis = legendre_sh(o["sh_degree"], direction)
         colors = ((basis[:, :, None] * colors[:, : basis.shape[1]]).sum(1) + 0.5).clamp(min=0.0)
     total, mode = 1 - light[-1], o["render_mode"]
     image = weights.T @ colors[order]

@@ -10,7 +10,7 @@ IN_THE_INTERPRETER = """
 import sys
 sys.path.insert(0, "tests/rasterize")
 import torch
-from dense_reference import _legendre_sh
+from dense_reference import legendre_sh
 from splatkit_ns.rasterize._sh_triton import spherical_harmonics
 
 torch.manual_seed(0)
@@ -30,7 +30,7 @@ colors = evaluate(*ours)
 (colors * upstream).sum().backward()
 true = [value.double().requires_grad_() for value in (means, coefficients, centres)]
 directions = torch.nn.functional.normalize(true[0][None] - true[2][:, None], dim=-1)
-basis = torch.stack([_legendre_sh(degree, d) for d in directions])
+basis = torch.stack([legendre_sh(degree, d) for d in directions])
 values = (basis[..., None] * true[1][None, :, : basis.shape[-1]]).sum(2) + 0.5
 expected = values.clamp(min=0)
 assert (values < 0).any(), "some are cut off"

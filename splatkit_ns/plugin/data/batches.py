@@ -48,7 +48,7 @@ class ImageBudget:
     """The memory that the photographs of all splits of a run share."""
 
     limit: int
-    """In bytes."""
+    """The most bytes that photographs may take."""
     workers: int = field(default_factory=usable_cores)
     """The number of threads that read photographs."""
     used: int = 0

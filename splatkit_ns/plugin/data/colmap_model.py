@@ -61,7 +61,7 @@ class ColmapModel:
     def __init__(self, folder: Path) -> None:
         is_text = (folder / "cameras.txt").exists()
         self.lenses = _read_lenses(folder, is_text)
-        """By the camera's id."""
+        """The lens of each camera, by its id."""
         images = _read_images_text(folder / "images.txt") if is_text else _read_images_binary(folder / "images.bin")
         self.images = sorted(images, key=lambda image: image.id)
         unknown = [image for image in self.images if image.camera_id not in self.lenses]

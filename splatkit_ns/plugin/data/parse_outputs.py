@@ -25,7 +25,7 @@ class OutputsFarFromOrigin(DataparserOutputs):
     """The output for a scene that was moved to the origin; its transform is in double precision."""
 
     def transform_poses_to_original_space(self, poses: Tensor, camera_convention: Any = "opencv") -> Tensor:
-        """As nerfstudio's method of this name, in double precision."""
+        """Do what nerfstudio's method of this name does, in double precision."""
         return super().transform_poses_to_original_space(poses.double(), camera_convention)
 
 

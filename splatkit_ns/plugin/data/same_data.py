@@ -1,4 +1,4 @@
-"""What a rank has read of a data set, to compare with what ranks of other machines have."""
+"""A summary of the data set that a rank has read, to compare with those of other machines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DataSummary:
     sizes: list[tuple[int, int]]
     """Width and height of each."""
     bytes: list[int]
-    """Of each file; -1 if it cannot be found."""
+    """The size of each file; -1 if it cannot be found."""
     cameras: Tensor
     """(N, K): pose, intrinsics and lens of each."""
     num_seed_points: int

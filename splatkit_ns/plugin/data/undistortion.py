@@ -23,7 +23,7 @@ Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
 LensKey = tuple[float, ...]
 
 EDGE_POINTS = 9
-"""So many points along an edge of the photograph tell where its undistorted content ends; OpenCV takes as many."""
+"""The number of points along an edge of the photograph that tell where its undistorted content ends; as in OpenCV."""
 NEWTON_STEPS = 50
 WIDEST = 22.9
 """The tangent of half the widest field of view, 175°."""

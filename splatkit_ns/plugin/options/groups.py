@@ -39,7 +39,7 @@ RANGES: dict[str, Range] = {
 }
 """The options that have a value for each group, with the range of the values."""
 WHOLE = ("warmup_steps", "gradient_accumulation_steps")
-"""Those of them with whole numbers."""
+"""The options whose values are whole numbers."""
 
 
 def group_problems(config: Any, shown: Callable[[str], str], modules: Sequence[Any] | None) -> list[str]:

@@ -21,7 +21,7 @@ from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
-from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, TRAINING, options_of
+from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, TRAINING, options_of, pass_over_imports
 from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
 from splatkit_ns.plugin.run.excepthook import install_excepthook
 from splatkit_ns.plugin.run.folder import RunFolder
@@ -142,6 +142,7 @@ def save_run_config(config: Any) -> None:
             to another run. No empty folder is left behind.
     """
     install_excepthook()
+    pass_over_imports(TRAINING)
     note_unknown_settings(config)
     folder = RunFolder(config)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -28,3 +30,16 @@ def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str,
     following = [*arguments[1:], ""]
     split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
     return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
+
+
+def pass_over_imports(commands: Collection[str]) -> None:
+    """Let garbage collections pass over all that there is, which is what has been imported, if a command runs.
+
+    Python collects several times when it ends, which took seconds with nerfstudio's imports. What comes later is still
+    collected. In a program of a user's own, what there is may be an earlier run that is to be freed: nothing is done.
+
+    Args:
+        commands: the names that the command may have.
+    """
+    if Path(sys.argv[0]).name in commands:
+        gc.freeze()

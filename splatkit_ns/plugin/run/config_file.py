@@ -28,7 +28,7 @@ KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "torch.nn.modules", "gsplat
 """The packages whose config classes, or layers of networks, may be named."""
 _TENSOR = f"{stored_tensor.__module__}.{stored_tensor.__qualname__}"
 _CALLED = ("collections.OrderedDict", _TENSOR)
-"""What a part that is an `nn.Module` calls: it makes no more than data of its arguments."""
+"""The functions that the config of an `nn.Module` calls; all that they make of their arguments is data."""
 _PREFIX = "tag:yaml.org,2002:python/"
 _PLAIN = frozenset(
     ["none", "bool", "str", "unicode", "bytes", "int", "long", "float", "complex", "list", "tuple", "dict"]

@@ -61,7 +61,7 @@ class RunFolder:
     """
 
     _states: ClassVar[dict[Path, _State]] = {}
-    """By real path."""
+    """The state of each folder, by its real path."""
 
     def __init__(self, config: TrainerConfig) -> None:
         self.path = config.get_base_dir()

@@ -1,4 +1,4 @@
-"""What the machines of a run tell each other, in a store that machine 0 keeps."""
+"""The store, kept by machine 0, through which the machines of a run exchange messages."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ class MachineStore:
 
     @property
     def first(self) -> Machine:
-        """What machine 0 says of itself; waits for it."""
+        """The description of machine 0; waits for it."""
         return pickle.loads(self._store.get("machine/0"))
 
     def machine(self, number: int) -> Machine | None:
-        """What a machine says of itself; None if it is not there yet."""
+        """The description of a machine; None if it is not there yet."""
         place = f"machine/{number}"
         return pickle.loads(self._store.get(place)) if self._store.check([place]) else None
 
     def introduce(self, machine: Machine) -> None:
-        """Let the others know a machine."""
+        """Store the description of a machine for the others."""
         self._store.set(f"machine/{machine.number}", pickle.dumps(machine))
 
     def take(self, number: int) -> bool:
@@ -87,29 +87,29 @@ class MachineStore:
         return self._store.check(["complete"])
 
     def complete(self) -> None:
-        """Say that machine 0 knows all machines."""
+        """Mark all machines as known to machine 0."""
         self._store.set("complete", "1")
 
-    # ------------------------------------------------------------------ what becomes of them
+    # ------------------------------------------------------------------ heartbeats and failures
 
     def beat(self, number: int) -> None:
-        """Say that a machine is still there."""
+        """Count a heartbeat of a machine."""
         self._store.add(f"beat/{number}", 1)
 
     def beats(self, number: int) -> int:
-        """How often a machine has said that it is still there."""
+        """The number of heartbeats of a machine."""
         return self._store.add(f"beat/{number}", 0)
 
     def end(self, number: int) -> None:
-        """Say that a machine ends, and needs the store no more."""
+        """Mark a machine as ended: it needs the store no more."""
         self._store.set(f"ended/{number}", "1")
 
     def has_ended(self, number: int) -> bool:
-        """Whether a machine has said so."""
+        """Whether a machine is marked as ended."""
         return self._store.check([f"ended/{number}"])
 
     def fail(self, number: int, fault: MachineFailure) -> None:
-        """Say that a machine has failed, or, machine 0, that another one has."""
+        """Store the failure of a machine; machine 0 also stores those of machines that it has lost."""
         self._store.set(f"failure/{number}", packed(fault))
         self._store.compare_set("failed", "", str(number))
 

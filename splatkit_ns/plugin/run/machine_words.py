@@ -1,4 +1,4 @@
-"""What the machines of a run tell each other."""
+"""The messages that the machines of a run exchange, and checks of them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine says of itself."""
+    """The description of a machine."""
 
     number: int
-    """From 0."""
+    """The rank of the machine, from 0."""
     host: str
     folder: Path
-    """Of the run; that of machine 0 is the one that is written."""
+    """The folder of the run; only that of machine 0 is written."""
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
-    """By package."""
+    """The versions by package."""
     options: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Those that have to be the same on all machines, by their names for messages."""
+    """The options that have to be the same on all machines, by their names for messages."""
 
     @property
     def name(self) -> str:
-        """As it stands at the begin of a sentence."""
+        """The machine, as the beginning of a sentence."""
         return f"Machine {self.number} ({self.host})"
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class MachineFailure:
     """The failure of a machine, or of one of its ranks."""
 
     who: str
-    """The begin of a sentence; "" if the failure says it."""
+    """The machine or rank that failed, as the beginning of a sentence; "" if the failure names it."""
     failure: Failure
 
 
@@ -96,7 +96,7 @@ def check_alike(this: Machine, first: Machine) -> None:
 
 
 def _differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """What differs, for a message; "" if nothing does."""
+    """The differences, for a message; "" if there are none."""
     names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
     shown = [f"{name} is {ours.get(name, 'missing')}, not {theirs.get(name, 'there')}" for name in names]
     return listed(shown, SHOWN, separator="; ")

@@ -36,7 +36,7 @@ class Waiting:
     """The time that a machine waits for others, of which it says something once."""
 
     url: str
-    """Of machine 0."""
+    """The address of machine 0."""
     began: float = field(default_factory=time.monotonic)
     has_noted: bool = False
 
@@ -58,7 +58,7 @@ class Machines:
     Machine 0 keeps the store at which the ranks meet, too. A thread says every half second that this machine is there.
 
     Args:
-        this: what this machine says of itself.
+        this: the description of this machine.
         number: of machines.
         url: ``tcp://HOST:PORT`` of machine 0.
     """
@@ -68,18 +68,18 @@ class Machines:
         assert address is not None
         self.this, self.number, self._url = this, number, url
         self.first = this
-        """What machine 0 says of itself, once this machine has found it."""
+        """The description of machine 0, once this machine has found it."""
         self.host, self.port = ("127.0.0.1" if self.is_first else address[0]), address[1]
-        """Where the ranks of this machine find the others."""
+        """The address at which the ranks of this machine find the others."""
         self._others = OtherMachines(number, SILENCE)
-        """Those that have come; only machine 0 hears of them."""
+        """The machines that have joined, as machine 0 knows them."""
         self._are_complete = threading.Event()
         self._ours: MachineFailure | None = None
         """The failure of this machine, to be told."""
         self._fault: MachineFailure | None = None
         self._leaves = False
         self._answered = 0.0
-        """When machine 0 has answered last."""
+        """The time of the last answer of machine 0."""
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._talk, daemon=True)
 
@@ -210,7 +210,7 @@ class Machines:
         """Tell the others of a failure on this machine, unless they have been told of one.
 
         Args:
-            who: has failed, for the begin of a sentence.
+            who: the machine or rank that failed, as the beginning of a sentence.
             failure: how.
         """
         if self._ours is None and self._fault is None:

@@ -64,7 +64,7 @@ def run_modules(config: ModulesConfig, folder: Path) -> list[SplatBaseModule[Any
 
 
 def _builtin_modules(config: ModulesConfig) -> BuiltinModules:
-    """Those of the config, with the resolution schedule that the model's options name as splatfacto does."""
+    """The built-in modules of the config, with the resolution schedule that splatfacto's options name, if they do."""
     model, modules = config.pipeline.model, config.modules
     if getattr(model, "num_downscales", 0) == 0 or not modules.resolution.is_idle:
         return modules

@@ -88,7 +88,11 @@ def _is_made_of_its_fields(part: Any) -> bool:
 
 def opaque_part(part: Any) -> Any:
     """The form in which a config holds a part of a model: the part itself if it is a dataclass that can be copied, else
-    a wrapper."""
+    a wrapper.
+
+    Raises:
+        TypeError: it is no part of a model.
+    """
     copyable = copyable_or_wrapped(part)
     if _is_made_of_its_fields(part) and not isinstance(copyable, Uncopied):
         return part

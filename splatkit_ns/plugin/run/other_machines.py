@@ -9,7 +9,7 @@ from splatkit_ns.plugin.run.machine_words import Machine
 
 
 class OtherMachines:
-    """Which machines have come, which have ended, and which are not heard of any more.
+    """The states of the other machines: not joined yet, running, ended, or lost.
 
     Args:
         number: of all machines of the run.
@@ -20,21 +20,21 @@ class OtherMachines:
         self._number, self._silence = number, silence
         self._known: dict[int, Machine] = {}
         self._beats: dict[int, tuple[int, float]] = {}
-        """The number of beats of each machine that has come, and when the last one was heard."""
+        """The number of heartbeats of each machine that has joined, and the time of the last one."""
         self._ended = set[int]()
 
     @property
     def missing(self) -> list[int]:
-        """The numbers of the machines that have not come."""
+        """The numbers of the machines that have not joined."""
         return [number for number in range(1, self._number) if number not in self._known]
 
     @property
     def have_ended(self) -> bool:
-        """Whether all that have come have ended, or are lost."""
+        """Whether all that have joined have ended, or are lost."""
         return self._ended.issuperset(self._known)
 
     def hear(self, store: MachineStore) -> list[Machine]:
-        """Hear what there is in the store; returns the machines that are lost since the last time."""
+        """Read the store; returns the machines that have been lost since the last call."""
         now, lost = time.monotonic(), list[Machine]()
         for number in self.missing:
             machine = store.machine(number)

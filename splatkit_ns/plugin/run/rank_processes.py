@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
@@ -39,6 +40,8 @@ SLOW_START = (
     "Each rank imports everything again, some 8 s more, because something has asked for CUDA devices in the process "
     "that starts them. With PYTORCH_NVML_BASED_CUDA_CHECK=1 in the environment that does no harm."
 )
+COPY_PATIENCE = 5.0
+"""Seconds that a copy of this process has to say whether it can use CUDA."""
 ENTRANCES = {"nerfstudio.scripts.train"}
 """Modules of commands, which each rank imports again: here once for all, if they run."""
 
@@ -268,7 +271,15 @@ def _copies_can_use_cuda() -> bool:
     copy_id = os.fork()
     if copy_id == 0:
         os._exit(int(torch.cuda._is_in_bad_fork()))  # type: ignore[reportPrivateUsage]  # nothing public tells
-    return os.waitpid(copy_id, 0)[1] == 0
+    deadline = time.monotonic() + COPY_PATIENCE
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(copy_id, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.002)
+    os.kill(copy_id, signal.SIGKILL)  # something that runs in every copy holds it up, and would hold ranks up, too
+    os.waitpid(copy_id, 0)
+    return False
 
 
 def _start(context: Any, place: Place, work: bytes, lines: Lifelines, where: str = "") -> RankProcess:

@@ -76,7 +76,7 @@ class FiniteWatch:
 
     @torch.no_grad()
     def row(self, largest: Tensor, own_loss: Tensor, loss: Tensor | None = None) -> Tensor:
-        """What is recorded of a step; a CUDA graph can hold this.
+        """The values that are recorded of a step; a CUDA graph can hold this.
 
         Args:
             largest: the result of `largest_gradients`.

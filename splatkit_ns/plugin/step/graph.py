@@ -68,7 +68,7 @@ class CapturedStep:
     """Each of them, scalar."""
     gradients: dict[str, Tensor]
     color_gradients: Tensor | None
-    """Those that `ColorGradients` keeps."""
+    """The gradients of colours that `ColorGradients` keeps."""
     capacity: int
     used: int = 0
     """The number of the last step that it ran."""

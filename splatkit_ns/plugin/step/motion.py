@@ -1,4 +1,4 @@
-"""What densification does to Gaussians at every step, as a part of the graph of the optimizers' step."""
+"""The changes that densification makes at every step, as a part of the graph of the optimizers' step."""
 
 from __future__ import annotations
 

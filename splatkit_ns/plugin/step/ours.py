@@ -1,4 +1,4 @@
-"""Which parts of a run are those of this package."""
+"""A test for parts that this package defines."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class TrainingStep:
         return None, loss
 
     def steps_alike(self) -> int:
-        """The number that this rank says at the begin of each step; see `SharedUpdateGraph`."""
+        """The number that this rank says at the beginning of each step; see `SharedUpdateGraph`."""
         if self._shared_graph is None:
             return 0
         return self._shared_graph.steps_alike(needs_memory=self._forward_backward.needs_graph)

@@ -48,13 +48,13 @@ class CapturedUpdate:
     joined: dict[str, Optimizer]
     """The optimizers that the graph steps."""
     others: dict[str, Optimizer]
-    """Those that step by themselves afterwards."""
+    """The optimizers that step by themselves afterwards."""
     motion: Motion | None
-    """What densification does afterwards; None if that is not in the graph."""
+    """The change of the Gaussians by densification, after that; None if it is not in the graph."""
     numbers: Tensor
-    """Those of the motion, and the learning rate of each in `joined`, float64."""
+    """The numbers of the motion, and the learning rate of each optimizer in `joined`, float64."""
     row: Tensor
-    """What `FiniteWatch` records."""
+    """The row that `FiniteWatch` records."""
     updates: ParameterUpdates
     numbers_on_host: list[float] = field(default_factory=list[float])
     prepared_for: int | None = None
@@ -200,7 +200,7 @@ class SharedUpdateGraph:
     """The graph of all ranks of a run, which begins with the exchange of gradients.
 
     NCCL wants all ranks to capture an exchange at the same step, and to run it as a graph at the same steps. So each
-    rank says at the begin of a step for how many steps its tensors have been the same, and the least number decides.
+    rank says at the beginning of a step for how many steps its tensors have been the same; the least number decides.
 
     Args:
         watch: finds the largest gradients.
@@ -226,7 +226,7 @@ class SharedUpdateGraph:
         self._off = watch.every_step
 
     def steps_alike(self, needs_memory: bool = False) -> int:
-        """Call this at the begin of each step: the number of steps in a row that begin with the same tensors.
+        """The number of steps in a row that begin with the same tensors; call it at the beginning of each step.
 
         Args:
             needs_memory: whether the step will need the memory of this graph; it then counts as one with other tensors.

@@ -29,6 +29,7 @@ Array = npt.NDArray[Any]
 
 
 def array_of(tensor: Tensor) -> Array:
+    """The values of a tensor on the CPU as a contiguous array, which shares its memory if it is contiguous."""
     return tensor.detach().contiguous().numpy()
 
 

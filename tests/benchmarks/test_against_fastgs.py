@@ -72,7 +72,7 @@ def render_fastgs(view, gaussians, pipe, background, mult):
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import against_fastgs  # type: ignore[import-not-found]
 
     return against_fastgs

@@ -13,7 +13,7 @@ from splatkit_ns.image_metrics.metrics import ImageMetrics
 
 
 def test_only_what_masks_keep_is_measured_as_the_trainer_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import train_gpu  # type: ignore[import-not-found]
 
     image = torch.rand(30, 40, 4, generator=torch.Generator().manual_seed(1))

@@ -17,7 +17,7 @@ HERE = {"device": "CPU", "torch": "2"}
 
 @pytest.fixture
 def scenes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     import scenes  # type: ignore[import-not-found]
 
     monkeypatch.setattr(scenes, "machine", lambda: HERE)

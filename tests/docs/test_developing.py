@@ -1,0 +1,34 @@
+"""The page about the code names its folders and files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMED = set(re.findall(r"`([\w/]+)`", (ROOT / "docs/developing.md").read_text()))
+
+
+def names(folder: str) -> set[str]:
+    """Modules and packages of a folder."""
+    found = {
+        path.stem for path in (ROOT / folder).iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    return found - {"__init__"}
+
+
+@pytest.mark.parametrize("folder", ["", "plugin/step", "plugin/run", "plugin/data"])
+def test_the_page_names_every_file(folder: str) -> None:
+    assert names(f"splatkit_ns/{folder}") - NAMED == set()
+
+
+def test_the_page_names_every_folder_of_the_plugin_and_none_that_is_gone() -> None:
+    plugin = {path.name for path in (ROOT / "splatkit_ns/plugin").iterdir() if (path / "__init__.py").is_file()}
+    assert plugin - NAMED == set()
+    table = (
+        (ROOT / "docs/developing.md").read_text().partition("The files of the three largest:")[2].partition("## ")[0]
+    )
+    files = names("splatkit_ns/plugin/step") | names("splatkit_ns/plugin/run") | names("splatkit_ns/plugin/data")
+    assert set(re.findall(r"`(\w+)`", table)) - files - {"step", "run", "data"} == set()
