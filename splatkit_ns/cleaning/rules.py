@@ -18,6 +18,8 @@ FAINTEST = 1 / 255
 """Renderers leave out what covers less of a pixel than this."""
 LARGEST_LOG_SCALE = float(np.log(np.finfo(np.float32).max))
 """Sizes with a larger logarithm are infinite in float32, in which renderers compute."""
+WEIGHT_SHARE = 0.0003
+"""The share of all weight that goes, `unneeded`, if nobody says another."""
 _NEIGHBOURS = 16
 _CHUNK = 1 << 20
 

@@ -26,8 +26,6 @@ from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.splat import SplatModel
 
-WEIGHT_SHARE = 0.0003
-"""The share of all weight that goes if the user gives none."""
 MOST_LOSS = 0.04
 """The most dB of PSNR at the held-out photographs that this may cost then. Other rules that are on by default cost some
 thousandths, so that all together stay below 0.05."""
@@ -188,14 +186,14 @@ def _unneeded(
         gaussians: all finite.
         gone: those that go by other rules.
         seen: their contribution to the training views.
-        share: what the user gave; None means `WEIGHT_SHARE`, or as much less that it costs `MOST_LOSS` at most.
+        share: what the user gave; None means `rules.WEIGHT_SHARE`, or as much less that it costs `MOST_LOSS` at most.
         views: where the cost is measured.
     """
     weights = seen.weights.numpy()
     if share is not None:
         return share, rules.unneeded(weights, share), None
     without = views.psnr(gaussians.take(~gone)) if not gone.all() else 0.0
-    for tried in (WEIGHT_SHARE / 2**halvings for halvings in range(HALVINGS)):
+    for tried in (rules.WEIGHT_SHARE / 2**halvings for halvings in range(HALVINGS)):
         mask = rules.unneeded(weights, tried)
         kept = ~(gone | mask)
         if kept.any() and without - (after := views.psnr(gaussians.take(kept))) <= MOST_LOSS:

@@ -14,6 +14,7 @@ from splatkit_ns.hooks.base import Hook, parse_hooks
 from splatkit_ns.hooks.view import TrainerView
 from splatkit_ns.parts.base import SplatBaseModule, overrides
 from splatkit_ns.parts.loading_states import load_states
+from splatkit_ns.parts.naming import unique_names
 from splatkit_ns.parts.near_misses import near_misses
 from splatkit_ns.parts.payload import SplatRenderPayload
 
@@ -164,10 +165,5 @@ class HookModule(SplatBaseModule[SplatRenderPayload]):
 
     def _named(self) -> list[tuple[str, Hook]]:
         """The hooks with names that distinguish two of one class: ``LogHook``, ``LogHook_2``."""
-        seen: dict[str, int] = {}
-        named: list[tuple[str, Hook]] = []
-        for hook in self.hooks:
-            name = type(hook).__name__
-            seen[name] = seen.get(name, 0) + 1
-            named.append((name if seen[name] == 1 else f"{name}_{seen[name]}", hook))
-        return named
+        names = unique_names(type(hook).__name__ for hook in self.hooks)
+        return list(zip(names, self.hooks, strict=True))

@@ -21,6 +21,7 @@ from splatkit_ns.parts.context import (
     bind_arguments,
 )
 from splatkit_ns.parts.loading_states import load_states
+from splatkit_ns.parts.naming import unique_names
 from splatkit_ns.parts.near_misses import foreign_hooks, near_misses
 from splatkit_ns.parts.nesting import passed_on, with_held_parts
 from splatkit_ns.parts.trainables import parameter_ids, undeclared_parameters
@@ -280,23 +281,12 @@ def _on_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def unique_names(modules: Sequence[SplatBaseModule[Any]]) -> list[str]:
-    """The modules' names; the second of two with one name gets a number, ``SplatExporter_2``."""
-    names: list[str] = []
-    for module in modules:
-        name, number = module.module_name, 1
-        while name in names:
-            number += 1
-            name = f"{module.module_name}_{number}"
-        names.append(name)
-    return names
-
-
 def named_parts(modules: Sequence[SplatBaseModule[Any]]) -> dict[str, SplatBaseModule[Any]]:
     """Modules and what they hold, in the order of their hooks, by name; what is held changes no name of a holder."""
     parts, given = with_held_parts(modules), {id(module) for module in modules}
     ordered = [*modules, *(part for part in parts if id(part) not in given)]
-    names = dict(zip(map(id, ordered), unique_names(ordered), strict=True))
+    unique = unique_names(module.module_name for module in ordered)
+    names = dict(zip(map(id, ordered), unique, strict=True))
     return {names[id(part)]: part for part in parts}
 
 

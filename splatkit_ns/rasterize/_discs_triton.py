@@ -26,8 +26,7 @@ RECORD = tl.constexpr(10)
 """Numbers of a disc's record: its projected centre, A to F, and the offset of its box's centre from the first."""
 SIGMAS = tl.constexpr(limits.DISC_SIGMAS)
 VARIANCE_MIN, MAX_RADIUS = tl.constexpr(limits.DISC_VARIANCE_MIN), tl.constexpr(float(limits.MAX_RADIUS))
-COEFFICIENT_MAX = tl.constexpr(1e15)
-"""Largest A to F: a disc that exceeds it is seen edge-on and left out."""
+COEFFICIENT_MAX = tl.constexpr(limits.DISC_COEFFICIENT_MAX)
 
 
 @triton.jit

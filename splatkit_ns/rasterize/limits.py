@@ -14,3 +14,5 @@ DISC_SIGMAS = 3.33
 """The number of standard deviations in a disc's radius, as in gsplat 1.5."""
 DISC_VARIANCE_MIN = 1e-4
 """Least variance, in pixels², that a disc's radii are computed from, as in gsplat."""
+DISC_COEFFICIENT_MAX = 1e15
+"""Largest A to F of a disc, see `cpu.projection_2dgs`: one that exceeds it is seen edge-on and left out."""

@@ -21,7 +21,7 @@ IMPORTED_AGAIN = 64
 """The exit status of a rank whose script begins the run again when it is imported."""
 
 
-KILLERS = {
+KILLERS: dict[int, str] = {
     signal.SIGKILL: ", as the system does if main memory is full",
     signal.SIGABRT: ", as PyTorch does if a GPU has waited for that of another rank for more than 60 seconds",
 }

@@ -32,8 +32,6 @@ from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.splat import SplatTrainingState
 
 FRAMES = ("nerfstudio", "dataset", "world")
-USUAL_SHARE = 0.05
-"""The share of the photographs, in percent, that `splatkit clean` gives up if it is not told otherwise."""
 MOST_SHARE = 5.0
 _MOST_MEASURED = 8
 
@@ -116,7 +114,7 @@ class ViewerPanel(nn.Module):
             "SH degree", highest, 0, max(highest, 1), 1, disabled=highest == 0, cb_hook=self._choose_degree
         )
         self.g_share = ViewerSlider(
-            "Clean: share (%)", USUAL_SHARE, 0.0, MOST_SHARE, 0.05, cb_hook=self._told(self._preview),
+            "Clean: share (%)", 100 * rules.WEIGHT_SHARE, 0.0, MOST_SHARE, 0.01, cb_hook=self._told(self._preview),
             hint="The share of the training photographs that may be lost.",
         )  # fmt: skip
         self.h_preview = ViewerCheckbox(

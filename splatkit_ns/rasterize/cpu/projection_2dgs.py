@@ -21,15 +21,13 @@ from typing import Any
 import numba
 import numpy as np
 
-from splatkit_ns.rasterize.limits import ALPHA_MIN, DISC_SIGMAS, DISC_VARIANCE_MIN, MAX_RADIUS
+from splatkit_ns.rasterize.limits import ALPHA_MIN, DISC_COEFFICIENT_MAX, DISC_SIGMAS, DISC_VARIANCE_MIN, MAX_RADIUS
 
 from .projection import in_depth_range, rotation_of
 from .scalar_math import LOG2_E
 
 SCREEN_PRECISION = 2.0
 """Inverse variance, in 1/pixels², of the screen-space Gaussian that keeps discs visible: 2DGS, equation 11."""
-COEFFICIENT_MAX = 1e15
-"""Largest A to F of a disc: one that exceeds it is seen edge-on and left out."""
 
 # Columns of the record that compositing reads. A to D are scaled so that u² + v² is the exponent of 2^-x.
 CENTRE_X, CENTRE_Y, A, B, C, D, E, F, OFFSET_X, OFFSET_Y, LOG2_OPACITY = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
@@ -134,7 +132,7 @@ def _write_record(
     values[4] = -(centred[2, 0] * values[0] + centred[2, 1] * values[2]) / z
     values[5] = -(centred[2, 0] * values[1] + centred[2, 1] * values[3]) / z
     for k in range(6):
-        if not abs(values[k]) < COEFFICIENT_MAX:
+        if not abs(values[k]) < DISC_COEFFICIENT_MAX:
             return False
         record[A + k] = PLANE_SCALE * values[k] if k < 4 else values[k]
     record[CENTRE_X], record[CENTRE_Y] = transform[0, 2] / z, transform[1, 2] / z
