@@ -43,6 +43,14 @@ CONTAINERS = {
 }
 ANIMATIONS = (".gif", ".webp", ".png")
 """Suffixes of the formats in which Pillow writes several frames."""
+LONGEST_SIDES = {
+    **dict.fromkeys((".mp4", ".mov", ".mkv"), 16_384),
+    ".webm": 65_536,
+    ".gif": 65_535,
+    ".webp": 16_383,
+    **dict.fromkeys((".jpg", ".jpeg"), 65_500),
+}
+"""The most pixels of a side that a format, or its encoder, takes; others take any number."""
 SPEEDS = (0.01, 1000.0)
 """The lowest and the highest number of frames a second of videos and animations."""
 
@@ -55,10 +63,12 @@ def save_image(image: AnyImage, path: str | PathLike[str]) -> None:
         path: the file; its folder is made if it is missing.
 
     Raises:
-        SplatkitError: the image has another shape or type, or Pillow cannot write the format.
+        SplatkitError: the image has another shape or type, is too large for the format, or Pillow cannot write it.
         OSError: the file cannot be written; an old file is then as it was.
     """
-    _save(Image.fromarray(_eight_bits(image)), Path(path))
+    pixels = _eight_bits(image)
+    _check_sides(pixels, Path(path))
+    _save(Image.fromarray(pixels), Path(path))
 
 
 def save_images(images: Iterable[AnyImage], folder: str | PathLike[str], suffix: str = ".png") -> list[Path]:
@@ -96,7 +106,8 @@ def save_video(frames: Iterable[AnyImage], path: str | PathLike[str], fps: float
         fps: frames a second, within `SPEEDS`. A GIF rounds the time of a frame to hundredths of a second.
 
     Raises:
-        SplatkitError: there are no frames, their sizes differ, the format is not known, or PyAV cannot be used.
+        SplatkitError: there are no frames, their sizes differ or are too large for the format, the format is not known,
+            or PyAV cannot be used.
         OSError: the file cannot be written; an old file is then as it was.
     """
     target = Path(path)
@@ -111,6 +122,7 @@ def save_video(frames: Iterable[AnyImage], path: str | PathLike[str], fps: float
     first = next(pixels, None)
     if first is None:
         raise SplatkitError("save_video: there are no frames.")
+    _check_sides(first, target)
     if suffix in CONTAINERS:
         _save_with_ffmpeg(first, pixels, target, CONTAINERS[suffix], Fraction(fps).limit_denominator(1001))
         return
@@ -141,6 +153,16 @@ def _of_one_size(frames: Iterable[AnyImage]) -> Iterator[Pixels]:
                 f"{shape[1]}×{shape[0]}."
             )
         yield pixels
+
+
+def _check_sides(pixels: Pixels, path: Path) -> None:
+    height, width = pixels.shape[:2]
+    most = LONGEST_SIDES.get(path.suffix.lower())
+    if most is not None and max(width, height) > most:
+        raise SplatkitError(
+            f"{path}: images of {width}×{height} pixels, and {path.suffix} takes at most {most:,} a side. Make them "
+            "smaller, or write a folder of .png files."
+        )
 
 
 def _save(image: Image.Image, path: Path, **options: Any) -> None:

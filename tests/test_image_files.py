@@ -100,6 +100,9 @@ def test_an_old_file_survives_a_failure(tmp_path: Path) -> None:
         ([gradient(4, 4), gradient(4, 6)], "a.gif", "frame 1 is 6×4 pixels, those before it are 4×4"),
         ([gradient(4, 4), gradient(4, 6)], "a.mp4", "frame 1 is 6×4 pixels"),
         ([], "a.mp4", "there are no frames"),
+        ([gradient(2, 16_386)], "a.mp4", "images of 16386×2 pixels, and .mp4 takes at most 16,384 a side"),
+        ([gradient(65_536, 2)], "a.GIF", "images of 2×65536 pixels, and .GIF takes at most 65,535"),
+        ([gradient(2, 16_384)], "a.webp", "takes at most 16,383"),
         ([gradient(4, 4)], "a.avi", "no suffix of a video, expected one of: .mp4, .mov"),
     ],
 )
@@ -114,6 +117,8 @@ def test_more_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         save_video([gradient(4, 4)], tmp_path / "a.mp4", fps=0)
     with pytest.raises(SplatkitError, match=r"a.txt has no suffix of a picture"):
         save_image(gradient(4, 4), tmp_path / "a.txt")
+    with pytest.raises(SplatkitError, match=r".jpg takes at most 65,500"):
+        save_image(gradient(2, 65_501), tmp_path / "a.jpg")
     modules: Any = sys.modules
     monkeypatch.setitem(modules, "av", None)
     with pytest.raises(SplatkitError, match=r"package av, .*: pip install av. Animations"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Collection, Sequence
@@ -43,3 +44,14 @@ def pass_over_imports(commands: Collection[str]) -> None:
     """
     if Path(sys.argv[0]).name in commands:
         gc.freeze()
+        atexit.register(_let_bindings_go)
+
+
+def _let_bindings_go() -> None:
+    """Let the last collections find what nanobind has bound, which otherwise prints a page about leaks.
+
+    New versions of Triton are bound by it. The first of these collections, which is not needed, is left out.
+    """
+    if any(kind.__module__ == "nanobind" for kind in type.__subclasses__(type)):
+        gc.unfreeze()
+        gc.disable()

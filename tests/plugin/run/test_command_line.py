@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
+from splatkit_ns.plugin.run.command_line import TRAINING, pass_over_imports
 from tests.plugin.helpers import make_pipeline, run_config
 
 
@@ -17,6 +19,7 @@ def _collected_again() -> Generator[None]:
     gc.unfreeze()
     yield
     gc.unfreeze()
+    gc.enable()
 
 
 @pytest.mark.parametrize(("program", "passes"), [("/env/bin/ns-train", True), ("my_script.py", False)])
@@ -36,3 +39,17 @@ def test_so_they_do_in_a_command_that_opens_a_run(
     monkeypatch.setattr(sys, "argv", [program])
     make_pipeline(tiny_scene, "test")
     assert (gc.get_freeze_count() > 100_000) == passes
+
+
+def test_bindings_are_collected_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If they are not, nanobind prints that they leak, after every training."""
+    at_end: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_end.append)
+    monkeypatch.setattr(sys, "argv", ["ns-train"])
+    bound = type("nb_type_0", (type,), {"__module__": "nanobind"})
+    pass_over_imports(TRAINING)
+    assert gc.get_freeze_count() > 0
+    for function in at_end:
+        function()
+    assert gc.get_freeze_count() == 0
+    assert bound.__module__ == "nanobind", "it is there until now"
