@@ -106,6 +106,9 @@ OPTIONS: dict[str, tuple[str, str]] = {
 }
 """Options of nerfstudio's that have no effect here: where they are, and what happens instead."""
 
+OF_MODES = {"eval_interval": "interval", "train_split_fraction": "fraction"}
+"""Options of dataparsers, with the ``--eval-mode`` that each belongs to."""
+
 
 def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> None:
     """Print a note of the keys of a file of frames that are not honoured, and of those that are not known; and one of
@@ -183,7 +186,17 @@ def note_options(config: Any) -> None:
             name = setting.name.replace("_", "-")
             shown = f"--{place}.{name}" if place != "dataparser" else f"--{name} of the dataparser"
             report_once(f"{shown} has no effect: {reason}.")
+    _note_mode(config.dataparser)
     if isinstance(config.dataparser, ColmapDataParserConfig) and config.dataparser.masks_path is None:
         masks = Path(config.dataparser.data) / "masks"
         if masks.is_dir():
             report_once(f"The masks in {masks} are not used: --masks-path masks of the dataparser uses them.")
+
+
+def _note_mode(parser: Any) -> None:
+    """Print a note of options that say which images are held out, but belong to another mode."""
+    for setting in fields(parser):
+        mode, wanted = getattr(parser, "eval_mode", None), OF_MODES.get(setting.name)
+        if wanted is not None and mode not in (wanted, None) and getattr(parser, setting.name) != setting.default:
+            name = setting.name.replace("_", "-")
+            report_once(f"--{name} of the dataparser has no effect: it needs --eval-mode {wanted}, which is {mode}.")

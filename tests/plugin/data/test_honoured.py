@@ -115,3 +115,19 @@ def test_options_without_effect_are_named(tmp_path: Path, capsys: pytest.Capture
     text = said(capsys)
     assert "--mask-color of the dataparser has no effect: masked pixels count nowhere" in text
     assert "--pipeline.datamanager.eval-image-indices has no effect" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "mode"), [("eval_interval", 3, "fraction"), ("train_split_fraction", 0.5, "interval")]
+)
+def test_a_number_of_another_way_to_hold_images_out_is_named(
+    name: str, value: float, mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: Any = run_config(tmp_path).pipeline.datamanager
+    parser = config.dataparser = NerfstudioDataParserConfig(eval_mode="interval" if mode == "fraction" else "fraction")
+    setattr(parser, name, value)
+    note_options(config)
+    assert said(capsys) == ""
+    parser.eval_mode = mode
+    note_options(config)
+    assert f"--{name.replace('_', '-')} of the dataparser has no effect: it needs --eval-mode" in said(capsys)
