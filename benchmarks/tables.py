@@ -122,8 +122,7 @@ def full_size_rows(runs: list[Run]) -> list[tuple[str, str, int, float, list[str
     for scene, name in SCENES.items():
         peers = [run for run in as_now(runs, scene, "splatfacto") if "wall_s" in run]
         for method in METHODS:
-            found = as_now(runs, scene, method)
-            found = [run for run in found if "before" not in run] or [run for run in found if run["before"] in LAST]
+            found = of_present_settings(as_now(runs, scene, method))
             alone = [run for run in found if "wall_s" in run]
             if not alone:
                 continue
@@ -259,9 +258,13 @@ def difference(more: Sequence[float] | None, less: Sequence[float] | None) -> st
 
 
 def newest(runs: list[Run]) -> list[Run]:
-    """Those without ``before``; if there are none, those with the last settings, or else those of the last job."""
-    now, last = ([run for run in runs if run.get("before") in kinds] for kinds in ((None,), LAST))
-    return now or last or [run for run in runs if run["job"] == runs[-1]["job"]]
+    """Those `of_present_settings`; if there are none, those of the last job."""
+    return of_present_settings(runs) or [run for run in runs if run["job"] == runs[-1]["job"]]
+
+
+def of_present_settings(runs: list[Run]) -> list[Run]:
+    """Those without ``before``; if there are none, those with the last settings."""
+    return [run for run in runs if "before" not in run] or [run for run in runs if run["before"] in LAST]
 
 
 def wall_of(runs: list[Run]) -> float:

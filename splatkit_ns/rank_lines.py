@@ -31,7 +31,7 @@ class RankLines:
         self._sent = 0
         self._buffers = {other: bytearray() for other in lines}
         self._come: dict[int, dict[int, list[int]]] = {other: {} for other in lines}
-        """Messages that nobody has asked for yet, by rank and number."""
+        """Messages that have been received but not read yet, by rank and number."""
 
     @classmethod
     def connect(cls, rank: int, size: int, store: Any) -> RankLines:

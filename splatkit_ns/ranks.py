@@ -214,7 +214,7 @@ class Ranks:
         """
         if self.size == 1:
             return
-        if self._group is not None and dist.get_backend(self._group) == "nccl":
+        if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         self.gather([0])
 
@@ -330,7 +330,7 @@ def _connect(group: Any, size: int) -> None:
 
 
 def _first_on_gpu() -> Any:
-    """Options of NCCL: its kernels begin before others that could begin at the same time, and wait for nobody else."""
+    """Options of NCCL: kernels of an exchange start before others that are ready, and a wait has a limit."""
     options: Any = getattr(dist, "ProcessGroupNCCL").Options()  # noqa: B009  # as `_store_class`
     options.is_high_priority_stream = True
     options._timeout = GPU_PATIENCE

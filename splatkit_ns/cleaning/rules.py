@@ -19,7 +19,7 @@ FAINTEST = 1 / 255
 LARGEST_LOG_SCALE = float(np.log(np.finfo(np.float32).max))
 """Sizes with a larger logarithm are infinite in float32, in which renderers compute."""
 WEIGHT_SHARE = 0.0003
-"""The share of all weight that goes, `unneeded`, if nobody says another."""
+"""The share of the total weight whose Gaussians `unneeded` finds by default."""
 _NEIGHBOURS = 16
 _CHUNK = 1 << 20
 

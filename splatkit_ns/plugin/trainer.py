@@ -232,7 +232,7 @@ class SplatkitTrainer(Trainer):
                             self.pipeline.model.run_post_train(self.optimizers.optimizers)
                         with self._saver.together():
                             self._saver.save_last(self.step, stopped=self.stop_training or bool(self._stop_request))
-                        self._together.part()
+                        self._together.ranks.await_devices()
                         if self._stop_request.signum is None and self.step >= self._start_step:
                             self._held_out.measure(self.step + 1)
         finally:

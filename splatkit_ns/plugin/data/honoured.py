@@ -178,25 +178,21 @@ def _is_neutral(value: Any) -> bool:
 
 def note_options(config: Any) -> None:
     """Print a note of the options of a datamanager's config, and its dataparser's, that have no effect here."""
+    mode = getattr(config.dataparser, "eval_mode", None)
+    options = OPTIONS | {
+        name: ("dataparser", f"it needs --eval-mode {wanted}, which is {mode}")
+        for name, wanted in OF_MODES.items()
+        if mode not in (wanted, None)
+    }
     for settings in (config, config.dataparser):
         for setting in fields(settings):
-            if setting.name not in OPTIONS or getattr(settings, setting.name) == setting.default:
+            if setting.name not in options or getattr(settings, setting.name) == setting.default:
                 continue
-            place, reason = OPTIONS[setting.name]
+            place, reason = options[setting.name]
             name = setting.name.replace("_", "-")
             shown = f"--{place}.{name}" if place != "dataparser" else f"--{name} of the dataparser"
             report_once(f"{shown} has no effect: {reason}.")
-    _note_mode(config.dataparser)
     if isinstance(config.dataparser, ColmapDataParserConfig) and config.dataparser.masks_path is None:
         masks = Path(config.dataparser.data) / "masks"
         if masks.is_dir():
             report_once(f"The masks in {masks} are not used: --masks-path masks of the dataparser uses them.")
-
-
-def _note_mode(parser: Any) -> None:
-    """Print a note of options that say which images are held out, but belong to another mode."""
-    for setting in fields(parser):
-        mode, wanted = getattr(parser, "eval_mode", None), OF_MODES.get(setting.name)
-        if wanted is not None and mode not in (wanted, None) and getattr(parser, setting.name) != setting.default:
-            name = setting.name.replace("_", "-")
-            report_once(f"--{name} of the dataparser has no effect: it needs --eval-mode {wanted}, which is {mode}.")

@@ -25,7 +25,7 @@ KILLERS: dict[int, str] = {
     signal.SIGKILL: ", as the system does if main memory is full",
     signal.SIGABRT: ", as PyTorch does if a GPU has waited for that of another rank for more than 60 seconds",
 }
-"""What usually kills a rank, by signal."""
+"""The usual cause of a signal that kills a rank, as a part of the message."""
 
 
 @dataclass(frozen=True)

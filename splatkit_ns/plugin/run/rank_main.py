@@ -40,7 +40,7 @@ class Place:
     device_type: str
     host: str
     port: int
-    """Where the ranks find each other."""
+    """The port of the store through which the ranks connect."""
     is_continued: bool
     """Whether the run goes on in its own folder."""
     errors: Path
@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Lifelines:
-    """What a rank is told by closing a pipe, of which the process that started the ranks holds the other end."""
+    """Pipes whose closing tells a rank to end; the process that started the ranks holds the other ends."""
 
     alive: Connection
     """Closes when that process ends."""

@@ -216,10 +216,6 @@ class Together:
             if self.ranks.size > 1:
                 densification.forget_gathered(self.ranks)
 
-    def part(self) -> None:
-        """Wait until this rank can end without another one waiting for its GPU."""
-        self.ranks.await_devices()
-
 
 class BitSums:
     """Numbers that depend on all bits of parameters, for a comparison; the host does not wait for them at first.

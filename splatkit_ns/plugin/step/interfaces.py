@@ -137,8 +137,8 @@ class PlainForwardBackward:
         return self._meter.last()
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        model, has_space = self._model, frame.list_space is not None
-        if not has_space:
+        model, measures = self._model, frame.list_space is None  # else the caller does
+        if measures:
             self._list_space.longest = 0
             self._meter.begin()
             model.parts.use_frame(dataclasses.replace(frame, list_space=self._list_space))
@@ -147,7 +147,7 @@ class PlainForwardBackward:
         assert model.context.loss is not None
         model.context.loss.backward()
         model.parts.measure()
-        if not has_space:
+        if measures:
             self._meter.note(self._list_space.longest)
         return outputs
 
