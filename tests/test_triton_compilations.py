@@ -49,7 +49,7 @@ from splatkit_ns.rasterize._tile_lists_triton import TileLists
 for launch in [*compositing.first_launches("cpu", 16), *sh.first_launches("cpu", 16)]:
     launch()
 compiled = set(variants)
-assert len(compiled) == 9, compiled
+assert len(compiled) == 10, compiled
 for number, entries, width, height in ((1, 1, 16, 16), (16, 99, 979, 546), (99, 4096, 900, 1600)):
     centres, coefficients = torch.ones(1, 3), [torch.ones(number, k, 3, requires_grad=True) for k in (1, 15)]
     means, seen = torch.ones(number, 3, requires_grad=True), torch.ones(1, number) > 0

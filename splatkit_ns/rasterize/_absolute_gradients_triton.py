@@ -37,7 +37,8 @@ def _absolute(
 
     The steps are those of the compositing's backward pass; v_images is (C, channels, H, W).
     """
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    tile = tl.program_id(0)
+    camera, px, py, place, inside = pixels(tile, width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)
@@ -121,7 +122,8 @@ def absolute_gradients(
     height, width, channels = v_images.shape[1:]
     means2d, conics, colors, opacities = (x.contiguous() for x in (means2d, conics, colors, opacities))
     first = colors[..., :1].contiguous()  # the light that each Gaussian leaves is that of any channel
-    *_, lights, lasts = blend(means2d, conics, first, opacities, None, width, height, tile_size, lists)
+    blended = blend(means2d, conics, first, opacities, None, width, height, tile_size, lists)
+    lights, lasts = blended[2:4]
     behind = colors if backgrounds is None else backgrounds.detach().contiguous()
     sums = torch.empty(len(lists.ids), FIELDS.value, device=colors.device)
     _absolute[(cameras * tiles_y * tiles_x,)](

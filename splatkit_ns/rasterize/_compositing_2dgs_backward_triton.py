@@ -25,7 +25,8 @@ def backward(
     width, height, tiles_x, tiles_y, X: tl.constexpr, DEPTH: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Write the gradients of each entry of the tile's list, added up over its pixels: `FIXED`, X, normals, absolute."""
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    tile = tl.program_id(0)
+    camera, px, py, place, inside = pixels(tile, width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)

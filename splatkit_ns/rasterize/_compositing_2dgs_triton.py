@@ -25,7 +25,7 @@ from splatkit_ns.rasterize._compositing_2dgs_backward_triton import backward
 from splatkit_ns.rasterize._disc_gradients_triton import FIXED, gather, transform_gradients
 from splatkit_ns.rasterize._discs_triton import Discs, alpha_on_disc, load_record, load_value
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
-from splatkit_ns.rasterize.tile_list_space import passes
+from splatkit_ns.rasterize.tile_list_space import blending_work
 
 TILE = 8
 """Pixels along the side of a tile: one warp has two pixels per lane, since a pixel has twenty numbers."""
@@ -41,7 +41,8 @@ def _forward(
     width, height, tiles_x, tiles_y, X: tl.constexpr, DEPTH: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """Write images, remaining light, the number of list entries that were read, and that of the median's disc."""
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    tile = tl.program_id(0)
+    camera, px, py, place, inside = pixels(tile, width, height, tiles_x, tiles_y, T)
     start = tl.load(offsets_ptr + tile)
     end = tl.load(offsets_ptr + tile + 1)
     light = tl.full((T * T,), 1.0, tl.float32)
@@ -129,7 +130,7 @@ class CompositeDiscs(torch.autograd.Function):
             width, height, tiles_x, tiles_y, X=channels, DEPTH=has_depth, T=TILE, num_warps=1,
         )  # fmt: skip
         if lists.work is not None:
-            lists.work.add_(passes(lasts, TILE))
+            lists.work.add_(blending_work(lasts, TILE))
         ctx.save_for_backward(
             means2d, ray_transforms, values, normals, opacities, backgrounds, images, lights, lasts, places
         )

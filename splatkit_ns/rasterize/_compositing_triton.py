@@ -32,28 +32,39 @@ from splatkit_ns.rasterize._blending_triton import (
     blend,
     clear_unseen,
     forward,
+    forward_warps,
     light_before,
     load_gaussian,
+    mark_places,
     pixels,
+    segment_length,
+    segment_of,
 )
 from splatkit_ns.rasterize._entry_sums_triton import add_up
 from splatkit_ns.rasterize._entry_sums_triton import first_launches as first_sums
 from splatkit_ns.rasterize._tile_lists_triton import TileLists
-from splatkit_ns.rasterize.tile_list_space import passes
+from splatkit_ns.rasterize.tile_list_space import blending_work
 
 
-@triton.jit(do_not_specialize=SIZES)
+@triton.jit(do_not_specialize=[*SIZES, "num_tiles"])
 def _backward(
     means_ptr, conics_ptr, opacities_ptr, colors_ptr, backgrounds_ptr, offsets_ptr, ids_ptr, places_ptr,
-    lights_ptr, lasts_ptr, v_images_ptr, v_alphas_ptr, sums_ptr, width, height, tiles_x, tiles_y,
-    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr,
+    images_ptr, lights_ptr, lasts_ptr, marks_ptr, v_images_ptr, v_alphas_ptr, sums_ptr,
+    width, height, tiles_x, tiles_y, num_tiles,
+    X: tl.constexpr, BACKGROUND: tl.constexpr, ABS: tl.constexpr, T: tl.constexpr, SEGMENT: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradients of each entry of the tile's list, added up over its pixels.
+    """Write the gradients of each entry of a segment of a tile's list, added up over the tile's pixels.
 
     Their order is means (2), conics (3), opacity (1), colours (X), and absolute means (2) if wanted.
     """
-    tile, camera, px, py, place, inside = pixels(width, height, tiles_x, tiles_y, T)
+    tile, segment = segment_of(tl.program_id(0), offsets_ptr, num_tiles, SEGMENT)
     start = tl.load(offsets_ptr + tile)
+    length = tl.load(offsets_ptr + tile + 1) - start
+    first = segment * SEGMENT
+    if first >= length:
+        return
+    end = tl.minimum(first + SEGMENT, length)
+    camera, px, py, place, inside = pixels(tile, width, height, tiles_x, tiles_y, T)
     light = tl.load(lights_ptr + place, mask=inside, other=1.0)
     last = tl.load(lasts_ptr + place, mask=inside, other=0)
     v0 = tl.load(v_images_ptr + X * place, mask=inside, other=0.0)
@@ -61,6 +72,7 @@ def _backward(
     v2 = tl.load(v_images_ptr + X * place + 2, mask=inside, other=0.0) if X > 2 else v0
     v3 = tl.load(v_images_ptr + X * place + 3, mask=inside, other=0.0) if X > 3 else v0
     behind = -tl.load(v_alphas_ptr + place, mask=inside, other=0.0)
+    rest = behind * light
     if BACKGROUND:
         behind += v0 * tl.load(backgrounds_ptr + X * camera)
         if X > 1:
@@ -71,22 +83,34 @@ def _backward(
             behind += v3 * tl.load(backgrounds_ptr + X * camera + 3)
     behind *= light
     """The share of the loss that comes from everything behind, dimmed by everything in front."""
+    j = tl.max(last)
+    if j > end:  # for pixels that see entries behind the segment, too: what the forward pass had and what it found then
+        more = last > end
+        mark = mark_places(marks_ptr, start, segment, SEGMENT, X, T)
+        light = tl.load(mark, mask=more, other=light)
+        rest += v0 * (tl.load(images_ptr + X * place, mask=more, other=0.0) - tl.load(mark + T * T))
+        if X > 1:
+            rest += v1 * (tl.load(images_ptr + X * place + 1, mask=more, other=0.0) - tl.load(mark + 2 * T * T))
+        if X > 2:
+            rest += v2 * (tl.load(images_ptr + X * place + 2, mask=more, other=0.0) - tl.load(mark + 3 * T * T))
+        if X > 3:
+            rest += v3 * (tl.load(images_ptr + X * place + 3, mask=more, other=0.0) - tl.load(mark + 4 * T * T))
+        behind = tl.where(more, rest, behind)
+        j = end
     R: tl.constexpr = 6 + X + (2 if ABS else 0)
     field = tl.arange(0, 16)
-    j = tl.max(last)
-    length = tl.load(offsets_ptr + tile + 1) - start
-    clear_unseen(sums_ptr, places_ptr, start, j, length, R, 16)
+    clear_unseen(sums_ptr, places_ptr, start, tl.maximum(j, first), end, R, 16)
     j -= 1
-    g = tl.load(ids_ptr + start + j, mask=j >= 0, other=0)
-    row = tl.load(places_ptr + start + j, mask=j >= 0, other=0)
+    g = tl.load(ids_ptr + start + j, mask=j >= first, other=0)
+    row = tl.load(places_ptr + start + j, mask=j >= first, other=0)
     mx, my, a, b, c, opacity, c0, c1, c2, c3 = load_gaussian(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
-    g = tl.load(ids_ptr + start + j - 1, mask=j >= 1, other=0)
-    while j >= 0:
+    g = tl.load(ids_ptr + start + j - 1, mask=j > first, other=0)
+    while j >= first:
         n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = load_gaussian(
             means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
         )
-        n_row = tl.load(places_ptr + start + j - 1, mask=j >= 1, other=0)
-        g = tl.load(ids_ptr + start + j - 2, mask=j >= 2, other=0)
+        n_row = tl.load(places_ptr + start + j - 1, mask=j > first, other=0)
+        g = tl.load(ids_ptr + start + j - 2, mask=j > first + 1, other=0)
         dx, dy, full, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
         counts = counts & (j < last)
         light, inverse, alpha = light_before(light, full, counts)
@@ -133,31 +157,33 @@ class Composite(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor, backgrounds: Tensor | None,
-        width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool,
+        width: int, height: int, tile_size: int, lists: TileLists, absgrad: bool, segment: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        images, alphas, lights, lasts = blend(
-            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists
+        images, alphas, lights, lasts, marks = blend(
+            means2d, conics, colors, opacities, backgrounds, width, height, tile_size, lists, segment
         )
         if lists.work is not None:
-            lists.work.add_(passes(lasts[..., 0], tile_size))
+            lists.work.add_(blending_work(lasts[..., 0], tile_size))
         behind = colors if backgrounds is None else backgrounds
-        ctx.save_for_backward(means2d, conics, colors, opacities, behind, lights, lasts)
+        ctx.save_for_backward(means2d, conics, colors, opacities, behind, images, lights, lasts, marks)
         ctx.lists, ctx.tile_size, ctx.absgrad, ctx.background = lists, tile_size, absgrad, backgrounds is not None
+        ctx.segment = segment
         return images, alphas
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_images: Tensor, v_alphas: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        means2d, conics, colors, opacities, behind, lights, lasts = ctx.saved_tensors
+        means2d, conics, colors, opacities, behind, images, lights, lasts, marks = ctx.saved_tensors
         lists, absgrad, background = ctx.lists, ctx.absgrad, ctx.background
         cameras, tiles_y, tiles_x = lists.offsets.shape
         height, width, channels = *lasts.shape[1:3], colors.shape[-1]
         v_images = v_images.contiguous()
         sums = torch.empty(len(lists.ids), 6 + channels + 2 * absgrad, device=colors.device)
-        _backward[(cameras * tiles_y * tiles_x,)](
-            means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, lights, lasts,
-            v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, channels, background, absgrad,
-            ctx.tile_size, num_warps=1,
+        num_tiles = cameras * tiles_y * tiles_x
+        _backward[(num_tiles + len(lists.ids) // ctx.segment,)](
+            means2d, conics, opacities, colors, behind, lists.bounds, lists.ids, lists.places, images, lights, lasts,
+            marks, v_images, v_alphas.contiguous(), sums, width, height, tiles_x, tiles_y, num_tiles,
+            channels, background, absgrad, ctx.tile_size, ctx.segment, num_warps=1,
         )  # fmt: skip
         v_means, v_conics = torch.empty_like(means2d), torch.empty_like(conics)
         v_opacities, v_colors = torch.empty_like(opacities), torch.empty_like(colors)
@@ -166,7 +192,7 @@ class Composite(torch.autograd.Function):
         if absgrad:
             means2d.absgrad = v_abs
         v_background = (lights * v_images).sum((1, 2)) if background and ctx.needs_input_grad[4] else None
-        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None
+        return v_means, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None, None
 
 
 def composite(
@@ -206,6 +232,7 @@ def composite(
     return Composite.apply(  # type: ignore[return-value]
         means2d.contiguous(), conics.contiguous(), colors.contiguous(), opacities.contiguous(),
         None if backgrounds is None else backgrounds.contiguous(), width, height, tile_size, lists, absgrad,
+        segment_length(tile_size) if torch.is_grad_enabled() else 0,
     )  # fmt: skip
 
 
@@ -218,8 +245,14 @@ def first_launches(device: str, tile_size: int) -> list[Callable[[], object]]:
     sums, images, first = torch.ones(11, device=device), torch.zeros(3, device=device), one.int() - 1
     gaussian = (sums[:2].clone(), torch.tensor([1.0, 0.0, 1.0], device=device), one, sums[:3].clone(), images)
     shape = (1, 1, 1, 1, 3, True)
-    blended = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), *shape, tile_size)
-    backward = (*gaussian, bounds, first, first, one, one.int(), images, one, sums, *shape)
-    launches: list[Callable[[], object]] = [partial(forward[(1,)], *blended, num_warps=1)]
-    launches += [partial(_backward[(1,)], *backward, absgrad, tile_size, num_warps=1) for absgrad in (True, False)]
+    marks, segment = torch.empty(4 * tile_size**2, device=device), segment_length(tile_size)
+    blended = (*gaussian, bounds, first, images.clone(), one.clone(), one.clone(), first.clone(), marks, *shape)
+    backward = (*gaussian, bounds, first, first, images, one, one.int(), marks, images, one, sums, *shape[:4], 1)
+    backward += shape[4:]
+    launches: list[Callable[[], object]] = [
+        partial(forward[(1,)], *blended, tile_size, each, num_warps=forward_warps(tile_size)) for each in (segment, 0)
+    ]
+    launches += [
+        partial(_backward[(1,)], *backward, absgrad, tile_size, segment, num_warps=1) for absgrad in (True, False)
+    ]
     return [*launches, *first_sums(device)]

@@ -12,12 +12,13 @@ import sys
 sys.path.insert(0, "tests/rasterize")
 import torch
 from random_ellipses import random_ellipses
-from splatkit_ns.rasterize import _entry_sums_triton
+from splatkit_ns.rasterize import _compositing_triton, _entry_sums_triton
 from splatkit_ns.rasterize._compositing_triton import composite
 from splatkit_ns.rasterize._tile_lists_triton import tile_lists
-from splatkit_ns.rasterize.tile_list_space import ListSpace
+from splatkit_ns.rasterize.tile_list_space import LONGEST, ListSpace
 
 _entry_sums_triton.MANY, _entry_sums_triton.WIDE = {many}, 2
+_compositing_triton.segment_length = lambda tile_size: {segment}
 torch.manual_seed(0)
 C, N, W, H, T, X = 2, 24, 21, 19, {tile_size}, {channels}
 background, absgrad = {background}, {absgrad}
@@ -70,12 +71,13 @@ images, alphas = composite(*ours[:4], ours[4] if background else None, W, H, T, 
 truth = [tensor.double().requires_grad_() for tensor in inputs]
 true_images, true_alphas, per_pixel = dense(*truth)
 assert (images - true_images).abs().max() < 2e-5 and (alphas - true_alphas).abs().max() < 2e-5
-work = 0
+blended = []
 for tile, start in enumerate(lists.bounds[:-1].tolist()):
     row, column = divmod(tile % (tiles_y * tiles_x), tiles_x)
     part = (slice(row * T, row * T + T), slice(column * T, column * T + T))
     listed = lists.ids[start : lists.bounds[tile + 1]].tolist()
-    work += max((i + 1 for i, g in enumerate(listed) if seen_by[g][part].any()), default=0)
+    blended.append(max((i + 1 for i, g in enumerate(listed) if seen_by[g][part].any()), default=0))
+work = sum(blended) + LONGEST * max(blended)
 assert int(space.work) == work * math.ceil(X / 4) > 0, "each group of channels is blended"
 weights, more = torch.rand(C, H, W, X), torch.rand(C, H, W, 1)
 ((images * weights).sum() + (alphas * more).sum()).backward()
@@ -94,20 +96,22 @@ print("equal")
 
 
 @pytest.mark.parametrize(
-    ("tile_size", "channels", "background", "absgrad", "many"),
+    ("tile_size", "channels", "background", "absgrad", "many", "segment"),
     [
-        (16, 3, True, False, 1),
-        (8, 4, True, True, 4),
-        (8, 1, False, True, 32),
-        (16, 2, False, False, 32),
-        (8, 6, True, False, 3),
-        (8, 6, True, True, 3),
-        (16, 9, False, True, 32),
+        (16, 3, True, False, 1, 4),
+        (8, 4, True, True, 4, 64),
+        (8, 1, False, True, 32, 2),
+        (16, 2, False, False, 32, 6),
+        (8, 6, True, False, 3, 8),
+        (8, 6, True, True, 3, 4),
+        (16, 9, False, True, 32, 128),
     ],
 )
-def test_in_the_interpreter(tile_size: int, channels: int, background: bool, absgrad: bool, many: int) -> None:
+def test_in_the_interpreter(
+    tile_size: int, channels: int, background: bool, absgrad: bool, many: int, segment: int
+) -> None:
     settings = {"tile_size": tile_size, "channels": channels, "background": background, "absgrad": absgrad}
-    settings |= {"many": many}
+    settings |= {"many": many, "segment": segment}
     code = IN_THE_INTERPRETER
     for name, value in settings.items():
         code = code.replace("{" + name + "}", str(value))

@@ -23,6 +23,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 BACKEND = make_backend(TARGET)
 WHOLE_NUMBERS = (
     "number", "cameras", "width", "height", "tiles_x", "tiles_y", "antialiased", "depth_stride", "seed", "channels",
+    "num_tiles",
 )  # fmt: skip
 INTEGERS = ("offsets_ptr", "ids_ptr", "places_ptr", "lasts_ptr", "radii_ptr")
 SHORT = ("views_ptr", "Ks_ptr", "lenses_ptr", "backgrounds_ptr", "offsets_ptr", "ids_ptr", "places_ptr", "numbers_ptr")
@@ -58,7 +59,7 @@ def narrow(text):
     return found
 
 
-blending = {"X": 4, "BACKGROUND": True, "T": 16}
+blending = {"X": 4, "BACKGROUND": True, "T": 16, "SEGMENT": 128}
 gradients = {**blending, "ABS": False}
 for kernel, constants in (
     (blended.forward, blending),
