@@ -170,10 +170,10 @@ splatkit_3dgs = make_method(
     **_quick_mcmc(
         max_per_seed=in_short_run(7.6, short=13),
         pixels_per_gaussian=in_short_run(63, short=100),
-        refine_stop_iter=relocation_stop(11_200, share=4 / 5),
+        refine_stop_iter=relocation_stop(16_000, share=4 / 5),
         dropout=scene_dropout(0.2),
     ),
-    max_num_iterations=scene_steps(14_000, per_photograph=140),
+    max_num_iterations=scene_steps(20_000, per_photograph=200),
     description="3D Gaussian Splatting: high quality in little time (splatkit-ns).",
 )
 

@@ -116,7 +116,7 @@ def segment_of(program, offsets_ptr, num_tiles, SEGMENT: tl.constexpr):
 def blend_one(
     i, start, end, px, py, mx, my, a, b, c, opacity, c0, c1, c2, c3, light, i0, i1, i2, i3, last, open_, X: tl.constexpr
 ):
-    """Add the Gaussian of entry i to what a tile's pixels have seen so far, if the list has such an entry."""
+    """Add the Gaussian of entry i to what a tile's pixels have seen so far; behind the end of its list, nothing."""
     _dx, _dy, alpha, counts = alpha_at(px, py, mx, my, a, b, c, opacity)
     counts = counts & (i < end)
     alpha = tl.minimum(alpha, ALPHA_MAX)
@@ -158,13 +158,13 @@ def forward(
     open_ = inside
     i = start
     g = tl.load(ids_ptr + i, mask=i < end, other=0)
-    h = tl.load(ids_ptr + i + 1, mask=i + 1 < end, other=0)
+    h = tl.load(ids_ptr + i + 1, mask=i + 1 < end, other=g)
     mx, my, a, b, c, opacity, c0, c1, c2, c3 = load_gaussian(means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X)
     hx, hy, ha, hb, hc, h_opacity, h0, h1, h2, h3 = load_gaussian(
         means_ptr, conics_ptr, opacities_ptr, colors_ptr, h, X
     )
     g = tl.load(ids_ptr + i + 2, mask=i + 2 < end, other=0)
-    h = tl.load(ids_ptr + i + 3, mask=i + 3 < end, other=0)
+    h = tl.load(ids_ptr + i + 3, mask=i + 3 < end, other=g)
     while (i < end) & (tl.max(open_.to(tl.int32)) > 0):
         n_mx, n_my, n_a, n_b, n_c, n_opacity, n_c0, n_c1, n_c2, n_c3 = load_gaussian(
             means_ptr, conics_ptr, opacities_ptr, colors_ptr, g, X
@@ -173,7 +173,7 @@ def forward(
             means_ptr, conics_ptr, opacities_ptr, colors_ptr, h, X
         )
         g = tl.load(ids_ptr + i + 4, mask=i + 4 < end, other=0)
-        h = tl.load(ids_ptr + i + 5, mask=i + 5 < end, other=0)
+        h = tl.load(ids_ptr + i + 5, mask=i + 5 < end, other=g)
         light, i0, i1, i2, i3, last, open_ = blend_one(
             i, start, end, px, py, mx, my, a, b, c, opacity, c0, c1, c2, c3, light, i0, i1, i2, i3, last, open_, X
         )

@@ -24,7 +24,7 @@ from tests.plugin.helpers import make_trainer, run_config
 
 MCMC, PLAIN = (0.1, 0.5), (1.0, 0.1)
 FULL: dict[str, tuple[int, tuple[int, int, int], int, tuple[float, float]]] = {
-    "splatkit_3dgs": (14_000, (500, 11_200, 100), 1000, MCMC),
+    "splatkit_3dgs": (20_000, (500, 16_000, 100), 1000, MCMC),
     "splatkit_3dgs_fast": (6500, (500, 5200, 50), 500, MCMC),
     "splatkit_3dgs_big": (30_000, (500, 24_000, 100), 1000, MCMC),
     "splatkit_3dgs_small": (10_000, (500, 8000, 100), 1000, MCMC),
@@ -150,7 +150,7 @@ def test_what_is_given_stays() -> None:
     off: Any = deepcopy(methods.splatkit_3dgs.config)
     off.max_num_iterations, off.full_length = 200, 0
     fit_to_length(off)
-    assert shown(off) == ((500, 11_200, 100), 1000, MCMC, 1000)
+    assert shown(off) == ((500, 16_000, 100), 1000, MCMC, 1000)
     assert last_factor(off) == pytest.approx(0.01)
 
 

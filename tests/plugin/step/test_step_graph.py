@@ -350,6 +350,7 @@ def test_the_work_of_each_step_is_known_after_the_next_one(
 ) -> None:
     """Also of those that run again for lack of space, whose graph has blended other lists."""
     from splatkit_ns.rasterize import _compositing_triton as compositing
+    from splatkit_ns.rasterize.tile_list_space import LONGEST
 
     monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
     graphs = step_graph.GraphForwardBackward
@@ -364,7 +365,8 @@ def test_the_work_of_each_step_is_known_after_the_next_one(
         found, size = blend(*arguments), arguments[7]
         if not torch.cuda.is_current_stream_capturing():
             strips = found[3][0, ..., 0].cpu().split(size)
-            blended.append(sum(int(tile.max()) for strip in strips for tile in strip.split(size, dim=1)))
+            tiles = [int(tile.max()) for strip in strips for tile in strip.split(size, dim=1)]
+            blended.append(sum(tiles) + LONGEST * max(tiles))
         return found
 
     def checked(self: Any, frame: Any, batch: Any) -> Any:
