@@ -81,7 +81,7 @@ def test_a_number_that_is_given_is_not_fitted_even_if_it_is_the_methods_own() ->
     fit_to_length(config)
     assert isinstance(config.pipeline.model.densification, SplatMCMCDensification), "a setting that only MCMC has"
     assert re.search(
-        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 11200", help_of("splatkit-3dgs")
+        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 16000", help_of("splatkit-3dgs")
     )
 
 
