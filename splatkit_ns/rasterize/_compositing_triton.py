@@ -165,7 +165,8 @@ class Composite(torch.autograd.Function):
         if lists.work is not None:
             lists.work.add_(blending_work(lasts[..., 0], tile_size))
         behind = colors if backgrounds is None else backgrounds
-        ctx.save_for_backward(means2d, conics, colors, opacities, behind, images, lights, lasts, marks)
+        found = images.clone() if segment else images  # who gets the images may change them in place
+        ctx.save_for_backward(means2d, conics, colors, opacities, behind, found, lights, lasts, marks)
         ctx.lists, ctx.tile_size, ctx.absgrad, ctx.background = lists, tile_size, absgrad, backgrounds is not None
         ctx.segment = segment
         return images, alphas
