@@ -149,17 +149,17 @@ class SplatkitTrainer(Trainer):
         model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
         schedules, first = self.optimizers.schedulers, self.start_step + images - 1
         self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, first, images)
-        accumulation = self.gradient_accumulation_steps
+        accumulation, has_ranks = self.gradient_accumulation_steps, self._together.ranks.size > 1
         self.training_step = TrainingStep(
-            model,
-            self._together.images(self.pipeline.datamanager),
-            self.callbacks,
-            forward_backward(model, self.device, config.cuda_graphs, accumulation, self._together.ranks.size > 1),
-            self._together.gradients(model.parts),
-            self._watch,
-            ParameterUpdates(self.optimizers, accumulation, model.training_state),
-            self._checkpoints.requests,
-            self._log.is_due,
+            model=model,
+            data=self._together.images(self.pipeline.datamanager),
+            callbacks=self.callbacks,
+            forward_backward=forward_backward(model, self.device, config.cuda_graphs, accumulation, has_ranks),
+            gradients=self._together.gradients(model.parts),
+            watch=self._watch,
+            updates=ParameterUpdates(self.optimizers, accumulation, model.training_state),
+            requests=self._checkpoints.requests,
+            wants_metrics=self._log.is_due,
             complete_steps=self.start_step,
         )
         self._held_out = HeldOutImages(
