@@ -5,6 +5,10 @@ gsplat, whose compositing this replaces: its backward pass adds up gradients wit
 by atomic additions in an arbitrary order, over all warps of all tiles. Here one warp has a whole tile, so that a thread
 adds up several pixels before it exchanges sums with others; each list entry's sum is stored in a place of its own, and
 `_entry_sums_triton` adds up the places of each Gaussian in a fixed order.
+
+Lists of some tiles are ten times as long as those of others. So a backward pass goes through segments of them, each by
+a warp of its own, which begins with what the forward pass had there; Taming 3DGS (https://arxiv.org/abs/2406.15643)
+keeps that, too, for threads that have one Gaussian each.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
