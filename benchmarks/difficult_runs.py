@@ -212,7 +212,7 @@ def error_of_depth(result: Any) -> dict[str, float]:
 
     from splatkit_ns.loss_fn.geometry import inverse_depth_error
     from splatkit_ns.plugin.data.cameras import pinhole_view
-    from splatkit_ns.plugin.data.targets import read_target
+    from splatkit_ns.plugin.data.loader.targets import read_target
     from splatkit_ns.renderer import RenderOptions
 
     data, errors = result.run_model.context.data_provider.datamanager, list[float]()

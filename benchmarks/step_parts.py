@@ -40,7 +40,7 @@ PARTS = (
     "splatkit_ns.plugin.step.parts:StepParts.take_frame",
     "splatkit_ns.plugin.step.parts:StepParts.finish_step",
     "splatkit_ns.plugin.datamanager:SplatkitDatamanager.next_train",
-    "splatkit_ns.plugin.data.dealing:DealtImages.next_train",
+    "splatkit_ns.plugin.data.sampling.dealing:DealtImages.next_train",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward.run",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._capture",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._replay",

@@ -268,7 +268,7 @@ def evaluate(pipeline: Any, lpips: bool = False) -> dict[str, float]:
     import torch
 
     from splatkit_ns.image_metrics.metrics import ImageMetrics
-    from splatkit_ns.plugin.data.images import evaluation_target
+    from splatkit_ns.plugin.data.photographs.images import evaluation_target
     from splatkit_ns.plugin.step.measures import compared
 
     metrics = ImageMetrics(lpips=lpips)

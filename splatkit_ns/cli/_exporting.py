@@ -22,9 +22,9 @@ from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.formats.ply import property_names
 from splatkit_ns.parts.near_misses import is_own_class
 from splatkit_ns.parts.nesting import part_with
-from splatkit_ns.plugin.data.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.cameras import camera_extent
-from splatkit_ns.plugin.data.scene_frames import frame_to_training
+from splatkit_ns.plugin.data.scenes.camera_files import FILES, write_cameras
+from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
 from splatkit_ns.renderer.sky import SkyRenderer, sky_shell
 

@@ -16,7 +16,7 @@ from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.plugin.data.cameras import lens_view
-from splatkit_ns.plugin.data.images import evaluation_target
+from splatkit_ns.plugin.data.photographs.images import evaluation_target
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import SplatModel

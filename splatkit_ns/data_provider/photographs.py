@@ -10,9 +10,9 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data import images
-from splatkit_ns.plugin.data.batches import Batches
 from splatkit_ns.plugin.data.cameras import lens_views
+from splatkit_ns.plugin.data.loader.batches import Batches
+from splatkit_ns.plugin.data.photographs import images
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 

@@ -21,7 +21,14 @@ from splatkit_ns.doctor.findings import Finding
 from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.memory import GIB
 from splatkit_ns.methods import splatkit_3dgs
-from splatkit_ns.plugin.data.survey import ReadingResult, Room, SplitFigures, read_all_images, room_for, split_figures
+from splatkit_ns.plugin.data.loader.survey import (
+    ReadingResult,
+    Room,
+    SplitFigures,
+    read_all_images,
+    room_for,
+    split_figures,
+)
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.options.check import check_data_options
 from splatkit_ns.plugin.reporting.console import collected_notes, quiet_console

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data.pictures import read_picture
+from splatkit_ns.plugin.data.photographs.pictures import read_picture
 
 STDERR = 2
 

@@ -16,9 +16,9 @@ from splatkit_ns.mesh.frames import SceneFrame
 from splatkit_ns.mesh.options import FrameName
 from splatkit_ns.mesh.views import DepthView, DoubleArray
 from splatkit_ns.plugin.data.cameras import pinhole_view
-from splatkit_ns.plugin.data.masks import solid_pixels
-from splatkit_ns.plugin.data.scene_frames import frame_to_training
-from splatkit_ns.plugin.data.undistortion import pinhole_cameras
+from splatkit_ns.plugin.data.photographs.masks import solid_pixels
+from splatkit_ns.plugin.data.photographs.undistortion import pinhole_cameras
+from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 
 

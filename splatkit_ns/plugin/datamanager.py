@@ -18,8 +18,11 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.data.bare_colmap import dataparser_of
-from splatkit_ns.plugin.data.batches import (
+from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
+from splatkit_ns.plugin.data.checks.contents import check_mask_use, check_outputs, held_out_or_all, read_headers
+from splatkit_ns.plugin.data.checks.data_folder import check_folder, explained
+from splatkit_ns.plugin.data.checks.honoured import note_options
+from splatkit_ns.plugin.data.loader.batches import (
     Batches,
     EvaluationViews,
     batch_bytes,
@@ -27,20 +30,17 @@ from splatkit_ns.plugin.data.batches import (
     read_in_order,
     usable_cores,
 )
-from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
-from splatkit_ns.plugin.data.checks import check_folder, explained
-from splatkit_ns.plugin.data.contents import check_mask_use, check_outputs, held_out_or_all, read_headers
-from splatkit_ns.plugin.data.dataparsers import own_reading
-from splatkit_ns.plugin.data.dataset import SplatkitDataset
-from splatkit_ns.plugin.data.honoured import note_options
-from splatkit_ns.plugin.data.image_work import ImageWork
-from splatkit_ns.plugin.data.masks import MaskMode, MaskUse, check_some_pixel_counts
-from splatkit_ns.plugin.data.memory import ImageStorage, SideCopies, choose_storage
-from splatkit_ns.plugin.data.parse_outputs import DEFAULT_LIMIT
-from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
-from splatkit_ns.plugin.data.reading import ImageReader, TargetFiles
-from splatkit_ns.plugin.data.sampler_state import load_sampler_state, sampler_state
-from splatkit_ns.plugin.data.targets import target_files
+from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
+from splatkit_ns.plugin.data.loader.memory import ImageStorage, SideCopies, choose_storage
+from splatkit_ns.plugin.data.loader.reading import ImageReader, TargetFiles
+from splatkit_ns.plugin.data.loader.targets import target_files
+from splatkit_ns.plugin.data.photographs.masks import MaskMode, MaskUse, check_some_pixel_counts
+from splatkit_ns.plugin.data.photographs.pictures import ExifOrientation, turns_pictures
+from splatkit_ns.plugin.data.sampling.image_work import ImageWork
+from splatkit_ns.plugin.data.sampling.sampler_state import load_sampler_state, sampler_state
+from splatkit_ns.plugin.data.scenes.bare_colmap import dataparser_of
+from splatkit_ns.plugin.data.scenes.dataparsers import own_reading
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
 from splatkit_ns.ranges import NonNegative, Positive
 
@@ -311,5 +311,5 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         return sampler_state(self)
 
     def load_sampler_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing from a state of `sampler_state`; see `data.sampler_state.load_sampler_state`."""
+        """Go on drawing from a state of `sampler_state`; see `data.sampling.sampler_state.load_sampler_state`."""
         load_sampler_state(self, state)

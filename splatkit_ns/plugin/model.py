@@ -29,7 +29,7 @@ from splatkit_ns.parts.fitting import fitted, fitted_to_scene, sh_interval
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
-from splatkit_ns.plugin.data.images import evaluation_target
+from splatkit_ns.plugin.data.photographs.images import evaluation_target
 from splatkit_ns.plugin.run.checkpoints.model_parameters import ModelParameters
 from splatkit_ns.plugin.run.opaque_parts import instance
 from splatkit_ns.plugin.step.frame import TrainingFrames

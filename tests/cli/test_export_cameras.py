@@ -13,7 +13,7 @@ import torch
 from nerfstudio.scripts import train
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
-from splatkit_ns.plugin.data.colmap_model import ColmapModel
+from splatkit_ns.plugin.data.scenes.colmap_model import ColmapModel
 from splatkit_ns.plugin.loading import load_run
 from tests.cli.helpers import refused, run
 from tests.plugin.helpers import forget_writers, run_config

@@ -20,7 +20,8 @@ def names(folder: str) -> set[str]:
 
 
 OF_RUN = [f"plugin/run/{folder}" for folder in ("checkpoints", "processes", "parts", "ending", "folder")]
-LARGEST = ["plugin/step", "plugin/run", *OF_RUN, "plugin/data"]
+OF_DATA = [f"plugin/data/{folder}" for folder in ("loader", "sampling", "checks", "scenes", "photographs")]
+LARGEST = ["plugin/step", "plugin/run", *OF_RUN, "plugin/data", *OF_DATA]
 
 
 @pytest.mark.parametrize("folder", ["", *LARGEST])

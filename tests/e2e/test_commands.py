@@ -214,7 +214,7 @@ def ns_train(arguments: list[str], cwd: Path) -> None:
 
 
 def test_a_mistake_ends_the_command_with_one_message_and_status_1(tmp_path: Path) -> None:
-    """In a process of its own; the messages themselves are tested in tests/plugin/data/test_bad_input.py."""
+    """In a process of its own; the messages themselves are tested in tests/plugin/data/checks/test_bad_input.py."""
     (tmp_path / "data").mkdir()
     words = "splatkit-3dgs --vis tensorboard --machine.device-type cpu --output-dir out --data data"
     child = Child(ns_train, tmp_path / "log", arguments=words.split(), cwd=tmp_path)

@@ -17,7 +17,7 @@ from PIL import Image
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.cameras import pinhole_view
-from splatkit_ns.plugin.data.dataset import SplatkitDataset
+from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.model import SplatkitModel
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
 from splatkit_ns.renderer import RenderOptions

@@ -58,7 +58,7 @@ def test_seed_points_projected_through_nerfstudios_cameras_have_the_pictures_col
 def test_it_is_read_without_a_note(scene: Path) -> None:
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-    from splatkit_ns.plugin.data.checks import check_folder
+    from splatkit_ns.plugin.data.checks.data_folder import check_folder
     from splatkit_ns.plugin.reporting.console import collected_notes
 
     with collected_notes() as notes:

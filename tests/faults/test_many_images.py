@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from splatkit_ns.loss_fn import Splat3DGSLossFn
-from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
 from splatkit_ns.plugin.run.folder import checkpoint_files

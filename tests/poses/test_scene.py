@@ -72,7 +72,7 @@ def test_ns_train_takes_the_files(tmp_path: Path) -> None:
     from nerfstudio.cameras.cameras import CameraType
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-    from splatkit_ns.plugin.data.checks import check_folder
+    from splatkit_ns.plugin.data.checks.data_folder import check_folder
 
     scene = made_scene(8)
     for picture in scene.pictures:

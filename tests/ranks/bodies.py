@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from splatkit_ns.plugin.data.dealing import DealtImages
+from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.run.checkpoints import saving
 from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.processes.rank_processes import run_in_ranks

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.plugin.data.same_data import DataSummary
+from splatkit_ns.plugin.data.checks.same_data import DataSummary
 from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.run.processes.machine_store import MachineStore
 from splatkit_ns.plugin.run.processes.machine_words import Machine, lost

@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from splatkit_ns.errors import OptionsError, SplatkitError
-from splatkit_ns.plugin.data.bare_colmap import dataparser_of
+from splatkit_ns.plugin.data.scenes.bare_colmap import dataparser_of
 from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer, flag, machine_problems
 from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short

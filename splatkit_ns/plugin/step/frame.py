@@ -15,9 +15,9 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
-from splatkit_ns.plugin.data import images
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
+from splatkit_ns.plugin.data.photographs import images
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 
 IMAGES = ("target", "mask", "pixel_weights", "target_depths", "target_normals", "target_alphas")

@@ -13,7 +13,7 @@ from torch import Tensor
 from splatkit_ns.image_metrics.metrics import ImageMetrics
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import ModuleDispatcher
-from splatkit_ns.plugin.data.images import evaluation_target
+from splatkit_ns.plugin.data.photographs.images import evaluation_target
 
 CAMERA_IMAGE = "camera_image"
 """The output that photographs are compared with if there is one: what an image model makes of the render."""

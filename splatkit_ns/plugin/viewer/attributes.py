@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from splatkit_ns.parts.nesting import part_with
-from splatkit_ns.plugin.data.images import sh_to_rgb
+from splatkit_ns.plugin.data.photographs.images import sh_to_rgb
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.renderer import SplatRenderer

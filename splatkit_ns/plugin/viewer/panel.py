@@ -27,7 +27,7 @@ from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.plugin.data.cameras import lens_views
-from splatkit_ns.plugin.data.scene_frames import frame_to_training
+from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
 from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.splat import SplatTrainingState
 

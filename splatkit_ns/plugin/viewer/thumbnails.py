@@ -10,7 +10,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
-from splatkit_ns.plugin.data.batches import Batches
+from splatkit_ns.plugin.data.loader.batches import Batches
 
 SHORTER_SIDE = 100
 """The shorter side in pixels to which nerfstudio's viewer reduces images; it does not change images of this size."""

@@ -14,7 +14,7 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.viewer.viewer import Viewer
 from torchvision.transforms.functional import resize
 
-from splatkit_ns.plugin.data.dataset import SplatkitDataset
+from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.viewer.thumbnails import thumbnail
 from tests.plugin.helpers import make_trainer, run_config
 from tests.tiny_scene import write_tiny_scene

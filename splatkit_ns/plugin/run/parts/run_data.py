@@ -17,7 +17,7 @@ from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.plugin.data.backgrounds import Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_models
-from splatkit_ns.plugin.data.masks import MaskMode
+from splatkit_ns.plugin.data.photographs.masks import MaskMode
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.measures import Measures
 from splatkit_ns.renderer import RenderOptions

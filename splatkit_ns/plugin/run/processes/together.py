@@ -13,8 +13,8 @@ from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.steps import is_due
-from splatkit_ns.plugin.data.dealing import DealtImages
-from splatkit_ns.plugin.data.same_data import DataSummary
+from splatkit_ns.plugin.data.checks.same_data import DataSummary
+from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.run.ending.signals import StopRequest
 from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.step.finite import FiniteWatch

@@ -1,0 +1,97 @@
+"""The dealing of training images to ranks."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from nerfstudio.cameras.cameras import Cameras
+
+from splatkit_ns.plugin.data.sampling.image_work import ImageWork
+from splatkit_ns.ranks import Ranks
+
+
+class DrawnImages(Protocol):
+    """A datamanager that draws training images in rounds."""
+
+    train_unseen_cameras: list[int]
+    """The images that are left of the round, in their order; never empty."""
+    work: ImageWork
+    """The work that images have been."""
+
+    def sample_train_cameras(self) -> list[int]:
+        """Draw the order of a round."""
+        ...
+
+    def expect_views(self, indices: Iterable[int], first: int, every: int) -> None:
+        """Read ahead the images that `train_view` will be asked for: these, and then some of the round."""
+        ...
+
+    def train_view(self, index: int) -> tuple[Cameras, dict[str, Any]]:
+        """A training image and its camera."""
+        ...
+
+
+class DealtImages:
+    """Deals the training images out to the ranks.
+
+    Every rank draws the same order, and takes one image of each hand: rank 0 the first, rank 1 the second. A checkpoint
+    of the order is that of one process, and each image comes once in a round. Once the work of images is known, those
+    of a hand are of about the same work. If a hand takes images of two rounds, an image that is in the hand already
+    waits for the next one: no image is twice in a hand.
+
+    Args:
+        data: draws the images.
+        ranks: the ranks of this run.
+    """
+
+    def __init__(self, data: DrawnImages, ranks: Ranks) -> None:
+        self._data, self._ranks = data, ranks
+        data.work.hand_size = ranks.size
+        self._due = deque[Sequence[int] | Mapping[int, int]](data.work.newest)
+        """The hands whose work is still to be learnt; for those before a run went on, their work."""
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The image of this rank in the next hand, and its camera."""
+        image = self.next_hand()[self._ranks.rank]
+        self._data.expect_views([image], self._ranks.rank, self._ranks.size)
+        return self._data.train_view(image)
+
+    def next_hand(self) -> list[int]:
+        """The images of all ranks in the next step, by rank."""
+        data, hand, again, draws = self._data, list[int](), list[int](), False
+        while len(hand) < self._ranks.size:
+            image = data.train_unseen_cameras.pop(0)
+            (again if image in hand else hand).append(image)
+            if not data.train_unseen_cameras:
+                data.train_unseen_cameras, draws = data.sample_train_cameras(), True
+        data.train_unseen_cameras = again + data.train_unseen_cameras
+        generator: random.Random | None = getattr(data, "random_generator", None)  # the strategy "fps" has none
+        if draws and generator is not None:
+            data.train_unseen_cameras = data.work.in_hands(data.train_unseen_cameras, generator)
+        self._due.append(hand)
+        return hand
+
+    def learn(self, work: Sequence[int]) -> None:
+        """Take the work of the oldest hand whose work is not known, by rank; call it once a step.
+
+        The first two calls are for the hands before a run went on, whose work is known; what they give is not used.
+        """
+        self._data.work.learn(_by_image(self._due.popleft(), work))
+        self._data.work.newest = [{}, {}]
+
+    def keep_newest(self, before: Sequence[int], last: Sequence[int]) -> None:
+        """Keep the work of the last hand but one and of the last one for a checkpoint; `learn` takes it when it is due.
+
+        Args:
+            before: that of the last hand but one, by rank.
+            last: that of the last hand.
+        """
+        due = [{}, {}, *self._due][-2:]
+        self._data.work.newest = [_by_image(hand, work) for hand, work in zip(due, (before, last), strict=True)]
+
+
+def _by_image(hand: Sequence[int] | Mapping[int, int], work: Sequence[int]) -> dict[int, int]:
+    return dict(hand) if isinstance(hand, Mapping) else dict(zip(hand, work, strict=True))

@@ -1,0 +1,146 @@
+"""A COLMAP model read for its cameras and poses alone, and handed to nerfstudio's dataparser without lenses."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
+
+import numpy as np
+from nerfstudio.data.utils import colmap_parsing_utils as colmap_utils
+from numpy.typing import NDArray
+
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.photographs.lenses import UNDISTORT, Lens, lens_of_colmap
+from splatkit_ns.plugin.data.scenes.transforms import far_offset
+
+Doubles = NDArray[np.float64]
+
+IMAGE_ROW = struct.Struct("<idddddddi")
+PINHOLE_ID = 1
+POINT_BYTES = 24
+"""The bytes of an image's 2D point in images.bin."""
+
+
+@dataclass(frozen=True)
+class ColmapImage:
+    """One image of a model."""
+
+    id: int
+    quaternion: tuple[float, ...]
+    """(w, x, y, z), of the rotation from world to camera."""
+    translation: tuple[float, ...]
+    camera_id: int
+    name: str
+
+    @property
+    def rotation(self) -> Doubles:
+        """(3, 3), from world to camera."""
+        return np.asarray(colmap_utils.qvec2rotmat(np.array(self.quaternion)), np.float64)
+
+    @property
+    def centre(self) -> Doubles:
+        """(3,), the position of the camera."""
+        return -self.rotation.T @ np.array(self.translation)
+
+
+class ColmapModel:
+    """The cameras and images of a COLMAP model.
+
+    Args:
+        folder: with cameras and images, .bin or .txt.
+
+    Raises:
+        DataError: a camera's model cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        is_text = (folder / "cameras.txt").exists()
+        self.lenses = _read_lenses(folder, is_text)
+        """The lens of each camera, by its id."""
+        images = _read_images_text(folder / "images.txt") if is_text else _read_images_binary(folder / "images.bin")
+        self.images = sorted(images, key=lambda image: image.id)
+        unknown = [image for image in self.images if image.camera_id not in self.lenses]
+        if unknown:
+            raise DataError(f"{folder}: {unknown[0].name} has the camera {unknown[0].camera_id}, which is not there.")
+        centres = np.array([image.centre for image in self.images]).reshape(-1, 3)
+        self.offset = far_offset(centres) if len(centres) else None
+
+    @contextmanager
+    def without_lenses(self) -> Generator[Path]:
+        """A folder with the model near the origin, in which all cameras are pinholes of one pixel."""
+        with TemporaryDirectory() as folder:
+            with (Path(folder) / "cameras.bin").open("wb") as file:
+                file.write(struct.pack("<Q", len(self.lenses)))
+                for camera_id in self.lenses:
+                    file.write(struct.pack("<iiQQdddd", camera_id, PINHOLE_ID, 1, 1, 1.0, 1.0, 0.5, 0.5))
+            with (Path(folder) / "images.bin").open("wb") as file:
+                file.write(struct.pack("<Q", len(self.images)))
+                for image in self.images:
+                    moved = np.array(image.translation)
+                    if self.offset is not None:
+                        moved = -image.rotation @ (image.centre - self.offset)
+                    file.write(IMAGE_ROW.pack(image.id, *image.quaternion, *moved.tolist(), image.camera_id))
+                    file.write(image.name.encode() + b"\0" + struct.pack("<Q", 0))
+            yield Path(folder)
+
+
+def _read_lenses(folder: Path, is_text: bool) -> dict[int, Lens]:
+    path = folder / ("cameras.txt" if is_text else "cameras.bin")
+    read: Any = colmap_utils.read_cameras_text if is_text else colmap_utils.read_cameras_binary
+    try:
+        cameras: dict[int, Any] = read(path)
+    except KeyError as error:
+        raise DataError(
+            f"{path} has a camera of COLMAP's model number {error}, which is not known. {UNDISTORT}"
+        ) from error
+    return {
+        number: lens_of_colmap(camera.model, camera.width, camera.height, camera.params.tolist(), str(path))
+        for number, camera in cameras.items()
+    }
+
+
+def _read_images_text(path: Path) -> list[ColmapImage]:
+    """All images; their names may hold spaces, which nerfstudio's reader cuts."""
+    found: list[ColmapImage] = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            line = line.strip()
+            if not line or line.startswith("#"):
+                continue
+            words = line.split(maxsplit=9)
+            if len(words) != 10:
+                raise ValueError(f"{path} has the line {line[:80]!r}, expected ten values of an image")
+            numbers = tuple(map(float, words[1:8]))
+            found.append(ColmapImage(int(words[0]), numbers[:4], numbers[4:], int(words[8]), words[9]))
+            next(file, "")  # its 2D points
+    return found
+
+
+def _read_images_binary(path: Path) -> list[ColmapImage]:
+    """All images, without their 2D points, which are most of the file."""
+    found: list[ColmapImage] = []
+    with path.open("rb") as file:
+        (count,) = struct.unpack("<Q", _exactly(file, 8, path))
+        for _ in range(count):
+            number, *values, camera = IMAGE_ROW.unpack(_exactly(file, IMAGE_ROW.size, path))
+            name = bytearray()
+            while (char := _exactly(file, 1, path)) != b"\0":
+                name += char
+            (points,) = struct.unpack("<Q", _exactly(file, 8, path))
+            file.seek(points * POINT_BYTES, 1)
+            found.append(ColmapImage(number, tuple(values[:4]), tuple(values[4:]), camera, name.decode()))
+        if file.tell() > path.stat().st_size:
+            raise ValueError(f"{path} ends in the middle of an image")
+    return found
+
+
+def _exactly(file: BinaryIO, count: int, path: Path) -> bytes:
+    found = file.read(count)
+    if len(found) < count:
+        raise ValueError(f"{path} ends in the middle of an image")
+    return found

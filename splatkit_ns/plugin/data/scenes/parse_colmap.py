@@ -1,0 +1,101 @@
+"""COLMAP's format by nerfstudio's dataparser, with what it misreads put right around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
+from nerfstudio.data.utils import colmap_parsing_utils as colmap_utils
+from numpy.typing import NDArray
+from torch import Tensor
+
+from splatkit_ns.plugin.data.scenes.beside_model import note_larger_model, note_without_pose
+from splatkit_ns.plugin.data.scenes.colmap_model import ColmapModel
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished
+from splatkit_ns.plugin.data.scenes.seed_points import thinned
+from splatkit_ns.plugin.data.scenes.transforms import mask_path
+from splatkit_ns.plugin.reporting.console import report_once
+
+
+def colmap_points(
+    parser: Any, folder: Path, transform: Tensor, scale: float, offset: NDArray[np.float64] | None
+) -> dict[str, Any]:
+    """The seed points of a COLMAP model by nerfstudio's dataparser; empty if it has none."""
+    binary, text = folder / "points3D.bin", folder / "points3D.txt"
+    if _is_empty(binary, text):
+        report_once(f"The COLMAP model in {folder} has no points: the Gaussians start at random positions.")
+        return {}
+    points = ColmapDataParser._load_3D_points(parser, folder, transform, scale)  # type: ignore[reportPrivateUsage]
+    if offset is not None:
+        read: Any = colmap_utils.read_points3D_binary if binary.is_file() else colmap_utils.read_points3D_text
+        stored = read(binary if binary.is_file() else text)
+        xyz = torch.from_numpy(np.array([point.xyz for point in stored.values()]) - offset)
+        points["points3D_xyz"] = ((xyz @ transform[:, :3].double().T + transform[:, 3].double()) * scale).float()
+    return points
+
+
+def _is_empty(binary: Path, text: Path) -> bool:
+    """Whether the file of a model's points holds none; the binary one counts if there are both."""
+    if binary.is_file():
+        with binary.open("rb") as file:
+            return file.read(8) == bytes(8)  # their number
+    if not text.is_file():
+        return False
+    with text.open(encoding="utf-8") as file:
+        return all(line[0] in "#\n" for line in file)
+
+
+class OwnColmap(ColmapDataParser):
+    """COLMAP's format."""
+
+    max_seed_points: int = DEFAULT_LIMIT
+    _model: ColmapModel | None = None
+
+    def _get_all_images_and_cameras(self, recon_dir: Path) -> Any:
+        if self._model is None:
+            self._model = ColmapModel(recon_dir)
+            note_larger_model(recon_dir)
+            names = [image.name for image in self._model.images]
+            note_without_pose(self.config.data / self.config.images_path, names, recon_dir)
+        with self._model.without_lenses() as folder:
+            return super()._get_all_images_and_cameras(folder)
+
+    def _get_image_indices(self, image_filenames: Any, split: str) -> Any:
+        self._indices = [int(index) for index in super()._get_image_indices(image_filenames, split)]
+        return np.array(self._indices, dtype=np.int64)
+
+    def _load_3D_points(self, colmap_path: Path, transform_matrix: Tensor, scale_factor: float) -> Any:
+        assert self._model is not None
+        points = colmap_points(self, colmap_path, transform_matrix, scale_factor, self._model.offset)
+        return thinned(points, self.max_seed_points, str(colmap_path))
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        outputs = super()._generate_dataparser_outputs(split, **kwargs)
+        assert self._model is not None
+        images = [self._model.images[index] for index in self._indices]
+        lenses = [self._model.lenses[image.camera_id] for image in images]
+        outputs = finished(outputs, lenses, self._model.offset)
+        outputs.cameras.rescale_output_resolution(
+            1.0 / (self._downscale_factor or 1), self.config.downscale_rounding_mode
+        )
+        names = [image.name for image in images]
+        if outputs.mask_filenames is not None and self.config.masks_path is not None:
+            outputs.mask_filenames = self._beside(outputs.mask_filenames, self.config.masks_path, names)
+        depths = outputs.metadata.get("depth_filenames")
+        if depths is not None and self.config.depths_path is not None:
+            outputs.metadata["depth_filenames"] = self._beside(depths, self.config.depths_path, names)
+        return outputs
+
+    def _beside(self, paths: Sequence[Path], folder: Path, names: Sequence[str]) -> list[Path]:
+        """The masks or depths of images under the names that they have, in full size where there is no smaller copy."""
+        found: list[Path] = []
+        for path, name in zip(paths, names, strict=True):
+            candidates = [Path(path), (Path(self.config.data) / folder / name).with_suffix(".png")]
+            paths_of_image = [mask_path(candidate, Path(name)) for candidate in candidates]
+            found.append(next((candidate for candidate in paths_of_image if candidate.is_file()), Path(path)))
+        return found

@@ -1,0 +1,262 @@
+"""transforms.json and its kin: read, checked, and given to nerfstudio's dataparsers in a form that they can read."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.photographs.lenses import INTRINSICS, Lens, lens_of_frame
+from splatkit_ns.plugin.data.photographs.pictures import RESTORE, read_header
+
+Doubles = NDArray[np.float64]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG", ".webp", ".tif", ".tiff", ".bmp")
+FAR = 100.0
+"""Scenes whose centre is farther from the origin than this many times their size are moved there; single precision
+would round the positions of cameras visibly."""
+FOCALS = ("fl_x", "fl_y", "x_fov", "y_fov", "camera_angle_x", "camera_angle_y")
+
+
+def transforms_file(data: Path) -> Path:
+    """The transforms.json of ``--data``, which names the file or its folder."""
+    return data if data.suffix == ".json" else data / "transforms.json"
+
+
+def read_frames(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content of a JSON file of frames, and its frames, each with a path and a finite pose.
+
+    Raises:
+        DataError: it is missing, no JSON, has no frames, or a frame lacks its path or pose.
+    """
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist, but the dataparser needs it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON: {error}.") from error
+    frames = meta.get("frames") if isinstance(meta, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise DataError(f"{path} has no list of 'frames', or an empty one: there is no image in it.")
+    for number, frame in enumerate(frames):
+        where = f"{path}, frame {number}"
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise DataError(f"{where} has no 'file_path', the path of its image relative to {path.name}.")
+        pose_of(frame, f"{where} ({frame['file_path']})")
+    return meta, frames
+
+
+def pose_of(frame: Mapping[str, Any], where: str) -> Doubles:
+    """The pose of a frame, (4, 4), in double precision.
+
+    Raises:
+        DataError: it is no matrix of finite numbers.
+    """
+    pose = frame.get("transform_matrix")
+    try:
+        matrix = torch.tensor(pose, dtype=torch.float64).numpy()
+    except (TypeError, ValueError, RuntimeError):
+        matrix = np.zeros(0)
+    if matrix.shape not in ((4, 4), (3, 4)):
+        raise DataError(f"{where}: 'transform_matrix' must be a 4×4 matrix of numbers, found {str(pose)[:80]}.")
+    if not np.isfinite(matrix).all():
+        raise DataError(
+            f"{where}: 'transform_matrix' holds NaN or infinity. Remove the frame, or compute its pose again."
+        )
+    return np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
+
+
+def check_transforms(path: Path) -> dict[str, Any]:
+    """Check the parts of a ``transforms.json`` that nerfstudio's dataparser takes for granted.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DataError: it is not JSON, has no frames, or a frame lacks its image, its pose or its intrinsics.
+    """
+    meta, frames = read_frames(path)
+    scale = meta.get("applied_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise DataError(f"{path}: 'applied_scale' is {scale!r}, expected a number above 0. Correct it, or take it out.")
+    for number, frame in enumerate(frames):
+        where = f"{path}, frame {number} ({frame['file_path']})"
+        missing = [key for key in INTRINSICS if key not in meta and key not in frame]
+        if missing:
+            raise DataError(
+                f"{where} lacks intrinsics: {', '.join(missing)} stand neither in the frame nor at the top of the "
+                "file. Focal lengths, centre and size are in pixels."
+            )
+        lens_of_frame(meta, frame, where)
+    return meta
+
+
+def far_offset(centres: Doubles) -> Doubles | None:
+    """The position (3,), in whole units, that is to be taken off a scene far from the origin; None if it is near.
+
+    Args:
+        centres: (C, 3), the positions of the cameras.
+    """
+    middle = centres.mean(0)
+    extent = float(np.abs(centres - middle).max())
+    distance = float(np.abs(middle).max())
+    return np.rint(middle) if distance > FAR * extent and distance > FAR else None
+
+
+class Scene:
+    """A file of frames as nerfstudio's dataparsers are to read it.
+
+    Args:
+        path: the file.
+
+    Raises:
+        DataError: see `read_frames`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.parent
+        self.meta, self.frames = read_frames(path)
+        self.poses = np.stack([pose_of(frame, f"{path}, frame {i}") for i, frame in enumerate(self.frames)])
+        """(F, 4, 4)."""
+        self.offset = far_offset(self.poses[:, :3, 3])
+        self.names = [existing_name(self.folder, frame["file_path"]) for frame in self.frames]
+        """Paths of images, relative to the file's folder unless absolute."""
+
+    def where(self, index: int) -> str:
+        """The file and the frame, for messages."""
+        return f"{self.path}, frame {index} ({self.frames[index]['file_path']})"
+
+    def lens(self, index: int) -> Lens:
+        """The lens of a frame; see `lens_of_frame`."""
+        return lens_of_frame(self.meta, self.frames[index], self.where(index))
+
+    def lens_by_angles(self, index: int, size: tuple[int, int] | None = None) -> Lens:
+        """The lens of a frame whose focal lengths may be given as angles, as instant-ngp and Blender do.
+
+        Args:
+            index: of the frame.
+            size: width and height of its image; read from the file if None and if the frame does not have them.
+
+        Raises:
+            DataError: see `lens_of_frame`; or there is neither a focal length nor an angle.
+        """
+        frame, where = self.frames[index], self.where(index)
+        both: dict[str, Any] = {**self.meta, **{key: frame[key] for key in INTRINSICS if key in frame}}
+        if "w" not in both or "h" not in both:
+            width, height = size or image_size(self.folder / self.names[index])
+            both = {**both, "w": both.get("w", width), "h": both.get("h", height)}
+        source = frame if any(key in frame for key in FOCALS) else self.meta
+        both["fl_x"] = _focal(source, "x", both["w"])
+        both["fl_y"] = _focal(source, "y", both["h"]) or both["fl_x"]
+        both["fl_x"] = both["fl_x"] or both["fl_y"]
+        if both["fl_x"] is None:
+            raise DataError(
+                f"{where} lacks intrinsics: neither fl_x nor x_fov (degrees) nor camera_angle_x (radians) stands in "
+                "the frame or at the top of the file."
+            )
+        both = {"cx": both["w"] / 2, "cy": both["h"] / 2, **both}
+        rest = {key: value for key, value in frame.items() if key not in INTRINSICS}
+        return lens_of_frame(both, rest, where)
+
+    def poses_near_origin(self) -> Doubles:
+        """(F, 4, 4), without the offset."""
+        poses = self.poses.copy()
+        if self.offset is not None:
+            poses[:, :3, 3] -= self.offset
+        return poses
+
+    def written(self, frames: list[dict[str, Any]], **top: Any) -> Any:
+        """A context with the path of a file for nerfstudio: these frames, with poses near the origin.
+
+        Args:
+            frames: one for each frame of the file, without its pose.
+            **top: keys at the top, in place of those of the file; None leaves a key out. Intrinsics are those of a
+                stand-in, and paths are relative to the stand-in's folder.
+        """
+        stand_in = {"fl_x": 1.0, "fl_y": 1.0, "cx": 0.5, "cy": 0.5, "w": 1, "h": 1}
+        kept = ("orientation_override", "applied_transform", "applied_scale", "aabb_scale", "camera_angle_x")
+        meta = {**{key: self.meta[key] for key in kept if key in self.meta}, **stand_in, **top}
+        meta = {key: value for key, value in meta.items() if value is not None}
+        meta["frames"] = [
+            {**frame, "transform_matrix": pose.tolist()}
+            for frame, pose in zip(frames, self.poses_near_origin(), strict=True)
+        ]
+        return _temporary_json(meta)
+
+
+@contextmanager
+def _temporary_json(content: dict[str, Any]) -> Generator[Path]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "transforms.json"
+        path.write_text(json.dumps(content), encoding="utf-8")
+        yield path
+
+
+def _focal(source: Mapping[str, Any], axis: str, size: float) -> float | None:
+    angle = source.get(f"camera_angle_{axis}")
+    if f"{axis}_fov" in source:
+        angle = math.radians(source[f"{axis}_fov"])
+    if f"fl_{axis}" in source:
+        return source[f"fl_{axis}"]
+    return 0.5 * size / math.tan(0.5 * angle) if angle else None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image as it is stored.
+
+    Raises:
+        DataError: it does not exist or cannot be identified.
+    """
+    if not path.is_file():
+        raise DataError(f"The image {path} does not exist, which the data set names. {near_name(path)}")
+    stored = read_header(path)
+    return stored.width, stored.height
+
+
+def existing_name(folder: Path, name: str) -> str:
+    """The path of an image that exists, for one that other programs write: without suffix, with backslashes, in other
+    case, with accents as signs of their own (macOS); the path itself if there is none or several."""
+    names = [name, name.replace("\\", "/")]
+    names += [f"{names[-1]}{suffix}" for suffix in IMAGE_SUFFIXES]
+    for candidate in names:
+        if (folder / candidate).is_file():
+            return candidate
+    path = folder / names[1]
+    found = _same_but_for_case(path)
+    return str(Path(names[1]).with_name(found[0])) if len(found) == 1 else name
+
+
+def _same_but_for_case(path: Path) -> list[str]:
+    def plain(name: str) -> str:
+        return unicodedata.normalize("NFC", name).lower()
+
+    try:
+        return [other.name for other in path.parent.iterdir() if plain(other.name) == plain(path.name)]
+    except OSError:
+        return []
+
+
+def near_name(path: Path) -> str:
+    """A sentence that names a file which may be the one that was meant; empty if there is none."""
+    try:
+        beside = sorted(other.name for other in path.parent.iterdir() if other.stem.lower() == path.stem.lower())
+    except OSError:
+        return f"There is no folder {path.parent}."
+    return f"There is {', '.join(beside[:3])} beside it: correct the path." if beside else RESTORE
+
+
+def mask_path(given: Path, image: Path) -> Path:
+    """The mask of an image: the one that is named, or another name that programs give it; as given if none exists."""
+    names = [given.name, f"{image.name}.png", f"{image.stem}.png", image.name]
+    return next((path for name in names if (path := given.with_name(name)).is_file()), given)
