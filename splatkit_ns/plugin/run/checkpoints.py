@@ -218,9 +218,9 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
     Raises:
         SplatkitError: there is none.
     """
-    paths = checkpoint_paths(folder)
+    found = paths = checkpoint_paths(folder)
     if step is not None:
-        paths = [path for path in paths if step_of(path) == step]
+        paths = [path for path in found if step_of(path) == step]
     for path in reversed(paths):
         try:
             return path, read_checkpoint(path)
@@ -228,6 +228,8 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
             logger.warning("%s It is skipped.", error)
     which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
     hint = f" Did you mean {folder / MODEL_DIR}?" if not paths and (folder / MODEL_DIR).is_dir() else ""
+    if found and not paths:
+        hint = f" It has those of step {', '.join(str(step_of(path)) for path in found)}: the first step is 0."
     raise SplatkitError(f"There is {which} that can be read in {folder} (files named step-000001999.ckpt).{hint}")
 
 
