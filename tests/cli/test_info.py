@@ -118,6 +118,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "d.ckpt is a checkpoint, not a file of Gaussians" in text
     assert "c.txt: no splat format has this suffix" in text
     assert "Name at least one file" in refused(capsys, "info")
+    assert "cannot be read: File name too long" in refused(capsys, "info", f"{'x' * 300}.ply")
 
 
 def test_a_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

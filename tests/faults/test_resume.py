@@ -18,6 +18,7 @@ from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import LEARNING_RATES, CheckpointError, read_checkpoint
 from tests.faults.runs import (
@@ -250,6 +251,10 @@ def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any)
         make_trainer(make_config(scene, tmp_path, load_dir=folder, load_step=1000))
     with pytest.raises(SplatkitError, match=rf"Did you mean {re.escape(str(folder))}\?$"):
         make_trainer(make_config(scene, tmp_path, load_dir=folder.parent))
+
+
+def test_a_folder_whose_name_is_too_long_holds_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint_paths(tmp_path / ("x" * 300)) == []
 
 
 def test_a_modules_state_that_it_cannot_take_is_told_with_module_and_line(scene: Path, tmp_path: Path) -> None:

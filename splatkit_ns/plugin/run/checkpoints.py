@@ -235,7 +235,10 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
 
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a folder in the order of their steps, whatever their times; other files are ignored."""
-    return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
+    try:
+        return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
+    except OSError:  # no folder can have this name, such as one that is too long
+        return []
 
 
 def describe_last_checkpoint(folder: Path) -> str:
