@@ -51,7 +51,7 @@ def measure(method: str, way: str) -> dict[str, Any]:
     import torch
     from nerfstudio.configs.method_configs import all_methods
 
-    from splatkit_ns.plugin.run.modules import gpu_kernels
+    from splatkit_ns.plugin.run.parts.modules import gpu_kernels
     from splatkit_ns.triton_kernels import load_ahead
 
     torch.zeros(1, device="cuda")

@@ -51,8 +51,8 @@ PARTS = (
     "splatkit_ns.plugin.step.frame:TrainingFrames.make",
     "splatkit_ns.plugin.step.rank_gradients:RankGradients.average",
     "splatkit_ns.plugin.step.rank_gradients:RankGradients.place",
-    "splatkit_ns.plugin.run.roll_call:RollCall.call",
-    "splatkit_ns.plugin.run.roll_call:RollCall.wait",
+    "splatkit_ns.plugin.run.processes.roll_call:RollCall.call",
+    "splatkit_ns.plugin.run.processes.roll_call:RollCall.wait",
     "splatkit_ns.ranks:Ranks.gather_tensors",
     "splatkit_ns.ranks:Ranks.average_later",
     "splatkit_ns.plugin.step.finite:FiniteWatch.admits",
@@ -68,13 +68,13 @@ PARTS = (
     "splatkit_ns.densification.mcmc:SplatMCMCDensification.densify",
     "splatkit_ns.densification.mcmc:add_position_noise",
     "splatkit_ns.splat.row_operations:GaussianRows.change_rows",
-    "splatkit_ns.plugin.run.together:Together.agree_to_stop",
-    "splatkit_ns.plugin.run.together:Together.compare",
-    "splatkit_ns.plugin.run.log:RunLog.after_step",
-    "splatkit_ns.plugin.run.log:RunLog.flush",
-    "splatkit_ns.plugin.run.saving:Saver.save_if_due",
-    "splatkit_ns.plugin.run.saving:Saver.save_last",
-    "splatkit_ns.plugin.run.held_out:HeldOutImages.measure",
+    "splatkit_ns.plugin.run.processes.together:Together.agree_to_stop",
+    "splatkit_ns.plugin.run.processes.together:Together.compare",
+    "splatkit_ns.plugin.run.parts.log:RunLog.after_step",
+    "splatkit_ns.plugin.run.parts.log:RunLog.flush",
+    "splatkit_ns.plugin.run.checkpoints.saving:Saver.save_if_due",
+    "splatkit_ns.plugin.run.checkpoints.saving:Saver.save_last",
+    "splatkit_ns.plugin.run.parts.held_out:HeldOutImages.measure",
 )
 """The methods and functions that are timed, as module:Class.method or module:function; those that a checkout does not
 have are left out."""
@@ -187,7 +187,7 @@ def main() -> None:
     from nerfstudio.scripts import train as script
     from train_gpu import method_config
 
-    from splatkit_ns.plugin.run.rank_processes import run_in_ranks
+    from splatkit_ns.plugin.run.processes.rank_processes import run_in_ranks
 
     config = method_config(args.scene.resolve(), args.run)
     config.machine.num_devices, config.machine.device_type = args.devices, args.device_type

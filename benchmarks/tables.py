@@ -65,7 +65,7 @@ SETS = {
 """The smaller sets, with their numbers of training photographs."""
 FEW = 30
 """With fewer, -big is the same as splatkit-3dgs."""
-LAST = ("4,500 steps, squared error", "at most one Gaussian for 59 pixels")
+LAST = ("4,500 steps, squared error", "at most one Gaussian for 59 pixels", "140 steps a photograph, 10,000 to 14,000")
 """The settings that methods had last, as ``before`` names them: they count while no run has the present ones."""
 SMALL_FIRST = ":modules.resolution.max_downscale=4"
 
@@ -180,11 +180,12 @@ def readme_table(runs: list[Run]) -> str:
     for scene in ("bedroom105", "south"):
         of_method = runs_of_methods(against, scene)
         for method in ("FastGS", *METHODS):
-            if found := distinct(of_method.get(method) or of_method.get(f"`{method}`") or []):
-                wall = wall_of(found)
-                figures = [mean_of(found, key) for key in ("psnr", "ssim", "gaussians", "peak_mib")]
+            of_this = of_method.get(method) or of_method.get(f"`{method}`") or []
+            if found := distinct(newest(of_this)):
+                wall = wall_of(of_this)
+                psnr, ssim, gaussians = (mean_of(found, key) for key in ("psnr", "ssim", "gaussians"))
+                memory = memory_of(found)
                 time = f"{wall:.0f} s" if wall else ""
-                psnr, ssim, gaussians, memory = figures
                 rows.append([scene, method, time, f"{psnr:.2f}", f"{ssim:.3f}", f"{gaussians:,.0f}", f"{memory:.0f}"])
     return table(["scene", "method", "wall time", "PSNR", "SSIM", "Gaussians", "peak MiB"], rows)
 
@@ -192,7 +193,7 @@ def readme_table(runs: list[Run]) -> str:
 def fastgs_table(runs: list[Run]) -> str:
     """Means of FastGS's runs and ours on each scene, with Gaussians and wall times relative to FastGS's.
 
-    Two runs of ours with one seed are the same to the bit, so they count once.
+    Times and memory are those of the last job in which runs were alone on their GPU.
     """
     rows = []
     for scene, name in FASTGS_SCENES.items():
@@ -202,8 +203,8 @@ def fastgs_table(runs: list[Run]) -> str:
             if not (peer and all_of_it):
                 continue
             wall = wall_of(all_of_it)
-            found = distinct(all_of_it)
-            gaussians, memory = mean_of(found, "gaussians"), mean_of(found, "peak_mib")
+            found = distinct(newest(all_of_it))
+            gaussians, memory = mean_of(found, "gaussians"), memory_of(found)
             star = "*" if "before" in found[0] else ""
             rows.append(
                 [
@@ -230,8 +231,8 @@ def runs_of_methods(runs: list[Run], scene: str) -> dict[str, list[Run]]:
 
 
 def distinct(runs: list[Run]) -> list[Run]:
-    """The newest runs, of each seed one."""
-    return list({run.get("seed", number): run for number, run in enumerate(newest(runs))}.values())
+    """Those with other figures: two of ours with one seed and the same kernels are the same to the bit."""
+    return list({(run["psnr"], run["ssim"]): run for run in runs}.values())
 
 
 def sets_table(runs: list[Run]) -> str:
@@ -240,7 +241,7 @@ def sets_table(runs: list[Run]) -> str:
     for scene, photographs in SETS.items():
         cells, means = [], []
         for method in METHODS[1:]:
-            found = newest([run for run in runs if run["scene"] == scene and run["run"] == method])
+            found = distinct(newest([run for run in runs if run["scene"] == scene and run["run"] == method]))
             means.append([mean(run[key] for run in found) for key in ("psnr", "ssim")] if found else None)
             seeds = f" ({len(found)})" if len(found) > 1 else ""
             seeds += "*" if any("before" in run for run in found) else ""
@@ -269,7 +270,18 @@ def of_present_settings(runs: list[Run]) -> list[Run]:
 
 def wall_of(runs: list[Run]) -> float:
     """The mean wall time of a method's newest runs; FastGS, which stays as it is, may have it from earlier ones."""
-    return mean_of(newest(runs), "wall_s") or mean_of([run for run in runs if "fastgs" in run["run"]], "wall_s")
+    return mean_of(timed(newest(runs)), "wall_s") or mean_of([run for run in runs if "fastgs" in run["run"]], "wall_s")
+
+
+def timed(runs: list[Run]) -> list[Run]:
+    """Those of the last job in which runs were alone on their GPU."""
+    alone = [run for run in runs if "alone" in run["note"]]
+    return [run for run in alone if run["job"] == max(each["job"] for each in alone)]
+
+
+def memory_of(runs: list[Run]) -> float:
+    """The mean peak memory of those of a method's runs whose time counts, or of all."""
+    return mean_of(timed(runs), "peak_mib") or mean_of(runs, "peak_mib")
 
 
 def mean_of(runs: list[Run], key: str) -> float:
@@ -300,13 +312,10 @@ def as_now(runs: Iterable[Run], scene: str, method: str, overrides: str = "") ->
 
 
 def quality(runs: list[Run], scene: str, method: str) -> tuple[float, float, str] | None:
-    """Mean PSNR and SSIM, and how many runs it is of if there are several, with a star if settings have changed since.
-
-    Two runs of ours with one seed are the same to the bit, so they count once; splatfacto's differ.
-    """
+    """Mean PSNR and SSIM, and the number of runs if there are several, with a star if settings have changed since."""
     found = as_now(runs, scene, method)
     found = [run for run in found if "before" not in run] or found
-    different = found if method == "splatfacto" else list({run["seed"]: run for run in found}.values())
+    different = distinct(found)
     if not different:
         return None
     number = f" ({len(different)})" if len(different) > 1 else ""

@@ -161,8 +161,8 @@ def train(scene: Path, run: str, seed: int, lpips: bool = False) -> dict[str, An
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     from nerfstudio.scripts import train as script
 
-    from splatkit_ns.plugin.run.command_line import pass_over_imports
-    from splatkit_ns.plugin.run.rank_processes import number_of_ranks, run_in_ranks
+    from splatkit_ns.plugin.run.folder.command_line import pass_over_imports
+    from splatkit_ns.plugin.run.processes.rank_processes import number_of_ranks, run_in_ranks
 
     config = method_config(scene, run)
     config.machine.seed = seed

@@ -10,7 +10,7 @@ class SplatkitError(Exception):
     """A mistake in the input (data, options, a user's module) that its message explains.
 
     The command line prints the message alone, without a traceback, and exits with status 1
-    (`splatkit_ns.plugin.run.excepthook`, `splatkit_ns.cli`); from Python it is an ordinary exception.
+    (`splatkit_ns.plugin.run.ending.excepthook`, `splatkit_ns.cli`); from Python it is an ordinary exception.
     """
 
 

@@ -34,8 +34,8 @@ from splatkit_ns.parts.fitting import (
     with_few,
 )
 from splatkit_ns.plugin.model import SplatkitModelConfig
-from splatkit_ns.plugin.run.modules import check_parts
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
+from splatkit_ns.plugin.run.parts.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 

@@ -14,6 +14,10 @@ KernelT = TypeVar("KernelT")
 
 logger = logging.getLogger("splatkit_ns")
 
+ATTEMPTS = 3
+"""The number of times that a kernel is loaded if files fail: processes that compile at once remove empty folders of
+Triton's cache from under each other (https://github.com/triton-lang/triton/issues/11512)."""
+
 
 def working_kernel(
     load: Callable[[], KernelT], otherwise: str, report: Callable[[Exception], object] = lambda error: None
@@ -25,12 +29,16 @@ def working_kernel(
         otherwise: consequence of its absence, for the log.
         report: function that is called with the error.
     """
-    try:
-        return load()
-    except Exception as error:  # no Triton in this torch, or no C compiler for its launchers: many kinds of exception
-        logger.info("%s (%s: %s).", otherwise, type(error).__name__, error)
-        report(error)
-        return None
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return load()
+        except Exception as error:  # no Triton in this torch, no C compiler for its launchers: many kinds of exception
+            if left and isinstance(error, OSError):
+                continue
+            logger.info("%s (%s: %s).", otherwise, type(error).__name__, error)
+            report(error)
+            break
+    return None
 
 
 class LazyKernel(Generic[KernelT]):

@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from splatkit_ns import formats
 from splatkit_ns.cli import main
 from splatkit_ns.methods import find_method
-from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
 from tests.formats.helpers import make_gaussians
 
 

@@ -33,6 +33,20 @@ def test_a_kernel_that_fails_is_left_out_and_the_log_says_why(caplog: pytest.Log
     assert caplog.messages == ["It is slower (RuntimeError: no C compiler)."]
 
 
+@pytest.mark.parametrize(("failures", "works"), [(2, True), (3, False)])
+def test_a_file_that_another_process_has_removed_is_made_again(failures: int, works: bool) -> None:
+    loads: list[int] = []
+
+    def load() -> Any:
+        loads.append(0)
+        if len(loads) <= failures:
+            raise FileNotFoundError("triton/cache/X/tmp.pid_1")
+        return max
+
+    assert working_kernel(load, otherwise="It is slower") is (max if works else None)
+    assert len(loads) == 3
+
+
 class SlowLoad:
     """Counts its calls; ends when it is told to."""
 

@@ -19,7 +19,7 @@ from splatkit_ns.modules.progress import SplatProgressTracker
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.plugin.reporting.console import quiet_console, reset_writers
-from splatkit_ns.plugin.run.config_file import KNOWN, is_within
+from splatkit_ns.plugin.run.folder.config_file import KNOWN, is_within
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 from splatkit_ns.splat.rng import seed_everything

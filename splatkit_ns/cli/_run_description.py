@@ -8,7 +8,7 @@ from typing import Any
 
 from splatkit_ns.plugin.loading import checkpoint_folder, read_config
 from splatkit_ns.plugin.reporting.console import collected_notes
-from splatkit_ns.plugin.run.checkpoints import checkpoint_paths, step_of
+from splatkit_ns.plugin.run.folder.checkpoint_files import checkpoint_paths, step_of
 
 
 def describe_run(path: Path, trust: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from splatkit_ns.data_provider.providers import (
     NerfstudioDataProvider,
     SplatDataProvider,
 )
-from splatkit_ns.plugin.run.run_data import RunData
+from splatkit_ns.plugin.run.parts.run_data import RunData
 
 __all__ = [
     "BlenderDataProvider",

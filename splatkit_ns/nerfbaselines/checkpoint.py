@@ -13,8 +13,8 @@ import torch
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.nerfbaselines.dataset import PINHOLE
+from splatkit_ns.plugin.run.checkpoints.weights import PARTS, without_unknown_parts
 from splatkit_ns.plugin.run.opaque_parts import instance
-from splatkit_ns.plugin.run.weights import PARTS, without_unknown_parts
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 

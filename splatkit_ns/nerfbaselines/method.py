@@ -27,7 +27,7 @@ from splatkit_ns.nerfbaselines.dataset import write_dataset
 from splatkit_ns.nerfbaselines.overrides import by_place, method_config, use_folder
 from splatkit_ns.nerfbaselines.stepping import SteppedTrainer
 from splatkit_ns.plugin.reporting.console import reset_writers
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.rendering import view_images
 from splatkit_ns.splat import SplatTrainingState
@@ -159,7 +159,7 @@ class SplatkitMethod:
             raise SplatkitError("There is nothing to save before the first step.")
         folder.mkdir(parents=True, exist_ok=True)
         self._trainer.save_checkpoint(step - 1)
-        shutil.copyfile(checkpoints.path_of(self._trainer.checkpoint_dir, step - 1), folder / CHECKPOINT)
+        shutil.copyfile(checkpoint_files.path_of(self._trainer.checkpoint_dir, step - 1), folder / CHECKPOINT)
         atomic_write_text(folder / DESCRIPTION, json.dumps(asdict(self._description()), indent=1))
 
     def _copy_loaded(self, folder: Path) -> None:

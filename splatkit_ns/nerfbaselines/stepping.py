@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.checkpoints import stored_state
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 
 
@@ -20,7 +20,7 @@ class SteppedTrainer(SplatkitTrainer):
             stack.callback(self.training_step.close)
             stack.enter_context(self.run_hooks.running(model.dispatcher))
             model.parts.set_up()
-            checkpoints.check_modules(model.dispatcher)
+            stored_state.check_modules(model.dispatcher)
             self.begin_steps()
             self._open = stack.pop_all()
 

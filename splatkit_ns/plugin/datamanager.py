@@ -41,7 +41,7 @@ from splatkit_ns.plugin.data.pictures import ExifOrientation, turns_pictures
 from splatkit_ns.plugin.data.reading import ImageReader, TargetFiles
 from splatkit_ns.plugin.data.sampler_state import load_sampler_state, sampler_state
 from splatkit_ns.plugin.data.targets import target_files
-from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
 from splatkit_ns.ranges import NonNegative, Positive
 
 

@@ -14,8 +14,14 @@ from splatkit_ns import ranges
 from splatkit_ns.errors import SplatkitError, describe_error
 from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.config_file import UntrustedConfigError, hint_of_config, note_unknown_settings, parse_config
+from splatkit_ns.plugin.run.checkpoints import stored_state
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.folder.config_file import (
+    UntrustedConfigError,
+    hint_of_config,
+    note_unknown_settings,
+    parse_config,
+)
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 
@@ -63,7 +69,7 @@ def load_run(
         config.pipeline.datamanager.data = data
     with _wrong_values_named(config, config_path):
         pipeline: Any = config.pipeline.setup(device=device, test_mode="test")
-    checkpoints.restore_weights(pipeline, checkpoint, path)
+    stored_state.restore_weights(pipeline, checkpoint, path)
     return LoadedRun(config, pipeline.eval(), path, int(checkpoint["step"]))
 
 
@@ -83,7 +89,7 @@ def _wrong_values_named(config: SplatkitTrainerConfig, path: Path) -> Generator[
 def checkpoint_folder(config: SplatkitTrainerConfig, path: Path) -> Path:
     """The folder of a run's checkpoints: that beside its ``config.yml`` if there are any, else that in the config."""
     folder = path.parent / config.relative_model_dir
-    return folder if checkpoints.checkpoint_paths(folder) else config.get_checkpoint_dir()
+    return folder if checkpoint_files.checkpoint_paths(folder) else config.get_checkpoint_dir()
 
 
 def read_config(path: Path, trust: Sequence[str] = (), shown: str = "--load-config: ") -> SplatkitTrainerConfig:
@@ -130,7 +136,7 @@ def read_config(path: Path, trust: Sequence[str] = (), shown: str = "--load-conf
 
 def _read_checkpoint(folder: Path, step: int | None) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint, or that of a step; if there is only one, the error says why it cannot be read."""
-    paths = checkpoints.checkpoint_paths(folder)
-    if len(paths) == 1 and step in (None, checkpoints.step_of(paths[0])):
+    paths = checkpoint_files.checkpoint_paths(folder)
+    if len(paths) == 1 and step in (None, checkpoint_files.step_of(paths[0])):
         return paths[0], read_checkpoint(paths[0])
-    return checkpoints.newest_readable(folder, step)
+    return checkpoint_files.newest_readable(folder, step)

@@ -30,7 +30,7 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
 from splatkit_ns.plugin.data.images import evaluation_target
-from splatkit_ns.plugin.run.model_parameters import ModelParameters
+from splatkit_ns.plugin.run.checkpoints.model_parameters import ModelParameters
 from splatkit_ns.plugin.run.opaque_parts import instance
 from splatkit_ns.plugin.step.frame import TrainingFrames
 from splatkit_ns.plugin.step.measures import Measures, compared

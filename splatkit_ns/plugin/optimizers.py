@@ -23,7 +23,7 @@ from splatkit_ns.errors import OptionsError
 from splatkit_ns.parts.trainables import Schedule
 from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
 from splatkit_ns.plugin.options.length import is_short
-from splatkit_ns.plugin.run.batch_scale import scale_configs, scale_moments
+from splatkit_ns.plugin.run.checkpoints.batch_scale import scale_configs, scale_moments
 from splatkit_ns.ranges import Fraction, NonNegative, Positive
 
 

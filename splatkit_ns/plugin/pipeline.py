@@ -13,9 +13,9 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
-from splatkit_ns.plugin.run.command_line import OPENING, pass_over_imports
-from splatkit_ns.plugin.run.run_data import RunData
-from splatkit_ns.plugin.run.validation import AnnouncedEvaluation
+from splatkit_ns.plugin.run.folder.command_line import OPENING, pass_over_imports
+from splatkit_ns.plugin.run.parts.run_data import RunData
+from splatkit_ns.plugin.run.parts.validation import AnnouncedEvaluation
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
 from splatkit_ns.triton_kernels import load_ahead
 

@@ -26,23 +26,23 @@ from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, pla
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
 from splatkit_ns.plugin.reporting.writers import Vis, explained_logins
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.excepthook import install_excepthook
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.held_out import HeldOutImages
-from splatkit_ns.plugin.run.hooks import RunHooks
-from splatkit_ns.plugin.run.log import RunLog
-from splatkit_ns.plugin.run.modules import draws_progress, load_kernels, run_modules
+from splatkit_ns.plugin.run.checkpoints import stored_state
+from splatkit_ns.plugin.run.checkpoints.resuming import run_checkpoint, say_why_stopped
+from splatkit_ns.plugin.run.checkpoints.run_checkpoints import RunCheckpoints
+from splatkit_ns.plugin.run.checkpoints.saving import Saver
+from splatkit_ns.plugin.run.checkpoints.state import RunState
+from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
+from splatkit_ns.plugin.run.ending.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
+from splatkit_ns.plugin.run.folder.own_methods import OpensAnywhere
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import Opaque
-from splatkit_ns.plugin.run.own_methods import OpensAnywhere
-from splatkit_ns.plugin.run.rank_processes import RankedTraining, number_of_ranks
-from splatkit_ns.plugin.run.resuming import run_checkpoint, say_why_stopped
-from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
-from splatkit_ns.plugin.run.saving import Saver
-from splatkit_ns.plugin.run.signals import StoppedBySignal, StopRequest, interruptible, stop_requests
-from splatkit_ns.plugin.run.state import RunState
-from splatkit_ns.plugin.run.together import Together
-from splatkit_ns.plugin.run.validation import evaluate
+from splatkit_ns.plugin.run.parts.held_out import HeldOutImages
+from splatkit_ns.plugin.run.parts.hooks import RunHooks
+from splatkit_ns.plugin.run.parts.log import RunLog
+from splatkit_ns.plugin.run.parts.modules import draws_progress, load_kernels, run_modules
+from splatkit_ns.plugin.run.parts.validation import evaluate
+from splatkit_ns.plugin.run.processes.rank_processes import RankedTraining, number_of_ranks
+from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.graph_or_plain import forward_backward
 from splatkit_ns.plugin.step.interfaces import reaches
@@ -149,17 +149,17 @@ class SplatkitTrainer(Trainer):
         model.context.max_steps, model.context.seed = config.max_num_iterations, config.machine.seed
         schedules, first = self.optimizers.schedulers, self.start_step + images - 1
         self._log = RunLog(config.logging.steps_per_log, self.device, schedules, rays, first, images)
-        accumulation = self.gradient_accumulation_steps
+        accumulation, has_ranks = self.gradient_accumulation_steps, self._together.ranks.size > 1
         self.training_step = TrainingStep(
-            model,
-            self._together.images(self.pipeline.datamanager),
-            self.callbacks,
-            forward_backward(model, self.device, config.cuda_graphs, accumulation, self._together.ranks.size > 1),
-            self._together.gradients(model.parts),
-            self._watch,
-            ParameterUpdates(self.optimizers, accumulation, model.training_state),
-            self._checkpoints.requests,
-            self._log.is_due,
+            model=model,
+            data=self._together.images(self.pipeline.datamanager),
+            callbacks=self.callbacks,
+            forward_backward=forward_backward(model, self.device, config.cuda_graphs, accumulation, has_ranks),
+            gradients=self._together.gradients(model.parts),
+            watch=self._watch,
+            updates=ParameterUpdates(self.optimizers, accumulation, model.training_state),
+            requests=self._checkpoints.requests,
+            wants_metrics=self._log.is_due,
             complete_steps=self.start_step,
         )
         self._held_out = HeldOutImages(
@@ -179,7 +179,7 @@ class SplatkitTrainer(Trainer):
         model.use_modules(self.modules)
         resumed = self._together.start(self.pipeline.datamanager, lambda: run_checkpoint(self.config))
         if resumed is not None:
-            checkpoints.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
+            stored_state.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()
         scales = {"means": model.context.scene_scale}
         optimizers = optimizers_of_run(self.config, model.part_params.schedules, groups, scales, images)
@@ -223,7 +223,7 @@ class SplatkitTrainer(Trainer):
                 with self.run_hooks.running(dispatcher), self._saver.saving_before_errors():
                     with self._folder.discarded_if_refused():
                         self.pipeline.model.parts.set_up()
-                        checkpoints.check_modules(dispatcher)
+                        stored_state.check_modules(dispatcher)
                     self._train_steps()
                     self.training_step.close()
                     say_why_stopped(self.pipeline.model.context, self.step + 1)

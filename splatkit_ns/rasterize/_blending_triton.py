@@ -62,16 +62,16 @@ def alpha_at(px, py, mx, my, a, b, c, opacity):
 
 
 @triton.jit
-def clear_unseen(sums_ptr, places_ptr, start, first, length, R: tl.constexpr, WIDTH: tl.constexpr):
-    """Write zeros into the places of a tile's entries from `first` on, which are behind everything that is seen.
+def clear_unseen(sums_ptr, places_ptr, start, first, end, R: tl.constexpr, WIDTH: tl.constexpr):
+    """Write zeros into the places of a tile's entries from `first` to `end`, which are behind everything that is seen.
 
     A place has R numbers, at most WIDTH, which is a power of two.
     """
     field = tl.arange(0, WIDTH)
-    for k in range(first, length, SKIPPED):
+    for k in range(first, end, SKIPPED):
         skipped = k + tl.arange(0, SKIPPED)
-        row = tl.load(places_ptr + start + skipped, mask=skipped < length, other=0).to(tl.int64)
-        here = (skipped < length)[:, None] & (field < R)[None, :]
+        row = tl.load(places_ptr + start + skipped, mask=skipped < end, other=0).to(tl.int64)
+        here = (skipped < end)[:, None] & (field < R)[None, :]
         tl.store(sums_ptr + row[:, None] * R + field[None, :], tl.zeros((SKIPPED, WIDTH), tl.float32), mask=here)
 
 

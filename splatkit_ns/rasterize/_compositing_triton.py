@@ -5,6 +5,10 @@ gsplat, whose compositing this replaces: its backward pass adds up gradients wit
 by atomic additions in an arbitrary order, over all warps of all tiles. Here one warp has a whole tile, so that a thread
 adds up several pixels before it exchanges sums with others; each list entry's sum is stored in a place of its own, and
 `_entry_sums_triton` adds up the places of each Gaussian in a fixed order.
+
+Lists of some tiles are ten times as long as those of others. So a backward pass goes through segments of them, each by
+a warp of its own, which begins with what the forward pass had there; Taming 3DGS (https://arxiv.org/abs/2406.15643)
+keeps that, too, for threads that have one Gaussian each.
 """
 
 # Triton's kernels are a language of their own inside Python, which the type checker cannot follow.
@@ -165,7 +169,8 @@ class Composite(torch.autograd.Function):
         if lists.work is not None:
             lists.work.add_(blending_work(lasts[..., 0], tile_size))
         behind = colors if backgrounds is None else backgrounds
-        ctx.save_for_backward(means2d, conics, colors, opacities, behind, images, lights, lasts, marks)
+        found = images.clone() if segment else images  # who gets the images may change them in place
+        ctx.save_for_backward(means2d, conics, colors, opacities, behind, found, lights, lasts, marks)
         ctx.lists, ctx.tile_size, ctx.absgrad, ctx.background = lists, tile_size, absgrad, backgrounds is not None
         ctx.segment = segment
         return images, alphas

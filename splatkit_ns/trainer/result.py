@@ -15,7 +15,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.modules import ImageEvaluation, SplatBaseModule
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.model import SplatkitModel
-from splatkit_ns.plugin.run.run_data import RunData
+from splatkit_ns.plugin.run.parts.run_data import RunData
 from splatkit_ns.splat import SplatTrainingState
 
 

@@ -14,8 +14,8 @@ from splatkit_ns.image_metrics.psnr import psnr
 from splatkit_ns.modules import SplatBaseModule, SplatEvaluator
 from splatkit_ns.plugin.reporting.console import quiet_console, reset_writers
 from splatkit_ns.plugin.reporting.history import History
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.rank_processes import run_in_ranks
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.processes.rank_processes import run_in_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.splat.rng import seed_everything
 from splatkit_ns.trainer.result import SplatTrainerResult
@@ -43,7 +43,7 @@ def train_in_ranks(config: SplatkitTrainerConfig, modules: list[SplatBaseModule[
     if ended is None:
         raise SystemExit(0)
     config = replace(config, hooks=(), writers=(), vis="none")
-    path = checkpoints.path_of(config.get_checkpoint_dir(), ended.step - 1)
+    path = checkpoint_files.path_of(config.get_checkpoint_dir(), ended.step - 1)
     if path.exists():
         config.load_checkpoint, config.load_dir = path, None
     try:
@@ -152,7 +152,7 @@ def _result(
         metrics=figures.metrics,
         step=step,
         output_dir=trainer.base_dir,
-        checkpoint_path=checkpoints.path_of(trainer.checkpoint_dir, step - 1),
+        checkpoint_path=checkpoint_files.path_of(trainer.checkpoint_dir, step - 1),
         stop_reason=stop_reason,
         modules=modules,
         history=figures.history,

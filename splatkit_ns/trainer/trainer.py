@@ -18,11 +18,11 @@ from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.parts.checks import check_instance
 from splatkit_ns.parts.copying import running_copy
 from splatkit_ns.plugin.options.check import option_problems
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.modules import check_parts, draws_progress
+from splatkit_ns.plugin.run.folder.own_methods import name_with_parts
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import opaque_part, part_itself
-from splatkit_ns.plugin.run.own_methods import name_with_parts
-from splatkit_ns.plugin.run.rank_processes import end_if_imported, number_of_ranks
+from splatkit_ns.plugin.run.parts.modules import check_parts, draws_progress
+from splatkit_ns.plugin.run.processes.rank_processes import end_if_imported, number_of_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.splat import check_writable

@@ -19,7 +19,11 @@ def names(folder: str) -> set[str]:
     return found - {"__init__"}
 
 
-@pytest.mark.parametrize("folder", ["", "plugin/step", "plugin/run", "plugin/data"])
+OF_RUN = [f"plugin/run/{folder}" for folder in ("checkpoints", "processes", "parts", "ending", "folder")]
+LARGEST = ["plugin/step", "plugin/run", *OF_RUN, "plugin/data"]
+
+
+@pytest.mark.parametrize("folder", ["", *LARGEST])
 def test_the_page_names_every_file(folder: str) -> None:
     assert names(f"splatkit_ns/{folder}") - NAMED == set()
 
@@ -30,5 +34,5 @@ def test_the_page_names_every_folder_of_the_plugin_and_none_that_is_gone() -> No
     table = (
         (ROOT / "docs/developing.md").read_text().partition("The files of the three largest:")[2].partition("## ")[0]
     )
-    files = names("splatkit_ns/plugin/step") | names("splatkit_ns/plugin/run") | names("splatkit_ns/plugin/data")
+    files = {name for folder in LARGEST for name in names(f"splatkit_ns/{folder}")}
     assert set(re.findall(r"`(\w+)`", table)) - files - {"step", "run", "data"} == set()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 from tests.parts import recipe_parts
 from tests.parts.test_recipes import differing
@@ -89,7 +89,7 @@ class Lab:
         return [
             path
             for folder in self.folder.glob(f"outputs/*/*/{timestamp}/nerfstudio_models")
-            for path in checkpoints.checkpoint_paths(folder)
+            for path in checkpoint_files.checkpoint_paths(folder)
         ]
 
     def log(self) -> str:

@@ -24,10 +24,11 @@ from splatkit_ns.parts import dispatch
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin import trainer
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
-from splatkit_ns.plugin.run import checkpoints, out_of_memory, run_checkpoints, signals, weights
-from splatkit_ns.plugin.run import folder as run_folder
-from splatkit_ns.plugin.run.hooks import RunHooks
-from splatkit_ns.plugin.run.saving import Saver
+from splatkit_ns.plugin.run.checkpoints import run_checkpoints, stored_state, weights
+from splatkit_ns.plugin.run.checkpoints.saving import Saver
+from splatkit_ns.plugin.run.ending import out_of_memory, signals
+from splatkit_ns.plugin.run.folder import checkpoint_files, run_folder
+from splatkit_ns.plugin.run.parts.hooks import RunHooks
 from splatkit_ns.plugin.step import finite
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.splat import checkpoint, read_checkpoint
@@ -47,7 +48,7 @@ def write_in_place(path: Any, write: Callable[[Any], None]) -> None:
 
 
 def newest_whatever(folder: Path, step: int | None) -> Any:
-    path = checkpoints.checkpoint_paths(folder)[-1]
+    path = checkpoint_files.checkpoint_paths(folder)[-1]
     return path, read_checkpoint(path)
 
 
@@ -60,7 +61,7 @@ def deaf() -> Any:
     yield signals.StopRequest()
 
 
-def without_gradients(collect: Any = checkpoints.collect) -> Any:
+def without_gradients(collect: Any = stored_state.collect) -> Any:
     def broken(*arguments: Any) -> Any:
         content = collect(*arguments)
         content["splatkit"]["gradients"] = {}
@@ -81,7 +82,7 @@ def trusting_load(load: Any = torch.load) -> Any:
     return lambda *arguments, **options: load(*arguments, **{**options, "weights_only": False})
 
 
-def rng_once(entry: Any = checkpoints.rng_entry) -> Any:
+def rng_once(entry: Any = stored_state.rng_entry) -> Any:
     """The state, when a checkpoint is restored; not for later."""
     calls: list[int] = []
 
@@ -94,16 +95,16 @@ def rng_once(entry: Any = checkpoints.rng_entry) -> Any:
 
 RESUME = "test_resume.py::test_a_resumed_run_ends_with_the_same_bits"
 BREAKS: list[tuple[str, Any, str, Any, str]] = [
-    ("random numbers are not restored", checkpoints, "set_rng_state", nothing, f"{RESUME}[fps-11]"),
-    ("what setting up draws shows", checkpoints, "rng_entry", rng_once(), "test_resume.py::test_random_numbers_drawn_while_setting_up_do_not_matter"),
+    ("random numbers are not restored", stored_state, "set_rng_state", nothing, f"{RESUME}[fps-11]"),
+    ("what setting up draws shows", stored_state, "rng_entry", rng_once(), "test_resume.py::test_random_numbers_drawn_while_setting_up_do_not_matter"),
     ("the sampler is not restored", SplatkitDatamanager, "load_sampler_state", nothing, f"{RESUME}[default-5]"),
     ("statistics are not restored", SplatDefaultDensification, "load_state_dict", nothing, f"{RESUME}[default-12]"),
-    ("optimizers are not restored", checkpoints, "load_optimizers", nothing, f"{RESUME}[mcmc-20]"),
-    ("schedules are not restored", checkpoints, "restore_schedules", nothing, f"{RESUME}[mcmc-20]"),
-    ("accumulated gradients are lost", checkpoints, "collect", without_gradients(), f"{RESUME}[black-12]"),
-    ("a damaged newest one is an error", checkpoints, "newest_readable", newest_whatever, "test_resume.py::test_a_damaged_newest_checkpoint_is_skipped"),
-    ("one checkpoint is kept", checkpoints, "KEPT", 1, "test_resume.py::test_two_checkpoints_are_kept"),
-    ("checkpoints are sorted by date", checkpoints, "checkpoint_paths", by_date, "test_run_folder.py::test_the_clock_jumps"),
+    ("optimizers are not restored", stored_state, "load_optimizers", nothing, f"{RESUME}[mcmc-20]"),
+    ("schedules are not restored", stored_state, "restore_schedules", nothing, f"{RESUME}[mcmc-20]"),
+    ("accumulated gradients are lost", stored_state, "collect", without_gradients(), f"{RESUME}[black-12]"),
+    ("a damaged newest one is an error", checkpoint_files, "newest_readable", newest_whatever, "test_resume.py::test_a_damaged_newest_checkpoint_is_skipped"),
+    ("one checkpoint is kept", checkpoint_files, "KEPT", 1, "test_resume.py::test_two_checkpoints_are_kept"),
+    ("checkpoints are sorted by date", checkpoint_files, "checkpoint_paths", by_date, "test_run_folder.py::test_the_clock_jumps"),
     ("files are written in place", checkpoint, "atomic_write", write_in_place, "test_full_disk.py::test_a_full_disk_leaves_the_old_files"),
     ("so are PLY files", ply, "atomic_write", write_in_place, "test_full_disk.py::test_a_full_disk_leaves_the_old_files"),
     ("so is the transform", run_folder, "atomic_write_text", lambda path, text: Path(path).write_text(text), "test_run_folder.py::test_a_run_writes_everything_atomically"),
@@ -118,9 +119,9 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("a full disk ends training in a module", checkpointer, "told_of_checkpoint", raising, "test_full_disk.py::test_training_goes_on_when_a_module_cannot_write"),
     ("an error costs all steps before it", Saver, "_save_before_error", nothing, "test_failing_parts.py::test_what_was_trained_before_an_error_is_saved"),
     ("a SystemExit cuts its step short", dispatch, "OUTSIDE_STEPS", tuple(dispatch.HOOKS), "test_failing_parts.py::test_a_system_exit_of_a_part_saves_first_and_keeps_its_status[post_step]"),
-    ("changed learning rates are lost", checkpoints, "use_changed_rates", nothing, "test_resume.py::test_learning_rates_that_a_resumed_run_changes_count_and_are_told"),
+    ("changed learning rates are lost", stored_state, "use_changed_rates", nothing, "test_resume.py::test_learning_rates_that_a_resumed_run_changes_count_and_are_told"),
     ("refused runs leave their folders", run_folder.RunFolder, "_discard_if_without_results", nothing, "test_run_folder.py::test_a_refused_run_leaves_no_folder"),
-    ("states that cannot be saved are found late", checkpoints, "check_modules", nothing, "test_failing_parts.py::test_a_state_that_cannot_be_saved_is_refused_before_training"),
+    ("states that cannot be saved are found late", stored_state, "check_modules", nothing, "test_failing_parts.py::test_a_state_that_cannot_be_saved_is_refused_before_training"),
     ("spoilt parameters are saved", run_checkpoints, "check_parameters", nothing, "test_finite.py::test_spoilt_parameters_are_not_saved_though_gradients_are_fine"),
     ("options are checked by each process", trainer.SplatkitTrainerConfig, "check", nothing, "test_run_folder.py::test_a_run_that_cannot_begin_is_refused_before_anything_is_started_or_left"),
     ("NaN is not noticed", finite.FiniteWatch, "record", nothing, "test_finite.py::test_a_gradient_that_is_nan_names_its_group"),

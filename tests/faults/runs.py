@@ -24,7 +24,7 @@ from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.methods import splatkit_3dgs_adc
 from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.plugin.run.folder import RunFolder
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.renderer.base import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
 

@@ -10,8 +10,8 @@ import pytest
 
 from splatkit_ns.errors import HookFailedError, ModuleError
 from splatkit_ns.plugin.options import starting
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.signals import StoppedBySignal
+from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, At, CheapLoss, make_config, make_trainer, run_command, send, train
@@ -19,7 +19,7 @@ from tests.faults.runs import CHEAP, At, CheapLoss, make_config, make_trainer, r
 
 def saved_steps(config: Any) -> list[int]:
     """Steps (0-based) of the checkpoints in a run's folder, which can all be read."""
-    paths = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    paths = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
     return [read_checkpoint(path)["step"] for path in paths]
 
 
@@ -145,7 +145,7 @@ def test_ctrl_c_in_set_up_from_python(scene: Path, tmp_path: Path, monkeypatch: 
         raise KeyboardInterrupt
 
     config = make_config(scene, tmp_path, **CHEAP)
-    monkeypatch.setattr(checkpoints, "newest_readable", interrupt)
+    monkeypatch.setattr(checkpoint_files, "newest_readable", interrupt)
     config.load_dir = tmp_path
     with pytest.raises(StoppedBySignal):
         make_trainer(config)

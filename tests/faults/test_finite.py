@@ -14,7 +14,7 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatCheckpointer
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin import trainer as trainer_module
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.step import finite
 from splatkit_ns.plugin.step.finite import FiniteWatch, NotFiniteError
 from splatkit_ns.splat import SplatTrainingState, read_checkpoint
@@ -71,7 +71,8 @@ def test_a_loss_that_is_nan_stops_training(scene: Path, tmp_path: Path) -> None:
     assert "--on-nan skip" in text
     assert steps.steps == list(range(1, 9))
     assert steps.cleaned_up == 1
-    assert [path.name for path in checkpoints.checkpoint_paths(config.get_checkpoint_dir())] == ["step-000000006.ckpt"]
+    paths = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
+    assert [path.name for path in paths] == ["step-000000006.ckpt"]
 
 
 def test_a_gradient_that_is_nan_names_its_group(scene: Path, tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_such_steps_can_be_skipped(scene: Path, tmp_path: Path, messages: pytest
     assert torch.equal(seen[8], seen[9])
     assert torch.equal(seen[16], seen[18])
     assert not torch.equal(seen[18], seen[19])
-    last = read_checkpoint(checkpoints.path_of(trainer.checkpoint_dir, 35))
+    last = read_checkpoint(checkpoint_files.path_of(trainer.checkpoint_dir, 35))
     assert all(value.isfinite().all() for value in last["pipeline"].values())
     assert last["schedulers"]["means"]["last_epoch"] == 36
     assert last["optimizers"]["means"]["state"][0]["step"] == 33
@@ -167,7 +168,7 @@ def test_a_spoilt_state_is_not_saved(scene: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(SplatkitError, match=r"Not finite at step 9 .*gradient of scales"):
         trainer.train()
     assert trainer.step == 12
-    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(trainer.checkpoint_dir)] == [6]
+    assert [checkpoint_files.step_of(path) for path in checkpoint_files.checkpoint_paths(trainer.checkpoint_dir)] == [6]
 
 
 def test_a_spoilt_state_is_saved_by_no_module_either(
@@ -201,8 +202,8 @@ def test_spoilt_parameters_are_not_saved_though_gradients_are_fine(scene: Path, 
     config = make_config(scene, tmp_path, steps_per_save=6, **CHEAP)
     with pytest.raises(NotFiniteError, match=r"Not finite after step 36: 6 of the values of means.*000000030.ckpt"):
         train(config, Spoils(36))
-    kept = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
-    assert [checkpoints.step_of(path) for path in kept] == [24, 30]
+    kept = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
+    assert [checkpoint_files.step_of(path) for path in kept] == [24, 30]
     assert all(value.isfinite().all() for path in kept for value in read_checkpoint(path)["pipeline"].values())
 
 

@@ -16,7 +16,7 @@ import torch
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.hooks import CheckPointHook
 from splatkit_ns.modules import SplatCheckpointer, SplatEvaluator, SplatExporter
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import SplatModel, read_checkpoint, write_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, At, make_config, make_trainer, run_command, train
@@ -61,8 +61,8 @@ def test_training_goes_on_when_a_save_fails(scene: Path, tmp_path: Path, message
             nonlocal full
             full = on
             if not on:
-                assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(folder)] == [6]
-                assert read_checkpoint(checkpoints.path_of(folder, 6))["step"] == 6
+                assert [checkpoint_files.step_of(path) for path in checkpoint_files.checkpoint_paths(folder)] == [6]
+                assert read_checkpoint(checkpoint_files.path_of(folder, 6))["step"] == 6
 
         return action
 
@@ -76,13 +76,13 @@ def test_training_goes_on_when_a_save_fails(scene: Path, tmp_path: Path, message
         steps = [At(8, switch(True)), At(22, switch(False))]
         train(config, *steps)
     assert steps[0].steps == list(range(1, 37))
-    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(folder)] == [6, 24, 30, 35]
-    assert sorted(os.listdir(folder)) == [path.name for path in checkpoints.checkpoint_paths(folder)]
+    assert [checkpoint_files.step_of(path) for path in checkpoint_files.checkpoint_paths(folder)] == [6, 24, 30, 35]
+    assert sorted(os.listdir(folder)) == [path.name for path in checkpoint_files.checkpoint_paths(folder)]
     warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
     assert len(warnings) == 2
     assert "No checkpoint of step 12" in warnings[0]
     assert "No space left on device" in warnings[0]
-    assert str(checkpoints.path_of(folder, 6)) in warnings[0]
+    assert str(checkpoint_files.path_of(folder, 6)) in warnings[0]
     assert "can be written again: step 24" in warnings[1]
 
 
@@ -159,10 +159,10 @@ def test_a_last_save_that_fails_is_an_error(
         raise OSError(errno.ENOSPC, "No space left on device", "the file")
 
     trainer = make_trainer(make_config(scene, tmp_path, **CHEAP), end := At(36, lambda: None))
-    monkeypatch.setattr(checkpoints, "save", fail)
+    monkeypatch.setattr(checkpoint_files, "save", fail)
     if has_earlier:
         trainer.checkpoint_dir.mkdir()
-        checkpoints.path_of(trainer.checkpoint_dir, 11).touch()
+        checkpoint_files.path_of(trainer.checkpoint_dir, 11).touch()
     then = r"The last checkpoint is .* resume" if has_earlier else r"There is no checkpoint yet\. .* begin anew"
     with pytest.raises(SplatkitError, match=rf"of step 35, could not be saved: No space left.* {then}\.$"):
         trainer.train()
@@ -177,11 +177,12 @@ def test_on_a_full_disk(scene: Path, small_disk: Path, messages: Any) -> None:
     steps = [At(8, lambda: ballast.append(fill(small_disk))), At(20, lambda: ballast[0].unlink())]
     trainer.pipeline.model.use_modules(list(steps))
     trainer.train()
-    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(trainer.checkpoint_dir)] == [6, 23]
+    paths = checkpoint_files.checkpoint_paths(trainer.checkpoint_dir)
+    assert [checkpoint_files.step_of(path) for path in paths] == [6, 23]
     warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
     assert [("No space left" in text) for text in warnings] == [True]
     for step in (6, 23):
-        assert read_checkpoint(checkpoints.path_of(trainer.checkpoint_dir, step))["step"] == step
+        assert read_checkpoint(checkpoint_files.path_of(trainer.checkpoint_dir, step))["step"] == step
 
 
 def test_a_full_disk_leaves_the_old_files(small_disk: Path) -> None:

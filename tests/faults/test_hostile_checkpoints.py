@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import CheckpointError, read_checkpoint, write_checkpoint
 from splatkit_ns.splat import checkpoint as checkpoint_module
 from tests.faults.children import Child, read_limited
@@ -37,7 +37,8 @@ FUZZ = settings(
 def saved(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint of a short run."""
     folder = tmp_path_factory.mktemp("saved")
-    return checkpoints.path_of(train(make_config(scene, folder, max_num_iterations=12, **CHEAP)).checkpoint_dir, 11)
+    trainer = train(make_config(scene, folder, max_num_iterations=12, **CHEAP))
+    return checkpoint_files.path_of(trainer.checkpoint_dir, 11)
 
 
 def refused(scene: Path, folder: Path, path: Path, **options: Any) -> str:
@@ -126,7 +127,7 @@ def test_statistics_of_another_number_of_gaussians(
     options = {**CHEAP, "densification": "default"}
     trainer = train(make_config(scene, tmp_path, max_num_iterations=8, **options))
     change = _set("splatkit", "modules", "SplatDefaultDensification", name, value=torch.zeros(3))
-    path = changed(checkpoints.path_of(trainer.checkpoint_dir, 7), tmp_path, change)
+    path = changed(checkpoint_files.path_of(trainer.checkpoint_dir, 7), tmp_path, change)
     again = make_config(scene, tmp_path / "again", load_checkpoint=path, **options)
     assert train(again).step == 35
     assert "counting starts anew" in messages.text

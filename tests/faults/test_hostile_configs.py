@@ -17,8 +17,8 @@ from nerfstudio.configs.method_configs import all_methods
 from splatkit_ns.cli import main
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.loading import load_run, read_config
-from splatkit_ns.plugin.run.config_file import UntrustedConfigError, holds_config, packages_named, parse_config
 from splatkit_ns.plugin.run.config_tensors import stored_tensor
+from splatkit_ns.plugin.run.folder.config_file import UntrustedConfigError, holds_config, packages_named, parse_config
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from tests.plugin.test_methods import ENTRY_POINTS
 

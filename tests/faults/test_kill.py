@@ -15,7 +15,7 @@ import torch
 
 from splatkit_ns import files
 from splatkit_ns.files import TEMPORARY_PREFIX
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, At, make_config, run_command
@@ -110,9 +110,9 @@ def test_a_killed_run_resumes_from_a_whole_checkpoint(scene: Path, tmp_path: Pat
         started, finished = json.loads(progress.read_text())
         assert started == expected_start, f"kill {kill}"
         inside_a_save += bool(unfinished(folder) - left)
-        saved = [checkpoints.step_of(path) + 1 for path in checkpoints.checkpoint_paths(folder)]
-        for path in checkpoints.checkpoint_paths(folder):
-            assert read_checkpoint(path)["step"] == checkpoints.step_of(path), f"kill {kill}"
+        saved = [checkpoint_files.step_of(path) + 1 for path in checkpoint_files.checkpoint_paths(folder)]
+        for path in checkpoint_files.checkpoint_paths(folder):
+            assert read_checkpoint(path)["step"] == checkpoint_files.step_of(path), f"kill {kill}"
         # `finished` is 1-based; a checkpoint is written after steps 5, 9, 13, …, before the next step starts
         due = max([step for step in range(1, finished) if step % STEPS_PER_SAVE == 1 and step > 1], default=0)
         newest = max(saved, default=0)

@@ -17,9 +17,9 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.data.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.run_data import RunData
-from splatkit_ns.plugin.run.signals import StoppedBySignal
+from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.parts.run_data import RunData
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, differences, make_config, make_trainer, send, train
@@ -51,7 +51,7 @@ def options(**others: Any) -> dict[str, Any]:
 
 
 def last(folder: Path) -> dict[str, Any]:
-    return read_checkpoint(checkpoints.path_of(folder, MAX_STEPS - 1))
+    return read_checkpoint(checkpoint_files.path_of(folder, MAX_STEPS - 1))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_a_run_with_some_images_in_memory_goes_on_from_a_cached_one(
     config = make_config(
         photographs,
         tmp_path,
-        load_checkpoint=checkpoints.path_of(cached, cut),
+        load_checkpoint=checkpoint_files.path_of(cached, cut),
         **options(data_cache_gib=8.5 * image_bytes / 2**30),
     )
     trainer = train(config)
@@ -132,7 +132,8 @@ def test_a_damaged_image_that_is_met_late(photographs: Path, tmp_path: Path, cac
             trainer.train()
     finally:
         path.write_bytes(whole)
-    assert checkpoints.checkpoint_paths(trainer.checkpoint_dir)[-1] == checkpoints.path_of(trainer.checkpoint_dir, 5)
+    folder = trainer.checkpoint_dir
+    assert checkpoint_files.checkpoint_paths(folder)[-1] == checkpoint_files.path_of(folder, 5)
     resumed = make_config(photographs, tmp_path / "two", load_dir=trainer.checkpoint_dir, **options(**NOTHING_KEPT))
     assert differences(last(cached), last(train(resumed).checkpoint_dir)) == []
 
@@ -141,7 +142,7 @@ def test_a_signal_while_images_are_read_ahead(scene: Path, tmp_path: Path) -> No
     config = make_config(scene, tmp_path, **CHEAP, **NOTHING_KEPT)
     with pytest.raises(StoppedBySignal):
         train(config, At(9, send(signal.SIGINT)))
-    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir())[-1].name == "step-000000008.ckpt"
+    assert checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())[-1].name == "step-000000008.ckpt"
 
 
 def load_images(config: Any, read: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.plugin.run import checkpoints, out_of_memory
-from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
+from splatkit_ns.plugin.run.ending import out_of_memory
+from splatkit_ns.plugin.run.ending.out_of_memory import OutOfMemory
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, MAX_STEPS, CheapRenderer, make_config, make_trainer, run_command, train
@@ -49,7 +50,7 @@ def test_the_message_says_what_helps_and_the_state_is_saved(scene: Path, tmp_pat
     assert "--pipeline.datamanager.cache-gib 1 (now half of the memory that was free)" in text
     assert "packed" not in text, "the CPU cannot"
     assert "Tried to allocate 2.00 GiB" in text
-    path = checkpoints.path_of(config.get_checkpoint_dir(), 7)
+    path = checkpoint_files.path_of(config.get_checkpoint_dir(), 7)
     assert f"The last checkpoint is {path}" in text
     assert read_checkpoint(path)["step"] == 7, "eight whole steps; the ninth failed"
     resumed = make_config(scene, tmp_path / "again", load_dir=config.get_checkpoint_dir(), **CHEAP)
@@ -78,7 +79,8 @@ def test_a_state_in_the_middle_of_a_step_is_not_saved(scene: Path, tmp_path: Pat
     config = make_config(scene, tmp_path, steps_per_save=5, **CHEAP)
     with pytest.raises(OutOfMemory, match=r"Out of memory at step 9.*step-000000005\.ckpt"):
         train(config, HungryModule())
-    assert [path.name for path in checkpoints.checkpoint_paths(config.get_checkpoint_dir())] == ["step-000000005.ckpt"]
+    paths = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
+    assert [path.name for path in paths] == ["step-000000005.ckpt"]
 
 
 def test_before_the_first_step_there_is_nothing_to_save(scene: Path, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.methods import gaussian_optimizers
 from splatkit_ns.modules import SplatBaseModule
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from splatkit_ns.splat import LEARNING_RATES, CheckpointError, read_checkpoint
 from tests.faults.runs import (
@@ -60,13 +59,13 @@ def uninterrupted(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def last(folder: Path) -> dict[str, Any]:
-    return read_checkpoint(checkpoints.path_of(folder, MAX_STEPS - 1))
+    return read_checkpoint(checkpoint_files.path_of(folder, MAX_STEPS - 1))
 
 
 def test_the_runs_do_what_resuming_could_get_wrong(uninterrupted: Any) -> None:
     """Gaussians come and go, opacities are reset, statistics are kept."""
     folder = uninterrupted("default")
-    loaded = [read_checkpoint(path) for path in checkpoints.checkpoint_paths(folder)[1:]]
+    loaded = [read_checkpoint(path) for path in checkpoint_files.checkpoint_paths(folder)[1:]]
     counts = [len(each["pipeline"]["_model.gauss_params.means"]) for each in loaded]
     assert len(set(counts)) > 3
     opacities = [float(each["pipeline"]["_model.gauss_params.opacities"].sigmoid().max()) for each in loaded]
@@ -76,7 +75,7 @@ def test_the_runs_do_what_resuming_could_get_wrong(uninterrupted: Any) -> None:
 
 
 def test_so_does_the_one_that_draws_views_and_gaussians(uninterrupted: Any) -> None:
-    paths = checkpoints.checkpoint_paths(uninterrupted("budget"))[1:]
+    paths = checkpoint_files.checkpoint_paths(uninterrupted("budget"))[1:]
     loaded = [read_checkpoint(path) for path in paths]
     counts = [len(each["pipeline"]["_model.gauss_params.means"]) for each in loaded]
     assert len(set(counts)) > 2
@@ -95,7 +94,7 @@ def test_the_same_seed_gives_the_same_run(scene: Path, tmp_path: Path, uninterru
 def test_a_resumed_run_ends_with_the_same_bits(
     scene: Path, tmp_path: Path, uninterrupted: Any, variant: str, cut: int
 ) -> None:
-    path = checkpoints.path_of(uninterrupted(variant), cut)
+    path = checkpoint_files.path_of(uninterrupted(variant), cut)
     config = make_config(scene, tmp_path, load_checkpoint=path, **VARIANTS[variant])
     steps = At(0, lambda: None)
     resumed = train(config, steps)
@@ -111,7 +110,7 @@ def test_stopped_by_a_signal_and_resumed_twice(scene: Path, tmp_path: Path, unin
         with pytest.raises(SystemExit):
             train(config, At(when, send(signal.SIGTERM)))
         folder = config.get_checkpoint_dir()
-        assert checkpoints.checkpoint_paths(folder)[-1] == checkpoints.path_of(folder, when - 1)
+        assert checkpoint_files.checkpoint_paths(folder)[-1] == checkpoint_files.path_of(folder, when - 1)
     resumed = train(make_config(scene, tmp_path / "end", load_dir=folder, **VARIANTS[variant]))
     assert differences(last(uninterrupted(variant)), last(resumed.checkpoint_dir)) == []
 
@@ -125,7 +124,7 @@ def test_random_numbers_drawn_while_setting_up_do_not_matter(
         def on_setup(self) -> None:
             torch.rand(5), np.random.rand(5)  # noqa: NPY002
 
-    config = make_config(scene, tmp_path, load_checkpoint=checkpoints.path_of(uninterrupted("default"), 9))
+    config = make_config(scene, tmp_path, load_checkpoint=checkpoint_files.path_of(uninterrupted("default"), 9))
     trainer = make_trainer(config, Draws(0, lambda: None), seed=7)
     load = trainer.pipeline.datamanager._load_images
 
@@ -166,7 +165,7 @@ def test_more_steps_after_a_finished_run(scene: Path, tmp_path: Path, uninterrup
     trainer.train()
     assert trainer.step == longer - 1
     assert trainer.optimizers.optimizers["means"].param_groups[0]["lr"] == pytest.approx(final, rel=1e-9)
-    assert checkpoints.path_of(trainer.checkpoint_dir, longer - 1).is_file()
+    assert checkpoint_files.path_of(trainer.checkpoint_dir, longer - 1).is_file()
 
 
 @pytest.mark.parametrize("rate", [LEARNING_RATES["quats"], 0.5])
@@ -196,7 +195,7 @@ def test_learning_rates_that_a_resumed_run_changes_count_and_are_told(
         trainer = make_trainer(make_config(scene, tmp_path / str(len(changed)), **options))
         made = {name: one.param_groups[0]["lr"] for name, one in trainer.optimizers.optimizers.items()}
         trainer.train()
-        state = read_checkpoint(checkpoints.path_of(trainer.checkpoint_dir, longer - 1))
+        state = read_checkpoint(checkpoint_files.path_of(trainer.checkpoint_dir, longer - 1))
         assert state["splatkit"]["learning_rates"] == trainer._state.configured_rates, (
             "for the run that goes on from it"
         )
@@ -254,7 +253,7 @@ def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any)
 
 
 def test_a_folder_whose_name_is_too_long_holds_no_checkpoint(tmp_path: Path) -> None:
-    assert checkpoint_paths(tmp_path / ("x" * 300)) == []
+    assert checkpoint_files.checkpoint_paths(tmp_path / ("x" * 300)) == []
 
 
 def test_a_modules_state_that_it_cannot_take_is_told_with_module_and_line(scene: Path, tmp_path: Path) -> None:
@@ -283,8 +282,8 @@ def test_a_damaged_newest_checkpoint_is_skipped(
     folder = tmp_path / "copy"
     folder.mkdir()
     for step in (8, 9, 10):
-        shutil.copy(checkpoints.path_of(uninterrupted("default"), step), folder)
-    newest, before = checkpoints.path_of(folder, 10), checkpoints.path_of(folder, 9)
+        shutil.copy(checkpoint_files.path_of(uninterrupted("default"), step), folder)
+    newest, before = checkpoint_files.path_of(folder, 10), checkpoint_files.path_of(folder, 9)
     newest.write_bytes(newest.read_bytes()[:-100])
     content = bytearray(before.read_bytes())
     content[len(content) // 2] ^= 1
@@ -297,7 +296,8 @@ def test_a_damaged_newest_checkpoint_is_skipped(
 
 def test_two_checkpoints_are_kept(scene: Path, tmp_path: Path) -> None:
     trainer = train(make_config(scene, tmp_path, steps_per_save=10))
-    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(trainer.checkpoint_dir)] == [30, 35]
+    paths = checkpoint_files.checkpoint_paths(trainer.checkpoint_dir)
+    assert [checkpoint_files.step_of(path) for path in paths] == [30, 35]
 
 
 def test_going_back_to_an_earlier_step_in_the_same_folder(scene: Path, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_going_back_to_an_earlier_step_in_the_same_folder(scene: Path, tmp_path:
     config = make_config(scene, tmp_path, load_dir=folder, load_step=30)
     with pytest.raises(SystemExit):
         train(config, At(33, send(signal.SIGINT)))
-    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(folder)] == [30, 32]
+    assert [checkpoint_files.step_of(path) for path in checkpoint_files.checkpoint_paths(folder)] == [30, 32]
 
 
 def test_a_checkpoint_of_splatfacto_is_told_with_the_way_to_use_its_gaussians(scene: Path, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import TEMPORARY_PREFIX, atomic_write
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.reporting import console as reporting
-from splatkit_ns.plugin.run import checkpoints, folder_lock
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.folder_lock import LOCK_NAME, FolderLock
+from splatkit_ns.plugin.run.folder import checkpoint_files, folder_lock
+from splatkit_ns.plugin.run.folder.folder_lock import LOCK_NAME, FolderLock
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, make_config, make_trainer, run_command, send, train
@@ -155,7 +155,8 @@ def test_a_folder_that_is_deleted_or_moved_while_its_run_goes_on_gets_back_what_
         run_command(config, [At(8, take_away), At(15, send(signal.SIGTERM))])
     assert {name: (folder / name).read_bytes() for name in written} == written
     assert not (folder / LOCK_NAME).exists()
-    assert [checkpoints.step_of(path) for path in checkpoints.checkpoint_paths(config.get_checkpoint_dir())] == [12, 14]
+    paths = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
+    assert [checkpoint_files.step_of(path) for path in paths] == [12, 14]
     warnings = [record.getMessage() for record in messages.records if record.levelname == "WARNING"]
     assert f"config.yml and dataparser_transforms.json are gone from {folder}: written again." in warnings
     run_command(yaml.load((folder / "config.yml").read_text(), Loader=yaml.Loader), [steps := At(0, lambda: None)])
@@ -200,7 +201,7 @@ def test_a_finished_run_is_not_overwritten(scene: Path, tmp_path: Path) -> None:
     assert (config.get_base_dir() / "config.yml").read_bytes() == before
     other.load_dir = config.get_checkpoint_dir()
     run_command(other)
-    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir())[-1].name == "step-000000039.ckpt"
+    assert checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())[-1].name == "step-000000039.ckpt"
 
 
 def test_a_folder_without_checkpoints_is_free(scene: Path, tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_the_clock_jumps(scene: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     trainer = make_trainer(config, At(17, turn))
     monkeypatch.setattr(time, "time", lambda: real() + offset)
     trainer.train()
-    for i, path in enumerate(checkpoints.checkpoint_paths(trainer.checkpoint_dir)):
+    for i, path in enumerate(checkpoint_files.checkpoint_paths(trainer.checkpoint_dir)):
         os.utime(path, (1000 - i, 1000 - i))  # the newest has the oldest date
     assert make_trainer(make_config(scene, tmp_path, load_dir=trainer.checkpoint_dir, **CHEAP))._start_step == 36
 
@@ -275,7 +276,7 @@ def test_what_killed_runs_leave_does_not_upset_evaluation(scene: Path, tmp_path:
     assert child.wait() == -signal.SIGKILL
     leftovers = os.listdir(folder)
     assert [name.startswith(TEMPORARY_PREFIX) for name in leftovers] == [True]
-    assert checkpoints.checkpoint_paths(folder) == []
+    assert checkpoint_files.checkpoint_paths(folder) == []
     trainer.train()
     assert sorted(os.listdir(folder)) == ["step-000000030.ckpt", "step-000000035.ckpt"]
     (folder / leftovers[0]).touch()

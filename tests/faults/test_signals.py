@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
-from splatkit_ns.plugin.run.signals import STOPPING, StoppedBySignal, stop_requests
+from splatkit_ns.plugin.run.checkpoints.run_checkpoints import RunCheckpoints
+from splatkit_ns.plugin.run.ending.signals import STOPPING, StoppedBySignal, stop_requests
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import PATIENCE, Child
@@ -33,8 +33,8 @@ def test_a_signal_finishes_the_step_saves_and_cleans_up(
     assert caught.value.signum == signum
     assert stop.steps == list(range(1, 10))
     assert stop.cleaned_up == 1
-    path = checkpoints.path_of(config.get_checkpoint_dir(), 8)
-    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir()) == [path]
+    path = checkpoint_files.path_of(config.get_checkpoint_dir(), 8)
+    assert checkpoint_files.checkpoint_paths(config.get_checkpoint_dir()) == [path]
     assert read_checkpoint(path)["step"] == 8
     assert "To go on" not in capsys.readouterr().out, "there is no config.yml"
     assert [signal.getsignal(each) for each in STOPPING] == before
@@ -63,7 +63,7 @@ def test_a_signal_while_setting_up_leaves_no_checkpoint(scene: Path, tmp_path: P
         train(config, stop)
     assert stop.steps == []
     assert stop.cleaned_up == 1
-    assert checkpoints.checkpoint_paths(config.get_checkpoint_dir()) == []
+    assert checkpoint_files.checkpoint_paths(config.get_checkpoint_dir()) == []
 
 
 def test_a_paused_run_stops_too(scene: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_paused_run_stops_too(scene: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedBySignal):
         trainer.train()
     assert pause.steps == [1, 2, 3, 4]
-    assert checkpoints.path_of(config.get_checkpoint_dir(), 3).is_file()
+    assert checkpoint_files.path_of(config.get_checkpoint_dir(), 3).is_file()
 
 
 def test_another_thread_trains_without_handlers(scene: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_another_thread_trains_without_handlers(scene: Path, tmp_path: Path) -> 
     thread.start()
     thread.join(PATIENCE)
     assert seen == [before]
-    assert checkpoints.checkpoint_paths(trainer.checkpoint_dir)
+    assert checkpoint_files.checkpoint_paths(trainer.checkpoint_dir)
 
 
 def test_handlers_come_back_also_after_an_exception() -> None:
@@ -158,8 +158,8 @@ def test_a_closed_terminal_stops_a_run_after_the_step(scene: Path, tmp_path: Pat
     config = make_config(scene, tmp_path)
     child = Child(train_on_a_terminal, tmp_path / "log", config=config)
     assert child.wait() == 129, child.text()
-    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
-    assert checkpoints.step_of(path) == 4
+    [path] = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
+    assert checkpoint_files.step_of(path) == 4
 
 
 def test_a_signal_while_the_terminal_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +182,8 @@ def test_a_signal_while_the_terminal_is_too_slow(monkeypatch: pytest.MonkeyPatch
         monkeypatch.undo()
     timer.join()
     os.close(reading)
+    with CONSOLE.capture():
+        CONSOLE.print()  # with it what could not be printed, which would be in the output of another test
     assert request.signum == signal.SIGTERM
 
 
@@ -205,8 +207,8 @@ def test_training_goes_on_without_its_output(scene: Path, tmp_path: Path, broken
     config = make_config(scene, tmp_path, **CHEAP)
     child = Child(break_output, tmp_path / "log", config=config, broken=broken)
     assert child.wait() == 0, child.text()
-    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
-    assert checkpoints.step_of(path) == config.max_num_iterations - 1
+    [path] = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
+    assert checkpoint_files.step_of(path) == config.max_num_iterations - 1
     assert child.text().count("Standard output takes no more (") == 1
 
 

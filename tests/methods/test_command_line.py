@@ -18,8 +18,8 @@ from splatkit_ns.errors import ModuleError
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.modules import SplatExporter, SplatTimer
 from splatkit_ns.plugin.options.length import fit_to_length
-from splatkit_ns.plugin.run.modules import import_module, run_modules
 from splatkit_ns.plugin.run.opaque_parts import instance
+from splatkit_ns.plugin.run.parts.modules import import_module, run_modules
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.methods import user_parts
@@ -81,7 +81,7 @@ def test_a_number_that_is_given_is_not_fitted_even_if_it_is_the_methods_own() ->
     fit_to_length(config)
     assert isinstance(config.pipeline.model.densification, SplatMCMCDensification), "a setting that only MCMC has"
     assert re.search(
-        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 11200", help_of("splatkit-3dgs")
+        r"--pipeline.model.densification.refine-stop-iter INT [^-]*default: 16000", help_of("splatkit-3dgs")
     )
 
 

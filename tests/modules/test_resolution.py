@@ -18,7 +18,7 @@ from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatResolutionSchedule
 from splatkit_ns.modules.resolution import amplitude_shares, last_steps
 from splatkit_ns.plugin.options.check import check_options
-from splatkit_ns.plugin.run.modules import run_modules
+from splatkit_ns.plugin.run.parts.modules import run_modules
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
 
 

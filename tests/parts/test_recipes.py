@@ -19,7 +19,7 @@ from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method
 from splatkit_ns.plugin.loading import load_run
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 from splatkit_ns.trainer import open_run
 from tests.parts import recipe_parts
@@ -80,7 +80,7 @@ def train(scene: Path, output: Path, parts: dict[str, Any], load: Path | None = 
 
 
 def last_of(run: Any) -> Path:
-    return checkpoints.checkpoint_paths(run.checkpoint_dir)[-1]
+    return checkpoint_files.checkpoint_paths(run.checkpoint_dir)[-1]
 
 
 def differing(one: Any, other: Any, place: str = "") -> list[str]:
@@ -104,7 +104,7 @@ def figures(pipeline: Any) -> dict[str, float]:
 def test_a_recipe_is_trained_resumed_and_evaluated(name: str, scene: Path, tmp_path: Path) -> None:
     whole = train(scene, tmp_path / "whole", RECIPES[name])
     forget_writers()
-    resumed = train(scene, tmp_path / "cut", RECIPES[name], checkpoints.path_of(whole.checkpoint_dir, CUT))
+    resumed = train(scene, tmp_path / "cut", RECIPES[name], checkpoint_files.path_of(whole.checkpoint_dir, CUT))
     ours, theirs = read_checkpoint(last_of(whole)), read_checkpoint(last_of(resumed))
     assert ours["step"] == theirs["step"] == (STOP if name == "stop" else STEPS) - 1
     for part in ("pipeline", "optimizers", "schedulers", "splatkit"):

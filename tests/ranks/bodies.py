@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.plugin.data.dealing import DealtImages
-from splatkit_ns.plugin.run import saving
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.rank_processes import run_in_ranks
+from splatkit_ns.plugin.run.checkpoints import saving
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
+from splatkit_ns.plugin.run.processes.rank_processes import run_in_ranks
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig

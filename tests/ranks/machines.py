@@ -20,9 +20,9 @@ import torch
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.modules import SplatBaseModule
-from splatkit_ns.plugin.run import machines
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.rank_processes import run_in_ranks
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
+from splatkit_ns.plugin.run.processes import machines
+from splatkit_ns.plugin.run.processes.rank_processes import run_in_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig

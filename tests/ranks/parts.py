@@ -19,7 +19,7 @@ from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.plugin.run.folder_lock import FolderLock
+from splatkit_ns.plugin.run.folder.folder_lock import FolderLock
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import SplatTrainingState
 from tests.faults.runs import CheapRenderer

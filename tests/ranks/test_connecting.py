@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from splatkit_ns.plugin.run import rank_processes
+from splatkit_ns.plugin.run.processes import rank_processes
 from splatkit_ns.ranks import RankLost, Ranks, _talk_towards
 
 

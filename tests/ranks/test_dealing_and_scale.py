@@ -16,8 +16,8 @@ from splatkit_ns.parts.steps import is_due, reaches_one_of
 from splatkit_ns.plugin.data.dealing import DealtImages
 from splatkit_ns.plugin.data.image_work import ImageWork
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, make_optimizers
-from splatkit_ns.plugin.run.batch_scale import of_images, of_one_image, snap_rates
-from splatkit_ns.plugin.run.together import Together
+from splatkit_ns.plugin.run.checkpoints.batch_scale import of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.ranks import Ranks
 
 

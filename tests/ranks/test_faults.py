@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
-from splatkit_ns.plugin.run import checkpoints, rank_processes, rank_waiting, together
-from splatkit_ns.plugin.run.folder_lock import LOCK_NAME
-from splatkit_ns.plugin.run.out_of_memory import OutOfMemory
-from splatkit_ns.plugin.run.rank_failures import RemoteTraceback
-from splatkit_ns.plugin.run.signals import StoppedBySignal
+from splatkit_ns.plugin.run.ending.out_of_memory import OutOfMemory
+from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.folder.folder_lock import LOCK_NAME
+from splatkit_ns.plugin.run.processes import rank_processes, rank_waiting, together
+from splatkit_ns.plugin.run.processes.rank_failures import RemoteTraceback
 from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config, train
@@ -47,7 +48,7 @@ def test_one_message_and_a_checkpoint(
         assert isinstance(caught.value.__cause__, RemoteTraceback)
         assert "In rank 1 of 2" in str(caught.value.__cause__)
         assert "a fault of a part" in str(caught.value.__cause__)
-    paths = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    paths = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
     assert [read_checkpoint(path)["step"] + 1 for path in paths] == [images]
 
 
@@ -89,7 +90,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_ends_with_one_message(scene: 
     with pytest.raises(SplatkitError, match=r"^Rank 0 of 2 .*, of step 35, could not be saved: .*No space left"):
         in_ranks(config, [OnRank(0, 12, "fill_disk")])
     folder = config.get_checkpoint_dir()
-    whole = [read_checkpoint(path)["step"] for path in checkpoints.checkpoint_paths(folder)]
+    whole = [read_checkpoint(path)["step"] for path in checkpoint_files.checkpoint_paths(folder)]
     assert whole == [5, 9], "those before the disk was full, and no pieces of others"
     assert len(list(folder.iterdir())) == 2
 
@@ -104,7 +105,7 @@ def test_values_that_are_not_finite_name_the_image_and_the_rank(scene: Path, tmp
 def test_a_signal_or_a_part_stops_all_after_the_same_step(scene: Path, tmp_path: Path) -> None:
     config = make_config(scene, tmp_path / "stop", **CHEAP)
     assert len(in_ranks(config, [OnRank(1, 12, "ask_to_stop")]).numbers) == 6
-    assert checkpoints.path_of(config.get_checkpoint_dir(), 11).is_file()
+    assert checkpoint_files.path_of(config.get_checkpoint_dir(), 11).is_file()
     with pytest.raises(StoppedBySignal) as caught:
         in_ranks(make_config(scene, tmp_path / "signal", **CHEAP), [OnRank(1, 12, "terminate")])
     assert caught.value.code == 128 + signal.SIGTERM
@@ -133,7 +134,7 @@ def test_a_closed_terminal_stops_all_after_the_same_step_saved(scene: Path, tmp_
         os.close(slave)
         os.waitpid(holder, 0)
     assert caught.value.code == 128 + signal.SIGHUP
-    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    [path] = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
     assert read_checkpoint(path)["step"] + 1 == 12
     assert not (config.get_base_dir() / LOCK_NAME).exists()
 
@@ -163,7 +164,7 @@ def test_without_parts_of_users_all_stop_after_the_next_step(scene: Path, tmp_pa
     config = make_config(scene, tmp_path, densification="mcmc", steps_per_eval_image=0)
     found = in_ranks(config, (1, 12), body=train_and_stop)
     assert found == [(7, "as asked"), (7, "as asked")]
-    assert checkpoints.path_of(config.get_checkpoint_dir(), 13).is_file()
+    assert checkpoint_files.path_of(config.get_checkpoint_dir(), 13).is_file()
 
 
 def test_a_difference_between_ranks_is_named(scene: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import distributed
 
-from splatkit_ns.plugin.run import saving
-from splatkit_ns.plugin.run.together import Together
+from splatkit_ns.plugin.run.checkpoints import saving
+from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.rank_lines import LineClosed, RankLines
 from splatkit_ns.ranks import RankLost, Ranks

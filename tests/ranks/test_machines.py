@@ -14,10 +14,10 @@ import torch
 
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin.data.same_data import DataSummary
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.machine_store import MachineStore
-from splatkit_ns.plugin.run.machine_words import Machine, lost
-from splatkit_ns.plugin.run.machines import Machines, Waiting
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.processes.machine_store import MachineStore
+from splatkit_ns.plugin.run.processes.machine_words import Machine, lost
+from splatkit_ns.plugin.run.processes.machines import Machines, Waiting
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, differences, make_config
 from tests.ranks.bodies import Trained, in_ranks
@@ -45,7 +45,7 @@ def assert_each_ends_with(started: list[Started], message: str) -> None:
 
 
 def checkpoint_of(config: Any) -> dict[str, Any]:
-    [path] = checkpoints.checkpoint_paths(config.get_checkpoint_dir())
+    [path] = checkpoint_files.checkpoint_paths(config.get_checkpoint_dir())
     return read_checkpoint(path)
 
 

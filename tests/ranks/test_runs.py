@@ -12,7 +12,7 @@ from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.densification import GsplatStrategy
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.modules import SplatEvaluator, SplatExporter
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.runs import CHEAP, CheapLoss, CheapRenderer, differences, make_config, train
@@ -63,7 +63,7 @@ def test_the_python_entry_returns_what_rank_0_has(scene: Path, tmp_path: Path) -
 def test_any_number_of_ranks_goes_on_from_a_checkpoint_of_any_other(scene: Path, tmp_path: Path) -> None:
     first = make_config(scene, tmp_path / "first", **CHEAP, max_num_iterations=10)
     in_ranks(first)
-    stored = read_checkpoint(checkpoints.path_of(first.get_checkpoint_dir(), 9))
+    stored = read_checkpoint(checkpoint_files.path_of(first.get_checkpoint_dir(), 9))
     group = stored["optimizers"]["means"]["param_groups"][0]
     assert group["betas"] == (0.9, 0.999)
     assert float(stored["optimizers"]["means"]["state"][0]["step"]) == 10
@@ -77,7 +77,7 @@ def test_any_number_of_ranks_goes_on_from_a_checkpoint_of_any_other(scene: Path,
     third = make_config(scene, tmp_path / "third", **CHEAP, load_dir=second.get_checkpoint_dir())
     found = in_ranks(third)
     assert len(found.numbers) == 11, "of the 36 - 15 images, two in each step"
-    assert checkpoints.path_of(third.get_checkpoint_dir(), 36).is_file()
+    assert checkpoint_files.path_of(third.get_checkpoint_dir(), 36).is_file()
 
 
 def test_a_run_of_two_ranks_that_is_cut_and_resumed_ends_with_the_same_bits(scene: Path, tmp_path: Path) -> None:
@@ -86,10 +86,11 @@ def test_a_run_of_two_ranks_that_is_cut_and_resumed_ends_with_the_same_bits(scen
     cut = make_config(scene, tmp_path / "cut", **CHEAP)
     with pytest.raises(SystemExit):
         in_ranks(cut, [OnRank(1, 14, "terminate")])
-    assert [path.name for path in checkpoints.checkpoint_paths(cut.get_checkpoint_dir())] == ["step-000000013.ckpt"]
+    paths = checkpoint_files.checkpoint_paths(cut.get_checkpoint_dir())
+    assert [path.name for path in paths] == ["step-000000013.ckpt"]
     rest = make_config(scene, tmp_path / "rest", **CHEAP, load_dir=cut.get_checkpoint_dir())
     in_ranks(rest)
-    loaded = [read_checkpoint(checkpoints.path_of(each.get_checkpoint_dir(), 35)) for each in (whole, rest)]
+    loaded = [read_checkpoint(checkpoint_files.path_of(each.get_checkpoint_dir(), 35)) for each in (whole, rest)]
     for key in ("pipeline", "optimizers", "schedulers"):
         assert differences(loaded[0][key], loaded[1][key], key) == []
 
@@ -100,7 +101,7 @@ def test_images_of_a_step_are_like_work_also_in_a_run_that_goes_on(scene: Path, 
     config = make_config(scene, tmp_path / "whole", **options)
     whole = in_ranks(config)
     steps = list(zip(*whole.images, strict=True))
-    stored = read_checkpoint(checkpoints.path_of(config.get_checkpoint_dir(), 65))["splatkit"]["sampler"]
+    stored = read_checkpoint(checkpoint_files.path_of(config.get_checkpoint_dir(), 65))["splatkit"]["sampler"]
     work = dict(stored["train_work"])
     assert sorted(work) == list(range(11))
     assert [{image for image, _ in hand} for hand in stored["last_train_work"]] == [set(hand) for hand in steps[-2:]]
@@ -117,7 +118,7 @@ def test_steps_can_be_kept(scene: Path, tmp_path: Path) -> None:
     config = make_config(scene, tmp_path, **CHEAP, count_images=False, max_num_iterations=9)
     found = in_ranks(config)
     assert len(found.numbers) == 9
-    stored = read_checkpoint(checkpoints.path_of(config.get_checkpoint_dir(), 8))
+    stored = read_checkpoint(checkpoint_files.path_of(config.get_checkpoint_dir(), 8))
     assert stored["optimizers"]["sh0"]["param_groups"][0]["lr"] == config.optimizers["sh0"]["optimizer"].lr
 
 
@@ -142,7 +143,7 @@ def test_ns_train_starts_the_ranks_from_its_own_process(scene: Path, tmp_path: P
     main(config)
     folder = config.get_base_dir()
     assert "num_devices: 2" in (folder / "config.yml").read_text(), "a resumed run has as many"
-    stored = read_checkpoint(checkpoints.path_of(config.get_checkpoint_dir(), 5))
+    stored = read_checkpoint(checkpoint_files.path_of(config.get_checkpoint_dir(), 5))
     assert float(stored["optimizers"]["means"]["state"][0]["step"]) == 6
     names = {"config.yml", "dataparser_transforms.json", "held_out", "nerfstudio_models"}
     assert {path.name for path in folder.iterdir()} == names

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from splatkit_ns.densification import mcmc
-from splatkit_ns.plugin.run.roll_call import RollCall
+from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.step import update_graph, updates
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward

@@ -11,6 +11,7 @@ from raster_scenes import random_scene
 from torch import Tensor
 
 from splatkit_ns.rasterize import rasterization
+from splatkit_ns.rasterize.cuda_rasterization import own_kernels
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "colors", "viewmats")
 IMAGE_TOLERANCE = 1e-5
@@ -73,6 +74,7 @@ def test_image_and_gradients_match_the_dense_reference(name: str, with_backgroun
 
     moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in ours.items()}
     renders, alphas, info = rasterization(**moved, **options, absgrad=True)
+    assert device == "cpu" or own_kernels() is not None, own_kernels.failure
     renders, alphas = renders.cpu(), alphas.cpu()
     info["means2d"].retain_grad()
     expected, expected_alphas = render(**reference, **options, mean_shifts=shifts)

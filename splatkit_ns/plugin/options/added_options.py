@@ -7,7 +7,7 @@ from pathlib import Path
 
 from splatkit_ns.plugin.options.groups import GroupOptions
 from splatkit_ns.plugin.options.length import RunLength
-from splatkit_ns.plugin.run.config_file import hint_of_config
+from splatkit_ns.plugin.run.folder.config_file import hint_of_config
 
 OBJECT = "!!python/object:"
 """Begins the config in every ``config.yml``."""

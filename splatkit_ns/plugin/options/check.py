@@ -22,11 +22,11 @@ from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.options.length import possible_lenses
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.hooks import name_problems
-from splatkit_ns.plugin.run.machines import address_of
-from splatkit_ns.plugin.run.modules import own_module_problems
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import part_itself
+from splatkit_ns.plugin.run.parts.hooks import name_problems
+from splatkit_ns.plugin.run.parts.modules import own_module_problems
+from splatkit_ns.plugin.run.processes.machines import address_of
 from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most, from_to
 from splatkit_ns.rasterize import gsplat_version, require_gsplat
 from splatkit_ns.rasterize.unscented import has_unscented_transform

@@ -20,16 +20,16 @@ from splatkit_ns.plugin.options.check import check_device, check_options, check_
 from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
-from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, TRAINING, options_of, pass_over_imports
-from splatkit_ns.plugin.run.config_file import PLACE, note_unknown_settings
-from splatkit_ns.plugin.run.excepthook import install_excepthook
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.machines import Machine, Machines, address_of
+from splatkit_ns.plugin.run.checkpoints.resuming import say_if_nothing_to_train
+from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
+from splatkit_ns.plugin.run.ending.signals import StoppedBySignal, interruptible
+from splatkit_ns.plugin.run.folder.checkpoint_files import checkpoint_paths
+from splatkit_ns.plugin.run.folder.command_line import LOAD_CONFIG, TRAINING, options_of, pass_over_imports
+from splatkit_ns.plugin.run.folder.config_file import PLACE, note_unknown_settings
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import part_itself
-from splatkit_ns.plugin.run.rank_processes import hide_ranks, number_of_ranks
-from splatkit_ns.plugin.run.resuming import say_if_nothing_to_train
-from splatkit_ns.plugin.run.signals import StoppedBySignal, interruptible
+from splatkit_ns.plugin.run.processes.machines import Machine, Machines, address_of
+from splatkit_ns.plugin.run.processes.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.state_checkpoint import package_versions
 

@@ -51,6 +51,7 @@ class TrainingStep:
 
     def __init__(
         self,
+        *,
         model: StepModel,
         data: FrameSource,
         callbacks: Sequence[TrainingCallback],

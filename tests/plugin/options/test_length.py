@@ -194,9 +194,9 @@ def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_pat
 @pytest.mark.parametrize(
     ("name", "photographs", "steps", "stop"),
     [
-        ("splatkit_3dgs", 71, 10_000, 8000),
-        ("splatkit_3dgs", 91, 12_740, 10_192),
-        ("splatkit_3dgs", 99, 13_860, 11_088),
+        ("splatkit_3dgs", 50, 10_000, 8000),
+        ("splatkit_3dgs", 91, 18_200, 14_560),
+        ("splatkit_3dgs", 99, 19_800, 15_840),
         ("splatkit_3dgs_big", 2, 10_000, 8000),
         ("splatkit_3dgs_big", 30, 10_200, 8160),
         ("splatkit_3dgs_big", 88, 29_920, 23_936),

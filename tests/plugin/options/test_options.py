@@ -27,8 +27,8 @@ from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
 from splatkit_ns.plugin.options import check
 from splatkit_ns.plugin.options.check import RANGES, check_device, check_options, check_renderer
-from splatkit_ns.plugin.run.modules import import_module
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
+from splatkit_ns.plugin.run.parts.modules import import_module
 from splatkit_ns.ranges import from_to
 from splatkit_ns.rasterize import unscented
 from splatkit_ns.renderer import Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer

@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.plugin.run.excepthook import install_excepthook
+from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
 
 
 @pytest.fixture

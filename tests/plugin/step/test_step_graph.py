@@ -19,8 +19,8 @@ from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule, SplatTimer, SplatTransientMasks, transients
-from splatkit_ns.plugin.run.roll_call import RollCall
-from splatkit_ns.plugin.run.together import Together
+from splatkit_ns.plugin.run.processes.roll_call import RollCall
+from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step import graph_or_plain
 from splatkit_ns.plugin.step.interfaces import PlainForwardBackward

@@ -19,7 +19,7 @@ from splatkit_ns.methods import make_method
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.parts.trainables import RowTrainable, Trainable
 from splatkit_ns.plugin.loading import load_run
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState, read_checkpoint
 from tests.plugin.helpers import forget_writers, make_trainer, run_config
@@ -130,10 +130,10 @@ def resumed_is_the_same(scene: Path, tmp_path: Path, **parts: Any) -> Any:
     whole_config = config_of(scene, tmp_path / "whole", **parts)
     whole_config.steps_per_save, whole_config.save_only_latest_checkpoint = 6, False
     whole = train(whole_config)
-    cut = checkpoints.path_of(whole.checkpoint_dir, 6)
+    cut = checkpoint_files.path_of(whole.checkpoint_dir, 6)
     resumed = train(config_of(scene, tmp_path / "resumed", **parts), load=cut)
-    last = checkpoints.path_of(whole.checkpoint_dir, STEPS - 1)
-    assert differing(last, checkpoints.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
+    last = checkpoint_files.path_of(whole.checkpoint_dir, STEPS - 1)
+    assert differing(last, checkpoint_files.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
     return whole
 
 
@@ -158,7 +158,7 @@ def test_an_exposure_is_trained_saved_resumed_and_opened(tiny_scene: Path, tmp_p
     assert int(seen.sum()) > 3
     rate = whole.optimizers.optimizers["Exposure.log_gain"].param_groups[0]["lr"]
     assert rate == pytest.approx(0.001)
-    stored = read_checkpoint(checkpoints.path_of(whole.checkpoint_dir, STEPS - 1))
+    stored = read_checkpoint(checkpoint_files.path_of(whole.checkpoint_dir, STEPS - 1))
     assert torch.equal(stored["pipeline"]["_model.part_params.Exposure.log_gain"], gains)
 
 
@@ -304,9 +304,9 @@ def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_pa
     config = accumulating(tmp_path / "whole")
     config.steps_per_save, config.save_only_latest_checkpoint = 6, False
     whole = train(config)
-    resumed = train(accumulating(tmp_path / "resumed"), load=checkpoints.path_of(whole.checkpoint_dir, 6))
-    last = checkpoints.path_of(whole.checkpoint_dir, STEPS - 1)
-    assert differing(last, checkpoints.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
+    resumed = train(accumulating(tmp_path / "resumed"), load=checkpoint_files.path_of(whole.checkpoint_dir, 6))
+    last = checkpoint_files.path_of(whole.checkpoint_dir, STEPS - 1)
+    assert differing(last, checkpoint_files.path_of(resumed.checkpoint_dir, STEPS - 1)) == []
 
 
 def test_options_of_a_part_s_groups_reach_its_optimizers(tiny_scene: Path, tmp_path: Path) -> None:
@@ -375,11 +375,11 @@ def test_optimizers_for_a_part_that_is_not_there_are_told_of(
 
 def test_a_checkpoint_is_not_resumed_without_the_part_that_it_trained(tiny_scene: Path, tmp_path: Path) -> None:
     exposed = train(config_of(tiny_scene, tmp_path / "a", image_model=Exposure()))
-    path = checkpoints.path_of(exposed.checkpoint_dir, STEPS - 1)
+    path = checkpoint_files.path_of(exposed.checkpoint_dir, STEPS - 1)
     with pytest.raises(SplatkitError, match=r"that no part of this run has: Exposure.log_gain\. Resume with"):
         train(config_of(tiny_scene, tmp_path / "b"), load=path)
     featured = train(config_of(tiny_scene, tmp_path / "c", modules=[Features()], loss_fn=FeatureLoss()))
-    path = checkpoints.path_of(featured.checkpoint_dir, STEPS - 1)
+    path = checkpoint_files.path_of(featured.checkpoint_dir, STEPS - 1)
     with pytest.raises(SplatkitError, match="that no part of this run has: features"):
         train(config_of(tiny_scene, tmp_path / "d"), load=path)
 
@@ -388,7 +388,7 @@ def test_a_part_that_is_new_since_the_checkpoint_starts_as_it_says(tiny_scene: P
     plain_config = config_of(tiny_scene, tmp_path / "a")
     plain_config.steps_per_save, plain_config.save_only_latest_checkpoint = 6, False
     plain = train(plain_config)
-    cut = checkpoints.path_of(plain.checkpoint_dir, 6)
+    cut = checkpoint_files.path_of(plain.checkpoint_dir, 6)
     parts = {"image_model": Exposure(), "modules": [Features()], "loss_fn": FeatureLoss()}
     later = train(config_of(tiny_scene, tmp_path / "b", **parts), load=cut)
     assert float(later.pipeline.model.image_model.log_gain.detach().abs().sum()) > 0

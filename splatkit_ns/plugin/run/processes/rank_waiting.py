@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from splatkit_ns.plugin.run.machines import Machines
-from splatkit_ns.plugin.run.rank_failures import Failure, how_it_ended
-from splatkit_ns.plugin.run.signals import handled, say_that_training_stops
+from splatkit_ns.plugin.run.ending.signals import handled, say_that_training_stops
+from splatkit_ns.plugin.run.processes.machines import Machines
+from splatkit_ns.plugin.run.processes.rank_failures import Failure, how_it_ended
 
 GRACE = 40.0
 """Seconds that the other ranks have to save and end after one has failed; then they are killed."""

@@ -15,7 +15,7 @@ from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules.progress import _held_out
 from splatkit_ns.parts.evaluation import HeldOutFigures
-from splatkit_ns.plugin.run import run_data
+from splatkit_ns.plugin.run.parts import run_data
 from splatkit_ns.plugin.trainer import SplatkitTrainer
 from tests.plugin.helpers import make_trainer, run_config
 from tests.tiny_scene import write_tiny_scene
@@ -123,7 +123,7 @@ def test_training_goes_on_if_it_fails(
         raise error
 
     disk = isinstance(error, OSError)
-    target = "splatkit_ns.plugin.run.held_out.atomic_write" if disk else "splatkit_ns.plugin.model.view_outputs"
+    target = "splatkit_ns.plugin.run.parts.held_out.atomic_write" if disk else "splatkit_ns.plugin.model.view_outputs"
     monkeypatch.setattr(target, fails)
     trainer = trained(tiny_scene, tmp_path)
     assert (trainer.base_dir / "nerfstudio_models" / "step-000000011.ckpt").exists()

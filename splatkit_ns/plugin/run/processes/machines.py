@@ -14,10 +14,17 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.run.machine_store import MachineStore
-from splatkit_ns.plugin.run.machine_words import Machine, MachineFailure, NamesMachines, address_of, check_alike, lost
-from splatkit_ns.plugin.run.other_machines import OtherMachines
-from splatkit_ns.plugin.run.rank_failures import Failure, failure_of, raise_cause
+from splatkit_ns.plugin.run.processes.machine_store import MachineStore
+from splatkit_ns.plugin.run.processes.machine_words import (
+    Machine,
+    MachineFailure,
+    NamesMachines,
+    address_of,
+    check_alike,
+    lost,
+)
+from splatkit_ns.plugin.run.processes.other_machines import OtherMachines
+from splatkit_ns.plugin.run.processes.rank_failures import Failure, failure_of, raise_cause
 
 PATIENCE = 300.0
 """Seconds in which all machines have to come."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from splatkit_ns.plugin.run.machine_store import MachineStore
-from splatkit_ns.plugin.run.machine_words import Machine
+from splatkit_ns.plugin.run.processes.machine_store import MachineStore
+from splatkit_ns.plugin.run.processes.machine_words import Machine
 
 
 class OtherMachines:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.rank_failures import end_at_once, tell_failures_to
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
+from splatkit_ns.plugin.run.processes.rank_failures import end_at_once, tell_failures_to
 from splatkit_ns.ranks import Ranks, give_up
 
 LAST_SECONDS = 60.0

@@ -9,7 +9,7 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor, nn
 
 from splatkit_ns.plugin.data.initial import StartSettings, initial_gaussians, one_gaussian
-from splatkit_ns.plugin.run import weights
+from splatkit_ns.plugin.run.checkpoints import weights
 from splatkit_ns.plugin.step.part_parameters import PartParameters, fit_rows
 from splatkit_ns.splat import SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowParameters

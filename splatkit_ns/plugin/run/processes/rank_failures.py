@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.run.signals import StoppedBySignal
+from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
 from splatkit_ns.plugin.step.finite import NotFiniteError
 from splatkit_ns.ranks import RankLost
 

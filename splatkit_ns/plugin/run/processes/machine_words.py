@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from splatkit_ns.errors import SplatkitError, listed
-from splatkit_ns.plugin.run.rank_failures import Failure
+from splatkit_ns.plugin.run.processes.rank_failures import Failure
 
 SHOWN = 5
 """The number of different options that a message names."""

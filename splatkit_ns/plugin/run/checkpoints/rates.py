@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.run.checkpoints.state import RunState
 from splatkit_ns.plugin.step.updates import set_rates
 
 logger = logging.getLogger("splatkit_ns")

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.lasting_output import make_all_text_printable
-from splatkit_ns.plugin.run import checkpoints
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -145,12 +145,13 @@ def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> S
 
 
 def _what_is_wrong(folder: Path, step: int | None) -> SplatkitError | None:
-    paths = [path for path in checkpoints.checkpoint_paths(folder) if step in (None, checkpoints.step_of(path))]
+    paths = checkpoint_files.checkpoint_paths(folder)
+    paths = [path for path in paths if step in (None, checkpoint_files.step_of(path))]
     try:
         if paths:
             read_checkpoint(paths[-1])  # the checkpoint that nerfstudio takes
         else:
-            checkpoints.newest_readable(folder, step)
+            checkpoint_files.newest_readable(folder, step)
     except SplatkitError as found:
         return found
     return None

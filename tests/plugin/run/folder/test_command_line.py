@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from splatkit_ns.plugin.run.command_line import TRAINING, pass_over_imports
+from splatkit_ns.plugin.run.folder.command_line import TRAINING, pass_over_imports
 from tests.plugin.helpers import make_pipeline, run_config
 
 

@@ -13,12 +13,13 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.plugin.run import checkpoints, out_of_memory
-from splatkit_ns.plugin.run.rank_failures import end_at_once, is_lost
-from splatkit_ns.plugin.run.resuming import say_how_to_go_on
-from splatkit_ns.plugin.run.run_checkpoints import RunCheckpoints
-from splatkit_ns.plugin.run.state import RunState
-from splatkit_ns.plugin.run.together import Together
+from splatkit_ns.plugin.run.checkpoints.resuming import say_how_to_go_on
+from splatkit_ns.plugin.run.checkpoints.run_checkpoints import RunCheckpoints
+from splatkit_ns.plugin.run.checkpoints.state import RunState
+from splatkit_ns.plugin.run.ending import out_of_memory
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.processes.rank_failures import end_at_once, is_lost
+from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
 from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
@@ -123,7 +124,7 @@ class Saver:
         """
         self.settle()
         trained = step >= self._start_step
-        path = checkpoints.path_of(self._checkpoints.folder, step)
+        path = checkpoint_files.path_of(self._checkpoints.folder, step)
         if step >= 0 and self._saved_step != step and (trained or not (stopped or path.exists())):
             self._save_end(step)
         if stopped and step >= 0 and self._together.ranks.is_first:
@@ -136,7 +137,7 @@ class Saver:
             raise stop_message(error, self._checkpoint_in_error()) from error
         except OSError as error:
             self._fails = True
-            then = "resume" if checkpoints.checkpoint_paths(self._checkpoints.folder) else "begin anew"
+            then = "resume" if checkpoint_files.checkpoint_paths(self._checkpoints.folder) else "begin anew"
             raise SplatkitError(
                 f"The last checkpoint, of step {step}, could not be saved: {describe_os_error(error)}. "
                 f"{self._last_checkpoint()} Free some space, or check permissions, and {then}."
@@ -211,7 +212,7 @@ class Saver:
     def _last_checkpoint(self) -> str:
         """A sentence that says which checkpoint there is."""
         self.settle()
-        return checkpoints.describe_last_checkpoint(self._checkpoints.folder)
+        return checkpoint_files.describe_last_checkpoint(self._checkpoints.folder)
 
     def _checkpoint_in_error(self) -> str:
         """The same for the message of an error; nothing on several ranks, where it is added when all have ended."""

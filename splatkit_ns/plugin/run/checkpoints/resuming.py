@@ -11,9 +11,9 @@ from rich.markup import escape
 
 from splatkit_ns.files import quoted
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.own_methods import registered_name
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.folder.own_methods import registered_name
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.splat import read_checkpoint
 
 
@@ -78,10 +78,10 @@ def run_checkpoint(config: TrainerConfig) -> LoadedCheckpoint | None:
         SplatkitError: there is none that can be read.
     """
     if config.load_dir is not None:
-        return LoadedCheckpoint(*checkpoints.newest_readable(Path(config.load_dir), config.load_step))
+        return LoadedCheckpoint(*checkpoint_files.newest_readable(Path(config.load_dir), config.load_step))
     if config.load_checkpoint is not None:
         path = Path(config.load_checkpoint)
         return LoadedCheckpoint(path, read_checkpoint(path))
     if RunFolder(config).is_continued:
-        return LoadedCheckpoint(*checkpoints.newest_readable(config.get_checkpoint_dir(), None))
+        return LoadedCheckpoint(*checkpoint_files.newest_readable(config.get_checkpoint_dir(), None))
     return None

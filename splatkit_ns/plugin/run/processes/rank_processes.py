@@ -25,14 +25,14 @@ from splatkit_ns import ranks
 from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.lasting_output import make_output_last
-from splatkit_ns.plugin.run.checkpoints import describe_last_checkpoint
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.machines import Machines, address_of
-from splatkit_ns.plugin.run.modules import CPU_KERNELS
-from splatkit_ns.plugin.run.rank_failures import IMPORTED_AGAIN, Failure, raise_cause
-from splatkit_ns.plugin.run.rank_main import Lifelines, Place, rank_main
-from splatkit_ns.plugin.run.rank_waiting import RankProcess, passing_on, wait_for_all
-from splatkit_ns.plugin.run.signals import stopped_early
+from splatkit_ns.plugin.run.ending.signals import stopped_early
+from splatkit_ns.plugin.run.folder.checkpoint_files import describe_last_checkpoint
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
+from splatkit_ns.plugin.run.parts.modules import CPU_KERNELS
+from splatkit_ns.plugin.run.processes.machines import Machines, address_of
+from splatkit_ns.plugin.run.processes.rank_failures import IMPORTED_AGAIN, Failure, raise_cause
+from splatkit_ns.plugin.run.processes.rank_main import Lifelines, Place, rank_main
+from splatkit_ns.plugin.run.processes.rank_waiting import RankProcess, passing_on, wait_for_all
 
 logger = logging.getLogger("splatkit_ns")
 

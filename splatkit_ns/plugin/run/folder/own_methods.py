@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from splatkit_ns.parts.old_configs import FillsInDefaults
-from splatkit_ns.plugin.run.checkpoints import checkpoint_paths
-from splatkit_ns.plugin.run.command_line import LOAD_CONFIG, OPENING, options_of
+from splatkit_ns.plugin.run.folder.checkpoint_files import checkpoint_paths
+from splatkit_ns.plugin.run.folder.command_line import LOAD_CONFIG, OPENING, options_of
 
 SEPARATOR = "+"
 """Stands between the name of a method and those of the parts that take the place of its own."""

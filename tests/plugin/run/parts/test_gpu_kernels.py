@@ -16,7 +16,7 @@ from splatkit_ns.image_model.bilateral_grid import grid_kernels
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method, splatkit_3dgs_adc, splatkit_3dgs_fast
 from splatkit_ns.modules import SplatBaseModule
-from splatkit_ns.plugin.run.modules import gpu_kernels
+from splatkit_ns.plugin.run.parts.modules import gpu_kernels
 from splatkit_ns.rasterize.cuda_rasterization import own_kernels, sh_kernel
 from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat.joint_step import joint_kernel
@@ -69,7 +69,7 @@ def test_those_of_its_modules_each_once() -> None:
 TWO_THREADS = """
 import importlib, threading
 
-from splatkit_ns.plugin.run import modules
+from splatkit_ns.plugin.run.parts import modules
 
 names = ("rasterize.cpu.rasterization", "rasterize.cpu.parallel", "image_metrics._ssim_cpu")
 errors = []

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from splatkit_ns import ranks
-from splatkit_ns.plugin.run.machine_words import Machine, MachineFailure, packed, unpacked
+from splatkit_ns.plugin.run.processes.machine_words import Machine, MachineFailure, packed, unpacked
 
 
 class MachineStore:

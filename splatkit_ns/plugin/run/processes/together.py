@@ -15,8 +15,8 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.data.dealing import DealtImages
 from splatkit_ns.plugin.data.same_data import DataSummary
-from splatkit_ns.plugin.run.roll_call import RollCall
-from splatkit_ns.plugin.run.signals import StopRequest
+from splatkit_ns.plugin.run.ending.signals import StopRequest
+from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.interfaces import FrameSource
 from splatkit_ns.plugin.step.parts import StepParts

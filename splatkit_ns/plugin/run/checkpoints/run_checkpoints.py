@@ -9,10 +9,11 @@ from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
-from splatkit_ns.plugin.run import checkpoints
-from splatkit_ns.plugin.run.folder import RunFolder
-from splatkit_ns.plugin.run.resuming import LoadedCheckpoint
-from splatkit_ns.plugin.run.state import RunState
+from splatkit_ns.plugin.run.checkpoints import stored_state
+from splatkit_ns.plugin.run.checkpoints.resuming import LoadedCheckpoint
+from splatkit_ns.plugin.run.checkpoints.state import RunState
+from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.step.finite import FiniteWatch, check_parameters
 from splatkit_ns.splat import CheckpointRequests
 from splatkit_ns.splat.checkpoint import host_copy
@@ -60,15 +61,15 @@ class RunCheckpoints:
             return None
         path, content = self._resumed
         context = self._run.model.context
-        context.step = checkpoints.restore(self._run, content, path, self._load_schedules)
-        self._resumed = LoadedCheckpoint(path, checkpoints.rng_only(content))
+        context.step = stored_state.restore(self._run, content, path, self._load_schedules)
+        self._resumed = LoadedCheckpoint(path, stored_state.rng_only(content))
         self._run.model.parts.dispatcher.run("on_checkpoint_loaded")
         return path
 
     def restore_rng(self) -> None:
         """Set the random generators to the state that they have in the checkpoint; right before the first step."""
         if self._resumed is not None:
-            checkpoints.restore_rng(checkpoints.rng_entry(self._resumed.content), self._resumed.path)
+            stored_state.restore_rng(stored_state.rng_entry(self._resumed.content), self._resumed.path)
 
     def make(self, step: int | None = None, announce: bool = True) -> dict[str, Any]:
         """Everything a run needs to go on, for any file that is to hold it.
@@ -85,7 +86,7 @@ class RunCheckpoints:
         if announce:
             model.parts.dispatcher.run("pre_save_checkpoint")
         check_parameters(self._run.parameters(), model.context.step)
-        return checkpoints.collect(self._run, model.context.step - 1 if step is None else step)
+        return stored_state.collect(self._run, model.context.step - 1 if step is None else step)
 
     def save(self, step: int, announce: bool = True) -> None:
         """Write the trainer's checkpoint of a step (0-based), and only then delete older ones if no more are wanted.
@@ -113,4 +114,4 @@ class RunCheckpoints:
 
     def _write(self, checkpoint: dict[str, Any]) -> None:
         self._run_folder.put_back()
-        checkpoints.save(self.folder, checkpoint, self._only_latest)
+        checkpoint_files.save(self.folder, checkpoint, self._only_latest)
