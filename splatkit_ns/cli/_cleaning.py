@@ -92,7 +92,7 @@ def clean(options: CleanOptions, console: Console | None = None) -> None:
     say(console, f"{len(kept):,} of {len(whole):,} Gaussians are left, {share:.1%}")
     write_outputs(options.output, kept, options.input, console)
     if views:
-        say_cost(console, before, views.psnr(kept) if after is None else after, len(views))
+        say_cost(console, before, views.psnr(kept) if after is None else after, views)
 
 
 def check_options(options: CleanOptions | PruneOptions, others: Sequence[str] = ()) -> None:
@@ -109,6 +109,12 @@ def check_options(options: CleanOptions | PruneOptions, others: Sequence[str] = 
     if options.load_config is None and options.input is None:
         problems.append("neither --load-config nor --input is given, expected one of them")
     if isinstance(options, CleanOptions):
+        if options.load_config is None and options.input is not None:
+            problems += [
+                f"{ranges.flag(name)} is for a run: add --load-config"
+                for name in ("weight_share", "load_step", "data")
+                if getattr(options, name) is not None
+            ]
         if options.box and not all(low < high for low, high in zip(options.box[:3], options.box[3:], strict=True)):
             problems.append(f"--box is {options.box}, expected three smallest coordinates and then three largest")
         if options.sphere and not (np.isfinite(options.sphere[:3]).all() and options.sphere[3] > 0):
@@ -216,9 +222,7 @@ def write_outputs(outputs: Sequence[Path], kept: Gaussians, source: Path | None,
         say(console, written.line())
 
 
-def say_cost(console: Console, before: float, after: float, count: int) -> None:
+def say_cost(console: Console, before: float, after: float, views: HeldOutViews) -> None:
     """Print PSNR of the held-out photographs before and after."""
-    say(
-        console,
-        f"PSNR of {count} held-out photograph(s): {before:.3f} dB before, {after:.3f} dB after ({after - before:+.3f})",
-    )
+    change = f"{before:.3f} dB before, {after:.3f} dB after ({after - before:+.3f})"
+    say(console, f"PSNR of {len(views)} {views.kind} photograph(s): {change}")

@@ -75,12 +75,16 @@ def _numbers(values: NDArray[Any]) -> list[float]:
     return [float(f"{value:.7g}") for value in np.nan_to_num(values.astype(np.float64))]
 
 
+def _shown_size(size: float) -> str:
+    return f"{size:,.0f}" if size >= 1000 else f"{size:.3g}"
+
+
 def lines(figures: dict[str, Any]) -> list[str]:
     """The figures as people read them."""
     count, version = figures["gaussians"], figures["version"]
     text = {
         "format": f"{figures['format']}{f' ({version})' if version else ''}",
-        "size": f"{shown_bytes(figures['bytes'])}, {figures['bytes'] / count:.3g} bytes a Gaussian",
+        "size": f"{shown_bytes(figures['bytes'])}, {_shown_size(figures['bytes'] / count)} bytes a Gaussian",
         "Gaussians": f"{count:,}, {_MODES[figures['render_mode']]}",
         "SH degree": str(figures["sh_degree"]),
         "not finite": f"{figures['non_finite']:,}",

@@ -76,7 +76,7 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
         export_cameras(run, options.cameras, console)
     renderer = run.pipeline.model.renderer
     if views:
-        say(console, f"PSNR is against the run's own renders of {len(views)} held-out view(s).")
+        say(console, f"PSNR is against the run's own renders of {len(views)} {views.kind} view(s).")
     if not is_own_class(type(renderer)):
         measured = "; the PSNR above is with it" if views else ""
         say(console, f"Viewers draw these files as 3DGS does, without the run's {renderer.module_name}{measured}.")

@@ -43,6 +43,8 @@ class HeldOutViews:
         self._background = self._model.backgrounds.of_evaluation(self._model.device)[None]
         data = pipeline.datamanager
         cameras: Any = data.eval_dataset.cameras
+        are_trained_on = set(data.eval_dataset.image_filenames) <= set(data.train_dataset.image_filenames)
+        self._kind = "training" if are_trained_on else "held-out"
         usable = data.measured if reference is None else range(len(cameras))
         if not usable:
             raise SplatkitError(
@@ -56,6 +58,11 @@ class HeldOutViews:
 
     def __len__(self) -> int:
         return len(self._views)
+
+    @property
+    def kind(self) -> str:
+        """The word for these views in a report: a data set's split may leave none that are not trained on."""
+        return self._kind
 
     def psnr(self, gaussians: Gaussians, move: Similarity | None = None) -> float:
         """The mean PSNR in dB of pictures of Gaussians, at most `MOST_DB`.

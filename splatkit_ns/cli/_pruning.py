@@ -58,7 +58,7 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
         say(console, f"{len(rows):,} of {num:,} Gaussians are kept, which make {share} of what the photographs show")
     if not options.refine:
         write_outputs(options.output, kept, options.input, console)
-        say_cost(console, before, views.psnr(kept), len(views))
+        say_cost(console, before, views.psnr(kept), views)
         return
     pruned = views.psnr(kept)
     say(console, f"Refining them for {options.refine:,} step(s)")
@@ -66,7 +66,7 @@ def prune(options: PruneOptions, console: Console | None = None) -> None:
     kept = _still_fitting(kept, weights[rows], options, console)
     write_outputs(options.output, kept, options.input, console)
     after = views.psnr(kept)
-    say_cost(console, before, pruned, len(views))
+    say_cost(console, before, pruned, views)
     say(console, f"{after:.3f} dB after {options.refine:,} step(s) of refinement ({after - before:+.3f})")
 
 

@@ -22,7 +22,7 @@ def describe_run(path: Path, trust: Sequence[str]) -> dict[str, Any]:
         SplatkitError: it is no config of a splatkit method, or names objects that are not trusted.
     """
     with collected_notes() as notes:
-        config = read_config(path, trust)
+        config = read_config(path, trust, shown="")
     data = config.pipeline.datamanager.data or config.data or config.pipeline.datamanager.dataparser.data
     return {
         "file": str(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +66,7 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
 
 def _described(path: Path, options: InfoOptions) -> tuple[dict[str, object], list[str]]:
     """The figures of a file, and the same as lines."""
-    if path.suffix.lower() in (".yml", ".yaml") or path.is_dir():  # of a folder, the error names the config in it
+    if path.suffix.lower() in (".yml", ".yaml") or os.path.isdir(path):  # of a folder, the error names the config in it
         from splatkit_ns.cli._run_description import describe_run, run_lines  # loads nerfstudio: not for other files
 
         figures = describe_run(path, options.trust)

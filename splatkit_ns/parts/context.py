@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import logging
 from collections.abc import Callable, Sequence
@@ -192,7 +193,7 @@ def bind_arguments(
     unknown = [p.name for p in named if p.name not in known]
     if unknown:
         raise ModuleError(
-            f"{owner} takes {', '.join(repr(name) for name in unknown)}, which does not exist there.\n"
+            f"{owner} takes {', '.join(_with_near(name, known) for name in unknown)}, which does not exist there.\n"
             f"  It may take: {', '.join(known)}\n"
             "  Arguments are passed by name: rename the argument, leave it out, or take **kwargs."
         )
@@ -208,6 +209,12 @@ def bind_arguments(
         return method(**arguments)
 
     return call
+
+
+def _with_near(name: str, known: Sequence[str]) -> str:
+    """A name that is not known, and the one that may be meant if it is a slip of the pen."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f"{name!r} (did you mean {near[0]}?)" if near else repr(name)
 
 
 def is_finite(loss: Tensor) -> bool:

@@ -92,33 +92,34 @@ def checkpoint_folder(config: SplatkitTrainerConfig, path: Path) -> Path:
     return folder if checkpoint_files.checkpoint_paths(folder) else config.get_checkpoint_dir()
 
 
-def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
+def read_config(path: Path, trust: Sequence[str] = (), shown: str = "--load-config: ") -> SplatkitTrainerConfig:
     """Read the config of a run of a splatkit method.
 
     Args:
         path: the run's ``config.yml``.
         trust: see `load_run`.
+        shown: stands before the path in messages.
 
     Raises:
         SplatkitError: it cannot be read, or names objects that are not trusted; then nothing in it was run.
     """
     if path.is_dir():
         hint = hint_of_config(path) or "ns-train prints it when it starts."
-        raise SplatkitError(f"--load-config: {path} is a folder; give the path of a run's config.yml. {hint}")
+        raise SplatkitError(f"{shown}{path} is a folder; give the path of a run's config.yml. {hint}")
     try:
         config: Any = parse_config(path.read_text("utf-8"), trust)
     except FileNotFoundError:
         hint = hint_of_config(path) or "ns-train prints the path when it starts."
-        raise SplatkitError(f"--load-config: {path} does not exist. {hint}") from None
+        raise SplatkitError(f"{shown}{path} does not exist. {hint}") from None
     except UntrustedConfigError as error:
         raise UntrustedConfigError(
-            f"--load-config: {path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
+            f"{shown}{path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
             "splatkit-ns's own parts never does that. If it is of a package or module with parts of your own, such as "
             "my_parts, add --trust my_parts."
         ) from None
     except Exception as error:  # damaged YAML, classes of another version
         raise SplatkitError(
-            f"--load-config: {path} cannot be read ({describe_error(error)}). It must be the config.yml of a "
+            f"{shown}{path} cannot be read ({describe_error(error)}). It must be the config.yml of a "
             "run, and what it names must be importable here: parts of your own need their folder on PYTHONPATH."
         ) from error
     pipeline = getattr(config, "pipeline", None)
@@ -128,7 +129,7 @@ def read_config(path: Path, trust: Sequence[str] = ()) -> SplatkitTrainerConfig:
     method = getattr(config, "method_name", None)
     found = f"is a run of the method {method!r}" if method else f"holds {type(config).__name__}, no run"
     raise SplatkitError(
-        f"--load-config: {path} {found}; expected one of a splatkit method (such as splatkit-3dgs), which ns-train "
+        f"{shown}{path} {found}; expected one of a splatkit method (such as splatkit-3dgs), which ns-train "
         "writes into the run's folder as config.yml."
     )
 

@@ -177,6 +177,9 @@ def test_mistakes_of_clean(made_run: Path, tmp_path: Path, capsys: pytest.Captur
         "nan", "0", "1",
     )  # fmt: skip
     assert "2 option(s) cannot be used" in text
+    text = refused(capsys, "clean", "--input", path, "--output", output, "--weight-share", "0.1", "--load-step", "3")
+    assert "--weight-share is for a run: add --load-config" in text
+    assert "--load-step is for a run: add --load-config" in text
     text = refused(capsys, "clean", "--input", path, "--output", path, "--overwrite")
     assert "is the file that is read" in text
     text = refused(capsys, "clean", "--input", path, "--output", output, "--sphere", "99", "0", "0", "1")
@@ -188,6 +191,17 @@ def test_mistakes_of_clean(made_run: Path, tmp_path: Path, capsys: pytest.Captur
     assert "Nothing is left: all Gaussians are NaN" in text
     assert path.read_bytes() == content
     assert not output.exists()
+
+
+def test_photographs_that_were_trained_on_are_not_called_held_out(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(made_run.read_text().replace("eval_mode: interval", "eval_mode: all"))
+    (tmp_path / "nerfstudio_models").symlink_to(made_run.parent / "nerfstudio_models")
+    status, text = run(capsys, "prune", "--load-config", path, "--to", "2,000", "--output", tmp_path / "a.ply")
+    assert status == 0, text
+    assert re.search(r"PSNR of \d+ training photograph\(s\): ", text)
 
 
 def test_pruning_keeps_those_that_are_shown_most(

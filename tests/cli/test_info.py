@@ -118,6 +118,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "d.ckpt is a checkpoint, not a file of Gaussians" in text
     assert "c.txt: no splat format has this suffix" in text
     assert "Name at least one file" in refused(capsys, "info")
+    assert "cannot be read: File name too long" in refused(capsys, "info", f"{'x' * 300}.ply")
 
 
 def test_a_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +133,9 @@ def test_a_run(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert figures(capsys, made_run)[0]["checkpoint_steps"] == [40, 59]
     (tmp_path / "config.yml").write_text(made_run.read_text() + "x: !!python/object/apply:os.system [ls]\n")
     assert "it names 'os.system' (line" in refused(capsys, "info", tmp_path / "config.yml")
-    assert f"Its config is {made_run}" in refused(capsys, "info", made_run.parent).replace("\n", " ")
+    text = refused(capsys, "info", made_run.parent).replace("\n", " ")
+    assert f"Its config is {made_run}" in text
+    assert "--load-config" not in text, "which this command has not"
 
 
 def test_a_config_that_was_edited_by_hand(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

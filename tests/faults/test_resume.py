@@ -246,10 +246,16 @@ def test_load_dir_and_load_step(scene: Path, tmp_path: Path, uninterrupted: Any)
         trainer = make_trainer(make_config(scene, tmp_path, load_dir=folder, load_step=9))
     assert trainer._start_step == 10
     assert "Resuming after step 10 from" in " ".join(capture.get().split()), "steps are counted from 1"
-    with pytest.raises(SplatkitError, match="no checkpoint of step 1000"):
+    with pytest.raises(
+        SplatkitError, match=r"no checkpoint of step 1000 .* those of step [\d, ]*\b9, .*: the first step is 0"
+    ):
         make_trainer(make_config(scene, tmp_path, load_dir=folder, load_step=1000))
     with pytest.raises(SplatkitError, match=rf"Did you mean {re.escape(str(folder))}\?$"):
         make_trainer(make_config(scene, tmp_path, load_dir=folder.parent))
+
+
+def test_a_folder_whose_name_is_too_long_holds_no_checkpoint(tmp_path: Path) -> None:
+    assert checkpoint_files.checkpoint_paths(tmp_path / ("x" * 300)) == []
 
 
 def test_a_modules_state_that_it_cannot_take_is_told_with_module_and_line(scene: Path, tmp_path: Path) -> None:

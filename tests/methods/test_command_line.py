@@ -147,6 +147,10 @@ def test_a_users_method_trains_with_an_own_module(tiny_scene: Path, tmp_path: Pa
         ("tests.methods.user_parts:Counter.nothing", "has no 'Counter.nothing'"),
         ("tests.methods.user_parts:a_number.nothing", "has no 'a_number.nothing'"),
         ("tests.methods.user_parts:NeedsAnArgument", "cannot be made without arguments .*'number'"),
+        (
+            "splatkit_ns.loss_fn:Splat3DGSLossFn",
+            r"is a SplatLossFn, .*compute_loss\(\) is not called there: .* loss_fn",
+        ),
         ("tests.methods.user_parts:a_number", "is of type int, expected a subclass of SplatBaseModule"),
         ("tests.methods.user_parts:dataclass", "is of type function, expected a subclass of SplatBaseModule"),
     ],

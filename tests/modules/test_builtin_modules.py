@@ -154,6 +154,9 @@ def test_evaluation_gives_ns_evals_numbers(tiny_scene: Path, tmp_path: Path) -> 
     theirs = pipeline.get_average_eval_image_metrics(get_std=True)
     for name in ("psnr", "ssim"):
         assert stats["mean"][name] == float(theirs[name])
+    assert not any(name.endswith("_std") for name in theirs), (
+        "a single image has no standard deviation, and JSON no NaN"
+    )
 
     protocol = stats["protocol"]
     assert protocol["split"]["eval_mode"] == "interval"

@@ -121,6 +121,14 @@ def test_an_argument_that_does_not_exist_is_an_error_that_lists_those_that_do() 
     )
 
 
+def test_a_misspelt_argument_is_told_with_the_right_one() -> None:
+    class Misspelt(SplatBaseModule):
+        def pre_step(self, target_frame: Any, depth: Any) -> None: ...
+
+    with pytest.raises(ModuleError, match=r"takes 'target_frame' \(did you mean target_frames\?\), 'depth', which"):
+        ModuleDispatcher([Misspelt()], context())
+
+
 def test_an_argument_that_comes_later_in_the_step_does_not_exist_yet() -> None:
     class Early(SplatBaseModule):
         def pre_compute_loss(self, loss: Any) -> None: ...

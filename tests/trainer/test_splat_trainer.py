@@ -194,6 +194,10 @@ def test_a_part_that_cannot_be_copied_whole_or_pickled_is_copied_all_the_same(ti
         ({"modules": [Recorder]}, r"modules\[0\] is the class Recorder itself"),
         ({"modules": ["exporter"]}, r"modules\[0\] is 'exporter' of type str"),
         ({"modules": [LogHook()]}, r"modules holds hooks .* write HookModule\(\[LogHook\(…\)\]\)"),
+        (
+            {"modules": [Splat3DGSLossFn()]},
+            r"modules\[0\] is a SplatLossFn, Splat3DGSLossFn, whose compute_loss\(\) is not called .* as loss_fn",
+        ),
         ({"modules": Recorder()}, "expected a list of module instances"),
         ({"densification": SplatDensification()}, r"no densify\(\) of its own"),
     ],

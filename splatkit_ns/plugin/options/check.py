@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.optimizers import OptimizerConfig
@@ -27,7 +27,7 @@ from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.parts.hooks import name_problems
 from splatkit_ns.plugin.run.parts.modules import own_module_problems
 from splatkit_ns.plugin.run.processes.machines import address_of
-from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most
+from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most, from_to
 from splatkit_ns.rasterize import gsplat_version, require_gsplat
 from splatkit_ns.rasterize.unscented import has_unscented_transform
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -41,6 +41,7 @@ RANGES: dict[type, dict[str, Sequence[Range]]] = {
         ),
     },
     MachineConfig: {"seed": (NonNegative, at_most(2**32 - 1))},  # NumPy's seeds
+    ViewerConfig: dict.fromkeys(("websocket_port", "websocket_port_default"), (from_to(1, 65535),)),
     LoggingConfig: dict.fromkeys(("steps_per_log", "max_buffer_size"), (Positive,)),
     FullImageDatamanagerConfig: dict.fromkeys(("camera_res_scale_factor", "fps_reset_every"), (Positive,)),
     CameraOptimizerConfig: dict.fromkeys(("trans_l2_penalty", "rot_l2_penalty"), (NonNegative,)),

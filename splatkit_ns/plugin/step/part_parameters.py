@@ -14,6 +14,7 @@ from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.near_misses import is_own_class
 from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, undeclared_parameters
+from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.schema import KEYS
 
 
@@ -169,9 +170,22 @@ def _checked(declared: Any, where: str) -> Mapping[str, Trainable | RowTrainable
         parameter: Any = entry.parameter if isinstance(entry, Trainable) else None
         if isinstance(entry, Trainable) and not isinstance(parameter, nn.Parameter):
             raise ModuleError(f"{where}: {name!r} holds {type(parameter).__name__}, expected a torch.nn.Parameter.")
+        if isinstance(entry, RowTrainable):
+            _check_rows(name, entry, where)
         if not entry.lr > 0:
             raise ModuleError(f"{where}: the lr of {name!r} is {entry.lr}, expected a number above 0.")
     return declared
+
+
+def _check_rows(name: str, entry: RowTrainable, where: str) -> None:
+    shape: Any = entry.shape
+    if not isinstance(shape, (tuple, list)) or not all(isinstance(size, int) for size in shape):
+        raise ModuleError(f"{where}: the shape of {name!r} is {shape!r}, expected that of a row, such as (3,).")
+    if not callable(entry.initial) and not is_number(entry.initial):
+        raise ModuleError(
+            f"{where}: initial of {name!r} is of type {type(entry.initial).__name__}, expected a number, or a function "
+            "that returns the rows of the Gaussians in a training state."
+        )
 
 
 def _move_buffers(part: nn.Module, tensors: OwnTensors) -> None:

@@ -261,6 +261,10 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"optimizers": {"sh0": {"optimizer": FusedAdamConfig(max_norm=NAN)}}}, "optimizer.max-norm is nan, expected"),
         ({"logging__max_buffer_size": 0}, "--logging.max-buffer-size is 0, expected a number above 0"),
         ({"machine__seed": -1}, "--machine.seed is -1, expected a number of at least 0"),
+        (
+            {"viewer__websocket_port": 99999},
+            "--viewer.websocket-port is 99999, expected a number between 1 and 65535",
+        ),
         ({"machine__seed": 2**32}, "--machine.seed is 4294967296, expected at most 4294967295"),
         ({"machine__num_devices": 0}, "--machine.num-devices is 0, expected at least 1"),
         ({"machine__num_machines": 0}, "--machine.num-machines is 0, expected at least 1"),

@@ -436,6 +436,11 @@ class Declares(SplatBaseModule[Any]):
         ({"a": torch.ones(3)}, r"'a' is of type Tensor, expected Trainable"),
         ({"a": Trainable(torch.ones(3), lr=1)}, "'a' holds Tensor, expected a torch.nn.Parameter"),  # type: ignore[arg-type]
         ({"a": RowTrainable(shape=(2,), lr=0)}, "the lr of 'a' is 0"),
+        ({"a": RowTrainable(shape=3, lr=1)}, r"the shape of 'a' is 3, expected that of a row, such as \(3,\)"),  # type: ignore[arg-type]
+        (
+            {"a": RowTrainable(shape=(3,), lr=1, initial=torch.zeros(5, 3))},  # type: ignore[arg-type]
+            "initial of 'a' is of type Tensor, expected a number, or a function that returns the rows",
+        ),
         ({"means": RowTrainable(shape=(3,), lr=1)}, "there is a parameter 'means' of the Gaussians already"),
         (lambda: {}["gone"], "Declares.trainables failed at step 0: KeyError: 'gone'"),
         (

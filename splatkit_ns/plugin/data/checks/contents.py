@@ -110,7 +110,8 @@ def check_mask_use(use: MaskUse, outputs: DataparserOutputs) -> None:
         DataError: it has none.
     """
     if use.needs_masks and outputs.mask_filenames is None:
-        option = f"mask-mode {use.mode}" if use.mode in ("segment", "sky") else "mask-inverted and mask-grow"
+        by_file = "mask-inverted True" if use.inverted else f"mask-grow {use.grow}"
+        option = f"mask-mode {use.mode}" if use.mode in ("segment", "sky") else by_file
         raise DataError(
             f"The data set has no masks, which --pipeline.datamanager.{option} needs. A frame of transforms.json names "
             "its mask as 'mask_path'; the colmap dataparser has --masks-path. For transparent pictures: alpha."

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
@@ -64,6 +65,9 @@ def _check_nerfstudio(parser: NerfstudioDataParserConfig, data: Path) -> None:
     transforms = _transforms(data, "nerfstudio-data")
     meta = check_transforms(transforms)
     note_keys(parser, transforms, meta, meta["frames"])
+    centres = np.array([[row[3] for row in frame["transform_matrix"][:3]] for frame in meta["frames"]], np.float64)
+    if parser.auto_scale_poses and not np.ptp(centres, axis=0).any():  # their mean may differ from them by rounding
+        raise _at_one_place(_what_fails(parser))
     if parser.load_3D_points and "ply_file_path" in meta:
         name = meta["ply_file_path"]
         if not isinstance(name, str):
@@ -215,8 +219,7 @@ def explained(parser: Any) -> Generator[None]:
 
 
 def _explain(error: Exception, parser: Any) -> DataError:
-    kind = type(parser).__name__.removesuffix("Config")
-    where = f"{kind} cannot read {parser.data}"
+    where = _what_fails(parser)
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
     if isinstance(error, PermissionError):
@@ -232,10 +235,7 @@ def _explain(error: Exception, parser: Any) -> DataError:
             "in full size: --downscale-factor 1 of the dataparser; or answer in a terminal, with ffmpeg installed."
         )
     if isinstance(error, ZeroDivisionError):
-        return DataError(
-            f"{where}: all cameras are at one place, so that poses have no scale. Add photographs from other places, "
-            "or pass --auto-scale-poses False to the dataparser; for a single photograph, --eval-mode all, too."
-        )
+        return _at_one_place(where)
     if "No data found in dataset" in str(error):
         return no_image_left()
     if "2**h should be" in str(error):  # fpsample's assertion
@@ -249,6 +249,17 @@ def _explain(error: Exception, parser: Any) -> DataError:
             return DataError(f"{where}: {reason}. {advice}")
     return DataError(
         f"{where}: {type(error).__name__}: {reason}. Its files may be incomplete or damaged: make the data set anew."
+    )
+
+
+def _what_fails(parser: Any) -> str:
+    return f"{type(parser).__name__.removesuffix('Config')} cannot read {parser.data}"
+
+
+def _at_one_place(where: str) -> DataError:
+    return DataError(
+        f"{where}: all cameras are at one place, so that poses have no scale. Add photographs from other places, "
+        "or pass --auto-scale-poses False to the dataparser; for a single photograph, --eval-mode all, too."
     )
 
 

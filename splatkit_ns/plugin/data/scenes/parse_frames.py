@@ -32,6 +32,7 @@ from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished
 from splatkit_ns.plugin.data.scenes.scene_frames import OLD_APPLIED_TRANSFORM, OLD_COLMAP
 from splatkit_ns.plugin.data.scenes.seed_points import seed_points, thinned
 from splatkit_ns.plugin.data.scenes.transforms import Scene, existing_name, image_size, mask_path, transforms_file
+from splatkit_ns.plugin.reporting.console import report_once
 
 
 class OwnNerfstudio(Nerfstudio):
@@ -47,12 +48,17 @@ class OwnNerfstudio(Nerfstudio):
         top: dict[str, Any] = {
             key: [existing_name(scene.folder, name) for name in names] for key, names in lists.items()
         }
-        top["ply_file_path"] = self._point_file(scene)
+        top["ply_file_path"] = points = self._point_file(scene)
+        has_points = self.config.load_3D_points and points is not None
+        if self.config.load_3D_points and points is None:  # nerfstudio's warning speaks of another method
+            report_once(
+                f"{scene.path} names no seed points ('ply_file_path'): the Gaussians start at random positions."
+            )
         applied = meta.get("applied_transform")
         if applied is None and (Path(self.config.data) / OLD_COLMAP).exists():
             applied = OLD_APPLIED_TRANSFORM
         top["applied_transform"] = None if applied is None else applied[:3]
-        with scene.written(self._frames(scene), **top) as path, _reading(self, path):
+        with scene.written(self._frames(scene), **top) as path, _reading(self, path, load_3D_points=has_points):
             outputs = super()._generate_dataparser_outputs(split)
         return self._with_lenses(scene, outputs, applied)
 
@@ -189,10 +195,10 @@ class OwnBlender(Blender):
 
 
 @contextmanager
-def _reading(parser: Any, path: Path) -> Generator[None]:
-    """Let a dataparser read another file in the block."""
+def _reading(parser: Any, path: Path, **settings: Any) -> Generator[None]:
+    """Let a dataparser read another file in the block, with other settings."""
     given = parser.config
-    parser.config = replace(given, data=path)
+    parser.config = replace(given, data=path, **settings)
     try:
         yield
     finally:

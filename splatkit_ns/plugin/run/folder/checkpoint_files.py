@@ -26,9 +26,9 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
     Raises:
         SplatkitError: there is none.
     """
-    paths = checkpoint_paths(folder)
+    found = paths = checkpoint_paths(folder)
     if step is not None:
-        paths = [path for path in paths if step_of(path) == step]
+        paths = [path for path in found if step_of(path) == step]
     for path in reversed(paths):
         try:
             return path, read_checkpoint(path)
@@ -36,12 +36,17 @@ def newest_readable(folder: Path, step: int | None) -> tuple[Path, dict[str, Any
             logger.warning("%s It is skipped.", error)
     which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
     hint = f" Did you mean {folder / MODEL_DIR}?" if not paths and (folder / MODEL_DIR).is_dir() else ""
+    if found and not paths:
+        hint = f" It has those of step {', '.join(str(step_of(path)) for path in found)}: the first step is 0."
     raise SplatkitError(f"There is {which} that can be read in {folder} (files named step-000001999.ckpt).{hint}")
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a folder in the order of their steps, whatever their times; other files are ignored."""
-    return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
+    try:
+        return sorted((path for path in folder.glob("step-*.ckpt") if FILE_NAME.fullmatch(path.name)), key=step_of)
+    except OSError:  # no folder can have this name, such as one that is too long
+        return []
 
 
 def describe_last_checkpoint(folder: Path) -> str:

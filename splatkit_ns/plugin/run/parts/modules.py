@@ -36,6 +36,14 @@ from splatkit_ns.triton_kernels import LazyKernel, load_ahead
 CPU_KERNELS = "splatkit_ns.rasterize.cpu.rasterization"
 """The module of the kernels that render on a CPU; its import takes half a second, most of it numba's."""
 
+KINDS: dict[str, tuple[type, str]] = {
+    "renderer": (SplatRenderer, "render"),
+    "loss_fn": (SplatLossFn, "compute_loss"),
+    "densification": (SplatDensification, "densify"),
+    "image_model": (SplatImageModel, "apply"),
+}
+"""The parts of which a run has one: base class, and the method that it is there for."""
+
 
 class ModulesConfig(Protocol):
     """The part of a run's config that says which parts it has."""
@@ -137,7 +145,22 @@ def _find_module(path: str) -> Any:
     elif not isinstance(found, SplatBaseModule):
         kind = f"the class {name}" if inspect.isclass(found) else f"of type {type(found).__name__}"
         raise ModuleError(f"{where} is {kind}, expected a subclass of SplatBaseModule, or an instance of one.")
+    _check_place(found if inspect.isclass(found) else type(found), where)
     return found
+
+
+def _check_place(kind: type, where: str) -> None:
+    """Check that a module is none of the parts of which a run has one.
+
+    Raises:
+        ModuleError: it is; among modules its hooks alone would be called.
+    """
+    for name, (part, method) in KINDS.items():
+        if issubclass(kind, part):
+            raise ModuleError(
+                f"{where} is a {part.__name__}, {kind.__name__}, whose {method}() is not called there: hand it over as "
+                f"{name}, to SplatTrainer or make_method."
+            )
 
 
 def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, image_model: Any = None) -> None:
@@ -147,14 +170,10 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, i
         ModuleError: an argument is not such a part; the message names it, what was expected and what was found.
         OptionsError: settings are out of their ranges; the message names all of them, with their parts.
     """
-    kinds: list[tuple[str, Any, type, str]] = [
-        ("renderer", renderer, SplatRenderer, "render"),
-        ("loss_fn", loss_fn, SplatLossFn, "compute_loss"),
-        ("densification", densification, SplatDensification, "densify"),
-        ("image_model", image_model, SplatImageModel, "apply"),
-    ]
-    for name, part, expected, method in kinds:
+    given = {"renderer": renderer, "loss_fn": loss_fn, "densification": densification, "image_model": image_model}
+    for name, part in given.items():
         if part is not None:
+            expected, method = KINDS[name]
             check_instance(part, expected, name)
             check_method(part, method, name)
     hooks = [module for module in modules if isinstance(module, Hook)] if isinstance(modules, Sequence) else []
@@ -162,5 +181,7 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, i
         names = ", ".join(f"{type(hook).__name__}(…)" for hook in hooks)
         raise ModuleError(f"modules holds hooks of the trainer, expected modules: write HookModule([{names}]).")
     check_modules(modules)
-    parts = [part for _, part, _, _ in kinds if part is not None]
+    for number, module in enumerate(modules):
+        _check_place(type(module), f"modules[{number}]")
+    parts = [part for part in given.values() if part is not None]
     check_settings(named_parts([*parts, *modules]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,13 +55,21 @@ class AnnouncedEvaluation(VanillaPipeline):
                 dispatcher.run("pre_validation_image")
             return super().get_eval_image_metrics_and_images(step)
 
-    def get_average_image_metrics(self, data_loader: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Mean metrics of many images; none if none of them can be measured."""
+    def get_average_image_metrics(
+        self,
+        data_loader: Any,
+        image_prefix: str,
+        step: int | None = None,
+        output_path: Path | None = None,
+        get_std: bool = False,
+    ) -> dict[str, Any]:
+        """Mean metrics of many images; none if none of them can be measured, no standard deviations of a single one."""
+        get_std = get_std and len(data_loader) > 1  # else NaN, which no other program reads from JSON
         if len(data_loader) == 0:
             return {}
         with self._dispatcher.validation(len(data_loader)) as is_heard:
             images = AnnouncedImages(data_loader, self._dispatcher) if is_heard else data_loader
-            return super().get_average_image_metrics(images, *args, **kwargs)
+            return super().get_average_image_metrics(images, image_prefix, step, output_path, get_std)
 
 
 def evaluate(config: TrainerConfig, pipeline: VanillaPipeline, step: int, images_per_step: int = 1) -> None:

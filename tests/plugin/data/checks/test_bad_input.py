@@ -42,6 +42,12 @@ def same_pose(meta: dict[str, Any]) -> None:
         frame["transform_matrix"] = meta["frames"][0]["transform_matrix"]
 
 
+def same_pose_whose_mean_is_rounded(meta: dict[str, Any]) -> None:
+    same_pose(meta)
+    for row, value in zip(meta["frames"][0]["transform_matrix"], (3.1683594, -5.4794899, -0.9791661), strict=False):
+        row[3] = value
+
+
 BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no such folder": (shutil.rmtree, ("data folder", "does not exist", "--data")),
     "empty folder": (
@@ -96,6 +102,7 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("1 pose(s) of", "are mirror images, the first is that of", "frame_00001.png", "Convert the poses again"),
     ),
     "one place": (in_json(same_pose), ("all cameras are at one place", "--auto-scale-poses False")),
+    "one place, rounded": (in_json(same_pose_whose_mean_is_rounded), ("all cameras are at one place",)),
     "one image": (
         in_json(lambda meta: meta.update(frames=meta["frames"][:1])),
         ("Add photographs from other places", "--auto-scale-poses False", "--eval-mode all"),

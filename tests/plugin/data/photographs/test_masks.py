@@ -270,7 +270,8 @@ def test_masks_that_are_missing_are_told(cut_out: Path, in_the_open: Path, tmp_p
         return str(caught.value)
 
     assert "has no masks, which --pipeline.datamanager.mask-mode segment needs" in told(cut_out, mask_mode="segment")
-    assert "mask-inverted and mask-grow needs" in told(cut_out, mask_grow=2)
+    assert "which --pipeline.datamanager.mask-grow 2 needs" in told(cut_out, mask_grow=2)
+    assert "which --pipeline.datamanager.mask-inverted True needs" in told(cut_out, mask_inverted=True)
     assert "frame_00001.png has no alpha channel" in told(in_the_open, mask_mode="alpha")
 
 

@@ -261,6 +261,18 @@ def test_points_of_an_old_colmap_model_beside_transforms_json(scenes: dict[str, 
     torch.testing.assert_close(points, y_x_minus_z[:, [1, 0, 2]] * torch.tensor([1, 1, -1.0]), atol=1e-5, rtol=0)
 
 
+def test_a_scene_without_seed_points_is_told_in_our_words(
+    scenes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = changed_copy(scenes["nerfstudio"], tmp_path, in_json(lambda meta: meta.pop("ply_file_path")))
+    assert "points3D_xyz" not in parsed(folder).metadata
+    text = " ".join(capsys.readouterr().out.split())
+    assert "transforms.json names no seed points ('ply_file_path'): the Gaussians start at random positions." in text
+    assert "splatfacto" not in text
+    parsed(folder, load_3D_points=False)
+    assert "seed points" not in capsys.readouterr().out
+
+
 def by_offset(outputs: Any) -> Any:
     """What was taken off by centring, in training's units."""
     return -outputs.dataparser_transform[:, 3] * outputs.dataparser_scale
