@@ -126,7 +126,7 @@ def full_size_rows(runs: list[Run]) -> list[tuple[str, str, int, float, list[str
             alone = [run for run in found if "wall_s" in run]
             if not alone:
                 continue
-            timed = [run for run in alone if run["job"] == alone[-1]["job"]]
+            timed = of_last_job(alone)
             figures = quality(found, scene, method)
             assert figures is not None
             wall, ms, memory = (mean(run[key] for run in timed) for key in ("wall_s", "ms_per_step", "peak_mib"))
@@ -260,7 +260,7 @@ def difference(more: Sequence[float] | None, less: Sequence[float] | None) -> st
 
 def newest(runs: list[Run]) -> list[Run]:
     """Those `of_present_settings`; if there are none, those of the last job."""
-    return of_present_settings(runs) or [run for run in runs if run["job"] == runs[-1]["job"]]
+    return of_present_settings(runs) or of_last_job(runs)
 
 
 def of_present_settings(runs: list[Run]) -> list[Run]:
@@ -275,8 +275,13 @@ def wall_of(runs: list[Run]) -> float:
 
 def timed(runs: list[Run]) -> list[Run]:
     """Those of the last job in which runs were alone on their GPU."""
-    alone = [run for run in runs if "alone" in run["note"]]
-    return [run for run in alone if run["job"] == max(each["job"] for each in alone)]
+    return of_last_job([run for run in runs if "alone" in run["note"]])
+
+
+def of_last_job(runs: list[Run]) -> list[Run]:
+    """Those of the newest job, which has the highest number."""
+    last = max((run["job"] for run in runs), default=None)
+    return [run for run in runs if run["job"] == last]
 
 
 def memory_of(runs: list[Run]) -> float:

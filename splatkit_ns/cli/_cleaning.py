@@ -15,7 +15,7 @@ from splatkit_ns import ranges
 from splatkit_ns.cleaning import rules
 from splatkit_ns.cleaning.weights import Seen, seen_in
 from splatkit_ns.cli._exporting import all_gaussians, open_run, sky_renderer
-from splatkit_ns.cli._files import check_outputs, read_all, say, write_file
+from splatkit_ns.cli._files import check_outputs, read_all, say, without_run, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.prune import PruneOptions
@@ -110,11 +110,7 @@ def check_options(options: CleanOptions | PruneOptions, others: Sequence[str] = 
         problems.append("neither --load-config nor --input is given, expected one of them")
     if isinstance(options, CleanOptions):
         if options.load_config is None and options.input is not None:
-            problems += [
-                f"{ranges.flag(name)} is for a run: add --load-config"
-                for name in ("weight_share", "load_step", "data")
-                if getattr(options, name) is not None
-            ]
+            problems += without_run(options, ("weight_share", "load_step", "data"))
         if options.box and not all(low < high for low, high in zip(options.box[:3], options.box[3:], strict=True)):
             problems.append(f"--box is {options.box}, expected three smallest coordinates and then three largest")
         if options.sphere and not (np.isfinite(options.sphere[:3]).all() and options.sphere[3] > 0):

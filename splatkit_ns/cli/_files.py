@@ -15,6 +15,7 @@ from splatkit_ns.files import folder_problem
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.gaussians import NonFiniteError
 from splatkit_ns.formats.offset_files import side_file
+from splatkit_ns.ranges import flag
 
 _UNITS = ("bytes", "KB", "MB", "GB")
 
@@ -22,6 +23,12 @@ _UNITS = ("bytes", "KB", "MB", "GB")
 def say(console: Console, text: str) -> None:
     """Print a line as it is."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def without_run(options: object, names: Sequence[str]) -> list[str]:
+    """The problem with each of these options that is given, although only a run has what it is about."""
+    given = [name for name in names if getattr(options, name) is not None]
+    return [f"{flag(name)} is for a run: add --load-config" for name in given]
 
 
 @dataclass(frozen=True)

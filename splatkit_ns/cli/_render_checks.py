@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from splatkit_ns import ranges
+from splatkit_ns.cli._files import without_run
 from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.files import folder_problem
@@ -30,11 +31,7 @@ def check_options(options: RenderOptions) -> None:
     if options.load_config is None and options.cameras is not None:
         problems.append(f"--cameras {options.cameras} are those of a run: add --load-config")
     if options.load_config is None:
-        problems += [
-            f"{ranges.flag(name)} is for a run: add --load-config"
-            for name in ("load_step", "data")
-            if getattr(options, name) is not None
-        ]
+        problems += without_run(options, ("load_step", "data"))
     problems += _camera_problems(options)
     if not options.images:
         problems.append("--images names no kind, expected at least one of rgb, depth, alpha, normals")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 LONGEST = 512
-"""How much the entries of the longest of a render's lists count besides. One program blends its tile, when those of all
-others have ended: on an H200 each of its entries takes as long as 300 to 2,800 of all lists."""
+"""The extra weight of the entries of a render's longest list: the program that blends it is still at work when all
+others have ended. On an H200, each of its entries takes as long as 300 to 2,800 of all lists."""
 
 
 @dataclass
@@ -44,9 +44,10 @@ class ListSpace:
 
 
 def blending_work(lasts: Tensor, tile_size: int) -> Tensor:
-    """A number that the time of blending follows, scalar int64: list entries that are blended, in each tile up to the
-    last that a pixel sees, those of the tile with most of them `LONGEST` times besides. Lists go on behind what is
-    opaque.
+    """A number that grows with the time of blending, scalar int64.
+
+    It counts the list entries that are blended, and those of the tile with most of them `LONGEST` times more. A tile
+    blends its list up to the last entry that one of its pixels sees; what is behind something opaque does not count.
 
     Args:
         lasts: for each pixel the number of entries of its tile's list up to the last that it sees, (C, H, W) int32.

@@ -40,16 +40,8 @@ def training(tiny_scene: Path, tmp_path: Path) -> Iterator[int]:
         port = int(probe.getsockname()[1])
     command = [
         *(sys.executable, "-m", "nerfstudio.scripts.train", "splatkit-3dgs", "--machine.device-type", "cpu"),
-        *(
-            "--output-dir",
-            str(tmp_path),
-            "--max-num-iterations",
-            "1000000",
-            "--vis",
-            "viewer",
-            "--steps-per-save",
-            "1000000",
-        ),
+        *("--output-dir", str(tmp_path), "--max-num-iterations", "1000000", "--vis", "viewer"),
+        *("--steps-per-save", "1000000"),
         *("--viewer.websocket-port", str(port), "--viewer.websocket-host", "127.0.0.1"),
         *("nerfstudio-data", "--data", str(tiny_scene), "--eval-mode", "interval"),
     ]
