@@ -48,7 +48,7 @@ def import_object(path: str, where: str, error_type: type[SplatkitError] = Splat
     try:
         found: Any = importlib.import_module(source)
     except Exception as error:  # user code may raise any exception while it is imported
-        hint = " Is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
+        hint = " Install it, or put its folder on PYTHONPATH." if isinstance(error, ModuleNotFoundError) else ""
         raise error_type(f"{where}: {source} cannot be imported: {type(error).__name__}: {error}.{hint}") from error
     for part in name.split("."):
         if not hasattr(found, part):

@@ -34,6 +34,7 @@ from splatkit_ns.parts.fitting import (
     with_few,
 )
 from splatkit_ns.plugin.model import SplatkitModelConfig
+from splatkit_ns.plugin.run.ending.excepthook import install_config_excepthook
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
 from splatkit_ns.plugin.run.parts.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
@@ -53,6 +54,8 @@ __all__ = [
     "splatkit_3dgs_small",
     "trainer_config",
 ]
+
+install_config_excepthook()
 
 
 def make_method(

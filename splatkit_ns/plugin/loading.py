@@ -11,17 +11,12 @@ from typing import Any
 import torch
 
 from splatkit_ns import ranges
-from splatkit_ns.errors import SplatkitError, describe_error
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run.checkpoints import stored_state
 from splatkit_ns.plugin.run.folder import checkpoint_files
-from splatkit_ns.plugin.run.folder.config_file import (
-    UntrustedConfigError,
-    hint_of_config,
-    note_unknown_settings,
-    parse_config,
-)
+from splatkit_ns.plugin.run.folder.config_file import note_unknown_settings, read_config_file
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.splat import read_checkpoint
 
@@ -103,25 +98,7 @@ def read_config(path: Path, trust: Sequence[str] = (), shown: str = "--load-conf
     Raises:
         SplatkitError: it cannot be read, or names objects that are not trusted; then nothing in it was run.
     """
-    if path.is_dir():
-        hint = hint_of_config(path) or "ns-train prints it when it starts."
-        raise SplatkitError(f"{shown}{path} is a folder; give the path of a run's config.yml. {hint}")
-    try:
-        config: Any = parse_config(path.read_text("utf-8"), trust)
-    except FileNotFoundError:
-        hint = hint_of_config(path) or "ns-train prints the path when it starts."
-        raise SplatkitError(f"{shown}{path} does not exist. {hint}") from None
-    except UntrustedConfigError as error:
-        raise UntrustedConfigError(
-            f"{shown}{path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
-            "splatkit-ns's own parts never does that. If it is of a package or module with parts of your own, such as "
-            "my_parts, add --trust my_parts."
-        ) from None
-    except Exception as error:  # damaged YAML, classes of another version
-        raise SplatkitError(
-            f"{shown}{path} cannot be read ({describe_error(error)}). It must be the config.yml of a "
-            "run, and what it names must be importable here: parts of your own need their folder on PYTHONPATH."
-        ) from error
+    config = read_config_file(path, trust, shown)
     pipeline = getattr(config, "pipeline", None)
     if isinstance(config, SplatkitTrainerConfig) and isinstance(pipeline, SplatkitPipelineConfig):
         note_unknown_settings(config)

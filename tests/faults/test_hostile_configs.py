@@ -175,7 +175,7 @@ def test_each_name_is_told_once_with_its_line() -> None:
         ("[" * 5000, "RecursionError"),
         ("a: [1", "ParserError"),
         ("a: !other 3", "ConstructorError"),
-        ("!!python/object:nerfstudio.engine.trainer.Nothing {}", "AttributeError"),
+        ("!!python/object:nerfstudio.engine.trainer.Nothing {}", "trainer has no 'Nothing'\\. A run needs all"),
         ("!!python/object:nerfstudio.nowhere.Config {}", "ModuleNotFoundError"),
         ("- 1", "holds list, no run"),
         ("", "holds NoneType, no run"),

@@ -224,7 +224,10 @@ def test_a_checkpoint_with_code_in_it_is_refused(
         ("a: [1", "cannot be read (ParserError"),
         ("a: 1", "holds dict, no run"),
         ("!!python/object:no_such_package.Thing {}", "it names 'no_such_package.Thing' (line 1)"),
-        ("!!python/object:splatkit_ns.nowhere.Thing {}", "importable here: parts of your own need their folder on"),
+        (
+            "!!python/object:splatkit_ns.nowhere.Thing {}",
+            "it names splatkit_ns.nowhere.Thing: splatkit_ns.nowhere cannot",
+        ),
     ],
 )
 def test_what_is_no_config(

@@ -160,8 +160,8 @@ def test_all_mistakes_are_told_at_once_by_their_names_in_python(tiny_scene: Path
     found = caught.value.problems
     assert set(expected) <= set(found), [line for line in expected if line not in found]
     assert [line for line in found if line not in expected] == [
-        "--modules.own nosuch:X: nosuch cannot be imported: ModuleNotFoundError: No module named 'nosuch'. Is its "
-        "folder on PYTHONPATH?"
+        "--modules.own nosuch:X: nosuch cannot be imported: ModuleNotFoundError: No module named 'nosuch'. Install "
+        "it, or put its folder on PYTHONPATH."
     ]
     assert not (tmp_path / "out").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ import pytest
 import torch
 from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.scripts import train
 from nerfstudio.scripts.exporter import ExportGaussianSplat
+from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from splatkit_ns import methods
 from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.plugin.run.ending.excepthook import install_excepthook
+from splatkit_ns.plugin.run.ending.excepthook import install_config_excepthook, install_excepthook
 
 
 @pytest.fixture
@@ -77,6 +82,65 @@ def test_a_path_of_one_camera(previous: list[type[BaseException]]) -> None:
             sys.excepthook(ValueError, error, error.__traceback__)
     assert capture.get().startswith("Error: A path goes from camera to camera, but there is only one: --pose-source")
     assert previous == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "does not exist. ns-train prints"),
+        ("a: [1", "cannot be read (ParserError"),
+        (
+            "a: !!python/object:gone_parts.MyLoss {}",
+            "it names gone_parts.MyLoss: gone_parts cannot be imported: ModuleNotFoundError: No module named "
+            "'gone_parts'. Install it, or put its folder on PYTHONPATH.",
+        ),
+        ("a: !!python/object:left_parts.MyLoss {}", "it names left_parts.MyLoss: left_parts has no 'MyLoss'. Did you"),
+    ],
+)
+@pytest.mark.parametrize("command", ["ns-train", "ns-eval"])
+def test_a_config_that_cannot_be_read_ends_nerfstudios_commands_with_one_message(
+    previous: list[type[BaseException]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    content: str | None,
+    told: str,
+) -> None:
+    (tmp_path / "left_parts.py").write_text("class MyLosses: pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [f"/bin/{command}"])
+    spec = methods.__spec__
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(module_from_spec(spec))  # as nerfstudio does in a new process
+    path = tmp_path / "config.yml"
+    if content is not None:
+        path.write_text(content)
+    config = TrainerConfig(load_config=path)
+    with CONSOLE.capture() as capture:
+        try:
+            train.main(config) if command == "ns-train" else eval_setup(path)
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    assert f"Error: --load-config: {path} " in capture.get()
+    assert told in capture.get()
+    assert previous == []
+
+
+def test_only_commands_that_read_configs_tell_of_them(
+    previous: list[type[BaseException]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sys.excepthook
+    monkeypatch.setattr(sys, "argv", ["/bin/my-program"])
+    install_config_excepthook()
+    assert sys.excepthook is before
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-train"])
+    install_config_excepthook()
+    try:
+        exec("open('/nowhere/x')", {"__name__": "nerfstudio.scripts.train"})
+    except FileNotFoundError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    assert previous == [FileNotFoundError], "which is not the config"
 
 
 def test_it_is_installed_once(previous: list[type[BaseException]]) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedWriter, TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, TracebackType
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
+from yaml import YAMLError
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.lasting_output import make_all_text_printable
 from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.folder.command_line import OPENING, TRAINING
+from splatkit_ns.plugin.run.folder.config_file import UntrustedConfigError, packages_named, read_config_file
 from splatkit_ns.splat import read_checkpoint
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -24,6 +29,8 @@ CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 """The errors of a file system or folder that cannot be written at all."""
 COMMANDS = "nerfstudio.scripts."
 """The begin of the names of nerfstudio's modules with commands."""
+READS_CONFIG = ((f"{COMMANDS}train", "main"), ("nerfstudio.utils.eval_utils", "eval_setup"))
+"""nerfstudio's functions that read a config, as module and name."""
 NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 """The errors of an output whose path goes through a file, or names a folder."""
 
@@ -36,20 +43,67 @@ def install_excepthook() -> None:
     What these commands print does not fail for want of a character; see `make_all_text_printable`.
     """
     make_all_text_printable()
+    _install(_run_error)
+
+
+def install_config_excepthook() -> None:
+    """Let ``ns-train`` and the commands that open runs say in one message why a ``config.yml`` cannot be read.
+
+    They read it before they make anything of a method, but have imported all methods by then.
+    """
+    if Path(sys.argv[0]).name in TRAINING + OPENING:
+        _install(config_error)
+
+
+def _install(tell: Callable[[BaseException, TracebackType | None], SplatkitError | None]) -> None:
+    """Print the error that `tell` makes of an uncaught exception; if it makes none, leave it to the hook before."""
     previous = sys.excepthook
-    if getattr(previous, "is_splatkit", False):
+    if getattr(previous, "tell", None) is tell:
         return
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        told = error if isinstance(error, SplatkitError) else None
-        told = told or disk_error(error, traceback) or checkpoint_error(error, traceback) or mistake_error(traceback)
+        told = tell(error, traceback)
         if told is not None:
+            make_all_text_printable()
             CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
         else:
             previous(kind, error, traceback)
 
-    hook.is_splatkit = True  # type: ignore[attr-defined]
+    hook.tell = tell  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def _run_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
+    told = error if isinstance(error, SplatkitError) else None
+    return told or disk_error(error, traceback) or checkpoint_error(error, traceback) or mistake_error(traceback)
+
+
+def config_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
+    """The error of a ``config.yml`` that one of nerfstudio's commands cannot read; None if the cause is another.
+
+    Args:
+        error: the uncaught exception.
+        traceback: the traceback of the exception.
+    """
+    if not isinstance(error, (FileNotFoundError, IsADirectoryError, YAMLError)):
+        return None
+    for frame, called in pairwise(frame for frame, _ in walk_tb(traceback)):
+        where = (_module(frame), frame.f_code.co_name)
+        if where in READS_CONFIG and _module(called).partition(".")[0] in ("pathlib", "yaml"):
+            path = frame.f_locals.get("config_path") or frame.f_locals["config"].load_config
+            return _why_unreadable(Path(path))
+    return None
+
+
+def _why_unreadable(path: Path) -> SplatkitError | None:
+    trust = packages_named(path.read_text("utf-8", "replace")) if path.is_file() else ()  # as nerfstudio does
+    try:
+        read_config_file(path, trust)
+    except UntrustedConfigError:  # of a reason that nerfstudio does not have
+        return None
+    except SplatkitError as found:
+        return found
+    return None
 
 
 def disk_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import importlib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,8 @@ from urllib.parse import unquote
 import yaml
 from torch import nn
 
-from splatkit_ns.errors import SplatkitError, listed
+from splatkit_ns.errors import SplatkitError, describe_error, listed
+from splatkit_ns.importing import import_object
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.config_tensors import stored_tensor
 
@@ -57,8 +57,8 @@ def parse_config(text: str, trust: Iterable[str] = ()) -> Any:
 
     Raises:
         UntrustedConfigError: the text names other objects, or known ones in a place or a way that no config has.
+        SplatkitError: an object cannot be imported here.
         yaml.YAMLError: the text is no YAML.
-        ImportError, AttributeError: an object does not exist here.
     """
     if len(text) > _MOST_CHARACTERS:
         raise UntrustedConfigError(f"it has {len(text):,} characters, more than any config")
@@ -72,6 +72,39 @@ def parse_config(text: str, trust: Iterable[str] = ()) -> Any:
         return loader.construct_document(node)
     finally:
         loader.dispose()
+
+
+def read_config_file(path: Path, trust: Iterable[str] = (), shown: str = "--load-config: ") -> Any:
+    """Make the config that a file describes, of any method.
+
+    Args:
+        path: the file.
+        trust: see `parse_config`.
+        shown: stands before the path in messages.
+
+    Raises:
+        SplatkitError: it cannot be read, or names objects that are not trusted; then nothing in it was run.
+    """
+    if path.is_dir():
+        hint = hint_of_config(path) or "ns-train prints it when it starts."
+        raise SplatkitError(f"{shown}{path} is a folder; give the path of a run's config.yml. {hint}")
+    try:
+        return parse_config(path.read_text("utf-8"), trust)
+    except FileNotFoundError:
+        hint = hint_of_config(path) or "ns-train prints the path when it starts."
+        raise SplatkitError(f"{shown}{path} does not exist. {hint}") from None
+    except UntrustedConfigError as error:
+        raise UntrustedConfigError(
+            f"{shown}{path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
+            "splatkit-ns's own parts never does that. If it is of a package or module with parts of your own, such as "
+            "my_parts, add --trust my_parts."
+        ) from None
+    except SplatkitError as error:
+        raise SplatkitError(f"{shown}{path} cannot be read: {error} A run needs all that its config names.") from error
+    except Exception as error:  # damaged YAML, classes of another version
+        raise SplatkitError(
+            f"{shown}{path} cannot be read ({describe_error(error)}). It must be the config.yml of a run."
+        ) from error
 
 
 def hint_of_config(path: Path) -> str | None:
@@ -214,7 +247,7 @@ class _Loader(yaml.FullLoader):
     def find_python_name(self, name: str, mark: Any, unsafe: bool = False) -> Any:
         """The object of a name; of a package that is only known, it has to be a class that is defined right there."""
         module_name, _, object_name = name.rpartition(".")
-        found = getattr(importlib.import_module(module_name), object_name)
+        found = import_object(f"{module_name}:{object_name}", f"it names {name}")
         own = isinstance(found, type) and (found.__module__, found.__qualname__) == (module_name, object_name)
         if not (own or name == _TENSOR or _PATHS.fullmatch(name) or is_within(name, self.trusted)):
             raise UntrustedConfigError(f"it names {name!r}, which is no class of {module_name}")
