@@ -141,6 +141,19 @@ def best_screen_gradients(
     return found
 
 
+def warn_if_idle(densification: Any, logger: Any) -> None:
+    """Warn if a strategy with ``refine_start_iter`` and ``refine_stop_iter`` has no step between them."""
+    start, stop = densification.refine_start_iter, densification.refine_stop_iter
+    if start + 1 >= stop:
+        logger.warning(
+            "%s neither adds nor removes Gaussians: no step is after refine_start_iter (%d) and before "
+            "refine_stop_iter (%d).",
+            densification.module_name,
+            start,
+            stop,
+        )
+
+
 def limit_initial_number(
     training_state: SplatTrainingState, max_gaussians: int, logger: Any, cap_before: int | None = None
 ) -> None:

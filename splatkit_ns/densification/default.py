@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad, warn_if_idle
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.fitting import gradients_every, gradients_stop, refine_start
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -78,6 +78,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
     def on_setup(self, logger: Any, renderer: Any, training_state: SplatTrainingState) -> None:
         if self.absgrad:
             request_absgrad(renderer, self.module_name)
+        warn_if_idle(self, logger)
         limit_initial_number(training_state, self.max_gaussians, logger, self.cap_before)
         if not self._statistics_fit(len(training_state)):
             if self.statistics:

@@ -21,6 +21,7 @@ from splatkit_ns.densification.base import (
     best_screen_gradients,
     limit_initial_number,
     scene_limit,
+    warn_if_idle,
 )
 from splatkit_ns.densification.default import NO_ABSGRAD, add_to_gaussians, gradient_norms, lacks_absgrad
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
@@ -75,6 +76,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     def on_setup(
         self, logger: Any, training_state: SplatTrainingState, data_provider: Any = None, renderer: Any = None
     ) -> None:
+        warn_if_idle(self, logger)
         limit_initial_number(training_state, self.max_gaussians, logger, self.cap_before)
         if self.number_at_start is None:
             self.number_at_start = len(training_state)

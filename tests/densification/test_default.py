@@ -297,6 +297,18 @@ def test_when_all_would_be_removed_none_is_and_one_warning_says_why(
     assert messages.text.count("Likely causes") == 1
 
 
+@pytest.mark.parametrize("kind", [SplatDefaultDensification, SplatBudgetDensification, SplatMCMCDensification])
+def test_a_strategy_without_a_step_to_refine_at_says_so(
+    kind: type[SplatDefaultDensification | SplatMCMCDensification], messages: pytest.LogCaptureFixture
+) -> None:
+    set_up(kind(refine_start_iter=3, refine_stop_iter=5), random_state(20), Splat3DGSRenderer())
+    assert messages.text == ""
+    set_up(kind(refine_start_iter=4, refine_stop_iter=5), random_state(20), Splat3DGSRenderer())
+    assert (
+        f"{kind.__name__} neither adds nor removes Gaussians: no step is after refine_start_iter (4)" in messages.text
+    )
+
+
 def test_statistics_follow_rows_that_others_change() -> None:
     state = random_state(10)
     strategy = SplatDefaultDensification(refine_start_iter=1000, refine_scale2d_stop_iter=100)
