@@ -6,6 +6,7 @@ Every ``ns-train`` imports this file, for any method: so its imports need no GPU
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from splatkit_ns.densification import (
     SplatFittingDensification,
     SplatMCMCDensification,
 )
-from splatkit_ns.errors import SplatkitError, did_you_mean
+from splatkit_ns.errors import OptionsError, SplatkitError, did_you_mean
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
@@ -55,6 +56,9 @@ __all__ = [
     "trainer_config",
 ]
 
+NAME = re.compile(r"\w[\w.-]*")
+"""The names that a method may have: a word of a command line, and of a folder."""
+
 install_config_excepthook()
 
 
@@ -76,7 +80,7 @@ def make_method(
     become flags, such as ``--pipeline.model.loss-fn.ssim-lambda``.
 
     Args:
-        name: as ``ns-train`` will call it.
+        name: as ``ns-train`` will call it: letters and digits, and after the first also ``.``, ``_`` and ``-``.
         renderer: None means 3DGS's, as for the other parts.
         image_model: None means that images are the renders themselves.
         loss_fn: see `renderer`.
@@ -88,9 +92,11 @@ def make_method(
 
     Raises:
         ModuleError: a part is no instance of what it should be.
-        OptionsError: names every setting of a part that is out of its range.
+        OptionsError: names every setting of a part that is out of its range, or the name, which is none.
         TypeError: a setting is a field of neither.
     """
+    if not NAME.fullmatch(name):
+        raise OptionsError([f"name is {name!r}, expected letters and digits, and after the first also . _ -"])
     check_parts(renderer, loss_fn, densification, modules, image_model)
     parts = {"renderer": renderer, "image_model": image_model, "loss_fn": loss_fn, "densification": densification}
     fields = {field.name for field in dataclasses.fields(SplatkitModelConfig)}

@@ -14,7 +14,7 @@ import yaml
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensification
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.errors import ModuleError, OptionsError
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.modules import SplatExporter, SplatTimer
 from splatkit_ns.plugin.options.length import fit_to_length
@@ -164,6 +164,13 @@ def test_import_paths_that_lead_nowhere(path: str, message: str) -> None:
 def test_a_bug_where_a_module_is_made_keeps_its_traceback() -> None:
     with pytest.raises(TypeError, match="can only concatenate"):
         import_module("tests.methods.user_parts:HasABug")
+
+
+@pytest.mark.parametrize("name", ["", "my method", "-mine", "mine/too", "mine+more"])
+def test_make_method_refuses_what_is_no_name(name: str) -> None:
+    with pytest.raises(OptionsError, match=re.escape(f"name is {name!r}, expected letters and digits")):
+        make_method(name)
+    assert make_method("My_method-2.5").config.method_name == "My_method-2.5"
 
 
 def test_make_method_refuses_wrong_parts() -> None:
