@@ -16,7 +16,6 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from splatkit_ns.doctor.decoder_words import decoder_complaints, printed_words
 from splatkit_ns.doctor.findings import Finding
 from splatkit_ns.errors import SplatkitError, listed
 from splatkit_ns.memory import GIB
@@ -29,6 +28,7 @@ from splatkit_ns.plugin.data.loader.survey import (
     room_for,
     split_figures,
 )
+from splatkit_ns.plugin.data.photographs.decoder_words import decoder_complaints, printed_words
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.options.check import check_data_options
 from splatkit_ns.plugin.reporting.console import collected_notes, quiet_console

@@ -34,6 +34,7 @@ from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.loader.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.loader.reading import ImageReader, TargetFiles
 from splatkit_ns.plugin.data.loader.targets import target_files
+from splatkit_ns.plugin.data.photographs.decoder_words import damaged_pictures_named
 from splatkit_ns.plugin.data.photographs.masks import MaskMode, MaskUse, check_some_pixel_counts
 from splatkit_ns.plugin.data.photographs.pictures import ExifOrientation, turns_pictures
 from splatkit_ns.plugin.data.sampling.image_work import ImageWork
@@ -179,12 +180,14 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
     @cached_property
     def cached_train(self) -> Batches:  # type: ignore[reportIncompatibleVariableOverride]
         """The training images; those that fit are loaded when this is first used."""
-        return self._load_images("train", cache_images_device=self.config.cache_images)
+        with damaged_pictures_named(self.train_dataset.image_filenames):
+            return self._load_images("train", cache_images_device=self.config.cache_images)
 
     @cached_property
     def cached_eval(self) -> Batches:  # type: ignore[reportIncompatibleVariableOverride]
         """The evaluation images, likewise."""
-        return self._load_images("eval", cache_images_device=self.config.cache_images)
+        with damaged_pictures_named(self.eval_dataset.image_filenames):
+            return self._load_images("eval", cache_images_device=self.config.cache_images)
 
     def _load_images(  # type: ignore[reportIncompatibleMethodOverride]
         self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]

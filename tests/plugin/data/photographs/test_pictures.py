@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image, ImageOps
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.data.checks.contents import read_headers
 from splatkit_ns.plugin.data.errors import DataError
+from splatkit_ns.plugin.data.photographs.decoder_words import STDERR, printed_words
 from splatkit_ns.plugin.data.photographs.pictures import (
     ORIENTATION_TAG,
     read_header,
@@ -19,7 +23,7 @@ from splatkit_ns.plugin.data.photographs.pictures import (
     read_picture,
     turns_pictures,
 )
-from tests.plugin.data.broken_data import changed_copy, in_json
+from tests.plugin.data.broken_data import EVALUATED, IMAGE, changed_copy, in_json
 from tests.plugin.helpers import forget_writers, make_pipeline, make_trainer, run_config
 from tests.tiny_scene import write_tiny_scene
 
@@ -128,6 +132,36 @@ def test_a_jpeg_file_that_was_cut_off_is_refused(tmp_path: Path, kept: float) ->
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(DataError, match=r"The image .*a\.jpg cannot be decoded: image file is truncated"):
         read_picture(path, turned=False)
+
+
+def test_photographs_that_are_decoded_with_errors_are_named(
+    tiny_scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libjpeg prints a line without a name, and training goes on with what may be a grey area."""
+
+    def damage(data: Path) -> None:
+        for name in (IMAGE, EVALUATED):
+            Image.open(data / name).convert("RGB").save(data / name, format="JPEG", quality=98)
+            content = (data / name).read_bytes()
+            (data / name).write_bytes(content[:-300] + bytes(200) + content[-100:])
+
+    monkeypatch.setattr(CONSOLE, "width", 1000)
+    data = changed_copy(tiny_scene, tmp_path, damage)
+    manager = make_pipeline(data).datamanager
+    for split, name in (("cached_train", IMAGE), ("cached_eval", EVALUATED)):
+        capsys.readouterr()
+        getattr(manager, split)
+        (note,) = [line for line in capsys.readouterr().out.splitlines() if "decoded with errors" in line]
+        assert f"from some row on: {data / name} (Corrupt JPEG data: " in note
+        assert note.count("frame_") == 1
+
+
+def test_nothing_is_kept_of_a_standard_error_that_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptor may be that of another file by now."""
+    monkeypatch.setattr(sys, "__stderr__", None)
+    with printed_words() as printed:
+        os.write(STDERR, b"a line")
+    assert printed() == ""
 
 
 def test_one_channel_of_16_bits_is_scaled(tmp_path: Path) -> None:
