@@ -231,6 +231,22 @@ def test_the_big_preset_is_the_usual_one_with_few_photographs() -> None:
     assert found == (13, 45, 1 / 3)
 
 
+@pytest.mark.parametrize(("photographs", "factor"), [(5, 1.4), (69, 1.4), (70, 1.0), (500, 1.0)])
+def test_the_fast_preset_learns_faster_from_few_photographs(photographs: int, factor: float) -> None:
+    config: Any = deepcopy(methods.splatkit_3dgs_fast.config)
+    usual: Any = deepcopy(methods.splatkit_3dgs.config)
+    config.optimizers["quats"]["optimizer"].lr = 0.5
+    assert fit_to_scene(config, photographs)
+    assert fit_to_scene(usual, photographs)
+    found, expected = ({k: v["optimizer"].lr for k, v in each.optimizers.items()} for each in (config, usual))
+    for name in ("scales", "opacities", "sh0", "shN"):
+        assert found[name] == pytest.approx(factor * expected[name])
+        assert type(found[name]) is float, "config.yml tells it"
+    assert found["means"] == expected["means"]
+    assert found["quats"] == 0.5, "what is given stays"
+    assert expected["scales"] == 0.01
+
+
 @pytest.mark.parametrize(("photographs", "dropout"), [(3, 0.4), (21, 0.381), (40, 0.2), (100, 0.08), (500, 0.05)])
 def test_the_fewer_photographs_the_more_dropout(photographs: int, dropout: float) -> None:
     config: Any = deepcopy(methods.splatkit_3dgs.config)
