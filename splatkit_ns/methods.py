@@ -81,7 +81,7 @@ def make_method(
 
     Register what it returns as an entry point of the group ``nerfstudio.method_configs``, or in the environment
     variable ``NERFSTUDIO_METHOD_CONFIGS`` as ``name=package.module:variable``. The fields of parts that are dataclasses
-    become flags, such as ``--pipeline.model.loss-fn.ssim-lambda``.
+    become flags, such as ``--pipeline.model.loss-fn.ssim-lambda``, but for those of ``modules``.
 
     Args:
         name: as ``ns-train`` will call it: letters and digits, and after the first also ``.``, ``_`` and ``-``.

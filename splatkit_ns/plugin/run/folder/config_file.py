@@ -100,7 +100,8 @@ def read_config_file(path: Path, trust: Iterable[str] = (), shown: str = "--load
             "my_parts, add --trust my_parts."
         ) from None
     except SplatkitError as error:
-        raise SplatkitError(f"{shown}{path} cannot be read: {error} A run needs all that its config names.") from error
+        reason = f"{error} A run needs all that its config names, in modules that can be imported."
+        raise SplatkitError(f"{shown}{path} cannot be read: {reason}") from error
     except Exception as error:  # damaged YAML, classes of another version
         raise SplatkitError(
             f"{shown}{path} cannot be read ({describe_error(error)}). It must be the config.yml of a run."
