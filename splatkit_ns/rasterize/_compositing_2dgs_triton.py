@@ -131,8 +131,9 @@ class CompositeDiscs(torch.autograd.Function):
         )  # fmt: skip
         if lists.work is not None:
             lists.work.add_(blending_work(lasts, TILE))
+        kept = images.clone() if any(ctx.needs_input_grad) else images  # who gets the images may change them in place
         ctx.save_for_backward(
-            means2d, ray_transforms, values, normals, opacities, backgrounds, images, lights, lasts, places
+            means2d, ray_transforms, values, normals, opacities, backgrounds, kept, lights, lasts, places
         )
         ctx.discs, ctx.lists, ctx.has_depth, ctx.absgrad = discs, lists, has_depth, absgrad
         return images, normal_images, lights, distortions, medians

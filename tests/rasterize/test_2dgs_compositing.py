@@ -36,6 +36,8 @@ def render_both(mode, cameras, channels, absgrad):
         groups = 2 if channels > 4 else 1
         assert render is not ours or LONGEST < int(space.work) <= groups * (1 + LONGEST) * space.longest
         info["means2d"].retain_grad()
+        if render is ours:
+            images[0].mul_(1)  # in place, as a part may
         torch.manual_seed(2)
         weights = [torch.randn(image.shape, dtype=torch.float64).to(dtype) for image in images]
         if mode == "RGB":
