@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ def in_ranks(config: SplatkitTrainerConfig, modules: Any = (), size: int = 2, bo
 
 def train(config: SplatkitTrainerConfig, modules: Sequence[Any]) -> Trained:
     """The body of a rank."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as if the tests were not started by nohup
     trainer = make_trainer(config, *modules, seed=100 + Ranks.current().rank)
     steps = noted(trainer)
     trainer.train()
