@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
@@ -57,6 +58,8 @@ __all__ = [
     "trainer_config",
 ]
 
+QUICK_RATES: Mapping[str, float] = MappingProxyType({"scales": 0.01})
+"""The learning rates that differ from 3DGS's."""
 QUICK_BELOW = 70
 """With fewer training photographs the runs of ``splatkit-3dgs-fast`` are shortest, and learn faster. With more, faster
 rates gain nothing, and twice the rates have ruined one scene whose photographs show a small part of it each."""
@@ -135,15 +138,13 @@ def _quick_mcmc(
     decay_from: float = 0.9,
     growth: float = 0.15,
     refine_every: int = 100,
-    haste: float = 1.0,
+    rates: Mapping[str, float] = QUICK_RATES,
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to few
     photographs, and settles at the end. Short runs have another strategy, and no dropout.
 
-    The effect of each setting is in docs/experiments.md. ``haste`` is the factor of all learning rates but that of
-    positions, with fewer than `QUICK_BELOW` photographs.
+    The effect of each setting is in docs/experiments.md.
     """
-    rates = {name: rate for name, rate in {**LEARNING_RATES, "scales": 0.01}.items() if name != "means"}
     densification = SplatFittingDensification(
         max_gaussians=5_000_000,
         max_per_seed=max_per_seed,
@@ -158,14 +159,16 @@ def _quick_mcmc(
     return {
         **_mcmc(densification, mse_lambda=in_short_run(0.0, short=4.0)),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
-        "optimizers": gaussian_optimizers(
-            {
-                name: with_few(rate, few=round(haste * rate, 9), short=rate, photographs=QUICK_BELOW)
-                for name, rate in rates.items()
-            },
-            lr_share=0.1,
-            decay_from=decay_from,
-        ),
+        "optimizers": gaussian_optimizers(rates, lr_share=0.1, decay_from=decay_from),
+    }
+
+
+def _faster_with_few(factor: float) -> dict[str, float]:
+    """All learning rates but that of positions, times a factor with fewer than `QUICK_BELOW` photographs."""
+    return {
+        name: with_few(rate, few=round(factor * rate, 9), short=rate, photographs=QUICK_BELOW)
+        for name, rate in {**LEARNING_RATES, **QUICK_RATES}.items()
+        if name != "means"
     }
 
 
@@ -184,7 +187,7 @@ def _small(max_per_seed: float, refine_stop_iter: int) -> dict[str, Any]:
     return {
         **_mcmc(densification, mse_lambda=4.0),
         "renderer": Splat3DGSRenderer(dropout=in_short_run(0.2, short=0.0)),
-        "optimizers": gaussian_optimizers({"scales": 0.01}, lr_share=0.1),
+        "optimizers": gaussian_optimizers(QUICK_RATES, lr_share=0.1),
     }
 
 
@@ -210,7 +213,7 @@ splatkit_3dgs_fast = make_method(
         decay_from=0.8,
         growth=0.1,
         refine_every=50,
-        haste=1.4,
+        rates=_faster_with_few(1.4),
     ),
     sh_degree_interval=sh_interval(500),
     max_num_iterations=scene_steps(6500, per_photograph=65, least=4500),

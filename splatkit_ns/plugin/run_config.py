@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -19,7 +20,7 @@ from splatkit_ns.splat import LEARNING_RATES
 
 
 def gaussian_optimizers(
-    learning_rates: dict[str, float] | None = None, *, lr_share: float = 1.0, decay_from: float = 0.9
+    learning_rates: Mapping[str, float] | None = None, *, lr_share: float = 1.0, decay_from: float = 0.9
 ) -> dict[str, Any]:
     """Optimizers and schedules of the Gaussians' parameters and the cameras' poses.
 

@@ -72,12 +72,12 @@ def fit_to_scene(config: Any, photographs: int) -> bool:
     """
     if config.full_length == 0:
         return False
-    before, steps = (config.pipeline, config.optimizers), config.max_num_iterations
-    config.pipeline = fitted_to_scene(config.pipeline, photographs)
-    config.optimizers = fitted_to_scene(config.optimizers, photographs)
+    pipeline, optimizers, steps = config.pipeline, config.optimizers, config.max_num_iterations
+    config.pipeline = fitted_to_scene(pipeline, photographs)
+    config.optimizers = fitted_to_scene(optimizers, photographs)
     if isinstance(steps, SceneSteps) and steps.of_scene(photographs) < steps:
         config.max_num_iterations = steps.of_scene(photographs)
         fit_to_length(config)
         config.full_length = config.max_num_iterations
-    changed = config.pipeline is not before[0] or config.optimizers is not before[1]
-    return changed or config.max_num_iterations != steps
+    fits_already = config.pipeline is pipeline and config.optimizers is optimizers
+    return not fits_already or config.max_num_iterations != steps
