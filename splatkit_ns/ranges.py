@@ -139,7 +139,7 @@ Share = from_to(0, 1, lower_open=True)
 """Numbers above 0, up to 1."""
 BelowOne = from_to(0, 1, upper_open=True)
 """Numbers from 0 to below 1."""
-Opacity = from_to(0, 1, lower_open=True, upper_open=True)
+InnerFraction = from_to(0, 1, lower_open=True, upper_open=True)
 """Numbers between 0 and 1, both excluded."""
 Steps = WholeNumbers(1)
 """Lists of steps, counted from 1."""

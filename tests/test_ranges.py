@@ -13,8 +13,8 @@ from splatkit_ns.errors import OptionsError
 from splatkit_ns.ranges import (
     BelowOne,
     Fraction,
+    InnerFraction,
     NonNegative,
-    Opacity,
     Positive,
     Range,
     Share,
@@ -40,7 +40,7 @@ NUMBERS = (-math.inf, -1, -1e-9, 0, 1e-9, 0.5, 1, 1.5, 10**30, math.inf, math.na
         (Fraction, "a number between 0 and 1", {0, 1e-9, 0.5, 1}),
         (Share, "a number above 0, up to 1", {1e-9, 0.5, 1}),
         (BelowOne, "a number of at least 0 and below 1", {0, 1e-9, 0.5}),
-        (Opacity, "a number between 0 and 1, both excluded", {1e-9, 0.5}),
+        (InnerFraction, "a number between 0 and 1, both excluded", {1e-9, 0.5}),
         (from_to(0.5, 1.5), "a number between 0.5 and 1.5", {0.5, 1, 1.5}),
         (at_most(1), "at most 1", {-math.inf, -1, -1e-9, 0, 1e-9, 0.5, 1}),
         (one_of(0, 1, 10), "0, 1 or 10", {0, 1}),

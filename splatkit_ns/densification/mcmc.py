@@ -27,7 +27,7 @@ from splatkit_ns.densification.default import NO_ABSGRAD, add_to_gaussians, grad
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
-from splatkit_ns.ranges import NonNegative, Opacity, Positive
+from splatkit_ns.ranges import InnerFraction, NonNegative, Positive
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.rotations import rotation_matrices
 from splatkit_ns.splat import RowChange, SplatTrainingState
@@ -59,7 +59,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     """Relocation and growth end before this step; the noise goes on."""
     refine_every: Annotated[int, Positive] = relocation_every(100)
     """Steps between relocations."""
-    min_opacity: Annotated[float, Opacity] = 0.005
+    min_opacity: Annotated[float, InnerFraction] = 0.005
     """Gaussians with at most this opacity are dead, which means that they are relocated."""
     growth: Annotated[float, NonNegative] = 0.05
     """Share of new Gaussians at each refinement."""

@@ -39,7 +39,7 @@ from splatkit_ns.plugin.step.part_parameters import PartParameters
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.viewer.attributes import GaussianAttributes
 from splatkit_ns.plugin.viewer.views import cropped, view_outputs
-from splatkit_ns.ranges import NonNegative, Opacity, Positive, at_most, one_of
+from splatkit_ns.ranges import InnerFraction, NonNegative, Positive, at_most, one_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.renderer.alignment import aligned_view
@@ -74,7 +74,7 @@ class SplatkitModelConfig(FillsInDefaults, ModelConfig):
     """Number of random points."""
     random_scale: Annotated[float, Positive, at_most(10**6)] = 3.0
     """Side of the cube of random points, relative to the scene box."""
-    init_opacity: Annotated[float, Opacity] = 0.1
+    init_opacity: Annotated[float, InnerFraction] = 0.1
     """Opacity at the start."""
     init_scale: Annotated[float, Positive] = 1.0
     """Size at the start, relative to the mean distance of the three nearest neighbours."""

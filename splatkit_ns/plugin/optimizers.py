@@ -24,7 +24,7 @@ from splatkit_ns.parts.trainables import Schedule
 from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
 from splatkit_ns.plugin.options.length import is_short
 from splatkit_ns.plugin.run.checkpoints.batch_scale import scale_configs, scale_moments
-from splatkit_ns.ranges import Fraction, NonNegative, Positive
+from splatkit_ns.ranges import Fraction, InnerFraction, NonNegative, Positive
 
 
 @dataclass
@@ -36,13 +36,16 @@ class FusedAdamConfig(OptimizerConfig):
     """Learning rate."""
     eps: Annotated[float, Positive] = 1e-15
     """Added to the root of the second moment; 3DGS wants it this small, as gradients of Gaussians are tiny."""
+    beta2: Annotated[float, InnerFraction] = 0.999
+    """Decay rate of the second moment."""
 
     def setup(self, params: Any) -> torch.optim.Optimizer:
         """Make the optimizer of these parameters."""
+        settings: dict[str, Any] = {"lr": float(self.lr), "betas": (0.9, float(self.beta2)), "eps": self.eps}
         try:
-            return torch.optim.Adam(params, lr=float(self.lr), eps=self.eps, fused=True)
+            return torch.optim.Adam(params, **settings, fused=True)
         except RuntimeError:  # this torch has no fused Adam for this device
-            return torch.optim.Adam(params, lr=float(self.lr), eps=self.eps)
+            return torch.optim.Adam(params, **settings)
 
 
 class FactorSchedule(Scheduler, ABC):

@@ -120,6 +120,7 @@ BREAKS: list[tuple[str, Any, str, Any, str]] = [
     ("an error costs all steps before it", Saver, "_save_before_error", nothing, "test_failing_parts.py::test_what_was_trained_before_an_error_is_saved"),
     ("a SystemExit cuts its step short", dispatch, "OUTSIDE_STEPS", tuple(dispatch.HOOKS), "test_failing_parts.py::test_a_system_exit_of_a_part_saves_first_and_keeps_its_status[post_step]"),
     ("changed learning rates are lost", stored_state, "use_changed_rates", nothing, "test_resume.py::test_learning_rates_that_a_resumed_run_changes_count_and_are_told"),
+    ("changed decay rates are lost", stored_state, "use_changed_moments", nothing, "test_resume.py::test_decay_rates_and_eps_that_a_resumed_run_changes_count_and_are_told"),
     ("refused runs leave their folders", run_folder.RunFolder, "_discard_if_without_results", nothing, "test_run_folder.py::test_a_refused_run_leaves_no_folder"),
     ("states that cannot be saved are found late", stored_state, "check_modules", nothing, "test_failing_parts.py::test_a_state_that_cannot_be_saved_is_refused_before_training"),
     ("spoilt parameters are saved", run_checkpoints, "check_parameters", nothing, "test_finite.py::test_spoilt_parameters_are_not_saved_though_gradients_are_fine"),

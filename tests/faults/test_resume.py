@@ -213,6 +213,25 @@ def test_learning_rates_that_a_resumed_run_changes_count_and_are_told(
     assert "The learning rate of scales is now 0.05; the checkpoint's run had 0.005." in messages.text
 
 
+def test_decay_rates_and_eps_that_a_resumed_run_changes_count_and_are_told(
+    scene: Path, tmp_path: Path, uninterrupted: Any, messages: Any
+) -> None:
+    optimizers = gaussian_optimizers()
+    optimizers["scales"]["optimizer"].beta2 = 0.99
+    optimizers["quats"]["optimizer"].eps = 1e-12
+    trainer = make_trainer(
+        make_config(scene, tmp_path, load_dir=uninterrupted("default"), load_step=19, optimizers=optimizers)
+    )
+    trainer.train()
+    groups = {name: one.param_groups[0] for name, one in trainer.optimizers.optimizers.items()}
+    assert groups["scales"]["betas"] == (0.9, 0.99)
+    assert groups["quats"]["eps"] == 1e-12
+    assert groups["opacities"]["betas"] == (0.9, 0.999)
+    told = [line for line in messages.text.splitlines() if "Adam's" in line]
+    assert len(told) == 2, told
+    assert "Adam's betas of scales are now (0.9, 0.99); the checkpoint's run had (0.9, 0.999)." in messages.text
+
+
 def test_on_checkpoint_loaded_sees_the_optimizers(scene: Path, tmp_path: Path, uninterrupted: Any) -> None:
     seen: dict[str, float] = {}
 

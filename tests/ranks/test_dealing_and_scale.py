@@ -193,6 +193,24 @@ def test_rates_grow_with_the_root_and_an_image_counts_as_before() -> None:
     assert ours == pytest.approx(2 * theirs)
 
 
+def test_decay_rates_that_an_optimizer_sets_in_its_groups_are_kept() -> None:
+    class OwnConfig(FusedAdamConfig):
+        def setup(self, params: Any) -> torch.optim.Optimizer:
+            made = super().setup(params)
+            made.param_groups[0].update(betas=(0.5, 0.9), eps=1e-8)
+            return made
+
+    for images in (1, 2):
+        config = {"optimizer": OwnConfig(lr=0.01, beta2=0.99), "scheduler": None}
+        made = make_optimizers({"x": config}, {"x": [torch.nn.Parameter(torch.ones(3))]}, images)
+        group = made.optimizers["x"].param_groups[0]
+        assert group["betas"] == (0.5**images, 0.9**images)
+        assert group["eps"] == pytest.approx(1e-8 / math.sqrt(images))
+        checkpoint = {"optimizers": {"x": made.optimizers["x"].state_dict()}}
+        stored = of_one_image(checkpoint, made.optimizers, images)["optimizers"]["x"]["param_groups"][0]
+        assert (stored["betas"], stored["eps"]) == ((0.5, 0.9), 1e-8)
+
+
 def test_checkpoints_hold_the_state_of_one_process_and_the_way_back_is_exact() -> None:
     made = optimizers(3)
     optimizer, schedule = made.optimizers["x"], made.schedulers["x"]

@@ -31,13 +31,15 @@ def scale_configs(configs: Mapping[str, Any], images: int) -> None:
 
 
 def scale_moments(optimizers: Mapping[str, Optimizer], images: int) -> None:
-    """Scale the decay rates and the eps of Adam, which those of one image are kept beside as its defaults."""
+    """Scale the decay rates and the eps of Adam, and keep those of one image as the optimizer's defaults."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
+            of_one = {name: group[name] for name in ("betas", "eps") if name in group}
+            optimizer.defaults.update(of_one)
             if "betas" in group:
-                group["betas"] = tuple(beta**images for beta in optimizer.defaults["betas"])
+                group["betas"] = tuple(beta**images for beta in of_one["betas"])
             if "eps" in group:
-                group["eps"] = optimizer.defaults["eps"] / math.sqrt(images)
+                group["eps"] = of_one["eps"] / math.sqrt(images)
 
 
 def of_one_image(checkpoint: dict[str, Any], optimizers: Mapping[str, Optimizer], images: int) -> dict[str, Any]:

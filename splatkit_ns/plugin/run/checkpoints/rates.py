@@ -1,4 +1,4 @@
-"""The learning rates and schedules of a run that goes on from a checkpoint."""
+"""The learning rates, schedules and moments of a run that goes on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from splatkit_ns.plugin.run.checkpoints.state import RunState
@@ -53,6 +54,34 @@ def use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
         if name in run.optimizers.schedulers:
             schedule: Any = run.optimizers.schedulers[name]
             schedule.base_lrs = [ours for _ in schedule.base_lrs]
+
+
+def moment_settings(optimizers: Mapping[str, Optimizer]) -> dict[str, dict[str, Any]]:
+    """The decay rates and the eps of each optimizer that has them, by parameter group."""
+    groups = {name: optimizer.param_groups[0] for name, optimizer in optimizers.items()}
+    return {name: {key: group[key] for key in ("betas", "eps") if key in group} for name, group in groups.items()}
+
+
+def use_changed_moments(optimizers: Mapping[str, Optimizer], ours: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set decay rates and eps to those of this run's config, and tell which differ from the checkpoint's.
+
+    Args:
+        optimizers: those of the run, with the checkpoint's state.
+        ours: what `moment_settings` found before.
+    """
+    for name, settings in ours.items():
+        group = optimizers[name].param_groups[0]
+        for key, value in settings.items():
+            theirs = group.get(key)
+            if theirs is not None and not _is_close(value, theirs):
+                logger.info("Adam's %s of %s are now %s; the checkpoint's run had %s.", key, name, value, theirs)
+            group[key] = value
+
+
+def _is_close(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, (tuple, list)):
+        return len(ours) == len(theirs) and all(map(_is_close, ours, theirs))
+    return math.isclose(ours, theirs, rel_tol=1e-9)
 
 
 def apply_rate(schedule: Any) -> None:

@@ -13,7 +13,13 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError, describe_error
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.run.checkpoints.batch_scale import of_images, of_one_image, snap_rates
-from splatkit_ns.plugin.run.checkpoints.rates import apply_rate, restore_schedules, use_changed_rates
+from splatkit_ns.plugin.run.checkpoints.rates import (
+    apply_rate,
+    moment_settings,
+    restore_schedules,
+    use_changed_moments,
+    use_changed_rates,
+)
 from splatkit_ns.plugin.run.checkpoints.state import RunState
 from splatkit_ns.plugin.run.checkpoints.weights import PARTS, unknown_parts
 from splatkit_ns.splat import CheckpointError
@@ -80,7 +86,9 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
         named = run.parameters()
         if images > 1:
             checkpoint = of_images(checkpoint, optimizers.optimizers, images)
+        moments = moment_settings(optimizers.optimizers)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
+        use_changed_moments(optimizers.optimizers, moments)
         if load_schedules:
             restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         if images > 1:
