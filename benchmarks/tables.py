@@ -70,6 +70,7 @@ LAST = (
     "at most one Gaussian for 59 pixels",
     "140 steps a photograph, 10,000 to 14,000",
     "rates of runs with many photographs",
+    "Adam's second decay rate 0.999",
 )
 """The settings that methods had last, as ``before`` names them, the newest at the end: they count while no run has the
 present ones."""
@@ -190,7 +191,7 @@ def readme_table(runs: list[Run]) -> str:
             if found := distinct(newest(of_this)):
                 wall = wall_of(of_this)
                 psnr, ssim, gaussians = (mean_of(found, key) for key in ("psnr", "ssim", "gaussians"))
-                memory = memory_of(found)
+                memory = memory_of(of_this)
                 time = f"{wall:.0f} s" if wall else ""
                 rows.append([scene, method, time, f"{psnr:.2f}", f"{ssim:.3f}", f"{gaussians:,.0f}", f"{memory:.0f}"])
     return table(["scene", "method", "wall time", "PSNR", "SSIM", "Gaussians", "peak MiB"], rows)
@@ -210,7 +211,7 @@ def fastgs_table(runs: list[Run]) -> str:
                 continue
             wall = wall_of(all_of_it)
             found = distinct(newest(all_of_it))
-            gaussians, memory = mean_of(found, "gaussians"), memory_of(found)
+            gaussians, memory = mean_of(found, "gaussians"), memory_of(all_of_it)
             star = "*" if "before" in found[0] else ""
             rows.append(
                 [
@@ -279,13 +280,13 @@ def of_present_settings(runs: list[Run]) -> list[Run]:
 
 
 def wall_of(runs: list[Run]) -> float:
-    """The mean wall time of a method's newest runs; FastGS, which stays as it is, may have it from earlier ones."""
-    return mean_of(timed(newest(runs)), "wall_s") or mean_of([run for run in runs if "fastgs" in run["run"]], "wall_s")
+    """The mean wall time of a method's newest runs that have one; FastGS's may be of an earlier day."""
+    return mean_of(timed(runs), "wall_s") or mean_of([run for run in runs if "fastgs" in run["run"]], "wall_s")
 
 
 def timed(runs: list[Run]) -> list[Run]:
-    """Those of the last job in which runs were alone on their GPU."""
-    return of_last_job([run for run in runs if "alone" in run["note"]])
+    """Those of the last job in which runs were alone on their GPU, with the newest settings that have such runs."""
+    return of_last_job(newest([run for run in runs if "alone" in run["note"]]))
 
 
 def of_last_job(runs: list[Run]) -> list[Run]:
@@ -295,8 +296,8 @@ def of_last_job(runs: list[Run]) -> list[Run]:
 
 
 def memory_of(runs: list[Run]) -> float:
-    """The mean peak memory of those of a method's runs whose time counts, or of all."""
-    return mean_of(timed(runs), "peak_mib") or mean_of(runs, "peak_mib")
+    """The mean peak memory of those of a method's runs whose time counts, or of all the newest."""
+    return mean_of(timed(runs), "peak_mib") or mean_of(newest(runs), "peak_mib")
 
 
 def mean_of(runs: list[Run], key: str) -> float:

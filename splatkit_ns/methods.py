@@ -61,8 +61,8 @@ __all__ = [
 QUICK_RATES: Mapping[str, float] = MappingProxyType({"scales": 0.01})
 """The learning rates that differ from 3DGS's."""
 QUICK_BELOW = 70
-"""With fewer training photographs the runs of ``splatkit-3dgs-fast`` are shortest, and learn faster. With more, faster
-rates gain nothing, and twice the rates have ruined one scene whose photographs show a small part of it each."""
+"""With fewer training photographs the runs of ``splatkit-3dgs-fast`` are shortest, and learn faster. With more, such
+rates gain nothing, and somewhat higher ones have ruined a scene whose photographs show a small part of it each."""
 NAME = re.compile(r"\w[\w.-]*")
 """The names that a method may have: a word of a command line, and of a folder."""
 
@@ -139,6 +139,7 @@ def _quick_mcmc(
     growth: float = 0.15,
     refine_every: int = 100,
     rates: Mapping[str, float] = QUICK_RATES,
+    beta2: float = 0.999,
 ) -> dict[str, Any]:
     """3DGS-MCMC that grows within 3,000 steps to a number of Gaussians that follows the scene, overfits less to few
     photographs, and settles at the end. Short runs have another strategy, and no dropout.
@@ -159,14 +160,14 @@ def _quick_mcmc(
     return {
         **_mcmc(densification, mse_lambda=in_short_run(0.0, short=4.0)),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
-        "optimizers": gaussian_optimizers(rates, lr_share=0.1, decay_from=decay_from),
+        "optimizers": gaussian_optimizers(rates, lr_share=0.1, decay_from=decay_from, beta2=beta2),
     }
 
 
-def _faster_with_few(factor: float) -> dict[str, float]:
-    """All learning rates but that of positions, times a factor with fewer than `QUICK_BELOW` photographs."""
+def _faster(factor: float, few: float) -> dict[str, float]:
+    """All learning rates but that of positions, times a factor, with fewer than `QUICK_BELOW` photographs `few`."""
     return {
-        name: with_few(rate, few=round(factor * rate, 9), short=rate, photographs=QUICK_BELOW)
+        name: with_few(round(factor * rate, 9), few=round(few * rate, 9), short=rate, photographs=QUICK_BELOW)
         for name, rate in {**LEARNING_RATES, **QUICK_RATES}.items()
         if name != "means"
     }
@@ -213,7 +214,8 @@ splatkit_3dgs_fast = make_method(
         decay_from=0.8,
         growth=0.1,
         refine_every=50,
-        rates=_faster_with_few(1.4),
+        rates=_faster(2, few=3),
+        beta2=in_short_run(0.99, short=0.999),
     ),
     sh_degree_interval=sh_interval(500),
     max_num_iterations=scene_steps(6500, per_photograph=65, least=4500),

@@ -20,7 +20,11 @@ from splatkit_ns.splat import LEARNING_RATES
 
 
 def gaussian_optimizers(
-    learning_rates: Mapping[str, float] | None = None, *, lr_share: float = 1.0, decay_from: float = 0.9
+    learning_rates: Mapping[str, float] | None = None,
+    *,
+    lr_share: float = 1.0,
+    decay_from: float = 0.9,
+    beta2: float = 0.999,
 ) -> dict[str, Any]:
     """Optimizers and schedules of the Gaussians' parameters and the cameras' poses.
 
@@ -28,13 +32,18 @@ def gaussian_optimizers(
         learning_rates: by parameter name; the default is 3DGS's. The rate of the means falls to a hundredth.
         lr_share: the other rates fall to this share of themselves by the end of training; 1 keeps them constant.
         decay_from: the share of the steps after which these rates begin to fall.
+        beta2: the decay rate of Adam's second moments, but for those of the means and the cameras.
     """
     rates = {**LEARNING_RATES, **(learning_rates or {})}
     late = LateDecayConfig(lr_share=lr_share, decay_from=decay_from) if lr_share != 1.0 else None
     optimizers: dict[str, Any] = {
-        name: {"optimizer": FusedAdamConfig(lr=rate), "scheduler": deepcopy(late)} for name, rate in rates.items()
+        name: {"optimizer": FusedAdamConfig(lr=rate, beta2=beta2), "scheduler": deepcopy(late)}
+        for name, rate in rates.items()
     }
-    optimizers["means"]["scheduler"] = ExponentialDecayConfig(lr_final=rates["means"] / 100)
+    optimizers["means"] = {
+        "optimizer": FusedAdamConfig(lr=rates["means"]),
+        "scheduler": ExponentialDecayConfig(lr_final=rates["means"] / 100),
+    }
     optimizers["camera_opt"] = {
         "optimizer": FusedAdamConfig(lr=1e-4),
         "scheduler": ExponentialDecayConfig(lr_final=5e-7, warmup_steps=poses_warmup(1000)),

@@ -92,6 +92,8 @@ def test_fastgs_is_compared_by_means_and_by_times_of_runs_alone(tables: types.Mo
         row("splatkit-3dgs", 99, 999, psnr=99.0, ssim=0.9, before="another rate"),
         row("splatkit-3dgs-small", 99, 999, psnr=99.0, ssim=0.9, before="another rate", job=1),
         row("splatkit-3dgs-small", 50, 40, psnr=29.0, ssim=0.7, before="another number", job=2),
+        row("splatkit-3dgs-big", 80, 170, psnr=33.0, ssim=0.9, before=tables.LAST[-1]),
+        row("splatkit-3dgs-big", 0, 180, note="side by side", psnr=34.0, ssim=0.9, job=3),
         row("splatkit-3dgs::pipeline.model.densification.max_gaussians=80", 25, 80, psnr=30.0, ssim=0.8),
         row("fastgs-big-indoor", 200, 160, note="side by side", psnr=32.0, ssim=0.9),
         row("fastgs-indoor", 100, 60, psnr=30.0, ssim=0.7, before="another day"),
@@ -104,6 +106,7 @@ def test_fastgs_is_compared_by_means_and_by_times_of_runs_alone(tables: types.Mo
         ["… at FastGS's number", "30.00", "0.8000", "80", "1.00", "25.0", "0.25", "5"],
         ["`splatkit-3dgs-small`*", "29.00", "0.7000", "40", "0.50", "50.0", "0.50", "5"],
         ["FastGS-Big", "32.00", "0.9000", "160", "2.00", "", "", "5"],
+        ["`splatkit-3dgs-big`", "34.00", "0.9000", "180", "2.25", "80.0", "0.80", "5"],
     ]
 
 
