@@ -17,6 +17,7 @@ from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.data.sampling.image_work import ImageWork
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, make_optimizers
 from splatkit_ns.plugin.run.checkpoints.batch_scale import of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.checkpoints.rates import moment_settings, use_changed_moments
 from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.ranks import Ranks
 
@@ -209,6 +210,19 @@ def test_decay_rates_that_an_optimizer_sets_in_its_groups_are_kept() -> None:
         checkpoint = {"optimizers": {"x": made.optimizers["x"].state_dict()}}
         stored = of_one_image(checkpoint, made.optimizers, images)["optimizers"]["x"]["param_groups"][0]
         assert (stored["betas"], stored["eps"]) == ((0.5, 0.9), 1e-8)
+
+
+def test_decay_rates_that_a_resumed_run_changes_are_told_as_those_of_one_image(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made, saved = optimizers(3), optimizers(1).optimizers["x"].state_dict()
+    ours = moment_settings(made.optimizers)
+    saved["param_groups"][0]["betas"] = (0.9, 0.99)
+    made.optimizers["x"].load_state_dict(of_images({"optimizers": {"x": saved}}, made.optimizers, 3)["optimizers"]["x"])
+    with caplog.at_level("INFO", "splatkit_ns"):
+        use_changed_moments(made.optimizers, ours, {"x": saved})
+    assert made.optimizers["x"].param_groups[0]["betas"] == (0.9**3, 0.999**3)
+    assert caplog.messages == ["Adam's betas of x are now (0.9, 0.999); the checkpoint's run had (0.9, 0.99)."]
 
 
 def test_checkpoints_hold_the_state_of_one_process_and_the_way_back_is_exact() -> None:

@@ -62,20 +62,23 @@ def moment_settings(optimizers: Mapping[str, Optimizer]) -> dict[str, dict[str, 
     return {name: {key: group[key] for key in ("betas", "eps") if key in group} for name, group in groups.items()}
 
 
-def use_changed_moments(optimizers: Mapping[str, Optimizer], ours: Mapping[str, Mapping[str, Any]]) -> None:
+def use_changed_moments(
+    optimizers: Mapping[str, Optimizer], ours: Mapping[str, Mapping[str, Any]], states: Mapping[str, Any]
+) -> None:
     """Set decay rates and eps to those of this run's config, and tell which differ from the checkpoint's.
 
     Args:
-        optimizers: those of the run, with the checkpoint's state.
+        optimizers: those of the run, with the checkpoint's state; their defaults are for one image a step.
         ours: what `moment_settings` found before.
+        states: the optimizers' states as they are in the checkpoint, which is one of one image a step.
     """
     for name, settings in ours.items():
-        group = optimizers[name].param_groups[0]
-        for key, value in settings.items():
-            theirs = group.get(key)
-            if theirs is not None and not _is_close(value, theirs):
-                logger.info("Adam's %s of %s are now %s; the checkpoint's run had %s.", key, name, value, theirs)
-            group[key] = value
+        optimizers[name].param_groups[0].update(settings)
+        theirs = states[name]["param_groups"][0] if name in states else {}
+        for key in settings:
+            now = optimizers[name].defaults[key]
+            if key in theirs and not _is_close(now, theirs[key]):
+                logger.info("Adam's %s of %s are now %s; the checkpoint's run had %s.", key, name, now, theirs[key])
 
 
 def _is_close(ours: Any, theirs: Any) -> bool:

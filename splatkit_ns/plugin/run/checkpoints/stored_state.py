@@ -83,12 +83,11 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
     """
     optimizers, images = run.optimizers, run.images_per_step
     with _explained(path):
-        named = run.parameters()
+        named, moments, states = run.parameters(), moment_settings(optimizers.optimizers), checkpoint["optimizers"]
         if images > 1:
             checkpoint = of_images(checkpoint, optimizers.optimizers, images)
-        moments = moment_settings(optimizers.optimizers)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
-        use_changed_moments(optimizers.optimizers, moments)
+        use_changed_moments(optimizers.optimizers, moments, states)
         if load_schedules:
             restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         if images > 1:
