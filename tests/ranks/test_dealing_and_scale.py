@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from splatkit_ns.parts.steps import is_due, reaches_one_of
 from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.data.sampling.image_work import ImageWork
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, make_optimizers
-from splatkit_ns.plugin.run.checkpoints.batch_scale import of_images, of_one_image, snap_rates
-from splatkit_ns.plugin.run.checkpoints.rates import moment_settings, use_changed_moments
+from splatkit_ns.plugin.run.checkpoints.batch_scale import moments_of, of_images, of_one_image, snap_rates
+from splatkit_ns.plugin.run.checkpoints.rates import use_changed_moments
 from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.ranks import Ranks
 
@@ -216,11 +217,14 @@ def test_decay_rates_that_a_resumed_run_changes_are_told_as_those_of_one_image(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     made, saved = optimizers(3), optimizers(1).optimizers["x"].state_dict()
-    ours = moment_settings(made.optimizers)
+    run: Any = SimpleNamespace(
+        optimizers=made,
+        configured_moments={"x": moments_of(made.optimizers["x"].param_groups[0])},
+    )
     saved["param_groups"][0]["betas"] = (0.9, 0.99)
     made.optimizers["x"].load_state_dict(of_images({"optimizers": {"x": saved}}, made.optimizers, 3)["optimizers"]["x"])
     with caplog.at_level("INFO", "splatkit_ns"):
-        use_changed_moments(made.optimizers, ours, {"x": saved})
+        use_changed_moments(run, {"x": saved})
     assert made.optimizers["x"].param_groups[0]["betas"] == (0.9**3, 0.999**3)
     assert caplog.messages == ["Adam's betas of x are now (0.9, 0.999); the checkpoint's run had (0.9, 0.99)."]
 

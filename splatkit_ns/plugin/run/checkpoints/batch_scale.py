@@ -30,15 +30,20 @@ def scale_configs(configs: Mapping[str, Any], images: int) -> None:
             entry["scheduler"].lr_final *= math.sqrt(images)
 
 
+def moments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The decay rates and the eps among the settings of an optimizer or of one of its groups."""
+    return {name: settings[name] for name in ("betas", "eps") if name in settings}
+
+
 def scale_moments(optimizers: Mapping[str, Optimizer], images: int) -> None:
     """Scale the decay rates and the eps of Adam, and keep those of one image as the optimizer's defaults."""
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
-            of_one = {name: group[name] for name in ("betas", "eps") if name in group}
+            of_one = moments_of(group)
             optimizer.defaults.update(of_one)
-            if "betas" in group:
+            if "betas" in of_one:
                 group["betas"] = tuple(beta**images for beta in of_one["betas"])
-            if "eps" in group:
+            if "eps" in of_one:
                 group["eps"] = of_one["eps"] / math.sqrt(images)
 
 
@@ -71,11 +76,11 @@ def _with_rates(checkpoint: dict[str, Any], factor: float) -> dict[str, Any]:
 
 
 def _converted(state: Any, optimizer: Optimizer, factor: float, of_one: bool = False) -> dict[str, Any]:
-    moments = optimizer.defaults if of_one else optimizer.param_groups[0]
+    moments = moments_of(optimizer.defaults if of_one else optimizer.param_groups[0])
     groups = [
         {
             **group,
-            **{name: moments[name] for name in ("betas", "eps") if name in group and name in moments},
+            **{name: value for name, value in moments.items() if name in group},
             **{name: group[name] * math.sqrt(factor) for name in ("lr", "initial_lr") if name in group},
         }
         for group in state["param_groups"]

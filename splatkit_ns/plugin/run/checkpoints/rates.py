@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from splatkit_ns.plugin.run.checkpoints.batch_scale import moments_of
 from splatkit_ns.plugin.run.checkpoints.state import RunState
 from splatkit_ns.plugin.step.updates import set_rates
 
@@ -56,29 +56,20 @@ def use_changed_rates(run: RunState, theirs: Mapping[str, float]) -> None:
             schedule.base_lrs = [ours for _ in schedule.base_lrs]
 
 
-def moment_settings(optimizers: Mapping[str, Optimizer]) -> dict[str, dict[str, Any]]:
-    """The decay rates and the eps of each optimizer that has them, by parameter group."""
-    groups = {name: optimizer.param_groups[0] for name, optimizer in optimizers.items()}
-    return {name: {key: group[key] for key in ("betas", "eps") if key in group} for name, group in groups.items()}
-
-
-def use_changed_moments(
-    optimizers: Mapping[str, Optimizer], ours: Mapping[str, Mapping[str, Any]], states: Mapping[str, Any]
-) -> None:
+def use_changed_moments(run: RunState, theirs: Mapping[str, Any]) -> None:
     """Set decay rates and eps to those of this run's config, and tell which differ from the checkpoint's.
 
     Args:
-        optimizers: those of the run, with the checkpoint's state; their defaults are for one image a step.
-        ours: what `moment_settings` found before.
-        states: the optimizers' states as they are in the checkpoint, which is one of one image a step.
+        run: the state of the run; the defaults of its optimizers are for one image a step.
+        theirs: the optimizers' states in the checkpoint, which are of one image a step, by parameter group.
     """
-    for name, settings in ours.items():
-        optimizers[name].param_groups[0].update(settings)
-        theirs = states[name]["param_groups"][0] if name in states else {}
-        for key in settings:
-            now = optimizers[name].defaults[key]
-            if key in theirs and not _is_close(now, theirs[key]):
-                logger.info("Adam's %s of %s are now %s; the checkpoint's run had %s.", key, name, now, theirs[key])
+    for name, settings in run.configured_moments.items():
+        optimizer = run.optimizers.optimizers[name]
+        optimizer.param_groups[0].update(settings)
+        had = theirs[name]["param_groups"][0] if name in theirs else {}
+        for key, now in moments_of(optimizer.defaults).items():
+            if key in had and not _is_close(now, had[key]):
+                logger.info("Adam's %s of %s are now %s; the checkpoint's run had %s.", key, name, now, had[key])
 
 
 def _is_close(ours: Any, theirs: Any) -> bool:

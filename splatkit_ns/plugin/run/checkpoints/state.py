@@ -11,6 +11,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn import Parameter
 
+from splatkit_ns.plugin.run.checkpoints.batch_scale import moments_of
 from splatkit_ns.plugin.step.interfaces import StepModel
 
 
@@ -46,11 +47,15 @@ class RunState:
     """Parameter groups whose rate the user has stated (``learning_rates``)."""
     configured_rates: dict[str, float] = field(init=False)
     """Parameter group -> learning rate in the run's config, at the start of its schedule."""
+    configured_moments: dict[str, dict[str, Any]] = field(init=False)
+    """Parameter group -> decay rates and eps of its optimizer, for as many images as a step has."""
 
     def __post_init__(self) -> None:
         groups = {name: optimizer.param_groups[0] for name, optimizer in self.optimizers.optimizers.items()}
         rates = {name: float(group.get("initial_lr", group["lr"])) for name, group in groups.items()}
         object.__setattr__(self, "configured_rates", rates)  # the way to set a field of a frozen dataclass
+        moments = {name: moments_of(group) for name, group in groups.items()}
+        object.__setattr__(self, "configured_moments", moments)
 
     def parameters(self) -> dict[str, Parameter]:
         """The one parameter of each group."""

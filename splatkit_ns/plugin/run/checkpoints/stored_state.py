@@ -15,7 +15,6 @@ from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.plugin.run.checkpoints.batch_scale import of_images, of_one_image, snap_rates
 from splatkit_ns.plugin.run.checkpoints.rates import (
     apply_rate,
-    moment_settings,
     restore_schedules,
     use_changed_moments,
     use_changed_rates,
@@ -83,16 +82,16 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
     """
     optimizers, images = run.optimizers, run.images_per_step
     with _explained(path):
-        named, moments, states = run.parameters(), moment_settings(optimizers.optimizers), checkpoint["optimizers"]
+        named, states_of_one = run.parameters(), checkpoint["optimizers"]
         if images > 1:
             checkpoint = of_images(checkpoint, optimizers.optimizers, images)
         load_optimizers(named, optimizers.optimizers, checkpoint, path)
-        use_changed_moments(optimizers.optimizers, moments, states)
         if load_schedules:
             restore_schedules(optimizers.schedulers, checkpoint.get("schedulers", {}), checkpoint["step"] + 1)
         if images > 1:
             snap_rates(optimizers.optimizers, optimizers.schedulers, run.configured_rates)
         entry = checkpoint.get("splatkit", {})
+        use_changed_moments(run, states_of_one)
         use_changed_rates(run, entry.get("learning_rates", {}))
         for schedule in optimizers.schedulers.values():
             apply_rate(schedule)
