@@ -2,6 +2,8 @@
 
 python benchmarks/ssim_gpu.py [--height 1600 --width 900] [--json FILE]
 
+"Masked" means that a disc in the middle counts, and no window that reaches out of it; the peers know no masks.
+
 The rendered image lies as rasterisers make it, (1, H, W, 3), and the gradient is wanted in that order, too: what a
 method needs to copy for that counts. Peers that are not installed are left out.
 """
@@ -16,8 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from splatkit_ns.image_metrics.ssim import ssim, ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim import ssim, ssim_map_by_convolution, valid_windows
 from splatkit_ns.image_metrics.ssim_window import gaussian_window
+
+Method = Callable[[Tensor, Tensor], Tensor]
 
 
 def main() -> None:
@@ -29,22 +33,47 @@ def main() -> None:
     torch.manual_seed(0)
     target = torch.rand(1, args.height, args.width, 3, device="cuda")
     rendered = (target + 0.1 * torch.randn_like(target)).clamp(0, 1).requires_grad_()
-    reference = None
-    figures: dict[str, dict[str, float]] = {}
-    for name, measure in methods().items():
-        value, milliseconds = timed(measure, rendered, target)
-        reference = value if reference is None else reference
-        figures[name] = {"ms": milliseconds, "difference": abs(value - reference)}
-        print(f"{name:<16} {milliseconds:7.3f} ms   value differs by {abs(value - reference):.1e}")
-    first = figures["splatkit"]["ms"]
-    print("  ".join(f"splatkit / {name} = {first / figure['ms']:.2f}" for name, figure in figures.items()))
+    figures = compared(methods(), rendered, target)
+    figures |= compared(masked_methods(disc(args.height, args.width)), rendered, target)
     if args.json:
         args.json.write_text(json.dumps({"height": args.height, "width": args.width, **figures}, indent=1))
 
 
-def methods() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+def compared(methods: dict[str, Method], rendered: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
+    """Time methods, of which the first is ours, and print the times, differences and ratios."""
+    figures: dict[str, dict[str, float]] = {}
+    first = next(iter(methods))
+    expected = None
+    for name, measure in methods.items():
+        value, milliseconds, mebibytes = timed(measure, rendered, target)
+        expected = value if expected is None else expected
+        figures[name] = {"ms": milliseconds, "mib": mebibytes, "difference": abs(value - expected)}
+        print(f"{name:<24} {milliseconds:7.3f} ms  {mebibytes:6.0f} MiB   value differs by {abs(value - expected):.1e}")
+    print("  ".join(f"{first} / {name} = {figures[first]['ms'] / each['ms']:.2f}" for name, each in figures.items()))
+    return figures
+
+
+def disc(height: int, width: int) -> Tensor:
+    """A mask (1, H, W) of half of the pixels."""
+    y, x = torch.meshgrid(torch.arange(height, device="cuda"), torch.arange(width, device="cuda"), indexing="ij")
+    return ((y / height - 0.5) ** 2 + (x / width - 0.5) ** 2 < 1 / (2 * torch.pi))[None]
+
+
+def masked_methods(mask: Tensor) -> dict[str, Method]:
+    """Name -> mean SSIM of the windows that lie in the mask, of two batches (B, 3, H, W)."""
+    window = gaussian_window(torch.float32, torch.device("cuda"))
+
+    def by_convolution(a: Tensor, b: Tensor) -> Tensor:
+        valid = valid_windows(mask, a)
+        a, b = (torch.where(mask[:, None], image, 0.0) for image in (a, b))
+        return (ssim_map_by_convolution(a, b, window) * valid[:, None]).sum() / (3 * valid.sum())
+
+    return {"masked": lambda a, b: ssim(a, b, mask=mask), "masked, convolutions": by_convolution}
+
+
+def methods() -> dict[str, Method]:
     """Name -> mean SSIM of two batches (B, 3, H, W)."""
-    found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"splatkit": ssim}
+    found: dict[str, Method] = {"splatkit": ssim}
     try:
         from fused_ssim import fused_ssim
 
@@ -63,8 +92,8 @@ def methods() -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     return found
 
 
-def timed(measure: Callable[[Tensor, Tensor], Tensor], rendered: Tensor, target: Tensor) -> tuple[float, float]:
-    """Value, and median milliseconds of forward and backward."""
+def timed(measure: Method, rendered: Tensor, target: Tensor) -> tuple[float, float, float]:
+    """Value, median milliseconds of forward and backward, and their peak of memory in MiB."""
 
     def once() -> Tensor:
         rendered.grad = None
@@ -72,8 +101,12 @@ def timed(measure: Callable[[Tensor, Tensor], Tensor], rendered: Tensor, target:
         value.backward()
         return value
 
+    rendered.grad = None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
     for _ in range(10):
         value = once()
+    peak = torch.cuda.max_memory_allocated() - before
     times: list[float] = []
     for _ in range(50):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -82,7 +115,7 @@ def timed(measure: Callable[[Tensor, Tensor], Tensor], rendered: Tensor, target:
         end.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end))
-    return value.item(), sorted(times)[len(times) // 2]
+    return value.item(), sorted(times)[len(times) // 2], peak / 2**20
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import splatkit_ns
 from tests.triton_compilations import assert_prints
 
 SSIM = """
-from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim
+from splatkit_ns.image_metrics._ssim_triton import first_launches, mean_ssim, weighted_ssim_sum
 from splatkit_ns.image_metrics.ssim_window import C1, C2, gaussian_window
 
 window = gaussian_window(torch.float32, torch.device("cpu"))
@@ -23,6 +23,12 @@ for batch, height, width in ((1, 11, 11), (1, 480, 640), (1, 546, 979), (2, 26, 
     target = torch.rand(batch, height, width, 3).permute(0, 3, 1, 2)
     (0.2 * (1 - mean_ssim(image.permute(0, 3, 1, 2), target, window, C1, C2))).backward()
 assert variants == compiled, variants - compiled
+for height, width in ((11, 11), (480, 640), (26, 26), (900, 1600)):
+    for batch in (1, 2):
+        image, target = torch.rand(batch, height, width, 3, requires_grad=True), torch.rand(batch, 3, height, width)
+        weights = torch.rand(batch, height - 10, width - 10)
+        weighted_ssim_sum(image.permute(0, 3, 1, 2), target, window, C1, C2, weights).backward()
+assert len(variants - compiled) == 1, variants - compiled
 print("once")
 """
 

@@ -1,4 +1,4 @@
-"""Mean SSIM on CUDA as Triton kernels: two passes forward (along rows, then along columns), two passes backward.
+"""SSIM on CUDA as Triton kernels: two passes forward (along rows, then along columns), two passes backward.
 
 PyTorch's CUDA builds ship Triton, so this needs no package and no CUDA compiler. Interleaved images (H, W, 3), the
 output of rasterisers, are used without a copy: a row of W pixels with C channels is a row of W * C numbers in which
@@ -58,12 +58,15 @@ def _blur_rows(
     tl.store(out + 4 * plane, e_ab, mask=live)
 
 
-@triton.jit(do_not_specialize=["height", "out_height", "length", "planes"])
+@triton.jit(do_not_specialize=["height", "out_height", "length", "planes", "sharing"])
 def _ssim_of_columns(
-    maps_ptr, window_ptr, sums_ptr, grads_ptr, height, out_height, length, planes,
-    c1, c2, GRADS: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
+    maps_ptr, window_ptr, weights_ptr, sums_ptr, grads_ptr, height, out_height, length, planes, sharing,
+    c1, c2, C: tl.constexpr, WEIGHTED: tl.constexpr, GRADS: tl.constexpr, R: tl.constexpr, X: tl.constexpr,
 ):  # fmt: skip
-    """Blur the five maps along columns; write sums of SSIM and its derivatives with respect to E[a], E[aa], E[ab]."""
+    """Blur the five maps along columns; write sums of SSIM and its derivatives with respect to E[a], E[aa], E[ab].
+
+    If WEIGHTED, each window's value and derivatives are times its weight, which ``sharing`` planes have in common.
+    """
     image = tl.program_id(2)
     y = tl.program_id(1) * R + tl.arange(0, R)[:, None]
     x = tl.program_id(0) * X + tl.arange(0, X)[None, :]
@@ -91,13 +94,24 @@ def _ssim_of_columns(
     inverse_variances = 1.0 / (e_aa + e_bb - squares + c2)
     inverse = inverse_squares * inverse_variances
     value = luminance * structure * inverse
+    if WEIGHTED:
+        weight = tl.load(
+            weights_ptr + (image // sharing * out_height + y) * (length // C) + x // C, mask=live, other=0.0
+        )
+        counted = value * weight
+    else:
+        counted = value
     blocks = tl.num_programs(0) * tl.num_programs(1)
     block = image * blocks + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    tl.store(sums_ptr + block, tl.sum(tl.where(live, value, 0.0)))
+    tl.store(sums_ptr + block, tl.sum(tl.where(live, counted, 0.0)))
     if GRADS:
         by_aa = -value * inverse_variances
         by_ab = 2.0 * luminance * inverse
         by_mu = 2.0 * (mu_b * structure * inverse - mu_a * value * inverse_squares) - 2.0 * mu_a * by_aa - mu_b * by_ab
+        if WEIGHTED:
+            by_mu *= weight
+            by_aa *= weight
+            by_ab *= weight
         plane = planes * out_height * length
         out = grads_ptr + (image * out_height + y) * length + x
         tl.store(out, by_mu, mask=live)
@@ -173,16 +187,23 @@ def blur_rows(a: Tensor, b: Tensor, window: Tensor, channels: int) -> Tensor:
     return maps
 
 
-def ssim_of_columns(maps: Tensor, window: Tensor, c1: float, c2: float, needs_grad: bool) -> tuple[Tensor, Tensor]:
-    """Return sums of SSIM, one per program, and its derivatives (3, P, H - 10, L) if they are needed."""
+def ssim_of_columns(
+    maps: Tensor, window: Tensor, c1: float, c2: float, needs_grad: bool, channels: int, weights: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return sums of SSIM, one per program, and its derivatives (3, P, H - 10, L) if they are needed.
+
+    Weights (B, H - 10, L / channels) of windows count for P / B planes each.
+    """
     _, planes, height, length = maps.shape
     out_height = height - (len(window) - 1)
     grid = (triton.cdiv(length, TILE_COLS), triton.cdiv(out_height, TILE_ROWS), planes)
     sums = torch.empty(grid[0] * grid[1] * grid[2], device=maps.device)
     grads = torch.empty(3, planes, out_height, length, device=maps.device) if needs_grad else sums
+    weighted = weights is not None
     _ssim_of_columns[grid](
-        maps, window, sums, grads, height, out_height, length, planes, c1, c2, needs_grad, TILE_ROWS, TILE_COLS
-    )
+        maps, window, weights if weighted else sums, sums, grads, height, out_height, length, planes,
+        planes // len(weights) if weighted else 1, c1, c2, channels, weighted, needs_grad, TILE_ROWS, TILE_COLS,
+    )  # fmt: skip
     return sums, grads
 
 
@@ -222,35 +243,38 @@ def first_launches(window: Tensor, c1: float, c2: float) -> list[Callable[[], ob
     maps = torch.zeros(5, 1, size, channels, device=window.device)
     spread, grads = torch.zeros_like(maps[:3]), torch.zeros(3, 1, 1, channels, device=window.device)
     return [
-        lambda: ssim_of_columns(maps, window, c1, c2, needs_grad=True),
+        lambda: ssim_of_columns(maps, window, c1, c2, True, channels, None),
         lambda: spread_columns(grads, window),
         lambda: spread_rows(spread, image, image, image[0, 0, 0], window, 1.0),
         lambda: blur_rows(image, image, window, channels),
     ]
 
 
-class MeanSSIM(torch.autograd.Function):
-    """(a, b, window, c1, c2) -> mean SSIM; only a gets a gradient.
+class SummedSSIM(torch.autograd.Function):
+    """(a, b, window, c1, c2, channels, weights, count) -> SSIM summed over windows, divided by ``count``.
 
     a and b are (P, H, L) float32 on CUDA and contiguous, with ``channels`` numbers from one pixel of a row to the next.
+    Only a gets a gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, channels: int) -> Tensor:
-        planes, height, length = a.shape
-        taps = len(window) - 1
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, channels: int, weights: Tensor | None,
+        count: int,
+    ) -> Tensor:  # fmt: skip
         needs_grad = ctx.needs_input_grad[0]
-        sums, grads = ssim_of_columns(blur_rows(a, b, window, channels), window, c1, c2, needs_grad)
-        ctx.count = planes * (height - taps) * (length - taps * channels)
+        maps = blur_rows(a, b, window, channels)
+        sums, grads = ssim_of_columns(maps, window, c1, c2, needs_grad, channels, weights)
+        ctx.count = count
         if needs_grad:
             ctx.save_for_backward(a, b, window, grads)
-        return sums.sum() / ctx.count
+        return sums.sum() / count
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         a, b, window, grads = ctx.saved_tensors
         grad = spread_rows(spread_columns(grads, window), a, b, upstream.contiguous(), window, 1.0 / ctx.count)
-        return grad, None, None, None, None, None
+        return grad, *(None,) * 7
 
 
 def mean_ssim(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float) -> Tensor:
@@ -263,10 +287,21 @@ def mean_ssim(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float) -> Ten
         c1: stabiliser of the luminance.
         c2: stabiliser of the structure.
     """
+    batch, channels, height, width = a.shape
+    taps = len(window) - 1
+    return _summed(a, b, window, c1, c2, None, batch * channels * (height - taps) * (width - taps))
+
+
+def weighted_ssim_sum(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, weights: Tensor) -> Tensor:
+    """Compute the sum over channels and windows of SSIM times the weights (B, H - 10, W - 10); see `mean_ssim`."""
+    return _summed(a, b, window, c1, c2, weights.contiguous(), 1)
+
+
+def _summed(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, weights: Tensor | None, count: int) -> Tensor:
     if a.permute(0, 2, 3, 1).is_contiguous():
         batch, channels, height, width = a.shape
         rows_a = a.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
         rows_b = b.permute(0, 2, 3, 1).contiguous().view(batch, height, width * channels)
-        return MeanSSIM.apply(rows_a, rows_b, window, c1, c2, channels)  # type: ignore[return-value]
-    planes_a = a.contiguous().flatten(0, 1)
-    return MeanSSIM.apply(planes_a, b.contiguous().flatten(0, 1), window, c1, c2, 1)  # type: ignore[return-value]
+        return SummedSSIM.apply(rows_a, rows_b, window, c1, c2, channels, weights, count)  # type: ignore[return-value]
+    planes = (a.contiguous().flatten(0, 1), b.contiguous().flatten(0, 1))
+    return SummedSSIM.apply(*planes, window, c1, c2, 1, weights, count)  # type: ignore[return-value]

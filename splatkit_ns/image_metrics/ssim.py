@@ -28,8 +28,8 @@ class ImageSizeError(SplatkitError, ValueError):
 def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
     """Compute the mean SSIM of two batches of images with values in 0..1; differentiable in both.
 
-    On CUDA without a mask a Triton kernel of ours computes it, on the CPU a compiled one, otherwise convolutions; the
-    values agree to 1e-5.
+    On CUDA Triton kernels of ours compute it, if neither b nor the weights need a gradient, on the CPU compiled ones,
+    otherwise convolutions; the values agree to 1e-5.
 
     Args:
         a: (B, 3, H, W), H and W at least 11; the rendered images.
@@ -45,32 +45,31 @@ def ssim(a: Tensor, b: Tensor, *, mask: Tensor | None = None, weights: Tensor | 
         ValueError: shapes or dtypes do not fit, or an image is smaller than the window.
     """
     _check_images(a, b)
-    if weights is not None:
-        return _weighted_ssim(a, b, mask, weights)
-    if mask is None:
-        kernel = _cuda_kernel() if _kernel_fits(a, b) else None
-        if kernel is not None:
-            return kernel(a, b, gaussian_window(a.dtype, a.device), C1, C2)
-        return ssim_map(a, b).mean()
-    valid = valid_windows(mask, a)
-    # pixels outside the mask may have any value, even NaN, and 0 * NaN would be NaN
-    use = mask[:, None]
-    zero = a.new_zeros(())
-    values = ssim_map(torch.where(use, a, zero), torch.where(use, b, zero))
-    count = valid.sum() * a.shape[1]
-    total = torch.where(valid[:, None], values, zero).sum()
-    return torch.where(count > 0, total / count.clamp(min=1), total + 1)
-
-
-def _weighted_ssim(a: Tensor, b: Tensor, mask: Tensor | None, weights: Tensor) -> Tensor:
-    """See `ssim`."""
-    margin = WINDOW_SIZE // 2
-    counted = weights[:, None, margin:-margin, margin:-margin]
-    if mask is not None:
-        counted = counted * valid_windows(mask, a)[:, None]
+    counted = _window_weights(a, mask, weights)
+    if mask is not None:  # pixels outside it may have any value, even NaN, and 0 * NaN would be NaN
         a, b = (torch.where(mask[:, None], image, image.new_zeros(())) for image in (a, b))
-    total, weight = (ssim_map(a, b) * counted).sum(), counted.sum() * a.shape[1]
+    window, fits = gaussian_window(a.dtype, a.device), _kernel_fits(a, b)
+    if counted is None:
+        kernel = _cuda_kernel() if fits else None
+        return ssim_map(a, b).mean() if kernel is None else kernel(a, b, window, C1, C2)
+    if fits and not counted.requires_grad and triton_kernel() is not None:
+        from splatkit_ns.image_metrics._ssim_triton import weighted_ssim_sum
+
+        total = weighted_ssim_sum(a, b, window, C1, C2, counted)
+    else:
+        total = (ssim_map(a, b) * counted[:, None]).sum()
+    weight = counted.sum() * a.shape[1]
     return torch.where(weight > 0, total / weight.clamp(min=1e-12), total + 1)
+
+
+def _window_weights(images: Tensor, mask: Tensor | None, weights: Tensor | None) -> Tensor | None:
+    """Return what each window counts, (B, H - 10, W - 10); None if all count the same."""
+    valid = None if mask is None else valid_windows(mask, images).to(images.dtype)
+    if weights is None:
+        return valid
+    margin = WINDOW_SIZE // 2
+    centres = weights[:, margin:-margin, margin:-margin].to(images.dtype)
+    return centres if valid is None else centres * valid
 
 
 def ssim_map(a: Tensor, b: Tensor) -> Tensor:
@@ -119,8 +118,8 @@ def valid_windows(mask: Tensor, images: Tensor) -> Tensor:
             f"{tuple(mask.shape)}."
         )
     unused = (~mask).to(torch.float32)[:, None]
-    for kernel in ((1, WINDOW_SIZE), (WINDOW_SIZE, 1)):  # the maximum over a square is that over rows, then columns
-        unused = F.max_pool2d(unused, kernel, stride=1)
+    for kernel in ((1, WINDOW_SIZE), (WINDOW_SIZE, 1)):  # the mean over a square is that over rows, then columns
+        unused = F.avg_pool2d(unused, kernel, stride=1)
     return unused[:, 0] == 0
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from splatkit_ns.image_metrics import _ssim_triton
 from splatkit_ns.image_metrics import ssim as ssim_module
 from splatkit_ns.image_metrics.ssim import ssim, ssim_map, ssim_map_by_convolution
 from splatkit_ns.image_metrics.ssim_window import C1, C2
@@ -31,6 +32,11 @@ def images(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tu
     generator = torch.Generator().manual_seed(seed)
     a = torch.rand(shape, generator=generator, dtype=dtype)
     return a, (a + 0.2 * torch.randn(shape, generator=generator, dtype=dtype)).clamp(0, 1)
+
+
+def new_window(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A window that is not kept for later tests."""
+    return torch.ones(11, dtype=dtype, device=device)
 
 
 def ssim_of_window(a: Tensor, b: Tensor) -> float:
@@ -237,16 +243,80 @@ print("alike")
 """
 
 
+WEIGHTED_IN_THE_INTERPRETER = """
+import torch
+from splatkit_ns.image_metrics._ssim_triton import weighted_ssim_sum
+from splatkit_ns.image_metrics.ssim import ssim_map_by_convolution
+from splatkit_ns.image_metrics.ssim_window import C1, C2, gaussian_window
+
+window = gaussian_window(torch.float32, torch.device("cpu"))
+for shape in ((1, 3, 30, 83), (2, 3, 27, 11)):
+    weights = torch.rand(shape[0], shape[2] - 10, shape[3] - 10)
+    weights[:, 3:9] = 0
+    for interleaved in (False, True):
+        torch.manual_seed(0)
+        a = torch.rand(shape)
+        b = (a + 0.2 * torch.randn(shape)).clamp(0, 1)
+        if interleaved:
+            a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
+        x = a.clone(memory_format=torch.preserve_format).requires_grad_()
+        y = a.clone().requires_grad_()
+        value = weighted_ssim_sum(x, b, window, C1, C2, weights)
+        expected = (ssim_map_by_convolution(y, b, window) * weights[:, None]).sum()
+        (0.01 * value).backward()
+        (0.01 * expected).backward()
+        assert abs(value.item() / expected.item() - 1) < 1e-6, (shape, interleaved, value, expected)
+        assert torch.allclose(x.grad, y.grad, rtol=1e-4, atol=1e-6), (shape, interleaved)
+print("alike")
+"""
+
+
 def test_triton_kernels_in_the_interpreter() -> None:
     assert_prints(IN_THE_INTERPRETER, "alike\n")
+
+
+def test_weights_of_windows_in_the_interpreter() -> None:
+    assert_prints(WEIGHTED_IN_THE_INTERPRETER, "alike\n")
+
+
+@pytest.mark.parametrize(
+    ("which", "taken"),
+    [
+        ({"mask"}, True),
+        ({"weights"}, True),
+        ({"mask", "weights"}, True),
+        ({"weights", "weights learn"}, False),
+        ({"mask", "targets learn"}, False),
+    ],
+)
+def test_masks_and_weights_need_no_convolutions_on_cuda(
+    which: set[str], taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convolutions take 30 times as long, and five times the memory."""
+    by_kernel: list[torch.Size] = []
+
+    def kernel(a: Tensor, b: Tensor, window: Tensor, c1: float, c2: float, weights: Tensor) -> Tensor:
+        by_kernel.append(weights.shape)
+        return a.sum() * weights.sum()
+
+    monkeypatch.setattr(_ssim_triton, "weighted_ssim_sum", kernel)
+    monkeypatch.setattr(ssim_module, "triton_kernel", lambda: kernel)
+    monkeypatch.setattr(ssim_module, "gaussian_window", new_window)
+    with FakeTensorMode():
+        a = torch.empty(1, 3, 40, 50, device="cuda")
+        b = torch.empty_like(a).requires_grad_("targets learn" in which)
+        mask = torch.empty(1, 40, 50, dtype=torch.bool, device="cuda") if "mask" in which else None
+        weights = torch.empty(1, 40, 50, device="cuda") if "weights" in which else None
+        if "weights learn" in which and weights is not None:
+            weights.requires_grad_()
+        assert ssim(a, b, mask=mask, weights=weights).shape == ()
+    assert by_kernel == [(1, 30, 40)] * taken
 
 
 def test_images_beyond_32_bit_indices_are_none_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[torch.Size] = []
     monkeypatch.setattr(ssim_module, "_cuda_kernel", lambda: lambda a, *_: taken.append(a.shape) or a.mean())
-    # not the one that keeps its result
-    ones = lambda dtype, device: torch.ones(11, dtype=dtype, device=device)  # noqa: E731
-    monkeypatch.setattr(ssim_module, "gaussian_window", ones)
+    monkeypatch.setattr(ssim_module, "gaussian_window", new_window)
     with FakeTensorMode():  # shapes and devices without memory
         for side in (11_000, 13_000):  # 5 maps of 3 channels: 1.8e9 and 2.5e9 numbers
             a = torch.empty(1, 3, side, side, device="cuda")
@@ -262,6 +332,28 @@ def test_cuda_equals_cpu(interleaved: bool) -> None:
         a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
     x, y = a.clone().requires_grad_(), a.cuda().requires_grad_()
     values = [ssim(x, b), ssim(y, b.cuda())]
+    for value in values:
+        value.backward()
+    assert float(values[1]) == pytest.approx(float(values[0]), abs=1e-5)
+    assert x.grad is not None
+    assert y.grad is not None
+    assert torch.allclose(y.grad.cpu(), x.grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_masks_on_cuda_equal_those_on_the_cpu(weighted: bool, interleaved: bool) -> None:
+    a, b = images(2, 3, 50, 70, dtype=torch.float32)
+    mask = torch.ones(2, 50, 70, dtype=torch.bool)
+    mask[0, 20:30, 35:60] = mask[1, :, :7] = False
+    weights = torch.rand(2, 50, 70, generator=torch.Generator().manual_seed(1)) if weighted else None
+    b[0, :, 25, 40] = math.nan
+    if interleaved:
+        a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
+    x, y = a.clone().requires_grad_(), a.cuda().requires_grad_()
+    on_gpu = None if weights is None else weights.cuda()
+    values = [ssim(x, b, mask=mask, weights=weights), ssim(y, b.cuda(), mask=mask.cuda(), weights=on_gpu)]
     for value in values:
         value.backward()
     assert float(values[1]) == pytest.approx(float(values[0]), abs=1e-5)
