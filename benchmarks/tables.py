@@ -28,8 +28,17 @@ SETS_RESULTS = ROOT / "benchmarks/results/fast-and-big-h200.json"
 PAGES = (ROOT / "README.md", ROOT / "docs/benchmarks.md", ROOT / "docs/experiments.md")
 TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-SCENES = {"fox": "fox", "herzjesu_p25": "herzjesu", "banana": "banana", "sceaux": "sceaux", "lego": "lego"}
-"""The scenes in the order of the tables, with their names there."""
+SCENES = {
+    "fox": "fox",
+    "herzjesu_p25": "herzjesu",
+    "banana": "banana",
+    "sceaux": "sceaux",
+    "lego": "lego",
+    "bedroom419": "bedroom",
+    "south_building": "south",
+    "dtu_scan24": "dtu",
+}
+"""The scenes at full size in the order of the tables, with their names there."""
 METHODS = ("splatfacto", "splatkit-3dgs-fast", "splatkit-3dgs", "splatkit-3dgs-big")
 FASTGS_SCENES = {
     "bedroom105": "`bedroom105`, a room, 91 photographs, 368×640",
@@ -110,10 +119,11 @@ def with_tables(text: str, runs: list[Run]) -> str:
 
 def full_size_table(runs: list[Run]) -> str:
     """Quality, times and memory of the methods with their present settings, beside splatfacto."""
-    rows = [
-        [name if method == "splatfacto" else "", method, f"{steps:,}", *figures[:-1], f"{ms:.2f}", figures[-1]]
-        for name, method, steps, ms, figures in full_size_rows(runs)
-    ]
+    rows = []
+    last = ""
+    for name, method, steps, ms, figures in full_size_rows(runs):
+        rows.append(["" if name == last else name, method, f"{steps:,}", *figures[:-1], f"{ms:.2f}", figures[-1]])
+        last = name
     header = ["scene", "method", "steps", "PSNR", "SSIM", "wall s", "ratio", "GPU", "Gaussians", "ms/step", "peak MiB"]
     return table(header, rows)
 
@@ -123,7 +133,7 @@ def full_size_rows(runs: list[Run]) -> list[tuple[str, str, int, float, list[str
 
     PSNR and SSIM are means of the runs that differ; a star says that they had the last settings. Times and memory are
     means of the runs of the newest job that were alone on their GPU, and ratios are to splatfacto's in that job. If it
-    has none, they are to its shortest run of another job, in brackets.
+    has none, they are to its shortest run of another job, in brackets, or left out.
     """
     rows = []
     for scene, name in SCENES.items():
@@ -138,7 +148,10 @@ def full_size_rows(runs: list[Run]) -> list[tuple[str, str, int, float, list[str
             assert figures is not None
             wall, ms, memory = (mean(run[key] for run in timed) for key in ("wall_s", "ms_per_step", "peak_mib"))
             beside = [run["wall_s"] for run in peers if run["job"] == timed[0]["job"]]
-            share = ratio(wall / mean(beside)) if beside else f"({ratio(wall / min(run['wall_s'] for run in peers))})"
+            if beside:
+                share = ratio(wall / mean(beside))
+            else:
+                share = f"({ratio(wall / min(run['wall_s'] for run in peers))})" if peers else ""
             cells = [f"{figures[0]:.2f}{figures[2]}", f"{figures[1]:.4f}", f"{wall:.1f}"]
             cells += ["" if method == "splatfacto" else share, timed[0]["gpu"]]
             cells += [f"{timed[-1]['gaussians']:,}", f"{memory:.0f}"]
