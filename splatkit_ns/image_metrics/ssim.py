@@ -20,6 +20,9 @@ from splatkit_ns.triton_kernels import lazy_kernel, run_together
 MAX_NUMBERS = 2**31 // 5
 """The limit of numbers in a batch of images, from the kernels' 32-bit indices into five maps of that size."""
 
+_STEPS = (1, 2, 4, 3)
+"""Two runs of used pixels make a longer one, of 2, 4, 8, and, as they may overlap, of WINDOW_SIZE = 11."""
+
 
 class ImageSizeError(SplatkitError, ValueError):
     """An error of images that are smaller than the window."""
@@ -117,10 +120,12 @@ def valid_windows(mask: Tensor, images: Tensor) -> Tensor:
             f"the mask must be bool of shape {expected}, True = use this pixel; found {mask.dtype} of shape "
             f"{tuple(mask.shape)}."
         )
-    unused = (~mask).to(torch.float32)[:, None]
-    for kernel in ((1, WINDOW_SIZE), (WINDOW_SIZE, 1)):  # the mean over a square is that over rows, then columns
-        unused = F.avg_pool2d(unused, kernel, stride=1)
-    return unused[:, 0] == 0
+    valid = mask
+    for dim in (1, 2):
+        for step in _STEPS:
+            length = valid.shape[dim] - step
+            valid = valid.narrow(dim, 0, length) & valid.narrow(dim, step, length)
+    return valid
 
 
 def _check_images(a: Tensor, b: Tensor) -> None:
