@@ -80,6 +80,7 @@ LAST = (
     "140 steps a photograph, 10,000 to 14,000",
     "rates of runs with many photographs",
     "Adam's second decay rate 0.999",
+    "rates of fewer than 70 photographs times 3",
 )
 """The settings that methods had last, as ``before`` names them, the newest at the end: they count while no run has the
 present ones."""

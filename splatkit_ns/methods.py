@@ -60,9 +60,6 @@ __all__ = [
 
 QUICK_RATES: Mapping[str, float] = MappingProxyType({"scales": 0.01})
 """The learning rates that differ from 3DGS's."""
-QUICK_BELOW = 70
-"""With fewer training photographs the runs of ``splatkit-3dgs-fast`` are shortest, and learn faster. With more, such
-rates gain nothing, and somewhat higher ones have ruined a scene whose photographs show a small part of it each."""
 NAME = re.compile(r"\w[\w.-]*")
 """The names that a method may have: a word of a command line, and of a folder."""
 
@@ -164,10 +161,10 @@ def _quick_mcmc(
     }
 
 
-def _faster(factor: float, few: float) -> dict[str, float]:
-    """All learning rates but that of positions, times a factor, with fewer than `QUICK_BELOW` photographs `few`."""
+def _faster(factor: float) -> dict[str, float]:
+    """All learning rates but that of positions, times a factor; short runs have the usual ones."""
     return {
-        name: with_few(round(factor * rate, 9), few=round(few * rate, 9), short=rate, photographs=QUICK_BELOW)
+        name: in_short_run(round(factor * rate, 9), short=rate)
         for name, rate in {**LEARNING_RATES, **QUICK_RATES}.items()
         if name != "means"
     }
@@ -214,7 +211,7 @@ splatkit_3dgs_fast = make_method(
         decay_from=0.8,
         growth=0.1,
         refine_every=50,
-        rates=_faster(2, few=3),
+        rates=_faster(2),
         beta2=in_short_run(0.99, short=0.999),
     ),
     sh_degree_interval=sh_interval(500),

@@ -57,8 +57,8 @@ def possible_lenses(config: Any) -> tuple[LensModel, ...]:
 
 
 def fit_to_scene(config: Any, photographs: int) -> bool:
-    """Set the settings that follow the number of photographs: shares, learning rates, and the number of steps if it is
-    the method's own and too large.
+    """Set the settings of the pipeline that follow the number of photographs, and the number of steps if it is the
+    method's own and too large.
 
     A run with fewer steps then counts as one of full length, with settings that fit it. What has been set is plain
     numbers. Nothing changes if ``full_length`` is 0.
@@ -72,12 +72,10 @@ def fit_to_scene(config: Any, photographs: int) -> bool:
     """
     if config.full_length == 0:
         return False
-    pipeline, optimizers, steps = config.pipeline, config.optimizers, config.max_num_iterations
+    pipeline, steps = config.pipeline, config.max_num_iterations
     config.pipeline = fitted_to_scene(pipeline, photographs)
-    config.optimizers = fitted_to_scene(optimizers, photographs)
     if isinstance(steps, SceneSteps) and steps.of_scene(photographs) < steps:
         config.max_num_iterations = steps.of_scene(photographs)
         fit_to_length(config)
         config.full_length = config.max_num_iterations
-    fits_already = config.pipeline is pipeline and config.optimizers is optimizers
-    return not fits_already or config.max_num_iterations != steps
+    return config.pipeline is not pipeline or config.max_num_iterations != steps
