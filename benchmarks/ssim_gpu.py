@@ -39,12 +39,12 @@ def main() -> None:
         args.json.write_text(json.dumps({"height": args.height, "width": args.width, **figures}, indent=1))
 
 
-def compared(methods: dict[str, Method], rendered: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
+def compared(measures: dict[str, Method], rendered: Tensor, target: Tensor) -> dict[str, dict[str, float]]:
     """Time methods, of which the first is ours, and print the times, differences and ratios."""
     figures: dict[str, dict[str, float]] = {}
-    first = next(iter(methods))
+    first = next(iter(measures))
     expected = None
-    for name, measure in methods.items():
+    for name, measure in measures.items():
         value, milliseconds, mebibytes = timed(measure, rendered, target)
         expected = value if expected is None else expected
         figures[name] = {"ms": milliseconds, "mib": mebibytes, "difference": abs(value - expected)}

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from splatkit_ns.image_metrics import _ssim_triton
 from splatkit_ns.image_metrics import ssim as ssim_module
 from splatkit_ns.image_metrics.ssim import ssim, ssim_map, ssim_map_by_convolution
 from splatkit_ns.image_metrics.ssim_window import C1, C2
@@ -299,7 +298,7 @@ def test_masks_and_weights_need_no_convolutions_on_cuda(
         by_kernel.append(weights.shape)
         return a.sum() * weights.sum()
 
-    monkeypatch.setattr(_ssim_triton, "weighted_ssim_sum", kernel)
+    monkeypatch.setattr("splatkit_ns.image_metrics._ssim_triton.weighted_ssim_sum", kernel)
     monkeypatch.setattr(ssim_module, "triton_kernel", lambda: kernel)
     monkeypatch.setattr(ssim_module, "gaussian_window", new_window)
     with FakeTensorMode():
