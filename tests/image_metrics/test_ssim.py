@@ -219,32 +219,7 @@ def test_works_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 
 IN_THE_INTERPRETER = """
 import torch
-from splatkit_ns.image_metrics._ssim_triton import mean_ssim
-from splatkit_ns.image_metrics.ssim import ssim_map_by_convolution
-from splatkit_ns.image_metrics.ssim_window import C1, C2, gaussian_window
-
-window = gaussian_window(torch.float32, torch.device("cpu"))
-for shape in ((1, 3, 30, 83), (2, 3, 27, 11)):
-    for interleaved in (False, True):
-        torch.manual_seed(0)
-        a = torch.rand(shape)
-        b = (a + 0.2 * torch.randn(shape)).clamp(0, 1)
-        if interleaved:
-            a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
-        x = a.clone(memory_format=torch.preserve_format).requires_grad_()
-        y = a.clone().requires_grad_()
-        value, expected = mean_ssim(x, b, window, C1, C2), ssim_map_by_convolution(y, b, window).mean()
-        (3 * value).backward()
-        (3 * expected).backward()
-        assert abs(value.item() - expected.item()) < 1e-6, (shape, interleaved, value, expected)
-        assert torch.allclose(x.grad, y.grad, rtol=1e-4, atol=1e-7), (shape, interleaved)
-print("alike")
-"""
-
-
-WEIGHTED_IN_THE_INTERPRETER = """
-import torch
-from splatkit_ns.image_metrics._ssim_triton import weighted_ssim_sum
+from splatkit_ns.image_metrics._ssim_triton import mean_ssim, weighted_ssim_sum
 from splatkit_ns.image_metrics.ssim import ssim_map_by_convolution
 from splatkit_ns.image_metrics.ssim_window import C1, C2, gaussian_window
 
@@ -260,6 +235,12 @@ for shape in ((1, 3, 30, 83), (2, 3, 27, 11)):
             a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
         x = a.clone(memory_format=torch.preserve_format).requires_grad_()
         y = a.clone().requires_grad_()
+        value, expected = mean_ssim(x, b, window, C1, C2), ssim_map_by_convolution(y, b, window).mean()
+        (3 * value).backward()
+        (3 * expected).backward()
+        assert abs(value.item() - expected.item()) < 1e-6, (shape, interleaved, value, expected)
+        assert torch.allclose(x.grad, y.grad, rtol=1e-4, atol=1e-7), (shape, interleaved)
+        x.grad = y.grad = None
         value = weighted_ssim_sum(x, b, window, C1, C2, weights)
         expected = (ssim_map_by_convolution(y, b, window) * weights[:, None]).sum()
         (0.01 * value).backward()
@@ -272,10 +253,6 @@ print("alike")
 
 def test_triton_kernels_in_the_interpreter() -> None:
     assert_prints(IN_THE_INTERPRETER, "alike\n")
-
-
-def test_weights_of_windows_in_the_interpreter() -> None:
-    assert_prints(WEIGHTED_IN_THE_INTERPRETER, "alike\n")
 
 
 @pytest.mark.parametrize(
@@ -323,20 +300,24 @@ def test_images_beyond_32_bit_indices_are_none_for_the_kernel(monkeypatch: pytes
     assert taken == [(1, 3, 11_000, 11_000)]
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_cuda_equals_cpu(interleaved: bool) -> None:
-    a, b = images(1, 3, 50, 70, dtype=torch.float32)
+def assert_cuda_equals_cpu(a: Tensor, b: Tensor, interleaved: bool, **counted: Tensor) -> None:
+    """The values, and the gradients of a, with the mask or the weights."""
     if interleaved:
         a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
     x, y = a.clone().requires_grad_(), a.cuda().requires_grad_()
-    values = [ssim(x, b), ssim(y, b.cuda())]
+    values = [ssim(x, b, **counted), ssim(y, b.cuda(), **{name: each.cuda() for name, each in counted.items()})]
     for value in values:
         value.backward()
     assert float(values[1]) == pytest.approx(float(values[0]), abs=1e-5)
     assert x.grad is not None
     assert y.grad is not None
     assert torch.allclose(y.grad.cpu(), x.grad, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_cuda_equals_cpu(interleaved: bool) -> None:
+    assert_cuda_equals_cpu(*images(1, 3, 50, 70, dtype=torch.float32), interleaved)
 
 
 @pytest.mark.gpu
@@ -346,19 +327,9 @@ def test_masks_on_cuda_equal_those_on_the_cpu(weighted: bool, interleaved: bool)
     a, b = images(2, 3, 50, 70, dtype=torch.float32)
     mask = torch.ones(2, 50, 70, dtype=torch.bool)
     mask[0, 20:30, 35:60] = mask[1, :, :7] = False
-    weights = torch.rand(2, 50, 70, generator=torch.Generator().manual_seed(1)) if weighted else None
     b[0, :, 25, 40] = math.nan
-    if interleaved:
-        a, b = (x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for x in (a, b))
-    x, y = a.clone().requires_grad_(), a.cuda().requires_grad_()
-    on_gpu = None if weights is None else weights.cuda()
-    values = [ssim(x, b, mask=mask, weights=weights), ssim(y, b.cuda(), mask=mask.cuda(), weights=on_gpu)]
-    for value in values:
-        value.backward()
-    assert float(values[1]) == pytest.approx(float(values[0]), abs=1e-5)
-    assert x.grad is not None
-    assert y.grad is not None
-    assert torch.allclose(y.grad.cpu(), x.grad, rtol=1e-3, atol=1e-7)
+    weights = {"weights": torch.rand(2, 50, 70, generator=torch.Generator().manual_seed(1))} if weighted else {}
+    assert_cuda_equals_cpu(a, b, interleaved, mask=mask, **weights)
 
 
 @pytest.mark.gpu

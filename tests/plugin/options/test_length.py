@@ -231,15 +231,23 @@ def test_the_big_preset_is_the_usual_one_with_few_photographs() -> None:
     assert found == (13, 45, 1 / 3)
 
 
-def test_the_fast_preset_learns_faster() -> None:
-    fast, usual = (
-        {name: group["optimizer"] for name, group in getattr(methods, method).config.optimizers.items()}
-        for method in ("splatkit_3dgs_fast", "splatkit_3dgs")
-    )
-    for name in ("scales", "quats", "opacities", "sh0", "shN"):
-        assert fast[name].lr == pytest.approx(2 * usual[name].lr)
-        assert (fast[name].beta2, usual[name].beta2) == (0.99, 0.999)
-    assert (fast["means"].lr, fast["means"].beta2) == (usual["means"].lr, 0.999)
+@pytest.mark.parametrize("photographs", [5, 69, 70, 500])
+def test_the_fast_preset_learns_faster_from_any_number_of_photographs(photographs: int) -> None:
+    config: Any = deepcopy(methods.splatkit_3dgs_fast.config)
+    usual: Any = deepcopy(methods.splatkit_3dgs.config)
+    config.optimizers["quats"]["optimizer"].lr = 0.5
+    assert fit_to_scene(config, photographs)
+    assert fit_to_scene(usual, photographs)
+    found, expected = ({k: v["optimizer"].lr for k, v in each.optimizers.items()} for each in (config, usual))
+    for name in ("scales", "opacities", "sh0", "shN"):
+        assert found[name] == pytest.approx(2 * expected[name])
+        assert yaml.safe_load(yaml.dump(found[name])) == found[name], "config.yml tells it"
+        assert config.optimizers[name]["optimizer"].beta2 == 0.99
+        assert usual.optimizers[name]["optimizer"].beta2 == 0.999
+    assert config.optimizers["means"]["optimizer"].beta2 == 0.999
+    assert found["means"] == expected["means"]
+    assert found["quats"] == 0.5, "what is given stays"
+    assert expected["scales"] == 0.01
 
 
 @pytest.mark.parametrize(("photographs", "dropout"), [(3, 0.4), (21, 0.381), (40, 0.2), (100, 0.08), (500, 0.05)])
