@@ -21,7 +21,7 @@ from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
 from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.run.parts.run_data import RunData
 from splatkit_ns.splat import read_checkpoint
-from tests.faults.children import Child
+from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, differences, make_config, make_trainer, send, train
 from tests.tiny_scene import write_tiny_scene
 
@@ -113,7 +113,7 @@ def test_views_that_densification_draws_are_read_ahead(scene: Path, tmp_path: Pa
     drawn = [index for index in range(11) if index not in data.train_unseen_cameras[:2]][:1]
     source.expect_views(drawn)
     expected = {*drawn, data.train_unseen_cameras[0]}
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not all(data.cached_train.is_ready(index) for index in expected) and time.monotonic() < end:
         time.sleep(0.001)
     assert all(data.cached_train.is_ready(index) for index in expected)
