@@ -88,7 +88,12 @@ class StepContext:
     world_rank: int = 0
     world_size: int = 1
     images_per_step: int = 1
-    """The number by which `step` grows: that of the ranks, because steps count images; see `world_size`."""
+    """The number by which `step` grows, because steps count images: that of the ranks, times that of the images which
+    each of them renders in a step."""
+    batch_size: int = 1
+    """The number of images that each rank renders in a step."""
+    number_in_batch: int = 0
+    """The number of the present one among them, from 0."""
     scene_scale: float = 1.0
     """Radius of the camera positions around their centre, in world units."""
     num_train_images: int = 0
@@ -121,10 +126,17 @@ class StepContext:
     """The number of this step's training photograph, from 0; None if it is not known."""
     image_name: str = ""
     """The file name of this step's training photograph."""
+    names_in_batch: tuple[str, ...] = ()
+    """The file names of all photographs that this process has rendered in this step."""
     stop_reason: str | None = None
     """The reason that a part gave to `stop`; None means that the run goes on."""
     exit_request: SystemExit | None = None
     """The `SystemExit` that a hook raised during a step, to be raised once the step is complete and saved."""
+
+    @property
+    def place_in_step(self) -> int:
+        """The number of the present image among those that all ranks render in the step, from 0."""
+        return self.world_rank * self.batch_size + self.number_in_batch
 
     @property
     def cam_to_worlds(self) -> Tensor | None:
@@ -148,9 +160,9 @@ class StepContext:
         if self.stop_reason is None:
             self.stop_reason = reason
 
-    def start_step(self, step: int) -> None:
-        """Forget the last step's images and losses."""
-        self.step = step
+    def start_step(self, step: int, number_in_batch: int = 0) -> None:
+        """Forget the last image and its losses, and begin with an image of a step."""
+        self.step, self.number_in_batch = step, number_in_batch
         self.target_frames = self.masks = self.target_depths = self.target_normals = self.pixel_weights = None
         self.target_alphas = None
         self.view = self.rendered_frames = self.rend_out = self.loss = None

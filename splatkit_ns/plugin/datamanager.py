@@ -4,10 +4,10 @@ have them, machines without a GPU, and any number of images: what memory does no
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -246,15 +246,15 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
                 self._copies.start(following, batch)
         return view
 
-    def expect_views(self, indices: Iterable[int] = (), first: int = 0, every: int = 1) -> None:
+    def expect_views(self, indices: Iterable[int] = (), wanted: Callable[[int], bool] = lambda place: True) -> None:
         """Read ahead the images that `train_view` will be asked for next, and then those of the next steps.
 
         Args:
             indices: of the images that come next.
-            first: the place in the order of the rest, 0-based, of the next image of this process.
-            every: the number of processes that take images in turn.
+            wanted: tells by an image's place in the order of the rest, 0-based, whether this process takes it.
         """
-        self.cached_train.expect(chain(indices, islice(self._coming(), first, None, every)))
+        coming = (image for place, image in enumerate(self._coming()) if wanted(place))
+        self.cached_train.expect(chain(indices, coming))
 
     def _coming(self) -> Iterator[int]:
         """The training images in the order in which they will be drawn, up to the end of the next round.

@@ -79,9 +79,6 @@ class SplatkitTrainerConfig(OpensAnywhere, AddedOptions, TrainerConfig):
     on_nan: Literal["stop", "skip"] = "stop"
     """The reaction to a loss or gradient that is NaN or infinite: stop, or skip that step and go on. On a GPU, skip
     makes every step wait for the device."""
-    count_images: bool = True
-    """With several processes (--machine.num-devices), steps of the settings count images: N processes take an N-th of
-    the steps, with learning rates times the root of N. False: settings stay, the run sees N times the images."""
 
     def set_timestamp(self) -> None:
         """Name the run after the time, unless it has a name; two runs never get the same name."""
@@ -119,7 +116,7 @@ class SplatkitTrainer(Trainer):
         install_excepthook()
         connect_logging()
         config.check()
-        self._together = Together(Ranks.current(), config.count_images)
+        self._together = Together(Ranks.current(), config.count_images, config.batch_size)
         self._folder = RunFolder(config)
         if self._together.ranks.size == 1:  # several ranks write into a folder that the process which started them has
             self._folder.claim()
@@ -175,7 +172,7 @@ class SplatkitTrainer(Trainer):
         """
         model, images = self.pipeline.model, self._together.images_per_step
         fit_run_to_scene(self.config, model, self._together.ranks.is_first)
-        model.context.images_per_step = images
+        model.context.images_per_step, model.context.batch_size = images, self._together.batch_size
         model.use_modules(self.modules)
         resumed = self._together.start(self.pipeline.datamanager, lambda: run_checkpoint(self.config))
         if resumed is not None:

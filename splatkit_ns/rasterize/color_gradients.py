@@ -21,7 +21,8 @@ class ColorGradients:
     """Keeps the gradients of the colours of one render on CUDA; its coefficients get none."""
 
     found: Tensor | None = None
-    """(N + 1, 3): the gradients of the colours, 0 for unseen Gaussians, and the centre of the camera."""
+    """(N + 1, 3): the gradients of the colours, 0 for unseen Gaussians, and the centre of the camera. For an exchange
+    of those of B photographs (B, N + 1, 3)."""
     bands: int = 0
     """The number of coefficients that were used."""
     is_taken: bool = False

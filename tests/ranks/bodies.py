@@ -6,19 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.run.checkpoints import saving
 from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.processes.rank_processes import run_in_ranks
-from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
 from splatkit_ns.ranks import Ranks
@@ -136,78 +133,18 @@ def noted(trainer: SplatkitTrainer) -> list[tuple[int, int]]:
     return steps
 
 
-class TwoImages:
-    """Renders the images of two ranks one after the other, and takes the mean of their gradients."""
-
-    work = 0
-    makes_graphs = is_replay = needs_graph = False
-    meanwhile = when_slow = None
-
-    def __init__(self, trainer: SplatkitTrainer, count: Callable[[], None]) -> None:
-        self.model, self.count = trainer.pipeline.model, count
-        self.plain = PlainForwardBackward(self.model)
-        self.data = trainer.pipeline.datamanager
-        self.dealt = DealtImages(self.data, Ranks(0, 2))
-        self.hand: list[int] = []
-
-    def next_train(self, step: int) -> Any:
-        self.hand = self.dealt.next_hand()
-        return self.data.train_view(self.hand[0])
-
-    def run(self, frame: Any, batch: Any) -> dict[str, Any]:
-        parameters = [params[0] for params in self.model.get_param_groups().values()]
-        summed_up = [None if param.grad is None else param.grad.clone() for param in parameters]
-        self.plain.run(frame, batch)
-        self.first = {param: param.grad for param in parameters}
-        for param, grad in zip(parameters, summed_up, strict=True):
-            param.grad = grad
-        context = self.model.context
-        self.count()
-        self.first_loss = context.loss
-        context.world_rank = 1
-        camera, batch = self.data.train_view(self.hand[1])
-        outputs = self.plain.run(self.model.parts.take_frame(camera, batch), batch)
-        context.world_rank = 0
-        return outputs
-
-    def average(self, optimizers: Any, loss: Tensor) -> Tensor:
-        for param, first in self.first.items():
-            if param.grad is not None and first is not None:
-                param.grad = (first + param.grad) / 2
-        assert self.first_loss is not None
-        return (self.first_loss + loss).detach() / 2
-
-    def wait(self) -> None:
-        """There is nobody else."""
-
-    def collected(self) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def close(self) -> None:
-        """Nothing."""
-
-
-def in_one_process(config: SplatkitTrainerConfig, modules: Sequence[Any] = ()) -> Trained:
-    """Train with the mean gradient of the same two images at each step."""
+def in_one_process(config: SplatkitTrainerConfig, modules: Sequence[Any] = (), batch_size: int = 2) -> Trained:
+    """Train with the mean gradient of the same images at each step."""
     from tests.faults.runs import writer
 
     writer.EVENT_WRITERS.clear()
     torch.manual_seed(config.machine.seed)
+    config.batch_size = batch_size
     trainer = config.setup()
-    trainer._together.images_per_step = 2
     trainer.modules.extend(modules)
     trainer.setup()
-    model = trainer.pipeline.model
-
-    def count() -> None:
-        if hasattr(model.densification, "_count") and model.context.step < model.densification.refine_stop_iter:
-            model.densification._count(model.context.rend_out)
-
-    both = TwoImages(trainer, count)
-    step = trainer.training_step
-    step._data, step._forward_backward, step._gradients = both, both, both  # type: ignore[assignment]
     steps = noted(trainer)
     trainer.train()
     RunFolder(config).release()
     found = parameters_of(trainer)
-    return Trained([found], [number for number, _ in steps], [])
+    return Trained([found], [number for number, _ in steps], [[image for _, image in steps]])

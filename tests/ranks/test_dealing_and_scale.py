@@ -36,7 +36,7 @@ class Images:
         self.random_generator.shuffle(order)
         return order
 
-    def expect_views(self, indices: Any, first: int, every: int) -> None:
+    def expect_views(self, indices: Any, wanted: Any) -> None:
         pass
 
     def train_view(self, index: int) -> Any:

@@ -82,7 +82,7 @@ class Run:
     def step(self, number: int) -> Any:
         """One step; returns the graph that has done it, or None."""
         torch.manual_seed(number)
-        self.roll_call.call(False, 0, self.graph.steps_alike())
+        self.roll_call.call(False, [0], self.graph.steps_alike())
         for name, param in self.state.params.items():
             param.grad = None if name == self.frozen else torch.randn_like(param)
         expected = {name: param.grad for name, param in self.state.params.items()}

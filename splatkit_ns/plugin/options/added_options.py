@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from splatkit_ns.plugin.options.groups import GroupOptions
+from splatkit_ns.plugin.options.images_per_step import ImagesPerStep
 from splatkit_ns.plugin.options.length import RunLength
 from splatkit_ns.plugin.run.folder.config_file import hint_of_config
 
@@ -14,7 +15,7 @@ OBJECT = "!!python/object:"
 
 
 @dataclass
-class AddedOptions(GroupOptions, RunLength):
+class AddedOptions(GroupOptions, RunLength, ImagesPerStep):
     """Options that nerfstudio does not have; the command line refuses a ``load_config`` that it could not read."""
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ class FiniteWatch:
             NotFiniteError: a check was due, and a value since the last check was not finite.
         """
         self._rows[len(self._steps)].copy_(row)
-        self._steps.append((context.step, context.image_name))
+        self._steps.append((context.step, " or image ".join(context.names_in_batch) or context.image_name))
         if len(self._steps) == self._capacity:
             try:
                 self.check(together=True)
@@ -111,20 +111,22 @@ class FiniteWatch:
                     raise
                 raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
 
-    def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer], loss: Tensor | None = None) -> bool:
+    def admits(
+        self, context: StepContext, optimizers: Mapping[str, Optimizer], own_loss: Tensor, loss: Tensor | None = None
+    ) -> bool:
         """Record a step, and say whether the optimizers may step.
 
         Args:
             context: the context of the step.
             optimizers: by parameter group.
-            loss: the mean over the ranks; None means that of the context.
+            own_loss: that of this rank's images, scalar.
+            loss: the mean over the ranks; None means the same.
 
         Raises:
             NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row were skipped.
         """
-        assert context.loss is not None
         try:
-            self.record(context, self.row(self.largest_gradients(optimizers), context.loss, loss))
+            self.record(context, self.row(self.largest_gradients(optimizers), own_loss, loss))
         except NotFiniteError as error:
             if not self._skips:
                 raise

@@ -26,7 +26,7 @@ def numbers_of(motion: Motion | None, parts: StepParts, updates: ParameterUpdate
     """The numbers of this step's motion, whose random ones are those that densification would draw."""
     if motion is None:
         return ()
-    parts.seed("densification", of_rank=False)
+    parts.seed("densification", of_image=False)
     images = parts.context.images_per_step
     rate = updates.next_rate("means", images)
     assert rate is not None

@@ -142,18 +142,18 @@ class StepParts:
         """Let all ranks have what these parts do to the rows on rank 0; our own do the same on all ranks anyway."""
         if self._ranks.size == 1 or all(map(is_ours, parts)):
             return nullcontext()
-        self.seed("hooks", of_rank=False)
+        self.seed("hooks", of_image=False)
         return led_by(self._ranks, self.context.training_state)
 
-    def seed(self, purpose: str, of_rank: bool) -> None:
+    def seed(self, purpose: str, of_image: bool) -> None:
         """Seed the random generators for a part of the step.
 
         Args:
             purpose: the part of the step.
-            of_rank: whether each rank draws numbers of its own; False if all draw the same.
+            of_image: whether they are those of this image alone; False if they are those of the step, on all ranks.
         """
-        context, rank = self.context, self.context.world_rank if of_rank else 0
-        seed_generators(context.training_state.device, context.seed, context.step, purpose, rank)
+        context, place = self.context, self.context.place_in_step if of_image else 0
+        seed_generators(context.training_state.device, context.seed, context.step, purpose, place)
 
     # ------------------------------------------------------------------ the calls, in the order of a step
 
@@ -174,16 +174,17 @@ class StepParts:
             return self.frame
         return self.take_frame(camera)
 
-    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None) -> TrainingFrame:
-        """Fill the context with the training image of this step, and run `pre_step`, which may change it.
+    def take_frame(self, camera: Cameras, batch: dict[str, Any] | None = None, number: int = 0) -> TrainingFrame:
+        """Fill the context with a training image of this step, and run `pre_step`, which may change it.
 
         Args:
             camera: the camera of the image.
             batch: the image, with its mask and other data; None if it will come with `add_image`.
+            number: that of the image among those that this process renders in the step.
         """
-        self.context.start_step(self.context.step)
+        self.context.start_step(self.context.step, number)
         self._seen = None  # or gradients to poses would flow on the stream of the last step, which no graph can hold
-        self.seed("frame", of_rank=True)
+        self.seed("frame", of_image=True)
         frame = self.use_frame(self.frames.make(camera, batch))
         self.dispatcher.run("on_phase", phase="data")
         for owner, edit in self.dispatcher.results("pre_step"):
@@ -197,7 +198,7 @@ class StepParts:
 
     def reseed_render(self) -> None:
         """Set the random generators to the beginning of this step's render."""
-        self.seed("render", of_rank=True)
+        self.seed("render", of_image=True)
 
     def use_frame(self, frame: TrainingFrame) -> TrainingFrame:
         """Make this the frame that is rendered and compared from now on."""
@@ -281,6 +282,10 @@ class StepParts:
         """Let densification measure the step's gradients, after the backward pass."""
         self._call(self.densification, "measure", lambda context: self.densification.measure(context.rend_out))
 
+    def count(self) -> None:
+        """Let densification count the image that has just been rendered, if it is not the last of the step."""
+        self._call(self.densification, "count", lambda now: self.densification.count(now.rend_out, now.step))
+
     def finish_step(self, step: int) -> None:
         """Run densification and the hooks after the optimizers' step.
 
@@ -293,7 +298,7 @@ class StepParts:
         else:
             self.run_hooks("on_optimize", after="optimizers")
             state.fixed_rows_reason = None
-            self.seed("densification", of_rank=False)
+            self.seed("densification", of_image=False)
             # a gsplat strategy changes rows itself, and a user's may
             by_itself = isinstance(self.densification, GsplatStrategy) or not is_ours(self.densification)
             with self._led([self.densification]), state.track_row_changes() if by_itself else nullcontext():
@@ -302,12 +307,7 @@ class StepParts:
         self.dispatcher.run("on_evaluate")
 
     def pass_on_stop(self, trainer: Any, step: int) -> None:
-        """Tell the trainer, which may be nerfstudio's own, that a part has requested the run to stop.
-
-        Args:
-            trainer: nerfstudio's or ours; None if it is not known.
-            step: nerfstudio's, 0-based.
-        """
+        """Tell the trainer, nerfstudio's or ours, if it is known, that a part has requested the run to stop."""
         if trainer is not None and self.context.stop_reason is not None:
             trainer.stop_training = True
 

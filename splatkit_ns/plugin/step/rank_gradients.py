@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.step.updates import parameters_of
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.rasterize.color_gradients import ColorGradients
 from splatkit_ns.triton_kernels import lazy_kernel
@@ -36,7 +37,7 @@ class GradientExchange(Protocol):
         ...
 
     def collected(self) -> AbstractContextManager[None]:
-        """A block in which render, loss and backward pass run."""
+        """A block in which render, loss and backward pass of a photograph run."""
         ...
 
 
@@ -75,11 +76,14 @@ class RankGradients:
         ranks: the ranks of this run.
         begun: waits until all ranks have begun this step, if every rank has gradients of the same parameters; None if
             the ranks have to tell each other of which they have.
+        batch_size: the number of photographs that each rank renders in a step.
     """
 
-    def __init__(self, ranks: Ranks, begun: Begun | None = None) -> None:
-        self._ranks, self._begun = ranks, begun
+    def __init__(self, ranks: Ranks, begun: Begun | None = None, batch_size: int = 1) -> None:
+        self._ranks, self._begun, self._batch_size = ranks, begun, batch_size
         self._colors = ColorGradients()
+        self._colors_of_batch: list[Tensor] = []
+        """Copies of the gradients of colours of this step's photographs, if there are several."""
         self._made: dict[str, Tensor] = {}
         """The gradients of coefficients, at the same addresses in all steps, as a CUDA graph of the next part needs."""
         self._placed: list[Tensor] = []
@@ -106,9 +110,21 @@ class RankGradients:
         if self._begun is not None:
             self._begun.wait()
 
-    def collected(self) -> AbstractContextManager[None]:
-        """A block in which render, loss and backward pass run. Without parts of users, it keeps colour gradients."""
-        return nullcontext() if self._begun is None else self._colors.keeping()
+    @contextmanager
+    def collected(self) -> Generator[None]:
+        """A block in which render, loss and backward pass of a photograph run.
+
+        Without parts of users, it keeps colour gradients; after the last photograph of a step, those of all.
+        """
+        if self._begun is None:
+            yield
+            return
+        with self._colors.keeping():
+            yield
+        if self._batch_size > 1 and self._colors.found is not None:
+            self._colors_of_batch.append(self._colors.found.clone())
+            if len(self._colors_of_batch) == self._batch_size:
+                self._colors.found, self._colors_of_batch = torch.stack(self._colors_of_batch), []
 
     @torch.no_grad()
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:
@@ -118,7 +134,7 @@ class RankGradients:
             RankLost: another rank has ended.
             SplatkitError: the ranks do not have the same parameters.
         """
-        parameters = _parameters(optimizers)
+        parameters = parameters_of(optimizers)
         if self._begun is None:
             names = self._with_gradient_somewhere(parameters)
         else:
@@ -142,7 +158,7 @@ class RankGradients:
         if colors is None:
             self._ranks.average(averaged)
             return
-        every = self._ranks.gather_tensors(colors)
+        every = self._ranks.gather_tensors(colors).reshape(-1, *colors.shape[-2:])  # a row for each photograph
         wait = self._ranks.average_later(averaged)
         self._make_coefficient_gradients(parameters["means"], every, made)  # meanwhile
         wait()
@@ -193,7 +209,7 @@ class RankGradients:
         Returns:
             The kind of exchange, the same on all ranks: `exchange_placed` of another kind needs another graph.
         """
-        parameters = self._parameters = _parameters(optimizers)
+        parameters = self._parameters = parameters_of(optimizers)
         names = [name for name, param in parameters.items() if param.grad is not None]
         found: list[Any] = [loss.detach(), *(parameters[name].grad for name in names)]
         found += [] if self._colors.found is None else [self._colors.found]
@@ -247,10 +263,6 @@ class RankGradients:
                         "in which all ranks follow rank 0."
                     )
         return [name for i, name in enumerate(parameters) if any(theirs[2 * i + 1] for theirs in found)]
-
-
-def _parameters(optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
-    return {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
 
 
 @lazy_kernel(otherwise="Ranks cannot exchange the gradients of colours")

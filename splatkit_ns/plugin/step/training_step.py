@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,9 @@ from typing import Any
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from torch import Tensor
 
+from splatkit_ns.plugin.step.batch_gradients import BatchGradients
 from splatkit_ns.plugin.step.finite import FiniteWatch
+from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, StepModel
 from splatkit_ns.plugin.step.motion import motion_of, note_done
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
@@ -25,11 +28,11 @@ class StepResult:
     """The values of a step for the log."""
 
     loss: Tensor
-    """Scalar."""
+    """The mean over the images of this process, scalar."""
     loss_terms: dict[str, Tensor]
-    """The named terms of the loss."""
+    """The named terms of the last image's loss."""
     metrics: dict[str, Any]
-    """Figures of the step's image; empty unless they are wanted."""
+    """Figures of the last image; empty unless they are wanted."""
 
 
 class TrainingStep:
@@ -66,6 +69,7 @@ class TrainingStep:
         self._model, self._data, self._callbacks = model, data, callbacks
         self._forward_backward, self._gradients = forward_backward, gradients
         self.watch, self._updates = watch, updates
+        self._batch = BatchGradients(model.context.batch_size, updates.optimizers)
         motion = partial(motion_of, model.parts, updates)
         self._update_graphs = UpdateGraphs(watch, updates, motion)
         self._shared_graph: SharedUpdateGraph | None = None
@@ -76,8 +80,8 @@ class TrainingStep:
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
-        self.work = 0
-        """The work of this process's last image but one; see `ForwardBackward.work`."""
+        self._works = deque([0] * (2 * self._batch.size - 1), maxlen=2 * self._batch.size - 1)
+        """What `ForwardBackward.work` was after each of the last images."""
 
     def run(self, step: int) -> StepResult:
         """Train one step.
@@ -94,22 +98,25 @@ class TrainingStep:
         with self._requests.collected():
             updates.clear_gradients(step // images)
             self._run_callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)  # counts the step; `pre_batch`
-            camera, batch = self._data.next_train(step)
-            frame = model.parts.take_frame(camera, batch)  # `pre_step`
-            with self._gradients.collected():
-                outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict` and their hooks
-            self.work = self._forward_backward.work
+            self._batch.begin()
+            context.names_in_batch, outputs, batch = (), {}, {}
+            for number in range(self._batch.size):
+                camera, batch = self._data.next_train(step)
+                frame = model.parts.take_frame(camera, batch, number)  # `pre_step`
+                with self._gradients.collected():
+                    outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict`, their hooks
+                self._note_image(frame, is_last=number == self._batch.size - 1)
             metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step + images - 1) else {}
-            assert context.loss is not None
+            own_loss = self._batch.finish()
             self._gradients.wait()
-            update, loss = self._update_or_loss(context.loss)
+            update, loss = self._update_or_loss(own_loss)
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
             if update is not None:  # what follows, up to densification, is one launch of a CUDA graph
                 update.prepare(model.parts)
                 self.watch.record(context, update.run())
                 note_done(update.motion, model.parts)
-            elif self.watch.admits(context, updates.optimizers, loss):  # it is launched kernel by kernel
+            elif self.watch.admits(context, updates.optimizers, own_loss, loss):  # it is launched kernel by kernel
                 updates.step(step // images)
             else:  # loss or gradients are not finite, and such steps are left out
                 updates.clear_all_gradients()  # gradients that are being summed up are spoilt, too
@@ -117,11 +124,26 @@ class TrainingStep:
             updates.step_schedules(images)
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
             self.complete_steps = step + images
-        return StepResult(context.loss, context.loss_terms, metrics)
+        return StepResult(own_loss, context.loss_terms, metrics)
 
-    def last_works(self) -> tuple[int, int]:
-        """The work of this process's last image but one, and that of its last one; waits for the device."""
-        return self.work, self._forward_backward.last_work()
+    @property
+    def works(self) -> list[int]:
+        """The work of this process's images in the last step but one; see `ForwardBackward.work`."""
+        return list(self._works)[: self._batch.size]
+
+    def last_works(self) -> list[int]:
+        """The work of this process's images in the last two steps, in their order; waits for the device."""
+        return [*self._works, self._forward_backward.last_work()]
+
+    def _note_image(self, frame: TrainingFrame, is_last: bool) -> None:
+        """Take the gradients of the image that has just been rendered, its work and its name."""
+        context = self._model.context
+        assert context.loss is not None
+        self._batch.add(context.loss)
+        self._works.append(self._forward_backward.work)
+        context.names_in_batch += (frame.image_name,)
+        if not is_last:  # `densify` counts that one
+            self._model.parts.count()
 
     def _work_ahead(self) -> None:
         """Do what the rest of the step needs before, unless it runs without a graph; it may also be done then."""
@@ -162,6 +184,7 @@ class TrainingStep:
         self.close()
         self._model.context.start_step(self._model.context.step)
         self._updates.clear_all_gradients()
+        self._batch.free()
 
     def close(self) -> None:
         """Free the memory of CUDA graphs; the images of the last step stay."""

@@ -24,6 +24,11 @@ def training_cores(device: str) -> AbstractContextManager[None]:
     return cores_for_kernels()
 
 
+def parameters_of(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The parameter of each group."""
+    return {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
+
+
 class ParameterUpdates:
     """Steps the optimizers, each after as many steps as its gradients are summed up over.
 

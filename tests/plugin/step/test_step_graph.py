@@ -110,11 +110,13 @@ def trained(
     monkeypatch: pytest.MonkeyPatch,
     mask_mode: Any = "ignore",
     undistort: bool = True,
+    batch_size: int = 1,
     **parts: Any,
 ) -> Any:
     """The Gaussians after 300 steps on the GPU, and how many of these were replays, of both graphs of a step."""
-    method = make_method("graphs", sh_degree_interval=60, **deepcopy(parts))
-    config = run_config(scene, output, steps=300, method=method)
+    method = make_method("graphs", sh_degree_interval=60 * batch_size, **deepcopy(parts))
+    config = run_config(scene, output, steps=300 * batch_size, method=method)
+    config.batch_size = batch_size
     config.machine.device_type = "cuda"
     config.cuda_graphs = graphs
     config.pipeline.datamanager.mask_mode = mask_mode
@@ -189,6 +191,17 @@ def test_training_is_the_same_to_the_bit(
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("densification", [SplatDefaultDensification(), SplatMCMCDensification()])
+def test_several_images_a_step_are_the_same_to_the_bit(
+    densification: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And densification counts each of them."""
+    several = {"refine_start_iter": 100, "refine_every": 100, "max_gaussians": 500}
+    parts = {"densification": dataclasses.replace(densification, **several), "background_color": "random"}
+    same_in_graphs(tiny_scene, tmp_path, monkeypatch, batch_size=2, **parts)
+
+
+@pytest.mark.gpu
 def test_dropout_masks_and_regularisers_in_a_graph(
     tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +240,7 @@ def test_gradients_made_of_those_of_colours_are_the_same_to_the_bit(
         return make(self, *arguments)
 
     def begun(self: Any, step: int) -> Any:
-        roll_call.call(False, self.work, self.steps_alike())
+        roll_call.call(False, self.works, self.steps_alike())
         return run(self, step)
 
     monkeypatch.setattr(RankGradients, "_make_coefficient_gradients", counted)
@@ -238,6 +251,30 @@ def test_gradients_made_of_those_of_colours_are_the_same_to_the_bit(
     assert (replays > 200) == graphs
     for name, value in usual.items():
         assert torch.equal(made[name], value), name
+
+
+@pytest.mark.gpu
+def test_gradients_made_of_the_colours_of_several_images(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, torch.Tensor]] = []
+    for name in ("usual", "made"):
+        config = run_config(tiny_scene, tmp_path / name, steps=30, method=make_method("several", sh_degree_interval=1))
+        config.machine.device_type, config.batch_size = "cuda", 3
+        if name == "made":
+            roll_call = RollCall(Ranks(), learn=lambda work: None)
+            monkeypatch.setattr(Together, "gradients", lambda self, parts: RankGradients(Ranks(), roll_call, 3))  # noqa: B023
+        trainer = make_trainer(config)
+        trainer.begin_steps()
+        trainer.training_step.run(0)
+        forget_writers()
+        params = trainer.pipeline.model.gauss_params
+        found.append({key: param.grad for key, param in params.items() if param.grad is not None})
+        trainer.pipeline.datamanager.close()
+    assert found[0].keys() == found[1].keys() >= {"means", "sh0", "shN"}
+    for key, gradient in found[0].items():
+        assert gradient.count_nonzero() > 0
+        torch.testing.assert_close(found[1][key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
 
 
 def two_lenses(folder: Path, model: str, second_k1: float) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from nerfstudio.cameras.cameras import Cameras
@@ -25,7 +25,7 @@ class DrawnImages(Protocol):
         """Draw the order of a round."""
         ...
 
-    def expect_views(self, indices: Iterable[int], first: int, every: int) -> None:
+    def expect_views(self, indices: Iterable[int], wanted: Callable[[int], bool]) -> None:
         """Read ahead the images that `train_view` will be asked for: these, and then some of the round."""
         ...
 
@@ -37,7 +37,7 @@ class DrawnImages(Protocol):
 class DealtImages:
     """Deals the training images out to the ranks.
 
-    Every rank draws the same order, and takes one image of each hand: rank 0 the first, rank 1 the second. A checkpoint
+    Every rank draws the same order, and takes a batch of each hand: rank 0 the first, rank 1 the second. A checkpoint
     of the order is that of one process, and each image comes once in a round. Once the work of images is known, those
     of a hand are of about the same work. If a hand takes images of two rounds, an image that is in the hand already
     waits for the next one: no image is twice in a hand.
@@ -45,24 +45,32 @@ class DealtImages:
     Args:
         data: draws the images.
         ranks: the ranks of this run.
+        batch_size: the number of images that each rank takes of a hand.
     """
 
-    def __init__(self, data: DrawnImages, ranks: Ranks) -> None:
-        self._data, self._ranks = data, ranks
-        data.work.hand_size = ranks.size
+    def __init__(self, data: DrawnImages, ranks: Ranks, batch_size: int = 1) -> None:
+        self._data, self._first, self._batch_size = data, ranks.rank * batch_size, batch_size
+        self._hand_size = data.work.hand_size = ranks.size * batch_size
+        self._batch: list[int] = []
+        """The images of this rank in the present hand that it has not taken yet."""
         self._due = deque[Sequence[int] | Mapping[int, int]](data.work.newest)
         """The hands whose work is still to be learnt; for those before a run went on, their work."""
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        """The image of this rank in the next hand, and its camera."""
-        image = self.next_hand()[self._ranks.rank]
-        self._data.expect_views([image], self._ranks.rank, self._ranks.size)
-        return self._data.train_view(image)
+        """The next image of this rank, and its camera."""
+        if not self._batch:
+            self._batch = self.next_hand()[self._first : self._first + self._batch_size]
+            self._data.expect_views(self._batch, self._of_rank)
+        return self._data.train_view(self._batch.pop(0))
+
+    def _of_rank(self, place: int) -> bool:
+        """Whether this rank takes the image at a place of the order that is left."""
+        return 0 <= place % self._hand_size - self._first < self._batch_size
 
     def next_hand(self) -> list[int]:
-        """The images of all ranks in the next step, by rank."""
+        """The images of all ranks in the next step, batch by batch."""
         data, hand, again, draws = self._data, list[int](), list[int](), False
-        while len(hand) < self._ranks.size:
+        while len(hand) < self._hand_size:
             image = data.train_unseen_cameras.pop(0)
             (again if image in hand else hand).append(image)
             if not data.train_unseen_cameras:
@@ -75,7 +83,7 @@ class DealtImages:
         return hand
 
     def learn(self, work: Sequence[int]) -> None:
-        """Take the work of the oldest hand whose work is not known, by rank; call it once a step.
+        """Take the work of the oldest hand whose work is not known, in its order; call it once a step.
 
         The first two calls are for the hands before a run went on, whose work is known; what they give is not used.
         """
@@ -86,7 +94,7 @@ class DealtImages:
         """Keep the work of the last hand but one and of the last one for a checkpoint; `learn` takes it when it is due.
 
         Args:
-            before: that of the last hand but one, by rank.
+            before: that of the last hand but one, in its order.
             last: that of the last hand.
         """
         due = [{}, {}, *self._due][-2:]

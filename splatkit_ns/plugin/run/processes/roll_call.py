@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from splatkit_ns.ranks import Ranks
 
@@ -14,7 +14,7 @@ class RollCall:
 
     Args:
         ranks: the ranks of this run.
-        learn: is told the work of the ranks' images, by rank, two steps after they were rendered.
+        learn: is told the work of the images of a step, rank by rank, two steps after they were rendered.
     """
 
     def __init__(self, ranks: Ranks, learn: Callable[[list[int]], None]) -> None:
@@ -25,15 +25,15 @@ class RollCall:
         self.steps_alike = 0
         """The least number that a rank has given at the last call; all ranks see the same."""
 
-    def call(self, wants_to_stop: bool, work: int = 0, steps_alike: int = 0) -> None:
+    def call(self, wants_to_stop: bool, works: Sequence[int] = (0,), steps_alike: int = 0) -> None:
         """Say that this rank begins a step.
 
         Args:
             wants_to_stop: whether it wants to stop after it.
-            work: that of its last image but one.
+            works: those of its images in the last step but one.
             steps_alike: see `SharedUpdateGraph`.
         """
-        self._answers = self._ranks.gather_later([int(wants_to_stop), work, steps_alike])
+        self._answers = self._ranks.gather_later([int(wants_to_stop), steps_alike, *works])
 
     def wait(self) -> None:
         """Wait until all ranks have begun the step.
@@ -44,6 +44,6 @@ class RollCall:
         if self._answers is not None:
             answers, self._answers = self._answers, None
             found = answers()
-            self.is_last = any(wants for wants, _, _ in found)
-            self._learn([work for _, work, _ in found])
-            self.steps_alike = min(alike for _, _, alike in found)
+            self.is_last = any(wants for wants, *_ in found)
+            self.steps_alike = min(alike for _, alike, *_ in found)
+            self._learn([work for _, _, *works in found for work in works])

@@ -38,11 +38,12 @@ class Together:
     Args:
         ranks: the ranks.
         count_images: whether steps count the images of all ranks.
+        batch_size: the number of images that each rank renders in a step.
     """
 
-    def __init__(self, ranks: Ranks, count_images: bool) -> None:
-        self.ranks = ranks
-        self.images_per_step = ranks.size if count_images else 1
+    def __init__(self, ranks: Ranks, count_images: bool, batch_size: int = 1) -> None:
+        self.ranks, self.batch_size = ranks, batch_size
+        self.images_per_step = ranks.size * batch_size if count_images else 1
         """The number by which steps grow."""
         self._roll_call: RollCall | None = None
         """None if the ranks agree at every step, and wait for each other to do so."""
@@ -78,7 +79,7 @@ class Together:
 
         Args:
             start: the number of steps that have been trained.
-            max_steps: the wanted number; the last step may go beyond it, by fewer images than there are ranks.
+            max_steps: the wanted number; the last step may go beyond it, by fewer images than a step has.
         """
         return max(start, start - (start - max_steps) // self.images_per_step * self.images_per_step)
 
@@ -92,7 +93,7 @@ class Together:
         if self.ranks.size == 1:
             return OwnGradients()
         self._roll_call = RollCall(self.ranks, self._learn) if parts.are_ours else None
-        return RankGradients(self.ranks, self._roll_call)
+        return RankGradients(self.ranks, self._roll_call, self.batch_size)
 
     def images(self, data: Any) -> FrameSource:
         """The source of this rank's training images.
@@ -101,22 +102,24 @@ class Together:
             data: the datamanager.
 
         Raises:
-            SplatkitError: there are fewer training images than ranks.
+            SplatkitError: there are fewer training images than a step renders.
         """
-        if self.ranks.size == 1:
+        number, wanted = len(data.train_dataset), self.ranks.size * self.batch_size
+        if wanted == 1:
             return data
-        number = len(data.train_dataset)
-        if number < self.ranks.size:
-            machines = self.ranks.size // self.ranks.on_machine
+        if number < wanted:
+            machines, size = self.ranks.size // self.ranks.on_machine, self.batch_size
+            devices = f"--machine.num-devices is {self.ranks.on_machine}{f' on {machines} machines' * (machines > 1)}"
+            given = [devices] * (self.ranks.size > 1) + [f"--batch-size is {size}"] * (size > 1)
             raise SplatkitError(
-                f"--machine.num-devices is {self.ranks.on_machine}{f' on {machines} machines' * (machines > 1)}, but "
-                f"there are {number} training images: each process needs one of its own at every step."
+                f"{' and '.join(given)}, but there are {number} training images: each process needs "
+                f"{'one' if size == 1 else size} of its own at every step."
             )
-        self._dealt = DealtImages(data, self.ranks)
+        self._dealt = DealtImages(data, self.ranks, self.batch_size)
         return self._dealt
 
     def _learn(self, work: list[int]) -> None:
-        """Take the work of the images of a step, by rank."""
+        """Take the work of the images of a step, rank by rank."""
         if self._dealt is not None:
             self._dealt.learn(work)
 
@@ -124,7 +127,7 @@ class Together:
         """Whether the run stops now: whether any rank wants that; then all have its reasons.
 
         If all parts are ours, the answer is that of the step before, which has come in the meantime. The ranks also
-        tell each other the work of their last images but one.
+        tell each other the work of their images in the last step but one.
 
         Args:
             wants: whether this rank does.
@@ -133,16 +136,17 @@ class Together:
             step: runs the steps of this rank.
         """
         if self.ranks.size == 1:
+            self._learn(step.works)
             return wants
         if self._roll_call is None:
-            found = self.ranks.gather([int(wants), step.work])
-            stops = any(flag for flag, _ in found)
-            self._learn([each for _, each in found])
+            found = self.ranks.gather([int(wants), *step.works])
+            stops = any(flag for flag, *_ in found)
+            self._learn([work for _, *works in found for work in works])
         else:
             stops = self._roll_call.is_last
         if not stops:
             if self._roll_call is not None:
-                self._roll_call.call(wants, step.work, step.steps_alike())
+                self._roll_call.call(wants, step.works, step.steps_alike())
             return False
         code = None if context.exit_request is None else (context.exit_request.code,)
         for signum, reason, exit_code in self.ranks.gather_objects((request.signum, context.stop_reason, code)):
@@ -190,14 +194,14 @@ class Together:
 
     @contextmanager
     def saving(
-        self, densification: SplatDensification[Any], watch: FiniteWatch, works: Callable[[], tuple[int, int]]
+        self, densification: SplatDensification[Any], watch: FiniteWatch, works: Callable[[], list[int]]
     ) -> Generator[None]:
         """A block in which rank 0 saves what all ranks have counted; all ranks run it.
 
         Args:
             densification: counts.
             watch: of this rank.
-            works: gives that of this rank's last image but one, and that of its last one.
+            works: gives the work of this rank's images in the last two steps, in their order.
 
         Raises:
             NotFiniteError: a step since the last check was not finite.
@@ -207,9 +211,10 @@ class Together:
             self._tell_difference()
             watch.check(together=True)
             densification.gather_from_ranks(self.ranks)
-            before, last = zip(*self.ranks.gather(works()), strict=True)
-            if self._dealt is not None:
-                self._dealt.keep_newest(before, last)
+        if self._dealt is not None:
+            found, size = self.ranks.gather(works()), self.batch_size
+            before, last = ([work for each in found for work in each[a : a + size]] for a in (0, size))
+            self._dealt.keep_newest(before, last)
         try:
             yield
         finally:
