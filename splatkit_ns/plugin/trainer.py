@@ -123,7 +123,7 @@ class SplatkitTrainer(Trainer):
         else:
             seed_everything(config.machine.seed)
         super().__init__(config, local_rank)  # one process, as far as nerfstudio knows: gradients are averaged here
-        self.train_lock = RLock()  # type: ignore[assignment]  # a hook that is called under it may take it, too
+        self.train_lock = RLock()  # a hook that is called under it may take it, too
         with self._folder.discarded_if_refused():
             self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """Modules that hook into training, besides renderer, loss and densification; more may come before `setup`."""
