@@ -189,6 +189,10 @@ def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_pat
     config.max_num_iterations = config.full_length
     cameras.width[0] = width + 16
     assert describe_run(config, cameras, None) == f"{photographs} to {width + 16}×{height}, 10,000 steps"
+    config.batch_size = 2
+    assert describe_run(config, cameras, None).endswith("10,000 steps, 2 photographs at a time")
+    config.count_images = False
+    assert describe_run(config, cameras, None).endswith("10,000 steps of 2 photographs")
 
 
 @pytest.mark.parametrize(
