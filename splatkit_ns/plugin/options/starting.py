@@ -16,7 +16,13 @@ from rich.markup import escape
 
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin.data.scenes.bare_colmap import dataparser_of
-from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer, flag, machine_problems
+from splatkit_ns.plugin.options.check import (
+    check_device,
+    check_options,
+    check_renderer,
+    machine_problems,
+    option_name,
+)
 from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
@@ -102,7 +108,7 @@ def _meet(config: Any) -> Machines | None:
         if problems:
             raise OptionsError(problems)
         return None
-    options = compared_options(config, flag)
+    options = compared_options(config, option_name)
     folder = config.get_base_dir().absolute()
     this = Machine(machine.machine_rank, socket.gethostname(), folder, package_versions(), options)
     machines = Machines(this, machine.num_machines, machine.dist_url)
