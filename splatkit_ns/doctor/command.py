@@ -154,6 +154,6 @@ def summary(findings: Sequence[Finding]) -> str:
     """One line about all findings."""
     counts = {status: sum(finding.status == status for finding in findings) for status in ("fault", "note")}
     if counts["fault"]:
-        names = ", ".join(finding.name for finding in findings if finding.status == "fault")
+        names = ", ".join(dict.fromkeys(finding.name for finding in findings if finding.status == "fault"))
         return f"{counts['fault']} fault(s), {counts['note']} note(s): mend {names} before training."
     return f"No fault, {counts['note']} note(s): ready to train."

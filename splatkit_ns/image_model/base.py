@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.errors import HookFailedError, ModuleError
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.payload import PayloadT, SplatRenderPayload
@@ -96,3 +97,13 @@ def check_image(image: Any, rendered: Tensor, owner: str) -> None:
         raise ModuleError(
             f"{owner} returned an image of {image.dtype}, expected {rendered.dtype}: image.float() is one."
         )
+
+
+@contextmanager
+def without_photograph() -> Generator[None]:
+    """Let the failure of an image model at a view of no training photograph say that there is no `image_index`."""
+    try:
+        yield
+    except HookFailedError as error:
+        reason = "This view has no training photograph: its frame.image_index is None."
+        raise type(error)(f"{error}. {reason}") from error.__cause__

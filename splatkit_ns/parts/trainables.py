@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.splat.training_state import SplatTrainingState
 
 DEFAULT_LR = 1e-3
@@ -19,13 +20,13 @@ DEFAULT_LR = 1e-3
 class Schedule:
     """The settings of Adam for a parameter."""
 
-    lr: float
+    lr: Annotated[float, Positive]
     """The learning rate."""
-    lr_final: float | None = None
+    lr_final: Annotated[float | None, Positive] = None
     """The learning rate at the last step, to which it falls exponentially; None means that it stays."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, NonNegative] = 0
     """The number of first steps in which the rate rises from 0."""
-    max_norm: float | None = None
+    max_norm: Annotated[float | None, Positive] = None
     """The norm to which gradients are clipped; None means that they are not."""
 
 

@@ -54,6 +54,11 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     assert not (tmp_path / "new").exists()
 
 
+def test_checks_that_fail_several_times_are_named_once() -> None:
+    faults = [Finding("damaged", "fault", "a.png"), Finding("disk", "fault", "full"), Finding("damaged", "fault", "b")]
+    assert command.summary(faults) == "3 fault(s), 0 note(s): mend damaged, disk before training."
+
+
 def test_a_fault_ends_with_status_1(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "free_host_memory", lambda: 10)
     monkeypatch.setenv("COLUMNS", "80")

@@ -187,6 +187,20 @@ def test_a_damaged_config_is_one_message(content: str, message: str, tmp_path: P
         read_config(tmp_path / "config.yml")
 
 
+@pytest.mark.parametrize("trust", [(), ("__main__",)])
+@pytest.mark.parametrize("name", ["__main__.Tint", "__main__.make.%3Clocals%3E.Tint"])
+def test_a_part_of_the_script_that_trained_a_run_is_told_with_what_to_do(
+    name: str, trust: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(with_line(f"!!python/object:{name} {{}}"))
+    with pytest.raises(SplatkitError, match=r"is known to the program alone that trained") as found:
+        read_config(path, trust)
+    assert "write my_parts.Tint in place of __main__." in str(found.value)
+    assert "--trust my_parts" in str(found.value)
+    assert "all that its config names" not in str(found.value)
+
+
 def test_parts_of_ones_own_after_trust(evil: Path) -> None:
     text = with_line("!!python/object:evil_parts.Part {size: 5}")
     with pytest.raises(UntrustedConfigError, match=r"'evil_parts\.Part' \(line \d+\)"):

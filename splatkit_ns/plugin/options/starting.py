@@ -37,6 +37,7 @@ from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.processes.machines import Machine, Machines, address_of
 from splatkit_ns.plugin.run.processes.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.ranges import is_number
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.state_checkpoint import package_versions
 
 
@@ -214,24 +215,36 @@ def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:
     if config.pipeline.model.init_ply is not None and (config.load_dir or config.load_checkpoint):
         report_once("The Gaussians are those of the checkpoint: --pipeline.model.init-ply does not count beside it.")
     if start_step < config.max_num_iterations:
-        text = describe_run(config, pipeline.datamanager.train_dataset.cameras, pipeline.model.densification)
+        model = pipeline.model
+        number = len(model.training_state)
+        text = describe_run(config, pipeline.datamanager.train_dataset.cameras, model.densification, number)
         CONSOLE.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def describe_run(config: Any, cameras: Cameras, densification: Any) -> str:
+def _images_at_a_time(config: Any) -> str:
+    """The number of photographs of a step, after the number of steps, which count single ones unless told otherwise."""
+    number = Ranks.current().size * config.batch_size
+    if number == 1:
+        return ""
+    return f", {number} photographs at a time" if config.count_images else f" of {number} photographs"
+
+
+def describe_run(config: Any, cameras: Cameras, densification: Any, number: int) -> str:
     """The size of a run in one line: photographs, steps, and the limit of Gaussians and the dropout, if there are any.
 
     Args:
         config: the config of the run.
         cameras: those of the training images.
         densification: the run-time copy, set up.
+        number: the number of Gaussians, which a limit below it leaves as they are.
     """
     sizes = sorted(set(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)))
     shown = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
-    parts = [f"{len(cameras)} photographs of {shown}", f"{config.max_num_iterations:,} steps"]
+    steps = f"{config.max_num_iterations:,} steps{_images_at_a_time(config)}"
+    parts = [f"{len(cameras)} photographs of {shown}", steps]
     limit = getattr(densification, "limit", getattr(densification, "max_gaussians", None))
     if is_number(limit):
-        parts.append(f"at most {limit:,} Gaussians")
+        parts.append(f"at most {max(limit, number):,} Gaussians")
     dropout = getattr(part_itself(config.pipeline.model.renderer), "dropout", 0.0)
     if is_number(dropout) and dropout > 0:
         parts.append(f"dropout {dropout:.2g}")

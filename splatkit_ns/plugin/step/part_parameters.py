@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from splatkit_ns import ranges
 from splatkit_ns.errors import ModuleError, hook_failure, listed
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
@@ -159,6 +160,7 @@ class PartParameters(nn.Module):
 def _checked(declared: Any, where: str) -> Mapping[str, Trainable | RowTrainable]:
     if not isinstance(declared, Mapping):
         raise ModuleError(f"{where} returned {declared!r}, expected a dict of Trainable and RowTrainable by name.")
+    names: dict[int, str] = {}
     for name, entry in declared.items():
         if not isinstance(name, str) or not name or "." in name:
             raise ModuleError(f"{where}: {name!r} is no name for a parameter; use letters, digits and _.")
@@ -172,8 +174,10 @@ def _checked(declared: Any, where: str) -> Mapping[str, Trainable | RowTrainable
             raise ModuleError(f"{where}: {name!r} holds {type(parameter).__name__}, expected a torch.nn.Parameter.")
         if isinstance(entry, RowTrainable):
             _check_rows(name, entry, where)
-        if not entry.lr > 0:
-            raise ModuleError(f"{where}: the lr of {name!r} is {entry.lr}, expected a number above 0.")
+        if wrong := ranges.problems(entry):
+            raise ModuleError(f"{where}: of {name!r}, {'; '.join(wrong)}.")
+        if parameter is not None and (first := names.setdefault(id(parameter), name)) != name:
+            raise ModuleError(f"{where}: {first!r} and {name!r} hold the same parameter; return it once.")
     return declared
 
 

@@ -15,7 +15,7 @@ from splatkit_ns.cameras import View
 from splatkit_ns.densification import GsplatStrategy, SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
-from splatkit_ns.image_model.base import check_apply, check_image
+from splatkit_ns.image_model.base import check_apply, check_image, without_photograph
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.loss_fn.base import named_terms, scalar_terms
 from splatkit_ns.parts.base import SplatBaseModule
@@ -261,7 +261,8 @@ class StepParts:
         """
         if not self.image_model.applies_in_evaluation:
             return {}
-        return {CAMERA_IMAGE: self.image_of(rendered[None], ImageFrame(view))[0].clamp(0, 1)}
+        with without_photograph():
+            return {CAMERA_IMAGE: self.image_of(rendered[None], ImageFrame(view))[0].clamp(0, 1)}
 
     def loss_terms(self) -> dict[str, Tensor]:
         """The named terms of the loss of the rendered image."""

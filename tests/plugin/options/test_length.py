@@ -188,7 +188,13 @@ def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_pat
     assert shown(again) == shown(config), "a run that goes on from its config.yml keeps its schedules"
     config.max_num_iterations = config.full_length
     cameras.width[0] = width + 16
-    assert describe_run(config, cameras, None) == f"{photographs} to {width + 16}×{height}, 10,000 steps"
+    assert describe_run(config, cameras, None, 1) == f"{photographs} to {width + 16}×{height}, 10,000 steps"
+    more = describe_run(config, cameras, SplatMCMCDensification(max_gaussians=1_000), 1_200)
+    assert more.endswith("at most 1,200 Gaussians"), "the line is about what there is by now"
+    config.batch_size = 2
+    assert describe_run(config, cameras, None, 1).endswith("10,000 steps, 2 photographs at a time")
+    config.count_images = False
+    assert describe_run(config, cameras, None, 1).endswith("10,000 steps of 2 photographs")
 
 
 @pytest.mark.parametrize(

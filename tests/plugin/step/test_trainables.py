@@ -420,6 +420,27 @@ def test_the_report_says_what_photographs_are_compared_with(model: Any, tiny_sce
         assert "without an image model" in told
 
 
+class AlwaysByNumber(Exposure):
+    """Also applies to held-out images, and takes them for photographs with a number."""
+
+    applies_in_evaluation: ClassVar[bool] = True
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        return rendered * self.log_gain.index_select(0, frame.image_index).exp()
+
+
+def test_an_image_model_that_wants_a_number_of_held_out_images_is_told_that_there_is_none(
+    tiny_scene: Path, tmp_path: Path
+) -> None:
+    pipeline = train(config_of(tiny_scene, tmp_path, image_model=AlwaysByNumber())).pipeline.eval()
+    camera, _ = pipeline.datamanager.fixed_indices_eval_dataloader[0]
+    with pytest.raises(HookFailedError, match=r"AlwaysByNumber\.apply failed .* frame\.image_index is None"):
+        pipeline.model.get_outputs_for_camera(camera)
+
+
+SHARED = nn.Parameter(torch.ones(1))
+
+
 class Declares(SplatBaseModule[Any]):
     def __init__(self, declared: Any) -> None:
         self.declared = declared
@@ -435,7 +456,13 @@ class Declares(SplatBaseModule[Any]):
         ({"a.b": Trainable(nn.Parameter(torch.ones(1)), lr=1)}, "'a.b' is no name for a parameter"),
         ({"a": torch.ones(3)}, r"'a' is of type Tensor, expected Trainable"),
         ({"a": Trainable(torch.ones(3), lr=1)}, "'a' holds Tensor, expected a torch.nn.Parameter"),  # type: ignore[arg-type]
-        ({"a": RowTrainable(shape=(2,), lr=0)}, "the lr of 'a' is 0"),
+        ({"a": RowTrainable(shape=(2,), lr=0)}, "of 'a', lr is 0, expected a number above 0"),
+        ({"a": RowTrainable(lr="1")}, "of 'a', lr is '1', expected a number above 0"),  # type: ignore[arg-type]
+        (
+            {"a": RowTrainable(lr=1, lr_final=0, warmup_steps=-1, max_norm=0)},
+            "of 'a', lr_final is 0, expected .*; warmup_steps is -1, expected .*; max_norm is 0, expected a number",
+        ),
+        ({"a": Trainable(SHARED, lr=1), "b": Trainable(SHARED, lr=1)}, "'a' and 'b' hold the same parameter"),
         ({"a": RowTrainable(shape=3, lr=1)}, r"the shape of 'a' is 3, expected that of a row, such as \(3,\)"),  # type: ignore[arg-type]
         (
             {"a": RowTrainable(shape=(3,), lr=1, initial=torch.zeros(5, 3))},  # type: ignore[arg-type]

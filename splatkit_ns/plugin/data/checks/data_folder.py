@@ -23,7 +23,13 @@ from splatkit_ns.plugin.data.scenes.bare_colmap import MODELS
 from splatkit_ns.plugin.data.scenes.bare_photographs import poses_command
 from splatkit_ns.plugin.data.scenes.beside_model import is_model
 from splatkit_ns.plugin.data.scenes.seed_points import INSTEAD, vertices_of
-from splatkit_ns.plugin.data.scenes.transforms import check_transforms, existing_name, read_frames, transforms_file
+from splatkit_ns.plugin.data.scenes.transforms import (
+    check_transforms,
+    existing_name,
+    read_frames,
+    same_file_in,
+    transforms_file,
+)
 
 NOT_DAMAGED = {
     "frame should contain train/eval in its name": (
@@ -221,7 +227,9 @@ def explained(parser: Any) -> Generator[None]:
 def _explain(error: Exception, parser: Any) -> DataError:
     where = _what_fails(parser)
     if isinstance(error, FileNotFoundError) and error.filename is not None:
-        return DataError(f"{where}: the file {error.filename} does not exist. Restore it, or make the data set anew.")
+        missing = Path(error.filename)
+        what_to_do = same_file_in(Path(parser.data), missing) or "Restore it, or make the data set anew."
+        return DataError(f"{where}: the file {missing} does not exist. {what_to_do}")
     if isinstance(error, PermissionError):
         return DataError(f"{where}: {error.filename} may not be read. Change its permissions, or those of its folder.")
     if isinstance(error, UnidentifiedImageError):

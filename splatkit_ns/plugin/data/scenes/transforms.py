@@ -248,7 +248,9 @@ def _same_but_for_case(path: Path) -> list[str]:
 
 
 def near_name(path: Path) -> str:
-    """A sentence that names a file which may be the one that was meant; empty if there is none."""
+    """A sentence that names a file which may be the one that was meant, or says what to do without it."""
+    if path.is_symlink():
+        return f"It is a link to {path.readlink()}, where there is no file: restore that. {RESTORE}"
     try:
         beside = sorted(other.name for other in path.parent.iterdir() if other.stem.lower() == path.stem.lower())
     except OSError:
@@ -260,3 +262,15 @@ def mask_path(given: Path, image: Path) -> Path:
     """The mask of an image: the one that is named, or another name that programs give it; as given if none exists."""
     names = [given.name, f"{image.name}.png", f"{image.stem}.png", image.name]
     return next((path for name in names if (path := given.with_name(name)).is_file()), given)
+
+
+def same_file_in(folder: Path, missing: Path) -> str | None:
+    """A sentence that names the file in a data set that an absolute path of another machine probably means."""
+    tails = [Path(*missing.parts[start:]) for start in range(1, len(missing.parts))] if missing.is_absolute() else []
+    found = next((tail for tail in tails if (folder / tail).is_file()), None)
+    if found is None:
+        return None
+    return (
+        f"There is {found} in {folder}: correct the paths of the data set; those that begin without / are relative to "
+        "the file that names them."
+    )

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import yaml
 from torch import nn
@@ -23,6 +22,7 @@ from splatkit_ns.errors import SplatkitError, describe_error, listed
 from splatkit_ns.importing import import_object
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.config_tensors import stored_tensor
+from splatkit_ns.plugin.run.folder.program_parts import advice_on_program_parts
 
 KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "torch.nn.modules", "gsplat.strategy")
 """The packages whose config classes, or layers of networks, may be named."""
@@ -94,14 +94,18 @@ def read_config_file(path: Path, trust: Iterable[str] = (), shown: str = "--load
         hint = hint_of_config(path) or "ns-train prints the path when it starts."
         raise SplatkitError(f"{shown}{path} does not exist. {hint}") from None
     except UntrustedConfigError as error:
+        advice = advice_on_program_parts(path) or (
+            "If it is of a package or module with parts of your own, such as my_parts, add --trust my_parts."
+        )
         raise UntrustedConfigError(
             f"{shown}{path} was refused, and nothing in it was run: {error}. A config of nerfstudio's and "
-            "splatkit-ns's own parts never does that. If it is of a package or module with parts of your own, such as "
-            "my_parts, add --trust my_parts."
+            f"splatkit-ns's own parts never does that. {advice}"
         ) from None
     except SplatkitError as error:
-        reason = f"{error} A run needs all that its config names, in modules that can be imported."
-        raise SplatkitError(f"{shown}{path} cannot be read: {reason}") from error
+        advice = advice_on_program_parts(path) or (
+            "A run needs all that its config names, in modules that can be imported."
+        )
+        raise SplatkitError(f"{shown}{path} cannot be read: {error} {advice}") from error
     except Exception as error:  # damaged YAML, classes of another version
         raise SplatkitError(
             f"{shown}{path} cannot be read ({describe_error(error)}). It must be the config.yml of a run."
@@ -138,17 +142,6 @@ def holds_config(path: Path, text: str, machine: Any) -> bool:
         return yaml.dump(stored) == text
     except Exception:  # loading a file with other content can raise any exception
         return False
-
-
-def note_if_unreadable(path: Path, text: str) -> None:
-    """Print a note if ``ns-eval`` and the other commands will not be able to read a run's config back."""
-    names = sorted(set(re.findall(r"!!python/\w+:(__main__\.[\w.]+|\S*%3C\S*)", text)))
-    if names:
-        shown = ", ".join(unquote(name) for name in names)
-        report_once(
-            f"ns-eval, ns-export and ns-viewer cannot open {path}: it names {shown}, which only this program knows. "
-            "Put such classes and functions into a module of their own, outside of other functions, and import them."
-        )
 
 
 def note_unknown_settings(config: Any) -> None:

@@ -48,6 +48,12 @@ def same_pose_whose_mean_is_rounded(meta: dict[str, Any]) -> None:
         row[3] = value
 
 
+def link_to_nowhere(folder: Path) -> None:
+    """Replace a photograph by a link to a file that is gone."""
+    (folder / IMAGE).unlink()
+    (folder / IMAGE).symlink_to("/nowhere/photo.png")
+
+
 BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "no such folder": (shutil.rmtree, ("data folder", "does not exist", "--data")),
     "empty folder": (
@@ -125,6 +131,14 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "image missing": (delete(IMAGE), (f"{IMAGE} does not exist, which the data set names",)),
     "first image missing": (delete("images/frame_00000.png"), ("frame_00000.png does not exist", "Restore it")),
+    "image a link to nowhere": (
+        link_to_nowhere,
+        (f"{IMAGE} does not exist", "It is a link to /nowhere/photo.png, where there is no file: restore that."),
+    ),
+    "paths of another machine": (
+        in_json(lambda meta: [frame.update(file_path=f"/home/anna/{frame['file_path']}") for frame in meta["frames"]]),
+        ("/home/anna/images/frame_00000.png does not exist", "There is images/frame_00000.png in", "are relative to"),
+    ),
     "images missing": (
         lambda folder: [(folder / f"images/frame_0000{i}.png").unlink() for i in (2, 3)],
         (
