@@ -56,6 +56,9 @@ class FactorSchedule(Scheduler, ABC):
         Args:
             optimizer: its learning rate is ``lr_init``.
             lr_init: learning rate at the start.
+
+        Raises:
+            ValueError: the schedule has no length.
         """
         if self.config.max_steps is None:
             raise ValueError(f"{type(self.config).__name__}.max_steps is not set, and there is no run to take it from.")
