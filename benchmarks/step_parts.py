@@ -45,7 +45,7 @@ PARTS = (
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._capture",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._replay",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._wait_for_length",
-    "splatkit_ns.plugin.step.interfaces:PlainForwardBackward.run",
+    "splatkit_ns.plugin.step.plain:PlainForwardBackward.run",
     "splatkit_ns.plugin.step.graph:copy_frame",
     "splatkit_ns.plugin.step.parts:seed_generators",
     "splatkit_ns.plugin.step.frame:TrainingFrames.make",

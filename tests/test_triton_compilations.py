@@ -6,6 +6,8 @@ import ast
 from pathlib import Path
 from typing import TypeGuard
 
+import pytest
+
 import splatkit_ns
 from tests.triton_compilations import assert_prints
 
@@ -227,6 +229,25 @@ print("compiled")
 """
 
 
+LAUNCHES = {
+    "ssim": SSIM,
+    "tile lists": TILE_LISTS,
+    "compositing and spherical harmonics": COMPOSITING,
+    "absolute gradients of many channels": ABSOLUTE_GRADIENTS,
+    "projection": PROJECTION,
+    "discs": DISCS,
+    "adam": ADAM,
+    "noise": NOISE,
+    "exchange": EXCHANGE,
+    "image models": IMAGE_MODELS,
+}
+
+
+@pytest.mark.parametrize("kernels", LAUNCHES)
+def test_only_the_first_launch_compiles(kernels: str) -> None:
+    assert_prints(LAUNCHES[kernels], "once\n")
+
+
 def test_the_doctor_s_kernel_compiles() -> None:
     assert_prints(PROBE, "compiled\n")
 
@@ -243,43 +264,3 @@ def test_kernels_have_no_annotations_but_constexpr() -> None:
 
 def _is_kernel(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
     return isinstance(node, ast.FunctionDef) and "triton.jit" in {ast.unparse(each) for each in node.decorator_list}
-
-
-def test_ssim() -> None:
-    assert_prints(SSIM, "once\n")
-
-
-def test_tile_lists() -> None:
-    assert_prints(TILE_LISTS, "once\n")
-
-
-def test_compositing_and_spherical_harmonics() -> None:
-    assert_prints(COMPOSITING, "once\n")
-
-
-def test_absolute_gradients_of_many_channels() -> None:
-    assert_prints(ABSOLUTE_GRADIENTS, "once\n")
-
-
-def test_projection() -> None:
-    assert_prints(PROJECTION, "once\n")
-
-
-def test_discs() -> None:
-    assert_prints(DISCS, "once\n")
-
-
-def test_adam() -> None:
-    assert_prints(ADAM, "once\n")
-
-
-def test_noise() -> None:
-    assert_prints(NOISE, "once\n")
-
-
-def test_the_exchange_is_compiled_once() -> None:
-    assert_prints(EXCHANGE, "once\n")
-
-
-def test_image_models() -> None:
-    assert_prints(IMAGE_MODELS, "once\n")

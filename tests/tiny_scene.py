@@ -20,9 +20,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from splatkit_ns.cameras import View
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState
-from splatkit_ns.splat.initialization import SH_C0
 
 NUM_GAUSSIANS = 48
 NORMAL = np.array([0.0, 0.6, -0.8])

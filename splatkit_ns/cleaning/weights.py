@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from splatkit_ns.cameras import View
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.renderer import RenderOptions, SplatRenderer
 from splatkit_ns.splat import SplatTrainingState
-from splatkit_ns.splat.initialization import SH_C0
 from splatkit_ns.splat.row_parameters import RowDict
 
 BACKGROUND = 0.05

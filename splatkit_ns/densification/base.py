@@ -6,14 +6,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from splatkit_ns.errors import ModuleError
-from splatkit_ns.parts.base import SplatBaseModule, payload_type
-from splatkit_ns.parts.nesting import held_parts, part_with
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.nesting import held_parts
 from splatkit_ns.parts.payload import PayloadT
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import RowChange, SplatTrainingState
@@ -96,58 +95,6 @@ class SplatDensification(SplatBaseModule[PayloadT]):
 
     def _held(self) -> list[SplatDensification[Any]]:
         return [part for part in held_parts(self) if isinstance(part, SplatDensification)]
-
-
-def request_absgrad(renderer: Any, owner: str) -> None:
-    """Make the renderer, or the one that it holds, compute absolute gradients of the projected centres.
-
-    Raises:
-        ModuleError: the renderer does not compute them.
-    """
-    source = part_with(renderer, "absgrad")
-    if source is None:
-        raise ModuleError(
-            f"{owner} needs absolute gradients (absgrad), which {type(renderer).__name__} does not offer: "
-            f"it has no field 'absgrad'. Set absgrad to False on {owner}, or use Splat3DGSRenderer."
-        )
-    payload = payload_type(renderer)
-    if payload.key_for_gradient != "means2d":
-        raise ModuleError(
-            f"{owner} needs absolute gradients (absgrad) of means2d, but with {type(renderer).__name__} densification "
-            f"uses the gradients of {payload.key_for_gradient}, which have none. Set absgrad to False on {owner}."
-        )
-    source.absgrad = True
-
-
-def best_screen_gradients(
-    renderer: Any, data_provider: Any, owner: str, logger: Any
-) -> Literal["absolute", "signed"] | None:
-    """Make the renderer compute the best gradients on the screen that it can, and say so if they are not absolute.
-
-    Args:
-        renderer: of the run; one that does not tell has signed ones.
-        data_provider: source of ``train_lenses``, the models of the lenses that are trained through, if it has that.
-        owner: the strategy that draws Gaussians by these gradients, for the log.
-        logger: the log.
-
-    Returns:
-        Their kind; None if there are none.
-    """
-    if not hasattr(renderer, "screen_gradients"):
-        return "signed"
-    found = renderer.screen_gradients(getattr(data_provider, "train_lenses", ("pinhole",)))
-    name = renderer.module_name
-    if found == "absolute":
-        request_absgrad(renderer, owner)
-    elif found == "signed":
-        logger.info("%s computes no absolute gradients on the screen: %s draws by signed ones.", name, owner)
-    else:
-        logger.info(
-            "%s computes no gradients on the screen here: %s draws by opacities alone, as with gradient-power 0.",
-            name,
-            owner,
-        )
-    return found
 
 
 def warn_if_idle(densification: Any, logger: Any) -> None:

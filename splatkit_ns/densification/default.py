@@ -15,8 +15,8 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, limit_initial_number, request_absgrad, warn_if_idle
-from splatkit_ns.errors import ModuleError
+from splatkit_ns.densification.base import SplatDensification, limit_initial_number, warn_if_idle
+from splatkit_ns.densification.screen_gradients import add_to_gaussians, gradient_norms, request_absgrad
 from splatkit_ns.parts.fitting import gradients_every, gradients_stop, refine_start
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due
@@ -260,58 +260,3 @@ def highest(mask: Tensor, score: Tensor, limit: int) -> Tensor:
         return mask
     rows = score.masked_fill(~mask, -math.inf).topk(limit).indices
     return torch.zeros_like(mask).index_fill(0, rows, True)
-
-
-def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
-    """Add the values that Gaussians have in each camera to their sums.
-
-    Args:
-        sums: (N,), changed.
-        values: (C, N), or (nnz,) if packed, where a Gaussian has a row for each camera in which it is seen.
-        ids: the Gaussian of each row, (nnz,); None if not packed.
-    """
-    if ids is None:
-        sums += values[0] if len(values) == 1 else values.sum(0)
-    else:
-        sums.index_add_(0, ids, values.to(sums.dtype))
-
-
-NO_ABSGRAD = (
-    "means2d of {} has no absolute gradients after the backward pass, though the renderer has a field absgrad. Pass "
-    "absgrad=self.absgrad to rasterization, and its means2d on as it is."
-)
-"""The message if there are signed gradients in place of absolute ones."""
-
-
-def lacks_absgrad(rend_out: SplatRenderPayload) -> bool:
-    """Whether there are gradients on the screen, but no absolute ones."""
-    return getattr(rend_out.means2d, "absgrad", None) is None and rend_out.densification_gradient is not None
-
-
-def gradient_norms(rend_out: SplatRenderPayload, absolute: bool) -> Tensor | None:
-    """The lengths of a step's gradients on the screen, in units of half the image, 0 for what is not seen.
-
-    Args:
-        rend_out: the step's render.
-        absolute: whether they are of the absolute gradients, which the renderer has been asked for.
-
-    Returns:
-        (C, N), or (nnz,) as ``rend_out.gaussian_ids``; None if there are no gradients. What `measure` has kept is
-        returned as it is.
-
-    Raises:
-        ModuleError: there are signed gradients, but no absolute ones.
-    """
-    if rend_out.gradient_norms is not None:
-        return rend_out.gradient_norms
-    if absolute and lacks_absgrad(rend_out):
-        raise ModuleError(f"{NO_ABSGRAD.format(type(rend_out).__name__)} Or set absgrad of the densification to False.")
-    grads = getattr(rend_out.means2d, "absgrad", None) if absolute else rend_out.densification_gradient
-    if grads is None:
-        return None
-    # Gradients are per pixel of an image that is averaged over cameras; this makes them independent of both.
-    norms = torch.hypot(
-        grads[..., 0] * (rend_out.width / 2 * rend_out.n_cameras),
-        grads[..., 1] * (rend_out.height / 2 * rend_out.n_cameras),
-    )
-    return norms * (rend_out.radii > 0)

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from splatkit_ns.densification.base import SplatDensification, request_absgrad
+from splatkit_ns.densification.base import SplatDensification
+from splatkit_ns.densification.screen_gradients import request_absgrad
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.base import payload_type
 from splatkit_ns.parts.payload import SplatRenderPayload

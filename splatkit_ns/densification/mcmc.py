@@ -18,12 +18,17 @@ from torch import Tensor
 from splatkit_ns.densification.base import (
     Motion,
     SplatDensification,
-    best_screen_gradients,
     limit_initial_number,
     scene_limit,
     warn_if_idle,
 )
-from splatkit_ns.densification.default import NO_ABSGRAD, add_to_gaussians, gradient_norms, lacks_absgrad
+from splatkit_ns.densification.screen_gradients import (
+    NO_ABSGRAD,
+    add_to_gaussians,
+    best_screen_gradients,
+    gradient_norms,
+    lacks_absgrad,
+)
 from splatkit_ns.parts.fitting import refine_start, relocation_every, relocation_stop
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import is_due

@@ -18,12 +18,11 @@ from splatkit_ns.formats._quantise import WXYZ, as_floats, log_scales_of, logits
 from splatkit_ns.formats._spz_reading import read_spz_stream
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.formats.gaussians import (
-    KEYS,
     DoubleArray,
     FormatError,
     Gaussians,
     SplatRenderMode,
-    check_finite,
+    join_parts,
     render_mode_named,
 )
 
@@ -87,13 +86,7 @@ class _Reader:
             placed.append((matrix, primitive))
         if not placed:
             self._fail(f"there are no Gaussians in it: no primitive in the scene has {EXTENSION}")
-        parts = [self._placed(matrix, primitive) for matrix, primitive in placed]
-        degrees = {part.sh_degree for part in parts}
-        if len(degrees) > 1:
-            self._fail(f"its Gaussians have different SH degrees: {sorted(degrees)}")
-        arrays: dict[str, Any] = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
-        found = Gaussians(**arrays, render_mode=parts[0].render_mode)
-        return check_finite(found, self.path)
+        return join_parts([self._placed(matrix, primitive) for matrix, primitive in placed], self.path)
 
     def _placed(self, matrix: DoubleArray, primitive: dict[str, Any]) -> Gaussians:
         """A primitive's Gaussians in the axes of PLY files, moved by the matrix of its node."""

@@ -139,7 +139,11 @@ def _read_sh(
 
 
 class _Meta:
-    """The content of meta.json; each value is checked when it is read."""
+    """The content of meta.json; each value is checked when it is read.
+
+    Raises:
+        FormatError: a value is missing or of another kind, also from the methods.
+    """
 
     def __init__(self, data: bytes, path: Path) -> None:
         self._path = path

@@ -18,12 +18,11 @@ from splatkit_ns.formats._quantise import WXYZ, as_floats, log_scales_of, logits
 from splatkit_ns.formats._usd_child import MODE_KEY, TYPE
 from splatkit_ns.formats.frames import Similarity, transform
 from splatkit_ns.formats.gaussians import (
-    KEYS,
     OPAQUE_LOGIT,
     FloatArray,
     FormatError,
     Gaussians,
-    check_finite,
+    join_parts,
     render_mode_named,
 )
 
@@ -56,11 +55,7 @@ def read_usd(path: Path) -> Gaussians:
             parts.append(_gaussians(path, prim, arrays))
     if not parts:
         _fail(path, f"there are no Gaussians in it: no prim of the type {TYPE} has positions")
-    degrees = {part.sh_degree for part in parts}
-    if len(degrees) > 1:
-        _fail(path, f"its Gaussians have different SH degrees: {sorted(degrees)}")
-    joined: dict[str, Any] = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
-    return check_finite(Gaussians(**joined, render_mode=parts[0].render_mode), path)
+    return join_parts(parts, path)
 
 
 def _fail(path: Path, reason: str) -> NoReturn:

@@ -189,3 +189,21 @@ def check_finite(
             gaussians,
         )
     return gaussians
+
+
+def join_parts(parts: Sequence[Gaussians], path: str | PathLike[str]) -> Gaussians:
+    """The Gaussians that a reader found in several places of a file, one after another, after checking them.
+
+    Args:
+        parts: at least one; they were trained in the way of the first.
+        path: of the file, for messages.
+
+    Raises:
+        FormatError: their SH degrees differ.
+        NonFiniteError: one has NaN or infinite values.
+    """
+    degrees = {part.sh_degree for part in parts}
+    if len(degrees) > 1:
+        raise FormatError(f"{path}: its Gaussians have different SH degrees: {sorted(degrees)}.")
+    arrays: dict[str, Any] = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
+    return check_finite(Gaussians(**arrays, render_mode=parts[0].render_mode), path)

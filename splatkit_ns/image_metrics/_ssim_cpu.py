@@ -40,9 +40,7 @@ class SsimMap(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         a, b, window, by_square, by_product, by_a, by_b = ctx.saved_tensors
         upstream = grads[0].contiguous()
         results: list[Tensor | None] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -100,7 +100,7 @@ def check_image(image: Any, rendered: Tensor, owner: str) -> None:
 
 
 @contextmanager
-def without_photograph() -> Iterator[None]:
+def without_photograph() -> Generator[None]:
     """Let the failure of an image model at a view of no training photograph say that there is no `image_index`."""
     try:
         yield

@@ -29,7 +29,7 @@ def exposure_of(path: Path) -> float | None:
             entries = image.getexif().get_ifd(EXIF_IFD)
         time, aperture, iso = (entries.get(tag) for tag in (EXPOSURE_TIME, F_NUMBER, ISO))
         iso = iso[0] if isinstance(iso, tuple) else iso
-        product = float(time) * float(iso) / float(aperture) ** 2  # type: ignore[arg-type]
+        product = float(time) * float(iso) / float(aperture) ** 2
     except Exception:  # Pillow raises many kinds for damaged files, and fractions may divide by zero
         return None
     return math.log2(product) if product > 0 and math.isfinite(product) else None

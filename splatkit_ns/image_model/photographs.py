@@ -64,7 +64,7 @@ def clipped(image: Tensor) -> Tensor:
     Args:
         image: of any shape.
     """
-    return _Clipped.apply(image)  # pyright: ignore[reportReturnType]
+    return _Clipped.apply(image)
 
 
 class _Clipped(torch.autograd.Function):
@@ -75,7 +75,7 @@ class _Clipped(torch.autograd.Function):
         return image.clamp(max=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient
 
 

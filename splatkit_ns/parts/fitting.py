@@ -59,7 +59,7 @@ class FittingSteps(int, Fitting):
         self.share, self.least = share, least
         return self
 
-    def __getnewargs__(self) -> tuple[int, float, int]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[int, float, int]:
         return int(self), self.share, self.least
 
     def in_run(self, steps: int) -> int:
@@ -104,7 +104,7 @@ class FittingValue(float, Fitting):
         self.short, self.below = short, below
         return self
 
-    def __getnewargs__(self) -> tuple[float, float, int]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[float, float, int]:
         return float(self), self.short, self.below
 
     def in_run(self, steps: int) -> float:
@@ -143,7 +143,7 @@ class SceneShare(SceneFitting):
         self.photographs, self.least, self.most = photographs, least, most
         return self
 
-    def __getnewargs__(self) -> tuple[float, float, int, int, float, float]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[float, float, int, int, float, float]:
         return float(self), self.short, self.below, self.photographs, self.least, self.most
 
     def of_scene(self, photographs: int) -> float:
@@ -170,7 +170,7 @@ class SceneValue(SceneFitting):
         self.few, self.photographs = few, photographs
         return self
 
-    def __getnewargs__(self) -> tuple[float, float, float, int, int]:  # type: ignore[override]
+    def __getnewargs__(self) -> tuple[float, float, float, int, int]:
         return float(self), self.few, self.short, self.below, self.photographs
 
     def of_scene(self, photographs: int) -> float:

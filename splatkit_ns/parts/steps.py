@@ -1,4 +1,4 @@
-"""The steps at which a module does its work."""
+"""The steps at which something happens that does not happen at every step."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ def is_due(step: int, every: int, images_per_step: int = 1) -> bool:
         images_per_step: the difference of two steps.
     """
     return step // every > (step - images_per_step) // every
+
+
+def reaches(step: int, every: int, images_per_step: int) -> bool:
+    """Whether what happens every n-th step, as nerfstudio counts, happens after this one.
+
+    Args:
+        step: the last one that was trained, 0-based; not at step 0 itself.
+        every: n; 0 means never.
+        images_per_step: see `is_due`.
+    """
+    return 0 < every <= step and is_due(step, every, images_per_step)
 
 
 def reaches_one_of(step: int, steps: Collection[int], images_per_step: int = 1) -> bool:

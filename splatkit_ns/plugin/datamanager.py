@@ -178,20 +178,18 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         return ImageReader(self.eval_dataset, self.config.cache_images_type)
 
     @cached_property
-    def cached_train(self) -> Batches:  # type: ignore[reportIncompatibleVariableOverride]
+    def cached_train(self) -> Batches:
         """The training images; those that fit are loaded when this is first used."""
         with damaged_pictures_named(self.train_dataset.image_filenames):
             return self._load_images("train", cache_images_device=self.config.cache_images)
 
     @cached_property
-    def cached_eval(self) -> Batches:  # type: ignore[reportIncompatibleVariableOverride]
+    def cached_eval(self) -> Batches:
         """The evaluation images, likewise."""
         with damaged_pictures_named(self.eval_dataset.image_filenames):
             return self._load_images("eval", cache_images_device=self.config.cache_images)
 
-    def _load_images(  # type: ignore[reportIncompatibleMethodOverride]
-        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
-    ) -> Batches:
+    def _load_images(self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]) -> Batches:
         read = self._reader(split)
         dataset = self.train_dataset if split == "train" else self.eval_dataset
         pixels, first = pixel_counts(dataset.cameras), read(0)

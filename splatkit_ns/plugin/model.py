@@ -187,7 +187,7 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         self.part_params.warn_of_untrained(optimizers, self.context)
         self.dispatcher.run("post_train")
 
-    def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
         """Render one camera.
 
         Returns:

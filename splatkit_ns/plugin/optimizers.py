@@ -25,6 +25,7 @@ from splatkit_ns.plugin.options.groups import GroupOptions, check_groups
 from splatkit_ns.plugin.options.length import is_short
 from splatkit_ns.plugin.run.checkpoints.batch_scale import scale_configs, scale_moments
 from splatkit_ns.ranges import Fraction, InnerFraction, NonNegative, Positive
+from splatkit_ns.splat.optimizers import fused_adam
 
 
 @dataclass
@@ -41,11 +42,7 @@ class FusedAdamConfig(OptimizerConfig):
 
     def setup(self, params: Any) -> torch.optim.Optimizer:
         """Make the optimizer of these parameters."""
-        settings: dict[str, Any] = {"lr": float(self.lr), "betas": (0.9, float(self.beta2)), "eps": self.eps}
-        try:
-            return torch.optim.Adam(params, **settings, fused=True)
-        except RuntimeError:  # this torch has no fused Adam for this device
-            return torch.optim.Adam(params, **settings)
+        return fused_adam(params, lr=float(self.lr), betas=(0.9, float(self.beta2)), eps=self.eps)
 
 
 class FactorSchedule(Scheduler, ABC):
@@ -59,6 +56,9 @@ class FactorSchedule(Scheduler, ABC):
         Args:
             optimizer: its learning rate is ``lr_init``.
             lr_init: learning rate at the start.
+
+        Raises:
+            ValueError: the schedule has no length.
         """
         if self.config.max_steps is None:
             raise ValueError(f"{type(self.config).__name__}.max_steps is not set, and there is no run to take it from.")
@@ -235,7 +235,6 @@ def run_optimizers(
         max_steps: length of the run, for schedules without one of their own.
         scales: name -> factor of the learning rate; a schedule's end is scaled with it.
     """
-
     result: dict[str, Any] = {}
     for name in names:
         entry: dict[str, Any] = deepcopy(dict(configs[name]))

@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from splatkit_ns.modules.builtin import BuiltinModules
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.steps import reaches
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.added_options import AddedOptions
 from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, placed, save_run_config, say_what_begins
@@ -45,7 +46,6 @@ from splatkit_ns.plugin.run.processes.rank_processes import RankedTraining, numb
 from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.graph_or_plain import forward_backward
-from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.step.updates import ParameterUpdates, training_cores
 from splatkit_ns.plugin.viewer.thumbnails import show_photographs
@@ -123,7 +123,7 @@ class SplatkitTrainer(Trainer):
         else:
             seed_everything(config.machine.seed)
         super().__init__(config, local_rank)  # one process, as far as nerfstudio knows: gradients are averaged here
-        self.train_lock = RLock()  # type: ignore[assignment]  # a hook that is called under it may take it, too
+        self.train_lock = RLock()  # a hook that is called under it may take it, too
         with self._folder.discarded_if_refused():
             self.modules: list[SplatBaseModule[Any]] = run_modules(config, self.base_dir)
         """Modules that hook into training, besides renderer, loss and densification; more may come before `setup`."""

@@ -136,8 +136,10 @@ def require_gsplat(reason: str) -> None:
 def check_cuda_backend() -> None:
     """Load gsplat's CUDA code; compile it first if that has not been done (minutes, once per machine).
 
-    Only what `rasterization` names needs it; the trainer calls this before it loads data if a run does. Raises
-    BackendUnavailableError.
+    Only what `rasterization` names needs it; the trainer calls this before it loads data if a run does.
+
+    Raises:
+        BackendUnavailableError: it cannot be used.
     """
     if not torch.cuda.is_available():
         raise BackendUnavailableError(explain_unavailable(gather_facts()))

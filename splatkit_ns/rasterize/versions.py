@@ -19,7 +19,8 @@ def gsplat_version() -> tuple[int, int, int]:
 
     It is read from ``version.py``, because several gsplats may be on the path and metadata may belong to another.
 
-    Raises ModuleNotFoundError if gsplat is not installed.
+    Raises:
+        ModuleNotFoundError: gsplat is not installed.
     """
     spec = find_spec("gsplat")
     if spec is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,11 +63,17 @@ def make_optimizers(
         ValueError: see `complete_learning_rates`.
     """
     rates = complete_learning_rates(learning_rates, list(params.keys()))
-    return {name: _adam(param, rates[name], eps) for name, param in params.items()}
+    return {name: fused_adam([param], lr=rates[name], eps=eps) for name, param in params.items()}
 
 
-def _adam(param: nn.Parameter, learning_rate: float, eps: float) -> Optimizer:
+def fused_adam(params: Any, **settings: Any) -> Optimizer:
+    """Make an Adam of PyTorch's, in one kernel for the whole step if PyTorch has one for the device.
+
+    Args:
+        params: a list of parameters, or of groups of them.
+        settings: other arguments of `torch.optim.Adam`.
+    """
     try:
-        return torch.optim.Adam([param], lr=learning_rate, eps=eps, fused=True)
+        return torch.optim.Adam(params, **settings, fused=True)
     except RuntimeError:  # torch before 2.4 on the CPU, and devices without a fused kernel
-        return torch.optim.Adam([param], lr=learning_rate, eps=eps)
+        return torch.optim.Adam(params, **settings)

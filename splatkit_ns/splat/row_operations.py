@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.splat.activated import ActivatedGaussians
 from splatkit_ns.splat.adding import rows_at
 from splatkit_ns.splat.discs import disc_log_scales
@@ -231,7 +232,7 @@ class GaussianRows(ActivatedGaussians):
         Masks may have been made at any time in the outermost block; see `duplicate`.
 
         Raises:
-            RuntimeError: rows were changed without their optimizer state.
+            ModuleError: rows were changed without their optimizer state.
         """
         outer = self._tracker
         if outer is not None:
@@ -260,7 +261,7 @@ class GaussianRows(ActivatedGaussians):
         """
         try:
             change = tracker.finish()
-        except RuntimeError:
+        except ModuleError:
             if quiet:
                 return
             raise

@@ -47,7 +47,7 @@ def test_the_message_says_what_helps_and_the_state_is_saved(scene: Path, tmp_pat
     assert "Out of memory at step 9 with 50 Gaussians" in text
     assert "--pipeline.model.densification.max-gaussians 37 (now 120)" in text
     assert "--modules.resolution.max-downscale 4 (now 2)" in text
-    assert "--pipeline.datamanager.cache-gib 1 (now half of the memory that was free)" in text
+    assert "--pipeline.datamanager.cache-gib 0.5 (now at most 1)" in text
     assert "packed" not in text, "the CPU cannot"
     assert "Tried to allocate 2.00 GiB" in text
     path = checkpoint_files.path_of(config.get_checkpoint_dir(), 7)

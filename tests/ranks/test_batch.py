@@ -16,8 +16,12 @@ from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.step.batch_gradients import BatchGradients
 from splatkit_ns.plugin.step.finite import NotFiniteError
+from splatkit_ns.plugin.step.rank_gradients import RankGradients
+from splatkit_ns.ranks import ONE_RANK
+from splatkit_ns.rasterize.color_gradients import ColorGradients, current_color_gradients
 from splatkit_ns.splat import SplatTrainingState, read_checkpoint
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.runs import CHEAP, At, CheapLoss, CheapRenderer, differences, make_config, run_command, send, train
@@ -138,10 +142,11 @@ def test_the_python_entry_and_steps_that_are_kept(scene: Path, tmp_path: Path, m
 def test_what_cannot_be_is_refused(scene: Path, tmp_path: Path) -> None:
     from gsplat.strategy import MCMCStrategy
 
-    for options, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"batch_size": 0}, r"--batch-size is 0, expected"),
         ({"batch_size": 2, "on_nan": "skip"}, r"--on-nan is skip, expected stop with --batch-size 2"),
-    ):
+    ]
+    for options, message in wrong:
         with pytest.raises(OptionsError, match=message):
             train(make_config(scene, tmp_path / "a", **options))
     few = write_tiny_scene(tmp_path / "few", num_views=2)
@@ -150,6 +155,39 @@ def test_what_cannot_be_is_refused(scene: Path, tmp_path: Path) -> None:
     config = make_config(scene, tmp_path / "c", model_densification=GsplatStrategy(MCMCStrategy()), batch_size=2)
     with pytest.raises(ModuleError, match=r"^GsplatStrategy cannot be used with several images a step"):
         train(config)
+
+
+class Phases(SplatBaseModule[Any]):
+    """Notes what takes time in each step."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+    def on_phase(self, phase: str) -> None:
+        self.phases.append(phase)
+
+
+def test_the_time_of_each_image_is_measured(scene: Path, tmp_path: Path) -> None:
+    watch = Phases()
+    train(make_config(scene, tmp_path, **CHEAP, batch_size=2, max_num_iterations=2), watch)
+    image = ["data", "modules", "render", "modules", "loss", "modules", "backward"]
+    first = watch.phases.index("data")
+    assert watch.phases[first : first + 2 * len(image)] == 2 * image
+
+
+def test_gradients_of_colours_are_kept_for_each_image() -> None:
+    """The exchange then gets them in one tensor, (images, N + 1, 3)."""
+    kept: ColorGradients | None = None
+    gradients = RankGradients(ONE_RANK, RollCall(ONE_RANK, lambda works: None), batch_size=3)
+    for step in range(2):
+        for image in range(3):
+            with gradients.collected():
+                kept = current_color_gradients()
+                assert kept is not None
+                kept.found = torch.full((4, 3), 10.0 * step + image)
+        assert kept is not None
+        assert kept.found is not None
+        assert kept.found.tolist() == [[[10.0 * step + image] * 3] * 4 for image in range(3)]
 
 
 class Spoils(CheapLoss):
@@ -162,6 +200,7 @@ class Spoils(CheapLoss):
 
 
 def test_a_loss_that_is_nan_names_the_images_of_the_step(scene: Path, tmp_path: Path) -> None:
-    config = make_config(scene, tmp_path, **{**CHEAP, "model_loss_fn": Spoils()}, batch_size=2)
+    options: dict[str, Any] = {**CHEAP, "model_loss_fn": Spoils()}
+    config = make_config(scene, tmp_path, **options, batch_size=2)
     with pytest.raises(NotFiniteError, match=r"^Not finite at step 4 on image frame_\d+\S* or image frame_\d+\S*: "):
         train(config)

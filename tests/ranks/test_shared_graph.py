@@ -18,8 +18,8 @@ from splatkit_ns.densification import mcmc
 from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.step import update_graph, updates
 from splatkit_ns.plugin.step.finite import FiniteWatch
-from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
 from splatkit_ns.plugin.step.parts import StepParts
+from splatkit_ns.plugin.step.plain import PlainForwardBackward
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.plugin.step.update_graph import STEPS_BEFORE, SharedUpdateGraph
 from splatkit_ns.plugin.step.updates import ParameterUpdates

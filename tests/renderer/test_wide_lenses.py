@@ -14,12 +14,12 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.errors import ModuleError, SplatkitError
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.renderer import RenderOptions, Splat2DGSRenderer, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.renderer.wide_lenses import pixel_directions
 from splatkit_ns.splat import SplatModel, SplatTrainingState
-from splatkit_ns.splat.initialization import SH_C0
 
 EYE = torch.tensor([0.3, -0.2, 0.5])
 BACKGROUND = (0.2, 0.4, 0.1)

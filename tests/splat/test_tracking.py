@@ -146,6 +146,20 @@ def test_rows_changed_without_their_optimizer_state_are_an_error() -> None:
     assert_no_marks(state)
 
 
+def test_the_exception_of_the_block_says_more_than_rows_without_their_optimizer_state() -> None:
+    state = make_state(4)
+
+    def replace_parameters_and_fail() -> None:
+        with state.track_row_changes():
+            for name in state.params:
+                state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        replace_parameters_and_fail()
+    assert_no_marks(state)
+
+
 def test_nothing_is_marked_or_copied_until_a_state_is_asked_for() -> None:
     state = make_state(4)
     optimizer, param = state.optimizers["quats"], state.params["means"]

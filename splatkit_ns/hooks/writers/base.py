@@ -58,7 +58,7 @@ class Writer(abc.ABC):
         return cls(log_dir)  # type: ignore[call-arg]
 
 
-WRITER_REGISTRY: Registry[Writer] = Registry("writer", Writer)  # type: ignore[type-abstract]
+WRITER_REGISTRY: Registry[Writer] = Registry("writer", Writer)
 """Writers that a config can name."""
 
 

@@ -8,13 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
-from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
-from nerfstudio.engine.optimizers import OptimizerConfig
-from nerfstudio.engine.schedulers import SchedulerConfig
-from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import OptionsError, SplatkitError
@@ -22,46 +15,21 @@ from splatkit_ns.formats import FormatError, find_format
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.options.groups import group_problems
 from splatkit_ns.plugin.options.length import possible_lenses
+from splatkit_ns.plugin.options.nerfstudio_ranges import nerfstudio_ranges
 from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.parts.hooks import name_problems
 from splatkit_ns.plugin.run.parts.modules import own_module_problems
 from splatkit_ns.plugin.run.processes.machines import address_of
-from splatkit_ns.ranges import Fraction, NonNegative, Positive, Range, at_most, from_to
 from splatkit_ns.rasterize import gsplat_version, require_gsplat
 from splatkit_ns.rasterize.unscented import has_unscented_transform
 from splatkit_ns.renderer import Splat3DGSRenderer
 
-RANGES: dict[type, dict[str, Sequence[Range]]] = {
-    TrainerConfig: {
-        "max_num_iterations": (Positive,),
-        **dict.fromkeys(
-            ("steps_per_save", "steps_per_eval_batch", "steps_per_eval_image", "steps_per_eval_all_images"),
-            (NonNegative,),
-        ),
-    },
-    MachineConfig: {"seed": (NonNegative, at_most(2**32 - 1))},  # NumPy's seeds
-    ViewerConfig: dict.fromkeys(("websocket_port", "websocket_port_default"), (from_to(1, 65535),)),
-    LoggingConfig: dict.fromkeys(("steps_per_log", "max_buffer_size"), (Positive,)),
-    FullImageDatamanagerConfig: dict.fromkeys(("camera_res_scale_factor", "fps_reset_every"), (Positive,)),
-    CameraOptimizerConfig: dict.fromkeys(("trans_l2_penalty", "rot_l2_penalty"), (NonNegative,)),
-    OptimizerConfig: {**dict.fromkeys(("lr", "eps", "max_norm"), (Positive,)), "weight_decay": (NonNegative,)},
-    SchedulerConfig: {**dict.fromkeys(("lr_final", "max_steps"), (Positive,)), "warmup_steps": (NonNegative,)},
-    DataParserConfig: {
-        **dict.fromkeys(
-            ("scale_factor", "scene_scale", "depth_unit_scale_factor", "downscale_factor", "eval_interval"),
-            (Positive,),
-        ),
-        "train_split_fraction": (Fraction,),
-    },
-}
-"""The ranges of fields that nerfstudio's own config classes define, by a base class of the config."""
 
-
-def flag(place: str) -> str:
-    """The name of an option on the command line."""
+def option_name(place: str) -> str:
+    """The name that an option has on the command line, in messages, from its place in the config of a run."""
     owner, _, name = place.replace("_", "-").rpartition(".")
-    return f"--{name} of the dataparser" if owner.endswith("dataparser") else f"--{place.replace('_', '-')}"
+    return f"--{name} of the dataparser" if owner.endswith("dataparser") else ranges.flag(place)
 
 
 def check_options(config: Any) -> None:
@@ -84,12 +52,14 @@ def check_data_options(config: Any) -> None:
     Raises:
         OptionsError: options are out of their ranges.
     """
-    problems = ranges.problems(config, shown=flag, others=_nerfstudios_ranges)
+    problems = ranges.problems(config, shown=option_name, others=nerfstudio_ranges)
     if problems:
         raise OptionsError(problems)
 
 
-def option_problems(config: Any, shown: Callable[[str], str] = flag, modules: Sequence[Any] | None = ()) -> list[str]:
+def option_problems(
+    config: Any, shown: Callable[[str], str] = option_name, modules: Sequence[Any] | None = ()
+) -> list[str]:
     """The problems of a run's options, one line each.
 
     Args:
@@ -97,7 +67,7 @@ def option_problems(config: Any, shown: Callable[[str], str] = flag, modules: Se
         shown: gives the name that messages use for an option, from its place in the config.
         modules: the run's modules besides those of the config; None if parts of the run are not known yet.
     """
-    problems = ranges.problems(config, shown=shown, others=_nerfstudios_ranges)
+    problems = ranges.problems(config, shown=shown, others=nerfstudio_ranges)
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
     problems += _lens_problems(config, shown) + _gradient_problems(config, shown) + _mask_problems(config, shown)
@@ -250,7 +220,7 @@ def _gpu_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
     return [f"{shown('machine.num_devices')} is {count}, but PyTorch finds {found} GPU(s) on this machine"]
 
 
-def machine_problems(machine: Any, shown: Callable[[str], str] = flag) -> list[str]:
+def machine_problems(machine: Any, shown: Callable[[str], str] = option_name) -> list[str]:
     """The problems of the numbers of devices and machines, one line each, whatever this machine has.
 
     Args:
@@ -275,12 +245,6 @@ def machine_problems(machine: Any, shown: Callable[[str], str] = flag) -> list[s
             "address of machine 0 that the others can reach, and a free port there, the same on all machines"
         )
     return problems
-
-
-def _nerfstudios_ranges(owner: type, definer: type, name: str) -> Sequence[Range]:
-    if definer.__module__.partition(".")[0] != "nerfstudio":  # a user's field of the same name may mean anything
-        return ()
-    return next((fields[name] for base, fields in RANGES.items() if issubclass(owner, base) and name in fields), ())
 
 
 def _initial_file_problems(path: Path, option: str) -> list[str]:

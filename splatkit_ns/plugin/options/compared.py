@@ -41,11 +41,11 @@ def _collect(value: Any, place: str, found: dict[str, str]) -> None:
         for field in dataclasses.fields(value):
             _collect(getattr(value, field.name), f"{place}.{field.name}".lstrip("."), found)
     elif isinstance(value, Mapping):
-        for name, entry in value.items():  # type: ignore[reportUnknown]
+        for name, entry in value.items():
             _collect(entry, f"{place}.{name}", found)
     elif isinstance(value, list | tuple):
-        found[place] = f"{len(value)} entries"  # type: ignore[reportUnknown]
-        for i, entry in enumerate(value):  # type: ignore[reportUnknown]
+        found[place] = f"{len(value)} entries"
+        for i, entry in enumerate(value):
             _collect(entry, f"{place}.{i}", found)
     elif value is None or isinstance(value, str | int | float | enum.Enum):
         found[place] = str(value)

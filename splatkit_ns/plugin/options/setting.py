@@ -46,7 +46,7 @@ def _entry(owner: Any, name: str) -> Any:
         kind = type(part_itself(owner)).__name__
         raise OptionError(f": {kind} is no dataclass of its settings, so {name!r} has to be set where it is made")
     if isinstance(owner, Mapping):
-        entries: dict[str, Any] = {str(key): value for key, value in owner.items()}  # type: ignore[reportUnknown]
+        entries: dict[str, Any] = {str(key): value for key, value in owner.items()}
     elif dataclasses.is_dataclass(owner) and not isinstance(owner, type):
         entries = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
     else:

@@ -16,7 +16,13 @@ from rich.markup import escape
 
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.plugin.data.scenes.bare_colmap import dataparser_of
-from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer, flag, machine_problems
+from splatkit_ns.plugin.options.check import (
+    check_device,
+    check_options,
+    check_renderer,
+    machine_problems,
+    option_name,
+)
 from splatkit_ns.plugin.options.compared import compared_options
 from splatkit_ns.plugin.options.length import fit_to_length, fit_to_scene, is_short
 from splatkit_ns.plugin.reporting.console import report_once
@@ -31,6 +37,7 @@ from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.processes.machines import Machine, Machines, address_of
 from splatkit_ns.plugin.run.processes.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.ranges import is_number
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.state_checkpoint import package_versions
 
 
@@ -101,7 +108,7 @@ def _meet(config: Any) -> Machines | None:
         if problems:
             raise OptionsError(problems)
         return None
-    options = compared_options(config, flag)
+    options = compared_options(config, option_name)
     folder = config.get_base_dir().absolute()
     this = Machine(machine.machine_rank, socket.gethostname(), folder, package_versions(), options)
     machines = Machines(this, machine.num_machines, machine.dist_url)
@@ -214,6 +221,14 @@ def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:
         CONSOLE.print(escape(text), highlight=False, soft_wrap=True)
 
 
+def _images_at_a_time(config: Any) -> str:
+    """The number of photographs of a step, after the number of steps, which count single ones unless told otherwise."""
+    number = Ranks.current().size * config.batch_size
+    if number == 1:
+        return ""
+    return f", {number} photographs at a time" if config.count_images else f" of {number} photographs"
+
+
 def describe_run(config: Any, cameras: Cameras, densification: Any, number: int) -> str:
     """The size of a run in one line: photographs, steps, and the limit of Gaussians and the dropout, if there are any.
 
@@ -225,7 +240,8 @@ def describe_run(config: Any, cameras: Cameras, densification: Any, number: int)
     """
     sizes = sorted(set(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)))
     shown = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
-    parts = [f"{len(cameras)} photographs of {shown}", f"{config.max_num_iterations:,} steps"]
+    steps = f"{config.max_num_iterations:,} steps{_images_at_a_time(config)}"
+    parts = [f"{len(cameras)} photographs of {shown}", steps]
     limit = getattr(densification, "limit", getattr(densification, "max_gaussians", None))
     if is_number(limit):
         parts.append(f"at most {max(limit, number):,} Gaussians")

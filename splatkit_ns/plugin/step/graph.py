@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.step.capturing import captured
 from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
-from splatkit_ns.plugin.step.interfaces import PlainForwardBackward, StepModel
+from splatkit_ns.plugin.step.interfaces import StepModel
+from splatkit_ns.plugin.step.plain import PlainForwardBackward
 from splatkit_ns.plugin.step.work_meter import WorkMeter
 from splatkit_ns.rasterize.color_gradients import current_color_gradients
 from splatkit_ns.rasterize.tile_list_space import ListSpace

@@ -10,7 +10,8 @@ import torch
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.step.graph import GraphForwardBackward
-from splatkit_ns.plugin.step.interfaces import ForwardBackward, PlainForwardBackward, StepModel
+from splatkit_ns.plugin.step.interfaces import ForwardBackward, StepModel
+from splatkit_ns.plugin.step.plain import PlainForwardBackward
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:

@@ -1,8 +1,7 @@
-"""The interfaces of a training step to the model and its data, and the ways to run the differentiated part."""
+"""The interfaces of a training step: to the model, to its data, and to the two ways to run the differentiated part."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,11 +10,8 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor, nn
 
 from splatkit_ns.parts.context import StepContext
-from splatkit_ns.parts.steps import is_due
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.parts import StepParts
-from splatkit_ns.plugin.step.work_meter import WorkMeter
-from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.splat import SplatTrainingState
 
 
@@ -25,7 +21,6 @@ class StepModel(Protocol):
     context: StepContext
     training_state: SplatTrainingState
     camera_optimizer: CameraOptimizer
-
     parts: StepParts
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -99,57 +94,3 @@ class ForwardBackward(Protocol):
     def close(self) -> None:
         """Free the memory that earlier steps still hold."""
         ...
-
-
-def reaches(step: int, every: int, images_per_step: int) -> bool:
-    """Whether what happens every n-th step, as nerfstudio counts, happens after this one.
-
-    Args:
-        step: the last one that was trained, 0-based; not at step 0 itself.
-        every: n; 0 means never.
-        images_per_step: see `StepContext`.
-    """
-    return 0 < every <= step and is_due(step, every, images_per_step)
-
-
-class PlainForwardBackward:
-    """Runs render, loss and backward pass in PyTorch, kernel by kernel.
-
-    Args:
-        model: the model, with its modules attached.
-        measures_work: whether renders count their work, on CUDA.
-    """
-
-    makes_graphs = is_replay = needs_graph = False
-
-    def __init__(self, model: StepModel, measures_work: bool = False) -> None:
-        self._model = model
-        self.meanwhile: Callable[[], None] = lambda: None
-        self.when_slow: Callable[[], None] = lambda: None
-        self._list_space = ListSpace()
-        self._meter = WorkMeter(self._list_space, measures_work)
-
-    @property
-    def work(self) -> int:
-        return self._meter.before
-
-    def last_work(self) -> int:
-        return self._meter.last()
-
-    def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        model, measures = self._model, frame.list_space is None  # else the caller does
-        if measures:
-            self._list_space.longest = 0
-            self._meter.begin()
-            model.parts.use_frame(dataclasses.replace(frame, list_space=self._list_space))
-        outputs = model.get_outputs(frame.camera)
-        model.get_loss_dict(outputs, batch)
-        assert model.context.loss is not None
-        model.context.loss.backward()
-        model.parts.measure()
-        if measures:
-            self._meter.note(self._list_space.longest)
-        return outputs
-
-    def close(self) -> None:
-        pass

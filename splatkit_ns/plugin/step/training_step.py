@@ -137,13 +137,14 @@ class TrainingStep:
 
     def _note_image(self, frame: TrainingFrame, is_last: bool) -> None:
         """Take the gradients of the image that has just been rendered, its work and its name."""
-        context = self._model.context
+        context, parts = self._model.context, self._model.parts
         assert context.loss is not None
         self._batch.add(context.loss)
         self._works.append(self._forward_backward.work)
         context.names_in_batch += (frame.image_name,)
         if not is_last:  # `densify` counts that one
-            self._model.parts.count()
+            parts.dispatcher.run("on_phase", phase="backward")
+            parts.count()
 
     def _work_ahead(self) -> None:
         """Do what the rest of the step needs before, unless it runs without a graph; it may also be done then."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.parts.nesting import part_with
-from splatkit_ns.plugin.data.photographs.images import sh_to_rgb
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.renderer import SplatRenderer
@@ -48,7 +48,7 @@ class GaussianAttributes:
     @property
     def colors(self) -> Tensor:
         """Colours without their dependence on the direction, (N, 3)."""
-        return sh_to_rgb(self.features_dc)
+        return self.features_dc * SH_C0 + 0.5
 
     @property
     def shs_0(self) -> Tensor:

@@ -26,7 +26,8 @@ from splatkit_ns.methods import make_method, splatkit_2dgs
 from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.plugin.optimizers import FusedAdamConfig, LateDecayConfig
 from splatkit_ns.plugin.options import check
-from splatkit_ns.plugin.options.check import RANGES, check_device, check_options, check_renderer
+from splatkit_ns.plugin.options.check import check_device, check_options, check_renderer
+from splatkit_ns.plugin.options.nerfstudio_ranges import RANGES
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
 from splatkit_ns.plugin.run.parts.modules import import_module
 from splatkit_ns.ranges import from_to

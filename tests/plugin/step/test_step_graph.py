@@ -23,7 +23,7 @@ from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step import graph_or_plain
-from splatkit_ns.plugin.step.interfaces import PlainForwardBackward
+from splatkit_ns.plugin.step.plain import PlainForwardBackward
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate

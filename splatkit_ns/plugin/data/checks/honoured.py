@@ -172,7 +172,7 @@ def _has_fisheye624(meta: Mapping[str, Any]) -> bool:
 def _is_neutral(value: Any) -> bool:
     """Whether a value asks for nothing: null, false, 0, or empty or all of these."""
     if isinstance(value, list | tuple):
-        return all(_is_neutral(part) for part in value)  # type: ignore[reportUnknownVariableType]
+        return all(_is_neutral(part) for part in value)
     return not value
 
 

@@ -164,7 +164,7 @@ class Batches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self._pixels)
 
-    def __getitem__(self, index: int) -> Batch:  # type: ignore[override]
+    def __getitem__(self, index: int) -> Batch:
         """A photograph; a copy of its dictionary, not of its tensors.
 
         Raises:
@@ -266,7 +266,7 @@ class EvaluationViews(Sequence[tuple[Cameras, Batch]]):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> tuple[Cameras, Batch]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Cameras, Batch]:
         index = self._indices[index]
         return self._view(index, self._batches[index])
 

@@ -28,16 +28,9 @@ def damaged_pictures_named(names: Iterable[Path]) -> Generator[None]:
     Args:
         names: their files. If libjpeg has printed anything, these are decoded again.
     """
-    printed = str
-    try:
-        with printed_words() as printed:
-            yield
-    finally:
-        words = printed()
-        if words:
-            with suppress(OSError):  # it is broken
-                sys.stderr.write(words)
-    if "JPEG" in words:
+    with printed_words(passed_on=True) as printed:
+        yield
+    if "JPEG" in printed():
         found = decoder_complaints(map(str, names))
         if found:
             shown = [f"{name} ({text})" for name, text in found.items()]
@@ -48,8 +41,11 @@ def damaged_pictures_named(names: Iterable[Path]) -> Generator[None]:
 
 
 @contextmanager
-def printed_words() -> Generator[Callable[[], str]]:
-    """A block in which everything that the process prints on its standard error is kept, and not printed.
+def printed_words(passed_on: bool = False) -> Generator[Callable[[], str]]:
+    """A block in which everything that the process prints on its standard error is kept.
+
+    Args:
+        passed_on: whether it is printed after the block, however that ends; otherwise it never is.
 
     Yields:
         Returns what has been printed in the block, once that has ended; nothing if standard error was closed when the
@@ -75,6 +71,9 @@ def printed_words() -> Generator[Callable[[], str]]:
             os.close(kept)
             file.seek(0)
             words = file.read().decode(errors="replace")
+            if passed_on:
+                with suppress(OSError):  # standard error is broken
+                    sys.stderr.write(words)
 
 
 def decoder_complaints(names: Iterable[str]) -> dict[str, str]:

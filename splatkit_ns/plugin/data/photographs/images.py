@@ -10,12 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.splat.initialization import SH_C0
-
-
-def sh_to_rgb(sh0: Tensor) -> Tensor:
-    """Colour of a coefficient of degree 0."""
-    return sh0 * SH_C0 + 0.5
 
 
 def ground_truth(image: Tensor, downscale: int) -> Tensor:

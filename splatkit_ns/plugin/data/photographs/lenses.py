@@ -138,9 +138,9 @@ def _distortion(source: Mapping[str, Any], model: str, where: str) -> tuple[floa
     if "distortion_params" in source:
         values = source["distortion_params"]
         length = 12 if MODELS[model] is CameraType.FISHEYE624 else 6
-        if not isinstance(values, list | tuple) or len(values) != length:  # type: ignore[reportUnknownArgumentType]
+        if not isinstance(values, list | tuple) or len(values) != length:
             raise DataError(f"{where}: 'distortion_params' is {str(values)[:80]}, expected a list of {length} numbers.")
-        return tuple(_number(value, "distortion_params", where, "numbers") for value in values)  # type: ignore[reportUnknownVariableType]
+        return tuple(_number(value, "distortion_params", where, "numbers") for value in values)
     values = {key: _number(source.get(key, 0.0), key, where, "a number") for key in (*COEFFICIENTS, "k5", "k6")}
     if model == "FULL_OPENCV":
         return (*(0.0 if key == "k4" else values[key] for key in COEFFICIENTS), *(values[key] for key in DENOMINATORS))

@@ -175,7 +175,7 @@ class OwnBlender(Blender):
         lenses = [_at_size(scene.lens_by_angles(i, size), size) for i in range(len(paths))]
         with scene.written([{"file_path": "picture"} for _ in paths], camera_angle_x=1.0) as file:
             path = file.rename(file.with_name(f"transforms_{split}.json"))
-            _write_picture(path.with_name("picture.png"))
+            Image.new("L", (2, 2)).save(path.with_name("picture.png"))
             given, self.data = self.data, path.parent
             try:
                 outputs = super()._generate_dataparser_outputs(split)
@@ -203,10 +203,6 @@ def _reading(parser: Any, path: Path, **settings: Any) -> Generator[None]:
         yield
     finally:
         parser.config = given
-
-
-def _write_picture(path: Path) -> None:
-    Image.new("L", (2, 2)).save(path)
 
 
 def _at_size(lens: Lens, size: tuple[int, int]) -> Lens:

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.formats.las import LasError, read_las
 from splatkit_ns.formats.ply_header import PlyElement, PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.splat.initialization import SH_C0
 
 XYZ = ("x", "y", "z")
 COLORS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))

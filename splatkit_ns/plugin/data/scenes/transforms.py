@@ -6,7 +6,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -176,7 +176,7 @@ class Scene:
             poses[:, :3, 3] -= self.offset
         return poses
 
-    def written(self, frames: list[dict[str, Any]], **top: Any) -> Any:
+    def written(self, frames: list[dict[str, Any]], **top: Any) -> AbstractContextManager[Path]:
         """A context with the path of a file for nerfstudio: these frames, with poses near the origin.
 
         Args:

@@ -65,7 +65,7 @@ class ModelParameters(nn.Module):
                 self.gauss_params[name].data = declared.rows(self.training_state)
         self.is_stand_in = False
 
-    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:
         """Load weights of any number of Gaussians; the `Parameter` objects, which optimizers know, stay the same.
 
         A note names the parameters of parts that this model does not have. They are dropped, unless they have one row

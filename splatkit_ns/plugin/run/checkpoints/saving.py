@@ -13,6 +13,7 @@ import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
+from splatkit_ns.parts.steps import reaches
 from splatkit_ns.plugin.run.checkpoints.resuming import say_how_to_go_on
 from splatkit_ns.plugin.run.checkpoints.run_checkpoints import RunCheckpoints
 from splatkit_ns.plugin.run.checkpoints.state import RunState
@@ -21,7 +22,6 @@ from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.run.processes.rank_failures import end_at_once, is_lost
 from splatkit_ns.plugin.run.processes.together import Together
 from splatkit_ns.plugin.step.finite import NotFiniteError, check_parameters, stop_message
-from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import TrainingStep
 
 logger = logging.getLogger("splatkit_ns")

@@ -88,7 +88,7 @@ def config_error(error: BaseException, traceback: TracebackType | None) -> Splat
     if not isinstance(error, (FileNotFoundError, IsADirectoryError, YAMLError)):
         return None
     for frame, called in pairwise(frame for frame, _ in walk_tb(traceback)):
-        where = (_module(frame), frame.f_code.co_name)
+        where = _function(frame)
         if where in READS_CONFIG and _module(called).partition(".")[0] in ("pathlib", "yaml"):
             path = frame.f_locals.get("config_path") or frame.f_locals["config"].load_config
             return _why_unreadable(Path(path))
@@ -137,6 +137,12 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__"))
 
 
+def _function(frame: FrameType) -> tuple[str, str]:
+    """The function of a frame, as module and name; by name, since importing nerfstudio's commands imports all methods,
+    this one among them."""
+    return _module(frame), frame.f_code.co_name
+
+
 def _being_written(frame: FrameType) -> list[Path]:
     """The files that a function has opened to write them anew."""
     files = (value for value in frame.f_locals.values() if isinstance(value, (BufferedWriter, TextIOWrapper)))
@@ -162,7 +168,7 @@ def mistake_error(traceback: TracebackType | None) -> SplatkitError | None:
         traceback: the traceback of the uncaught exception.
     """
     for frame, _ in walk_tb(traceback):
-        where = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        where = _function(frame)
         is_path = where == ("nerfstudio.cameras.camera_paths", "get_interpolated_camera_path")
         if is_path and len(frame.f_locals.get("cameras", ())) == 1:
             return SplatkitError(
@@ -190,8 +196,7 @@ def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> S
     if not isinstance(error, Exception):
         return None
     for frame, _ in walk_tb(traceback):
-        # by name: importing that module here would import all methods, this one among them, in a circle
-        where = (frame.f_globals.get("__name__"), frame.f_code.co_name)
+        where = _function(frame)
         config = frame.f_locals.get("config")
         if where == ("nerfstudio.utils.eval_utils", "eval_load_checkpoint") and config is not None:
             return _what_is_wrong(Path(config.load_dir), config.load_step)

@@ -9,6 +9,7 @@ import torch
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.memory import GIB
+from splatkit_ns.plugin.data.loader.memory import CPU_TRAINING
 
 _WORDS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory")
 """Texts of errors without a class of their own: from the CPU's allocator, and from code that bypasses torch's."""
@@ -74,9 +75,9 @@ def message(error: BaseException, step: int, num_gaussians: int, in_use: str, ch
     downscale = config.modules.resolution.max_downscale
     options.append(f"--modules.resolution.max-downscale {2 * downscale} (now {downscale})")
     if config.machine.device_type != "cuda":
-        given = data.cache_gib
-        now = "half of the memory that was free" if given is None else f"{given:g}"
-        options.append(f"--pipeline.datamanager.cache-gib {1 if given is None else given / 2:g} (now {now})")
+        gib = CPU_TRAINING / GIB if data.cache_gib is None else data.cache_gib
+        at_most = "at most " if data.cache_gib is None else ""
+        options.append(f"--pipeline.datamanager.cache-gib {gib / 2:g} (now {at_most}{gib:g})")
     elif data.cache_images != "cpu":
         options.append(f"--pipeline.datamanager.cache-images cpu (now {data.cache_images})")
     if config.machine.device_type == "cuda" and not getattr(model.renderer, "packed", True):

@@ -14,8 +14,8 @@ from nerfstudio.utils.writer import EventName
 from torch import Tensor
 
 from splatkit_ns.errors import describe_os_error
+from splatkit_ns.parts.steps import reaches
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.plugin.step.interfaces import reaches
 from splatkit_ns.plugin.step.training_step import StepResult
 
 

@@ -15,7 +15,7 @@ from nerfstudio.utils.writer import EventName, TimeWriter
 from torch import Tensor
 
 from splatkit_ns.parts.dispatch import ModuleDispatcher
-from splatkit_ns.plugin.step.interfaces import reaches
+from splatkit_ns.parts.steps import reaches
 
 
 class AnnouncedImages:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.data.photographs.images import composite, ground_truth, sh_to_rgb, valid_pixels
+from splatkit_ns.plugin.data.photographs.images import composite, ground_truth, valid_pixels
 
 
 def test_bytes_become_floats() -> None:
@@ -58,7 +58,3 @@ def test_transparent_images_are_laid_onto_the_background() -> None:
     assert composite(image, torch.tensor([0.2, 0.4, 0.8]))[0, 0].tolist() == pytest.approx(expected)
     opaque = torch.rand(2, 2, 3)
     assert composite(opaque, torch.zeros(3)) is opaque
-
-
-def test_a_coefficient_of_zero_is_grey() -> None:
-    assert sh_to_rgb(torch.zeros(3)).tolist() == [0.5, 0.5, 0.5]

@@ -12,8 +12,8 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.plugin.data.scenes.seed_points import bytes_of, read_points, seed_points, thinned
-from splatkit_ns.splat.initialization import SH_C0
 from tests.formats.test_las import write_las
 from tests.plugin.data.broken_data import XYZ, changed_copy, in_json
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
