@@ -176,7 +176,8 @@ def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_pat
         trainer = make_trainer(config)
         trainer.train()
     cameras = trainer.pipeline.datamanager.train_dataset.cameras
-    limit = getattr(trainer.pipeline.model.densification, "limit")  # noqa: B009
+    limit = len(trainer.pipeline.model.training_state)  # more than the limit of so few pixels
+    assert limit > getattr(trainer.pipeline.model.densification, "limit")  # noqa: B009
     width, height = int(cameras.width[0]), int(cameras.height[0])
     photographs = f"Training: {len(cameras)} photographs of {width}×{height}"
     line = f"{photographs}, 4 steps, at most {limit} Gaussians, schedules fitted to 4 steps"
