@@ -15,7 +15,7 @@ from splatkit_ns import ranges
 from splatkit_ns.cleaning import rules
 from splatkit_ns.cleaning.weights import Seen, seen_in
 from splatkit_ns.cli._exporting import all_gaussians, open_run, sky_renderer
-from splatkit_ns.cli._files import check_outputs, read_all, say, without_run, write_file
+from splatkit_ns.cli._files import check_outputs, read_all, without_run, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.prune import PruneOptions
@@ -24,6 +24,7 @@ from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.offset_files import read_offset, write_offset
 from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.loading import LoadedRun
+from splatkit_ns.printing import say
 from splatkit_ns.splat import SplatModel
 
 MOST_LOSS = 0.04

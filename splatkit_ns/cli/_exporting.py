@@ -11,7 +11,7 @@ from rich.console import Console
 
 from splatkit_ns import formats, ranges
 from splatkit_ns.cleaning.rules import not_finite
-from splatkit_ns.cli._files import check_outputs, place_problem, say, shown_ratio, write_file
+from splatkit_ns.cli._files import check_outputs, place_problem, shown_ratio, write_file
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
 from splatkit_ns.cli.export import ExportOptions
@@ -26,6 +26,7 @@ from splatkit_ns.plugin.data.cameras import camera_extent
 from splatkit_ns.plugin.data.scenes.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
+from splatkit_ns.printing import say
 from splatkit_ns.renderer.sky import SkyRenderer, sky_shell
 
 EQUAL_DB = 100.0

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rich.console import Console
-
 from splatkit_ns import formats
 from splatkit_ns.cli._placing import Up
 from splatkit_ns.errors import OptionsError, SplatkitError
@@ -18,11 +16,6 @@ from splatkit_ns.formats.offset_files import side_file
 from splatkit_ns.ranges import flag
 
 _UNITS = ("bytes", "KB", "MB", "GB")
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def without_run(options: object, names: Sequence[str]) -> list[str]:

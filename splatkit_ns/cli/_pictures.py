@@ -14,9 +14,9 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.cli._camera_path_files import Crop
-from splatkit_ns.cli._files import say
 from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.near_fade import faded
+from splatkit_ns.printing import say
 from splatkit_ns.renderer import RenderOptions as RendererOptions
 from splatkit_ns.renderer import SplatRenderer
 from splatkit_ns.rendering import view_images

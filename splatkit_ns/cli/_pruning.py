@@ -14,12 +14,13 @@ from rich.console import Console
 
 from splatkit_ns import formats
 from splatkit_ns.cli._cleaning import check_options, leave_out_not_finite, open_scene, say_cost, write_outputs
-from splatkit_ns.cli._files import file_bytes, say, shown_bytes
+from splatkit_ns.cli._files import file_bytes, shown_bytes
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._refining import check_modules, refine
 from splatkit_ns.cli.prune import PruneOptions
 from splatkit_ns.errors import OptionsError, SplatkitError
 from splatkit_ns.formats import Gaussians
+from splatkit_ns.printing import say
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _MOST_TRIES = 10

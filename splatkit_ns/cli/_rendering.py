@@ -18,7 +18,7 @@ from splatkit_ns.camera_paths import orbit, path
 from splatkit_ns.cameras import View
 from splatkit_ns.cleaning.rules import infinite_size
 from splatkit_ns.cli._camera_path_files import MOST_PIXELS, CameraPath, read_camera_path
-from splatkit_ns.cli._files import file_bytes, say, shown_bytes
+from splatkit_ns.cli._files import file_bytes, shown_bytes
 from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
 from splatkit_ns.cli._render_checks import PICTURES, check_options, folder_of, is_file
 from splatkit_ns.cli.render import RenderOptions
@@ -27,6 +27,7 @@ from splatkit_ns.files import atomic_write, check_writable
 from splatkit_ns.formats.offset_files import read_offset
 from splatkit_ns.image_files import save_image, save_video
 from splatkit_ns.near_fade import NEARER, nearest_seen
+from splatkit_ns.printing import say
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowDict

@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from splatkit_ns import ranges
+from splatkit_ns.printing import say
 from splatkit_ns.ranges import Positive, one_of
 
 
@@ -48,7 +49,7 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     """
     # formats take a second to import: not for --help
     from splatkit_ns import formats
-    from splatkit_ns.cli._files import check_outputs, file_bytes, say, write_file
+    from splatkit_ns.cli._files import check_outputs, file_bytes, write_file
     from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
     from splatkit_ns.formats.frames import transform
     from splatkit_ns.formats.offset_files import read_offset, write_offset

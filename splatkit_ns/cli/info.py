@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.opening_options import Trust
+from splatkit_ns.printing import say
 
 
 @dataclass
@@ -41,8 +42,6 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
         SplatkitError: a file cannot be read.
     """
     import json
-
-    from splatkit_ns.cli._files import say  # takes a second: not for --help
 
     console = console or Console()
     if not options.file:

@@ -28,6 +28,7 @@ from splatkit_ns.doctor.programs import check_colmap, check_ffmpeg, check_lpips
 from splatkit_ns.doctor.storage import cache_folders, check_caches, check_memory, check_outputs
 from splatkit_ns.doctor.triton_health import gather_triton_facts, triton_finding
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.printing import say
 from splatkit_ns.rasterize.cuda import gather_facts
 
 COLOURS = {"ok": "green", "note": "yellow", "fault": "red"}
@@ -63,7 +64,7 @@ def examine(options: DoctorOptions, console: Console | None = None) -> int:
         show(console, of_data)
     findings += of_data
     if options.json:
-        console.print(json.dumps(as_json(findings, data), indent=1), soft_wrap=True, highlight=False, markup=False)
+        say(console, json.dumps(as_json(findings, data), indent=1))
     else:
         console.print(summary(findings), highlight=False)
     return int(worst(findings) == "fault")
@@ -137,17 +138,13 @@ def show(console: Console, findings: Sequence[Finding]) -> None:
         lines = [*_wrapped(finding.text, width), *_wrapped(finding.advice, width)]
         console.print(f"[bold {colour}]{finding.status:<7}[/]{finding.name:<{NAME_WIDTH}}", end="", highlight=False)
         for number, line in enumerate(lines):
-            _print(console, line if number == 0 else " " * INDENT + line)
+            say(console, line if number == 0 else " " * INDENT + line)
         if finding.command:
-            _print(console, " " * INDENT + finding.command, style="bold")
+            say(console, " " * INDENT + finding.command, style="bold")
 
 
 def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-def _print(console: Console, line: str, style: str | None = None) -> None:
-    console.print(line, soft_wrap=True, highlight=False, markup=False, style=style)
 
 
 def summary(findings: Sequence[Finding]) -> str:

@@ -19,6 +19,7 @@ from splatkit_ns.mesh.scale import FusionSizes, choose_sizes
 from splatkit_ns.mesh.surface import Mesh, drop_small_components
 from splatkit_ns.mesh.writing import write_mesh
 from splatkit_ns.plugin.loading import load_run
+from splatkit_ns.printing import say, warn
 from splatkit_ns.splat import check_writable
 
 COARSE_SIDE = 200
@@ -48,14 +49,15 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
         options.load_config, data=options.data, step=options.load_step, device=options.device, trust=options.trust
     )
     check_writable(path.parent, "splatkit mesh")  # makes the folder, so it comes after the check that the config exists
-    console.print(f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians", soft_wrap=True)
+    say(console, f"Checkpoint {run.checkpoint}, {run.pipeline.model.num_points:,} Gaussians")
     views = RunViews(run.pipeline, options.min_accumulation)
     frame = views.frame(options.frame)
     sizes = _sizes(options, views, frame.scale, console)
     if not views.has_surface_depth:
-        console.print(
-            "[bold yellow]Note:[/bold yellow] this renderer's depth is an average over the Gaussians along each ray, "
-            "which lies before or behind surfaces. Runs of splatkit-2dgs give better surfaces."
+        warn(
+            console,
+            "this renderer's depth is an average over the Gaussians along each ray, which lies before or behind "
+            "surfaces. Runs of splatkit-2dgs give better surfaces.",
         )
     mesh = fuse(_shown(views.views(), "Fusing", len(views), console), sizes)
     mesh = _finished(mesh, options, console)
@@ -67,8 +69,8 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
         raise SplatkitError(f"--output: {describe_os_error(error)}.") from error
     beside = write_offset(path, offset, options.frame)
     if beside is not None:
-        console.print(f"{beside}: the offset of its coordinates, which are far from the origin", soft_wrap=True)
-    console.print(f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.triangles):,} triangles", soft_wrap=True)
+        say(console, f"{beside}: the offset of its coordinates, which are far from the origin")
+    say(console, f"{path}: {len(mesh.vertices):,} vertices, {len(mesh.triangles):,} triangles")
     return path
 
 
@@ -84,10 +86,10 @@ def _sizes(options: MeshOptions, views: RunViews, unit: float, console: Console)
     sizes = choose_sizes(
         coarse, downscale=downscale, seed_points=views.seed_points, memory=int(share), unit=unit, **given
     )
-    console.print(
+    say(
+        console,
         f"Voxels of {sizes.voxel_size / unit:.4g}, truncation at {sizes.truncation / unit:.4g}, depth up to "
         f"{sizes.depth_limit / unit:.4g}; about {sizes.num_blocks:,} blocks and {sizes.memory / GIB:.2g} GiB",
-        soft_wrap=True,
     )
     return sizes
 
@@ -95,7 +97,7 @@ def _sizes(options: MeshOptions, views: RunViews, unit: float, console: Console)
 def _finished(mesh: Mesh, options: MeshOptions, console: Console) -> Mesh:
     mesh, dropped = drop_small_components(mesh, options.keep_components, options.min_component_share)
     if dropped:
-        console.print(f"Dropped {dropped:,} small piece(s), not connected to the others")
+        say(console, f"Dropped {dropped:,} small piece(s), not connected to the others")
     if len(mesh.triangles) == 0:
         raise SplatkitError(
             "Nothing is left of the mesh: its pieces are all smaller than --min-component-share, or the voxels are "

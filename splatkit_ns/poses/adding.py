@@ -21,9 +21,10 @@ from splatkit_ns.poses.pictures import (
     place_photographs,
     read_photographs,
 )
-from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar, say, warn
+from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar
 from splatkit_ns.poses.video import Video, open_video, save_frames
 from splatkit_ns.poses.workspace import IMAGES, Workspace, fingerprint_of
+from splatkit_ns.printing import say, warn
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from splatkit_ns.poses.drawing import draw
 from splatkit_ns.poses.options import MIN_PICTURES, Matching, PosesOptions
 from splatkit_ns.poses.pairs import choose_matching, pairs_of
 from splatkit_ns.poses.pictures import Picture
-from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar, say, warn
+from splatkit_ns.poses.progress import SHOWN_NAMES, Watch, bar
 from splatkit_ns.poses.scene import Scene, write_points, write_transforms
 from splatkit_ns.poses.workspace import Workspace, opened
+from splatkit_ns.printing import say, warn
 
 LEFT_OUT = "left_out.txt"
 FEW_FEATURES = 2000

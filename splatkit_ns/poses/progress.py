@@ -1,4 +1,4 @@
-"""The output of the command while it works: progress bars, lines, and the time that stages took."""
+"""The output of the command while it works: progress bars, and the time that stages took."""
 
 from __future__ import annotations
 
@@ -53,14 +53,3 @@ class Watch:
     def shown(self) -> str:
         """The time since it was made."""
         return shown_time(time.perf_counter() - self._start)
-
-
-def say(console: Console, text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def warn(console: Console, text: str) -> None:
-    """Print a line to take note of."""
-    console.print("[bold yellow]Note:[/bold yellow] ", end="")
-    say(console, text)

@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 from splatkit_ns import formats
 from splatkit_ns.formats import FormatError
 from splatkit_ns.formats._spz_reading import HEADER, HEADER_4, MAGIC
-from splatkit_ns.formats._webp import encode_webp
 from tests.faults.children import Child, read_limited
 from tests.faults.reading import read_or_refused
 from tests.faults.test_hostile_checkpoints import FUZZ
 from tests.formats.helpers import make_gaussians
 
 NAMES = ("compressed.ply", "glb", "sog", "splat", "spz")
-PIXELS = encode_webp(np.full((4, 4, 4), 253, np.uint8))
 
 
 def content_of(name: str, folder: Path, num: int = 5, sh_degree: int = 1) -> bytes:

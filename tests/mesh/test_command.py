@@ -48,7 +48,7 @@ def test_from_a_trained_run_to_a_mesh(
     made_run: Path, seen: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The world's frame is that of COLMAP, before ns-process-data and the dataparser moved it."""
-    output = tmp_path / "new" / "mesh.ply"
+    output = tmp_path / "new [draft]" / "mesh.ply"
     status, text = run(capsys, "--load-config", made_run, "--output", output, "--frame", "world")
     assert status == 0, text
     assert re.search(r"step-000000119.ckpt, [\d,]+ Gaussians", text)

@@ -53,7 +53,7 @@ class StepParts:
         ranks: the ranks of this run.
 
     Raises:
-        ModuleError: a part does not fit; also from `use_modules`.
+        ModuleError: a part does not fit, or returns what it must not; also from methods.
     """
 
     def __init__(
@@ -181,9 +181,6 @@ class StepParts:
             camera: the camera of the image.
             batch: the image, with its mask and other data; None if it will come with `add_image`.
             number: that of the image among those that this process renders in the step.
-
-        Raises:
-            ModuleError: a `pre_step` returned something else than a `FrameEdit`.
         """
         self.context.start_step(self.context.step, number)
         self._seen = None  # or gradients to poses would flow on the stream of the last step, which no graph can hold
