@@ -22,7 +22,7 @@ from splatkit_ns.parts.context import (
 )
 from splatkit_ns.parts.loading_states import load_states
 from splatkit_ns.parts.naming import unique_names
-from splatkit_ns.parts.near_misses import foreign_hooks, near_misses
+from splatkit_ns.parts.near_misses import foreign_hooks, near_misses, replaced_methods
 from splatkit_ns.parts.nesting import passed_on, with_held_parts
 from splatkit_ns.parts.trainables import parameter_ids, undeclared_parameters
 
@@ -132,6 +132,11 @@ class ModuleDispatcher:
                 self.context.logger.warning(
                     "%s.%s is never called, if not by your own code. A run calls: %s.", name, method, ", ".join(HOOKS)
                 )
+            for method, base in replaced_methods(module, (*HOOKS, "state_dict", "load_state_dict"), SplatBaseModule):
+                self.context.logger.warning(
+                    "%s.%s takes the place of %s.%s, which does not run: call super().%s with what it takes.",
+                    name, method, base, method, method,
+                )  # fmt: skip
             for method, held in passed_on(module, (*HOOKS, "trainables", "state_dict", "load_state_dict")):
                 self.context.logger.warning(
                     "%s.%s seems to call %s.%s: it is called of held parts anyway, so that it would run twice.",

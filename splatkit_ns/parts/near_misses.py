@@ -52,6 +52,27 @@ def foreign_hooks(part: object, known: Collection[str]) -> list[str]:
     ]
 
 
+def replaced_methods(part: object, methods: Collection[str], base: type) -> Iterator[tuple[str, str]]:
+    """Find methods of a user's class that take the place of those of a built-in class, and do not call them.
+
+    Args:
+        part: an instance.
+        methods: the names of the methods that are looked at.
+        base: the class whose methods do nothing.
+
+    Returns:
+        Pairs of a method's name and the built-in class that has it.
+    """
+    classes = type(part).__mro__
+    for name in methods:
+        having = [cls for cls in classes if name in vars(cls) and cls is not base and issubclass(cls, base)]
+        theirs = [vars(cls)[name] for cls in having if not is_own_class(cls)]
+        ours = next((cls for cls in having if is_own_class(cls)), None)
+        codes = [value.__code__ for value in theirs if inspect.isfunction(value)]
+        if ours and codes and not any({"super", name} & {*code.co_names} for code in codes):
+            yield name, ours.__name__
+
+
 def _attributes(part: object) -> tuple[set[str], dict[str, Any]]:
     """The names that classes of this package give to a part, and what its other classes do."""
     classes = type(part).__mro__

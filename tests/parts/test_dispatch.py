@@ -14,11 +14,12 @@ from torch import nn
 
 from splatkit_ns.errors import HookFailedError, ModuleError, OptionsError, SplatkitError
 from splatkit_ns.loss_fn import SplatLossFn
-from splatkit_ns.modules import SplatBaseModule, SplatRenderPayload
+from splatkit_ns.modules import SplatBaseModule, SplatExporter, SplatRenderPayload
 from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.parts.base import payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import EXTRA_ARGUMENTS, HOOKS, ModuleDispatcher
+from splatkit_ns.parts.near_misses import replaced_methods
 
 
 def context(**values: Any) -> StepContext:
@@ -373,6 +374,32 @@ def test_a_misspelt_hook_is_warned_of_once_and_other_methods_are_not() -> None:
         "Careless.post_stepp is never called. Did you mean post_step?",
         "Careless.pre_batches is never called. Did you mean pre_batch?",
     ]
+
+
+def test_a_method_that_takes_the_place_of_a_built_in_one_is_told() -> None:
+    class Forgets(SplatExporter):
+        def on_setup(self) -> None: ...
+        def post_step(self) -> None: ...
+
+    class Calls(SplatExporter):
+        def on_setup(self, **others: Any) -> None: ...
+        def post_step(self, **others: Any) -> None:
+            super().post_step(**others)
+
+    class Inherits(Calls):
+        def on_setup(self, **others: Any) -> None:
+            SplatExporter.on_setup(self, **others)
+
+    told = [list(replaced_methods(part("out"), HOOKS, SplatBaseModule)) for part in (Forgets, Calls, Inherits)]
+    by_exporter = {name: (name, "SplatExporter") for name in ("on_setup", "post_step")}
+    assert told == [[*by_exporter.values()], [by_exporter["on_setup"]], []]
+    dispatcher = ModuleDispatcher([Forgets("out")], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    (first, _) = (call.args[0] % call.args[1:] for call in logger.warning.call_args_list)
+    assert first.startswith(
+        "Forgets.on_setup takes the place of SplatExporter.on_setup, which does not run: call super"
+    )
 
 
 def test_parameters_that_are_made_in_set_up_are_told() -> None:
