@@ -19,7 +19,7 @@ from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.checks.honoured import note_keys
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.scenes.bare_colmap import MODELS
+from splatkit_ns.plugin.data.scenes.bare_colmap import MODELS, photographs_of_model, place_of_model
 from splatkit_ns.plugin.data.scenes.bare_photographs import poses_command
 from splatkit_ns.plugin.data.scenes.beside_model import is_model
 from splatkit_ns.plugin.data.scenes.seed_points import INSTEAD, vertices_of
@@ -38,6 +38,7 @@ NOT_DAMAGED = {
     ),
     "Different number of image and": "Add the missing ones, or take out the others.",
     "Some filenames for split": "Correct the data set's list of the images of that split.",
+    "Could not find points3D": INSTEAD,
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }
 """Part of a nerfstudio dataparser's message -> the advice, for mistakes that restoring a file would not fix."""
@@ -155,13 +156,14 @@ def _other_format(data: Path) -> str:
 
 def _colmap_format(data: Path) -> str | None:
     """A sentence that says where the COLMAP model of a folder is; None if it has no model."""
-    for model in MODELS:
-        if is_model(data / model):
-            return (
-                "The folder looks like COLMAP's format: end the command with: "
-                f"colmap --data {quoted(data)} --colmap-path {model}"
-            )
-    return None
+    if (model := place_of_model(data)) is None:
+        return None
+    photographs = photographs_of_model(data)
+    return (
+        "The folder looks like COLMAP's format: end the command with: "
+        f"colmap --data {quoted(data)} --colmap-path {model}"
+        + (f" --images-path {quoted(photographs)}" if photographs else "")
+    )
 
 
 def _data_set_inside(data: Path) -> str | None:

@@ -11,20 +11,22 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTIO
 from PIL import Image
 
 from splatkit_ns.files import quoted
+from splatkit_ns.media import PICTURES
 from splatkit_ns.plugin.data.scenes.beside_model import is_model, largest_model
 from splatkit_ns.plugin.reporting.console import report_once
 
 IMAGES = "images"
 MODELS = ("sparse/0", "sparse", "colmap/sparse/0")
+"""The places of a model in a folder; programs other than COLMAP also write it into the folder itself."""
 
 
 def dataparser_of(parser: Any) -> Any:
     """The config of the dataparser that a folder needs: COLMAP's, if it is a bare folder of COLMAP's.
 
-    That is a folder without transforms.json, with the photographs in ``images`` and a model in one of `MODELS`, and a
-    parser of ``nerfstudio-data``, which is the default. Of several numbered models the largest is taken. The new config
-    has the settings of the old one that are not at their defaults, and uses smaller copies of the photographs
-    (``images_2`` ...) if they are there, as nerfstudio-data does.
+    That is a folder without transforms.json, with the photographs in ``images`` and a model in one of `MODELS` or in
+    itself, and a parser of ``nerfstudio-data``, which is the default. Of several numbered models the largest is taken.
+    The new config has the settings of the old one that are not at their defaults, and uses smaller copies of the
+    photographs (``images_2`` ...) if they are there, as nerfstudio-data does.
 
     Args:
         parser: the config as it was given.
@@ -35,7 +37,7 @@ def dataparser_of(parser: Any) -> Any:
     if type(parser) is not NerfstudioDataParserConfig:
         return parser
     data = Path(parser.data)
-    model = next((model for model in MODELS if is_model(data / model)), None)
+    model = place_of_model(data)
     if model is None or (data / "transforms.json").exists() or not (data / IMAGES).is_dir():
         return parser
     default = NerfstudioDataParserConfig()
@@ -55,6 +57,19 @@ def dataparser_of(parser: Any) -> Any:
     for name, value in set_here.items():
         setattr(found, name, value)
     return found
+
+
+def place_of_model(data: Path) -> str | None:
+    """The place of a COLMAP model relative to a folder; None if there is none."""
+    return next((model for model in (*MODELS, ".") if is_model(data / model)), None)
+
+
+def photographs_of_model(data: Path) -> str | None:
+    """The first folder in a folder that holds pictures, by name, if the photographs are not in `IMAGES`."""
+    if (data / IMAGES).is_dir():
+        return None
+    pictures = sorted(path for path in data.glob("*/*") if path.suffix.lower() in PICTURES)
+    return pictures[0].parent.name if pictures else None
 
 
 def _smaller_copies(data: Path) -> int:

@@ -32,7 +32,10 @@ COLMAP: dict[str, tuple[Change, str]] = {
     "images.txt cut": (cut("sparse/0/images.txt", 200), "ColmapDataParser cannot read"),
     "a word": (write("sparse/0/cameras.txt", "1 PINHOLE 32 x 24"), "invalid literal for int()"),
     "no images.txt": (delete("sparse/0/images.txt"), "sparse/0/images.txt does not exist. Restore it"),
-    "no points": (delete("sparse/0/points3D.txt"), "Could not find points3D.txt or points3D.bin"),
+    "no points": (
+        delete("sparse/0/points3D.txt"),
+        "sparse/0. Restore it, or start from random points: --load-3D-points False",
+    ),
     "image missing": (delete(IMAGE), f"{IMAGE} does not exist, which the data set names"),
 }
 
@@ -87,6 +90,12 @@ def test_another_format_than_the_dataparsers_is_recognised(scenes: dict[str, Pat
         ("colmap", ColmapDataParserConfig(), "There is no COLMAP model in"),
     ):
         assert advice in run(scenes[scene], tmp_path, parser)
+
+
+def test_photographs_of_a_colmap_model_in_a_folder_of_another_name(scenes: dict[str, Path], tmp_path: Path) -> None:
+    data = changed_copy(scenes["colmap"], tmp_path, lambda folder: (folder / "images").rename(folder / "input"))
+    message = run(data, tmp_path / "out")
+    assert message.endswith(f"colmap --data {data} --colmap-path sparse/0 --images-path input")
 
 
 def test_a_colmap_model_beside_another_format(scenes: dict[str, Path], tmp_path: Path) -> None:

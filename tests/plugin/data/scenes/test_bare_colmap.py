@@ -19,7 +19,7 @@ from tests.plugin.helpers import make_pipeline, run_config
 from tests.tiny_scene import write_tiny_colmap, write_tiny_scene
 
 
-@pytest.mark.parametrize("model", ["sparse/0", "sparse", "colmap/sparse/0"])
+@pytest.mark.parametrize("model", ["sparse/0", "sparse", "colmap/sparse/0", "."])
 def test_the_model_is_found(tmp_path: Path, model: str) -> None:
     data = write_tiny_colmap(tmp_path, model=model)
     found = dataparser_of(NerfstudioDataParserConfig(data=data, load_3D_points=True, eval_mode="interval"))
