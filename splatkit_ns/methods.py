@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +20,6 @@ from splatkit_ns.densification import (
     SplatMCMCDensification,
 )
 from splatkit_ns.errors import OptionsError, SplatkitError, did_you_mean
-from splatkit_ns.help_texts import join_help_lines
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn, SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
@@ -40,7 +37,6 @@ from splatkit_ns.parts.fitting import (
 )
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run.ending.excepthook import install_config_excepthook
-from splatkit_ns.plugin.run.folder.command_line import TRAINING
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
 from splatkit_ns.plugin.run.parts.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
@@ -117,8 +113,6 @@ def make_method(
         attached=tuple(copyable_or_wrapped(module) for module in modules),
         **trainer_settings,
     )
-    if Path(sys.argv[0]).name in TRAINING:
-        join_help_lines(config, sys.argv)
     return MethodSpecification(config=config, description=description)
 
 

@@ -22,7 +22,6 @@ from splatkit_ns.cli.commands import COMMANDS
 from splatkit_ns.cli.info import InfoOptions
 from splatkit_ns.doctor.options import DoctorOptions, split_arguments
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.help_texts import join_help_lines
 from splatkit_ns.lasting_output import make_all_text_printable, make_output_last
 
 __all__ = ["COMMANDS", "main"]
@@ -48,8 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["doctor"]:
         own, data_options = split_arguments(given[1:])
         given = ["doctor", *own]
-    for kind, _ in COMMANDS.values():
-        join_help_lines(kind, given)
     options: Any = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in COMMANDS.items()},
         prog="splatkit",

@@ -24,6 +24,13 @@ def make_tensors(num: int, sh_degree: int = 1, seed: int = 0) -> dict[str, Tenso
     return tensors
 
 
+def mask_of(num: int, *indices: int) -> Tensor:
+    """A mask (num,) that is True at these indices."""
+    mask = torch.zeros(num, dtype=torch.bool)
+    mask[list(indices)] = True
+    return mask
+
+
 def make_state(num: int, sh_degree: int = 1, seed: int = 0, stepped: bool = True) -> SplatTrainingState:
     """A training state; `stepped` gives its optimizers a state."""
     state = SplatTrainingState.from_tensors(make_tensors(num, sh_degree, seed))

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.masks import masked_rows
-from tests.splat.helpers import Recorder, make_state
-
-
-def mask_of(num: int, *indices: int) -> torch.Tensor:
-    mask = torch.zeros(num, dtype=torch.bool)
-    mask[list(indices)] = True
-    return mask
+from tests.splat.helpers import Recorder, make_state, mask_of
 
 
 def ids(state: SplatTrainingState) -> list[int]:

@@ -12,16 +12,10 @@ from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.splat import RowChange, SplatTrainingState
 from splatkit_ns.splat.tracking import unique_matches
 from tests.densification.helpers import random_state
-from tests.splat.helpers import Recorder, make_state
+from tests.splat.helpers import Recorder, make_state, mask_of
 from tests.splat.test_tracking import by_gsplat, relocation_on_cpu
 
 __all__ = ["relocation_on_cpu"]  # a fixture
-
-
-def mask_of(num: int, *indices: int) -> torch.Tensor:
-    mask = torch.zeros(num, dtype=torch.bool)
-    mask[list(indices)] = True
-    return mask
 
 
 @pytest.mark.parametrize(

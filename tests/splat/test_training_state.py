@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from splatkit_ns.splat import RowChange, SplatTrainingState, make_optimizers
-from tests.splat.helpers import Recorder, assert_rows_followed, make_state, make_tensors, snapshot, step_optimizers
-
-
-def mask_of(num: int, *indices: int) -> torch.Tensor:
-    mask = torch.zeros(num, dtype=torch.bool)
-    mask[list(indices)] = True
-    return mask
+from tests.splat.helpers import (
+    Recorder,
+    assert_rows_followed,
+    make_state,
+    make_tensors,
+    mask_of,
+    snapshot,
+    step_optimizers,
+)
 
 
 def test_duplicate_appends_copies_with_fresh_optimizer_state() -> None:

@@ -15,7 +15,7 @@ import torch
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.modules import SplatTransientMasks, transients
 from splatkit_ns.renderer import Splat3DGSRenderer
-from tests.plugin.step.test_trainables import config_of, opened_is_the_same, resumed_is_the_same, train
+from tests.plugin.step.part_runs import config_of, opened_is_the_same, resumed_is_the_same, train
 from tests.tiny_scene import paint_block, write_tiny_scene
 
 INVERSE = {"depth_kind": "inverse", "depth_lambda": 0.1, "depth_lambda_final": 0.001}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.renderer import Splat3DGSRenderer
-from tests.plugin.step.test_trainables import resumed_is_the_same
+from tests.plugin.step.part_runs import resumed_is_the_same
 from tests.tiny_scene import write_tiny_scene
 
 

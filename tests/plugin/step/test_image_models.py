@@ -15,7 +15,7 @@ from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid, IdentityI
 from splatkit_ns.methods import make_method, splatkit_3dgs
 from splatkit_ns.plugin.run.opaque_parts import instance
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
-from tests.plugin.step.test_trainables import STEPS, config_of, opened_is_the_same, resumed_is_the_same, train
+from tests.plugin.step.part_runs import STEPS, config_of, opened_is_the_same, resumed_is_the_same, train
 
 KINDS = {"affine": AffineColor, "bilateral-grid": BilateralGrid, "ppisp": PPISP}
 

@@ -10,7 +10,7 @@ import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds
-from tests.plugin.step.test_trainables import config_of, opened_is_the_same, resumed_is_the_same, train
+from tests.plugin.step.part_runs import config_of, opened_is_the_same, resumed_is_the_same, train
 
 
 @pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])

@@ -10,7 +10,7 @@ import torch
 from splatkit_ns import formats
 from splatkit_ns.cli import main
 from splatkit_ns.renderer import Splat3DGSRenderer
-from tests.plugin.step.test_trainables import opened_is_the_same, resumed_is_the_same
+from tests.plugin.step.part_runs import opened_is_the_same, resumed_is_the_same
 
 
 def test_a_run_with_a_sky_is_resumed_opened_evaluated_and_exported(

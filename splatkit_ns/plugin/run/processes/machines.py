@@ -233,7 +233,7 @@ class Machines:
         if fault is None:
             return
         if fault.failure.kind == "early":
-            CONSOLE.print(f"{fault.who} {fault.failure.text}", highlight=False)
+            CONSOLE.print(f"{escape(fault.who)} {escape(fault.failure.text)}", highlight=False)
         raise_cause([(fault.who, fault.failure)], 2, [], "")
 
     def await_cause(self) -> None:
