@@ -87,7 +87,8 @@ def _checkpoint_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
     for name, exists, kind in (("load_checkpoint", Path.is_file, "file"), ("load_dir", Path.is_dir, "folder")):
         path = getattr(config, name)
         if path is not None and not exists(Path(path)):
-            problems.append(f"{shown(name)}: there is no {kind} {path}")
+            other = f": that is a {'file' if kind == 'folder' else 'folder'}" if Path(path).exists() else ""
+            problems.append(f"{shown(name)}: there is no {kind} {path}{other}")
     if config.load_dir is not None and config.load_checkpoint is not None:
         problems.append(f"{shown('load_dir')} and {shown('load_checkpoint')}: both are given, expected one of them")
     elif config.load_dir is None and config.load_step is not None:

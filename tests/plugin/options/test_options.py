@@ -227,6 +227,7 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"mixed_precision": True}, "--mixed-precision and --use-grad-scaler must be False"),
         ({"machine__num_devices": 99, "machine__device_type": "cuda"}, "num-devices is 99, but PyTorch finds"),
         ({"load_checkpoint": Path("gone.ckpt")}, "--load-checkpoint: there is no file gone.ckpt"),
+        ({"load_checkpoint": Path("/tmp")}, "--load-checkpoint: there is no file /tmp: that is a folder"),
         ({"load_dir": Path("gone")}, "--load-dir: there is no folder gone"),
         ({"load_dir": HERE.parent, "load_checkpoint": HERE}, "--load-dir and --load-checkpoint: both are given"),
         ({"load_step": 5}, "--load-step is 5, expected --load-dir beside it"),
