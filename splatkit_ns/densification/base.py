@@ -61,14 +61,14 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         The step's CUDA graph holds this, so it has to launch the same kernels at every step.
         """
 
-    def count(self, rend_out: PayloadT, step: int) -> None:
+    def count_image(self, rend_out: PayloadT, step: int) -> None:
         """Count the gradients of an image, after `measure`, if it is not the last of its step.
 
         A step renders several if ``batch_size`` is more than 1; `densify` gets the last one's render. By default,
         strategies that this one holds count. One that sums up what renders show overrides it.
         """
         for strategy in self._held():
-            strategy.count(rend_out, step)
+            strategy.count_image(rend_out, step)
 
     def motion(self, training_state: SplatTrainingState) -> Motion | None:
         """The part of `densify` that is done at every step, if the graph of the optimizers' step can do it instead.

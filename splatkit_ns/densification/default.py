@@ -118,7 +118,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         """Count gradients; refine and reset opacities at the steps for it."""
         if step >= self.refine_stop_iter:
             return
-        self.count(rend_out, step)
+        self.count_image(rend_out, step)
         if self._refines_at(step, images_per_step):
             self.gather_from_ranks(Ranks.current())
             self._refine(step, training_state, scene_scale)
@@ -155,7 +155,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
         return 0 < self.reset_every < step
 
     @torch.no_grad()
-    def count(self, rend_out: SplatRenderPayload, step: int) -> None:
+    def count_image(self, rend_out: SplatRenderPayload, step: int) -> None:
         """Add an image's gradients to the running statistics, without a read-back from the device."""
         norms = gradient_norms(rend_out, self.absgrad) if step < self.refine_stop_iter else None
         if norms is None:

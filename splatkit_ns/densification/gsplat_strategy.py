@@ -98,7 +98,7 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
             if isinstance(value, Tensor) and value.dim() > 0 and name != "binoms":
                 self._state[name] = row_change.apply(value)
 
-    def count(self, rend_out: SplatRenderPayload, step: int) -> None:
+    def count_image(self, rend_out: SplatRenderPayload, step: int) -> None:
         raise ModuleError(
             f"{self.module_name} cannot be used with several images a step (--batch-size): a strategy of gsplat's "
             "counts one. Use a densification of splatkit-ns."

@@ -128,7 +128,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         return gradient_norms(rend_out, self._absolute)
 
     @torch.no_grad()
-    def count(self, rend_out: SplatRenderPayload, step: int) -> None:
+    def count_image(self, rend_out: SplatRenderPayload, step: int) -> None:
         """Add an image's gradients to the sums by which Gaussians are drawn."""
         if self.gradient_sums is not None and step < self.refine_stop_iter:
             norms = self._norms(rend_out)
@@ -146,7 +146,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     ) -> None:
         """Relocate and grow at the steps for it; add noise at every step."""
         if rend_out is not None:
-            self.count(rend_out, step)
+            self.count_image(rend_out, step)
         if self._refines_at(step, images_per_step):
             self.gather_from_ranks(Ranks.current())
             self._relocate(training_state)

@@ -283,9 +283,11 @@ class StepParts:
         """Let densification measure the step's gradients, after the backward pass."""
         self._call(self.densification, "measure", lambda context: self.densification.measure(context.rend_out))
 
-    def count(self) -> None:
+    def count_image(self) -> None:
         """Let densification count the image that has just been rendered, if it is not the last of the step."""
-        self._call(self.densification, "count", lambda now: self.densification.count(now.rend_out, now.step))
+        self._call(
+            self.densification, "count_image", lambda now: self.densification.count_image(now.rend_out, now.step)
+        )
 
     def finish_step(self, step: int) -> None:
         """Run densification and the hooks after the optimizers' step.

@@ -144,7 +144,7 @@ class TrainingStep:
         context.names_in_batch += (frame.image_name,)
         if not is_last:  # `densify` counts that one
             parts.dispatcher.run("on_phase", phase="backward")
-            parts.count()
+            parts.count_image()
 
     def _work_ahead(self) -> None:
         """Do what the rest of the step needs before, unless it runs without a graph; it may also be done then."""
