@@ -285,9 +285,8 @@ class StepParts:
 
     def count_image(self) -> None:
         """Let densification count the image that has just been rendered, if it is not the last of the step."""
-        self._call(
-            self.densification, "count_image", lambda now: self.densification.count_image(now.rend_out, now.step)
-        )
+        count = self.densification.count_image
+        self._call(self.densification, "count_image", lambda now: count(now.rend_out, now.step))
 
     def finish_step(self, step: int) -> None:
         """Run densification and the hooks after the optimizers' step.
