@@ -144,6 +144,7 @@ def test_what_cannot_be_is_refused(scene: Path, tmp_path: Path) -> None:
 
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"batch_size": 0}, r"--batch-size is 0, expected"),
+        ({"batch_size": "2"}, r"--batch-size is '2', expected a number above 0"),
         ({"batch_size": 2, "on_nan": "skip"}, r"--on-nan is skip, expected stop with --batch-size 2"),
     ]
     for options, message in wrong:

@@ -133,13 +133,18 @@ def test_an_exception_in_the_block_passes_and_leaves_no_marks() -> None:
     assert len(recorder.changes) == 2
 
 
+def cut_without_optimizer_state(state: SplatTrainingState) -> None:
+    """Keep the first two rows of all parameters, and leave the optimizers' state as it was."""
+    for name in state.params:
+        state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
+
+
 def test_rows_changed_without_their_optimizer_state_are_an_error() -> None:
     state = make_state(4)
 
     def replace_parameters() -> None:
         with state.track_row_changes():
-            for name in state.params:
-                state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
+            cut_without_optimizer_state(state)
 
     with pytest.raises(ModuleError, match=r"optimizers\['means'\], found none"):
         replace_parameters()
@@ -151,8 +156,7 @@ def test_the_exception_of_the_block_says_more_than_rows_without_their_optimizer_
 
     def replace_parameters_and_fail() -> None:
         with state.track_row_changes():
-            for name in state.params:
-                state.params[name] = torch.nn.Parameter(state.params[name].detach()[:2])
+            cut_without_optimizer_state(state)
             raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):

@@ -205,7 +205,7 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
         names = f"{shown('mixed_precision')} and {shown('use_grad_scaler')}"
         problems.append(f"{names} must be False: Gaussians are trained in float32")
     size = config.batch_size
-    if size > 1 and config.on_nan == "skip":
+    if ranges.is_number(size) and size > 1 and config.on_nan == "skip":
         name = shown("on_nan")
         problems.append(
             f"{name} is skip, expected stop with {shown('batch_size')} {size}: densification has counted the first "

@@ -65,15 +65,16 @@ class BatchGradients:
         Returns:
             The mean loss of the photographs, scalar.
         """
-        assert self._loss is not None
+        loss, self._loss = self._loss, None  # nothing of its graph stays
+        assert loss is not None
         if self.size == 1:
-            return self._loss
+            return loss
         if self._found:
             torch._foreach_mul_([self._sums[name] for name in self._found], 1 / self.size)  # type: ignore[reportPrivateUsage]
         for name, param in parameters_of(self._optimizers).items():
             param.grad = self._sums[name] if name in self._found else None
         self._before = {}
-        return self._loss / self.size
+        return loss / self.size
 
     def free(self) -> None:
         """Free the memory that steps have used; the gradients that parameters have stay."""

@@ -80,8 +80,9 @@ class TrainingStep:
         self._requests, self._wants_metrics = requests, wants_metrics
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
-        self._works = deque([0] * (2 * self._batch.size - 1), maxlen=2 * self._batch.size - 1)
-        """What `ForwardBackward.work` was after each of the last images."""
+        known = 2 * self._batch.size - 1
+        self._works = deque([0] * known, maxlen=known)
+        """The work of the images of the last two steps, in their order; that of the last image is not known yet."""
 
     def run(self, step: int) -> StepResult:
         """Train one step.

@@ -88,13 +88,15 @@ def read_config_file(path: Path, trust: Iterable[str] = (), shown: str = "--load
     if path.is_dir():
         hint = hint_of_config(path) or "ns-train prints it when it starts."
         raise SplatkitError(f"{shown}{path} is a folder; give the path of a run's config.yml. {hint}")
+    text = ""
     try:
-        return parse_config(path.read_text("utf-8"), trust)
+        text = path.read_text("utf-8")
+        return parse_config(text, trust)
     except FileNotFoundError:
         hint = hint_of_config(path) or "ns-train prints the path when it starts."
         raise SplatkitError(f"{shown}{path} does not exist. {hint}") from None
     except UntrustedConfigError as error:
-        advice = advice_on_program_parts(path) or (
+        advice = advice_on_program_parts(text) or (
             "If it is of a package or module with parts of your own, such as my_parts, add --trust my_parts."
         )
         raise UntrustedConfigError(
@@ -102,7 +104,7 @@ def read_config_file(path: Path, trust: Iterable[str] = (), shown: str = "--load
             f"splatkit-ns's own parts never does that. {advice}"
         ) from None
     except SplatkitError as error:
-        advice = advice_on_program_parts(path) or (
+        advice = advice_on_program_parts(text) or (
             "A run needs all that its config names, in modules that can be imported."
         )
         raise SplatkitError(f"{shown}{path} cannot be read: {error} {advice}") from error

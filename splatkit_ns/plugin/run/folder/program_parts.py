@@ -26,9 +26,9 @@ def _program_names(text: str) -> list[str]:
     return sorted({unquote(name) for name in found})
 
 
-def advice_on_program_parts(path: Path) -> str | None:
-    """What to do about names in a config that only the program knows which trained the run; None if it has none."""
-    names = _program_names(path.read_text("utf-8"))
+def advice_on_program_parts(text: str) -> str | None:
+    """A sentence about parts in a config's text that other programs cannot import; None if there are none."""
+    names = _program_names(text)
     if not names:
         return None
     name, last = names[0], names[0].rpartition(".")[2]

@@ -33,7 +33,7 @@ COMPARED_AT_ONCE = 2**21
 
 
 class Together:
-    """The ranks of a run; with one of them, every method returns at once.
+    """The ranks of a run, and the images of their steps; one rank waits for nobody.
 
     Args:
         ranks: the ranks.
