@@ -92,6 +92,31 @@ def test_a_step_of_three_images(scene: Path, tmp_path: Path) -> None:
     assert stored["optimizers"]["means"]["param_groups"][0]["betas"] == (0.9, 0.999), "those of one image a step"
 
 
+class Accumulators(SplatBaseModule[Any]):
+    """Marks the node of autograd that adds to the gradient of the means; it lives as long as a graph that needs it."""
+
+    def __init__(self) -> None:
+        self.found: list[bool] = []
+
+    def pre_step(self, training_state: SplatTrainingState) -> None:
+        self.found.append("mark" in self.of_means(training_state).metadata)
+
+    def post_compute_loss(self, training_state: SplatTrainingState) -> None:
+        self.of_means(training_state).metadata["mark"] = True
+
+    def of_means(self, training_state: SplatTrainingState) -> Any:
+        means = training_state.params["means"]
+        function: Any = means.expand_as(means).grad_fn
+        return function.next_functions[0][0]
+
+
+def test_no_graph_of_autograd_of_the_image_before_lives(scene: Path, tmp_path: Path) -> None:
+    """A CUDA graph cannot be captured beside one: its node has the stream of the image before."""
+    watch = Accumulators()
+    train(make_config(scene, tmp_path, **CHEAP, batch_size=3, max_num_iterations=12), watch)
+    assert watch.found == [False] * 12
+
+
 def test_one_process_that_takes_four_images_is_two_that_take_two(scene: Path, tmp_path: Path) -> None:
     """But for the order in which four numbers are added up."""
     options: dict[str, Any] = {**CHEAP, "max_num_iterations": 12}

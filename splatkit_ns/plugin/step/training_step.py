@@ -102,6 +102,7 @@ class TrainingStep:
             self._batch.begin()
             context.names_in_batch, outputs, batch = (), {}, {}
             for number in range(self._batch.size):
+                outputs = {}  # or autograd's graph of the image before would live, and no CUDA graph could be captured
                 camera, batch = self._data.next_train(step)
                 frame = model.parts.take_frame(camera, batch, number)  # `pre_step`
                 with self._gradients.collected():
