@@ -170,9 +170,15 @@ class TrainingFrames:
         optimizer = self._camera_optimizer
         if optimizer.config.mode == "off" or frame.index_on_device is None:
             return frame.view
-        motion = MOTIONS[optimizer.config.mode](optimizer.pose_adjustment.index_select(0, frame.index_on_device))
-        poses = corrected_poses(frame.view.cam_to_worlds, motion)
+        adjustment = optimizer.pose_adjustment.index_select(0, frame.index_on_device)
+        poses = corrected_poses(frame.view.cam_to_worlds, camera_motions(optimizer.config.mode, adjustment))
         return dataclasses.replace(frame.view, cam_to_worlds=poses)
+
+
+def camera_motions(mode: str, adjustment: Tensor) -> Tensor:
+    """The motions of cameras by a camera optimizer, (C, 3, 4), from its numbers, (C, 6); none comes from the host."""
+    with adjustment.device:  # nothing else says where `exp_map_SE3` makes a tensor, and no CUDA graph can copy one
+        return MOTIONS[mode](adjustment)
 
 
 def corrected_poses(cam_to_worlds: Tensor, motions: Tensor) -> Tensor:

@@ -29,8 +29,8 @@ def forward_backward(
     """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
 
     They are not possible on the CPU, if renderer, image model or loss, or a part that one of them holds, is not
-    capturable, if gradients are summed up over steps, if poses are corrected as SE3 (nerfstudio's function copies from
-    the host), or if a module runs between render and backward pass or measures the time of each part of a step.
+    capturable, if gradients are summed up over steps, or if a module runs between render and backward pass or measures
+    the time of each part of a step.
 
     Args:
         model: the model, with its modules attached.
@@ -47,7 +47,6 @@ def forward_backward(
         and on_cuda
         and all(map(can_capture, with_held_parts(in_graph)))
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
-        and model.camera_optimizer.config.mode != "SE3"
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
     way = GraphForwardBackward if possible else PlainForwardBackward

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds
+from splatkit_ns.plugin.step.frame import camera_motions, corrected_poses
 from tests.plugin.step.part_runs import config_of, opened_is_the_same, resumed_is_the_same, train
 
 
@@ -23,6 +26,30 @@ def test_the_correction_is_nerfstudios(mode: Any, tiny_scene: Path, tmp_path: Pa
         found = model.parts.frames.corrected(model.parts.frames.make(camera, batch)).cam_to_worlds
         wanted = opencv_cam_to_worlds(model.camera_optimizer.apply_to_camera(camera))
     torch.testing.assert_close(found, wanted)
+
+
+class Devices(TorchDispatchMode):
+    """Notes the devices of all tensors that are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.found |= {value.device.type for value in tree_leaves(result) if isinstance(value, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])
+def test_nothing_is_copied_from_the_host(mode: str) -> None:
+    """Or steps could not be CUDA graphs; a device that computes nothing stands in for a GPU."""
+    adjustment = torch.zeros((2, 6), device="meta", requires_grad=True)
+    poses = torch.zeros((2, 4, 4), device="meta")
+    with Devices() as devices:
+        corrected_poses(poses, camera_motions(mode, adjustment)).sum().backward()
+    assert adjustment.grad is not None
+    assert devices.found == {"meta"}
 
 
 def test_a_run_that_corrects_poses_is_resumed_opened_and_evaluated(tiny_scene: Path, tmp_path: Path) -> None:

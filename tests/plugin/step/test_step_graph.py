@@ -80,7 +80,7 @@ def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
         ({"modules": [SplatTimer()]}, False),
         ({"cuda_graphs": False}, False),
         ({"camera_optimizer": CameraOptimizerConfig(mode="SO3xR3")}, True),
-        ({"camera_optimizer": CameraOptimizerConfig(mode="SE3")}, False),
+        ({"camera_optimizer": CameraOptimizerConfig(mode="SE3")}, True),
         ({"renderer": Splat3DGSRenderer(sky_degree=2)}, True),
     ],
     ids=lambda value: "+".join(value) or "plain" if isinstance(value, dict) else "",
@@ -215,10 +215,13 @@ def test_dropout_masks_and_regularisers_in_a_graph(
 
 
 @pytest.mark.gpu
-def test_corrected_poses_in_a_graph(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])
+def test_corrected_poses_in_a_graph(
+    mode: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts: dict[str, Any] = {
         "renderer": Splat3DGSRenderer(dropout=0.3),
-        "camera_optimizer": CameraOptimizerConfig(mode="SO3xR3"),
+        "camera_optimizer": CameraOptimizerConfig(mode=mode),
     }
     same_in_graphs(tiny_scene, tmp_path, monkeypatch, **parts)
 
