@@ -23,6 +23,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.steps import reaches
 from splatkit_ns.plugin.optimizers import optimizers_of_run
 from splatkit_ns.plugin.options.added_options import AddedOptions
+from splatkit_ns.plugin.options.images_per_step import batch_size_of
 from splatkit_ns.plugin.options.starting import check_run, fit_run_to_scene, placed, save_run_config, say_what_begins
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.reporting.console import connect_logging, print_results
@@ -116,7 +117,7 @@ class SplatkitTrainer(Trainer):
         install_excepthook()
         connect_logging()
         config.check()
-        self._together = Together(Ranks.current(), config.count_images, config.batch_size)
+        self._together = Together(Ranks.current(), config.count_images)
         self._folder = RunFolder(config)
         if self._together.ranks.size == 1:  # several ranks write into a folder that the process which started them has
             self._folder.claim()
@@ -170,11 +171,13 @@ class SplatkitTrainer(Trainer):
         Before that, the weights of a checkpoint are loaded and the modules are attached, so that everything which
         `_load_checkpoint` restores exists.
         """
-        model, images = self.pipeline.model, self._together.images_per_step
-        fit_run_to_scene(self.config, model, self._together.ranks.is_first)
-        model.context.images_per_step, model.context.batch_size = images, self._together.batch_size
+        model, together = self.pipeline.model, self._together
+        fit_run_to_scene(self.config, model, together.ranks.is_first)
+        together.batch_size = batch_size_of(self.config, model.context, self.modules)
+        images = together.images_per_step
+        model.context.images_per_step, model.context.batch_size = images, together.batch_size
         model.use_modules(self.modules)
-        resumed = self._together.start(self.pipeline.datamanager, lambda: run_checkpoint(self.config))
+        resumed = together.start(self.pipeline.datamanager, lambda: run_checkpoint(self.config))
         if resumed is not None:
             stored_state.restore_weights(self.pipeline, resumed.content, resumed.path, for_training=True)
         groups = self.pipeline.get_param_groups()
@@ -184,7 +187,7 @@ class SplatkitTrainer(Trainer):
         data, accumulation = self.pipeline.datamanager, self.gradient_accumulation_steps
         scaler, stated = self.grad_scaler, self.config.learning_rates
         self._state = RunState(self.pipeline, model, data, optimizers, scaler, accumulation, images, stated)
-        skips, ranks = self.config.on_nan == "skip", self._together.ranks
+        skips, ranks = self.config.on_nan == "skip", together.ranks
         self._watch = FiniteWatch(list(optimizers.optimizers), self.device, self.device == "cpu" or skips, skips, ranks)
         self._checkpoints = RunCheckpoints(self._state, self._watch, self.config, resumed, ranks.is_first)
         model.training_state.use_checkpoints_of(self._checkpoints.requests)

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
+from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin.step.ours import is_ours
 from splatkit_ns.ranges import Positive
+
+FEWEST_STEPS, FEWEST_IMAGES = 3500, 10
+"""A run takes two images a process by itself if it has so many steps then, and so many images for each of a step."""
 
 
 @dataclass
 class ImagesPerStep:
     """The options that say how many images a step has."""
 
-    batch_size: Annotated[int, Positive] = 1
-    """Images that each process renders at a step, one after the other; the step takes their mean gradient."""
+    batch_size: Annotated[int | None, Positive] = None
+    """Images that each process renders at a step, one after the other; the step takes their mean gradient. None: two
+    with several GPUs in long runs, which then exchange gradients half as often; else one."""
     count_images: bool = True
     """With several images a step (--machine.num-devices, --batch-size), steps of the settings count images: N a step
     take an N-th of the steps, with learning rates times the root of N. False: settings stay, the run sees N times the
     images."""
+
+
+def batch_size_of(config: Any, context: StepContext, modules: Sequence[SplatBaseModule[Any]]) -> int:
+    """The number of images that each process of a run renders at a step.
+
+    Args:
+        config: the config of the run, fitted to its images.
+        context: that of the run, with its built-in parts.
+        modules: those that will be attached; modules of users may expect one image a step.
+    """
+    if config.batch_size is not None:
+        return config.batch_size
+    per_step = 2 * context.world_size
+    is_long = (
+        config.max_num_iterations >= FEWEST_STEPS * per_step and context.num_train_images >= FEWEST_IMAGES * per_step
+    )
+    exchanges = context.world_size > 1 and config.machine.device_type == "cuda"
+    counts = config.count_images and config.on_nan != "skip"
+    return 2 if exchanges and counts and is_long and all(map(is_ours, [*context.modules, *modules])) else 1

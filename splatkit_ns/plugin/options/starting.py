@@ -37,7 +37,6 @@ from splatkit_ns.plugin.run.opaque_parts import part_itself
 from splatkit_ns.plugin.run.processes.machines import Machine, Machines, address_of
 from splatkit_ns.plugin.run.processes.rank_processes import hide_ranks, number_of_ranks
 from splatkit_ns.ranges import is_number
-from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat.state_checkpoint import package_versions
 
 
@@ -215,21 +214,13 @@ def say_what_begins(config: Any, start_step: int, pipeline: Any) -> None:
     if config.pipeline.model.init_ply is not None and (config.load_dir or config.load_checkpoint):
         report_once("The Gaussians are those of the checkpoint: --pipeline.model.init-ply does not count beside it.")
     if start_step < config.max_num_iterations:
-        model = pipeline.model
-        number = len(model.training_state)
-        text = describe_run(config, pipeline.datamanager.train_dataset.cameras, model.densification, number)
+        model, cameras = pipeline.model, pipeline.datamanager.train_dataset.cameras
+        number, at_a_time = len(model.training_state), model.context.world_size * model.context.batch_size
+        text = describe_run(config, cameras, model.densification, number, at_a_time)
         CONSOLE.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def _images_at_a_time(config: Any) -> str:
-    """The number of photographs of a step, after the number of steps, which count single ones unless told otherwise."""
-    number = Ranks.current().size * config.batch_size
-    if number == 1:
-        return ""
-    return f", {number} photographs at a time" if config.count_images else f" of {number} photographs"
-
-
-def describe_run(config: Any, cameras: Cameras, densification: Any, number: int) -> str:
+def describe_run(config: Any, cameras: Cameras, densification: Any, number: int, at_a_time: int = 1) -> str:
     """The size of a run in one line: photographs, steps, and the limit of Gaussians and the dropout, if there are any.
 
     Args:
@@ -237,11 +228,13 @@ def describe_run(config: Any, cameras: Cameras, densification: Any, number: int)
         cameras: those of the training images.
         densification: the run-time copy, set up.
         number: the number of Gaussians, which a limit below it leaves as they are.
+        at_a_time: the number of photographs of a step; steps count single ones unless told otherwise.
     """
     sizes = sorted(set(zip(cameras.width.flatten().tolist(), cameras.height.flatten().tolist(), strict=True)))
     shown = " to ".join(f"{width}×{height}" for width, height in dict.fromkeys((sizes[0], sizes[-1])))
-    steps = f"{config.max_num_iterations:,} steps{_images_at_a_time(config)}"
-    parts = [f"{len(cameras)} photographs of {shown}", steps]
+    parts = [f"{len(cameras)} photographs of {shown}", f"{config.max_num_iterations:,} steps"]
+    if at_a_time > 1:
+        parts[-1] += f", {at_a_time} photographs at a time" if config.count_images else f" of {at_a_time} photographs"
     limit = getattr(densification, "limit", getattr(densification, "max_gaussians", None))
     if is_number(limit):
         parts.append(f"at most {max(limit, number):,} Gaussians")

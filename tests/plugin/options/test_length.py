@@ -192,10 +192,9 @@ def test_the_run_says_its_size_and_stores_what_it_used(tiny_scene: Path, tmp_pat
     assert describe_run(config, cameras, None, 1) == f"{photographs} to {width + 16}×{height}, 10,000 steps"
     more = describe_run(config, cameras, SplatMCMCDensification(max_gaussians=1_000), 1_200)
     assert more.endswith("at most 1,200 Gaussians"), "the line is about what there is by now"
-    config.batch_size = 2
-    assert describe_run(config, cameras, None, 1).endswith("10,000 steps, 2 photographs at a time")
+    assert describe_run(config, cameras, None, 1, 2).endswith("10,000 steps, 2 photographs at a time")
     config.count_images = False
-    assert describe_run(config, cameras, None, 1).endswith("10,000 steps of 2 photographs")
+    assert describe_run(config, cameras, None, 1, 2).endswith("10,000 steps of 2 photographs")
 
 
 @pytest.mark.parametrize(

@@ -38,19 +38,23 @@ class Together:
     Args:
         ranks: the ranks.
         count_images: whether steps count the images of all ranks.
-        batch_size: the number of images that each rank renders in a step.
     """
 
-    def __init__(self, ranks: Ranks, count_images: bool, batch_size: int = 1) -> None:
-        self.ranks, self.batch_size = ranks, batch_size
-        self.images_per_step = ranks.size * batch_size if count_images else 1
-        """The number by which steps grow."""
+    def __init__(self, ranks: Ranks, count_images: bool) -> None:
+        self.ranks, self._count_images = ranks, count_images
+        self.batch_size = 1
+        """The number of images that each rank renders in a step."""
         self._roll_call: RollCall | None = None
         """None if the ranks agree at every step, and wait for each other to do so."""
         self._dealt: DealtImages | None = None
         self._compares_first = ranks.are_on_several_machines
         self._compared: BitSums | None = None
         """The last comparison, if its outcome is not known yet."""
+
+    @property
+    def images_per_step(self) -> int:
+        """The number by which steps grow."""
+        return self.ranks.size * self.batch_size if self._count_images else 1
 
     def start(self, data: Any, read: Callable[[], T]) -> T:
         """The checkpoint to go on from, which all ranks of this machine read. Other machines get that of rank 0.

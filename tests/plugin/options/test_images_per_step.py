@@ -1,0 +1,56 @@
+"""The number of images that each process renders at a step, if no option says it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from splatkit_ns.methods import splatkit_3dgs_big
+from splatkit_ns.modules import SplatBaseModule, SplatTimer
+from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin.options.images_per_step import batch_size_of
+
+
+class Mine(SplatBaseModule[Any]):
+    """A part of a user."""
+
+
+def context(ranks: int, images: int) -> StepContext:
+    return cast(StepContext, SimpleNamespace(world_size=ranks, num_train_images=images, modules=[]))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "images", "changes", "expected"),
+    [
+        (2, 43, {"max_num_iterations": 14_620}, 2),
+        (2, 366, {"max_num_iterations": 30_000}, 2),
+        (4, 366, {"max_num_iterations": 30_000}, 2),
+        (1, 366, {"max_num_iterations": 30_000}, 1),
+        (2, 39, {"max_num_iterations": 30_000}, 1),
+        (2, 366, {"max_num_iterations": 13_999}, 1),
+        (8, 366, {"max_num_iterations": 30_000}, 1),
+        (2, 366, {"max_num_iterations": 30_000, "on_nan": "skip"}, 1),
+        (2, 366, {"max_num_iterations": 30_000, "count_images": False}, 1),
+        (2, 366, {"max_num_iterations": 30_000, "batch_size": 1}, 1),
+        (1, 3, {"max_num_iterations": 10, "batch_size": 3}, 3),
+    ],
+)
+def test_two_images_with_several_gpus_in_long_runs(
+    ranks: int, images: int, changes: dict[str, Any], expected: int
+) -> None:
+    config: Any = deepcopy(splatkit_3dgs_big.config)
+    config.machine.device_type = "cuda"
+    vars(config).update(changes)
+    assert batch_size_of(config, context(ranks, images), []) == expected
+
+
+def test_one_image_on_cpus_and_with_parts_of_users() -> None:
+    config: Any = deepcopy(splatkit_3dgs_big.config)
+    config.max_num_iterations, config.machine.device_type = 30_000, "cuda"
+    assert batch_size_of(config, context(2, 366), [SplatTimer()]) == 2
+    assert batch_size_of(config, context(2, 366), [Mine()]) == 1
+    config.machine.device_type = "cpu"
+    assert batch_size_of(config, context(2, 366), []) == 1
