@@ -158,6 +158,7 @@ def _quick_mcmc(
         **_mcmc(densification, mse_lambda=in_short_run(0.0, short=4.0)),
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
         "optimizers": gaussian_optimizers(rates, lr_share=0.1, decay_from=decay_from, beta2=beta2),
+        "batch_size": None,
     }
 
 

@@ -73,7 +73,7 @@ class SplatTrainerConfig:
     """Number of processes that train the run together, each on a GPU of its own, or on a share of the CPU. A script
     that sets it has to call ``run`` under ``if __name__ == "__main__":``, because the processes import the script."""
     batch_size: int | None = None
-    """Number of images that each process renders at a step; 2 with several GPUs in long runs, else 1."""
+    """Number of images that each process renders at a step."""
     num_machines: int | None = None
     """Number of machines that train the run together, with ``num_devices`` processes each. The same script runs on all,
     with a ``machine_rank`` of its own on each; `SplatTrainer.run` returns on machine 0 alone."""

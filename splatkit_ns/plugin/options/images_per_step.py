@@ -12,14 +12,14 @@ from splatkit_ns.plugin.step.ours import is_ours
 from splatkit_ns.ranges import Positive
 
 FEWEST_STEPS, FEWEST_IMAGES = 3500, 10
-"""A run takes two images a process by itself if it has so many steps then, and so many images for each of a step."""
+"""None becomes two if a run has so many steps then, and so many images for each of a step."""
 
 
 @dataclass
 class ImagesPerStep:
     """The options that say how many images a step has."""
 
-    batch_size: Annotated[int | None, Positive] = None
+    batch_size: Annotated[int | None, Positive] = 1
     """Images that each process renders at a step, one after the other; the step takes their mean gradient. None: two
     with several GPUs in long runs, which then exchange gradients half as often; else one."""
     count_images: bool = True
