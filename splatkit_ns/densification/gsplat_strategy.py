@@ -27,8 +27,8 @@ class GsplatStrategy(SplatDensification[SplatRenderPayload]):
 
     The strategy's methods get the arguments they name, as in gsplat's own training loop: steps count from 0, and ``lr``
     is the learning rate of the means. All other modules are notified of the strategy's changes of rows; its state
-    follows changes by other modules, and is saved in checkpoints. Strategies with a `step_pre_backward` run code
-    between render and backward pass, so that steps are not CUDA graphs.
+    follows changes by other modules, and is saved in checkpoints. A strategy's `step_pre_backward` runs between render
+    and backward pass, so that steps are not CUDA graphs.
 
     Raises:
         ModuleError: at set-up, if the strategy lacks a method, names an argument that does not exist, or needs

@@ -36,7 +36,7 @@ from splatkit_ns.splat.rng import seed_generators
 
 FIXED_ROWS = (
     "Gaussians cannot be added or removed between rendering and densification: the gradients and rend_out belong to "
-    "those that were rendered. Do it in pre_batch, pre_step, densify, post_step or on_evaluate."
+    "those that were rendered. Do it in pre_batch, pre_step of a step's first image, densify, post_step or on_evaluate."
 )
 
 
