@@ -12,7 +12,7 @@ from torch import Tensor
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.densification import GsplatStrategy
-from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError
+from splatkit_ns.errors import HookFailedError, ModuleError, OptionsError, SplatkitError
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.run.folder import checkpoint_files
@@ -214,6 +214,19 @@ def test_gradients_of_colours_are_kept_for_each_image() -> None:
         assert kept is not None
         assert kept.found is not None
         assert kept.found.tolist() == [[[10.0 * step + image] * 3] * 4 for image in range(3)]
+
+
+class Grows(SplatBaseModule[Any]):
+    """Adds a Gaussian before each image."""
+
+    def pre_step(self, training_state: SplatTrainingState) -> None:
+        training_state.add(torch.zeros(1, 3))
+
+
+def test_gaussians_stay_from_the_first_image_on(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP, batch_size=2)
+    with pytest.raises(HookFailedError, match=r"Grows\.pre_step failed at step 2: .* pre_step of a step's first image"):
+        train(config, Grows())
 
 
 class Spoils(CheapLoss):
