@@ -12,7 +12,8 @@ from splatkit_ns.plugin.step.ours import is_ours
 from splatkit_ns.ranges import Positive
 
 FEWEST_STEPS, FEWEST_IMAGES = 3500, 10
-"""None becomes two if a run has so many steps then, and so many images for each of a step."""
+"""With `batch_size` None, a process takes two images if at least so many steps, and so many training images for each
+image of a step, are left then."""
 
 
 @dataclass
@@ -39,9 +40,13 @@ def batch_size_of(config: Any, context: StepContext, modules: Sequence[SplatBase
     if config.batch_size is not None:
         return config.batch_size
     per_step = 2 * context.world_size
-    is_long = (
-        config.max_num_iterations >= FEWEST_STEPS * per_step and context.num_train_images >= FEWEST_IMAGES * per_step
+    takes_two = (
+        context.world_size > 1
+        and config.machine.device_type == "cuda"
+        and config.count_images
+        and config.on_nan != "skip"
+        and config.max_num_iterations >= FEWEST_STEPS * per_step
+        and context.num_train_images >= FEWEST_IMAGES * per_step
+        and all(map(is_ours, [*context.modules, *modules]))
     )
-    exchanges = context.world_size > 1 and config.machine.device_type == "cuda"
-    counts = config.count_images and config.on_nan != "skip"
-    return 2 if exchanges and counts and is_long and all(map(is_ours, [*context.modules, *modules])) else 1
+    return 2 if takes_two else 1

@@ -177,7 +177,7 @@ class TrainingFrames:
 
 def camera_motions(mode: str, adjustment: Tensor) -> Tensor:
     """The motions of cameras by a camera optimizer, (C, 3, 4), from its numbers, (C, 6); none comes from the host."""
-    with adjustment.device:  # nothing else says where `exp_map_SE3` makes a tensor, and no CUDA graph can copy one
+    with adjustment.device:  # the default of `exp_map_SE3`'s own tensor: a CUDA graph cannot copy it from the host
         return MOTIONS[mode](adjustment)
 
 

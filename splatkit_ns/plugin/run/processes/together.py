@@ -33,7 +33,7 @@ COMPARED_AT_ONCE = 2**21
 
 
 class Together:
-    """The ranks of a run, and the images of their steps; one rank waits for nobody.
+    """What the ranks of a run decide together, and the images of their steps. A single rank never waits.
 
     Args:
         ranks: the ranks.
