@@ -3,10 +3,10 @@
     python benchmarks/train_gpu.py SCENE --runs splatfacto:30000 splatkit-3dgs:30000 --out results.json
 
 Each run is a process of its own, so that start-up counts: ``wall`` is the whole process with evaluation left out,
-``train`` the training loop alone; the JSON file also has the time that all threads worked in it, which other programs
-disturb less. Every 8th image is held out. All methods train with evaluation switched off and are then evaluated on the
-same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with --lpips also LPIPS, AlexNet), over the pixels
-that masks keep.
+``train`` the training loop alone; the JSON file also has the seconds before and after it, and the time that all
+threads worked in it, which other programs disturb less. Every 8th image is held out. All methods train with evaluation
+switched off and are then evaluated on the same images by the same code (PSNR and SSIM, 11x11 Gaussian window; with
+--lpips also LPIPS, AlexNet), over the pixels that masks keep.
 
 A scene is a folder of nerfstudio's, Blender's or COLMAP's format. A run is METHOD:STEPS, or METHOD for its own number
 of steps, optionally with overrides of the method's config:
@@ -77,7 +77,8 @@ def run_process(scene: Path, run: str, seed: int, lpips: bool = False) -> dict[s
             print(log.read_text()[-6000:])
             raise SystemExit(f"{run} failed with status {status.returncode}")
         row = json.loads(result.read_text())
-    return {"run": run, "seed": seed, "wall_s": seconds - row.pop("eval_s"), **row}
+    wall, start = seconds - row.pop("eval_s"), row.pop("train_began") - began
+    return {"run": run, "seed": seed, "wall_s": wall, "start_s": start, "end_s": wall - start - row["train_s"], **row}
 
 
 def method_config(scene: Path, run: str) -> Any:
@@ -186,11 +187,11 @@ def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     marks = StepMarks(trainer)
-    began, worked = time.perf_counter(), time.process_time()
+    train_began, worked = time.perf_counter(), time.process_time()
     trainer.train()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    seconds, work = time.perf_counter() - began, time.process_time() - worked
+    seconds, work = time.perf_counter() - train_began, time.process_time() - worked
     memory = torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved
     peak, reserved = [of() / 2**20 if torch.cuda.is_available() else 0.0 for of in memory]
     ranks = Ranks.current().gather_objects((peak, reserved, digest(trainer.pipeline.model)))
@@ -200,6 +201,7 @@ def train_and_measure(config: Any, lpips: bool = False) -> dict[str, Any]:
     quality = evaluate(trainer.pipeline, lpips)
     return {
         "ranks": len(ranks),
+        "train_began": train_began,
         "train_s": seconds,
         "train_cpu_s": work,
         "ms_per_step": seconds * 1e3 / config.max_num_iterations,

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from os import PathLike
 from pathlib import Path
@@ -24,6 +25,8 @@ SCHEMA_VERSION = 1
 """Version of the "splatkit" entry; raise it if a reader of the previous version would misread the new one."""
 
 NERFSTUDIO_KEYS = ("step", "pipeline", "optimizers")
+MOST_PINNED = 1 << 30
+"""The most bytes of a copy in page-locked memory: a GPU fills it ten times as fast, but it cannot be swapped out."""
 _CHUNK_BYTES = 1 << 20
 _MAX_PICKLE_BYTES = 64 << 20
 _FOLDER_ATTRIBUTE = 0x10
@@ -71,22 +74,36 @@ def host_copy(checkpoint: Mapping[str, Any], earlier: Mapping[str, Any] | None =
     Raises:
         ValueError: see `write_checkpoint`.
     """
-    return _copied(plain(checkpoint, "checkpoint"), earlier)
+    content = plain(checkpoint, "checkpoint")
+    on_gpu = [tensor for tensor in _tensors(content) if tensor.is_cuda]
+    copied = _copied(content, earlier, pins=sum(tensor.nbytes for tensor in on_gpu) <= MOST_PINNED)
+    if on_gpu:
+        torch.cuda.current_stream(on_gpu[0].device).synchronize()
+    return copied
 
 
-def _copied(value: Any, earlier: Any) -> Any:
+def _copied(value: Any, earlier: Any, pins: bool) -> Any:
+    """A copy of a value; those of tensors on a GPU may be under way when this returns."""
     if isinstance(value, Tensor):
-        if isinstance(earlier, Tensor) and (earlier.shape, earlier.dtype) == (value.shape, value.dtype):
-            return earlier.copy_(value.detach())
-        return value.detach().to("cpu", copy=True)
+        fits = isinstance(earlier, Tensor) and (earlier.shape, earlier.dtype) == (value.shape, value.dtype)
+        place = cast(Tensor, earlier) if fits else _place_for(value, pins)
+        return place.copy_(value.detach(), non_blocking=True)
     if isinstance(value, dict):
         before = cast(dict[Any, Any], earlier if isinstance(earlier, dict) else {})
-        return {key: _copied(entry, before.get(key)) for key, entry in cast(dict[Any, Any], value).items()}
+        return {key: _copied(entry, before.get(key), pins) for key, entry in cast(dict[Any, Any], value).items()}
     if isinstance(value, list | tuple):
         before = cast(Sequence[Any], earlier if isinstance(earlier, list | tuple) else ())
-        entries = [_copied(entry, former) for entry, former in zip_longest(cast(Sequence[Any], value), before)]
+        entries = [_copied(entry, former, pins) for entry, former in zip_longest(cast(Sequence[Any], value), before)]
         return type(value)(entries[: len(value)])
     return value
+
+
+def _place_for(value: Tensor, pins: bool) -> Tensor:
+    """Main memory for a copy of a tensor, page-locked if it is on a GPU and if the system has such memory to give."""
+    if value.is_cuda and pins:
+        with suppress(RuntimeError):
+            return torch.empty_like(value, device="cpu", pin_memory=True)
+    return torch.empty_like(value, device="cpu")
 
 
 def read_checkpoint(path: str | PathLike[str], map_location: torch.device | str = "cpu") -> dict[str, Any]:
@@ -213,6 +230,7 @@ def _check_storages(file: Path, loaded: dict[str, Any], record_sizes: Sequence[i
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers, which may hold themselves."""
     pending: list[Any] = [value]
     seen: set[int] = set()
     while pending:
