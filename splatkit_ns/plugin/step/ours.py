@@ -10,5 +10,6 @@ from splatkit_ns.parts.near_misses import is_own_class
 
 
 def is_ours(part: SplatBaseModule[Any]) -> bool:
-    """Whether this package defines the class of a part, and no code of users runs in it."""
-    return is_own_class(type(part)) and not isinstance(part, HookModule)
+    """Whether this package defines the class of a part, and those of the hooks that run in it."""
+    hooks = part.hooks if isinstance(part, HookModule) else ()
+    return all(is_own_class(type(each)) for each in (part, *hooks))

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from splatkit_ns.hooks import CheckPointHook, Hook, HookModule, LogHook
 from splatkit_ns.methods import splatkit_3dgs_adc, splatkit_3dgs_big
 from splatkit_ns.modules import SplatBaseModule, SplatTimer
 from splatkit_ns.parts.context import StepContext
@@ -16,6 +17,10 @@ from splatkit_ns.plugin.options.images_per_step import batch_size_of
 
 class Mine(SplatBaseModule[Any]):
     """A part of a user."""
+
+
+class MyHook(Hook):
+    """A hook of a user."""
 
 
 def context(ranks: int, images: int) -> StepContext:
@@ -52,6 +57,8 @@ def test_one_image_on_cpus_and_with_parts_of_users() -> None:
     config.max_num_iterations, config.machine.device_type = 30_000, "cuda"
     assert batch_size_of(config, context(2, 366), [SplatTimer()]) == 2
     assert batch_size_of(config, context(2, 366), [Mine()]) == 1
+    assert batch_size_of(config, context(2, 366), [HookModule([LogHook(), CheckPointHook()])]) == 2
+    assert batch_size_of(config, context(2, 366), [HookModule([LogHook(), MyHook()])]) == 1
     assert batch_size_of(splatkit_3dgs_adc.config, context(2, 366), []) == 1, "other methods have a number"
     config.machine.device_type = "cpu"
     assert batch_size_of(config, context(2, 366), []) == 1
