@@ -216,7 +216,7 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
 
 def _gpu_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
     count = machine.num_devices
-    if machine.device_type != "cuda" or count <= 1 or count <= (found := torch.cuda.device_count()):
+    if machine.device_type != "cuda" or not ranges.is_number(count) or count <= 1 or count <= (found := torch.cuda.device_count()):
         return []
     return [f"{shown('machine.num_devices')} is {count}, but PyTorch finds {found} GPU(s) on this machine"]
 
@@ -228,18 +228,20 @@ def machine_problems(machine: Any, shown: Callable[[str], str] = option_name) ->
         machine: of the config of a run.
         shown: see `option_problems`.
     """
-    problems: list[str] = []
-    count, name = machine.num_devices, shown("machine.num_devices")
+    numbers = {name: getattr(machine, name) for name in ("num_devices", "num_machines", "machine_rank")}
+    wrong = [name for name, number in numbers.items() if not ranges.is_number(number)]
+    problems = [f"{shown(f'machine.{name}')} is {numbers[name]!r}, expected a whole number" for name in wrong]
+    if problems:
+        return problems
+    count, machines, rank = numbers.values()
     if count < 1:
-        problems.append(f"{name} is {count}, expected at least 1")
-    machines, name = machine.num_machines, shown("machine.num_machines")
+        problems.append(f"{shown('machine.num_devices')} is {count}, expected at least 1")
+    name = shown("machine.num_machines")
     if machines < 1:
         return [*problems, f"{name} is {machines}, expected at least 1"]
-    if not 0 <= machine.machine_rank < machines:
+    if not 0 <= rank < machines:
         expected = f"0 to {machines - 1}" if machines > 1 else "0"
-        problems.append(
-            f"{shown('machine.machine_rank')} is {machine.machine_rank}, expected {expected} with {name} {machines}"
-        )
+        problems.append(f"{shown('machine.machine_rank')} is {rank}, expected {expected} with {name} {machines}")
     if machines > 1 and address_of(machine.dist_url) is None:
         problems.append(
             f"{shown('machine.dist_url')} is {machine.dist_url}, expected tcp://HOST:PORT with several machines: an "

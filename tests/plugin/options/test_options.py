@@ -270,6 +270,8 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"machine__seed": 2**32}, "--machine.seed is 4294967296, expected at most 4294967295"),
         ({"machine__num_devices": 0}, "--machine.num-devices is 0, expected at least 1"),
         ({"machine__num_machines": 0}, "--machine.num-machines is 0, expected at least 1"),
+        ({"machine__num_devices": "2"}, "--machine.num-devices is '2', expected a whole number"),
+        ({"machine__num_machines": 2, "machine__dist_url": 3}, "--machine.dist-url is 3, expected tcp://HOST:PORT"),
         ({"machine__num_machines": 2}, "--machine.dist-url is auto, expected tcp://HOST:PORT with several machines"),
         ({"machine__machine_rank": 1}, "--machine.machine-rank is 1, expected 0 with --machine.num-machines 1"),
         ({"steps_per_eval_batch": -1}, "--steps-per-eval-batch is -1, expected a number of at least 0"),

@@ -57,10 +57,10 @@ def lost(machine: Machine) -> MachineFailure:
     return MachineFailure("", Failure(f"{machine.name} has ended, or the network between the machines is cut."))
 
 
-def address_of(url: str) -> tuple[str, int] | None:
+def address_of(url: object) -> tuple[str, int] | None:
     """Host and port of ``tcp://HOST:PORT``; None if it is anything else."""
     try:
-        found = urlsplit(url)
+        found = urlsplit(str(url))
         return (found.hostname, found.port) if found.scheme == "tcp" and found.hostname and found.port else None
     except ValueError:
         return None
