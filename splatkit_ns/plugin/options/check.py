@@ -216,9 +216,11 @@ def _trainer_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
 
 def _gpu_problems(machine: Any, shown: Callable[[str], str]) -> list[str]:
     count = machine.num_devices
-    if machine.device_type != "cuda" or not ranges.is_number(count) or count <= 1 or count <= (found := torch.cuda.device_count()):
+    if machine.device_type != "cuda" or not ranges.is_number(count) or count <= 1:
         return []
-    return [f"{shown('machine.num_devices')} is {count}, but PyTorch finds {found} GPU(s) on this machine"]
+    found = torch.cuda.device_count()
+    name = shown("machine.num_devices")
+    return [f"{name} is {count}, but PyTorch finds {found} GPU(s) on this machine"] if count > found else []
 
 
 def machine_problems(machine: Any, shown: Callable[[str], str] = option_name) -> list[str]:
