@@ -281,6 +281,13 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
             "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
             "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
         )
+    elif (factor := _factor_of_copy(path)) and all(
+        abs(full / factor - found) <= 1 for full, found in zip((width, height), size, strict=True)
+    ):
+        advice = (
+            "The cameras are those of the images in full size: give their folder as --images-path of the colmap "
+            f"dataparser, and --downscale-factor {factor}."
+        )
     elif stored.orientation in SWAPS_SIDES:
         advice = (
             f"Its EXIF tag Orientation is {stored.orientation}, and pictures are used as they are "
@@ -292,4 +299,10 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
 
 def _is_smaller_copy(path: Path) -> bool:
     """Whether an image lies in one of the folders that nerfstudio takes smaller copies from, such as images_2."""
-    return any(re.fullmatch(r"images_\d+", parent.name) for parent in path.parents)
+    return _factor_of_copy(path) > 0
+
+
+def _factor_of_copy(path: Path) -> int:
+    """The number in the name of the folder with smaller copies in which an image lies, such as images_2; 0 if none."""
+    found = [match for parent in path.parents if (match := re.fullmatch(r"images_(\d+)", parent.name))]
+    return int(found[0][1]) if found else 0

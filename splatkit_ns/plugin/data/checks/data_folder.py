@@ -20,8 +20,9 @@ from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.checks.honoured import note_keys
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.scenes.bare_colmap import MODELS, photographs_of_model, place_of_model
-from splatkit_ns.plugin.data.scenes.bare_photographs import poses_command
+from splatkit_ns.plugin.data.scenes.bare_photographs import data_set_around, poses_command
 from splatkit_ns.plugin.data.scenes.beside_model import is_model
+from splatkit_ns.plugin.data.scenes.parse_outputs import HELD_OUT
 from splatkit_ns.plugin.data.scenes.seed_points import INSTEAD, vertices_of
 from splatkit_ns.plugin.data.scenes.transforms import (
     check_transforms,
@@ -99,8 +100,8 @@ def _check_blender(parser: BlenderDataParserConfig, data: Path) -> None:
     train = data / "transforms_train.json"
     if not train.is_file():
         raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
-    for split in ("train", "val", "test"):
-        path = data / f"transforms_{split}.json"
+    held_out = [path for split in HELD_OUT if (path := data / f"transforms_{split}.json").is_file()]
+    for path in (train, *(held_out or [data / f"transforms_{HELD_OUT[0]}.json"])):
         note_keys(parser, path, *read_frames(path))
 
 
@@ -146,7 +147,8 @@ def _other_format(data: Path) -> str:
         kind, command = "Blender's", "blender-data"
     else:
         return (
-            _colmap_format(data)
+            data_set_around(data)
+            or _colmap_format(data)
             or _data_set_inside(data)
             or _capture_of(data)
             or f"The folder has no format that is known here. {_how_to_make_one(data)}"

@@ -67,9 +67,24 @@ def test_smaller_images_that_were_rounded_up(scenes: dict[str, Path], tmp_path: 
     assert "--downscale-rounding-mode round (or ceil)" in message
 
 
+def test_the_folder_of_smaller_images_as_that_of_all(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """As the option ``-i images_2`` of other trainers, which know focal lengths as angles."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes["colmap"], data)
+    (data / "images").rename(data / "images_2")
+    for path in (data / "images_2").iterdir():
+        Image.open(path).resize((16, 12)).save(path)
+    message = run(data, tmp_path / "out", colmap(), images_path=Path("images_2"), downscale_factor=1)
+    assert "is 16×12 pixels, its camera says 32×24. The cameras are those of the images in full size: give" in message
+    assert "--images-path of the colmap dataparser, and --downscale-factor 2." in message
+
+
 BLENDER: dict[str, tuple[Change, str]] = {
     "no JSON": (write("transforms_train.json", "{"), "transforms_train.json is not JSON"),
-    "no validation": (delete("transforms_val.json"), "transforms_val.json does not exist"),
+    "no held-out images": (
+        lambda folder: [(folder / f"transforms_{split}.json").unlink() for split in ("val", "test")],
+        "transforms_val.json does not exist",
+    ),
     "image missing": (delete("train/r_2.png"), "train/r_2.png does not exist, which the data set names"),
     "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist, which the data set names"),
 }
