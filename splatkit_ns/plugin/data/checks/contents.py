@@ -251,8 +251,8 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
         abs(full / factor - found) <= 1 for full, found in zip((width, height), size, strict=True)
     ):
         advice = (
-            "The cameras are those of the images in full size: give their folder as --images-path of the colmap "
-            f"dataparser, and --downscale-factor {factor}."
+            f"The cameras are those of the images in full size: --images-path images --downscale-factor {factor} of "
+            "the colmap dataparser uses these smaller ones."
         )
     elif stored.orientation in SWAPS_SIDES:
         advice = (

@@ -62,7 +62,8 @@ def note_without_pose(images: Path, names: Iterable[str], model: Path) -> None:
     """
     known = {name.replace("\\", "/").lower() for name in names}
     known |= {name.rpartition(".")[0] for name in known}
-    found = sorted(path for path in images.rglob("*") if path.suffix in IMAGE_SUFFIXES and path.is_file())
+    files = (path for path in images.rglob("*") if path.suffix in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(path for path in files if not path.name.startswith("._"))  # macOS's, beside each file
     relative = [path.relative_to(images).as_posix() for path in found]
     without = [name for name in relative if not {name.lower(), name.lower().rpartition(".")[0]} & known]
     if without:

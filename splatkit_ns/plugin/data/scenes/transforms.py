@@ -51,7 +51,7 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise DataError(f"{path} has no list of 'frames', or an empty one: there is no image in it.")
     for number, frame in enumerate(frames):
         where = f"{path}, frame {number}"
-        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+        if not isinstance(frame, dict) or not isinstance(name := frame.get("file_path"), str) or not name:
             raise DataError(f"{where} has no 'file_path', the path of its image relative to {path.name}.")
         pose_of(frame, f"{where} ({frame['file_path']})")
     return meta, frames
@@ -260,8 +260,17 @@ def near_name(path: Path) -> str:
     try:
         beside = sorted(other.name for other in path.parent.iterdir() if other.stem.lower() == path.stem.lower())
     except OSError:
-        return f"There is no folder {path.parent}."
+        return smaller_copies_of(path) or f"There is no folder {path.parent}."
     return f"There is {', '.join(beside[:3])} beside it: correct the path." if beside else RESTORE
+
+
+def smaller_copies_of(path: Path) -> str | None:
+    """A sentence that names the smaller copies of images whose own folder is not there; None if there are none."""
+    found = sorted(path.parent.parent.glob(f"{path.parent.name}_[0-9]*"))
+    if path.parent.exists() or not found:
+        return None
+    factor = found[0].name.rpartition("_")[2]
+    return f"There is {found[0]}, which --downscale-factor {factor} of the dataparser uses."
 
 
 def mask_path(given: Path, image: Path) -> Path:

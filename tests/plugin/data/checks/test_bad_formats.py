@@ -75,8 +75,28 @@ def test_the_folder_of_smaller_images_as_that_of_all(scenes: dict[str, Path], tm
     for path in (data / "images_2").iterdir():
         Image.open(path).resize((16, 12)).save(path)
     message = run(data, tmp_path / "out", colmap(), images_path=Path("images_2"), downscale_factor=1)
-    assert "is 16×12 pixels, its camera says 32×24. The cameras are those of the images in full size: give" in message
-    assert "--images-path of the colmap dataparser, and --downscale-factor 2." in message
+    assert "is 16×12 pixels, its camera says 32×24. The cameras are those of the images in full size: --i" in message
+    assert "--images-path images --downscale-factor 2 of the colmap dataparser" in message
+
+
+def test_smaller_images_alone(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Data sets come with images_2 or images_4 and nothing else."""
+    for scene in ("nerfstudio", "colmap"):
+        data = tmp_path / scene
+        shutil.copytree(scenes[scene], data)
+        (data / "images").rename(data / "images_2")
+        for path in (data / "images_2").iterdir():
+            Image.open(path).resize((16, 12)).save(path)
+    assert f"There is {tmp_path}/nerfstudio/images_2, which --downscale-factor 2 of the dataparser uses" in run(
+        tmp_path / "nerfstudio", tmp_path / "out"
+    )
+    message = run(tmp_path / "colmap", tmp_path / "out")
+    assert message.endswith(f"colmap --data {tmp_path}/colmap --colmap-path sparse/0 --downscale-factor 2")
+    for scene, parser in (("nerfstudio", None), ("colmap", colmap())):
+        config: Any = run_config(tmp_path / scene, dataparser=parser)
+        config.pipeline.datamanager.dataparser.downscale_factor = 2
+        batch = config.pipeline.setup(device="cpu", test_mode="val").datamanager.cached_train[0]
+        assert batch["image"].shape[:2] == (12, 16)
 
 
 BLENDER: dict[str, tuple[Change, str]] = {

@@ -73,6 +73,10 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a list": (write("transforms.json", "[1, 2]"), ("transforms.json has no list of 'frames'",)),
     "no frames": (in_json(lambda meta: meta["frames"].clear()), ("no list of 'frames', or an empty one",)),
     "no path": (in_json(lambda meta: meta["frames"][2].pop("file_path")), ("frame 2 has no 'file_path'",)),
+    "empty path": (
+        in_json(lambda meta: meta["frames"][2].update(file_path="")),
+        ("frame 2 has no 'file_path'",),
+    ),
     "no intrinsics": (
         in_json(lambda meta: (meta.pop("fl_x"), meta.pop("cx"))),
         ("frame 0 (images/frame_00000.png) lacks intrinsics: fl_x, cx", "in pixels"),

@@ -50,6 +50,7 @@ def test_the_largest_model_is_read_and_photographs_without_a_pose_are_named(
     assert found.colmap_path == Path("sparse/1")
     assert "in sparse/1, the largest" in words(capsys.readouterr().out)
 
+    (data / "images" / "._frame_00000.png").touch()  # as macOS does on disks of other systems
     config = ColmapDataParserConfig(data=data, colmap_path=Path("sparse/0"), downscale_factor=1)
     datamanager: Any = run_config(data, tmp_path / "out").pipeline.datamanager
     datamanager.dataparser = config
