@@ -22,6 +22,7 @@ from splatkit_ns.plugin.data.cameras import camera_extent, pixel_counts
 from splatkit_ns.plugin.data.checks.contents import check_mask_use, check_outputs, held_out_or_all, read_headers
 from splatkit_ns.plugin.data.checks.data_folder import check_folder, explained
 from splatkit_ns.plugin.data.checks.honoured import note_options
+from splatkit_ns.plugin.data.checks.plausible import note_unseen_points
 from splatkit_ns.plugin.data.loader.batches import (
     Batches,
     EvaluationViews,
@@ -157,6 +158,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
         for found in outputs:
             check_outputs(found, headers, turned)
+        note_unseen_points(self.train_dataparser_outputs)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:
         """Read depth or normals with the training images; call it before the images are loaded.

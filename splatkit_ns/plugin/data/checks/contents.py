@@ -15,6 +15,7 @@ from rich.progress import track
 from torch import Tensor
 
 from splatkit_ns.plugin.data.checks.data_folder import no_image_left
+from splatkit_ns.plugin.data.checks.plausible import note_centres_outside, note_far_cameras, note_fields_of_view
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.masks import MaskUse
 from splatkit_ns.plugin.data.photographs.pictures import SWAPS_SIDES, StoredPicture, read_header
@@ -25,9 +26,6 @@ PROJECTIONS = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624
 """The camera types that can be trained on: nerfstudio undistorts their images to those of a pinhole camera."""
 ROTATION_TOLERANCE = 0.02
 """The largest deviation of R^T R from the identity that is accepted: files round their numbers."""
-
-WIDEST, NARROWEST = 150.0, 0.1
-"""Degrees that a perspective camera sees across a picture; the widest lenses see 130, telescopes a degree."""
 
 
 def read_headers(paths: Sequence[Path]) -> dict[Path, StoredPicture]:
@@ -118,39 +116,6 @@ def check_mask_use(use: MaskUse, outputs: DataparserOutputs) -> None:
         )
 
 
-def _note_centres_outside(outputs: DataparserOutputs) -> None:
-    """Print a note if the optical axis of a camera does not go through its picture."""
-    cameras, names = outputs.cameras, outputs.image_filenames
-    inside = (cameras.cx >= 0) & (cameras.cx <= cameras.width) & (cameras.cy >= 0) & (cameras.cy <= cameras.height)
-    outside = (~inside).flatten().nonzero()[:, 0].tolist()
-    if outside:
-        cx, cy, width, height = (
-            float(values.flatten()[outside[0]]) for values in (cameras.cx, cameras.cy, cameras.width, cameras.height)
-        )
-        report_once(
-            f"{len(outside)} camera(s) have their centre (cx, cy) outside the picture, the first is that of "
-            f"{names[outside[0]]}: ({cx:g}, {cy:g}) in {width:g}×{height:g} pixels. That is right for pictures that "
-            "were cut out of larger ones; otherwise the intrinsics are those of another size."
-        )
-
-
-def _note_fields_of_view(outputs: DataparserOutputs) -> None:
-    """Print a note if a camera sees so wide or narrow a part that its focal lengths may be in another unit."""
-    cameras, names = outputs.cameras, outputs.image_filenames
-    sizes, focals = torch.cat([cameras.width, cameras.height], 1), torch.cat([cameras.fx, cameras.fy], 1)
-    angles = torch.rad2deg(2 * torch.atan(sizes / (2 * focals)))
-    is_pinhole = (cameras.camera_type == CameraType.PERSPECTIVE.value).flatten()
-    strange = ((angles.amax(1) > WIDEST) | (angles.amin(1) < NARROWEST)) & is_pinhole
-    found = strange.nonzero()[:, 0].tolist()
-    if found:
-        width, height = (f"{angle:.3g}" for angle in angles[found[0]].tolist())
-        report_once(
-            f"{len(found)} camera(s) see {width} by {height} degrees, the first is that of {names[found[0]]}, by the "
-            "focal lengths of the data set, which are in pixels. Such lenses are rare: are they in millimetres, or of "
-            "another size of the pictures?"
-        )
-
-
 def check_cameras(outputs: DataparserOutputs) -> None:
     """Check poses, intrinsics and kinds of the cameras of a dataparser's output.
 
@@ -159,8 +124,9 @@ def check_cameras(outputs: DataparserOutputs) -> None:
     """
     _check_poses(outputs)
     _check_intrinsics(outputs)
-    _note_centres_outside(outputs)
-    _note_fields_of_view(outputs)
+    note_centres_outside(outputs)
+    note_fields_of_view(outputs)
+    note_far_cameras(outputs)
     _check_lenses(outputs)
 
 
@@ -281,6 +247,13 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
             "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
             "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
         )
+    elif (factor := _factor_of_copy(path)) and all(
+        abs(full / factor - found) <= 1 for full, found in zip((width, height), size, strict=True)
+    ):
+        advice = (
+            f"The cameras are those of the images in full size: --images-path images --downscale-factor {factor} of "
+            "the colmap dataparser uses these smaller ones."
+        )
     elif stored.orientation in SWAPS_SIDES:
         advice = (
             f"Its EXIF tag Orientation is {stored.orientation}, and pictures are used as they are "
@@ -292,4 +265,10 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
 
 def _is_smaller_copy(path: Path) -> bool:
     """Whether an image lies in one of the folders that nerfstudio takes smaller copies from, such as images_2."""
-    return any(re.fullmatch(r"images_\d+", parent.name) for parent in path.parents)
+    return _factor_of_copy(path) > 0
+
+
+def _factor_of_copy(path: Path) -> int:
+    """The number in the name of the folder with smaller copies in which an image lies, such as images_2; 0 if none."""
+    found = [match for parent in path.parents if (match := re.fullmatch(r"images_(\d+)", parent.name))]
+    return int(found[0][1]) if found else 0

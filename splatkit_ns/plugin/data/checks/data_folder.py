@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +20,17 @@ from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.checks.honoured import note_keys
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.scenes.bare_colmap import MODELS, photographs_of_model, place_of_model
-from splatkit_ns.plugin.data.scenes.bare_photographs import poses_command
+from splatkit_ns.plugin.data.scenes.bare_colmap import IMAGES, MODELS, photographs_of_model, place_of_model
+from splatkit_ns.plugin.data.scenes.bare_photographs import data_set_around, poses_command
 from splatkit_ns.plugin.data.scenes.beside_model import is_model
+from splatkit_ns.plugin.data.scenes.parse_outputs import HELD_OUT
 from splatkit_ns.plugin.data.scenes.seed_points import INSTEAD, vertices_of
 from splatkit_ns.plugin.data.scenes.transforms import (
     check_transforms,
     existing_name,
     read_frames,
     same_file_in,
+    smaller_copies_of,
     transforms_file,
 )
 
@@ -99,8 +102,8 @@ def _check_blender(parser: BlenderDataParserConfig, data: Path) -> None:
     train = data / "transforms_train.json"
     if not train.is_file():
         raise DataError(f"{train} does not exist, which blender-data reads. {_other_format(data)}")
-    for split in ("train", "val", "test"):
-        path = data / f"transforms_{split}.json"
+    held_out = [path for split in HELD_OUT if (path := data / f"transforms_{split}.json").is_file()]
+    for path in (train, *(held_out or [data / f"transforms_{HELD_OUT[0]}.json"])):
         note_keys(parser, path, *read_frames(path))
 
 
@@ -146,7 +149,8 @@ def _other_format(data: Path) -> str:
         kind, command = "Blender's", "blender-data"
     else:
         return (
-            _colmap_format(data)
+            data_set_around(data)
+            or _colmap_format(data)
             or _data_set_inside(data)
             or _capture_of(data)
             or f"The folder has no format that is known here. {_how_to_make_one(data)}"
@@ -159,10 +163,12 @@ def _colmap_format(data: Path) -> str | None:
     if (model := place_of_model(data)) is None:
         return None
     photographs = photographs_of_model(data)
+    where = f" --images-path {quoted(photographs)}" if photographs else ""
+    if photographs and (copies := re.fullmatch(rf"{IMAGES}_(\d+)", photographs)):
+        where = f" --downscale-factor {copies[1]}"
     return (
         "The folder looks like COLMAP's format: end the command with: "
-        f"colmap --data {quoted(data)} --colmap-path {model}"
-        + (f" --images-path {quoted(photographs)}" if photographs else "")
+        f"colmap --data {quoted(data)} --colmap-path {model}{where}"
     )
 
 
@@ -230,7 +236,8 @@ def _explain(error: Exception, parser: Any) -> DataError:
     where = _what_fails(parser)
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         missing = Path(error.filename)
-        what_to_do = same_file_in(Path(parser.data), missing) or "Restore it, or make the data set anew."
+        what_to_do = same_file_in(Path(parser.data), missing) or smaller_copies_of(missing)
+        what_to_do = what_to_do or "Restore it, or make the data set anew."
         return DataError(f"{where}: the file {missing} does not exist. {what_to_do}")
     if isinstance(error, PermissionError):
         return DataError(f"{where}: {error.filename} may not be read. Change its permissions, or those of its folder.")

@@ -126,7 +126,7 @@ def note_keys(parser: Any, path: Path, meta: Mapping[str, Any], frames: Sequence
         report_once(f"{path} has keys that are not honoured. {'; '.join(told)}.")
     _note_repeated_images(path, frames)
     masks = _unused_masks(parser, path)
-    if masks is not None and not any("mask_path" in frame for frame in frames):
+    if masks is not None and not any(frame.get("mask_path") for frame in frames):
         report_once(f"The masks in {masks} are not used: each frame of {path.name} has to name its own as 'mask_path'.")
     unknown = [shown for key, shown in found.items() if key not in NOT_HONOURED and key not in CHANGES_NOTHING]
     if unknown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.photographs.pictures import RESTORE, TURNS, read_header
 from splatkit_ns.plugin.data.photographs.undistortion import Pinhole, is_distorted, undistortion_maps
-from splatkit_ns.plugin.data.scenes.transforms import existing_name, transforms_file
+from splatkit_ns.plugin.data.scenes.transforms import existing_name, read_frames, transforms_file
 
 Pixels = NDArray[np.float32]
 
@@ -66,11 +65,11 @@ def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:
     data = Path(parser.config.data)
     transforms = transforms_file(data)
     files: dict[Path, Path] = {}
-    for frame in json.loads(transforms.read_text(encoding="utf-8"))["frames"]:
-        if "normal_file_path" in frame:
+    for frame in read_frames(transforms)[1]:
+        if frame.get("normal_file_path"):
             name = existing_name(transforms.parent, frame["file_path"])
             image = parser._get_fname(Path(name), transforms.parent)  # type: ignore[reportPrivateUsage]
-            files[Path(image)] = transforms.parent / frame["normal_file_path"]
+            files[Path(image)] = transforms.parent / existing_name(transforms.parent, frame["normal_file_path"])
     images = [Path(path) for path in datamanager.train_dataset.image_filenames]
     missing = [image for image in images if image not in files]
     if files and missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import UNDISTORT
+from splatkit_ns.plugin.reporting.console import report_once
 
 Doubles = NDArray[np.float64]
 Maps = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -57,11 +58,14 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
         value = getattr(cameras, name)
         setattr(cameras, name, None if value is None else value.clone())  # those given once for all share memory
     known: dict[LensKey, Pinhole] = {}
+    unreached: dict[Path, float] = {}
     for index, key in enumerate(lens_keys(stored)):
         if key is None:
             continue
         if key not in known:
-            known[key] = pinhole_of(stored[index].reshape(()), paths[index])
+            camera = stored[index].reshape(())
+            known[key] = pinhole_of(camera, paths[index])
+            unreached[paths[index]] = _unreached_share(camera)
         pinhole = known[key]
         cameras.fx[index], cameras.fy[index] = float(pinhole.K[0, 0]), float(pinhole.K[1, 1])
         cameras.cx[index], cameras.cy[index] = float(pinhole.K[0, 2]), float(pinhole.K[1, 2])
@@ -69,6 +73,7 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
         cameras.camera_type[index] = CameraType.PERSPECTIVE.value
         if cameras.distortion_params is not None:
             cameras.distortion_params[index] = 0
+    _note_unreached(unreached)
     return cameras
 
 
@@ -203,16 +208,39 @@ def distort(x: Doubles, y: Doubles, distortion: Doubles) -> tuple[Doubles, Doubl
 def _pinhole_of_polynomial(camera: Cameras, distortion: Doubles) -> Pinhole:
     """A lens with a fourth radial term, which OpenCV does not have; the largest rectangle without empty pixels."""
     width, height = int(camera.width), int(camera.height)
-    K = opencv_matrix(camera)
-    across, down = np.linspace(0, width - 1, EDGE_POINTS), np.linspace(0, height - 1, EDGE_POINTS)
-    u, v = (grid.ravel() for grid in np.meshgrid(across, down))
-    x, y = _undistort_points((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], distortion)
-    x, y = x.reshape(EDGE_POINTS, EDGE_POINTS), y.reshape(EDGE_POINTS, EDGE_POINTS)
+    x, y = _rays_of_grid(camera, distortion)
     left, right, top, bottom = x[:, 0].max(), x[:, -1].min(), y[0].max(), y[-1].min()
     new = np.eye(3)
     new[0, 0], new[1, 1] = (width - 1) / (right - left), (height - 1) / (bottom - top)
     new[0, 2], new[1, 2] = -new[0, 0] * left, -new[1, 1] * top
     return _shifted(new, (0, 0), (width, height))
+
+
+def _rays_of_grid(camera: Cameras, distortion: Doubles) -> tuple[Doubles, Doubles]:
+    """The rays through `EDGE_POINTS` × `EDGE_POINTS` places of a photograph, from edge to edge; NaN where is none."""
+    K = opencv_matrix(camera)
+    across, down = (np.linspace(0, int(side) - 1, EDGE_POINTS) for side in (camera.width, camera.height))
+    u, v = np.meshgrid(across, down)
+    return _undistort_points((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], distortion)
+
+
+def _unreached_share(camera: Cameras) -> float:
+    """The share of a photograph that no ray reaches, since a perspective lens turns back before; 0 for other lenses."""
+    if int(camera.camera_type) != CameraType.PERSPECTIVE.value:
+        return 0.0
+    return float(np.isnan(_rays_of_grid(camera, _coefficients(camera))[0]).mean())
+
+
+def _note_unreached(shares: Mapping[Path, float]) -> None:
+    """Print a note of the lenses that turn back within the picture, by a photograph of each."""
+    wrong = [path for path, share in shares.items() if share > 0]
+    if wrong:
+        report_once(
+            f"The distortion of {len(wrong)} lens(es) is hardly right, the first is that of {wrong[0]}: by it, no ray "
+            f"reaches {shares[wrong[0]]:.0%} of the picture, and the undistorted photograph is bent wrongly. "
+            "Calibrations end there with few photographs, or with a camera for each: let all share one, or set the "
+            "distortion to 0 if straight lines are straight in the photographs."
+        )
 
 
 def _undistort_points(x: Doubles, y: Doubles, distortion: Doubles) -> tuple[Doubles, Doubles]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION, NerfstudioDataParserConfig
@@ -18,6 +21,14 @@ from splatkit_ns.plugin.reporting.console import report_once
 IMAGES = "images"
 MODELS = ("sparse/0", "sparse", "colmap/sparse/0")
 """The places of a model in a folder; programs other than COLMAP also write it into the folder itself."""
+Size = tuple[int, int]
+Rounding = Literal["floor", "round", "ceil"]
+ROUNDINGS: dict[Rounding, Callable[[float], int]] = {
+    "floor": math.floor,
+    "round": lambda side: math.floor(side + 0.5),
+    "ceil": math.ceil,
+}
+"""The ways of `ColmapDataParserConfig.downscale_rounding_mode`."""
 
 
 def dataparser_of(parser: Any) -> Any:
@@ -53,9 +64,12 @@ def dataparser_of(parser: Any) -> Any:
         f"{data} is read as COLMAP's format, with the model in {model}{which}. For its options, end the command with: "
         f"colmap --data {quoted(data)} --colmap-path {model}"
     )
-    found = ColmapDataParserConfig(data=data, colmap_path=Path(model), downscale_factor=_smaller_copies(data))
+    picture = _first_picture(data / IMAGES)
+    found = ColmapDataParserConfig(data=data, colmap_path=Path(model), downscale_factor=_smaller_copies(data, picture))
     for name, value in set_here.items():
         setattr(found, name, value)
+    if picture is not None:
+        found.downscale_rounding_mode = _rounding_of_copy(data, *picture, found.downscale_factor or 1)
     return found
 
 
@@ -72,16 +86,37 @@ def photographs_of_model(data: Path) -> str | None:
     return pictures[0].parent.name if pictures else None
 
 
-def _smaller_copies(data: Path) -> int:
+def _first_picture(images: Path) -> tuple[Path, Size] | None:
+    """The first file in a folder that is a picture, relative to it, and its size; None if there is none."""
+    for path in sorted(path for path in images.rglob("*") if path.is_file()):
+        with suppress(Exception), Image.open(path) as image:  # no image: another file shows the size
+            return path.relative_to(images), image.size
+    return None
+
+
+def _smaller_copies(data: Path, picture: tuple[Path, Size] | None) -> int:
     """The factor of the first copies of at most `MAX_AUTO_RESOLUTION` pixels a side, or of the smallest ones."""
     factor = 1
-    for path in sorted(path for path in (data / IMAGES).rglob("*") if path.is_file()):
-        try:
-            with Image.open(path) as image:
-                longer = max(image.size)
-        except Exception:  # no image: another file shows the size
-            continue
-        while longer / factor > MAX_AUTO_RESOLUTION and (data / f"{IMAGES}_{2 * factor}").is_dir():
-            factor *= 2
-        break
+    while picture and max(picture[1]) / factor > MAX_AUTO_RESOLUTION and _copies(data, 2 * factor).is_dir():
+        factor *= 2
     return factor
+
+
+def _rounding_of_copy(data: Path, name: Path, size: Size, factor: int) -> Rounding:
+    """The way in which the sides of a picture's smaller copy were rounded; Mip-NeRF 360's have other than nerfstudio's.
+
+    Args:
+        data: the folder of the data set.
+        name: of the picture in its folder.
+        size: of the picture.
+        factor: of the copies.
+    """
+    with suppress(Exception), Image.open(_copies(data, factor) / name) as copy:  # checks tell of it if it is missing
+        for mode, rounded in ROUNDINGS.items():
+            if copy.size == tuple(rounded(side / factor) for side in size):
+                return mode
+    return "floor"
+
+
+def _copies(data: Path, factor: int) -> Path:
+    return data / f"{IMAGES}_{factor}"

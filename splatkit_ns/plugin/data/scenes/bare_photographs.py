@@ -1,4 +1,4 @@
-"""Photographs and videos in place of a data set, and the command that makes one of them."""
+"""Photographs and videos in place of a data set: the command that makes one of them, or the data set around them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ from pathlib import Path
 
 from splatkit_ns import media
 from splatkit_ns.files import quoted
+from splatkit_ns.plugin.data.scenes.bare_colmap import IMAGES, photographs_of_model, place_of_model
+
+DEEPEST = 3
+"""The depth of a COLMAP model in a data set, as in colmap/sparse/0."""
+
+
+def data_set_around(data: Path) -> str | None:
+    """A sentence that names the data set in which a folder is, such as that of its photographs or its model.
+
+    Returns:
+        None if there is none, or if the folder has photographs in a folder of their own.
+    """
+    if (data / IMAGES).is_dir() or photographs_of_model(data) is not None:
+        return None
+    for folder in list(data.absolute().parents)[:DEEPEST]:
+        is_colmap = place_of_model(folder) is not None and (folder / IMAGES).is_dir()
+        if is_colmap or any((folder / f"transforms{split}.json").is_file() for split in ("", "_train")):
+            return f"The folder is inside a data set: --data {quoted(folder)}"
+    return None
 
 
 def poses_command(data: Path) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from splatkit_ns.errors import listed
+from splatkit_ns.plugin.data.scenes.colmap_model import image_lines
 from splatkit_ns.plugin.data.scenes.transforms import IMAGE_SUFFIXES
 from splatkit_ns.plugin.reporting.console import report_once
 
@@ -21,8 +22,8 @@ def number_of_images(model: Path) -> int:
     """The number of images of a COLMAP model; 0 if it is not known."""
     try:
         if (text := model / "images.txt").is_file():
-            with text.open(encoding="utf-8") as file:  # two lines an image, of which the second may be empty
-                return (sum(1 for line in file if not line.startswith("#")) + 1) // 2
+            with text.open(encoding="utf-8") as file:
+                return sum(1 for _ in image_lines(file))
         with (model / "images.bin").open("rb") as file:
             return int.from_bytes(file.read(8), "little")
     except (OSError, UnicodeDecodeError):
@@ -61,7 +62,8 @@ def note_without_pose(images: Path, names: Iterable[str], model: Path) -> None:
     """
     known = {name.replace("\\", "/").lower() for name in names}
     known |= {name.rpartition(".")[0] for name in known}
-    found = sorted(path for path in images.rglob("*") if path.suffix in IMAGE_SUFFIXES and path.is_file())
+    files = (path for path in images.rglob("*") if path.suffix in IMAGE_SUFFIXES and path.is_file())
+    found = sorted(path for path in files if not path.name.startswith("._"))  # macOS's, beside each file
     relative = [path.relative_to(images).as_posix() for path in found]
     without = [name for name in relative if not {name.lower(), name.lower().rpartition(".")[0]} & known]
     if without:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,17 +108,30 @@ def _read_images_text(path: Path) -> list[ColmapImage]:
     """All images; their names may hold spaces, which nerfstudio's reader cuts."""
     found: list[ColmapImage] = []
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
+        for line in image_lines(file):
             words = line.split(maxsplit=9)
             if len(words) != 10:
                 raise ValueError(f"{path} has the line {line[:80]!r}, expected ten values of an image")
             numbers = tuple(map(float, words[1:8]))
             found.append(ColmapImage(int(words[0]), numbers[:4], numbers[4:], int(words[8]), words[9]))
-            next(file, "")  # its 2D points
     return found
+
+
+def image_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of images.txt that have an image, without those of its 2D points, which some programs leave out."""
+    points_may_follow = False
+    for line in map(str.strip, lines):
+        if points_may_follow and not _is_of_image(line):
+            points_may_follow = False
+        elif line and not line.startswith("#"):
+            yield line
+            points_may_follow = True
+
+
+def _is_of_image(line: str) -> bool:
+    """Whether a line ends in the name of an image; one of 2D points has numbers alone."""
+    words = line.split(maxsplit=9)
+    return len(words) == 10 and not words[9].rsplit(maxsplit=1)[-1].lstrip("-").replace(".", "", 1).isdigit()
 
 
 def _read_images_binary(path: Path) -> list[ColmapImage]:

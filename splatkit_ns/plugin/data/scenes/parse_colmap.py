@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from splatkit_ns.plugin.data.scenes.beside_model import note_larger_model, note_without_pose
 from splatkit_ns.plugin.data.scenes.colmap_model import ColmapModel
-from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished
-from splatkit_ns.plugin.data.scenes.seed_points import thinned
-from splatkit_ns.plugin.data.scenes.transforms import mask_path
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
+from splatkit_ns.plugin.data.scenes.seed_points import seed_points, thinned
+from splatkit_ns.plugin.data.scenes.transforms import existing_name, mask_path
 from splatkit_ns.plugin.reporting.console import report_once
 
 
@@ -60,17 +61,25 @@ class OwnColmap(ColmapDataParser):
         if self._model is None:
             self._model = ColmapModel(recon_dir)
             note_larger_model(recon_dir)
-            names = [image.name for image in self._model.images]
-            note_without_pose(self.config.data / self.config.images_path, names, recon_dir)
+            folder = self.config.data / self.config.images_path
+            self._model.images = [
+                replace(image, name=existing_name(folder, image.name)) for image in self._model.images
+            ]
+            note_without_pose(folder, [image.name for image in self._model.images], recon_dir)
         with self._model.without_lenses() as folder:
             return super()._get_all_images_and_cameras(folder)
 
     def _get_image_indices(self, image_filenames: Any, split: str) -> Any:
-        self._indices = [int(index) for index in super()._get_image_indices(image_filenames, split)]
+        data = Path(self.config.data)
+        listed = listed_split(split, data, lambda name: f"{name}_list.txt", lambda name: (data / name).is_file())
+        self._indices = [int(index) for index in super()._get_image_indices(image_filenames, listed)]
         return np.array(self._indices, dtype=np.int64)
 
     def _load_3D_points(self, colmap_path: Path, transform_matrix: Tensor, scale_factor: float) -> Any:
         assert self._model is not None
+        cloud = colmap_path / "points3D.ply"  # 3DGS and its kin write it, some of them nothing else
+        if cloud.is_file() and not any((colmap_path / f"points3D{suffix}").is_file() for suffix in (".bin", ".txt")):
+            return seed_points(cloud, self._model.offset, transform_matrix, scale_factor, self.max_seed_points)
         points = colmap_points(self, colmap_path, transform_matrix, scale_factor, self._model.offset)
         return thinned(points, self.max_seed_points, str(colmap_path))
 

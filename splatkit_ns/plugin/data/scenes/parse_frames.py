@@ -28,7 +28,7 @@ from torch import Tensor
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import Lens
 from splatkit_ns.plugin.data.scenes.parse_colmap import colmap_points
-from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
 from splatkit_ns.plugin.data.scenes.scene_frames import OLD_APPLIED_TRANSFORM, OLD_COLMAP
 from splatkit_ns.plugin.data.scenes.seed_points import seed_points, thinned
 from splatkit_ns.plugin.data.scenes.transforms import Scene, existing_name, image_size, mask_path, transforms_file
@@ -45,6 +45,9 @@ class OwnNerfstudio(Nerfstudio):
         scene = self._scene = self._scene or Scene(transforms_file(Path(self.config.data)))
         meta = scene.meta
         lists = {key: meta[key] for key in meta if key.endswith("_filenames")}
+        listed = listed_split(split, scene.path, lambda name: f"{name}_filenames", lists.__contains__)
+        if listed != split:
+            lists[f"{split}_filenames"] = lists[f"{listed}_filenames"]
         top: dict[str, Any] = {
             key: [existing_name(scene.folder, name) for name in names] for key, names in lists.items()
         }
@@ -88,10 +91,10 @@ class OwnNerfstudio(Nerfstudio):
         frames: list[dict[str, Any]] = []
         for frame, name in zip(scene.frames, scene.names, strict=True):
             found = {"file_path": name}
-            if "mask_path" in frame:
+            if frame.get("mask_path"):  # null stands for none
                 given = Path(existing_name(scene.folder, frame["mask_path"]))
                 found["mask_path"] = str(given.with_name(mask_path(scene.folder / given, Path(name)).name))
-            if "depth_file_path" in frame:
+            if frame.get("depth_file_path"):
                 found["depth_file_path"] = existing_name(scene.folder, frame["depth_file_path"])
             frames.append(found)
         return frames
@@ -140,7 +143,7 @@ class OwnInstantNGP(InstantNGP):
         scene = self._scene = self._scene or Scene(transforms_file(Path(self.config.data)))
         paths = [(scene.folder / name).absolute() for name in scene.names]
         frames: list[dict[str, Any]] = [{"file_path": str(path)} for path in paths]
-        masked = [frame for frame in scene.frames if "mask_path" in frame]
+        masked = [frame for frame in scene.frames if frame.get("mask_path")]
         if 0 < len(masked) < len(frames):
             raise DataError(
                 f"{scene.path} has 'mask_path' for {len(masked)} of {len(frames)} frames. Add the missing ones, or "
@@ -166,7 +169,11 @@ class OwnBlender(Blender):
     _offset: NDArray[np.float64] | None = None
 
     def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
-        scene = Scene(Path(self.config.data) / f"transforms_{split}.json")
+        folder = Path(self.config.data)
+        split = listed_split(
+            split, folder, lambda name: f"transforms_{name}.json", lambda name: (folder / name).is_file()
+        )
+        scene = Scene(folder / f"transforms_{split}.json")
         if self._offset is None and split == "train":
             self._offset = scene.offset
         scene.offset = self._offset  # all splits are moved alike

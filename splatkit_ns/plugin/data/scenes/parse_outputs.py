@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,27 @@ DEFAULT_LIMIT = 1_000_000
 
 ROUNDING = 1e-4
 """A rotation in single precision is orthogonal but for less than this."""
+
+
+HELD_OUT = ("val", "test", "validation")
+"""The splits of held-out images: training evaluates the first, ``ns-eval`` the second."""
+
+
+def listed_split(split: str, place: Path, name_of: Callable[[str], str], is_there: Callable[[str], bool]) -> str:
+    """The split whose list of images serves for a split: another one of `HELD_OUT`, with a note, if it has none.
+
+    Args:
+        split: as nerfstudio asks for it.
+        place: what holds the lists, for the note.
+        name_of: gives the name of a split's list.
+        is_there: tells whether there is a list of this name.
+    """
+    if split not in HELD_OUT or is_there(name_of(split)):
+        return split
+    other = next((name for name in HELD_OUT if is_there(name_of(name))), split)
+    if other != split:
+        report_once(f"{place} has no {name_of(split)}: evaluations take the images of {name_of(other)}.")
+    return other
 
 
 class OutputsFarFromOrigin(DataparserOutputs):

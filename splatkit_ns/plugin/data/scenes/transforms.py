@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from splatkit_ns.files import quoted
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import INTRINSICS, Lens, lens_of_frame
 from splatkit_ns.plugin.data.photographs.pictures import RESTORE, read_header
@@ -50,7 +51,7 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise DataError(f"{path} has no list of 'frames', or an empty one: there is no image in it.")
     for number, frame in enumerate(frames):
         where = f"{path}, frame {number}"
-        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+        if not isinstance(frame, dict) or not isinstance(name := frame.get("file_path"), str) or not name:
             raise DataError(f"{where} has no 'file_path', the path of its image relative to {path.name}.")
         pose_of(frame, f"{where} ({frame['file_path']})")
     return meta, frames
@@ -93,9 +94,14 @@ def check_transforms(path: Path) -> dict[str, Any]:
         where = f"{path}, frame {number} ({frame['file_path']})"
         missing = [key for key in INTRINSICS if key not in meta and key not in frame]
         if missing:
+            angle = next((key for key in FOCALS[2:] if key in meta or key in frame), None)
+            how = (
+                f" To take them from {angle} and the images' sizes, end the command with: "
+                f"instant-ngp-data --data {quoted(path)}"
+            )
             raise DataError(
                 f"{where} lacks intrinsics: {', '.join(missing)} stand neither in the frame nor at the top of the "
-                "file. Focal lengths, centre and size are in pixels."
+                f"file. Focal lengths, centre and size are in pixels.{how if angle else ''}"
             )
         lens_of_frame(meta, frame, where)
     return meta
@@ -254,8 +260,17 @@ def near_name(path: Path) -> str:
     try:
         beside = sorted(other.name for other in path.parent.iterdir() if other.stem.lower() == path.stem.lower())
     except OSError:
-        return f"There is no folder {path.parent}."
+        return smaller_copies_of(path) or f"There is no folder {path.parent}."
     return f"There is {', '.join(beside[:3])} beside it: correct the path." if beside else RESTORE
+
+
+def smaller_copies_of(path: Path) -> str | None:
+    """A sentence that names the smaller copies of images whose own folder is not there; None if there are none."""
+    found = sorted(path.parent.parent.glob(f"{path.parent.name}_[0-9]*"))
+    if path.parent.exists() or not found:
+        return None
+    factor = found[0].name.rpartition("_")[2]
+    return f"There is {found[0]}, which --downscale-factor {factor} of the dataparser uses."
 
 
 def mask_path(given: Path, image: Path) -> Path:
@@ -266,7 +281,8 @@ def mask_path(given: Path, image: Path) -> Path:
 
 def same_file_in(folder: Path, missing: Path) -> str | None:
     """A sentence that names the file in a data set that an absolute path of another machine probably means."""
-    tails = [Path(*missing.parts[start:]) for start in range(1, len(missing.parts))] if missing.is_absolute() else []
+    parts = str(missing).replace("\\", "/").split("/") if missing.is_absolute() else []  # of Windows, too
+    tails = [Path(*parts[start:]) for start in range(1, len(parts)) if parts[start]]
     found = next((tail for tail in tails if (folder / tail).is_file()), None)
     if found is None:
         return None

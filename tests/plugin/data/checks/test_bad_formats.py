@@ -67,9 +67,44 @@ def test_smaller_images_that_were_rounded_up(scenes: dict[str, Path], tmp_path: 
     assert "--downscale-rounding-mode round (or ceil)" in message
 
 
+def test_the_folder_of_smaller_images_as_that_of_all(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """As the option ``-i images_2`` of other trainers, which know focal lengths as angles."""
+    data = tmp_path / "data"
+    shutil.copytree(scenes["colmap"], data)
+    (data / "images").rename(data / "images_2")
+    for path in (data / "images_2").iterdir():
+        Image.open(path).resize((16, 12)).save(path)
+    message = run(data, tmp_path / "out", colmap(), images_path=Path("images_2"), downscale_factor=1)
+    assert "is 16×12 pixels, its camera says 32×24. The cameras are those of the images in full size: --i" in message
+    assert "--images-path images --downscale-factor 2 of the colmap dataparser" in message
+
+
+def test_smaller_images_alone(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Data sets come with images_2 or images_4 and nothing else."""
+    for scene in ("nerfstudio", "colmap"):
+        data = tmp_path / scene
+        shutil.copytree(scenes[scene], data)
+        (data / "images").rename(data / "images_2")
+        for path in (data / "images_2").iterdir():
+            Image.open(path).resize((16, 12)).save(path)
+    assert f"There is {tmp_path}/nerfstudio/images_2, which --downscale-factor 2 of the dataparser uses" in run(
+        tmp_path / "nerfstudio", tmp_path / "out"
+    )
+    message = run(tmp_path / "colmap", tmp_path / "out")
+    assert message.endswith(f"colmap --data {tmp_path}/colmap --colmap-path sparse/0 --downscale-factor 2")
+    for scene, parser in (("nerfstudio", None), ("colmap", colmap())):
+        config: Any = run_config(tmp_path / scene, dataparser=parser)
+        config.pipeline.datamanager.dataparser.downscale_factor = 2
+        batch = config.pipeline.setup(device="cpu", test_mode="val").datamanager.cached_train[0]
+        assert batch["image"].shape[:2] == (12, 16)
+
+
 BLENDER: dict[str, tuple[Change, str]] = {
     "no JSON": (write("transforms_train.json", "{"), "transforms_train.json is not JSON"),
-    "no validation": (delete("transforms_val.json"), "transforms_val.json does not exist"),
+    "no held-out images": (
+        lambda folder: [(folder / f"transforms_{split}.json").unlink() for split in ("val", "test")],
+        "transforms_val.json does not exist",
+    ),
     "image missing": (delete("train/r_2.png"), "train/r_2.png does not exist, which the data set names"),
     "first image missing": (delete("train/r_0.png"), "train/r_0.png does not exist, which the data set names"),
 }

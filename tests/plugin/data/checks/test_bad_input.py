@@ -73,6 +73,10 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a list": (write("transforms.json", "[1, 2]"), ("transforms.json has no list of 'frames'",)),
     "no frames": (in_json(lambda meta: meta["frames"].clear()), ("no list of 'frames', or an empty one",)),
     "no path": (in_json(lambda meta: meta["frames"][2].pop("file_path")), ("frame 2 has no 'file_path'",)),
+    "empty path": (
+        in_json(lambda meta: meta["frames"][2].update(file_path="")),
+        ("frame 2 has no 'file_path'",),
+    ),
     "no intrinsics": (
         in_json(lambda meta: (meta.pop("fl_x"), meta.pop("cx"))),
         ("frame 0 (images/frame_00000.png) lacks intrinsics: fl_x, cx", "in pixels"),
@@ -138,6 +142,20 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "paths of another machine": (
         in_json(lambda meta: [frame.update(file_path=f"/home/anna/{frame['file_path']}") for frame in meta["frames"]]),
         ("/home/anna/images/frame_00000.png does not exist", "There is images/frame_00000.png in", "are relative to"),
+    ),
+    "paths of Windows": (
+        in_json(
+            lambda meta: [frame.update(file_path="C:\\me\\" + frame["file_path"]) for frame in meta["frames"]],
+        ),
+        ("C:\\me\\images/frame_00000.png does not exist", "There is images/frame_00000.png in"),
+    ),
+    "an angle": (
+        in_json(lambda meta: (meta.pop("fl_x"), meta.update(camera_angle_x=0.8))),
+        ("lacks intrinsics: fl_x stand", "from camera_angle_x", "end the command with: instant-ngp-data --data"),
+    ),
+    "some masks null": (
+        in_json(lambda meta: meta["frames"][2].update(mask_path=None)),
+        ("mask_path is specified for every frame (or zero frames)", "json. Add the missing ones, or take"),
     ),
     "images missing": (
         lambda folder: [(folder / f"images/frame_0000{i}.png").unlink() for i in (2, 3)],
@@ -307,6 +325,15 @@ def test_the_folder_above_the_data_set(tmp_path: Path, files: tuple[str, ...], n
     with pytest.raises(SplatkitError) as caught:
         check_folder(NerfstudioDataParserConfig(data=tmp_path))
     assert str(caught.value).endswith(f"The data set is in a folder inside: {named.format(here=tmp_path)}")
+
+
+@pytest.mark.parametrize(
+    ("scene", "part"), [("nerfstudio", "images"), ("colmap", "images"), ("colmap", "sparse"), ("colmap", "sparse/0")]
+)
+def test_a_folder_of_the_data_set(scenes: dict[str, Path], scene: str, part: str) -> None:
+    with pytest.raises(SplatkitError) as caught:
+        check_folder(NerfstudioDataParserConfig(data=scenes[scene] / part))
+    assert str(caught.value).endswith(f"The folder is inside a data set: --data {scenes[scene]}")
 
 
 def test_photographs_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What changes a result and is not honoured is told."""
+"""What changes a result and is not honoured, or is hardly right, is told."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
@@ -15,8 +15,11 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from splatkit_ns.plugin.data.checks.contents import check_cameras
 from splatkit_ns.plugin.data.checks.honoured import HONOURED, NOT_HONOURED, note_keys, note_options
+from splatkit_ns.plugin.data.checks.plausible import note_unseen_points
 from splatkit_ns.plugin.reporting import console
-from tests.plugin.helpers import run_config
+from splatkit_ns.plugin.reporting.console import collected_notes
+from tests.plugin.data.broken_data import changed_copy, in_json
+from tests.plugin.helpers import make_pipeline, run_config
 
 PATH = Path("transforms.json")
 
@@ -89,6 +92,59 @@ def test_focal_lengths_of_another_unit_are_noted(capsys: pytest.CaptureFixture[s
     check_cameras(DataparserOutputs([Path("a.png"), Path("b.png")], Cameras(poses, focals, focals, 16.0, 16.0, 32, 32)))
     assert ("1 camera(s) see" in (text := said(capsys))) == noted
     assert ("b.png, by the focal lengths" in text) == noted
+
+
+@pytest.mark.parametrize(("distance", "noted"), [(90.0, False), (110.0, True)])
+def test_a_camera_far_from_all_others_is_noted(
+    capsys: pytest.CaptureFixture[str], distance: float, noted: bool
+) -> None:
+    """All others shrink to a point when the farthest is scaled to 1."""
+    poses = torch.eye(4)[:3].repeat(6, 1, 1)
+    poses[:, 0, 3] = torch.tensor([0.0, 1, -1, 1, -1, distance])
+    names = [Path(f"{name}.png") for name in "abcdef"]
+    check_cameras(DataparserOutputs(names, Cameras(poses, 30.0, 30.0, 16.0, 12.0, 32, 24)))
+    assert ("1 camera(s) are far from all others. That of f.png is 110 times" in said(capsys)) == noted
+
+
+def seen_by_two(shift: float, z: float, camera_type: CameraType = CameraType.PERSPECTIVE) -> DataparserOutputs:
+    """Two cameras that look along -z, and 40 points of which one is always before them."""
+    points = torch.tensor([[shift, 0.0, z]]).repeat(40, 1)
+    points[0] = torch.tensor([0.0, 0.0, -1.0])
+    poses = torch.eye(4)[:3].repeat(2, 1, 1)
+    cameras = Cameras(poses, 30.0, 30.0, 16.0, 12.0, 32, 24, camera_type=camera_type)
+    return DataparserOutputs([Path("a.png"), Path("b.png")], cameras, metadata={"points3D_xyz": points})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "noted"),
+    [
+        (seen_by_two(0.0, -2.0), False),
+        (seen_by_two(500.0, -2.0), True),
+        (seen_by_two(0.0, 2.0), True),
+        (seen_by_two(3.0, -2.0, CameraType.FISHEYE), False),
+        (DataparserOutputs([Path("a.png")], Cameras(torch.eye(4)[None, :3], 30.0, 30.0, 16.0, 12.0, 32, 24)), False),
+    ],
+    ids=["seen", "another frame", "behind", "fisheye", "no points"],
+)
+def test_seed_points_that_no_camera_sees_are_noted(
+    capsys: pytest.CaptureFixture[str], outputs: DataparserOutputs, noted: bool
+) -> None:
+    note_unseen_points(outputs)
+    assert ("Only 2.5% of the 40 seed points are in view of a camera" in said(capsys)) == noted
+
+
+def test_a_scene_whose_cameras_look_away_is_noted(tiny_scene: Path, tmp_path: Path) -> None:
+    """As with poses in OpenCV's axes."""
+
+    def turned(meta: dict[str, Any]) -> None:
+        for frame in meta["frames"]:
+            frame["transform_matrix"] = [[x, -y, -z, t] for x, y, z, t in frame["transform_matrix"]]
+
+    with collected_notes() as notes:
+        make_pipeline(tiny_scene)
+        assert not any("seed points are in view" in note for note in notes)
+        make_pipeline(changed_copy(tiny_scene, tmp_path, in_json(turned)))
+    assert any("None of the 48 seed points are in view of a camera" in note for note in notes)
 
 
 def test_masks_that_no_frame_names_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from splatkit_ns import methods
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn import Splat2DGSLossFn, Splat3DGSLossFn
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.loader.targets import as_served, read_depths, read_normals
+from splatkit_ns.plugin.data.loader.targets import as_served, read_depths, read_normals, target_files
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
 from tests.tiny_scene import corner_mask, tiny_views, write_tiny_scene
 
@@ -51,6 +52,17 @@ def first_step(scene: Path, loss: Any, downscale: int = 1, **options: Any) -> An
     scale = pipeline.datamanager.train_dataparser_outputs.dataparser_scale
     true = torch.from_numpy(tiny_views(8, WIDTH, HEIGHT)[index].depth) * scale
     return context, true
+
+
+def test_normals_are_found_under_names_that_programs_write(scene: Path, tmp_path: Path) -> None:
+    """With backslashes, in a file that begins with a byte order mark."""
+    data = tmp_path / "data"
+    shutil.copytree(scene, data)
+    change(data, lambda frame: frame.update(normal_file_path=frame["normal_file_path"].replace("/", "\\")))
+    (data / "transforms.json").write_bytes(b"\xef\xbb\xbf" + (data / "transforms.json").read_bytes())
+    files = target_files(make_pipeline(data).datamanager, ["target_normals"])["target_normals"]
+    assert len(files) == 6
+    assert all(path.is_file() for path in files)
 
 
 def test_depth_comes_in_world_units_with_unknown_pixels_marked(scene: Path) -> None:

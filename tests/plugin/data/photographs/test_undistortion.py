@@ -17,6 +17,7 @@ from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs import remapping
 from splatkit_ns.plugin.data.photographs.remapping import Undistorter
 from splatkit_ns.plugin.data.photographs.undistortion import pinhole_cameras, pinhole_of, undistortion_maps
+from splatkit_ns.plugin.reporting.console import collected_notes
 from tests.plugin.data.broken_data import changed_copy, in_json
 from tests.plugin.helpers import make_pipeline
 
@@ -169,6 +170,18 @@ def test_lenses_that_photographs_share_are_computed_once(kept: int, monkeypatch:
 def test_a_lens_that_cannot_be_undone_is_told(distortion: Any, kind: CameraType, focal: float, reason: str) -> None:
     with pytest.raises(DataError, match=f"The lens of {PATH} .*{reason}.*colmap image_undistorter"):
         pinhole_cameras(camera(distortion, kind, focal), [PATH])
+
+
+@pytest.mark.parametrize(
+    ("distortion", "noted"),
+    [((-0.1, 0, 0, 0, 0, 0), False), ((-2.0, 0, 0, 0, 0, 0), True), ((0, 0, 0, 0, 0.2, 0.2), True)],
+)
+def test_a_lens_that_turns_back_within_the_picture_is_noted(distortion: Any, noted: bool) -> None:
+    """As programs calibrate it from too few photographs; OpenCV then undistorts to something."""
+    stored = camera(distortion)
+    with collected_notes() as notes:
+        pinhole_cameras(stored, [PATH])
+    assert [f"the first is that of {PATH}: by it, no ray reaches" in note for note in notes] == [True] * noted
 
 
 def test_cameras_of_a_run_are_pinholes_before_any_image_is_read(scenes: dict[str, Path], tmp_path: Path) -> None:

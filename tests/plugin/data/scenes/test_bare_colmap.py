@@ -50,6 +50,7 @@ def test_the_largest_model_is_read_and_photographs_without_a_pose_are_named(
     assert found.colmap_path == Path("sparse/1")
     assert "in sparse/1, the largest" in words(capsys.readouterr().out)
 
+    (data / "images" / "._frame_00000.png").touch()  # as macOS does on disks of other systems
     config = ColmapDataParserConfig(data=data, colmap_path=Path("sparse/0"), downscale_factor=1)
     datamanager: Any = run_config(data, tmp_path / "out").pipeline.datamanager
     datamanager.dataparser = config
@@ -88,6 +89,23 @@ def test_smaller_copies_are_used_as_nerfstudio_data_uses_them(tmp_path: Path) ->
     given = dataparser_of(NerfstudioDataParserConfig(data=data, downscale_factor=2))
     assert isinstance(given, ColmapDataParserConfig)
     assert given.downscale_factor == 2
+
+
+@pytest.mark.parametrize(("size", "mode"), [((8, 6), "floor"), ((8, 7), "round"), ((9, 7), "ceil"), ((5, 5), "floor")])
+def test_smaller_copies_are_rounded_as_they_are(tmp_path: Path, size: tuple[int, int], mode: str) -> None:
+    """Those of Mip-NeRF 360 are not rounded down, as nerfstudio expects."""
+    data = write_tiny_colmap(tmp_path, num_views=4, width=33, height=26)
+    (data / "images_4").mkdir()
+    for path in (data / "images").iterdir():
+        Image.open(path).resize(size).save(data / "images_4" / path.name)
+    given: Any = run_config(data).pipeline.datamanager
+    given.dataparser.downscale_factor = 4
+    found = dataparser_of(NerfstudioDataParserConfig(data=data, downscale_factor=4))
+    assert isinstance(found, ColmapDataParserConfig)
+    assert found.downscale_rounding_mode == mode
+    if size != (5, 5):
+        cameras = SplatkitDatamanager(given, device="cpu").train_dataset.cameras
+        assert (int(cameras.width[0]), int(cameras.height[0])) == size
 
 
 def test_other_folders_stay_as_they_are(tmp_path: Path) -> None:

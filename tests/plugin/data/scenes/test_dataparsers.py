@@ -23,6 +23,7 @@ from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.frames import Similarity
+from splatkit_ns.plugin.data.scenes.beside_model import number_of_images
 from splatkit_ns.plugin.data.scenes.dataparsers import own_reading
 from splatkit_ns.plugin.data.scenes.parse_frames import OwnNerfstudio
 from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
@@ -210,6 +211,15 @@ def test_names_that_programs_write(scenes: dict[str, Path], tmp_path: Path, chan
     assert all(path.is_file() for path in [*found.image_filenames, *found.mask_filenames])
     assert torch.equal(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds)
     assert torch.equal(found.metadata["points3D_xyz"], expected.metadata["points3D_xyz"])
+
+
+def test_a_null_is_no_mask_and_no_depth(scenes: dict[str, Path], tmp_path: Path) -> None:
+    change = of_frames(lambda _, frame: frame.update(mask_path=None, depth_file_path=None))
+    data = changed_copy(scenes["nerfstudio"], tmp_path, change)
+    for config in (NerfstudioDataParserConfig(), InstantNGPDataParserConfig()):
+        found = parsed(data, config)
+        assert found.mask_filenames is None
+        assert not found.metadata.get("depth_filenames")
 
 
 def smaller_images(folder: Path) -> None:
@@ -434,6 +444,61 @@ def test_a_colmap_model_without_points(scenes: dict[str, Path], tmp_path: Path) 
     assert "points3D_xyz" not in colmap(data).metadata
 
 
+def into_a_folder(folder: Path) -> None:
+    (folder / "images" / "cam0").mkdir()
+    for path in (folder / "images").glob("*.png"):
+        path.rename(path.parent / "cam0" / path.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "old", "new"),
+    [
+        (into_a_folder, "frame_", "cam0\\frame_"),
+        (lambda folder: None, ".png", ".PNG"),
+        (lambda folder: None, ".png", ""),
+    ],
+    ids=["backslashes", "case", "no_suffix"],
+)
+def test_names_that_programs_write_into_a_colmap_model(
+    scenes: dict[str, Path], tmp_path: Path, change: Change, old: str, new: str
+) -> None:
+    data = changed_copy(scenes["colmap"], tmp_path, change)
+    in_text("sparse/0/images.txt", lambda text: text.replace(old, new))(data)
+    found, expected = colmap(data), colmap(scenes["colmap"])
+    assert [path.name for path in found.image_filenames] == [path.name for path in expected.image_filenames]
+    assert all(path.is_file() for path in found.image_filenames)
+    assert torch.equal(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds)
+
+
+@pytest.mark.parametrize("points", ["", "1.5 2 -1 3 4.5 7"])
+def test_lines_of_2d_points_may_be_left_out_of_images_txt(scenes: dict[str, Path], tmp_path: Path, points: str) -> None:
+    """Half of the images were passed over."""
+
+    def change(text: str) -> str:
+        lines = [line for line in text.split("\n") if line]
+        lines[3] += f"\n{points}"  # one image of eight has its second line
+        return "\n".join(lines)
+
+    data = changed_copy(scenes["colmap"], tmp_path, in_text("sparse/0/images.txt", change))
+    found, expected = colmap(data), colmap(scenes["colmap"])
+    assert found.image_filenames == [data / path.relative_to(scenes["colmap"]) for path in expected.image_filenames]
+    assert torch.equal(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds)
+    assert number_of_images(data / "sparse/0") == 8
+
+
+def test_a_colmap_model_with_its_points_in_a_ply_file(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """3DGS and others write points3D.ply."""
+
+    def change(folder: Path) -> None:
+        (folder / "sparse/0/points3D.txt").unlink()
+        shutil.copy(scenes["nerfstudio"] / "sparse_pc.ply", folder / "sparse/0/points3D.ply")
+
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, change)).metadata
+    expected = colmap(scenes["colmap"]).metadata
+    torch.testing.assert_close(found["points3D_xyz"], expected["points3D_xyz"], atol=1e-6, rtol=0)
+    assert torch.equal(found["points3D_rgb"], expected["points3D_rgb"])
+
+
 @pytest.mark.parametrize("name", ["nerfstudio", "colmap", "blender", "instant-ngp"])
 def test_cameras_have_a_dictionary_of_their_own(scenes: dict[str, Path], name: str) -> None:
     """``ns-export cameras`` writes into it."""
@@ -573,3 +638,56 @@ def test_other_formats_far_from_the_origin(scenes: dict[str, Path], tmp_path: Pa
     back = far.transform_poses_to_original_space(far.cameras.camera_to_worlds, "opengl")[..., 3]
     expected = near.cameras.camera_to_worlds[..., 3].double() / near.dataparser_scale + torch.from_numpy(UTM)
     torch.testing.assert_close(back, expected, atol=1e-5, rtol=0)
+
+
+# ----------------------------------------------- lists of held-out images
+
+
+def lists_of_nerfstudio(held_out: str) -> Change:
+    names = [f"images/frame_0000{i}.png" for i in range(8)]
+    return in_json(lambda meta: meta.update({"train_filenames": names[:6], f"{held_out}_filenames": names[6:]}))
+
+
+def lists_of_colmap(held_out: str) -> Change:
+    def apply(folder: Path) -> None:
+        names = [path.name for path in sorted((folder / "images").iterdir())]
+        (folder / "train_list.txt").write_text("\n".join(names[:6]))
+        (folder / f"{held_out}_list.txt").write_text("\n".join(names[6:]))
+
+    return apply
+
+
+def files_of_blender(held_out: str) -> Change:
+    other = "val" if held_out == "test" else "test"
+    return lambda folder: (folder / f"transforms_{other}.json").unlink()
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])
+@pytest.mark.parametrize(
+    ("scene", "config", "lists", "shown"),
+    [
+        ("nerfstudio", NerfstudioDataParserConfig, lists_of_nerfstudio, "{}_filenames"),
+        ("colmap", ColmapDataParserConfig, lists_of_colmap, "{}_list.txt"),
+        ("blender", BlenderDataParserConfig, files_of_blender, "transforms_{}.json"),
+    ],
+)
+def test_one_list_of_held_out_images_serves_training_and_evaluation(
+    scenes: dict[str, Path], tmp_path: Path, held_out: str, scene: str, config: Any, lists: Any, shown: str
+) -> None:
+    """Training asks for the split val, and ns-eval for test."""
+    data = changed_copy(scenes[scene], tmp_path, lists(held_out))
+    options = {"colmap_path": Path("sparse/0"), "downscale_factor": 1} if scene == "colmap" else {}
+    with collected_notes() as notes:
+        found = {split: parsed(data, config(**options), split) for split in ("train", "val", "test")}
+    assert [len(outputs.image_filenames) for outputs in found.values()] == [6, 2, 2]
+    assert found["val"].image_filenames == found["test"].image_filenames
+    missing = "val" if held_out == "test" else "test"
+    assert any(
+        f"no {shown.format(missing)}: evaluations take the images of {shown.format(held_out)}" in n for n in notes
+    )
+
+
+def test_the_name_that_nerfstudio_expects_and_does_not_read(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Its colmap dataparser looks for validation_list.txt, and reads val_list.txt."""
+    data = changed_copy(scenes["colmap"], tmp_path, lists_of_colmap("validation"))
+    assert len(colmap(data, split="val").image_filenames) == 2
