@@ -92,8 +92,8 @@ def note_unseen_points(outputs: DataparserOutputs) -> None:
 def seen_share(outputs: DataparserOutputs, points: Tensor) -> float:
     """The share of points (M, 3), in the frame of the cameras, that are in the picture of one of the cameras.
 
-    At most `LOOKED_AT` cameras and points are looked at. Lenses are passed over: of a fisheye, all that is before it is
-    in its picture.
+    Cameras are looked at until it is `FEWEST_SEEN`, and at most `LOOKED_AT` cameras and points. Lenses are passed over:
+    of a fisheye, all that is before it is in its picture.
     """
     cameras, (most_cameras, most_points) = outputs.cameras, LOOKED_AT
     chosen = torch.linspace(0, len(cameras) - 1, min(len(cameras), most_cameras)).long()
@@ -107,4 +107,6 @@ def seen_share(outputs: DataparserOutputs, points: Tensor) -> float:
         inside = (across <= cameras.width[index] / 2) & (down <= cameras.height[index] / 2)
         is_pinhole = int(cameras.camera_type[index]) == CameraType.PERSPECTIVE.value
         seen |= (z < 0) & (inside | (not is_pinhole))
+        if float(seen.float().mean()) >= FEWEST_SEEN:
+            break
     return float(seen.float().mean())
