@@ -186,6 +186,28 @@ def test_the_logs_of_sizes_of_zero_are_read_and_written(
     assert again.scales[:, :2].min() > -10
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_colours_may_be_bytes(tmp_path: Path, text: bool) -> None:
+    """``ns-export gaussian-splat --ply-color-mode rgb`` writes them so."""
+    gaussians = make_gaussians(5, 0)
+    colours = np.array([[0, 128, 255], [255, 0, 1], [7, 8, 9], [100, 200, 50], [254, 3, 30]], np.uint8)
+    write_ply(tmp_path / "coefficients.ply", gaussians)
+    rows = PlyData.read(tmp_path / "coefficients.ply")["vertex"].data
+    kept = [name for name in rows.dtype.names if not name.startswith("f_dc_")]
+    table = np.empty(
+        len(rows), [*((name, "f4") for name in kept), *((name, "u1") for name in ("red", "green", "blue"))]
+    )
+    for name in kept:
+        table[name] = rows[name]
+    for column, name in enumerate(("red", "green", "blue")):
+        table[name] = colours[:, column]
+    PlyData([PlyElement.describe(table, "vertex")], text=text).write(tmp_path / "bytes.ply")
+    found = read_ply(tmp_path / "bytes.ply")
+    assert np.allclose(found.sh0[:, 0] * 0.28209479 + 0.5, colours / 255, atol=1e-6)
+    assert np.allclose(found.quats, gaussians.quats)
+    assert np.allclose(found.scales, gaussians.scales)
+
+
 def test_large_finite_values_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tensors = make_tensors(3)
     tensors["means"][:] = 3e38
