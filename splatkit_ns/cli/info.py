@@ -25,7 +25,7 @@ class InfoOptions:
     """
 
     file: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE [FILE …]")]
-    """The files, of any format; also the config.yml of a run."""
+    """The files, of any format, or SOG folders; also the config.yml of a run."""
     json: bool = False
     """Print a JSON list with one object for each file."""
     trust: Trust = ()
@@ -65,7 +65,8 @@ def run(options: InfoOptions, console: Console | None = None) -> None:
 
 def _described(path: Path, options: InfoOptions) -> tuple[dict[str, object], list[str]]:
     """The figures of a file, and the same as lines."""
-    if path.suffix.lower() in (".yml", ".yaml") or os.path.isdir(path):  # of a folder, the error names the config in it
+    is_sog = os.path.isfile(path / "meta.json")
+    if path.suffix.lower() in (".yml", ".yaml") or (os.path.isdir(path) and not is_sog):  # the error names the config
         from splatkit_ns.cli._run_description import describe_run, run_lines  # loads nerfstudio: not for other files
 
         figures = describe_run(path, options.trust)

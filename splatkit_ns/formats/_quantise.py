@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from splatkit_ns.formats.gaussians import DoubleArray, FloatArray
+from splatkit_ns.formats.gaussians import SIZE_OF_ZERO, DoubleArray, FloatArray
 
 ByteArray = NDArray[np.uint8]
 
@@ -16,8 +16,6 @@ XYZW, WXYZ = [1, 2, 3, 0], [3, 0, 1, 2]
 _MORTON_BITS = 21  # three of them fit into 64 bits
 _LARGEST_LOG = 80.0
 """Log scales beyond this on both sides are clamped to it, so that the standard deviations are float32."""
-_SIZE_OF_ZERO = 1e-13
-"""The value for a standard deviation of zero, which other writers produce, and which has no logarithm."""
 
 
 def morton_order(means: FloatArray) -> NDArray[np.intp]:
@@ -72,7 +70,7 @@ def deviations_of(log_scales: FloatArray) -> FloatArray:
 
 def log_scales_of(deviations: NDArray[Any]) -> FloatArray:
     """Log scales of standard deviations of at least 0."""
-    return as_floats(np.log(np.where(deviations > 0, deviations, np.float32(_SIZE_OF_ZERO))))
+    return as_floats(np.log(np.where(deviations > 0, deviations, np.float32(SIZE_OF_ZERO))))
 
 
 def to_bytes(values: NDArray[Any]) -> ByteArray:

@@ -30,6 +30,8 @@ LOG_THICKNESS = math.log(1e-6)
 disc, and far from where float32 covariances vanish."""
 OPAQUE_LOGIT = math.log(1e7)
 """The logit of an opacity of 1 - 1e-7, for Gaussians that are wholly opaque; the exact logit of 1 is infinite."""
+SIZE_OF_ZERO = 1e-13
+"""The value for a standard deviation of zero, which other writers produce, and whose logarithm is infinite."""
 
 SplatRenderMode = Literal["default", "mip", "2dgs"]
 """The way in which Gaussians were trained, in the words of PLY files: as 3D Gaussians, with Mip-Splatting's 2D filter
@@ -86,7 +88,7 @@ class Gaussians:
     means: FloatArray
     """(N, 3) centres in world units."""
     scales: FloatArray
-    """(N, 3) natural logs of the standard deviations."""
+    """(N, 3) natural logs of the standard deviations; that of 0, minus infinity, becomes the log of `SIZE_OF_ZERO`."""
     quats: FloatArray
     """(N, 4) wxyz, not necessarily normalised."""
     opacities: FloatArray
@@ -104,6 +106,9 @@ class Gaussians:
         if np.isinf(self.opacities).any():
             finite = np.nan_to_num(self.opacities, nan=np.nan, posinf=OPAQUE_LOGIT, neginf=-OPAQUE_LOGIT)
             object.__setattr__(self, "opacities", finite)
+        if np.isneginf(self.scales).any():
+            log_of_zero = np.float32(math.log(SIZE_OF_ZERO))
+            object.__setattr__(self, "scales", np.where(np.isneginf(self.scales), log_of_zero, self.scales))
         checked = {name: np.asarray(rows, np.float32) for name, rows in self.extra.items()}
         check_extra({name: rows.shape for name, rows in checked.items()}, len(self.means))
         object.__setattr__(self, "extra", checked)

@@ -29,6 +29,7 @@ from splatkit_ns.formats._ply_extra import (
 from splatkit_ns.formats.compressed_ply import is_compressed, read_compressed
 from splatkit_ns.formats.gaussians import (
     LOG_THICKNESS,
+    SH_C0,
     FloatArray,
     Gaussians,
     SplatRenderMode,
@@ -56,6 +57,8 @@ NUM_REST = (0, 9, 24, 45)
 """Number of f_rest properties of SH degree 0, 1, 2, 3."""
 THICKNESS = "scale_2"
 """The property that files of discs may lack."""
+COLOURS = ("red", "green", "blue")
+"""The bytes that stand in place of f_dc in files of ``ns-export gaussian-splat --ply-color-mode rgb``."""
 _CHUNK_ROWS = 1 << 16  # 16 MB of Gaussians of degree 3 at a time: stays in cache, and memory stays flat
 _MAX_NUMBER_BYTES = 64
 _BYTE_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
@@ -170,7 +173,8 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
 
     Properties may come in any order and as any scalar type of PLY; normals and unknown properties are skipped, as are
     elements and bytes after the vertices. Extra rows are read if a comment declares them. Discs, which 2DGS's authors
-    write without ``scale_2``, get `LOG_THICKNESS` as that. Memory stays within a small multiple of the file's size.
+    write without ``scale_2``, get `LOG_THICKNESS` as that. Colours may be bytes, `COLOURS`. Memory stays within a small
+    multiple of the file's size.
 
     Raises:
         PlyError: the file is missing, is no PLY, is truncated, lacks a property, or holds NaN or infinite values.
@@ -189,10 +193,15 @@ def read_ply(path: str | PathLike[str]) -> Gaussians:
             flat = THICKNESS not in vertex.properties
             if flat:
                 names.remove(THICKNESS)
+            coloured = _has_byte_colours(vertex)
+            if coloured:
+                names[3:6] = COLOURS
             columns = _read_ascii if header.format == "ascii" else _read_binary
             values = columns(file, header, vertex, names, file_path)
             if flat:
                 values = np.insert(values, thickness, np.float32(LOG_THICKNESS), axis=1)
+            if coloured:
+                values[:, 3:6] = (values[:, 3:6] / 255 - 0.5) / SH_C0
     except OSError as error:
         raise PlyError(f"{file_path} cannot be read: {error.strerror or error}.") from error
     found = _to_gaussians(values, num_rest, "2dgs" if flat else render_mode_of(header.comments), shapes)
@@ -236,7 +245,8 @@ def _check_properties(vertex: PlyElement, path: Path) -> int:
             f"{path}: expected the properties f_rest_0 to f_rest_(n-1) with n = 0, 9, 24 or 45 (SH degree 0 to 3), "
             f"found {len(rest)} of them."
         )
-    needed = [name for name in property_names(len(rest), normals=False) if name != THICKNESS]
+    spared = {THICKNESS, "f_dc_0", "f_dc_1", "f_dc_2"} if _has_byte_colours(vertex) else {THICKNESS}
+    needed = [name for name in property_names(len(rest), normals=False) if name not in spared]
     missing = [name for name in needed if name not in present]
     if missing:
         raise PlyError(
@@ -244,6 +254,11 @@ def _check_properties(vertex: PlyElement, path: Path) -> int:
             "of Gaussians has x, f_dc_0, opacity, scale_0, rot_0 and so on."
         )
     return len(rest)
+
+
+def _has_byte_colours(vertex: PlyElement) -> bool:
+    """Whether the vertices have `COLOURS` as bytes, and no colour as a coefficient."""
+    return "f_dc_0" not in vertex.properties and all(vertex.properties.get(name) == "u1" for name in COLOURS)
 
 
 def _read_binary(file: BinaryIO, header: PlyHeader, vertex: PlyElement, names: list[str], path: Path) -> FloatArray:

@@ -200,8 +200,8 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         parts = self.parts
         if isinstance(camera, RayBundle):
             raise SplatkitError(
-                "This command renders single rays, and Gaussians are drawn as whole images. For a mesh: splatkit mesh "
-                "--load-config CONFIG --output FILE.ply"
+                "This command, or --render-nearest-camera of ns-render, renders single rays, and Gaussians are drawn "
+                "as whole images. For a mesh: splatkit mesh --load-config CONFIG --output FILE.ply"
             )
         if not self.training:
             state, view = cropped(self.shown.of(self.training_state), self.crop_box), lens_view(camera)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
-from splatkit_ns.plugin.run.folder.command_line import OPENING, pass_over_imports
+from splatkit_ns.plugin.run.folder.command_line import OPENING, check_export_box, pass_over_imports
 from splatkit_ns.plugin.run.parts.run_data import RunData
 from splatkit_ns.plugin.run.parts.validation import AnnouncedEvaluation
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
@@ -48,6 +49,7 @@ class SplatkitPipeline(AnnouncedEvaluation):
     ) -> None:
         pass_over_imports(OPENING)
         super().__init__(config, device, test_mode, *args, **kwargs)
+        check_export_box(sys.argv)  # the datamanager has seen to it that the message is printed alone
         self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)
         if test_mode == "inference":  # the command will make its own datamanager of this config
             background: Any = self.model.backgrounds.of_evaluation(self.model.device).cpu()

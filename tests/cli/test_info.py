@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ def test_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert exact["opacity"]["median"] == pytest.approx(np.median(opacities), rel=1e-6)
     assert exact["faint"] == pytest.approx((opacities < 1 / 255).mean())
     assert exact["scale"]["max"] == pytest.approx(np.exp(original.scales.max()), rel=1e-6)
+
+
+def test_a_sog_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As its ``meta.json`` is described, and not taken for the folder of a run."""
+    formats.write(tmp_path / "a.sog", make_gaussians(200, 1))
+    with zipfile.ZipFile(tmp_path / "a.sog") as archive:
+        archive.extractall(tmp_path / "scene")
+    folder, meta = figures(capsys, tmp_path / "scene", tmp_path / "scene" / "meta.json")
+    assert (folder["format"], folder["gaussians"]) == ("sog", 200)
+    assert folder | {"file": meta["file"]} == meta
 
 
 def test_rows_of_parts_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

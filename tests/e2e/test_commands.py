@@ -25,6 +25,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from PIL import Image
 
+from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.model import SplatkitModel
 from splatkit_ns.renderer import RenderOptions
@@ -84,6 +85,11 @@ def test_the_exported_ply_renders_the_same_image_as_the_checkpoint(trained: Path
 def test_ns_export_in_plain_colours(trained: Path, tmp_path: Path) -> None:
     ExportGaussianSplat(load_config=trained, output_dir=tmp_path, ply_color_mode="rgb").main()
     assert b"property uchar red" in (tmp_path / "splat.ply").read_bytes()[:2000]
+    ExportGaussianSplat(load_config=trained, output_dir=tmp_path, output_filename="sh.ply").main()
+    found, exact = (SplatModel.load_ply(tmp_path / name) for name in ("splat.ply", "sh.ply"))
+    assert found.sh_degree == 0
+    difference = (found.sh0 * SH_C0).clamp(-0.5, 0.5) - (exact.sh0 * SH_C0).clamp(-0.5, 0.5)
+    assert difference.abs().max() < 1.001 / 255
 
 
 def ns_export_with_little_space(trained: Path, folder: Path) -> None:

@@ -123,7 +123,7 @@ def test_meshlab_opens_it(tmp_path: Path) -> None:
 def test_rows_that_are_not_finite_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str) -> None:
     tensors = make_tensors(6)
     tensors[key].view(6, -1)[1, 0] = float("nan")
-    tensors[key].view(6, -1)[4, -1] = float("nan" if key == "opacities" else "-inf")
+    tensors[key].view(6, -1)[4, -1] = float({"opacities": "nan", "scales": "inf"}.get(key, "-inf"))
     with caplog.at_level(logging.WARNING):
         SplatModel(**tensors).save_ply(tmp_path / "a.ply")
     assert [record.getMessage()[:32] for record in caplog.records] == ["2 of 6 Gaussians are not finite "]
@@ -159,6 +159,53 @@ def test_infinite_opacities_are_written(tmp_path: Path, name: str, caplog: pytes
     assert len(found) == 6
     assert found[0] < 0.001
     assert found[-1] > 0.999
+
+
+@pytest.mark.parametrize("name", ["a.ply", "a.spz", "a.splat", "a.glb"])
+def test_the_logs_of_sizes_of_zero_are_read_and_written(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Converters write minus infinity for a Gaussian without thickness, and SuperSplat keeps it."""
+    flat = make_gaussians(6, 0)
+    flat.scales[:, 2] = -3.0
+    write_ply(tmp_path / "finite.ply", flat)
+    thickness = np.float32(-3.0).tobytes()
+    data = (tmp_path / "finite.ply").read_bytes()
+    assert data.count(thickness) == 6
+    (tmp_path / "flat.ply").write_bytes(data.replace(thickness, np.float32(-np.inf).tobytes()))
+    found = SplatModel.load(tmp_path / "flat.ply")
+    assert torch.allclose(found.scales[:, 2], torch.tensor(np.log(1e-13), dtype=torch.float32))
+    assert np.array_equal(found.scales[:, :2], flat.scales[:, :2])
+
+    flat.scales[:, 2] = -np.inf
+    SplatModel.from_gaussians(flat).save(tmp_path / name)
+    again = SplatModel.load(tmp_path / name)
+    assert not caplog.records
+    assert len(again) == 6
+    assert again.scales[:, 2].max() <= -10  # SPZ goes no farther
+    assert again.scales[:, :2].min() > -10
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_colours_may_be_bytes(tmp_path: Path, text: bool) -> None:
+    """``ns-export gaussian-splat --ply-color-mode rgb`` writes them so."""
+    gaussians = make_gaussians(5, 0)
+    colours = np.array([[0, 128, 255], [255, 0, 1], [7, 8, 9], [100, 200, 50], [254, 3, 30]], np.uint8)
+    write_ply(tmp_path / "coefficients.ply", gaussians)
+    rows = PlyData.read(tmp_path / "coefficients.ply")["vertex"].data
+    kept = [name for name in rows.dtype.names if not name.startswith("f_dc_")]
+    table = np.empty(
+        len(rows), [*((name, "f4") for name in kept), *((name, "u1") for name in ("red", "green", "blue"))]
+    )
+    for name in kept:
+        table[name] = rows[name]
+    for column, name in enumerate(("red", "green", "blue")):
+        table[name] = colours[:, column]
+    PlyData([PlyElement.describe(table, "vertex")], text=text).write(tmp_path / "bytes.ply")
+    found = read_ply(tmp_path / "bytes.ply")
+    assert np.allclose(found.sh0[:, 0] * 0.28209479 + 0.5, colours / 255, atol=1e-6)
+    assert np.allclose(found.quats, gaussians.quats)
+    assert np.allclose(found.scales, gaussians.scales)
 
 
 def test_large_finite_values_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import OrderedDict
 from importlib.util import module_from_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts import train
-from nerfstudio.scripts.exporter import ExportGaussianSplat
+from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportMarchingCubesMesh
+from nerfstudio.scripts.render import RenderCameraPath, SpiralRender
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -81,6 +84,82 @@ def test_a_path_of_one_camera(previous: list[type[BaseException]]) -> None:
         except ValueError as error:
             sys.excepthook(ValueError, error, error.__traceback__)
     assert capture.get().startswith("Error: A path goes from camera to camera, but there is only one: --pose-source")
+    assert previous == []
+
+
+def told_of(command: SpiralRender | RenderCameraPath | ExportMarchingCubesMesh, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the hook prints when one of nerfstudio's commands fails behind its checkpoint."""
+    install_excepthook()
+    module = sys.modules[type(command).__module__]
+    monkeypatch.setattr(
+        module, "eval_setup", lambda *args, **kwargs: (None, Mock(model=Mock(config=object())), None, None)
+    )
+    monkeypatch.setattr("nerfstudio.utils.install_checks.check_ffmpeg_installed", lambda: None)
+    with CONSOLE.capture() as capture:
+        try:
+            command.main()
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read (No such file or directory)."),
+        ("{", "is no JSON file (Expecting property name"),
+        ('{"frames": []}', "is no camera path of nerfstudio's viewer, or is damaged: 'seconds' is missing."),
+        (
+            '{"seconds": 1, "render_height": 8, "render_width": 8, "camera_path": []}',
+            "or is damaged: it has no frames; add at least two keyframes in the viewer.",
+        ),
+    ],
+)
+def test_a_file_that_is_no_camera_path(
+    previous: list[type[BaseException]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    told: str,
+) -> None:
+    path = tmp_path / "path.json"
+    if content is not None:
+        path.write_text(content)
+    text = told_of(RenderCameraPath(load_config=tmp_path, camera_path_filename=path), monkeypatch)
+    assert text.startswith(f"Error: --camera-path-filename: {path} ")
+    assert told in text
+    assert previous == []
+
+
+def test_a_fault_behind_the_camera_path_looks_as_before(
+    previous: list[type[BaseException]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = {"camera_to_world": torch.eye(4).flatten().tolist(), "fov": 50}
+    content = {
+        "seconds": 1,
+        "render_height": 8,
+        "render_width": 8,
+        "camera_path": [frame],
+        "camera_type": "perspective",
+    }
+    (tmp_path / "path.json").write_text(json.dumps(content))
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise KeyError("of a renderer")
+
+    monkeypatch.setattr("nerfstudio.scripts.render._render_trajectory_video", fail)
+    command = RenderCameraPath(load_config=tmp_path, camera_path_filename=tmp_path / "path.json")
+    assert told_of(command, monkeypatch) == ""
+    assert previous == [KeyError]
+
+
+def test_commands_that_refuse_gaussians_say_what_to_do_instead(
+    previous: list[type[BaseException]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = told_of(SpiralRender(load_config=tmp_path), monkeypatch)
+    assert text.endswith("splatkit render --load-config CONFIG --output FILE.mp4\n")
+    text = told_of(ExportMarchingCubesMesh(load_config=tmp_path, output_dir=tmp_path), monkeypatch)
+    assert text.endswith("splatkit mesh --load-config CONFIG --output FILE.ply\n")
     assert previous == []
 
 

@@ -11,7 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, TracebackType
+from typing import Any
 
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 from yaml import YAMLError
@@ -33,6 +35,13 @@ READS_CONFIG = ((f"{COMMANDS}train", "main"), ("nerfstudio.utils.eval_utils", "e
 """nerfstudio's functions that read a config, as module and name."""
 NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 """The errors of an output whose path goes through a file, or names a folder."""
+INSTEAD = {
+    "SpiralRender": "ns-render spiral draws runs of ray renderers only. For a video of these Gaussians: splatkit "
+    "render --load-config CONFIG --output FILE.mp4",
+    "ExportMarchingCubesMesh": "ns-export marching-cubes makes meshes of signed distance fields only. For a mesh of "
+    "these Gaussians: splatkit mesh --load-config CONFIG --output FILE.ply",
+}
+"""nerfstudio's commands that refuse runs of Gaussians with a bare assertion -> what to do instead."""
 
 
 def install_excepthook() -> None:
@@ -75,7 +84,7 @@ def _install(tell: Callable[[BaseException, TracebackType | None], SplatkitError
 
 def _run_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
     told = error if isinstance(error, SplatkitError) else None
-    return told or disk_error(error, traceback) or checkpoint_error(error, traceback) or mistake_error(traceback)
+    return told or disk_error(error, traceback) or checkpoint_error(error, traceback) or mistake_error(error, traceback)
 
 
 def config_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
@@ -159,28 +168,59 @@ def _delete(path: Path) -> bool:
     return False
 
 
-def mistake_error(traceback: TracebackType | None) -> SplatkitError | None:
+def mistake_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
     """The error of a mistake that nerfstudio's commands do not explain; None if the cause is another.
 
-    They are ``ns-render interpolate`` with a single camera, and ``ns-export gaussian-splat`` with an empty box.
+    They are ``ns-render interpolate`` with a single camera, ``ns-render camera-path`` with a file that is no camera
+    path, ``ns-export gaussian-splat`` with an empty box, and the commands in `INSTEAD`.
 
     Args:
-        traceback: the traceback of the uncaught exception.
+        error: the uncaught exception.
+        traceback: the traceback of the exception.
     """
     for frame, _ in walk_tb(traceback):
-        where = _function(frame)
+        where, values = _function(frame), frame.f_locals
         is_path = where == ("nerfstudio.cameras.camera_paths", "get_interpolated_camera_path")
-        if is_path and len(frame.f_locals.get("cameras", ())) == 1:
+        if is_path and len(values.get("cameras", ())) == 1:
             return SplatkitError(
                 "A path goes from camera to camera, but there is only one: --pose-source train takes the cameras of "
                 "training, --pose-source eval those of the held-out images."
             )
-        if where == (f"{COMMANDS}exporter", "write_ply") and frame.f_locals.get("count") == 0:
+        if where == (f"{COMMANDS}exporter", "write_ply") and values.get("count") == 0:
             return SplatkitError(
                 "No Gaussian is left to be written: none is in the box (--obb-center, --obb-rotation, --obb-scale), or "
                 "none is opaque enough."
             )
+        if where[0].startswith(COMMANDS) and where[1] == "main" and "pipeline" in values:
+            command: Any = values.get("self")
+            if isinstance(error, AssertionError) and type(command).__name__ in INSTEAD:
+                return SplatkitError(INSTEAD[type(command).__name__])
+            if isinstance(error, Exception) and hasattr(command, "camera_path_filename"):
+                return _camera_path_error(command.camera_path_filename, values.get("camera_path"), error)
     return None
+
+
+def _camera_path_error(path: Path, content: object, error: Exception) -> SplatkitError | None:
+    """The error of the file of a camera path; None if nerfstudio has made cameras of it.
+
+    Args:
+        path: of the file.
+        content: the camera path as far as it has been read: None, what the JSON holds, or the cameras.
+        error: the exception that ended the command.
+    """
+    if content is None:
+        reason = "cannot be read" if isinstance(error, OSError) else "is no JSON file"
+        detail = error.strerror if isinstance(error, OSError) else error
+        return SplatkitError(f"--camera-path-filename: {path} {reason} ({detail}).")
+    if isinstance(content, Cameras):
+        return None
+    if isinstance(content, dict) and content.get("camera_path") == []:
+        detail = "it has no frames; add at least two keyframes in the viewer"
+    else:
+        detail = f"{error} is missing" if isinstance(error, KeyError) else error
+    return SplatkitError(
+        f"--camera-path-filename: {path} is no camera path of nerfstudio's viewer, or is damaged: {detail}."
+    )
 
 
 def checkpoint_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:

@@ -9,11 +9,17 @@ from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from splatkit_ns.errors import SplatkitError
+
 LOAD_CONFIG = "--load-config"
 TRAINING = ("ns-train", "train.py")
 """The names of the command that trains."""
 OPENING = ("ns-eval", "ns-export", "ns-render", "ns-viewer", "eval.py", "exporter.py", "render.py", "run_viewer.py")
 """The names of the commands that open trained runs, and do not write into their folders."""
+EXPORTING = ("ns-export", "exporter.py")
+"""The names of the command that exports."""
+BOX = ("--obb-center", "--obb-rotation", "--obb-scale")
+"""The options of a box to export; ``ns-export`` passes over them without a word unless all are given."""
 
 
 def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str, str]:
@@ -31,6 +37,25 @@ def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str,
     following = [*arguments[1:], ""]
     split = [(*argument.partition("="), after) for argument, after in pairwise(following) if argument.startswith("--")]
     return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
+
+
+def check_export_box(arguments: Sequence[str]) -> None:
+    """Check that ``ns-export`` will crop to a box if one of the options of a box is given.
+
+    Args:
+        arguments: those of a process, its program first.
+
+    Raises:
+        SplatkitError: other options of the box are missing.
+    """
+    given = [name for name in BOX if name in options_of(EXPORTING, arguments)]
+    missing = [name for name in BOX if name not in given]
+    if given and missing:
+        raise SplatkitError(
+            f"{' and '.join(given)} would have no effect without {' and '.join(missing)}: these options are the box "
+            "outside of which Gaussians are left out. The scene itself is turned or scaled by --frame, --up and "
+            "--scale of splatkit export."
+        )
 
 
 def pass_over_imports(commands: Collection[str]) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from splatkit_ns.plugin.run.folder.command_line import TRAINING, pass_over_imports
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.run.folder.command_line import TRAINING, check_export_box, pass_over_imports
 from tests.plugin.helpers import make_pipeline, run_config
 
 
@@ -53,3 +54,22 @@ def test_bindings_are_collected_at_the_end(monkeypatch: pytest.MonkeyPatch) -> N
         function()
     assert gc.get_freeze_count() == 0
     assert bound.__module__ == "nanobind", "it is there until now"
+
+
+TURN = ["--obb-rotation", "0", "0", "1"]
+REST = ["--obb_center", "0", "0", "0", "--obb-scale", "1", "1", "1"]
+
+
+def test_a_box_that_ns_export_would_pass_over(tiny_scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People give --obb-rotation alone to turn the scene, and get the same file without a word."""
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-export", "gaussian-splat", *TURN])
+    with pytest.raises(SplatkitError, match="without --obb-center and --obb-scale: these"):
+        make_pipeline(tiny_scene, "inference")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ns-export", "gaussian-splat", *TURN, *REST], ["ns-export", "gaussian-splat"], ["my_script.py", *TURN]],
+)
+def test_a_whole_box_or_none(arguments: list[str]) -> None:
+    check_export_box(arguments)
