@@ -135,7 +135,15 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
 
         Returns:
             Sum over pixels of the pixel's weight times alpha and transmittance of the Gaussian there, (N,).
+
+        Raises:
+            ValueError: the weights have another shape.
         """
+        if pixel_weights.shape != (view.height, view.width):
+            raise ValueError(
+                f"blend_weight_sums: pixel_weights must have shape (H, W) = ({view.height}, {view.width}), found "
+                f"{tuple(pixel_weights.shape)}."
+            )
         view = view.detach()
         # three channels on a background, because kernels for them have been compiled already; one would be enough
         values = torch.zeros(len(training_state), 3, device=training_state.device, requires_grad=True)
