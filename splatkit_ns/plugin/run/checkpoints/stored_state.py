@@ -21,6 +21,7 @@ from splatkit_ns.plugin.run.checkpoints.rates import (
 )
 from splatkit_ns.plugin.run.checkpoints.state import RunState
 from splatkit_ns.plugin.run.checkpoints.weights import PARTS, unknown_parts
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import CheckpointError
 from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
@@ -97,6 +98,7 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
             apply_rate(schedule)
         _compare_renderers(entry.get("renderer"), type(run.model.parts.renderer).__name__, path)
         run.model.parts.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
+        run.model.parts.densification.forget_gathered(Ranks.current())
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
             named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:
