@@ -86,7 +86,8 @@ class SplatDensification(SplatBaseModule[PayloadT]):
             strategy.gather_from_ranks(ranks)
 
     def forget_gathered(self, ranks: Ranks) -> None:
-        """After a checkpoint: forget on other ranks than 0 what rank 0 now holds, so that it is not counted twice.
+        """After a checkpoint has been saved or loaded: forget on other ranks than 0 what rank 0 holds, so that it is
+        not counted twice.
 
         By default, strategies that this one holds do so.
         """

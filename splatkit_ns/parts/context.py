@@ -158,7 +158,7 @@ class StepContext:
             reason: printed at the end; that of the first call counts.
         """
         if self.stop_reason is None:
-            self.stop_reason = reason
+            self.stop_reason = str(reason)
 
     def start_step(self, step: int, number_in_batch: int = 0) -> None:
         """Forget the last image and its losses, and begin with an image of a step."""

@@ -90,6 +90,8 @@ class ModuleDispatcher:
         """The modules that have got a state from a checkpoint."""
         self._waiting: set[str] = set()
         """The modules that know of no Gaussians yet, while `setup` runs."""
+        self._known_parameters: dict[str, set[int]] = {}
+        """The ids of the parameters that each module held at the end of `setup`."""
         self.is_validating = False
         """Whether the hooks around evaluation images are called now."""
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {
@@ -156,6 +158,17 @@ class ModuleDispatcher:
                         "asked before the optimizers are made, or say requires_grad_(False) if they are to stay.",
                         name, ", ".join(made[:5]),
                     )  # fmt: skip
+        self._known_parameters = {name: parameter_ids(module) for name, module in self.modules.items()}
+
+    def warn_of_late_parameters(self) -> None:
+        """Warn at the end of a run of parameters that modules have made after `setup`: no optimizer has them."""
+        for name, known in self._known_parameters.items():
+            if made := undeclared_parameters(self.modules[name], {}, known):
+                self.context.logger.warning(
+                    "%s has made parameters during the run, which were not trained: %s. Make them in trainables, which "
+                    "is asked before the optimizers are made, or say requires_grad_(False) if they are to stay.",
+                    name, ", ".join(made[:5]),
+                )  # fmt: skip
 
     def cleanup(self) -> None:
         """Run `on_cleanup` once of every module whose set-up has begun, also of those after one that fails.

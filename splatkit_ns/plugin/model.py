@@ -179,12 +179,13 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         ]
 
     def run_post_train(self, optimizers: Mapping[str, Optimizer]) -> None:
-        """Run `post_train` of all parts, and warn of parameters of parts that no gradient has reached.
+        """Run `post_train` of all parts, and warn of parameters of parts that were not trained.
 
         Args:
             optimizers: all of the run, by group.
         """
         self.part_params.warn_of_untrained(optimizers, self.context)
+        self.dispatcher.warn_of_late_parameters()
         self.dispatcher.run("post_train")
 
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from splatkit_ns.parts.payload_2dgs import Splat2DGSPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization_2dgs
 from splatkit_ns.renderer._3dgs import image_fields
-from splatkit_ns.renderer.base import RenderOptions
+from splatkit_ns.renderer.base import RenderOptions, checked_state
 from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -67,7 +67,7 @@ class Splat2DGSRenderer(SkyRenderer[Splat2DGSPayload]):
         self, training_state: SplatTrainingState | SplatModel, view: View, options: RenderOptions = RenderOptions()
     ) -> Splat2DGSPayload:
         """Render all cameras of a view; see `SplatRenderer.render`."""
-        assert isinstance(training_state, SplatTrainingState)  # which the base has made of a SplatModel
+        training_state = checked_state(self, training_state)
         params, degree = training_state.params, options.degree_of(training_state)
         rendered = rasterization_2dgs(
             params["means"],

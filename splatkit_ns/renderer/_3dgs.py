@@ -16,7 +16,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.ranges import NonNegative, Positive
 from splatkit_ns.rasterize import Backend, gsplat_need, rasterization
 from splatkit_ns.rasterize.unscented import has_unscented_transform
-from splatkit_ns.renderer.base import RenderMode, RenderOptions, ScreenGradients
+from splatkit_ns.renderer.base import RenderMode, RenderOptions, ScreenGradients, checked_state
 from splatkit_ns.renderer.sky import SkyRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.triton_kernels import LazyKernel
@@ -97,7 +97,7 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
         self, training_state: SplatTrainingState | SplatModel, view: View, options: RenderOptions = RenderOptions()
     ) -> SplatRenderPayload:
         """Render all cameras of a view; see `SplatRenderer.render`."""
-        assert isinstance(training_state, SplatTrainingState)  # which the base has made of a SplatModel
+        training_state = checked_state(self, training_state)
         params, degree = training_state.params, options.degree_of(training_state)
         images, alphas, info = rasterization(
             params["means"],
@@ -135,7 +135,15 @@ class Splat3DGSRenderer(SkyRenderer[SplatRenderPayload]):
 
         Returns:
             Sum over pixels of the pixel's weight times alpha and transmittance of the Gaussian there, (N,).
+
+        Raises:
+            ValueError: the weights have another shape.
         """
+        if pixel_weights.shape != (view.height, view.width):
+            raise ValueError(
+                f"blend_weight_sums: pixel_weights must have shape (H, W) = ({view.height}, {view.width}), found "
+                f"{tuple(pixel_weights.shape)}."
+            )
         view = view.detach()
         # three channels on a background, because kernels for them have been compiled already; one would be enough
         values = torch.zeros(len(training_state), 3, device=training_state.device, requires_grad=True)

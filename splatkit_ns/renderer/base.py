@@ -176,6 +176,21 @@ def _with_checked_arguments(render: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def checked_state(renderer: SplatRenderer[Any], training_state: Any) -> SplatTrainingState:
+    """Return the Gaussians that a built-in renderer was given, which the base class has made of a `SplatModel`.
+
+    Raises:
+        ModuleError: it is something else.
+    """
+    if isinstance(training_state, SplatTrainingState):
+        return training_state
+    raise ModuleError(
+        f"{renderer.module_name}.render got a {type(training_state).__name__}, expected a SplatTrainingState or a "
+        "SplatModel. The same Gaussians with other values are SplatTrainingState({**training_state.params, 'means': "
+        "means}, {}), which passes gradients on."
+    )
+
+
 def _waits_for_a_run(renderer: SplatRenderer[Any]) -> bool:
     """Whether a renderer has parameters of its own that have not been made yet."""
     is_made = any(isinstance(value, nn.Parameter) for value in vars(renderer).values())

@@ -108,6 +108,7 @@ class RowTracker:
         self._with_gradients = with_gradients
         self._watched: list[tuple[Optimizer, dict[Tensor, Any], _WatchedState]] = []
         self._before: dict[str, Tensor] = {}
+        self._num_before = 0
         self._grads: dict[str, Tensor | None] = {}
         self._is_marked = False
         self._had_state = False
@@ -116,6 +117,7 @@ class RowTracker:
     def start(self) -> None:
         """Watch the optimizers. Until `finish`, none of them may step."""
         self._before = dict(self._params.items())
+        self._num_before = self._before[_MARKED].shape[0]
         self._grads = {name: param.grad for name, param in self._before.items() if name in self._with_gradients}
         self._is_marked = False
         for optimizer in {id(each): each for each in self._optimizers.values()}.values():
@@ -156,7 +158,7 @@ class RowTracker:
         marks = self._remove_marks() if self._is_marked else None
         identity = self._identity
         self._is_marked, self._identity, self._before = False, {}, {}
-        if not before or param is before[_MARKED]:
+        if not before or (param is before[_MARKED] and param.shape[0] == self._num_before):
             self._carry_gradients(None)
             return None
         if marks is None or marks.shape != (param.shape[0],):
@@ -169,7 +171,7 @@ class RowTracker:
             )
         source = self._without_overwritten(marks.round().to(torch.int64) - 1, identity)
         new = {key: self._params[key].detach()[source < 0] for key in identity}  # a copy: optimizers change these
-        change = RowChange(source, before[_MARKED].shape[0], new_parents=lambda: unique_matches(identity, new))
+        change = RowChange(source, self._num_before, new_parents=lambda: unique_matches(identity, new))
         self._carry_gradients(change)
         return None if change.is_identity() else change
 

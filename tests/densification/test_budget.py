@@ -351,6 +351,8 @@ def test_floaters_that_one_view_alone_sees_are_pruned_and_what_all_agree_on_stay
         other = data.training_view(index)
         sums = renderer.blend_weight_sums(state, other.view, everything)
         assert float(sums[is_floater].max()) == 0, "the other cameras do not see them"
+    with pytest.raises(ValueError, match=rf"shape \(H, W\) = \({HEIGHT}, {WIDTH}\), found \(1, {HEIGHT}, {WIDTH}\)"):
+        renderer.blend_weight_sums(state, view.view, everything[None])
     on_wall = int((~is_floater).sum())
     strategy = with_views(refine_start_iter=0, refine_every=1, grow_grad2d=1e9, max_per_seed=0, prune_quantile=0.7)
     set_up_budget(strategy, state, data)

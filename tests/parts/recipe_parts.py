@@ -15,6 +15,7 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.modules import FrameEdit, RowTrainable, SplatBaseModule, SplatRenderPayload, Trainable
 from splatkit_ns.rasterize import rasterization
 from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.splat import SplatTrainingState
 
 
 @dataclass
@@ -116,6 +117,29 @@ class SkyRenderer(SplatRenderer[SkyPayload]):
         fields = dict(front.items())
         fields["renders"] = front.renders + (1 - front.alphas) * sky
         return SkyPayload(**fields, sky=sky)
+
+
+@dataclass
+class MovingRenderer(Splat3DGSRenderer):
+    """3DGS whose Gaussians are moved for each photograph, by a field that is smooth in space."""
+
+    lr: float = 0.001
+
+    def trainables(self, num_train_images):
+        self.field = nn.Parameter(torch.zeros(num_train_images, 4, 3))
+        return {"field": Trainable(self.field, lr=self.lr, lr_final=self.lr / 10)}
+
+    def pre_step(self, image_index, step, max_steps):
+        super().pre_step(step, max_steps)  # the renderer's own, which counts for its dropout
+        self.index = image_index
+
+    def render(self, training_state, view, options=RenderOptions()):
+        if options.is_training:
+            means = training_state.means
+            places = torch.cat([means.tanh(), torch.ones_like(means[:, :1])], dim=1)
+            moved = {**training_state.params, "means": means + places @ self.field[self.index]}
+            training_state = SplatTrainingState(moved, {})
+        return super().render(training_state, view, options)
 
 
 @dataclass

@@ -420,6 +420,22 @@ def test_parameters_that_are_made_in_set_up_are_told() -> None:
     assert told.startswith("Late.on_setup has made parameters that are not trained: gain, net.weight, net.bias. Make")
 
 
+def test_parameters_that_are_made_in_a_step_are_told_at_the_end() -> None:
+    class Lazy(Diary):
+        def post_step(self) -> None:
+            self.net = nn.Linear(2, 2)
+            self.fixed = nn.Linear(2, 2).requires_grad_(False)
+
+    dispatcher = ModuleDispatcher([Lazy(), Diary()], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    dispatcher.run("post_step")
+    dispatcher.warn_of_late_parameters()
+    (call,) = logger.warning.call_args_list
+    told = call.args[0] % call.args[1:]
+    assert told.startswith("Lazy has made parameters during the run, which were not trained: net.weight, net.bias. M")
+
+
 def test_rows_that_change_in_set_up_are_told_to_modules_that_have_values_of_them() -> None:
     class Adds(SplatBaseModule):
         def on_setup(self) -> None:

@@ -27,6 +27,7 @@ from tests.parts.recipe_parts import (
     AddWhereDepthErrs,
     Exposure,
     FeatureLoss,
+    MovingRenderer,
     SkyRenderer,
     StopWhenFlat,
     TrustBrightLess,
@@ -47,6 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "loss_fn": Splat3DGSLossFn(depth_lambda=0.1),
     },
     "sky": {"renderer": SkyRenderer()},
+    "moving": {"renderer": MovingRenderer()},
     "weights": {"modules": [TrustBrightLess(above=0.4)]},
     "stop": {"modules": [StopWhenFlat(window=4, share=0.9)]},
     "features": {"loss_fn": FeatureLoss()},
@@ -152,6 +154,10 @@ def test_parts_do_what_they_say(scene: Path, tmp_path: Path, plain: Any) -> None
     run = train(scene, tmp_path / "c", RECIPES["sky"])
     forget_writers()
     assert float(run.pipeline.model.renderer.picture.detach().abs().sum()) > 0
+    moving = train(scene, tmp_path / "m", RECIPES["moving"]).pipeline.model
+    forget_writers()
+    assert float(moving.renderer.field.detach().abs().sum()) > 0
+    assert len(moving.gauss_params["means"]) > 48  # gradients on the screen reach densification
     camera, _ = run.pipeline.datamanager.fixed_indices_eval_dataloader[0]
     outputs = run.pipeline.eval().model.get_outputs_for_camera(camera)
     assert outputs["sky"].shape == outputs["rgb"].shape

@@ -34,6 +34,8 @@ class Looks(SplatBaseModule[Any]):
     ) -> None:
         assert isinstance(data_provider, TrainingViewSource)
         views = [data_provider.training_view(index) for index in range(data_provider.num_train_images)]
+        with pytest.raises(IndexError, match=f"there is no image {len(views)}; they are 0 to {len(views) - 1}"):
+            data_provider.training_view(len(views))
         (same,) = (other for other in views if torch.equal(other.view.cam_to_worlds, view.cam_to_worlds))
         assert torch.equal(same.view.Ks, view.Ks)
         assert (same.view.width, same.view.height) == (view.width, view.height) == target_frames.shape[2:0:-1]

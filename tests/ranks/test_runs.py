@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
-from splatkit_ns.densification import GsplatStrategy
+from splatkit_ns.densification import GsplatStrategy, SplatDefaultDensification, SplatMCMCDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.modules import SplatEvaluator, SplatExporter
 from splatkit_ns.plugin.run.folder import checkpoint_files
@@ -93,6 +93,31 @@ def test_a_run_of_two_ranks_that_is_cut_and_resumed_ends_with_the_same_bits(scen
     loaded = [read_checkpoint(checkpoint_files.path_of(each.get_checkpoint_dir(), 35)) for each in (whole, rest)]
     for key in ("pipeline", "optimizers", "schedulers"):
         assert differences(loaded[0][key], loaded[1][key], key) == []
+
+
+@pytest.mark.parametrize(
+    "densification",
+    [
+        SplatDefaultDensification(refine_start_iter=100, reset_every=0),
+        SplatMCMCDensification(refine_start_iter=100, gradient_power=1.0),
+    ],
+    ids=["default", "mcmc"],
+)
+def test_what_two_ranks_have_counted_is_not_counted_twice_when_they_go_on(
+    scene: Path, tmp_path: Path, densification: Any
+) -> None:
+    options: dict[str, Any] = {**CHEAP, "max_num_iterations": 12, "model_densification": densification}
+    whole = make_config(scene, tmp_path / "whole", **options, steps_per_save=6, save_only_latest_checkpoint=False)
+    in_ranks(whole)
+    paths = checkpoint_files.checkpoint_paths(whole.get_checkpoint_dir())
+    rest = make_config(scene, tmp_path / "rest", **options, load_checkpoint=paths[0])
+    in_ranks(rest)
+    files = paths[-1], checkpoint_files.path_of(rest.get_checkpoint_dir(), 11)
+    counted, found = (read_checkpoint(path)["splatkit"]["modules"][densification.module_name] for path in files)
+    sums = {key: value for key, value in counted.items() if isinstance(value, torch.Tensor) and bool(value.any())}
+    assert sums
+    for key, value in sums.items():
+        assert torch.allclose(found[key], value), key
 
 
 def test_images_of_a_step_are_like_work_also_in_a_run_that_goes_on(scene: Path, tmp_path: Path) -> None:

@@ -56,6 +56,23 @@ def test_a_model_is_rendered_like_its_training_state(renderer: SplatRenderer) ->
     assert bool((found.alphas > 0.5).any())
 
 
+@pytest.mark.parametrize("renderer", [Splat3DGSRenderer(), Splat2DGSRenderer()])
+def test_gaussians_with_other_values_are_drawn_with_gradients_and_anything_else_is_refused(
+    renderer: SplatRenderer,
+) -> None:
+    gaussians, view = state(), view_of(cameras())
+    shift = torch.zeros(3, requires_grad=True)
+    moved = SplatTrainingState({**gaussians.params, "means": gaussians.means + shift}, {})  # type: ignore[dict-item]
+    renderer.render(moved, view).renders.square().sum().backward()
+    assert shift.grad is not None
+    means = gaussians.params["means"].grad
+    assert means is not None
+    assert torch.allclose(shift.grad, means.sum(0), rtol=1e-4, atol=1e-5)
+    assert bool(shift.grad.abs().max() > 0)
+    with pytest.raises(ModuleError, match=r"DGSRenderer\.render got a dict, expected a SplatTrainingState or a Splat"):
+        renderer.render(dict(gaussians.params), view)  # type: ignore[arg-type]
+
+
 class SeesItsGaussians(SplatRenderer):
     """A renderer of one's own that keeps what it is given."""
 

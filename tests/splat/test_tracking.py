@@ -352,3 +352,9 @@ def test_gradients_survive_an_opacity_reset_alone() -> None:
     with state.track_row_changes():
         by_gsplat(state, "reset_opa", torch.ones(4, dtype=torch.bool))
     assert torch.equal(state.params["opacities"].grad, torch.arange(4.0))
+
+
+def test_rows_that_are_cut_in_place_are_refused_because_no_optimizer_follows() -> None:
+    state = make_state(4)
+    with pytest.raises(ModuleError, match=r"row marks of shape \(2,\).* found none\. Use"), state.track_row_changes():
+        state.params["means"].data = state.params["means"].data[:2]

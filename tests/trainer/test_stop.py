@@ -49,6 +49,16 @@ def test_a_module_stops_the_run_as_if_its_step_were_the_last(
     assert_same_gaussians(rest.training_state, whole.training_state)
 
 
+def test_a_reason_may_be_any_object(tiny_scene: Path, tmp_path: Path) -> None:
+    class Stops(SplatBaseModule):
+        def post_step(self, step: int, stop: Callable[[Any], None]) -> None:
+            if step == 2:
+                stop(True)
+
+    result = train(tiny_scene, tmp_path, 8, modules=[Stops()])
+    assert (result.step, result.stop_reason) == (2, "True")
+
+
 def test_a_hook_stops_the_run_after_an_evaluation(tiny_scene: Path, tmp_path: Path) -> None:
     class StopsWhenGood(Hook):
         def after_val(self, trainer: Any) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from torch import Tensor
+from torch.optim import Optimizer
 
+from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.step.batch_gradients import BatchGradients
 from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.frame import TrainingFrame
@@ -21,6 +23,7 @@ from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGra
 from splatkit_ns.plugin.step.updates import ParameterUpdates
 from splatkit_ns.ranks import RankLost
 from splatkit_ns.splat import CheckpointRequests
+from splatkit_ns.splat.schema import KEYS
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,7 @@ class TrainingStep:
             self._shared_graph = SharedUpdateGraph(watch, updates, gradients, motion)
         forward_backward.meanwhile, forward_backward.when_slow = self._work_ahead, self._look_for_lost_ranks
         self._requests, self._wants_metrics = requests, wants_metrics
+        self._has_looked_for_gradients = False
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
         known = 2 * self._batch.size - 1
@@ -112,6 +116,9 @@ class TrainingStep:
             own_loss = self._batch.finish()
             self._gradients.wait()
             update, loss = self._update_or_loss(own_loss)
+            if not self._has_looked_for_gradients:
+                self._has_looked_for_gradients = True
+                _warn_without_gradients(context, updates.optimizers)
             model.parts.dispatcher.run("on_phase", phase="backward")
             self.complete_steps = None
             if update is not None:  # what follows, up to densification, is one launch of a CUDA graph
@@ -199,3 +206,16 @@ class TrainingStep:
     def _run_callbacks(self, location: TrainingCallbackLocation, step: int) -> None:
         for callback in self._callbacks:
             callback.run_callback_at_location(step, location=location)
+
+
+def _warn_without_gradients(context: StepContext, optimizers: Mapping[str, Optimizer]) -> None:
+    """Warn if the loss of the first step depends on no parameter of the Gaussians: on copies of them, for example."""
+    params = [optimizers[name].param_groups[0]["params"][0] for name in KEYS if name in optimizers]
+    wanting = [param for param in params if param.requires_grad]
+    if wanting and all(param.grad is None for param in wanting):
+        context.logger.warning(
+            "No gradient has reached the Gaussians at step %d: they stay as they are, if that goes on. Render "
+            "training_state, or a SplatTrainingState(params, {}) made of its params; from_tensors and SplatModel hold "
+            "copies, and detach() ends gradients.",
+            context.step,
+        )

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds
+from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.step.frame import camera_motions, corrected_poses
-from tests.plugin.step.part_runs import config_of, opened_is_the_same, resumed_is_the_same, train
+from tests.plugin.step.part_runs import STEPS, config_of, opened_is_the_same, resumed_is_the_same, train
 
 
 @pytest.mark.parametrize("mode", ["SO3xR3", "SE3"])
@@ -68,3 +69,17 @@ def test_a_run_that_corrects_poses_is_resumed_opened_and_evaluated(tiny_scene: P
 def test_cameras_of_other_runs_are_not_aligned(tiny_scene: Path, tmp_path: Path) -> None:
     data = train(config_of(tiny_scene, tmp_path)).pipeline.model.context.data_provider
     assert not [name for name in next(iter(data.evaluate())).metrics if name.startswith("aligned_")]
+
+
+def test_a_run_that_goes_on_without_the_corrections_of_its_checkpoint_says_so(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    correcting = config_of(tiny_scene, tmp_path / "whole", camera_optimizer=CameraOptimizerConfig(mode="SO3xR3"))
+    path = checkpoint_files.path_of(train(correcting).checkpoint_dir, STEPS - 1)
+    train(config_of(tiny_scene, tmp_path / "off"), load=path)
+    assert f"{path} has corrections of the camera poses, to which its Gaussians fit, and this run" in messages.text
+    messages.clear()
+    train(
+        config_of(tiny_scene, tmp_path / "on", camera_optimizer=correcting.pipeline.model.camera_optimizer), load=path
+    )
+    assert "corrections of the camera poses" not in messages.text

@@ -18,7 +18,7 @@ from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.parts.trainables import RowTrainable, Trainable
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.run.folder import checkpoint_files
-from splatkit_ns.renderer import Splat3DGSRenderer
+from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer
 from splatkit_ns.splat import SplatModel, SplatTrainingState, read_checkpoint
 from tests.plugin.helpers import forget_writers, make_trainer
 from tests.plugin.step.part_runs import STEPS, config_of, differing, resumed_is_the_same, train
@@ -234,6 +234,37 @@ def test_parameters_that_no_gradient_reaches_are_told(
     train(config_of(tiny_scene, tmp_path, image_model=Detached(), modules=[Features()], loss_fn=FeatureLoss()))
     (told,) = [record.getMessage() for record in messages.records if "No gradient" in record.getMessage()]
     assert told.startswith("No gradient has reached Detached.offset, labels in this run:")
+
+
+class DrawsCopies(Splat3DGSRenderer):
+    """Draws new parameters with the values of the Gaussians, which no optimizer has."""
+
+    def render(self, training_state: Any, view: Any, options: Any = RenderOptions()) -> Any:
+        return super().render(SplatTrainingState.from_tensors(training_state.params), view, options)
+
+
+def test_gaussians_that_no_gradient_reaches_are_told_at_the_first_step(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    train(config_of(tiny_scene, tmp_path, renderer=DrawsCopies()))
+    (told,) = [record.getMessage() for record in messages.records if "No gradient" in record.getMessage()]
+    assert told.startswith("No gradient has reached the Gaussians at step 1: they stay as they are, if that goes on.")
+
+
+class MadeLate(SplatImageModel):
+    """Makes its parameter when it first needs it."""
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:
+        if not hasattr(self, "gain"):
+            self.gain = nn.Parameter(torch.ones(3))
+        return rendered * self.gain
+
+
+def test_a_parameter_that_is_made_in_a_step_is_told(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    train(config_of(tiny_scene, tmp_path, image_model=MadeLate()))
+    assert "MadeLate has made parameters during the run, which were not trained: gain. Make" in messages.text
 
 
 def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_path: Path) -> None:

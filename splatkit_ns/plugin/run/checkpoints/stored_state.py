@@ -21,6 +21,7 @@ from splatkit_ns.plugin.run.checkpoints.rates import (
 )
 from splatkit_ns.plugin.run.checkpoints.state import RunState
 from splatkit_ns.plugin.run.checkpoints.weights import PARTS, unknown_parts
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import CheckpointError
 from splatkit_ns.splat.checkpoint import plain
 from splatkit_ns.splat.rng import set_rng_state
@@ -97,6 +98,7 @@ def restore(run: RunState, checkpoint: dict[str, Any], path: Path, load_schedule
             apply_rate(schedule)
         _compare_renderers(entry.get("renderer"), type(run.model.parts.renderer).__name__, path)
         run.model.parts.dispatcher.load_state_dict(entry.get("modules", {}), run.model.training_state.device)
+        run.model.parts.densification.forget_gathered(Ranks.current())
         for name, grad in entry.get("gradients", {}).items():  # those that are being accumulated over several steps
             named[name].grad = grad.to(named[name].device)
         if "sampler" in entry:
@@ -134,6 +136,7 @@ def restore_weights(
     with _explained(path):
         if for_training and all(f"{PARAM_PREFIX}{name}" in checkpoint["pipeline"] for name in KEYS):
             _refuse_unknown_parts(pipeline, checkpoint["pipeline"])
+            _warn_of_lost_poses(pipeline, checkpoint["pipeline"], path)
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
 
 
@@ -146,6 +149,18 @@ def _refuse_unknown_parts(pipeline: VanillaPipeline, stored: dict[str, Any]) -> 
         raise SplatkitError(
             f"it has trained parameters that no part of this run has: {', '.join(unknown)}. Resume with the config.yml "
             "that lies beside it (--load-config), or add the part again; training on would lose them."
+        )
+
+
+def _warn_of_lost_poses(pipeline: VanillaPipeline, stored: dict[str, Any], path: Path) -> None:
+    """Warn if the Gaussians fit corrected camera poses, and this run corrects none."""
+    model: Any = pipeline.model
+    corrections = stored.get("_model.camera_optimizer.pose_adjustment")
+    if corrections is not None and bool(corrections.any()) and not list(model.camera_optimizer.parameters()):
+        logger.warning(
+            "Checkpoint %s has corrections of the camera poses, to which its Gaussians fit, and this run does not use "
+            "them. To go on with them: --pipeline.model.camera-optimizer.mode, as its config.yml says.",
+            path,
         )
 
 

@@ -151,7 +151,12 @@ class RunData:
         """A training image beside its render with the Gaussians as they are now, at this step's resolution.
 
         It is on the step's background from the beginning of a step (`pre_step`) to its end.
+
+        Raises:
+            IndexError: there is no image of this number.
         """
+        if not 0 <= index < self.num_train_images:
+            raise IndexError(f"training_view: there is no image {index}; they are 0 to {self.num_train_images - 1}.")
         model = self._model
         current = model.parts.frame
         camera, batch = self.datamanager.train_view(index)
