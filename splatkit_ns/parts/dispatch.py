@@ -269,7 +269,8 @@ class ModuleDispatcher:
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, states: dict[str, dict[str, Any]], device: torch.device) -> None:
-        """Hand every module its state; modules that are new since the checkpoint keep theirs.
+        """Hand every module its state; modules that are new since the checkpoint keep theirs, and a note names those of
+        the checkpoint that are gone.
 
         Args:
             states: by the modules' names.
@@ -280,6 +281,10 @@ class ModuleDispatcher:
         """
         ours = {name: _on_device(state, device) for name, state in states.items() if name in self.modules}
         self._restored |= ours.keys()
+        if gone := [name for name in states if name not in ours]:
+            self.context.logger.info(
+                "The checkpoint has a state of %s, which this run does not have; it is not used.", ", ".join(gone)
+            )
         load_states(self.modules.items(), ours)
 
 

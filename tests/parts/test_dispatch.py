@@ -320,6 +320,16 @@ def test_two_instances_of_one_class_have_names_and_states_of_their_own() -> None
     assert [first.count, second.count, third.count] == [1, 2, 7]
 
 
+def test_states_of_modules_that_are_gone_are_told() -> None:
+    dispatcher = ModuleDispatcher([Diary()], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.load_state_dict({"Counter": {"count": 1}, "Diary": {"rows": 2}}, torch.device("cpu"))
+    (call,) = logger.info.call_args_list
+    assert call.args[0] % call.args[1:] == (
+        "The checkpoint has a state of Counter, which this run does not have; it is not used."
+    )
+
+
 def test_restored_tensors_are_on_the_training_device() -> None:
     class Statistics(SplatBaseModule):
         state: Any = None
