@@ -34,7 +34,7 @@ from splatkit_ns.plugin.data.loader.batches import (
 from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.loader.memory import ImageStorage, SideCopies, choose_storage
 from splatkit_ns.plugin.data.loader.reading import ImageReader, TargetFiles
-from splatkit_ns.plugin.data.loader.targets import target_files
+from splatkit_ns.plugin.data.loader.targets import depth_unit, target_files
 from splatkit_ns.plugin.data.photographs.decoder_words import damaged_pictures_named
 from splatkit_ns.plugin.data.photographs.masks import MaskMode, MaskUse, check_some_pixel_counts
 from splatkit_ns.plugin.data.photographs.pictures import ExifOrientation, turns_pictures
@@ -166,9 +166,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         Raises:
             DataError: the data set has none.
         """
-        outputs = self.train_dataparser_outputs
-        unit = float(outputs.metadata.get("depth_unit_scale_factor", 1.0)) * float(outputs.dataparser_scale)
-        self._targets = TargetFiles(target_files(self, wanted), unit)
+        self._targets = TargetFiles(target_files(self, wanted), depth_unit(self.train_dataparser_outputs))
 
     def use_storage_of(self, other: SplatkitDatamanager) -> None:
         """Keep images where another datamanager keeps its own, within the same memory."""

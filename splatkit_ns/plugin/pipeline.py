@@ -12,6 +12,7 @@ from torch import Tensor
 from splatkit_ns.loss_fn.base import check_wanted_targets
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
+from splatkit_ns.plugin.data.loader.targets import note_depth_unit
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
 from splatkit_ns.plugin.run.folder.command_line import OPENING, check_export_box, pass_over_imports
@@ -57,7 +58,11 @@ class SplatkitPipeline(AnnouncedEvaluation):
         self.panel = ViewerPanel(self.model, self.datamanager)  # nerfstudio's viewer looks for elements here
         self.model.shown = self.panel.shown
         if test_mode == "val":
-            self.datamanager.use_targets(check_wanted_targets(self.model.loss_fn))
+            loss_fn: Any = self.model.loss_fn
+            wanted = check_wanted_targets(loss_fn)
+            self.datamanager.use_targets(wanted)
+            if "target_depths" in wanted and getattr(loss_fn, "depth_kind", "inverse") != "inverse":
+                note_depth_unit(self.datamanager.train_dataparser_outputs)
             lenses = lens_models(self.datamanager.train_dataset.cameras)
             load_ahead(self.model.renderer.lens_kernels(lenses), device)  # while the images are loaded
 

@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from numpy.typing import NDArray
+from torch import Tensor
 
 from splatkit_ns.loss_fn.base import TargetName
 from splatkit_ns.plugin.data.errors import DataError
@@ -19,8 +21,12 @@ from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
 from splatkit_ns.plugin.data.photographs.pictures import RESTORE, TURNS, read_header
 from splatkit_ns.plugin.data.photographs.undistortion import Pinhole, is_distorted, undistortion_maps
 from splatkit_ns.plugin.data.scenes.transforms import existing_name, read_frames, transforms_file
+from splatkit_ns.plugin.reporting.console import report_once
 
 Pixels = NDArray[np.float32]
+
+FARTHEST_APART = 30.0
+"""The ratio of depths to those of the seed points, or the other way round, above which a note tells of it."""
 
 OPTIONS: dict[TargetName, str] = {"target_depths": "depth_lambda", "target_normals": "normal_lambda"}
 SOURCES: dict[TargetName, str] = {
@@ -55,6 +61,34 @@ def target_files(datamanager: FullImageDatamanager[Any], wanted: Iterable[Target
             raise DataError(f"The file {missing[0]} does not exist, which the data set names. {RESTORE}")
         files[name] = found
     return files
+
+
+def depth_unit(outputs: DataparserOutputs) -> float:
+    """The length of the depth files' unit in world units."""
+    return float(outputs.metadata.get("depth_unit_scale_factor", 1.0)) * float(outputs.dataparser_scale)
+
+
+def note_depth_unit(outputs: DataparserOutputs) -> None:
+    """Print a note if the depths of the first image are far from those of the seed points before its camera.
+
+    Args:
+        outputs: of the training images, with depth files.
+    """
+    points: Tensor | None = outputs.metadata.get("points3D_xyz")
+    if points is None:
+        return
+    path, pose = Path(outputs.metadata["depth_filenames"][0]), outputs.cameras.camera_to_worlds[0].float()
+    z = (points.float() - pose[:, 3]) @ -pose[:, 2]
+    depths = read_depths(path, depth_unit(outputs))
+    if not bool((z > 0).any()) or not np.isfinite(depths).any():
+        return
+    ratio = float(np.nanmedian(depths)) / float(z[z > 0].median())
+    if not 1 / FARTHEST_APART < ratio < FARTHEST_APART:
+        report_once(
+            f"The depths of {path} are {ratio:.2g} times those of the seed points before its camera. Is "
+            "--depth-unit-scale-factor of the dataparser right? It is the length of the file's unit in that of the "
+            "camera positions: 0.001 by default, for files in millimetres and positions in metres."
+        )
 
 
 def _normal_files(datamanager: FullImageDatamanager[Any]) -> list[Path]:

@@ -81,6 +81,18 @@ def test_depth_comes_in_world_units_with_unknown_pixels_marked(scene: Path) -> N
     assert bool(torch.isfinite(context.training_state.params["means"].grad).all())
 
 
+@pytest.mark.parametrize(("unit", "kind", "told"), [(0.001, "z", False), (1.0, "z", True), (1.0, "inverse", False)])
+def test_depths_in_a_unit_that_is_hardly_right_are_told(
+    scene: Path, unit: float, kind: Any, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = run_config(scene).pipeline
+    config.datamanager.dataparser.depth_unit_scale_factor = unit
+    config.model.loss_fn = Splat3DGSLossFn(depth_lambda=0.5, depth_kind=kind)
+    config.setup(device="cpu", test_mode="val")
+    text = " ".join(capsys.readouterr().out.split())
+    assert ("times those of the seed points before its camera. Is --depth-unit-scale-factor" in text) == told
+
+
 def test_normals_come_from_transforms_json(scene: Path) -> None:
     context, _ = first_step(scene, Splat2DGSLossFn(normal_lambda=0.5), renderer=methods.Splat2DGSRenderer())
     target = context.target_normals
