@@ -116,6 +116,7 @@ def run_one(args: argparse.Namespace, label: str, scene: str, run: str, seed: in
                 sys.stderr.flush()
                 os.write(console, f"{label} on {scene} failed: {Path('log.txt').read_text()[-1500:]}\n".encode())
                 os._exit(1)
+        del result["train_began"]
         row = {"label": label, "scene": scene, "run": run, "seed": seed, **result}
         row = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
         row["wall_s"] = round(time.perf_counter() - began, 1)
