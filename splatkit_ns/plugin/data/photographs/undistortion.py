@@ -58,14 +58,15 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
         value = getattr(cameras, name)
         setattr(cameras, name, None if value is None else value.clone())  # those given once for all share memory
     known: dict[LensKey, Pinhole] = {}
-    unreached: dict[Path, float] = {}
+    lenses: dict[Path, Cameras] = {}
     for index, key in enumerate(lens_keys(stored)):
         if key is None:
             continue
         if key not in known:
             camera = stored[index].reshape(())
             known[key] = pinhole_of(camera, paths[index])
-            unreached[paths[index]] = _unreached_share(camera)
+            if int(camera.camera_type) == CameraType.PERSPECTIVE.value:
+                lenses[paths[index]] = camera
         pinhole = known[key]
         cameras.fx[index], cameras.fy[index] = float(pinhole.K[0, 0]), float(pinhole.K[1, 1])
         cameras.cx[index], cameras.cy[index] = float(pinhole.K[0, 2]), float(pinhole.K[1, 2])
@@ -73,7 +74,7 @@ def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
         cameras.camera_type[index] = CameraType.PERSPECTIVE.value
         if cameras.distortion_params is not None:
             cameras.distortion_params[index] = 0
-    _note_unreached(unreached)
+    _note_unreached(lenses)
     return cameras
 
 
@@ -208,7 +209,7 @@ def distort(x: Doubles, y: Doubles, distortion: Doubles) -> tuple[Doubles, Doubl
 def _pinhole_of_polynomial(camera: Cameras, distortion: Doubles) -> Pinhole:
     """A lens with a fourth radial term, which OpenCV does not have; the largest rectangle without empty pixels."""
     width, height = int(camera.width), int(camera.height)
-    x, y = _rays_of_grid(camera, distortion)
+    x, y = _undistort_points(*_grid(camera), distortion)
     left, right, top, bottom = x[:, 0].max(), x[:, -1].min(), y[0].max(), y[-1].min()
     new = np.eye(3)
     new[0, 0], new[1, 1] = (width - 1) / (right - left), (height - 1) / (bottom - top)
@@ -216,23 +217,29 @@ def _pinhole_of_polynomial(camera: Cameras, distortion: Doubles) -> Pinhole:
     return _shifted(new, (0, 0), (width, height))
 
 
-def _rays_of_grid(camera: Cameras, distortion: Doubles) -> tuple[Doubles, Doubles]:
-    """The rays through `EDGE_POINTS` × `EDGE_POINTS` places of a photograph, from edge to edge; NaN where is none."""
+def _grid(camera: Cameras) -> tuple[Doubles, Doubles]:
+    """`EDGE_POINTS` × `EDGE_POINTS` places on the sensor, from edge to edge of a photograph."""
     K = opencv_matrix(camera)
     across, down = (np.linspace(0, int(side) - 1, EDGE_POINTS) for side in (camera.width, camera.height))
     u, v = np.meshgrid(across, down)
-    return _undistort_points((u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], distortion)
+    return (u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1]
 
 
-def _unreached_share(camera: Cameras) -> float:
-    """The share of a photograph that no ray reaches, since a perspective lens turns back before; 0 for other lenses."""
-    if int(camera.camera_type) != CameraType.PERSPECTIVE.value:
-        return 0.0
-    return float(np.isnan(_rays_of_grid(camera, _coefficients(camera))[0]).mean())
+def _unreached_shares(cameras: Sequence[Cameras]) -> list[float]:
+    """The share of each perspective camera's photograph that no ray reaches, since the lens turns back before.
+
+    All are computed together: data sets may have a lens for each photograph.
+    """
+    if not cameras:
+        return []
+    x, y = np.stack([_grid(camera) for camera in cameras], axis=1)
+    distortions = np.stack([_coefficients(camera) for camera in cameras], axis=1)[..., None, None]
+    return np.isnan(_undistort_points(x, y, distortions)[0]).mean(axis=(1, 2)).tolist()
 
 
-def _note_unreached(shares: Mapping[Path, float]) -> None:
-    """Print a note of the lenses that turn back within the picture, by a photograph of each."""
+def _note_unreached(lenses: Mapping[Path, Cameras]) -> None:
+    """Print a note of the perspective lenses that turn back within the picture, by a photograph of each."""
+    shares = dict(zip(lenses, _unreached_shares(list(lenses.values())), strict=True))
     wrong = [path for path, share in shares.items() if share > 0]
     if wrong:
         report_once(
