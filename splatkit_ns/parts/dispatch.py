@@ -152,23 +152,23 @@ class ModuleDispatcher:
             if name in calls:
                 known = parameter_ids(module)
                 self.guarded(name, "on_setup", calls[name])
-                if made := undeclared_parameters(module, {}, known):
-                    self.context.logger.warning(
-                        "%s.on_setup has made parameters that are not trained: %s. Make them in trainables, which is "
-                        "asked before the optimizers are made, or say requires_grad_(False) if they are to stay.",
-                        name, ", ".join(made[:5]),
-                    )  # fmt: skip
+                self._warn_of_new_parameters(module, known, f"{name}.on_setup has made parameters that are not trained")
         self._known_parameters = {name: parameter_ids(module) for name, module in self.modules.items()}
 
     def warn_of_late_parameters(self) -> None:
         """Warn at the end of a run of parameters that modules have made after `setup`: no optimizer has them."""
         for name, known in self._known_parameters.items():
-            if made := undeclared_parameters(self.modules[name], {}, known):
-                self.context.logger.warning(
-                    "%s has made parameters during the run, which were not trained: %s. Make them in trainables, which "
-                    "is asked before the optimizers are made, or say requires_grad_(False) if they are to stay.",
-                    name, ", ".join(made[:5]),
-                )  # fmt: skip
+            what = f"{name} has made parameters during the run, which were not trained"
+            self._warn_of_new_parameters(self.modules[name], known, what)
+
+    def _warn_of_new_parameters(self, module: SplatBaseModule[Any], known: set[int], what: str) -> None:
+        """Warn of the parameters that a module holds besides the known ones, by their ids."""
+        if made := undeclared_parameters(module, {}, known):
+            self.context.logger.warning(
+                "%s: %s. Make them in trainables, which is asked before the optimizers are made, or say "
+                "requires_grad_(False) if they are to stay.",
+                what, ", ".join(made[:5]),
+            )  # fmt: skip
 
     def cleanup(self) -> None:
         """Run `on_cleanup` once of every module whose set-up has begun, also of those after one that fails.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from splatkit_ns.plugin.data.checks.plausible import note_centres_outside, note_
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.masks import MaskUse
 from splatkit_ns.plugin.data.photographs.pictures import SWAPS_SIDES, StoredPicture, read_header
+from splatkit_ns.plugin.data.scenes.bare_colmap import factor_of_copies
 from splatkit_ns.plugin.data.scenes.transforms import near_name
 from splatkit_ns.plugin.reporting.console import report_once
 
@@ -214,7 +214,7 @@ def _missing_image(path: Path, names: Sequence[Path]) -> DataError:
         names: those of all images.
     """
     hint = near_name(path)
-    if _is_smaller_copy(path):
+    if _factor_of_copy(path):
         hint = (
             "--downscale-factor 1 of the dataparser uses the images in full size; to make them smaller while they "
             "are loaded, add --pipeline.datamanager.camera-res-scale-factor 0.5."
@@ -242,7 +242,7 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
     if size == (width, height):
         return
     advice = "Correct w and h (and the intrinsics) in the data set, or restore the image."
-    if _is_smaller_copy(path) and abs(size[0] - width) <= 1 and abs(size[1] - height) <= 1:
+    if _factor_of_copy(path) and abs(size[0] - width) <= 1 and abs(size[1] - height) <= 1:
         advice = (
             "The smaller images were rounded in another way: --downscale-rounding-mode round (or ceil) of the "
             "colmap dataparser, or --downscale-factor 1 of any for the images in full size."
@@ -263,12 +263,6 @@ def check_image(path: Path, header: StoredPicture | None, width: int, height: in
     raise DataError(f"The image {path} is {size[0]}×{size[1]} pixels, its camera says {width}×{height}. {advice}")
 
 
-def _is_smaller_copy(path: Path) -> bool:
-    """Whether an image lies in one of the folders that nerfstudio takes smaller copies from, such as images_2."""
-    return _factor_of_copy(path) > 0
-
-
 def _factor_of_copy(path: Path) -> int:
-    """The number in the name of the folder with smaller copies in which an image lies, such as images_2; 0 if none."""
-    found = [match for parent in path.parents if (match := re.fullmatch(r"images_(\d+)", parent.name))]
-    return int(found[0][1]) if found else 0
+    """The factor of the smaller copies among which an image lies, as in images_2; 0 if it lies elsewhere."""
+    return next(filter(None, (factor_of_copies(parent.name) for parent in path.parents)), 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from splatkit_ns.files import quoted
 from splatkit_ns.formats.ply_header import PlyError, PlyHeader, read_header
 from splatkit_ns.plugin.data.checks.honoured import note_keys
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.scenes.bare_colmap import IMAGES, MODELS, photographs_of_model, place_of_model
+from splatkit_ns.plugin.data.scenes.bare_colmap import MODELS, factor_of_copies, photographs_of_model, place_of_model
 from splatkit_ns.plugin.data.scenes.bare_photographs import data_set_around, poses_command
 from splatkit_ns.plugin.data.scenes.beside_model import is_model
 from splatkit_ns.plugin.data.scenes.parse_outputs import HELD_OUT
@@ -164,8 +163,8 @@ def _colmap_format(data: Path) -> str | None:
         return None
     photographs = photographs_of_model(data)
     where = f" --images-path {quoted(photographs)}" if photographs else ""
-    if photographs and (copies := re.fullmatch(rf"{IMAGES}_(\d+)", photographs)):
-        where = f" --downscale-factor {copies[1]}"
+    if photographs and (factor := factor_of_copies(photographs)):
+        where = f" --downscale-factor {factor}"
     return (
         "The folder looks like COLMAP's format: end the command with: "
         f"colmap --data {quoted(data)} --colmap-path {model}{where}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -120,3 +121,9 @@ def _rounding_of_copy(data: Path, name: Path, size: Size, factor: int) -> Roundi
 
 def _copies(data: Path, factor: int) -> Path:
     return data / f"{IMAGES}_{factor}"
+
+
+def factor_of_copies(folder: str) -> int:
+    """The factor of the smaller copies in a folder of this name, such as images_2; 0 if the name is another."""
+    found = re.fullmatch(rf"{IMAGES}_(\d+)", folder)
+    return int(found[1]) if found else 0
