@@ -48,7 +48,8 @@ def check_export_box(arguments: Sequence[str]) -> None:
     Raises:
         SplatkitError: other options of the box are missing.
     """
-    given = [name for name in BOX if name in options_of(EXPORTING, arguments)]
+    options = options_of(EXPORTING, arguments)
+    given = [name for name in BOX if name in options]
     missing = [name for name in BOX if name not in given]
     if given and missing:
         raise SplatkitError(

@@ -33,7 +33,9 @@ COMPARED_AT_ONCE = 2**21
 
 
 class Together:
-    """What the ranks of a run decide together, and the images of their steps. A single rank never waits.
+    """Decides for all ranks of a run: which images they render, when they stop, whether they are still alike.
+
+    With one rank, nothing waits.
 
     Args:
         ranks: the ranks.
