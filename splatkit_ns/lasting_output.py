@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 ERRORS = 2
 """The descriptor of standard error."""
@@ -43,8 +43,9 @@ def make_all_text_printable() -> None:
 
 
 def _lasting(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    file = _LastingFile(stream.fileno())
     return io.TextIOWrapper(
-        io.BufferedWriter(_LastingFile(stream.fileno())),
+        cast("BinaryIO", file) if stream.write_through else io.BufferedWriter(file),  # PYTHONUNBUFFERED, or python -u
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,
@@ -71,8 +72,10 @@ class _LastingFile(io.RawIOBase):
 
     def write(self, text: Any, /) -> int:
         content = memoryview(text)
+        written = 0
         try:
-            return os.write(self._descriptor, content)
+            while written < content.nbytes:  # a pipe may take a part
+                written += os.write(self._descriptor, content[written:])
         except OSError as error:
             if not self._fails and self._descriptor != ERRORS:
                 note = f"Standard output takes no more ({error.strerror}): the work goes on without it.\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from copy import deepcopy
@@ -57,3 +58,10 @@ def test_commands_of_nerfstudio(printed: Callable[[str], io.BytesIO], encoding: 
     name = b"F\xfcchs".decode(encoding, "surrogateescape")
     CONSOLE.print(f"{name} :white_check_mark:")
     assert shown in content.getvalue()
+
+
+def test_output_that_is_not_to_be_buffered() -> None:
+    """With ``python -u`` or PYTHONUNBUFFERED, as containers have it, a line is out as soon as it is printed."""
+    script = "import os; from splatkit_ns.lasting_output import make_output_last; make_output_last()"
+    command = [sys.executable, "-u", "-c", f"{script}; print('printed'); os._exit(0)"]
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"printed\n"
