@@ -239,7 +239,7 @@ class Memory:
 
         self._peaks: dict[str, dict[str, float]] = {}
         model, train_step = trainer.pipeline.model, trainer._train_step
-        forward = trainer.training_step._forward_backward
+        forward = trainer.training_step._forward_backward[0]
         self._reserved = 0.0
 
         def noted(step: int, last: int) -> None:

@@ -230,19 +230,20 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         Raises:
             DataError: the image cannot be used; it then stays the next one.
         """
-        index, batches = self.train_unseen_cameras[0], self.cached_train
         self.expect_views()
-        copy = self._copies.take(index) if self._copies else None
-        view = self.train_view(index, copy)
+        view = self.train_view(self.train_unseen_cameras[0])
         self.train_unseen_cameras.pop(0)
         if not self.train_unseen_cameras:
             self.train_unseen_cameras = self.sample_train_cameras()
-        following = self.train_unseen_cameras[0]
-        if self._copies and batches.is_ready(following):
-            batch = batches[following]
-            if not batch["image"].is_cuda:
-                self._copies.start(following, batch)
+        self.copy_ahead(self.train_unseen_cameras[:1])
         return view
+
+    def copy_ahead(self, indices: Iterable[int]) -> None:
+        """Begin to copy the images of the next step to the GPU, of those that have been read."""
+        if self._copies is None:
+            return
+        read = {index: self.cached_train[index] for index in indices if self.cached_train.is_ready(index)}
+        self._copies.start({index: batch for index, batch in read.items() if not batch["image"].is_cuda})
 
     def expect_views(self, indices: Iterable[int] = (), wanted: Callable[[int], bool] = lambda place: True) -> None:
         """Read ahead the images that `train_view` will be asked for next, and then those of the next steps.
@@ -268,14 +269,10 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             generator.setstate(state)
             yield from following
 
-    def train_view(self, index: int, batch: dict[str, Any] | None = None) -> tuple[Cameras, dict[str, Any]]:
-        """A training image and its camera.
-
-        Args:
-            index: of the image.
-            batch: the image, if it has been read already.
-        """
-        batch = self.cached_train[index] if batch is None else batch
+    def train_view(self, index: int) -> tuple[Cameras, dict[str, Any]]:
+        """A training image and its camera."""
+        copy = self._copies.take(index) if self._copies else None
+        batch = self.cached_train[index] if copy is None else copy
         if not self._train_views:
             cameras = self.train_cameras.to(self.device)
             self._train_views = [cameras[i : i + 1] for i in range(len(self.train_dataset))]

@@ -6,10 +6,12 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
 from splatkit_ns.loss_fn.base import check_wanted_targets
+from splatkit_ns.memory import let_gpu_memory_grow
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.data.loader.targets import note_depth_unit
@@ -49,6 +51,8 @@ class SplatkitPipeline(AnnouncedEvaluation):
         **kwargs: Any,
     ) -> None:
         pass_over_imports(OPENING)
+        if test_mode == "val":
+            let_gpu_memory_grow(torch.device(device))
         super().__init__(config, device, test_mode, *args, **kwargs)
         check_export_box(sys.argv)  # the datamanager has seen to it that the message is printed alone
         self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)

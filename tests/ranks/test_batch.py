@@ -19,9 +19,13 @@ from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.run.processes.roll_call import RollCall
 from splatkit_ns.plugin.step.batch_gradients import BatchGradients
 from splatkit_ns.plugin.step.finite import NotFiniteError
+from splatkit_ns.plugin.step.frame import TrainingFrame
+from splatkit_ns.plugin.step.parts import StepParts
+from splatkit_ns.plugin.step.plain import PlainForwardBackward
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
 from splatkit_ns.ranks import ONE_RANK
 from splatkit_ns.rasterize.color_gradients import ColorGradients, current_color_gradients
+from splatkit_ns.renderer import Splat3DGSRenderer
 from splatkit_ns.splat import SplatTrainingState, read_checkpoint
 from splatkit_ns.trainer import SplatTrainer, SplatTrainerConfig
 from tests.faults.runs import CHEAP, At, CheapLoss, CheapRenderer, differences, make_config, run_command, send, train
@@ -129,6 +133,39 @@ def test_one_process_that_takes_four_images_is_two_that_take_two(scene: Path, tm
         torch.testing.assert_close(two.parameters[0][name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_images_whose_graphs_would_run_beside_each_other_are_those_that_take_turns(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photographs, backgrounds and dropout are those of each, though all are taken before the first is rendered."""
+    begun: list[str] = []
+    run, take = PlainForwardBackward.run, StepParts.take_frame
+    found: list[Any] = []
+
+    def noted_run(self: Any, frame: TrainingFrame, batch: dict[str, Any]) -> Any:
+        begun.append(f"run {frame.image_name}")
+        return run(self, frame, batch)
+
+    def noted_take(self: Any, *arguments: Any) -> TrainingFrame:
+        frame = take(self, *arguments)
+        begun.append(f"take {frame.image_name}")
+        return frame
+
+    monkeypatch.setattr(PlainForwardBackward, "run", noted_run)
+    monkeypatch.setattr(StepParts, "take_frame", noted_take)
+    for beside in (False, True):
+        begun.clear()
+        monkeypatch.setattr(PlainForwardBackward, "runs_beside", beside)
+        options: dict[str, Any] = {"renderer": Splat3DGSRenderer(dropout=0.3), "max_num_iterations": 12}
+        found.append(in_one_process(make_config(scene, tmp_path / str(beside), **options), batch_size=3))
+        names = [note.split()[1] for note in begun[:6]]
+        kinds = [note.split()[0] for note in begun[:6]]
+        assert kinds == (["take"] * 3 + ["run"] * 3 if beside else ["take", "run"] * 3)
+        assert names == (names[:3] * 2 if beside else [name for name in names[::2] for _ in range(2)])
+    assert found[0].images == found[1].images
+    for name, value in found[0].parameters[0].items():
+        assert torch.equal(found[1].parameters[0][name], value), name
+
+
 @pytest.mark.parametrize("densification", ["default", "mcmc"])
 def test_a_run_that_is_stopped_and_goes_on_ends_with_the_same_bits(
     scene: Path, tmp_path: Path, densification: str
@@ -206,11 +243,13 @@ def test_gradients_of_colours_are_kept_for_each_image() -> None:
     kept: ColorGradients | None = None
     gradients = RankGradients(ONE_RANK, RollCall(ONE_RANK, lambda works: None), batch_size=3)
     for step in range(2):
-        for image in range(3):
-            with gradients.collected():
+        with gradients.collected():
+            for image in range(3):
                 kept = current_color_gradients()
                 assert kept is not None
+                assert kept.found is None
                 kept.found = torch.full((4, 3), 10.0 * step + image)
+                gradients.take_image()
         assert kept is not None
         assert kept.found is not None
         assert kept.found.tolist() == [[[10.0 * step + image] * 3] * 4 for image in range(3)]

@@ -28,7 +28,7 @@ class Images:
 
     def __init__(self, number: int) -> None:
         self.number, self.random_generator = number, random.Random(7)
-        self.work = ImageWork()
+        self.work, self.copied = ImageWork(), list[int]()
         self.train_unseen_cameras = self.sample_train_cameras()
 
     def sample_train_cameras(self) -> list[int]:
@@ -42,12 +42,21 @@ class Images:
     def train_view(self, index: int) -> Any:
         return index
 
+    def copy_ahead(self, indices: Any) -> None:
+        self.copied = list(indices)
+
 
 @given(size=st.integers(1, 5), more=st.integers(0, 8), hands=st.integers(1, 40))
 def test_hands_are_the_order_of_one_process_and_hold_no_image_twice(size: int, more: int, hands: int) -> None:
     number = size + more
-    dealers = [DealtImages(Images(number), Ranks(rank, size)) for rank in range(size)]
-    taken: list[list[Any]] = [[dealer.next_train(step) for dealer in dealers] for step in range(hands)]
+    images = [Images(number) for _ in range(size)]
+    dealers = [DealtImages(images[rank], Ranks(rank, size)) for rank in range(size)]
+    taken: list[list[Any]] = []
+    for step in range(hands):
+        copied = [each.copied for each in images]
+        taken.append([dealer.next_train(step) for dealer in dealers])
+        is_within_round = step % (number // size) > 0 and step < number // size
+        assert not is_within_round or copied == [[image] for image in taken[-1]], "each rank copies its own ahead"
     assert all(len(set(hand)) == size for hand in taken)
     one = DealtImages(Images(number), Ranks())
     order: list[Any] = [one.next_train(step) for step in range(hands * size)]

@@ -70,10 +70,10 @@ def test_a_rank_that_is_lost_in_an_exchange_is_noticed_while_the_device_is_slow(
     monkeypatch.setattr(Together, "gradients", lambda self, parts: RankGradients(ranks))
     step = make_trainer(run_config(scene, tmp_path)).training_step
     forget_writers()
-    step._forward_backward.when_slow()
+    step._forward_backward[0].when_slow()
     theirs.close()
     with pytest.raises(RankLost):
-        step._forward_backward.when_slow()
+        step._forward_backward[0].when_slow()
 
 
 @pytest.mark.parametrize("answers", [True, False])

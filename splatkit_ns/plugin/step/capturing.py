@@ -12,6 +12,33 @@ from splatkit_ns.errors import SplatkitError
 ResultT = TypeVar("ResultT")
 
 
+class GraphMemory:
+    """A memory pool for graphs that outlives the single ones, so that each reuses the memory of the one before.
+
+    Args:
+        stream: the stream on which they are captured.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        self._holder: torch.cuda.CUDAGraph | None = None
+
+    def pool(self) -> Any:
+        """The pool."""
+        if self._holder is None:
+            holder = torch.cuda.CUDAGraph()
+            with torch.cuda.stream(self._stream):
+                holder.capture_begin(capture_error_mode="thread_local")
+                self._held = torch.zeros(1, device="cuda")
+                holder.capture_end()
+            self._holder = holder
+        return self._holder.pool()
+
+    def free(self) -> None:
+        """Free the memory, as far as no graph has it."""
+        self._holder = self._held = None
+
+
 def captured(graph: torch.cuda.CUDAGraph, run: Callable[[], ResultT], pool: Any = None) -> ResultT:
     """Capture what a function launches on the current stream, which must not be the default one; nothing runs yet.
 

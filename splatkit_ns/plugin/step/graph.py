@@ -3,6 +3,7 @@
 A step of a small scene is a hundred short kernels, and launching them one by one from Python takes longer than running
 them. A CUDA graph is launched as a whole. Images of each size have one. It is captured anew whenever the arguments of
 its kernels change: the number of Gaussians, the addresses of their parameters, the degree of the spherical harmonics.
+Where a step renders several images, the graphs of all run at the same time.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Mapping
-from functools import lru_cache
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.step.capturing import captured
-from splatkit_ns.plugin.step.frame import IMAGES, TrainingFrame, copy_frame, empty_frame_like
+from splatkit_ns.plugin.step.capturing import GraphMemory, captured
+from splatkit_ns.plugin.step.frame import TrainingFrame, copy_frame, empty_frame_like
+from splatkit_ns.plugin.step.graph_keys import kind_of, settings_now
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.plain import PlainForwardBackward
+from splatkit_ns.plugin.step.side_stream import SideStream
 from splatkit_ns.plugin.step.work_meter import WorkMeter
 from splatkit_ns.rasterize.color_gradients import current_color_gradients
 from splatkit_ns.rasterize.tile_list_space import ListSpace
@@ -41,8 +44,6 @@ MOST_GRAPHS = 4
 STEPS_BEFORE = 20
 """Steps without a graph at the start: kernels are compiled and loaded, and lengths of tile lists are seen."""
 
-PLAIN = (bool, int, float, str)
-"""The types of settings that a graph depends on."""
 CONTEXT_FIELDS = ("view", "rend_out", "rendered_frames")
 """The fields of the context that a step sets, besides its losses."""
 TRIED = 20
@@ -75,31 +76,26 @@ class CapturedStep:
     """The number of the last step that it ran."""
 
 
-@lru_cache
-def settings_of(part: type) -> tuple[str, ...]:
-    """The names of the fields of a part's class; empty if it has none."""
-    return tuple(field.name for field in dataclasses.fields(part)) if dataclasses.is_dataclass(part) else ()
-
-
 class GraphForwardBackward:
     """Runs steps with the graphs for their kinds of images, which are captured when they are first needed.
 
     Args:
         model: the model on a CUDA device, with its modules attached.
         measures_work: whether renders count their work.
+        side: the stream of these graphs, beside those of the step's other images; None if they run in turn.
     """
 
     makes_graphs = True
 
-    def __init__(self, model: StepModel, measures_work: bool = False) -> None:
-        self._model = model
+    def __init__(self, model: StepModel, measures_work: bool = False, side: SideStream | None = None) -> None:
+        self._model, self._side = model, side
         self.meanwhile: Callable[[], None] = lambda: None
         self.when_slow: Callable[[], None] = lambda: None
         self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
         """Whether a hook sees losses, and may keep them: then it gets copies."""
         self._plain = PlainForwardBackward(model)
-        self._stream = torch.cuda.Stream()
-        self._holder: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream() if side is None else side.captures
+        self._memory = GraphMemory(self._stream)
         self._graphs: dict[Hashable, CapturedStep] = {}
         self._warm: set[Hashable] = set()
         self._settings: Hashable = None
@@ -108,6 +104,7 @@ class GraphForwardBackward:
         self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self.is_replay = self.needs_graph = False
         self._captures = self._replays = 0
+        self._begun: CapturedStep | None = None
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
         """The space for the tile lists of this run's steps."""
@@ -115,22 +112,11 @@ class GraphForwardBackward:
         self._needed = self.list_space.needed.numpy()
         self.meter = WorkMeter(self.list_space, measures_work)
 
-    def _pool(self) -> Any:
-        """A memory pool that outlives the single graphs, so that each reuses the memory of the one before."""
-        if self._holder is None:
-            holder = torch.cuda.CUDAGraph()
-            with torch.cuda.stream(self._stream):
-                holder.capture_begin(capture_error_mode="thread_local")
-                self._held = torch.zeros(1, device="cuda")
-                holder.capture_end()
-            self._holder = holder
-        return self._holder.pool()
-
     def close(self) -> None:
         """Free the graphs and their memory; there are no others."""
         self._off = True
         self._graphs.clear()
-        self._holder = self._held = None
+        self._memory.free()
 
     @property
     def work(self) -> int:
@@ -139,10 +125,23 @@ class GraphForwardBackward:
     def last_work(self) -> int:
         return self.meter.last()
 
-    def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def runs_beside(self) -> bool:
+        return self._side is not None
+
+    def begin(self, frame: TrainingFrame) -> None:
         frame = dataclasses.replace(frame, list_space=self.list_space)
-        kind, self.needs_graph = self._kind(frame), False
-        self.is_replay = self._runs_as_graph(kind, frame)
+        self.needs_graph = False
+        self._begun = self._graph_for(kind_of(frame, self._model), frame)
+        if self._begun is not None:
+            self._launch(self._begun, frame)
+
+    def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
+        if not self.runs_beside:
+            self.begin(frame)
+        frame = dataclasses.replace(frame, list_space=self.list_space)
+        kind, step, self._begun = kind_of(frame, self._model), self._begun, None
+        self.is_replay = step is not None and self._finish(kind, step, frame)
         if self.is_replay:
             return {}
         self._model.parts.use_frame(frame)
@@ -154,22 +153,21 @@ class GraphForwardBackward:
         self._note_length(kind)
         return outputs
 
-    def _runs_as_graph(self, kind: Hashable, frame: TrainingFrame) -> bool:
-        """Run a step, as a graph if possible; then context and gradients hold the results."""
+    def _graph_for(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep | None:
+        """The graph for an image, captured now if there is none; None if it is not to run as a graph."""
         if self._off:
-            return False
+            return None
         self._steps += 1
         parameters = self._parameters()
         self._forget_what_is_old(parameters)
         if kind not in self._warm or self._steps <= STEPS_BEFORE or not self._lengths[kind]:
             self._warm.add(kind)
-            return False
-        step = self._graphs.get(kind) or self._new_graph(kind, frame)
-        return step is not None and self._replay(kind, step, frame, parameters)
+            return None
+        return self._graphs.get(kind) or self._new_graph(kind, frame)
 
     def _forget_what_is_old(self, parameters: Mapping[str, Tensor]) -> None:
         """Forget the graphs if other kernels are chosen now, or if they have other arguments."""
-        settings = self._present_settings(parameters)
+        settings = settings_now(self._model, parameters)
         places = tuple(param.data_ptr() for param in parameters.values())
         if settings != self._settings:
             self._warm.clear()
@@ -189,20 +187,27 @@ class GraphForwardBackward:
         self._captures += 1
         return self._try_to_capture(kind, frame)
 
-    def _replay(
-        self, kind: Hashable, step: CapturedStep, frame: TrainingFrame, parameters: Mapping[str, Tensor]
-    ) -> bool:
-        """Run a step as a graph; False if the space for its tile lists did not suffice, so that it has to run again."""
-        model, context = self._model, self._model.context
+    def _launch(self, step: CapturedStep, frame: TrainingFrame) -> None:
         self._replays += 1
         step.used = self._steps
         self._needed.fill(UNKNOWN)
         copy_frame(frame, step.frame)
+        with nullcontext() if self._side is None else self._side.launching():
+            step.graph.replay()
+
+    def _finish(self, kind: Hashable, step: CapturedStep, frame: TrainingFrame) -> bool:
+        """Let context and gradients hold the results of a graph that has been launched.
+
+        Returns:
+            False if the space for its tile lists did not suffice, so that the image has to run again.
+        """
+        model, context, parameters = self._model, self._model.context, self._parameters()
         shown = dataclasses.replace(step.frame, image_name=frame.image_name, image_index=frame.image_index)
         model.parts.use_frame(shown)
-        step.graph.replay()
         self.meanwhile()
         length = self._wait_for_length()
+        if self._side is not None:
+            self._side.wait()
         self.meter.note(length)
         self._lengths[kind].append(length)
         if length > step.capacity:
@@ -240,22 +245,6 @@ class GraphForwardBackward:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: params[0] for name, params in self._model.get_param_groups().items()}
 
-    def _kind(self, frame: TrainingFrame) -> Hashable:
-        """The properties of an image by which kernels are chosen."""
-        view, distortion = frame.view, frame.view.distortion
-        lens = (view.lens, None if distortion is None else distortion.shape)
-        missing = (getattr(frame, name) is None for name in IMAGES)
-        return (view.width, view.height, *lens, self._model.wants_depth_now(), *missing)
-
-    def _present_settings(self, parameters: Mapping[str, Tensor]) -> tuple[Any, ...]:
-        """The properties of all steps by which kernels are chosen; a module may change a part's during training."""
-        model = self._model
-        parts = (model.parts.renderer, model.parts.image_model, model.parts.loss_fn)
-        values = [getattr(part, name) for part in parts for name in settings_of(type(part))]
-        plain = [value for value in values if isinstance(value, PLAIN)]
-        trained = [param.requires_grad for param in parameters.values()]
-        return (len(model.training_state), model.sh_degree_now(), *plain, *trained)
-
     def _note_length(self, kind: Hashable) -> None:
         """Record the length of the tile lists of a step without a graph."""
         length, self.list_space.longest = self.list_space.longest, 0
@@ -286,7 +275,7 @@ class GraphForwardBackward:
             return None
 
     def _drop_gradients(self) -> None:
-        """Forget the gradients of a graph that has not been run, or in vain."""
+        """Forget the gradients of a graph that has not been run yet, or in vain."""
         for param in self._parameters().values():
             param.grad = None
 
@@ -298,15 +287,18 @@ class GraphForwardBackward:
         capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths[kind])))
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        pool = self._pool()
-        with torch.cuda.stream(self._stream), self.list_space.fixed(capacity):
+        pool, colors = self._memory.pool(), current_color_gradients()
+        if colors is not None:
+            colors.forget()  # those of another image of this step
+        own = nullcontext() if self._side is None else self._side.own_random_numbers()
+        with torch.cuda.stream(self._stream), self.list_space.fixed(capacity), own:
             losses = captured(graph, lambda: self._render_loss_backward(static), pool)
         current.wait_stream(self._stream)
         if not self.list_space.was_used:
             raise RuntimeError("the tile lists are not ours")
         results = {name: getattr(context, name) for name in CONTEXT_FIELDS}
         gradients = {name: param.grad for name, param in self._parameters().items() if param.grad is not None}
-        colors = current_color_gradients()
+        self._drop_gradients()
         kept = None if colors is None else colors.found
         names = list(context.loss_terms)
         return CapturedStep(graph, static, results, names, losses, losses.unbind(), gradients, kept, capacity)

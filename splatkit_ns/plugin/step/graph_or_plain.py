@@ -12,6 +12,7 @@ from splatkit_ns.parts.nesting import with_held_parts
 from splatkit_ns.plugin.step.graph import GraphForwardBackward
 from splatkit_ns.plugin.step.interfaces import ForwardBackward, StepModel
 from splatkit_ns.plugin.step.plain import PlainForwardBackward
+from splatkit_ns.plugin.step.side_stream import SideStream
 
 
 def can_capture(part: SplatBaseModule[Any]) -> bool:
@@ -25,12 +26,13 @@ def forward_backward(
     cuda_graphs: bool,
     accumulation: Mapping[str, int],
     measures_work: bool = False,
-) -> ForwardBackward:
-    """The object that runs render, loss and backward pass: with CUDA graphs if they are wanted and possible.
+) -> list[ForwardBackward]:
+    """The objects that run render, loss and backward pass of a step's images: with CUDA graphs if wanted and possible.
 
     They are not possible on the CPU, if renderer, image model or loss, or a part that one of them holds, is not
     capturable, if gradients are summed up over steps, or if a module runs between render and backward pass or measures
-    the time of each part of a step.
+    the time of each part of a step. The graphs of several images run beside each other if all parts are ours, which
+    write into no tensors that a graph of another image uses.
 
     Args:
         model: the model, with its modules attached.
@@ -49,5 +51,10 @@ def forward_backward(
         and not any(map(dispatcher.listens_to, ("pre_compute_loss", "post_compute_loss", "on_phase")))
         and all(accumulation[name] == 1 for name in model.get_param_groups())
     )
-    way = GraphForwardBackward if possible else PlainForwardBackward
-    return way(model, measures_work and on_cuda)
+    places = range(model.context.batch_size)
+    if not possible:
+        return [PlainForwardBackward(model, measures_work and on_cuda) for _ in places]
+    if len(places) == 1 or not model.parts.are_ours or not SideStream.is_possible():
+        return [GraphForwardBackward(model, measures_work) for _ in places]
+    captures = torch.cuda.Stream()
+    return [GraphForwardBackward(model, measures_work, SideStream(captures)) for _ in places]

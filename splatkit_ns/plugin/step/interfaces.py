@@ -57,12 +57,14 @@ class FrameSource(Protocol):
 
 
 class ForwardBackward(Protocol):
-    """Runs render, loss and backward pass of a step."""
+    """Runs render, loss and backward pass of one of a step's images: the first, the second, …"""
 
     makes_graphs: bool
     """Whether steps run as CUDA graphs where that is possible; the same on all ranks."""
     is_replay: bool
-    """Whether the last step has run as a CUDA graph."""
+    """Whether the image has run as a CUDA graph."""
+    runs_beside: bool
+    """Whether its graphs run beside those of the step's other images."""
     needs_graph: bool
     """Whether the next step captures a graph in place of one that had too little space."""
     meanwhile: Callable[[], None]
@@ -72,7 +74,7 @@ class ForwardBackward(Protocol):
 
     @property
     def work(self) -> int:
-        """The work of the image of the step before the last one, on which most of that step's time depends.
+        """The work of the image in the step before the last one, on which most of that step's time depends.
 
         On CUDA it is what `ListSpace.work` counts if it is measured, else the length of the tile lists; 0 if it is not
         known.
@@ -80,11 +82,15 @@ class ForwardBackward(Protocol):
         ...
 
     def last_work(self) -> int:
-        """The work of the image of the last step, which `work` will be after the next one; waits for the device."""
+        """The work of the image in the last step, which `work` will be after the next one; waits for the device."""
+        ...
+
+    def begin(self, frame: TrainingFrame) -> None:
+        """Launch the image's graph, if it has one; with `runs_beside`, call this for all images before `run`."""
         ...
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        """Run render, loss and backward pass; then context and gradients hold the results.
+        """Run render, loss and backward pass, or wait for what has begun; then context and gradients hold the results.
 
         Returns:
             The outputs of the model; empty if they are in the context alone.

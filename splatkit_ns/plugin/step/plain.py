@@ -20,7 +20,7 @@ class PlainForwardBackward:
         measures_work: whether renders count their work, on CUDA.
     """
 
-    makes_graphs = is_replay = needs_graph = False
+    makes_graphs = is_replay = needs_graph = runs_beside = False
 
     def __init__(self, model: StepModel, measures_work: bool = False) -> None:
         self._model = model
@@ -35,6 +35,9 @@ class PlainForwardBackward:
 
     def last_work(self) -> int:
         return self._meter.last()
+
+    def begin(self, frame: TrainingFrame) -> None:
+        pass
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
         model, measures = self._model, frame.list_space is None  # else the caller does

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -37,7 +37,11 @@ class GradientExchange(Protocol):
         ...
 
     def collected(self) -> AbstractContextManager[None]:
-        """A block in which render, loss and backward pass of a photograph run."""
+        """A block in which render, loss and backward pass of a step's photographs run."""
+        ...
+
+    def take_image(self) -> None:
+        """Take the gradients of a photograph; call this in that block after each."""
         ...
 
 
@@ -63,6 +67,9 @@ class OwnGradients:
 
     def collected(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def take_image(self) -> None:
+        pass
 
 
 class RankGradients:
@@ -110,21 +117,23 @@ class RankGradients:
         if self._begun is not None:
             self._begun.wait()
 
-    @contextmanager
-    def collected(self) -> Generator[None]:
-        """A block in which render, loss and backward pass of a photograph run.
+    def collected(self) -> AbstractContextManager[None]:
+        """A block in which render, loss and backward pass of a step's photographs run.
 
-        Without parts of users, it keeps colour gradients; after the last photograph of a step, those of all.
+        Without parts of users, it keeps the gradients of colours.
         """
-        if self._begun is None:
-            yield
+        self._colors_of_batch = []
+        return nullcontext() if self._begun is None else self._colors.keeping()
+
+    def take_image(self) -> None:
+        """Take the gradients of a photograph's colours; after the last one of a step, those of all are kept."""
+        found = self._colors.found
+        if self._batch_size == 1 or found is None:
             return
-        with self._colors.keeping():
-            yield
-        if self._batch_size > 1 and self._colors.found is not None:
-            self._colors_of_batch.append(self._colors.found.clone())
-            if len(self._colors_of_batch) == self._batch_size:
-                self._colors.found, self._colors_of_batch = torch.stack(self._colors_of_batch), []
+        self._colors_of_batch.append(found.clone())
+        self._colors.forget()
+        if len(self._colors_of_batch) == self._batch_size:
+            self._colors.found, self._colors_of_batch = torch.stack(self._colors_of_batch), []
 
     @torch.no_grad()
     def average(self, optimizers: Mapping[str, Optimizer], loss: Tensor) -> Tensor:

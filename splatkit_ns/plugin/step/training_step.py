@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -46,7 +45,7 @@ class TrainingStep:
         data: gives the training images.
         callbacks: those of model, datamanager and pipeline; the model's callbacks count the step and run the hooks
             around it.
-        forward_backward: runs render, loss and backward pass.
+        forward_backward: run render, loss and backward pass, one for each image of a step.
         gradients: makes the gradients of this process those of all ranks.
         watch: detects values that are not finite.
         updates: optimizers and schedules.
@@ -61,7 +60,7 @@ class TrainingStep:
         model: StepModel,
         data: FrameSource,
         callbacks: Sequence[TrainingCallback],
-        forward_backward: ForwardBackward,
+        forward_backward: Sequence[ForwardBackward],
         gradients: GradientExchange,
         watch: FiniteWatch,
         updates: ParameterUpdates,
@@ -77,16 +76,14 @@ class TrainingStep:
         self._update_graphs = UpdateGraphs(watch, updates, motion)
         self._shared_graph: SharedUpdateGraph | None = None
         """The graph of all ranks; None if each steps its optimizers by itself."""
-        if isinstance(gradients, RankGradients) and gradients.fits_graphs and forward_backward.makes_graphs:
+        if isinstance(gradients, RankGradients) and gradients.fits_graphs and forward_backward[0].makes_graphs:
             self._shared_graph = SharedUpdateGraph(watch, updates, gradients, motion)
-        forward_backward.meanwhile, forward_backward.when_slow = self._work_ahead, self._look_for_lost_ranks
+        for each in forward_backward:
+            each.meanwhile, each.when_slow = self._work_ahead, self._look_for_lost_ranks
         self._requests, self._wants_metrics = requests, wants_metrics
         self._has_looked_for_gradients = False
         self.complete_steps: int | None = complete_steps
         """The number of steps that the present state is the result of; None in the middle of a step."""
-        known = 2 * self._batch.size - 1
-        self._works = deque([0] * known, maxlen=known)
-        """The work of the images of the last two steps, in their order; that of the last image is not known yet."""
 
     def run(self, step: int) -> StepResult:
         """Train one step.
@@ -105,13 +102,12 @@ class TrainingStep:
             self._run_callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)  # counts the step; `pre_batch`
             self._batch.begin()
             context.names_in_batch, outputs, batch = (), {}, {}
-            for number in range(self._batch.size):
-                outputs = {}  # or autograd's graph of the image before would live, and no CUDA graph could be captured
-                camera, batch = self._data.next_train(step)
-                frame = model.parts.take_frame(camera, batch, number)  # `pre_step`
-                with self._gradients.collected():
-                    outputs = self._forward_backward.run(frame, batch)  # `get_outputs`, `get_loss_dict`, their hooks
-                self._note_image(frame, is_last=number == self._batch.size - 1)
+            with self._gradients.collected():
+                for number, (frame, batch) in enumerate(self._images(step), 1):  # `pre_step`
+                    outputs = self._forward_backward[number - 1].run(frame, batch)  # `get_outputs`, `get_loss_dict`
+                    self._note_image(frame, is_last=number == self._batch.size)
+                    if number < self._batch.size:
+                        outputs = {}  # or its graph of autograd would live, and no CUDA graph could be captured
             metrics = model.get_metrics_dict(outputs, batch) if self._wants_metrics(step + images - 1) else {}
             own_loss = self._batch.finish()
             self._gradients.wait()
@@ -138,18 +134,40 @@ class TrainingStep:
     @property
     def works(self) -> list[int]:
         """The work of this process's images in the last step but one; see `ForwardBackward.work`."""
-        return list(self._works)[: self._batch.size]
+        return [each.work for each in self._forward_backward]
 
     def last_works(self) -> list[int]:
         """The work of this process's images in the last two steps, in their order; waits for the device."""
-        return [*self._works, self._forward_backward.last_work()]
+        return [*self.works, *(each.last_work() for each in self._forward_backward)]
+
+    def _images(self, step: int) -> Iterator[tuple[TrainingFrame, dict[str, Any]]]:
+        """The images of a step with their batches, each when it is its turn; graphs that run beside each other are all
+        launched before the first."""
+        taken = (self._take_image(step, number) for number in range(self._batch.size))
+        if not self._forward_backward[0].runs_beside:
+            yield from taken
+            return
+        begun = list[tuple[TrainingFrame, dict[str, Any]]]()
+        for each, (frame, batch) in zip(self._forward_backward, taken, strict=True):
+            each.begin(frame)
+            begun.append((frame, batch))
+        context, parts = self._model.context, self._model.parts
+        for number, (frame, batch) in enumerate(begun):
+            context.start_step(context.step, number)
+            parts.use_frame(frame)
+            parts.reseed_render()
+            yield frame, batch
+
+    def _take_image(self, step: int, number: int) -> tuple[TrainingFrame, dict[str, Any]]:
+        camera, batch = self._data.next_train(step)
+        return self._model.parts.take_frame(camera, batch, number), batch
 
     def _note_image(self, frame: TrainingFrame, is_last: bool) -> None:
         """Take the gradients of the image that has just been rendered, its work and its name."""
         context, parts = self._model.context, self._model.parts
         assert context.loss is not None
         self._batch.add(context.loss)
-        self._works.append(self._forward_backward.work)
+        self._gradients.take_image()
         context.names_in_batch += (frame.image_name,)
         if not is_last:  # `densify` counts that one
             parts.dispatcher.run("on_phase", phase="backward")
@@ -179,7 +197,7 @@ class TrainingStep:
             if update is not None:
                 return update, own_loss
         loss = self._gradients.average(self._updates.optimizers, own_loss)
-        if self._shared_graph is None and self._forward_backward.is_replay:
+        if self._shared_graph is None and self._forward_backward[-1].is_replay:
             return self._update_graphs.take(own_loss, loss), loss
         return None, loss
 
@@ -187,7 +205,7 @@ class TrainingStep:
         """The number that this rank says at the beginning of each step; see `SharedUpdateGraph`."""
         if self._shared_graph is None:
             return 0
-        return self._shared_graph.steps_alike(needs_memory=self._forward_backward.needs_graph)
+        return self._shared_graph.steps_alike(needs_memory=any(each.needs_graph for each in self._forward_backward))
 
     def release_memory(self) -> None:
         """Free the images of the last step, all gradients, and the memory of CUDA graphs."""
@@ -198,7 +216,8 @@ class TrainingStep:
 
     def close(self) -> None:
         """Free the memory of CUDA graphs; the images of the last step stay."""
-        self._forward_backward.close()
+        for each in self._forward_backward:
+            each.close()
         self._update_graphs.close()
         if self._shared_graph is not None:
             self._shared_graph.close()

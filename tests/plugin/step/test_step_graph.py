@@ -25,6 +25,7 @@ from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step import graph_or_plain
 from splatkit_ns.plugin.step.plain import PlainForwardBackward
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
+from splatkit_ns.plugin.step.side_stream import SideStream
 from splatkit_ns.plugin.step.training_step import TrainingStep
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate
 from splatkit_ns.ranks import Ranks
@@ -64,7 +65,7 @@ def as_graphs(trainer: Any, device: str = "cuda:0") -> bool:
     found = graph_or_plain.forward_backward(
         trainer.pipeline.model, device, trainer.config.cuda_graphs, trainer.gradient_accumulation_steps
     )
-    return not isinstance(found, PlainForwardBackward)
+    return not isinstance(found[0], PlainForwardBackward)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +196,22 @@ def test_training_is_the_same_to_the_bit(
 def test_several_images_a_step_are_the_same_to_the_bit(
     densification: Any, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And densification counts each of them."""
+    """Their graphs run beside each other, each with random numbers of its own, and densification counts each image."""
     several = {"refine_start_iter": 100, "refine_every": 100, "max_gaussians": 500}
-    parts = {"densification": dataclasses.replace(densification, **several), "background_color": "random"}
+    parts: dict[str, Any] = {
+        "densification": dataclasses.replace(densification, **several),
+        "renderer": Splat3DGSRenderer(dropout=0.3),
+        "background_color": "random",
+    }
+    launch, launches = SideStream.launching, list[int]()
+
+    def counted(self: SideStream) -> Any:
+        launches.append(1)
+        return launch(self)
+
+    monkeypatch.setattr(SideStream, "launching", counted)
     same_in_graphs(tiny_scene, tmp_path, monkeypatch, batch_size=2, **parts)
+    assert len(launches) > 400
 
 
 @pytest.mark.gpu
@@ -394,7 +407,7 @@ def test_the_work_of_each_step_is_known_after_the_next_one(
 
     monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
     graphs = step_graph.GraphForwardBackward
-    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model, _: graphs(model, measures_work=True))
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda model, *_: graphs(model, measures_work=True))
     blend, run = compositing.blend, graphs.run
     blended: list[int] = []
     expected: list[int] = []

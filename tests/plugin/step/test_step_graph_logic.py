@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.step import graph as step_graph
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.graph import STEPS_BEFORE, GraphForwardBackward
+from splatkit_ns.plugin.step.side_stream import SideStream
 from splatkit_ns.ranks import RankLost
 from splatkit_ns.rasterize.tile_list_space import ListSpace
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -268,6 +270,48 @@ def test_without_counted_work_it_is_the_length_of_the_tile_lists(model: StubMode
             run(graphs, model, 1, longest=length)
             found.append((graphs.work, graphs.last_work()))
         assert found == [(0, 70), (70, 80), (80, 90)]
+
+
+class NotedSide(SideStream):
+    """Notes what a side stream is asked for."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.captures, self._notes = torch.cuda.Stream(), notes
+
+    @contextmanager
+    def own_random_numbers(self) -> Generator[None]:
+        self._notes.append("random numbers")
+        yield
+
+    @contextmanager
+    def launching(self) -> Generator[None]:
+        self._notes.append("launch")
+        yield
+
+    def wait(self) -> None:
+        self._notes.append("wait")
+
+
+def test_graphs_beside_those_of_other_images_are_launched_before_their_results_are_waited_for(model: StubModel) -> None:
+    notes: list[str] = []
+    side = NotedSide(notes)
+    graphs = GraphForwardBackward(model, side=side)  # type: ignore[arg-type]
+    CountingGraph.space = graphs.list_space
+    found: list[list[str]] = []
+    for step in range(STEPS_BEFORE + 4):
+        CountingGraph.needed = 200 if step == STEPS_BEFORE + 2 else 100
+        notes.clear()
+        model.gauss_params["means"].grad = None
+        graphs.list_space.longest = 80
+        graphs.begin(frame())
+        assert model.gauss_params["means"].grad is None, "the next image's graph would add up its gradients"
+        notes.append("begun")
+        is_graph = graphs.run(frame(), {}) == {}
+        assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
+        found.append([*notes, "graph" if is_graph else "plain"])
+    replayed = ["launch", "begun", "wait", "graph"]
+    assert found[: STEPS_BEFORE + 2] == [["begun", "plain"]] * STEPS_BEFORE + [["random numbers", *replayed], replayed]
+    assert found[STEPS_BEFORE + 2 :] == [["launch", "begun", "wait", "plain"], ["random numbers", *replayed]]
 
 
 def test_short_lists_have_space_to_grow(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -464,7 +464,7 @@ def test_an_exposure_runs_as_one_graph_with_the_same_bits(tiny_scene: Path, tmp_
         config.max_num_iterations, config.machine.device_type, config.cuda_graphs = 120, "cuda", graphs
         trainer = train(config)
         model = trainer.pipeline.model
-        assert trainer.training_step._forward_backward.__class__.__name__.startswith("Graph" if graphs else "Plain")
+        assert trainer.training_step._forward_backward[0].__class__.__name__.startswith("Graph" if graphs else "Plain")
         found.append(
             {
                 **{n: p.detach().cpu() for n, p in model.gauss_params.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,9 @@ def choose_storage(
 ) -> ImageStorage:
     """Choose the place for the photographs: the GPU if all of them fit there, otherwise the main memory.
 
+    Several ranks of a machine take the main memory if all fit there: the graphs of two photographs that run beside each
+    other need that of their GPUs, and copies of the next photographs are made while the present ones are rendered.
+
     Args:
         device: the device of the training.
         needed: bytes of all photographs.
@@ -116,11 +119,11 @@ def choose_storage(
     ranks = Ranks.current().on_machine
     workers = workers or max(1, usable_cores() // ranks)
     given = None if gib is None else round(gib * GIB)
-    if device.type == "cuda" and prefer_gpu:
-        limit = default_bytes(device) if given is None else given
-        if needed <= limit:
-            return ImageStorage(ImageBudget(limit, workers), on_device(device), PinnedCopies())
     limit = default_bytes(None) // ranks if given is None else given
+    if device.type == "cuda" and prefer_gpu and (ranks == 1 or needed > limit):
+        on_gpu = default_bytes(device) if given is None else given
+        if needed <= on_gpu:
+            return ImageStorage(ImageBudget(on_gpu, workers), on_device(device), PinnedCopies())
     if device.type == "cpu" and given is None:
         limit = min(limit, CPU_TRAINING)
     if device.type == "cuda":
@@ -129,7 +132,7 @@ def choose_storage(
 
 
 class SideCopies:
-    """Copies the photograph of the next step to the GPU while the present step runs.
+    """Copies the photographs of the next step to the GPU while the present step runs.
 
     Args:
         device: the GPU.
@@ -138,19 +141,18 @@ class SideCopies:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._next: tuple[int, Batch] | None = None
+        self._next: dict[int, Batch] = {}
 
-    def start(self, index: int, batch: Batch) -> None:
-        """Begin to copy a photograph of this index, which is in pinned memory."""
+    def start(self, batches: Mapping[int, Batch]) -> None:
+        """Begin to copy photographs, by index, from pinned memory; copies that have not been taken are dropped."""
         with torch.cuda.stream(self._stream):
-            copies = {name: _if_tensor(value, self._copied) for name, value in batch.items()}
-        self._next = index, copies
+            self._next = {index: self._copy_of(batch) for index, batch in batches.items()}
 
     def take(self, index: int) -> Batch | None:
-        """The copy of a photograph, for use on the current stream; None if it was not the one that was copied."""
-        if self._next is None or self._next[0] != index:
+        """The copy of a photograph, for use on the current stream; None if it has not been copied."""
+        batch = self._next.pop(index, None)
+        if batch is None:
             return None
-        (_, batch), self._next = self._next, None
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
         for value in batch.values():
@@ -158,8 +160,11 @@ class SideCopies:
                 value.record_stream(current)  # its memory is not given to another copy before this step is over
         return batch
 
-    def _copied(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._device, non_blocking=True)
+    def _copy_of(self, batch: Batch) -> Batch:
+        return {
+            name: _if_tensor(value, lambda tensor: tensor.to(self._device, non_blocking=True))
+            for name, value in batch.items()
+        }
 
 
 def _if_tensor(value: object, change: Callable[[Tensor], Tensor]) -> object:

@@ -33,6 +33,10 @@ class DrawnImages(Protocol):
         """A training image and its camera."""
         ...
 
+    def copy_ahead(self, indices: Iterable[int]) -> None:
+        """Begin to copy the images of the next step to the GPU."""
+        ...
+
 
 class DealtImages:
     """Deals the training images out to the ranks.
@@ -61,7 +65,15 @@ class DealtImages:
         if not self._batch:
             self._batch = self.next_hand()[self._first : self._first + self._batch_size]
             self._data.expect_views(self._batch, self._of_rank)
-        return self._data.train_view(self._batch.pop(0))
+        view = self._data.train_view(self._batch.pop(0))
+        if not self._batch:
+            self._data.copy_ahead(self._coming())
+        return view
+
+    def _coming(self) -> list[int]:
+        """The images of this rank in the next hand, unless a new round begins with it."""
+        order = self._data.train_unseen_cameras
+        return order[self._first : self._first + self._batch_size] if len(order) >= self._hand_size else []
 
     def _of_rank(self, place: int) -> bool:
         """Whether this rank takes the image at a place of the order that is left."""

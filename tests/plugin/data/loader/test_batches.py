@@ -170,6 +170,9 @@ def test_the_gpu_is_used_if_it_holds_all(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(memory, "default_bytes", lambda device: 50)
     monkeypatch.setattr(Ranks, "current", lambda: Ranks(1, 2))
     assert choose_storage(torch.device("cpu"), 10, prefer_gpu=True).budget.limit == 25, "two processes share the memory"
+    assert limit(25) == (25, True), "they leave that of GPUs to their graphs"
+    assert limit(26) == (50, False), "if the main memory holds all"
+    assert limit(51) == (25, True)
 
 
 def test_pinned_memory_is_taken_in_blocks() -> None:
@@ -223,11 +226,14 @@ def test_images_that_are_read_ahead_are_copied_into_pinned_memory() -> None:
 def test_copies_on_a_side_stream() -> None:
     copies = SideCopies(torch.device("cuda"))
     batch = PinnedCopies()({"image": torch.arange(3 * 2**20, dtype=torch.int32), "image_idx": 4})
-    copies.start(4, batch)
+    copies.start({3: batch})
+    copies.start({4: batch, 6: batch})
     assert copies.take(5) is None
+    assert copies.take(3) is None, "it has been dropped"
     found = copies.take(4)
     assert found is not None
     assert found["image"].is_cuda
     assert torch.equal(found["image"].cpu(), batch["image"])
     assert found["image_idx"] == 4
     assert copies.take(4) is None
+    assert copies.take(6) is not None
