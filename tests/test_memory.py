@@ -75,7 +75,7 @@ def test_a_version_of_pytorch_that_does_not_know_it(settings: list[str], monkeyp
 
 
 @pytest.mark.gpu
-def test_tensors_that_grow_take_little_more_than_the_largest_two() -> None:
+def test_tensors_that_grow_take_little_more_than_the_largest_ones() -> None:
     script = """
 import torch
 from splatkit_ns.memory import let_gpu_memory_grow
@@ -86,4 +86,4 @@ for number in range(40):
 print(torch.cuda.max_memory_reserved() / len(kept))
 """
     found = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True, text=True)
-    assert 1.9 < float(found.stdout) < 2.6
+    assert 1.9 < float(found.stdout) < 4, "18 with blocks of fixed size"
