@@ -21,7 +21,7 @@ CPU_TRAINING = GIB
 photograph, so that keeping many saves little, and costs memory and the time to read them all before the first step."""
 GPU_SHARE = 3
 """The same for the memory of a GPU; most of it is for Gaussians."""
-BLOCK = 256 * 1024**2
+BLOCK = 64 * 1024**2
 """Bytes of a block of pinned memory. PyTorch rounds the size of each up to a power of two."""
 
 
@@ -62,15 +62,13 @@ class PinnedMemory:
         if start + tensor.nbytes > len(self._block):
             self._block, start = self._allocate(max(BLOCK, tensor.nbytes)), 0
         self._used = start + tensor.nbytes
-        place = self._block[start : self._used].view(tensor.dtype).view(tensor.shape)
-        return place.copy_(tensor)
+        return _copied(tensor, self._block[start : self._used].view(tensor.dtype).view(tensor.shape))
 
 
 class PinnedCopies:
     """Copies each batch into pinned memory of its own, for one use; threads may share it.
 
-    PyTorch keeps pinned memory that is free again, and hands it out once the GPU has read what was in it. The copy is
-    NumPy's, which holds neither Python's lock nor starts threads, as PyTorch's does in every thread that copies.
+    PyTorch keeps pinned memory that is free again, and hands it out once the GPU has read what was in it.
 
     Args:
         allocate: makes an empty tensor of a shape and type.
@@ -84,9 +82,7 @@ class PinnedCopies:
         return {name: _if_tensor(value, self._copy) for name, value in batch.items()}
 
     def _copy(self, tensor: Tensor) -> Tensor:
-        place = self._allocate(tensor.shape, tensor.dtype)
-        np.copyto(place.numpy(), tensor.numpy())
-        return place
+        return _copied(tensor, self._allocate(tensor.shape, tensor.dtype))
 
 
 @dataclass(frozen=True)
@@ -165,6 +161,16 @@ class SideCopies:
             name: _if_tensor(value, lambda tensor: tensor.to(self._device, non_blocking=True))
             for name, value in batch.items()
         }
+
+
+def _copied(tensor: Tensor, place: Tensor) -> Tensor:
+    """The copy of a tensor in main memory, at a place there.
+
+    It is NumPy's, which neither holds Python's lock nor starts threads. PyTorch's does in every thread that copies, and
+    waits for all of them, while all cores read photographs.
+    """
+    np.copyto(place.numpy(), tensor.numpy())
+    return place
 
 
 def _if_tensor(value: object, change: Callable[[Tensor], Tensor]) -> object:
