@@ -40,7 +40,6 @@ NOT_DAMAGED = {
     ),
     "Different number of image and": "Add the missing ones, or take out the others.",
     "Some filenames for split": "Correct the data set's list of the images of that split.",
-    "Could not find points3D": INSTEAD,
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }
 """Part of a nerfstudio dataparser's message -> the advice, for mistakes that restoring a file would not fix."""

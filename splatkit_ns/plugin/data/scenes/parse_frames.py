@@ -18,7 +18,6 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import Blender
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from numpy.typing import NDArray
@@ -30,7 +29,7 @@ from splatkit_ns.plugin.data.photographs.lenses import Lens
 from splatkit_ns.plugin.data.scenes.parse_colmap import colmap_points
 from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
 from splatkit_ns.plugin.data.scenes.scene_frames import OLD_APPLIED_TRANSFORM, OLD_COLMAP
-from splatkit_ns.plugin.data.scenes.seed_points import seed_points, thinned
+from splatkit_ns.plugin.data.scenes.seed_points import seed_points
 from splatkit_ns.plugin.data.scenes.transforms import Scene, existing_name, image_size, mask_path, transforms_file
 from splatkit_ns.plugin.reporting.console import report_once
 
@@ -128,10 +127,7 @@ class OwnNerfstudio(Nerfstudio):
         if not path.is_dir():
             return seed_points(path, self._scene.offset, transform_matrix, scale, self.max_seed_points)
         old = torch.tensor([*OLD_APPLIED_TRANSFORM, [0.0, 0, 0, 1]], dtype=transform_matrix.dtype)
-        parser = ColmapDataParser(ColmapDataParserConfig())
-        return thinned(
-            colmap_points(parser, path, transform_matrix @ old, scale, None), self.max_seed_points, path.name
-        )
+        return colmap_points(path, None, transform_matrix @ old, scale, self.max_seed_points)
 
 
 class OwnInstantNGP(InstantNGP):
