@@ -35,8 +35,8 @@ from splatkit_ns.plugin.data.scenes.transforms import (
 
 NOT_DAMAGED = {
     "frame should contain train/eval in its name": (
-        "--eval-mode filename of the dataparser goes by the names of the images: rename them, or choose another mode, "
-        "such as --eval-mode interval."
+        "--eval-mode filename of the dataparser goes by the names of the images or of their folders: rename them, or "
+        "choose another mode, such as --eval-mode interval."
     ),
     "Different number of image and": "Add the missing ones, or take out the others.",
     "Some filenames for split": "Correct the data set's list of the images of that split.",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import UNDISTORT, Lens, lens_of_colmap
-from splatkit_ns.plugin.data.scenes.transforms import far_offset
+from splatkit_ns.plugin.data.scenes.frame_poses import far_offset
 
 Doubles = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from splatkit_ns.plugin.data.scenes.beside_model import names_in, note_larger_model, note_other_kind, note_without_pose
 from splatkit_ns.plugin.data.scenes.colmap_model import ColmapModel
 from splatkit_ns.plugin.data.scenes.colmap_points import read_colmap_points
-from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split, telling_name
 from splatkit_ns.plugin.data.scenes.seed_points import entries_of, seed_points
 from splatkit_ns.plugin.data.scenes.transforms import existing_name, mask_path
 from splatkit_ns.plugin.reporting.console import report_once
@@ -56,6 +56,9 @@ class OwnColmap(ColmapDataParser):
     def _get_image_indices(self, image_filenames: Any, split: str) -> Any:
         data = Path(self.config.data)
         listed = listed_split(split, data, lambda name: f"{name}_list.txt", lambda name: (data / name).is_file())
+        if self.config.eval_mode == "filename" and not (data / f"{listed}_list.txt").is_file():
+            folder = data / self.config.images_path
+            image_filenames = [telling_name(Path(name).relative_to(folder)) for name in image_filenames]
         self._indices = [int(index) for index in super()._get_image_indices(image_filenames, listed)]
         return np.array(self._indices, dtype=np.int64)
 

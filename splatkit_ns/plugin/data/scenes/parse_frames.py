@@ -20,6 +20,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import Blender
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.data.utils.dataparsers_utils import get_train_eval_split_filename
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch import Tensor
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import Lens
 from splatkit_ns.plugin.data.scenes.parse_colmap import colmap_points
-from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split, telling_name
 from splatkit_ns.plugin.data.scenes.scene_frames import OLD_APPLIED_TRANSFORM, OLD_COLMAP
 from splatkit_ns.plugin.data.scenes.seed_points import seed_points
 from splatkit_ns.plugin.data.scenes.transforms import Scene, existing_name, image_size, mask_path, transforms_file
@@ -44,6 +45,10 @@ class OwnNerfstudio(Nerfstudio):
         scene = self._scene = self._scene or Scene(transforms_file(Path(self.config.data)))
         meta = scene.meta
         lists = {key: meta[key] for key in meta if key.endswith("_filenames")}
+        if not lists and self.config.eval_mode == "filename":
+            indices = get_train_eval_split_filename([telling_name(name) for name in scene.names])
+            training, held_out = ([scene.names[index] for index in split] for split in indices)
+            lists = {"train_filenames": training, "val_filenames": held_out, "test_filenames": held_out}
         listed = listed_split(split, scene.path, lambda name: f"{name}_filenames", lists.__contains__)
         if listed != split:
             lists[f"{split}_filenames"] = lists[f"{listed}_filenames"]

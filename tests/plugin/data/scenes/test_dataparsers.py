@@ -215,6 +215,48 @@ def test_names_that_programs_write(scenes: dict[str, Path], tmp_path: Path, chan
     assert torch.equal(found.metadata["points3D_xyz"], expected.metadata["points3D_xyz"])
 
 
+def test_a_camera_model_in_lower_case(scenes: dict[str, Path], tmp_path: Path) -> None:
+    change = in_json(lambda meta: meta.update(camera_model="opencv_fisheye", k1=0.01))
+    cameras = parsed(changed_copy(scenes["nerfstudio"], tmp_path, change)).cameras
+    assert set(cameras.camera_type.flatten().tolist()) == {CameraType.FISHEYE.value}
+
+
+def test_a_scale_in_rotations_is_taken_off(
+    scenes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scale(number: int, frame: dict[str, Any]) -> None:
+        matrix = np.array(frame["transform_matrix"])
+        matrix[:3, :3] *= 1 + number
+        frame["transform_matrix"] = matrix.tolist()
+
+    found = parsed(changed_copy(scenes["nerfstudio"], tmp_path, of_frames(scale)))
+    expected = parsed(scenes["nerfstudio"])
+    torch.testing.assert_close(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds, atol=1e-6, rtol=0)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the rotations of 7 of 8 poses have a scale, such as 2. It is taken off" in told
+
+
+@pytest.mark.parametrize("kind", ["nerfstudio", "colmap"])
+def test_folders_tell_the_split(scenes: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """--eval-mode filename refused photographs whose folders, and not whose names, are called train and eval."""
+
+    def change(folder: Path) -> None:
+        for name in ("train", "eval"):
+            (folder / "images" / name).mkdir()
+        for path in (folder / "images").glob("*.png"):
+            path.rename(path.parent / ("eval" if path.stem[-1] in "25" else "train") / path.name)
+        listing = folder / ("transforms.json" if kind == "nerfstudio" else "sparse/0/images.txt")
+        text = re.sub(r"frame_0000[25]", r"eval/\g<0>", listing.read_text())
+        listing.write_text(re.sub(r"(?<!/)frame_0", r"train/\g<0>", text.replace("images/frame", "images/train/frame")))
+
+    data = changed_copy(scenes[kind], tmp_path, change)
+    reading = parsed if kind == "nerfstudio" else colmap
+    held_out = [path.name for path in reading(data, split="val", eval_mode="filename").image_filenames]
+    assert held_out == ["frame_00002.png", "frame_00005.png"]
+    assert [path.name for path in reading(data, split="test", eval_mode="filename").image_filenames] == held_out
+    assert len(reading(data, eval_mode="filename").image_filenames) == 6
+
+
 def test_a_null_is_no_mask_and_no_depth(scenes: dict[str, Path], tmp_path: Path) -> None:
     change = of_frames(lambda _, frame: frame.update(mask_path=None, depth_file_path=None))
     data = changed_copy(scenes["nerfstudio"], tmp_path, change)
