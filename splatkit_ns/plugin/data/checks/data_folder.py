@@ -39,6 +39,7 @@ NOT_DAMAGED = {
         "choose another mode, such as --eval-mode interval."
     ),
     "Different number of image and": "Add the missing ones, or take out the others.",
+    "No images found in the colmap model": "It has none with a pose: align the photographs again.",
     "Some filenames for split": "Correct the data set's list of the images of that split.",
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -63,14 +64,21 @@ class ColmapModel:
     def __init__(self, folder: Path) -> None:
         is_text = is_text_model(folder)
         self.lenses = _read_lenses(folder, is_text)
-        """The lens of each camera, by its id."""
+        """The lens of each camera, by its id; NaN where a program could not compute it."""
         images = _read_images_text(folder / "images.txt") if is_text else read_images_binary(folder / "images.bin")
         self.images = sorted(images, key=lambda image: image.id)
         unknown = [image for image in self.images if image.camera_id not in self.lenses]
         if unknown:
             raise DataError(f"{folder}: {unknown[0].name} has the camera {unknown[0].camera_id}, which is not there.")
+        self.images = [image for image in self.images if self._is_finite(image)]
         centres = np.array([image.centre for image in self.images]).reshape(-1, 3)
         self.offset = far_offset(centres) if len(centres) else None
+
+    def _is_finite(self, image: ColmapImage) -> bool:
+        """Whether an image has a pose and a lens; what a program could not compute it writes as NaN."""
+        lens = self.lenses[image.camera_id]
+        lens_values = (lens.fl_x, lens.fl_y, lens.cx, lens.cy, *lens.distortion)
+        return bool(np.isfinite((*image.quaternion, *image.translation, *lens_values)).all())
 
     @contextmanager
     def without_lenses(self) -> Generator[Path]:
@@ -122,14 +130,8 @@ def decoded(content: bytes) -> str:
 def _read_lenses(folder: Path, is_text: bool) -> dict[int, Lens]:
     path = folder / ("cameras.txt" if is_text else "cameras.bin")
     if is_text:
-        rows = (line.split() for line in text_lines(path))
-        return {
-            int(words[0]): lens_of_colmap(
-                words[1], int(words[2]), int(words[3]), list(map(float, words[4:])), str(path)
-            )
-            for words in rows
-            if words and not words[0].startswith("#")
-        }
+        lines = (line for line in map(str.strip, text_lines(path)) if line and not line.startswith("#"))
+        return dict(_lens_of_line(line, path) for line in lines)
     try:
         cameras: dict[int, Any] = colmap_utils.read_cameras_binary(path)
     except KeyError as error:
@@ -142,6 +144,23 @@ def _read_lenses(folder: Path, is_text: bool) -> dict[int, Lens]:
     }
 
 
+def _lens_of_line(line: str, path: Path) -> tuple[int, Lens]:
+    """The id and the lens of a line of cameras.txt.
+
+    Raises:
+        DataError: it has not what a camera needs, or its camera model cannot be used.
+    """
+    try:
+        camera_id, model, width, height, *parameters = line.split()
+        values = [number(word) for word in parameters]
+        return int(camera_id), lens_of_colmap(model, int(width), int(height), values, str(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path} has the line {line[:80]!r}, expected the number, model, width, height and parameters of a camera: "
+            f"{error}."
+        ) from error
+
+
 def _read_images_text(path: Path) -> list[ColmapImage]:
     """All images; their names may hold spaces, which nerfstudio's reader cuts."""
     found: list[ColmapImage] = []
@@ -149,7 +168,7 @@ def _read_images_text(path: Path) -> list[ColmapImage]:
         words = line.split(maxsplit=9)
         if len(words) != 10:
             raise ValueError(f"{path} has the line {line[:80]!r}, expected ten values of an image")
-        numbers = tuple(map(float, words[1:8]))
+        numbers = tuple(map(number, words[1:8]))
         found.append(ColmapImage(int(words[0]), numbers[:4], numbers[4:], int(words[8]), words[9]))
     return found
 
@@ -172,7 +191,20 @@ def _is_of_image(line: str) -> bool:
 
 
 def _is_number(word: str) -> bool:
-    return word.lstrip("-").replace(".", "", 1).isdigit()
+    try:
+        number(word)
+    except ValueError:
+        return False
+    return True
+
+
+def number(word: str) -> float:
+    """A number as programs write it; Windows' write NaN as ``-nan(ind)``, for what they could not compute.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return math.nan if word.lower().lstrip("-").startswith("nan(") else float(word)
 
 
 def read_images_binary(path: Path) -> list[ColmapImage]:

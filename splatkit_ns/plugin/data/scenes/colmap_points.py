@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from splatkit_ns.plugin.data.errors import DataError
-from splatkit_ns.plugin.data.scenes.colmap_model import exactly, is_text_model, text_lines
+from splatkit_ns.plugin.data.scenes.colmap_model import exactly, is_text_model, number, text_lines
 from splatkit_ns.plugin.data.scenes.seed_points import INSTEAD, PointCloud, bytes_of
 
 POINT_ROW = struct.Struct("<QdddBBBdQ")
@@ -40,7 +40,7 @@ def _read_text(path: Path) -> PointCloud | None:
     if not rows:
         return None
     try:
-        positions = np.array([row[:3] for row in rows], np.float64)
+        positions = np.array([[number(word) for word in row[:3]] for row in rows])
         colors = [row[3:] for row in rows]
         is_whole = all(word.isdigit() for row in colors for word in row)
         return PointCloud(positions, bytes_of(np.array(colors, np.int64 if is_whole else np.float64).reshape(-1, 3)))

@@ -31,6 +31,18 @@ def colmap() -> ColmapDataParserConfig:
 COLMAP: dict[str, tuple[Change, str]] = {
     "images.txt cut": (cut("sparse/0/images.txt", 200), "ColmapDataParser cannot read"),
     "a word": (write("sparse/0/cameras.txt", "1 PINHOLE 32 x 24"), "invalid literal for int()"),
+    "cameras.txt cut": (
+        cut("sparse/0/cameras.txt", 25),
+        "cameras.txt has the line '1 PINHOLE 32', expected the number",
+    ),
+    "no images": (
+        write("sparse/0/images.txt", "# none"),
+        "colmap model. It has none with a pose: align the photographs again",
+    ),
+    "points of words": (
+        write("sparse/0/points3D.txt", "1 2 3 x 1 1 1"),
+        "points3D.txt cannot be read: could not convert",
+    ),
     "no images.txt": (delete("sparse/0/images.txt"), "sparse/0/images.txt does not exist. Restore it"),
     "no points": (
         delete("sparse/0/points3D.txt"),

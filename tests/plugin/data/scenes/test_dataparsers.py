@@ -586,6 +586,29 @@ def test_latin_1_names_of_a_binary_model(scenes: dict[str, Path], tmp_path: Path
     assert all(path.is_file() for path in found.image_filenames)
 
 
+@pytest.mark.parametrize("what", ["pose", "lens"])
+def test_images_that_a_program_of_windows_could_not_place(
+    scenes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Their NaN is spelt -nan(ind), and was told as damage of the file."""
+
+    def change(folder: Path) -> None:
+        old, new = (r"\S+ 1 (frame_00003)", r"-nan(ind) 1 \1") if what == "pose" else ("1 (frame_00003)", r"2 \1")
+        in_text("sparse/0/images.txt", lambda text: re.sub(old, new, text))(folder)
+        in_text("sparse/0/cameras.txt", lambda text: f"{text}2 PINHOLE 32 24 -nan(ind) -nan(ind) 16 12\n")(folder)
+
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, change))
+    assert len(found.image_filenames) == 7
+    assert "1 of 8 photographs in" in (told := " ".join(capsys.readouterr().out.split()))
+    assert "are not used: frame_00003.png" in told
+
+
+@pytest.mark.parametrize("points", ["1.5 2 -1 3 4.5 7", "1 2 3 4 5 6 7 8 9 10 11 8.6e-002"])
+def test_lines_of_2d_points_are_not_of_images(scenes: dict[str, Path], tmp_path: Path, points: str) -> None:
+    change = in_text("sparse/0/images.txt", lambda text: text.replace("\n\n", f"\n{points}\n"))
+    assert len(colmap(changed_copy(scenes["colmap"], tmp_path, change)).image_filenames) == 8
+
+
 def test_utf_16_is_told(scenes: dict[str, Path], tmp_path: Path) -> None:
     data = changed_copy(scenes["colmap"], tmp_path, lambda folder: None)
     path = data / "sparse/0/images.txt"
