@@ -52,6 +52,20 @@ COLMAP: dict[str, tuple[Change, str]] = {
 }
 
 
+def test_masks_of_some_photographs(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Each was told of by itself, as a file to be restored."""
+
+    def change(folder: Path) -> None:
+        (folder / "masks").mkdir()
+        for number in (0, 1, 2, 4):
+            Image.new("L", (32, 24), 255).save(folder / f"masks/frame_{number:05d}.png")
+
+    data = changed_copy(scenes["colmap"], tmp_path, change)
+    message = run(data, tmp_path / "out", colmap(), masks_path=Path("masks"))
+    assert "4 of 6 images of a split have no mask. No such file:" in message
+    assert "images/frame_00003.png. Add what is missing" in message
+
+
 @pytest.mark.parametrize("name", COLMAP)
 def test_a_broken_colmap_model(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
     change, fragment = COLMAP[name]
