@@ -23,6 +23,7 @@ from splatkit_ns.formats.ply import property_names
 from splatkit_ns.parts.near_misses import is_own_class
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.plugin.data.cameras import camera_extent
+from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.scenes.camera_files import FILES, write_cameras
 from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
 from splatkit_ns.plugin.loading import LoadedRun, load_run
@@ -59,7 +60,10 @@ def export(options: ExportOptions, console: Console | None = None) -> None:
     check_outputs(options.output, overwrite=options.overwrite)
     if options.cameras is not None:
         check_camera_folder(options.cameras, overwrite=options.overwrite)
-    run = open_run(options.load_config, options, console)
+    try:
+        run = open_run(options.load_config, options, console)
+    except DataError as error:
+        raise SplatkitError(f"{error} Without data: splatkit convert CHECKPOINT.ckpt {options.output[0]}") from error
     gaussians = with_sky(run, run_gaussians(run, console), options.sky, console)
     move, offset = split_offset(gaussians, training_to_file(run, options))
     views = HeldOutViews(run.pipeline, options.measure, gaussians) if options.measure else None

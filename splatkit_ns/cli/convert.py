@@ -23,7 +23,7 @@ class ConvertOptions:
     """
 
     input: Annotated[Positional[Path], arg(metavar="INPUT")]
-    """The file to read, or a SOG folder."""
+    """The file to read, a SOG folder, or a checkpoint of a run (.ckpt), for which its data are not needed."""
     output: Annotated[Positional[tuple[Path, ...]], arg(metavar="OUTPUT [OUTPUT …]")]
     """The files to write."""
     up: Literal["y", "z", "minus-y"] | None = None
@@ -57,7 +57,12 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     console = console or Console()
     ranges.check(options, shown=ranges.flag)
     check_outputs(options.output, overwrite=options.overwrite, inputs=[options.input], option="OUTPUT")
-    gaussians = formats.read(options.input)
+    if options.input.suffix == ".ckpt":
+        from splatkit_ns.cli._checkpoint_files import read_gaussians  # imports nerfstudio
+
+        gaussians = read_gaussians(options.input, console)
+    else:
+        gaussians = formats.read(options.input)
     offset, frame = read_offset(options.input)
     move = turn_and_scale(None if options.up == "z" else options.up, options.scale)
     if options.up == "z":

@@ -133,7 +133,7 @@ def find_format(path: str | PathLike[str], name: str | None = None) -> SplatForm
         if file_name.endswith(".ckpt"):
             raise FormatError(
                 f"{path} is a checkpoint, not a file of Gaussians, which are exported from its run: splatkit export "
-                "--load-config CONFIG.yml --output FILE.ply."
+                "--load-config CONFIG.yml --output FILE.ply; or without its data: splatkit convert CHECKPOINT FILE.ply."
             )
         suffixes = ", ".join(suffix for form in known.values() for suffix in form.suffixes)
         raise FormatError(f"{path}: no splat format has this suffix, expected a name that ends in one of: {suffixes}.")

@@ -157,7 +157,7 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         turned = turns_pictures(headers, sizes, mode)
         self.train_dataset.turns_pictures = self.eval_dataset.turns_pictures = turned
         for found in outputs:
-            check_outputs(found, headers, turned)
+            check_outputs(found, headers, turned, reads_masks=self.test_mode == "val")
         note_unseen_points(self.train_dataparser_outputs)
 
     def use_targets(self, wanted: Iterable[TargetName]) -> None:

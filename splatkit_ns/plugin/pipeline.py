@@ -17,7 +17,7 @@ from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.data.loader.targets import note_depth_unit
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
-from splatkit_ns.plugin.run.folder.command_line import OPENING, check_export_box, pass_over_imports
+from splatkit_ns.plugin.run.folder.command_line import OPENING, check_camera_path, check_export_box, pass_over_imports
 from splatkit_ns.plugin.run.parts.run_data import RunData
 from splatkit_ns.plugin.run.parts.validation import AnnouncedEvaluation
 from splatkit_ns.plugin.viewer.panel import ViewerPanel
@@ -55,6 +55,7 @@ class SplatkitPipeline(AnnouncedEvaluation):
             let_gpu_memory_grow(torch.device(device))
         super().__init__(config, device, test_mode, *args, **kwargs)
         check_export_box(sys.argv)  # the datamanager has seen to it that the message is printed alone
+        check_camera_path(sys.argv)
         self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)
         if test_mode == "inference":  # the command will make its own datamanager of this config
             background: Any = self.model.backgrounds.of_evaluation(self.model.device).cpu()

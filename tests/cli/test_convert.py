@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,3 +198,42 @@ def test_help_is_there_at_once(command: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--help" in done.stdout
+
+
+def test_a_checkpoint_whose_data_are_gone(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same file as splatkit export writes, which needs the data."""
+    status, text = run(
+        capsys, "export", "--load-config", made_run, "--output", tmp_path / "e.ply", "--device", "cpu", "--measure", "0"
+    )
+    assert status == 0, text
+    copy = tmp_path / "copy"
+    shutil.copytree(made_run.parent, copy)
+    config = copy / "config.yml"
+    gone = ["--load-config", config, "--output", tmp_path / "f.ply", "--device", "cpu", "--data", tmp_path / "gone"]
+    text = refused(capsys, "export", *gone)
+    assert "gone does not exist" in text
+    assert "Without data: splatkit convert CHECKPOINT.ckpt" in text
+    checkpoint = sorted((copy / "nerfstudio_models").glob("*.ckpt"))[-1]
+    status, text = run(capsys, "convert", checkpoint, tmp_path / "c.ply")
+    assert status == 0, text
+    assert "sky" not in text
+    assert (tmp_path / "c.ply").read_bytes() == (tmp_path / "e.ply").read_bytes()
+
+    config.write_text(config.read_text().replace("rasterize_mode: classic", "rasterize_mode: antialiased"))
+    assert run(capsys, "convert", checkpoint, tmp_path / "d.ply")[0] == 0
+    assert formats.read(tmp_path / "d.ply").render_mode == "mip"
+    config.unlink()
+    status, text = run(capsys, "convert", checkpoint, tmp_path / "g.ply")
+    assert (status, formats.read(tmp_path / "g.ply").render_mode) == (0, "default"), text
+    assert "There is no" in text
+    assert "written as 3D Gaussians, not as the discs of splatkit-2dgs" in text
+
+
+def test_a_sky_stays_in_the_checkpoint(made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(made_run.parent, tmp_path / "copy")
+    config = tmp_path / "copy" / "config.yml"
+    config.write_text(re.sub(r"sky_degree: null", "sky_degree: 1", config.read_text()))
+    checkpoint = sorted((tmp_path / "copy/nerfstudio_models").glob("*.ckpt"))[-1]
+    status, text = run(capsys, "convert", checkpoint, tmp_path / "c.ply")
+    assert status == 0, text
+    assert "The run has learnt a sky, which is left out" in text

@@ -69,6 +69,7 @@ def check_outputs(
     outputs: DataparserOutputs,
     headers: Mapping[Path, StoredPicture] | None = None,
     turned: bool = False,
+    reads_masks: bool = False,
 ) -> None:
     """Check the output of a dataparser.
 
@@ -76,6 +77,7 @@ def check_outputs(
         outputs: of one split.
         headers: those of the image files that can be read; None if images are not to be checked.
         turned: whether images are turned as their EXIF tags say.
+        reads_masks: whether masks are needed, too.
 
     Raises:
         DataError: no image, a pose or seed point that is not finite, an image that is missing, unreadable or of another
@@ -99,6 +101,8 @@ def check_outputs(
             if path not in headers and not path.is_file():
                 raise _missing_image(path, outputs.image_filenames)
             check_image(path, headers.get(path), width, height, turned)
+    if reads_masks:
+        _check_masks(outputs)
 
 
 def check_mask_use(use: MaskUse, outputs: DataparserOutputs) -> None:
@@ -222,6 +226,23 @@ def _missing_image(path: Path, names: Sequence[Path]) -> DataError:
     count = sum(not Path(name).is_file() for name in names)
     more = f" {count} of {len(names)} images of its split are missing." if count > 1 else ""
     return DataError(f"The image {path} does not exist, which the data set names. {hint}{more}")
+
+
+def _check_masks(outputs: DataparserOutputs) -> None:
+    """Check that each image has its mask, if any has.
+
+    Raises:
+        DataError: says how many have none, and which is the first.
+    """
+    masks = [Path(mask) for mask in outputs.mask_filenames or ()]
+    missing = [number for number, mask in enumerate(masks) if not mask.is_file()]
+    if missing:
+        first = missing[0]
+        raise DataError(
+            f"{len(missing)} of {len(masks)} images of a split have no mask. No such file: {masks[first]}, of "
+            f"{outputs.image_filenames[first]}. Add what is missing, or take the masks out of the data set. A mask "
+            "that is white all over leaves its image whole."
+        )
 
 
 def check_image(path: Path, header: StoredPicture | None, width: int, height: int, turned: bool = False) -> None:

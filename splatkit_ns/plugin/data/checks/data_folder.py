@@ -35,12 +35,12 @@ from splatkit_ns.plugin.data.scenes.transforms import (
 
 NOT_DAMAGED = {
     "frame should contain train/eval in its name": (
-        "--eval-mode filename of the dataparser goes by the names of the images: rename them, or choose another mode, "
-        "such as --eval-mode interval."
+        "--eval-mode filename of the dataparser goes by the names of the images or of their folders: rename them, or "
+        "choose another mode, such as --eval-mode interval."
     ),
     "Different number of image and": "Add the missing ones, or take out the others.",
+    "No images found in the colmap model": "It has none with a pose: align the photographs again.",
     "Some filenames for split": "Correct the data set's list of the images of that split.",
-    "Could not find points3D": INSTEAD,
     "list of filenames for split": "Add the list to the data set, or take out those of the other splits.",
 }
 """Part of a nerfstudio dataparser's message -> the advice, for mistakes that restoring a file would not fix."""

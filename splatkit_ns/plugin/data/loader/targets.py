@@ -28,6 +28,8 @@ Pixels = NDArray[np.float32]
 FARTHEST_APART = 30.0
 """The ratio of depths to those of the seed points, or the other way round, above which a note tells of it."""
 
+NO_EXR = "This OpenCV reads no EXR: write it as a TIFF of 32-bit floats, or as a NumPy array (.npy)."
+
 OPTIONS: dict[TargetName, str] = {"target_depths": "depth_lambda", "target_normals": "normal_lambda"}
 SOURCES: dict[TargetName, str] = {
     "target_depths": "Each frame of transforms.json names its depth image as 'depth_file_path'; for a COLMAP data set "
@@ -139,7 +141,7 @@ def read_depths(path: Path, unit: float) -> Pixels:
     """A depth image, (H, W, 1) in world units, NaN where it holds 0, a negative value, NaN or infinity.
 
     Args:
-        path: a PNG, TIFF or EXR with one channel, or three that are equal, or a NumPy array (H, W).
+        path: a PNG, TIFF or PFM with one channel, or three that are equal, or a NumPy array (H, W).
         unit: the length of the file's unit in world units.
 
     Raises:
@@ -192,7 +194,9 @@ def _read(path: Path, kind: str) -> NDArray[Any]:
     except Exception as error:  # NumPy raises many kinds for damaged files
         raise DataError(f"The {kind} image {path} cannot be read: {error}. {RESTORE}") from error
     if pixels is None:
-        raise DataError(f"The {kind} image {path} cannot be decoded. {RESTORE}")
+        raise DataError(
+            f"The {kind} image {path} cannot be decoded. {NO_EXR if path.suffix.lower() == '.exr' else RESTORE}"
+        )
     return np.asarray(pixels[..., [2, 1, 0]] if pixels.ndim == 3 and pixels.shape[2] >= 3 else pixels)
 
 

@@ -114,6 +114,8 @@ def _model(meta: Mapping[str, Any], frame: Mapping[str, Any], where: str) -> str
     """The name of the camera model, which instant-ngp writes as flags."""
     source = frame if any(key in frame for key in (*FLAGS, "camera_model")) else meta
     model = source.get("camera_model")
+    if isinstance(model, str):
+        model = model.strip().upper()
     if model is not None and model not in MODELS:
         hint = f" {UNDISTORT}" if isinstance(model, str) else ""
         raise DataError(f"{where}: 'camera_model' is {model!r}, expected one of {', '.join(MODELS)}.{hint}")

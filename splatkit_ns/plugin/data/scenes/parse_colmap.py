@@ -8,47 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
-from nerfstudio.data.utils import colmap_parsing_utils as colmap_utils
 from numpy.typing import NDArray
 from torch import Tensor
 
-from splatkit_ns.plugin.data.scenes.beside_model import note_larger_model, note_without_pose
+from splatkit_ns.plugin.data.scenes.beside_model import names_in, note_larger_model, note_other_kind, note_without_pose
 from splatkit_ns.plugin.data.scenes.colmap_model import ColmapModel
-from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
-from splatkit_ns.plugin.data.scenes.seed_points import seed_points, thinned
+from splatkit_ns.plugin.data.scenes.colmap_points import read_colmap_points
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split, telling_name
+from splatkit_ns.plugin.data.scenes.seed_points import entries_of, seed_points
 from splatkit_ns.plugin.data.scenes.transforms import existing_name, mask_path
 from splatkit_ns.plugin.reporting.console import report_once
 
 
 def colmap_points(
-    parser: Any, folder: Path, transform: Tensor, scale: float, offset: NDArray[np.float64] | None
-) -> dict[str, Any]:
-    """The seed points of a COLMAP model by nerfstudio's dataparser; empty if it has none."""
-    binary, text = folder / "points3D.bin", folder / "points3D.txt"
-    if _is_empty(binary, text):
+    folder: Path, offset: NDArray[np.float64] | None, transform: Tensor, scale: float, limit: int
+) -> dict[str, Tensor]:
+    """The seed points of a COLMAP model, as `seed_points` has them; empty if it has none."""
+    cloud = read_colmap_points(folder)
+    if cloud is None:
         report_once(f"The COLMAP model in {folder} has no points: the Gaussians start at random positions.")
         return {}
-    points = ColmapDataParser._load_3D_points(parser, folder, transform, scale)  # type: ignore[reportPrivateUsage]
-    if offset is not None:
-        read: Any = colmap_utils.read_points3D_binary if binary.is_file() else colmap_utils.read_points3D_text
-        stored = read(binary if binary.is_file() else text)
-        xyz = torch.from_numpy(np.array([point.xyz for point in stored.values()]) - offset)
-        points["points3D_xyz"] = ((xyz @ transform[:, :3].double().T + transform[:, 3].double()) * scale).float()
-    return points
-
-
-def _is_empty(binary: Path, text: Path) -> bool:
-    """Whether the file of a model's points holds none; the binary one counts if there are both."""
-    if binary.is_file():
-        with binary.open("rb") as file:
-            return file.read(8) == bytes(8)  # their number
-    if not text.is_file():
-        return False
-    with text.open(encoding="utf-8") as file:
-        return all(line[0] in "#\n" for line in file)
+    return entries_of(cloud, folder, offset, transform, scale, limit)
 
 
 class OwnColmap(ColmapDataParser):
@@ -61,9 +43,11 @@ class OwnColmap(ColmapDataParser):
         if self._model is None:
             self._model = ColmapModel(recon_dir)
             note_larger_model(recon_dir)
+            note_other_kind(recon_dir, self._model.images)
             folder = self.config.data / self.config.images_path
+            names = names_in(folder, [existing_name(folder, image.name) for image in self._model.images])
             self._model.images = [
-                replace(image, name=existing_name(folder, image.name)) for image in self._model.images
+                replace(image, name=name) for image, name in zip(self._model.images, names, strict=True)
             ]
             note_without_pose(folder, [image.name for image in self._model.images], recon_dir)
         with self._model.without_lenses() as folder:
@@ -72,6 +56,9 @@ class OwnColmap(ColmapDataParser):
     def _get_image_indices(self, image_filenames: Any, split: str) -> Any:
         data = Path(self.config.data)
         listed = listed_split(split, data, lambda name: f"{name}_list.txt", lambda name: (data / name).is_file())
+        if self.config.eval_mode == "filename" and not (data / f"{listed}_list.txt").is_file():
+            folder = data / self.config.images_path
+            image_filenames = [telling_name(Path(name).relative_to(folder)) for name in image_filenames]
         self._indices = [int(index) for index in super()._get_image_indices(image_filenames, listed)]
         return np.array(self._indices, dtype=np.int64)
 
@@ -80,8 +67,7 @@ class OwnColmap(ColmapDataParser):
         cloud = colmap_path / "points3D.ply"  # 3DGS and its kin write it, some of them nothing else
         if cloud.is_file() and not any((colmap_path / f"points3D{suffix}").is_file() for suffix in (".bin", ".txt")):
             return seed_points(cloud, self._model.offset, transform_matrix, scale_factor, self.max_seed_points)
-        points = colmap_points(self, colmap_path, transform_matrix, scale_factor, self._model.offset)
-        return thinned(points, self.max_seed_points, str(colmap_path))
+        return colmap_points(colmap_path, self._model.offset, transform_matrix, scale_factor, self.max_seed_points)
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         outputs = super()._generate_dataparser_outputs(split, **kwargs)

@@ -18,9 +18,9 @@ import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import Blender
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.data.utils.dataparsers_utils import get_train_eval_split_filename
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -28,9 +28,9 @@ from torch import Tensor
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import Lens
 from splatkit_ns.plugin.data.scenes.parse_colmap import colmap_points
-from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT, finished, listed_split, telling_name
 from splatkit_ns.plugin.data.scenes.scene_frames import OLD_APPLIED_TRANSFORM, OLD_COLMAP
-from splatkit_ns.plugin.data.scenes.seed_points import seed_points, thinned
+from splatkit_ns.plugin.data.scenes.seed_points import seed_points
 from splatkit_ns.plugin.data.scenes.transforms import Scene, existing_name, image_size, mask_path, transforms_file
 from splatkit_ns.plugin.reporting.console import report_once
 
@@ -45,6 +45,10 @@ class OwnNerfstudio(Nerfstudio):
         scene = self._scene = self._scene or Scene(transforms_file(Path(self.config.data)))
         meta = scene.meta
         lists = {key: meta[key] for key in meta if key.endswith("_filenames")}
+        if not lists and self.config.eval_mode == "filename":
+            indices = get_train_eval_split_filename([telling_name(name) for name in scene.names])
+            training, held_out = ([scene.names[index] for index in split] for split in indices)
+            lists = {"train_filenames": training, "val_filenames": held_out, "test_filenames": held_out}
         listed = listed_split(split, scene.path, lambda name: f"{name}_filenames", lists.__contains__)
         if listed != split:
             lists[f"{split}_filenames"] = lists[f"{listed}_filenames"]
@@ -128,10 +132,7 @@ class OwnNerfstudio(Nerfstudio):
         if not path.is_dir():
             return seed_points(path, self._scene.offset, transform_matrix, scale, self.max_seed_points)
         old = torch.tensor([*OLD_APPLIED_TRANSFORM, [0.0, 0, 0, 1]], dtype=transform_matrix.dtype)
-        parser = ColmapDataParser(ColmapDataParserConfig())
-        return thinned(
-            colmap_points(parser, path, transform_matrix @ old, scale, None), self.max_seed_points, path.name
-        )
+        return colmap_points(path, None, transform_matrix @ old, scale, self.max_seed_points)
 
 
 class OwnInstantNGP(InstantNGP):

@@ -43,6 +43,12 @@ def listed_split(split: str, place: Path, name_of: Callable[[str], str], is_ther
     return other
 
 
+def telling_name(name: str | Path) -> Path:
+    """The part of an image's path that tells its split for ``--eval-mode filename``: its name, or else its folders."""
+    path = Path(name)
+    return path if any(word in path.name for word in ("train", "eval")) else Path("_".join(path.parts))
+
+
 class OutputsFarFromOrigin(DataparserOutputs):
     """The output for a scene that was moved to the origin; its transform is in double precision."""
 

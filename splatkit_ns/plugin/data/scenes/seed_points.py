@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,13 @@ def seed_points(
     Raises:
         DataError: the file cannot be read, or has no positions.
     """
-    cloud = read_points(path)
+    return entries_of(read_points(path), path, offset, transform, scale, limit)
+
+
+def entries_of(
+    cloud: PointCloud, path: Path, offset: NDArray[np.float64] | None, transform: Tensor, scale: float, limit: int
+) -> dict[str, Tensor]:
+    """The same for points that have been read; ``path`` is for messages."""
     kept = chosen_rows(len(cloud.positions), limit, path.name)
     positions = cloud.positions[kept]
     if offset is not None:
@@ -84,15 +89,6 @@ def chosen_rows(count: int, limit: int, name: str) -> Any:
         "(--pipeline.datamanager.max-seed-points)."
     )
     return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
-
-
-def thinned(points: Mapping[str, Tensor], limit: int, name: str) -> dict[str, Tensor]:
-    """The entries of metadata with no more than ``limit`` points; see `chosen_rows`."""
-    count = len(points.get("points3D_xyz", ()))
-    if count <= limit:
-        return dict(points)
-    kept = torch.from_numpy(chosen_rows(count, limit, name))
-    return {key: value[kept] if len(value) == count else value for key, value in points.items()}
 
 
 def read_points(path: Path) -> PointCloud:

@@ -12,20 +12,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from splatkit_ns.files import quoted
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import INTRINSICS, Lens, lens_of_frame
 from splatkit_ns.plugin.data.photographs.pictures import RESTORE, read_header
+from splatkit_ns.plugin.data.scenes.frame_poses import far_offset, pose_of, without_scale
 
 Doubles = NDArray[np.float64]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG", ".webp", ".tif", ".tiff", ".bmp")
-FAR = 100.0
-"""Scenes whose centre is farther from the origin than this many times their size are moved there; single precision
-would round the positions of cameras visibly."""
 FOCALS = ("fl_x", "fl_y", "x_fov", "y_fov", "camera_angle_x", "camera_angle_y")
 
 
@@ -55,26 +52,6 @@ def read_frames(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             raise DataError(f"{where} has no 'file_path', the path of its image relative to {path.name}.")
         pose_of(frame, f"{where} ({frame['file_path']})")
     return meta, frames
-
-
-def pose_of(frame: Mapping[str, Any], where: str) -> Doubles:
-    """The pose of a frame, (4, 4), in double precision.
-
-    Raises:
-        DataError: it is no matrix of finite numbers.
-    """
-    pose = frame.get("transform_matrix")
-    try:
-        matrix = torch.tensor(pose, dtype=torch.float64).numpy()
-    except (TypeError, ValueError, RuntimeError):
-        matrix = np.zeros(0)
-    if matrix.shape not in ((4, 4), (3, 4)):
-        raise DataError(f"{where}: 'transform_matrix' must be a 4×4 matrix of numbers, found {str(pose)[:80]}.")
-    if not np.isfinite(matrix).all():
-        raise DataError(
-            f"{where}: 'transform_matrix' holds NaN or infinity. Remove the frame, or compute its pose again."
-        )
-    return np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
 
 
 def check_transforms(path: Path) -> dict[str, Any]:
@@ -107,18 +84,6 @@ def check_transforms(path: Path) -> dict[str, Any]:
     return meta
 
 
-def far_offset(centres: Doubles) -> Doubles | None:
-    """The position (3,), in whole units, that is to be taken off a scene far from the origin; None if it is near.
-
-    Args:
-        centres: (C, 3), the positions of the cameras.
-    """
-    middle = centres.mean(0)
-    extent = float(np.abs(centres - middle).max())
-    distance = float(np.abs(middle).max())
-    return np.rint(middle) if distance > FAR * extent and distance > FAR else None
-
-
 class Scene:
     """A file of frames as nerfstudio's dataparsers are to read it.
 
@@ -133,7 +98,8 @@ class Scene:
         self.path = path
         self.folder = path.parent
         self.meta, self.frames = read_frames(path)
-        self.poses = np.stack([pose_of(frame, f"{path}, frame {i}") for i, frame in enumerate(self.frames)])
+        poses = np.stack([pose_of(frame, f"{path}, frame {i}") for i, frame in enumerate(self.frames)])
+        self.poses = without_scale(poses, path)
         """(F, 4, 4)."""
         self.offset = far_offset(self.poses[:, :3, 3])
         self.names = [existing_name(self.folder, frame["file_path"]) for frame in self.frames]

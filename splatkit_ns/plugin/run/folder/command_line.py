@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
 import sys
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +18,10 @@ TRAINING = ("ns-train", "train.py")
 """The names of the command that trains."""
 OPENING = ("ns-eval", "ns-export", "ns-render", "ns-viewer", "eval.py", "exporter.py", "render.py", "run_viewer.py")
 """The names of the commands that open trained runs, and do not write into their folders."""
+RENDERING = ("ns-render", "render.py")
+"""The names of the command that renders."""
+PATH_TYPES = ("perspective", "fisheye", "equirectangular")
+"""The camera types of camera paths that are drawn, beside VR180, which nerfstudio knows in any case."""
 EXPORTING = ("ns-export", "exporter.py")
 """The names of the command that exports."""
 BOX = ("--obb-center", "--obb-rotation", "--obb-scale")
@@ -57,6 +63,29 @@ def check_export_box(arguments: Sequence[str]) -> None:
             "outside of which Gaussians are left out. The scene itself is turned or scaled by --frame, --up and "
             "--scale of splatkit export."
         )
+
+
+def check_camera_path(arguments: Sequence[str]) -> None:
+    """Check that ``ns-render`` draws the camera type of its camera path; it draws what it does not know as perspective.
+
+    Args:
+        arguments: those of a process, its program first.
+
+    Raises:
+        SplatkitError: it does not.
+    """
+    name = options_of(RENDERING, arguments).get("--camera-path-filename")
+    if name is None:
+        return
+    with suppress(
+        OSError, ValueError, RecursionError, AttributeError
+    ):  # the command itself will fail, and is explained
+        kind = json.loads(Path(name).read_text(encoding="utf-8")).get("camera_type", PATH_TYPES[0])
+        if kind not in PATH_TYPES and kind.lower() != "vr180":
+            raise SplatkitError(
+                f"--camera-path-filename: {name} is for the camera type {kind!r}, which cannot be drawn. Save the path "
+                f"with one of these types: {', '.join(PATH_TYPES)}, vr180."
+            )
 
 
 def pass_over_imports(commands: Collection[str]) -> None:

@@ -31,6 +31,18 @@ def colmap() -> ColmapDataParserConfig:
 COLMAP: dict[str, tuple[Change, str]] = {
     "images.txt cut": (cut("sparse/0/images.txt", 200), "ColmapDataParser cannot read"),
     "a word": (write("sparse/0/cameras.txt", "1 PINHOLE 32 x 24"), "invalid literal for int()"),
+    "cameras.txt cut": (
+        cut("sparse/0/cameras.txt", 25),
+        "cameras.txt has the line '1 PINHOLE 32', expected the number",
+    ),
+    "no images": (
+        write("sparse/0/images.txt", "# none"),
+        "colmap model. It has none with a pose: align the photographs again",
+    ),
+    "points of words": (
+        write("sparse/0/points3D.txt", "1 2 3 x 1 1 1"),
+        "points3D.txt cannot be read: could not convert",
+    ),
     "no images.txt": (delete("sparse/0/images.txt"), "sparse/0/images.txt does not exist. Restore it"),
     "no points": (
         delete("sparse/0/points3D.txt"),
@@ -38,6 +50,20 @@ COLMAP: dict[str, tuple[Change, str]] = {
     ),
     "image missing": (delete(IMAGE), f"{IMAGE} does not exist, which the data set names"),
 }
+
+
+def test_masks_of_some_photographs(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Each was told of by itself, as a file to be restored."""
+
+    def change(folder: Path) -> None:
+        (folder / "masks").mkdir()
+        for number in (0, 1, 2, 4):
+            Image.new("L", (32, 24), 255).save(folder / f"masks/frame_{number:05d}.png")
+
+    data = changed_copy(scenes["colmap"], tmp_path, change)
+    message = run(data, tmp_path / "out", colmap(), masks_path=Path("masks"))
+    assert "4 of 6 images of a split have no mask. No such file:" in message
+    assert "images/frame_00003.png. Add what is missing" in message
 
 
 @pytest.mark.parametrize("name", COLMAP)

@@ -37,6 +37,10 @@ def point_with_nan(folder: Path) -> None:
     cloud.write(path)
 
 
+def exchange(frame: dict[str, Any]) -> None:
+    frame["transform_matrix"] = [list(column) for column in zip(*frame["transform_matrix"], strict=True)]
+
+
 def same_pose(meta: dict[str, Any]) -> None:
     for frame in meta["frames"]:
         frame["transform_matrix"] = meta["frames"][0]["transform_matrix"]
@@ -110,6 +114,14 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
     "mirrored pose": (
         in_json(lambda meta: [row.__setitem__(0, -row[0]) for row in meta["frames"][1]["transform_matrix"][:3]]),
         ("1 pose(s) of", "are mirror images, the first is that of", "frame_00001.png", "Convert the poses again"),
+    ),
+    "rows and columns exchanged": (
+        in_json(lambda meta: [exchange(frame) for frame in meta["frames"]]),
+        ("frame 0", "the last row of 'transform_matrix' is", "expected 0, 0, 0, 1", "Are rows and columns exchanged?"),
+    ),
+    "columns of several lengths": (
+        in_json(lambda meta: [row.__setitem__(0, 2 * row[0]) for row in meta["frames"][1]["transform_matrix"][:3]]),
+        ("The pose of", "frame_00001.png is no rigid motion", "Compute it again"),
     ),
     "one place": (in_json(same_pose), ("all cameras are at one place", "--auto-scale-poses False")),
     "one place, rounded": (in_json(same_pose_whose_mean_is_rounded), ("all cameras are at one place",)),

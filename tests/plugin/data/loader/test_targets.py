@@ -225,6 +225,8 @@ def test_depth_files_of_16_bits_and_of_floats(tmp_path: Path) -> None:
     np.testing.assert_allclose(depths[..., 0], [[np.nan, 1.5], [65.535, 0.002]], rtol=1e-6)
     np.save(tmp_path / "d.npy", np.array([[-1.0, np.nan, np.inf, 2.0]])[..., None])
     np.testing.assert_allclose(read_depths(tmp_path / "d.npy", 0.5)[..., 0], [[np.nan, np.nan, np.nan, 1.0]])
+    Image.fromarray(np.array([[0.25, np.nan]], np.float32)).save(tmp_path / "d.tiff")
+    np.testing.assert_allclose(read_depths(tmp_path / "d.tiff", 2.0)[..., 0], [[0.5, np.nan]])
     grey = np.array([[[7, 7, 7], [0, 0, 0]]], np.uint8)  # Depth Anything's --grayscale has three channels
     Image.fromarray(grey).save(tmp_path / "grey.png")
     np.testing.assert_allclose(read_depths(tmp_path / "grey.png", 1.0)[..., 0], [[7.0, np.nan]])
@@ -246,6 +248,7 @@ def test_normal_files_of_colours_and_of_floats(tmp_path: Path) -> None:
     ("name", "content", "fragment"),
     [
         ("d.png", b"not a picture", "d.png cannot be decoded. Restore it"),
+        ("d.exr", b"v/1\x01", "d.exr cannot be decoded. This OpenCV reads no EXR: write it as a TIFF of 32-bit floats"),
         ("d.npy", b"not an array", "d.npy cannot be read"),
         ("d.npy", np.eye(3)[None], r"d.npy is in colours, expected grey values"),
         ("d.npy", np.zeros((2, 3, 4)), r"d.npy has shape \(2, 3, 4\), expected \(height, width\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConf
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.utils.colmap_parsing_utils import read_model, write_model
 from PIL import Image
 
 from splatkit_ns.errors import SplatkitError
@@ -211,6 +213,48 @@ def test_names_that_programs_write(scenes: dict[str, Path], tmp_path: Path, chan
     assert all(path.is_file() for path in [*found.image_filenames, *found.mask_filenames])
     assert torch.equal(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds)
     assert torch.equal(found.metadata["points3D_xyz"], expected.metadata["points3D_xyz"])
+
+
+def test_a_camera_model_in_lower_case(scenes: dict[str, Path], tmp_path: Path) -> None:
+    change = in_json(lambda meta: meta.update(camera_model="opencv_fisheye", k1=0.01))
+    cameras = parsed(changed_copy(scenes["nerfstudio"], tmp_path, change)).cameras
+    assert set(cameras.camera_type.flatten().tolist()) == {CameraType.FISHEYE.value}
+
+
+def test_a_scale_in_rotations_is_taken_off(
+    scenes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def scale(number: int, frame: dict[str, Any]) -> None:
+        matrix = np.array(frame["transform_matrix"])
+        matrix[:3, :3] *= 1 + number
+        frame["transform_matrix"] = matrix.tolist()
+
+    found = parsed(changed_copy(scenes["nerfstudio"], tmp_path, of_frames(scale)))
+    expected = parsed(scenes["nerfstudio"])
+    torch.testing.assert_close(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds, atol=1e-6, rtol=0)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the rotations of 7 of 8 poses have a scale, such as 2. It is taken off" in told
+
+
+@pytest.mark.parametrize("kind", ["nerfstudio", "colmap"])
+def test_folders_tell_the_split(scenes: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    """--eval-mode filename refused photographs whose folders, and not whose names, are called train and eval."""
+
+    def change(folder: Path) -> None:
+        for name in ("train", "eval"):
+            (folder / "images" / name).mkdir()
+        for path in (folder / "images").glob("*.png"):
+            path.rename(path.parent / ("eval" if path.stem[-1] in "25" else "train") / path.name)
+        listing = folder / ("transforms.json" if kind == "nerfstudio" else "sparse/0/images.txt")
+        text = re.sub(r"frame_0000[25]", r"eval/\g<0>", listing.read_text())
+        listing.write_text(re.sub(r"(?<!/)frame_0", r"train/\g<0>", text.replace("images/frame", "images/train/frame")))
+
+    data = changed_copy(scenes[kind], tmp_path, change)
+    reading = parsed if kind == "nerfstudio" else colmap
+    held_out = [path.name for path in reading(data, split="val", eval_mode="filename").image_filenames]
+    assert held_out == ["frame_00002.png", "frame_00005.png"]
+    assert [path.name for path in reading(data, split="test", eval_mode="filename").image_filenames] == held_out
+    assert len(reading(data, eval_mode="filename").image_filenames) == 6
 
 
 def test_a_null_is_no_mask_and_no_depth(scenes: dict[str, Path], tmp_path: Path) -> None:
@@ -456,8 +500,11 @@ def into_a_folder(folder: Path) -> None:
         (into_a_folder, "frame_", "cam0\\frame_"),
         (lambda folder: None, ".png", ".PNG"),
         (lambda folder: None, ".png", ""),
+        (lambda folder: None, "frame_", "/home/me/photos/frame_"),
+        (into_a_folder, "frame_", "C:\\photos\\cam0\\frame_"),
+        (lambda folder: None, "frame_", "images/frame_"),
     ],
-    ids=["backslashes", "case", "no_suffix"],
+    ids=["backslashes", "case", "no_suffix", "elsewhere", "windows", "from_above"],
 )
 def test_names_that_programs_write_into_a_colmap_model(
     scenes: dict[str, Path], tmp_path: Path, change: Change, old: str, new: str
@@ -484,6 +531,150 @@ def test_lines_of_2d_points_may_be_left_out_of_images_txt(scenes: dict[str, Path
     assert found.image_filenames == [data / path.relative_to(scenes["colmap"]) for path in expected.image_filenames]
     assert torch.equal(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds)
     assert number_of_images(data / "sparse/0") == 8
+
+
+def test_names_that_are_numbers_need_no_lines_of_2d_points(scenes: dict[str, Path], tmp_path: Path) -> None:
+    """Their lines were taken for those of 2D points."""
+
+    def change(folder: Path) -> None:
+        for path in (folder / "images").iterdir():
+            path.rename(path.with_name(path.name.removeprefix("frame_")))
+        in_text("sparse/0/images.txt", lambda text: re.sub(r"frame_(\d+).png\n\n", r"\1\n", text))(folder)
+
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, change))
+    assert [path.name for path in found.image_filenames] == [f"{number:05d}.png" for number in range(8)]
+
+
+def test_two_images_of_one_name_in_folders_elsewhere_are_not_mixed_up(scenes: dict[str, Path], tmp_path: Path) -> None:
+    data = changed_copy(
+        scenes["colmap"],
+        tmp_path,
+        in_text("sparse/0/images.txt", lambda text: text.replace("frame_00001", "/a/frame_00000")),
+    )
+    names = [str(path) for path in colmap(data).image_filenames]
+    assert "/a/frame_00000.png" in names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_text_as_other_editors_save_it(scenes: dict[str, Path], tmp_path: Path, encoding: str) -> None:
+    def change(folder: Path) -> None:
+        for path in (folder / "images").iterdir():
+            path.rename(path.with_name(path.name.replace("frame", "façade")))
+        for path in (folder / "sparse/0").iterdir():
+            text = path.read_text().split("\n", 1)[1]  # without the comment
+            path.write_bytes(text.replace("frame", "façade").encode(encoding))
+
+    found, expected = colmap(changed_copy(scenes["colmap"], tmp_path, change)), colmap(scenes["colmap"])
+    assert found.image_filenames[0].name == "façade_00000.png"
+    assert all(path.is_file() for path in found.image_filenames)
+    assert torch.equal(found.cameras.camera_to_worlds, expected.cameras.camera_to_worlds)
+    assert torch.equal(found.cameras.fx, expected.cameras.fx)
+    assert torch.equal(found.metadata["points3D_xyz"], expected.metadata["points3D_xyz"])
+    assert number_of_images(tmp_path / "data/sparse/0") == 8
+
+
+def test_latin_1_names_of_a_binary_model(scenes: dict[str, Path], tmp_path: Path) -> None:
+    def change(folder: Path) -> None:
+        in_text("sparse/0/images.txt", lambda text: text.replace("frame", "f_ade"))(folder)
+        as_binary(folder)
+        path = folder / "sparse/0/images.bin"
+        path.write_bytes(path.read_bytes().replace(b"f_ade", b"f\xe7ade"))
+        for image in (folder / "images").iterdir():
+            image.rename(image.with_name(image.name.replace("frame", "fçade")))
+
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, change))
+    assert all(path.is_file() for path in found.image_filenames)
+
+
+@pytest.mark.parametrize("what", ["pose", "lens"])
+def test_images_that_a_program_of_windows_could_not_place(
+    scenes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Their NaN is spelt -nan(ind), and was told as damage of the file."""
+
+    def change(folder: Path) -> None:
+        old, new = (r"\S+ 1 (frame_00003)", r"-nan(ind) 1 \1") if what == "pose" else ("1 (frame_00003)", r"2 \1")
+        in_text("sparse/0/images.txt", lambda text: re.sub(old, new, text))(folder)
+        in_text("sparse/0/cameras.txt", lambda text: f"{text}2 PINHOLE 32 24 -nan(ind) -nan(ind) 16 12\n")(folder)
+
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, change))
+    assert len(found.image_filenames) == 7
+    assert "1 of 8 photographs in" in (told := " ".join(capsys.readouterr().out.split()))
+    assert "are not used: frame_00003.png" in told
+
+
+@pytest.mark.parametrize("points", ["1.5 2 -1 3 4.5 7", "1 2 3 4 5 6 7 8 9 10 11 8.6e-002"])
+def test_lines_of_2d_points_are_not_of_images(scenes: dict[str, Path], tmp_path: Path, points: str) -> None:
+    change = in_text("sparse/0/images.txt", lambda text: text.replace("\n\n", f"\n{points}\n"))
+    assert len(colmap(changed_copy(scenes["colmap"], tmp_path, change)).image_filenames) == 8
+
+
+def test_utf_16_is_told(scenes: dict[str, Path], tmp_path: Path) -> None:
+    data = changed_copy(scenes["colmap"], tmp_path, lambda folder: None)
+    path = data / "sparse/0/images.txt"
+    path.write_bytes(path.read_text().encode("utf-16"))
+    with pytest.raises(SplatkitError, match=r"images\.txt is UTF-16.*Save it as UTF-8"):
+        colmap(data)
+
+
+def point_lines(change: Callable[[list[str]], list[str]]) -> Change:
+    def changed(text: str) -> str:
+        head, *lines = text.strip().split("\n")
+        return "\n".join([head, *[" ".join(change(line.split())) for line in lines]])
+
+    return in_text("sparse/0/points3D.txt", changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda words: [*words[:4], *[f"{word}.0" for word in words[4:7]], *words[7:]],
+        lambda words: [*words[:4], *[str(int(word) / 255) for word in words[4:7]], *words[7:]],
+        lambda words: words[:7],
+    ],
+    ids=["floats", "floats_to_1", "no_error_and_track"],
+)
+def test_points_as_other_programs_write_them(scenes: dict[str, Path], tmp_path: Path, change: Any) -> None:
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, point_lines(change))).metadata
+    expected = colmap(scenes["colmap"]).metadata
+    assert torch.equal(found["points3D_xyz"], expected["points3D_xyz"])
+    assert torch.equal(found["points3D_rgb"], expected["points3D_rgb"])
+
+
+def as_binary(folder: Path) -> None:
+    model = folder / "sparse/0"
+    write_model(*read_model(str(model), ext=".txt"), str(model), ext=".bin")
+    for path in model.glob("*.txt"):
+        path.unlink()
+
+
+def test_binary_points_are_those_of_the_text(scenes: dict[str, Path], tmp_path: Path) -> None:
+    found = colmap(changed_copy(scenes["colmap"], tmp_path, as_binary)).metadata
+    expected = colmap(scenes["colmap"]).metadata
+    assert torch.equal(found["points3D_xyz"], expected["points3D_xyz"])
+    assert torch.equal(found["points3D_rgb"], expected["points3D_rgb"])
+
+
+def test_text_and_binary_files_that_differ(
+    scenes: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was computed again, beside the text of an earlier one."""
+
+    def both(folder: Path) -> None:
+        text = {path: path.read_bytes() for path in (folder / "sparse/0").iterdir()}
+        as_binary(folder)
+        for path, content in text.items():
+            path.write_bytes(content)
+
+    data = changed_copy(scenes["colmap"], tmp_path, both)
+    colmap(data)
+    assert "they differ" not in capsys.readouterr().out
+    in_text("sparse/0/images.txt", lambda text: re.sub(r"\S+ 1 frame_00003", "3.1 1 frame_00003", text))(data)
+    point_lines(lambda words: [*words[:4], "7", "8", "9"])(data)
+    found = colmap(data)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "as text, of 8 images, and in binary files, of 8, and they differ: the text is read." in told
+    assert found.metadata["points3D_rgb"][0].tolist() == [7, 8, 9], "the points are those of the same kind"
 
 
 def test_a_colmap_model_with_its_points_in_a_ply_file(scenes: dict[str, Path], tmp_path: Path) -> None:

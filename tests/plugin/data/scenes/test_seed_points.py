@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.gaussians import SH_C0
-from splatkit_ns.plugin.data.scenes.seed_points import bytes_of, read_points, seed_points, thinned
+from splatkit_ns.plugin.data.scenes.seed_points import bytes_of, read_points, seed_points
 from tests.formats.test_las import write_las
 from tests.plugin.data.broken_data import XYZ, changed_copy, in_json
 from tests.plugin.helpers import make_pipeline, make_trainer, run_config
@@ -172,18 +172,6 @@ def test_so_many_are_drawn_and_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = " ".join(capsys.readouterr().out.split())
     assert "points.ply has 300 points: 50 of them are drawn" in text
     assert "--pipeline.datamanager.max-seed-points" in text
-
-
-def test_entries_of_points_are_thinned_together() -> None:
-    points = {
-        "points3D_xyz": torch.arange(30.0).reshape(10, 3),
-        "points3D_error": torch.arange(10),
-        "id": torch.ones(3),
-    }
-    few = thinned(points, 4, "model")
-    assert torch.equal(few["points3D_error"] * 3, few["points3D_xyz"][:, 0])
-    assert len(few["points3D_xyz"]) == 4
-    assert few["id"] is points["id"]
 
 
 def test_training_starts_at_positions_without_colours(tiny_scene: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import json
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.run.folder.command_line import TRAINING, check_export_box, pass_over_imports
+from splatkit_ns.plugin.run.folder.command_line import TRAINING, check_camera_path, check_export_box, pass_over_imports
 from tests.plugin.helpers import make_pipeline, run_config
 
 
@@ -73,3 +74,22 @@ def test_a_box_that_ns_export_would_pass_over(tiny_scene: Path, monkeypatch: pyt
 )
 def test_a_whole_box_or_none(arguments: list[str]) -> None:
     check_export_box(arguments)
+
+
+@pytest.mark.parametrize("kind", ["orthographic", "Fisheye", "omnidirectional"])
+def test_a_camera_path_that_ns_render_would_draw_as_another(
+    tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The command ended with status 0 and a video of perspective cameras."""
+    path = tmp_path / "path.json"
+    path.write_text(json.dumps({"camera_type": kind}))
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-render", "camera-path", f"--camera-path-filename={path}"])
+    with pytest.raises(SplatkitError, match=f"{path} is for the camera type '{kind}', which cannot be drawn"):
+        make_pipeline(tiny_scene, "inference")
+
+
+@pytest.mark.parametrize("content", ['{"camera_type": "VR180"}', '{"camera_type": "fisheye"}', "{}", "[]", "{"])
+def test_camera_paths_that_are_drawn_or_told_by_the_command(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "path.json"
+    path.write_text(content)
+    check_camera_path(["ns-render", "camera-path", "--camera-path-filename", str(path)])
