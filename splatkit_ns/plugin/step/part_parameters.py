@@ -79,6 +79,8 @@ class PartParameters(nn.Module):
         except Exception as error:
             raise hook_failure(where, context.step, error) from error
         checked = _checked(declared, where)
+        if type(part).trainables is not SplatBaseModule.trainables:
+            _check_types(checked, where)
         if left_out := undeclared_parameters(part, checked, self._tensors):
             context.logger.warning(
                 "%s holds parameters that are not trained, because %s does not return them: %s. "
@@ -100,11 +102,20 @@ class PartParameters(nn.Module):
         found = nn.Module.named_buffers(part) if isinstance(part, nn.Module) else ()
         buffers = [(name, buffer) for name, buffer in found if id(buffer) not in self._tensors]
         if own or buffers:
+            self._check_name(part_name)
             tensors = OwnTensors(own, buffers).to(context.training_state.device)
             if isinstance(part, nn.Module):
                 _move_buffers(part, tensors)
             self.add_module(part_name, tensors)
             self._tensors |= {id(tensor) for tensor in (*tensors.parameters(), *tensors.buffers())}
+
+    def _check_name(self, part_name: str) -> None:
+        """Check that ``PART.NAME`` can be the name of a part's parameters."""
+        if not part_name or "." in part_name or hasattr(self, part_name):
+            raise ModuleError(
+                f"{part_name!r} cannot be the module_name of a part with parameters, which are called "
+                "module_name.NAME in checkpoints and options: let it return letters, digits and _."
+            )
 
     def _add_rows(self, name: str, entry: RowTrainable, where: str, context: StepContext) -> None:
         params = self._gauss_params[0]
@@ -179,6 +190,16 @@ def _checked(declared: Any, where: str) -> Mapping[str, Trainable | RowTrainable
         if parameter is not None and (first := names.setdefault(id(parameter), name)) != name:
             raise ModuleError(f"{where}: {first!r} and {name!r} hold the same parameter; return it once.")
     return declared
+
+
+def _check_types(declared: Mapping[str, Trainable | RowTrainable], where: str) -> None:
+    """Check that what a part itself declares can have gradients; of a network, integers are kept as they are."""
+    for name, entry in declared.items():
+        if isinstance(entry, Trainable) and not entry.parameter.is_floating_point():
+            raise ModuleError(
+                f"{where}: {name!r} is a parameter of {entry.parameter.dtype}, which has no gradients; make it of "
+                "float32, or keep it in an attribute or in state_dict."
+            )
 
 
 def _check_rows(name: str, entry: RowTrainable, where: str) -> None:
