@@ -14,7 +14,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.near_misses import is_own_class
-from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, undeclared_parameters
+from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, networks_of, undeclared_parameters
 from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.schema import KEYS
 
@@ -47,6 +47,7 @@ class PartParameters(nn.Module):
         self.rows: dict[str, RowTrainable] = {}
         """The parameters with one row for each Gaussian, by name."""
         self._of_users: list[str] = []  # the groups of parts that this package does not define
+        self._set_to_evaluation: list[nn.Module] = []
 
     def add_parts(self, dispatcher: ModuleDispatcher, context: StepContext) -> None:
         """Add the parameters of parts that have not been collected before.
@@ -133,6 +134,18 @@ class PartParameters(nn.Module):
             params[name] = nn.Parameter(entry.rows(context.training_state))
         except Exception as error:
             raise hook_failure(f"{where}: the rows {name!r}", context.step, error) from error
+
+    def train(self, mode: bool = True) -> PartParameters:
+        """Set the networks of parts to training or evaluation, too; what a part has set to evaluation stays so."""
+        if mode:
+            changed, self._set_to_evaluation = self._set_to_evaluation, []
+        else:
+            networks = [network for part in self._collected.values() for network in networks_of(part)]
+            changed = [layer for network in networks for layer in network.modules() if layer.training]
+            self._set_to_evaluation += changed
+        for layer in changed:
+            layer.training = mode
+        return super().train(mode)
 
     def warn_of_untrained(self, optimizers: Mapping[str, Optimizer], context: StepContext) -> None:
         """Warn at the end of a run of parameters of users' parts that no gradient has reached.

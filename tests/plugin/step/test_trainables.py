@@ -188,50 +188,6 @@ def test_an_nn_module_is_taken_as_it_is(tiny_scene: Path, tmp_path: Path) -> Non
     assert set(opened.pipeline.model.part_params.groups()) == {"ToneOtherWay.net/weight", "ToneOtherWay.net/bias"}
 
 
-@dataclass
-class Curve(nn.Module, SplatImageModel):
-    """A network that is a dataclass, which cannot be hashed by itself."""
-
-    width: int = 4
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(3, self.width), nn.Tanh(), nn.Linear(self.width, 3))
-
-    def apply(self, rendered: Tensor, frame: Any) -> Tensor:  # type: ignore[override]
-        return rendered + 0.1 * self.net(rendered)
-
-
-class Shifted(nn.Module, Splat3DGSRenderer):
-    """A network that moves the Gaussians of a built-in renderer, and a colour behind them."""
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        Splat3DGSRenderer.__init__(self, sky_degree=0)
-        self.net = nn.Linear(3, 3)
-
-    def trainables(self, **kwargs: Any) -> Any:
-        self.shift = nn.Parameter(torch.zeros(3))
-        return {**super().trainables(**kwargs), "shift": Trainable(self.shift, lr=0.1)}
-
-    def render(self, training_state: Any, view: Any, options: Any = RenderOptions()) -> Any:
-        means = training_state.means + 0.01 * self.net(training_state.means) + self.shift
-        return super().render(SplatTrainingState({**training_state.params, "means": means}, {}), view, options)
-
-
-def test_networks_that_are_dataclasses_or_built_in_renderers_too_are_trained(
-    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
-) -> None:
-    whole = resumed_is_the_same(tiny_scene, tmp_path, image_model=Curve(), renderer=Shifted())
-    assert set(whole.pipeline.model.part_params.groups()) == {
-        *(f"Curve.net/{layer}/{name}" for layer in (0, 2) for name in ("weight", "bias")),
-        *(f"Shifted.{name}" for name in ("net/weight", "net/bias", "shift", "sky")),
-    }
-    assert "not trained" not in messages.text
-    assert "No gradient" not in messages.text
-    assert Shifted().may_own_parameters
-
-
 class Forgetful(SplatImageModel):
     """Holds parameters, but declares one alone."""
 
