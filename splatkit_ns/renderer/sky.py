@@ -52,8 +52,8 @@ class SkyRenderer(DropoutRenderer[PayloadT]):
         is_network = isinstance(self, nn.Module)
         return self.sky_degree is not None or is_network or type(self).trainables is not SkyRenderer.trainables
 
-    def trainables(self, **kwargs: Any) -> Mapping[str, Trainable | RowTrainable]:
-        own = super().trainables(**kwargs)  # of a subclass that is an `nn.Module`
+    def trainables(self, *args: Any, **kwargs: Any) -> Mapping[str, Trainable | RowTrainable]:
+        own = super().trainables(*args, **kwargs)  # of a subclass that is an `nn.Module`
         if self.sky_degree is None:
             return own
         self.sky = nn.Parameter(torch.zeros((self.sky_degree + 1) ** 2, 3))

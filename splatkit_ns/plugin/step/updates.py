@@ -59,9 +59,17 @@ class ParameterUpdates:
         """Check after a step, 1-based, that the optimizers still train the Gaussians' parameters.
 
         Raises:
-            ModuleError: a part has put another `Parameter` into ``training_state.params``.
+            ModuleError: a part has put another `Parameter` into ``training_state.params``, or another optimizer into
+                ``training_state.optimizers``.
         """
         params, optimizers = self._training_state.params, self._training_state.optimizers
+        unused = [name for name, optimizer in optimizers.items() if optimizer is not self.optimizers.get(name)]
+        if unused:
+            raise ModuleError(
+                f"At step {step} or before, a part has put an optimizer that the run does not use into "
+                f"training_state.optimizers: {', '.join(unused)}. Change its param_groups, or give the method another "
+                "one: make_method(optimizers=…)."
+            )
         others = [
             name for name in params if name not in optimizers or parameter_of(optimizers[name]) is not params[name]
         ]

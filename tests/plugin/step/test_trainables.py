@@ -287,6 +287,19 @@ def test_another_parameter_in_the_place_of_that_which_is_trained_is_refused(
     forget_writers()
 
 
+class OtherOptimizer(SplatBaseModule[Any]):
+    """Replaces an optimizer."""
+
+    def on_setup(self, training_state: Any) -> None:
+        training_state.optimizers["sh0"] = torch.optim.SGD([training_state.params["sh0"]], lr=0.1)
+
+
+def test_an_optimizer_that_a_part_replaces_is_refused(tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModuleError, match=r"^At step 1 .* does not use into training_state.optimizers: sh0\. "):
+        train(config_of(tiny_scene, tmp_path, modules=[OtherOptimizer()]))
+    forget_writers()
+
+
 class Named(Forgetful):
     """Has a name of its own."""
 
