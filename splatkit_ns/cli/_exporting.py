@@ -15,7 +15,7 @@ from splatkit_ns.cli._files import check_outputs, place_problem, shown_ratio, wr
 from splatkit_ns.cli._measuring import HeldOutViews
 from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
 from splatkit_ns.cli.export import ExportOptions
-from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.errors import ModuleError, OptionsError, SplatkitError, listed
 from splatkit_ns.formats import FormatError, Gaussians
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.formats.offset_files import write_offset
@@ -214,7 +214,13 @@ def training_to_file(run: LoadedRun, options: ExportOptions) -> Similarity:
 def quality(path: Path, expected: Gaussians, views: HeldOutViews, move: Similarity) -> str:
     """The quality of a file that was just written, as the end of a line."""
     found = formats.read(path)
-    db = views.psnr(found, move)
+    try:
+        db = views.psnr(found, move)
+    except (ModuleError, KeyError):
+        lost = [name for name in expected.extra if name not in found.extra]
+        if not lost:
+            raise
+        return f", not measured: the run's renderer draws with {listed(lost, 3)}, which the file does not hold"
     text = ", the same pictures" if db >= EQUAL_DB else f", {db:.2f} dB"
     if found.render_mode != expected.render_mode:
         kind = "antialiased" if expected.render_mode == "mip" else "discs"

@@ -44,7 +44,7 @@ class SplatDensification(SplatBaseModule[PayloadT]):
         return any(strategy.needs_screen_gradients for strategy in self._held())
 
     @abstractmethod
-    def densify(self, **kwargs: Any) -> None:
+    def densify(self, *args: Any, **kwargs: Any) -> None:
         """Change the set of Gaussians, after the optimizers' step; called every step.
 
         Name the arguments that you need: ``step, max_steps, training_state, rend_out, rendered_frames, target_frames,

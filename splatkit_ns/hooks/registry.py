@@ -12,6 +12,8 @@ from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.importing import import_object, why_not_called
 
 ItemT = TypeVar("ItemT")
+ClassT = TypeVar("ClassT", bound=type[Any])
+"""A class that is registered; it stays what it is, also for type checkers."""
 
 logger = logging.getLogger("splatkit_ns")
 
@@ -41,10 +43,10 @@ class Registry(Generic[ItemT]):
         self._classes: dict[str, type[ItemT]] = {}
 
     @overload
-    def register(self, name: str | None = None) -> Callable[[type[ItemT]], type[ItemT]]: ...
+    def register(self, name: str | None = None) -> Callable[[ClassT], ClassT]: ...
 
     @overload
-    def register(self, name: type[ItemT]) -> type[ItemT]: ...
+    def register(self, name: ClassT) -> ClassT: ...
 
     def register(self, name: Any = None) -> Any:
         """Decorator that puts a class into the registry, under its own name unless another is given.

@@ -22,7 +22,7 @@ class SplatLossFn(SplatBaseModule[PayloadT]):
     """A measure of the difference between a render and its photograph. It has all hooks of a module, too."""
 
     @abstractmethod
-    def compute_loss(self, **kwargs: Any) -> Tensor | Mapping[str, Tensor]:
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor | Mapping[str, Tensor]:
         """Compute the loss of one step.
 
         Name the arguments that you need: ``rendered_frames, target_frames, masks, rend_out, view, target_depths,

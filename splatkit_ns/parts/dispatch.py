@@ -71,19 +71,25 @@ class ModuleDispatcher:
     A module that another one holds takes part, too, right before that. A hook that a module does not override costs
     nothing, nor does a module that is idle.
 
-    Two instances of one class are distinguished by a number: ``SplatExporter``, ``SplatExporter_2``.
+    Two instances of one class are distinguished by a number: ``SplatExporter``, ``SplatExporter_2``. Those of `further`
+    come last, and change no name of the others.
 
     Raises:
         ModuleError: on construction, when something that is no module instance is among the modules, a hook takes
             an argument that does not exist, or a module reads a payload that the renderer does not return.
     """
 
-    def __init__(self, modules: Sequence[SplatBaseModule[Any]], context: StepContext) -> None:
-        for module in modules:
+    def __init__(
+        self,
+        modules: Sequence[SplatBaseModule[Any]],
+        context: StepContext,
+        further: Sequence[SplatBaseModule[Any]] = (),
+    ) -> None:
+        for module in (*modules, *further):
             check_instance(module, SplatBaseModule, "an entry of modules")
         if context.renderer is not None:
-            _check_payloads(modules, context.renderer)
-        self.modules = named_parts(modules)
+            _check_payloads([*modules, *further], context.renderer)
+        self.modules = named_parts(modules, further)
         self.context = context
         self._set_up: set[str] = set()
         self._restored: set[str] = set()
@@ -304,10 +310,18 @@ def _on_device(value: Any, device: torch.device) -> Any:
     return value
 
 
-def named_parts(modules: Sequence[SplatBaseModule[Any]]) -> dict[str, SplatBaseModule[Any]]:
-    """Modules and what they hold, in the order of their hooks, by name; what is held changes no name of a holder."""
-    parts, given = with_held_parts(modules), {id(module) for module in modules}
-    ordered = [*modules, *(part for part in parts if id(part) not in given)]
+def named_parts(
+    modules: Sequence[SplatBaseModule[Any]], further: Sequence[SplatBaseModule[Any]] = ()
+) -> dict[str, SplatBaseModule[Any]]:
+    """Modules and what they hold, in the order of their hooks, by name; what is held changes no name of a holder.
+
+    Args:
+        modules: those whose names, and the names of what they hold, do not depend on others.
+        further: others, which come after them.
+    """
+    parts, own = with_held_parts([*modules, *further]), {id(part) for part in with_held_parts(modules)}
+    given = {id(module) for module in (*modules, *further)}
+    ordered = sorted(parts, key=lambda part: (id(part) not in own, id(part) not in given))
     unique = unique_names(module.module_name for module in ordered)
     names = dict(zip(map(id, ordered), unique, strict=True))
     return {names[id(part)]: part for part in parts}

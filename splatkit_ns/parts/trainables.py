@@ -94,6 +94,11 @@ def parameter_ids(part: object) -> set[int]:
     return {id(param) for _, param in _parameters_of(part)}
 
 
+def networks_of(part: object) -> list[nn.Module]:
+    """The part itself if it is a network, or else the networks among its attributes."""
+    return [part] if isinstance(part, nn.Module) else [v for v in vars(part).values() if isinstance(v, nn.Module)]
+
+
 def _parameters_of(part: object) -> Iterator[tuple[str, nn.Parameter]]:
     if isinstance(part, nn.Module):
         yield from nn.Module.named_parameters(part)

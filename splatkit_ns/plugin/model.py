@@ -31,7 +31,7 @@ from splatkit_ns.plugin.data.backgrounds import BackgroundColor, Backgrounds
 from splatkit_ns.plugin.data.cameras import lens_view
 from splatkit_ns.plugin.data.photographs.images import evaluation_target
 from splatkit_ns.plugin.run.checkpoints.model_parameters import ModelParameters
-from splatkit_ns.plugin.run.opaque_parts import instance
+from splatkit_ns.plugin.run.opaque_parts import instances
 from splatkit_ns.plugin.step.frame import TrainingFrames
 from splatkit_ns.plugin.step.measures import Measures, compared
 from splatkit_ns.plugin.step.part_attributes import PartAttributes
@@ -123,7 +123,7 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
         self.backgrounds = Backgrounds(config.background_color, metadata.get("background_color"))
         frames = TrainingFrames(self.backgrounds, self.camera_optimizer, self.num_train_data)
         parts = (config.renderer, config.image_model, config.loss_fn, config.densification)
-        self.parts = StepParts(self.context, frames, *map(instance, parts), ranks=ranks)
+        self.parts = StepParts(self.context, frames, *instances(parts), ranks=ranks)
         self.part_params = PartParameters(self.gauss_params)
         self.part_params.add_parts(self.dispatcher, self.context)
         self.measures = Measures(config.lpips, self.camera_optimizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.gaussians import SH_C0
 from splatkit_ns.formats.sh_rotation import basis_functions, sphere_directions
 from splatkit_ns.parts.payload import PayloadT
-from splatkit_ns.parts.trainables import Trainable
+from splatkit_ns.parts.trainables import RowTrainable, Trainable
 from splatkit_ns.ranges import Positive, one_of
 from splatkit_ns.rasterize.lens_models import rays_of_pixels
 from splatkit_ns.renderer.base import RenderOptions
@@ -49,13 +49,15 @@ class SkyRenderer(DropoutRenderer[PayloadT]):
 
     @property
     def may_own_parameters(self) -> bool:
-        return self.sky_degree is not None or type(self).trainables is not SkyRenderer.trainables
+        is_network = isinstance(self, nn.Module)
+        return self.sky_degree is not None or is_network or type(self).trainables is not SkyRenderer.trainables
 
-    def trainables(self) -> Mapping[str, Trainable]:
+    def trainables(self, *args: Any, **kwargs: Any) -> Mapping[str, Trainable | RowTrainable]:
+        own = super().trainables(*args, **kwargs)  # of a subclass that is an `nn.Module`
         if self.sky_degree is None:
-            return {}
+            return own
         self.sky = nn.Parameter(torch.zeros((self.sky_degree + 1) ** 2, 3))
-        return {"sky": Trainable(self.sky, lr=self.sky_lr, lr_final=self.sky_lr / 10)}
+        return {**own, "sky": Trainable(self.sky, lr=self.sky_lr, lr_final=self.sky_lr / 10)}
 
     def backgrounds_of(self, options: RenderOptions) -> Tensor | None:
         """Return the colours that the Gaussians are laid on, (C, 3); None, which is black, if a sky follows."""

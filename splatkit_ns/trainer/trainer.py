@@ -150,12 +150,14 @@ class SplatTrainer:
         datamanager.data = datamanager.dataparser.data  # nerfstudio names the experiment after it
         config.pipeline.datamanager = datamanager
         others: list[str] = []  # the classes of parts that take the place of the method's
+        changes = any(self.config.changes_part(name) for name, part in self._parts.items() if part is not None)
+        memo: dict[int, Any] = {}  # what parts share, their copies share
         for name, part in self._parts.items():
             if part is not None:
                 if type(part) is not type(part_itself(getattr(config.pipeline.model, name))):
                     others.append(type(part).__name__)
                 holder = opaque_part(part)
-                setattr(config.pipeline.model, name, deepcopy(holder) if self.config.changes_part(name) else holder)
+                setattr(config.pipeline.model, name, deepcopy(holder, memo) if changes else holder)
         config.method_name = name_with_parts(str(config.method_name), others)
         config.load_checkpoint = self.ckpt_path
         config.logging.local_writer.enable = sys.stdout.isatty() and not draws_progress(self.modules)

@@ -16,9 +16,10 @@ from torch import Tensor
 from splatkit_ns import formats
 from splatkit_ns.cameras import View
 from splatkit_ns.formats import usable_format_names
+from splatkit_ns.modules import RowTrainable
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.renderer import RenderOptions, Splat3DGSRenderer
-from splatkit_ns.splat import SplatModel
+from splatkit_ns.splat import SplatModel, SplatTrainingState
 from tests.cli.helpers import refused, run
 from tests.made_scene import intrinsics, made_views
 
@@ -138,6 +139,31 @@ def test_a_renderer_that_viewers_do_not_have_is_told(
     words = ("--measure", "0", "--trust", __name__)
     assert "as 3DGS does, without the run's Warm." in export(capsys, config, "--output", tmp_path / "a.ply", *words)
     assert "as 3DGS does" not in export(capsys, made_run, "--output", tmp_path / "b.ply", "--measure", "0")
+
+
+class Tinted(Splat3DGSRenderer):
+    """A renderer that draws with rows of its own."""
+
+    def trainables(self, **kwargs: Any) -> Any:
+        return {"tint": RowTrainable(shape=(3,), lr=0.01)}
+
+    def render(self, training_state: Any, view: Any, options: RenderOptions = RenderOptions()) -> Any:
+        params = dict(training_state.params)
+        params["sh0"] = params["sh0"] + params["tint"][:, None]
+        return super().render(SplatTrainingState(params, {}), view, options)
+
+
+def test_a_file_without_the_rows_that_the_renderer_draws_with_is_not_measured(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = with_config(
+        made_run, tmp_path / "run", ("splatkit_ns.renderer._3dgs.Splat3DGSRenderer", f"{__name__}.Tinted")
+    )
+    outputs = (tmp_path / "a.splat", tmp_path / "b.ply")
+    text = export(capsys, config, "--output", *outputs, "--measure", "1", "--trust", __name__)
+    (first,) = [line for line in text.split(str(outputs[0])) if "the size of the run's" in line]
+    assert "not measured: the run's renderer draws with tint, which the file does not hold" in " ".join(first.split())
+    assert "the same pictures" in text
 
 
 def with_config(made_run: Path, folder: Path, *changes: tuple[str, str]) -> Path:

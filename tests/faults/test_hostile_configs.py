@@ -257,6 +257,31 @@ def test_a_network_of_ones_own_comes_back_with_its_weights(tmp_path: Path, monke
         stored_tensor("load", [1], None, ["AA=="])
 
 
+def test_a_run_whose_network_begins_with_other_weights_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that is run again makes it anew; the run goes on with the weights of its checkpoint."""
+    (tmp_path / "net_parts.py").write_text(NET_PARTS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "net_parts", raising=False)
+    make = importlib.import_module("net_parts").Net
+    config = parse_config(OLD_RUN.read_text())
+    config.pipeline.model.image_model = make()
+    (tmp_path / "config.yml").write_text(yaml.dump(config))
+
+    def holds(**attributes: Any) -> bool:
+        config.pipeline.model.image_model = net = make()
+        vars(net).update(attributes)
+        net.halves += 1
+        return holds_config(tmp_path / "config.yml", config)
+
+    assert holds()
+    assert not holds(learning_rate=0.1)
+    assert not holds(anchors=torch.ones(3)), "a tensor that no checkpoint holds"
+    weights = {"weight": torch.nn.Parameter(torch.ones(2, 2))}
+    assert not holds(_modules={"net": torch.nn.ParameterDict(weights)})
+
+
 def test_known_configs_come_back_as_they_were() -> None:
     """All our methods, and one of them with every data parser that there is, two of pipelines that others have made."""
     configs: dict[str, Any] = {name: all_methods[name] for name in ENTRY_POINTS}  # other tests may have added methods
@@ -311,14 +336,13 @@ def test_commands_refuse_and_trust(evil: Path, capsys: pytest.CaptureFixture[str
 def test_a_strangers_config_in_the_output_folder_is_not_run(evil: Path) -> None:
     """A run that is about to start compares its config with that of the folder."""
     (evil / "config.yml").write_text(with_line("!!python/object/apply:evil_parts.call []"))
-    machine = parse_config(OLD_RUN.read_text()).machine
-    assert not holds_config(evil / "config.yml", OLD_RUN.read_text(), machine)
+    config = parse_config(OLD_RUN.read_text())
+    assert not holds_config(evil / "config.yml", config)
     assert not (evil / "imported").exists()
     (evil / "config.yml").write_text("# a comment\n" + OLD_RUN.read_text())
-    config = yaml.dump(parse_config(OLD_RUN.read_text()))
-    assert holds_config(evil / "config.yml", config, machine)
+    assert holds_config(evil / "config.yml", config)
     elsewhere = parse_config(OLD_RUN.read_text())
     elsewhere.machine.num_devices, elsewhere.machine.num_machines = 4, 2
-    assert holds_config(evil / "config.yml", yaml.dump(elsewhere), elsewhere.machine), "a run may go on elsewhere"
+    assert holds_config(evil / "config.yml", elsewhere), "a run may go on elsewhere"
     elsewhere.machine.seed += 1
-    assert not holds_config(evil / "config.yml", yaml.dump(elsewhere), elsewhere.machine)
+    assert not holds_config(evil / "config.yml", elsewhere)

@@ -127,7 +127,7 @@ class MovingRenderer(Splat3DGSRenderer):
 
     def trainables(self, num_train_images):
         self.field = nn.Parameter(torch.zeros(num_train_images, 4, 3))
-        return {"field": Trainable(self.field, lr=self.lr, lr_final=self.lr / 10)}
+        return {**super().trainables(), "field": Trainable(self.field, lr=self.lr, lr_final=self.lr / 10)}
 
     def pre_step(self, image_index, step, max_steps):
         super().pre_step(step, max_steps)  # the renderer's own, which counts for its dropout

@@ -15,12 +15,13 @@ from torch import nn
 from splatkit_ns.densification import SplatDensification, SplatMCMCDensification
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
-from splatkit_ns.modules import RowTrainable, Trainable
+from splatkit_ns.modules import RowTrainable, SplatBaseModule, Trainable
 from splatkit_ns.parts.base import SplatBaseModule as Part
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import HOOKS, ModuleDispatcher, named_parts
 from splatkit_ns.parts.nesting import held_parts, passed_on, with_held_parts
 from splatkit_ns.renderer import Splat3DGSRenderer, SplatRenderer
+from splatkit_ns.splat import read_checkpoint
 from splatkit_ns.trainer.result import open_run
 from tests.trainer.helpers import train
 
@@ -74,6 +75,40 @@ def test_a_holder_keeps_its_name() -> None:
     outer, inner, other = Holder(Holder(Leaf())), Leaf(), Leaf()
     outer.more = inner  # type: ignore[attr-defined]
     assert list(named_parts([outer, other])) == ["Leaf_2", "Holder_2", "Leaf_3", "Holder", "Leaf"]
+
+
+def test_modules_change_no_name_of_what_a_loss_holds() -> None:
+    """Those who open the run know the loss, but not its modules."""
+    loss, module = Holder(Leaf()), Leaf()
+    assert list(named_parts([loss])) == ["Leaf", "Holder"]
+    assert list(named_parts([loss], [module])) == ["Leaf", "Holder", "Leaf_2"]
+    assert list(named_parts([loss], [Holder(Leaf())])) == ["Leaf", "Holder", "Leaf_2", "Holder_2"]
+
+
+class Scale(SplatBaseModule[Any]):
+    """A learnt number."""
+
+    def trainables(self) -> Any:
+        self.value = nn.Parameter(torch.zeros(()))
+        return {"value": Trainable(self.value, lr=0.01)}
+
+
+@dataclass
+class Scaled(Splat3DGSLossFn):
+    """Draws the number that it holds, and those of modules, away from 0."""
+
+    scale: Scale = field(default_factory=Scale)
+
+    def compute_loss(self, modules: Any, **others: Any) -> Any:
+        found = [module.value for module in modules if isinstance(module, Scale)]
+        return {**super().compute_loss(**others), "scales": sum((value - 1) ** 2 for value in found)}
+
+
+def test_a_held_part_and_a_module_of_its_class_are_both_trained(tiny_scene: Path, tmp_path: Path) -> None:
+    result = train(tiny_scene, tmp_path, 2, loss_fn=Scaled(), modules=[Scale()])
+    assert [float(module.value.detach()) > 0 for module in result.modules if isinstance(module, Scale)] == [True, True]
+    weights = read_checkpoint(result.checkpoint_path)["pipeline"]
+    assert {"_model.part_params.Scale.value", "_model.part_params.Scale_2.value"} <= weights.keys()
 
 
 @dataclass

@@ -52,6 +52,12 @@ def test_one_message_and_a_checkpoint(
     assert [read_checkpoint(path)["step"] + 1 for path in paths] == [images]
 
 
+def test_a_checkpoint_that_is_not_there_is_told_without_those_of_the_new_run(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP, load_dir=tmp_path, load_step=7)
+    with pytest.raises(SplatkitError, match=r"^There is no checkpoint of step 7 .* \(files named \S+\)\.$"):
+        in_ranks(config, [])
+
+
 def test_the_run_goes_on_from_what_a_killed_rank_left(scene: Path, tmp_path: Path) -> None:
     config = make_config(scene, tmp_path, **CHEAP, steps_per_save=4)
     with pytest.raises(SplatkitError, match="Rank 0 of 2"):

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
+
+from splatkit_ns.parts.base import SplatBaseModule
 
 CHARACTERS = 80_000
 """The most characters of a piece of a tensor: longer values are refused in a config."""
@@ -62,7 +65,40 @@ def _represent_module(dumper: yaml.Dumper, module: nn.Module) -> yaml.Node:
     if getattr(made, "__name__", "") != "__newobj__" or arguments != (cls,) or not isinstance(state, dict) or any(more):
         return dumper.represent_object(module)
     ordered = {name: OrderedDict(value) if name in ORDERED else value for name, value in state.items()}
-    return dumper.represent_mapping(f"tag:yaml.org,2002:python/object:{cls.__module__}.{cls.__qualname__}", ordered)
+    tag = f"tag:yaml.org,2002:python/object:{cls.__module__}.{cls.__qualname__}"
+    if not isinstance(dumper, WithoutWeights):
+        return dumper.represent_mapping(tag, ordered)
+    with dumper.inside(module):
+        return dumper.represent_mapping(tag, ordered | (_shapes(state) if dumper.is_in_part else {}))
+
+
+class WithoutWeights(yaml.Dumper):
+    """Writes configs to compare them: of the weights and buffers of a part that is an `nn.Module`, the shapes alone.
+
+    A run that goes on has them from its checkpoint, and a part that is made again begins with other ones.
+    """
+
+    is_in_part = False
+
+    @contextmanager
+    def inside(self, module: nn.Module) -> Generator[None]:
+        """A block that writes what this module holds."""
+        outside, self.is_in_part = self.is_in_part, self.is_in_part or isinstance(module, SplatBaseModule)
+        try:
+            yield
+        finally:
+            self.is_in_part = outside
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    """The weights and buffers in the state of a module, each as its type and shape."""
+    kinds: dict[str, Any] = {}
+    for kind in ("_parameters", "_buffers"):
+        found: dict[str, Tensor | None] = state.get(kind, {})
+        kinds[kind] = {
+            name: value if value is None else f"{value.dtype} {value.shape}" for name, value in found.items()
+        }
+    return kinds
 
 
 yaml.add_multi_representer(Tensor, _represent)

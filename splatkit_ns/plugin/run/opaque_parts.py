@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
@@ -105,6 +107,15 @@ def opaque_part(part: Any) -> Any:
 def instance(part: Any) -> Any:
     """A run-time copy of a part that `opaque_part` returned."""
     return running_copy(part_itself(part))
+
+
+def instances(parts: Iterable[Any]) -> list[Any]:
+    """Run-time copies of parts that `opaque_part` returned; what parts share, such as a network, their copies share."""
+    given = [part_itself(part) for part in parts]
+    try:
+        return deepcopy(given)
+    except Exception:  # whatever the user's objects raise
+        return [running_copy(part) for part in given]
 
 
 def part_itself(part: Any) -> Any:

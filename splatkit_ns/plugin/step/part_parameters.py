@@ -14,7 +14,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.near_misses import is_own_class
-from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, undeclared_parameters
+from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, networks_of, undeclared_parameters
 from splatkit_ns.ranges import is_number
 from splatkit_ns.splat.schema import KEYS
 
@@ -47,6 +47,7 @@ class PartParameters(nn.Module):
         self.rows: dict[str, RowTrainable] = {}
         """The parameters with one row for each Gaussian, by name."""
         self._of_users: list[str] = []  # the groups of parts that this package does not define
+        self._set_to_evaluation: list[nn.Module] = []
 
     def add_parts(self, dispatcher: ModuleDispatcher, context: StepContext) -> None:
         """Add the parameters of parts that have not been collected before.
@@ -79,6 +80,8 @@ class PartParameters(nn.Module):
         except Exception as error:
             raise hook_failure(where, context.step, error) from error
         checked = _checked(declared, where)
+        if type(part).trainables is not SplatBaseModule.trainables:
+            _check_types(checked, where)
         if left_out := undeclared_parameters(part, checked, self._tensors):
             context.logger.warning(
                 "%s holds parameters that are not trained, because %s does not return them: %s. "
@@ -100,11 +103,20 @@ class PartParameters(nn.Module):
         found = nn.Module.named_buffers(part) if isinstance(part, nn.Module) else ()
         buffers = [(name, buffer) for name, buffer in found if id(buffer) not in self._tensors]
         if own or buffers:
+            self._check_name(part_name)
             tensors = OwnTensors(own, buffers).to(context.training_state.device)
             if isinstance(part, nn.Module):
                 _move_buffers(part, tensors)
             self.add_module(part_name, tensors)
             self._tensors |= {id(tensor) for tensor in (*tensors.parameters(), *tensors.buffers())}
+
+    def _check_name(self, part_name: str) -> None:
+        """Check that ``PART.NAME`` can be the name of a part's parameters."""
+        if not part_name or "." in part_name or hasattr(self, part_name):
+            raise ModuleError(
+                f"{part_name!r} cannot be the module_name of a part with parameters, which are called "
+                "module_name.NAME in checkpoints and options: let it return letters, digits and _."
+            )
 
     def _add_rows(self, name: str, entry: RowTrainable, where: str, context: StepContext) -> None:
         params = self._gauss_params[0]
@@ -122,6 +134,18 @@ class PartParameters(nn.Module):
             params[name] = nn.Parameter(entry.rows(context.training_state))
         except Exception as error:
             raise hook_failure(f"{where}: the rows {name!r}", context.step, error) from error
+
+    def train(self, mode: bool = True) -> PartParameters:
+        """Set the networks of parts to training or evaluation, too; what a part has set to evaluation stays so."""
+        if mode:
+            changed, self._set_to_evaluation = self._set_to_evaluation, []
+        else:
+            networks = [network for part in self._collected.values() for network in networks_of(part)]
+            changed = [layer for network in networks for layer in network.modules() if layer.training]
+            self._set_to_evaluation += changed
+        for layer in changed:
+            layer.training = mode
+        return super().train(mode)
 
     def warn_of_untrained(self, optimizers: Mapping[str, Optimizer], context: StepContext) -> None:
         """Warn at the end of a run of parameters of users' parts that no gradient has reached.
@@ -179,6 +203,16 @@ def _checked(declared: Any, where: str) -> Mapping[str, Trainable | RowTrainable
         if parameter is not None and (first := names.setdefault(id(parameter), name)) != name:
             raise ModuleError(f"{where}: {first!r} and {name!r} hold the same parameter; return it once.")
     return declared
+
+
+def _check_types(declared: Mapping[str, Trainable | RowTrainable], where: str) -> None:
+    """Check that what a part itself declares can have gradients; of a network, integers are kept as they are."""
+    for name, entry in declared.items():
+        if isinstance(entry, Trainable) and not entry.parameter.is_floating_point():
+            raise ModuleError(
+                f"{where}: {name!r} is a parameter of {entry.parameter.dtype}, which has no gradients; make it of "
+                "float32, or keep it in an attribute or in state_dict."
+            )
 
 
 def _check_rows(name: str, entry: RowTrainable, where: str) -> None:

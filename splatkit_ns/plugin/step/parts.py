@@ -83,8 +83,8 @@ class StepParts:
         A part that another one holds comes right before that.
         """
         given = [self.renderer, self.image_model, self.loss_fn, self.densification]
-        parts = [part for part in given if type(part) is not IdentityImageModel] + list(modules)
-        self.dispatcher = ModuleDispatcher(parts, self.context)
+        parts = [part for part in given if type(part) is not IdentityImageModel]
+        self.dispatcher = ModuleDispatcher(parts, self.context, modules)
         self.context.modules = list(self.dispatcher.modules.values())
         check_signature(self.renderer)
         check_apply(self.image_model)

@@ -94,6 +94,7 @@ class TrainingStep:
         Raises:
             NotFiniteError: the loss or a gradient of this step, or on a GPU of one shortly before, is not finite.
             RankLost: another rank has ended.
+            ModuleError: a part has replaced a parameter of the Gaussians.
         """
         model, context, updates = self._model, self._model.context, self._updates
         images = context.images_per_step
@@ -128,6 +129,7 @@ class TrainingStep:
                 context.is_skipped = True
             updates.step_schedules(images)
             self._run_callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)  # densification, `post_step`
+            updates.check_parameters(context.step)
             self.complete_steps = step + images
         return StepResult(own_loss, context.loss_terms, metrics)
 

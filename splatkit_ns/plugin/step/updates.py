@@ -11,6 +11,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from splatkit_ns.errors import ModuleError
 from splatkit_ns.splat import SplatTrainingState, clear_gradients, step_together
 from splatkit_ns.splat.joint_step import can_join, launch_key, step_joined
 
@@ -26,7 +27,12 @@ def training_cores(device: str) -> AbstractContextManager[None]:
 
 def parameters_of(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The parameter of each group."""
-    return {name: each.param_groups[0]["params"][0] for name, each in optimizers.items()}
+    return {name: parameter_of(each) for name, each in optimizers.items()}
+
+
+def parameter_of(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The parameter of an optimizer, which has one."""
+    return optimizer.param_groups[0]["params"][0]
 
 
 class ParameterUpdates:
@@ -48,6 +54,32 @@ class ParameterUpdates:
         }
         self._accumulation = accumulation
         self._training_state = training_state
+
+    def check_parameters(self, step: int) -> None:
+        """Check after a step, 1-based, that the optimizers still train the Gaussians' parameters.
+
+        Raises:
+            ModuleError: a part has put another `Parameter` into ``training_state.params``, or another optimizer into
+                ``training_state.optimizers``.
+        """
+        params, optimizers = self._training_state.params, self._training_state.optimizers
+        unused = [name for name, optimizer in optimizers.items() if optimizer is not self.optimizers.get(name)]
+        if unused:
+            raise ModuleError(
+                f"At step {step} or before, a part has put an optimizer that the run does not use into "
+                f"training_state.optimizers: {', '.join(unused)}. Change its param_groups, or give the method another "
+                "one: make_method(optimizers=…)."
+            )
+        others = [
+            name for name in params if name not in optimizers or parameter_of(optimizers[name]) is not params[name]
+        ]
+        if others:
+            raise ModuleError(
+                f"At step {step} or before, a part has put a tensor that no optimizer trains into "
+                f"training_state.params: {', '.join(others)}. Change values with params[name].data = …, of as many "
+                "rows; change rows with training_state.duplicate, split, remove and add; and return rows of your own "
+                "from trainables, as RowTrainable."
+            )
 
     def clear_gradients(self, step: int) -> None:
         """Clear the gradients of the groups whose sum begins with this step (0-based)."""

@@ -83,3 +83,5 @@ def test_a_run_that_goes_on_without_the_corrections_of_its_checkpoint_says_so(
         config_of(tiny_scene, tmp_path / "on", camera_optimizer=correcting.pipeline.model.camera_optimizer), load=path
     )
     assert "corrections of the camera poses" not in messages.text
+    train(config_of(tiny_scene, tmp_path / "other", camera_optimizer=CameraOptimizerConfig(mode="SE3")), load=path)
+    assert "has corrections of the camera poses of the mode SO3xR3, and this run has SE3, in which" in messages.text

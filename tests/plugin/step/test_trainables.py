@@ -267,6 +267,58 @@ def test_a_parameter_that_is_made_in_a_step_is_told(
     assert "MadeLate has made parameters during the run, which were not trained: gain. Make" in messages.text
 
 
+@dataclass
+class Replaces(SplatBaseModule[Any]):
+    """Puts another parameter into the Gaussians."""
+
+    name: str
+
+    def post_step(self, step: int, training_state: Any) -> None:
+        if step == 3:
+            training_state.params[self.name] = nn.Parameter(training_state.params["means"].detach() + 1)
+
+
+@pytest.mark.parametrize("name", ["means", "means_of_my_own"])
+def test_another_parameter_in_the_place_of_that_which_is_trained_is_refused(
+    name: str, tiny_scene: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModuleError, match=rf"^At step 3 .* no optimizer trains into training_state.params: {name}\. "):
+        train(config_of(tiny_scene, tmp_path, modules=[Replaces(name)]))
+    forget_writers()
+
+
+class OtherOptimizer(SplatBaseModule[Any]):
+    """Replaces an optimizer."""
+
+    def on_setup(self, training_state: Any) -> None:
+        training_state.optimizers["sh0"] = torch.optim.SGD([training_state.params["sh0"]], lr=0.1)
+
+
+def test_an_optimizer_that_a_part_replaces_is_refused(tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModuleError, match=r"^At step 1 .* does not use into training_state.optimizers: sh0\. "):
+        train(config_of(tiny_scene, tmp_path, modules=[OtherOptimizer()]))
+    forget_writers()
+
+
+class Named(Forgetful):
+    """Has a name of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    @property
+    def module_name(self) -> str:
+        return self.name
+
+
+@pytest.mark.parametrize("name", ["gain_0.5", "", "rows"])
+def test_a_name_that_cannot_be_that_of_parameters_is_refused(name: str, tiny_scene: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModuleError, match=rf"^'{name}' cannot be the module_name of a part with parameters"):
+        make_trainer(config_of(tiny_scene, tmp_path, image_model=Named(name)))
+    forget_writers()
+
+
 def test_gradients_of_parts_are_accumulated_and_resumed(tiny_scene: Path, tmp_path: Path) -> None:
     def accumulating(output: Path) -> Any:
         config = config_of(tiny_scene, output, image_model=Exposure())
@@ -411,6 +463,7 @@ def test_an_image_model_that_wants_a_number_of_held_out_images_is_told_that_ther
 
 
 SHARED = nn.Parameter(torch.ones(1))
+INTEGERS = nn.Parameter(torch.ones(1, dtype=torch.int64), requires_grad=False)
 
 
 class Declares(SplatBaseModule[Any]):
@@ -428,6 +481,7 @@ class Declares(SplatBaseModule[Any]):
         ({"a.b": Trainable(nn.Parameter(torch.ones(1)), lr=1)}, "'a.b' is no name for a parameter"),
         ({"a": torch.ones(3)}, r"'a' is of type Tensor, expected Trainable"),
         ({"a": Trainable(torch.ones(3), lr=1)}, "'a' holds Tensor, expected a torch.nn.Parameter"),  # type: ignore[arg-type]
+        ({"a": Trainable(INTEGERS, lr=1)}, "'a' is a parameter of torch.int64, which has no gradients"),
         ({"a": RowTrainable(shape=(2,), lr=0)}, "of 'a', lr is 0, expected a number above 0"),
         ({"a": RowTrainable(lr="1")}, "of 'a', lr is '1', expected a number above 0"),  # type: ignore[arg-type]
         (

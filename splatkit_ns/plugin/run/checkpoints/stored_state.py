@@ -46,6 +46,7 @@ def collect(run: RunState, step: int) -> dict[str, Any]:
     optimizers, images = run.optimizers, run.images_per_step
     entry = splatkit_entry(run.model.parts.dispatcher.state_dict())
     entry["sampler"] = run.data.sampler_state()
+    entry["camera_optimizer"] = run.model.camera_optimizer.config.mode
     entry["renderer"] = type(run.model.parts.renderer).__name__
     entry["learning_rates"] = dict(run.configured_rates)
     entry["gradients"] = {
@@ -136,7 +137,7 @@ def restore_weights(
     with _explained(path):
         if for_training and all(f"{PARAM_PREFIX}{name}" in checkpoint["pipeline"] for name in KEYS):
             _refuse_unknown_parts(pipeline, checkpoint["pipeline"])
-            _warn_of_lost_poses(pipeline, checkpoint["pipeline"], path)
+            _warn_of_other_poses(pipeline, checkpoint, path)
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
 
 
@@ -152,16 +153,27 @@ def _refuse_unknown_parts(pipeline: VanillaPipeline, stored: dict[str, Any]) -> 
         )
 
 
-def _warn_of_lost_poses(pipeline: VanillaPipeline, stored: dict[str, Any], path: Path) -> None:
-    """Warn if the Gaussians fit corrected camera poses, and this run corrects none."""
+def _warn_of_other_poses(pipeline: VanillaPipeline, checkpoint: dict[str, Any], path: Path) -> None:
+    """Warn if the Gaussians fit corrected camera poses, and this run corrects none, or reads the numbers otherwise."""
     model: Any = pipeline.model
-    corrections = stored.get("_model.camera_optimizer.pose_adjustment")
-    if corrections is not None and bool(corrections.any()) and not list(model.camera_optimizer.parameters()):
+    corrections = checkpoint["pipeline"].get("_model.camera_optimizer.pose_adjustment")
+    ours = model.camera_optimizer.config.mode
+    theirs = checkpoint.get("splatkit", {}).get("camera_optimizer", ours)
+    if corrections is None or not bool(corrections.any()):
+        return
+    if ours == "off":
         logger.warning(
             "Checkpoint %s has corrections of the camera poses, to which its Gaussians fit, and this run does not use "
             "them. To go on with them: --pipeline.model.camera-optimizer.mode, as its config.yml says.",
             path,
         )
+    elif theirs != ours:
+        logger.warning(
+            "Checkpoint %s has corrections of the camera poses of the mode %s, and this run has %s, in which the same "
+            "numbers are slightly other poses. To go on with those of the checkpoint: "
+            "--pipeline.model.camera-optimizer.mode %s.",
+            path, theirs, ours, theirs,
+        )  # fmt: skip
 
 
 def check_modules(dispatcher: ModuleDispatcher) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 from splatkit_ns.errors import SplatkitError, describe_error, listed
 from splatkit_ns.importing import import_object
 from splatkit_ns.plugin.reporting.console import report_once
-from splatkit_ns.plugin.run.config_tensors import stored_tensor
+from splatkit_ns.plugin.run.config_tensors import WithoutWeights, stored_tensor
 from splatkit_ns.plugin.run.folder.program_parts import advice_on_program_parts
 
 KNOWN = ("nerfstudio", "splatkit_ns", "torch.optim", "torch.nn.modules", "gsplat.strategy")
@@ -123,25 +123,20 @@ def hint_of_config(path: Path) -> str | None:
     return f"The newest run in it is {max(below, key=lambda each: each.stat().st_mtime)}." if below else None
 
 
-def holds_config(path: Path, text: str, machine: Any) -> bool:
-    """Whether a file holds the same config, but for the number of devices and machines.
+def holds_config(path: Path, config: Any) -> bool:
+    """Whether a file holds the same config, but for the number of devices and machines, and the weights of networks.
 
     It is compared as text, then after reading and writing it again: users add comments, and files of older versions
     lack options.
-
-    Args:
-        path: the file.
-        text: of the config.
-        machine: its ``machine``.
     """
     try:
-        found = path.read_text("utf-8")
+        found, text = path.read_text("utf-8"), yaml.dump(config)
         if found == text:
             return True
         stored = parse_config(found, trust=packages_named(text))
         for name in PLACE:
-            setattr(stored.machine, name, getattr(machine, name))
-        return yaml.dump(stored) == text
+            setattr(stored.machine, name, getattr(config.machine, name))
+        return yaml.dump(stored, Dumper=WithoutWeights) == yaml.dump(config, Dumper=WithoutWeights)
     except Exception:  # loading a file with other content can raise any exception
         return False
 

@@ -124,8 +124,7 @@ class RunFolder:
         """Set `is_continued`: whether the run is started again in its own folder, with the same config."""
         self._state.is_continued = False
         if checkpoint_paths(self._checkpoint_dir):
-            config = self._config
-            self._state.is_continued = holds_config(self.path / "config.yml", yaml.dump(config), config.machine)
+            self._state.is_continued = holds_config(self.path / "config.yml", self._config)
 
     @property
     def is_continued(self) -> bool:

@@ -184,4 +184,4 @@ def check_parts(renderer: Any, loss_fn: Any, densification: Any, modules: Any, i
     for number, module in enumerate(modules):
         _check_place(type(module), f"modules[{number}]")
     parts = [part for part in given.values() if part is not None]
-    check_settings(named_parts([*parts, *modules]))
+    check_settings(named_parts(parts, modules))

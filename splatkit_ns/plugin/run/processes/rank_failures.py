@@ -128,7 +128,7 @@ def raise_cause(failures: Sequence[tuple[str, Failure]], number: int, signums: l
         failures: what has failed, for the begin of a sentence, and how; "" if the failure says what has.
         number: of failures there can be: what all of them say needs no rank.
         signums: the signals that this process has received.
-        checkpoint: a sentence that says which checkpoint there is.
+        checkpoint: a sentence that says which checkpoint there is; "" adds none.
     """
     for kinds in (("exit",), ("stopped", "early")):
         for _, failure in failures:

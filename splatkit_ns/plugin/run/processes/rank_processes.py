@@ -26,7 +26,7 @@ from splatkit_ns.environment import environment_variable
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.lasting_output import make_output_last
 from splatkit_ns.plugin.run.ending.signals import stopped_early
-from splatkit_ns.plugin.run.folder.checkpoint_files import describe_last_checkpoint
+from splatkit_ns.plugin.run.folder.checkpoint_files import checkpoint_paths, describe_last_checkpoint
 from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.parts.modules import CPU_KERNELS
 from splatkit_ns.plugin.run.processes.machines import Machines, address_of
@@ -213,9 +213,12 @@ def _places(config: Any, machines: Machines | None, is_continued: bool) -> list[
 
 
 def _describe_last_checkpoint(config: Any, machines: Machines | None) -> str:
-    if machines is None or machines.is_first:
-        return describe_last_checkpoint(config.get_checkpoint_dir())
-    return f"Checkpoints are on {machines.first}, in {machines.first.folder}."
+    if machines is not None and not machines.is_first:
+        return f"Checkpoints are on {machines.first}, in {machines.first.folder}."
+    folder = config.get_checkpoint_dir()
+    if RunFolder(config).is_resuming and not checkpoint_paths(folder):
+        return ""  # there is that from which the run was to go on
+    return describe_last_checkpoint(folder)
 
 
 def _note_signal(failures: list[tuple[str, Failure]], signums: list[int], machines: Machines | None) -> None:
