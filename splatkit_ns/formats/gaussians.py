@@ -190,7 +190,8 @@ def check_finite(
         bad = np.setdiff1d(np.arange(len(gaussians)), finite)
         raise error(
             f"{path}: {len(bad)} of {len(gaussians)} Gaussians have NaN or infinite values; the first is number "
-            f"{bad[0]}. Leave them out with splatkit clean, or export the file again with a tool that does.",
+            f"{bad[0]}. Leave them out with splatkit clean (--min-cluster 0 --min-opacity 0 keeps all others), or "
+            "export the file again with a tool that does.",
             gaussians,
         )
     return gaussians
