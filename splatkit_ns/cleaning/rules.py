@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.formats.gaussians import DoubleArray, finite_rows
-from splatkit_ns.rotations import rotation_matrices
 
 Mask = NDArray[np.bool_]
 
@@ -81,6 +79,9 @@ def _in_small_clusters(gaussians: Gaussians, least: int, reach: float) -> Mask:
     from scipy.sparse import coo_array  # half a second: not for rules that do without
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree  # type: ignore[reportAttributeAccessIssue]
+    from torch import from_numpy  # seconds
+
+    from splatkit_ns.rotations import rotation_matrices
 
     num = len(gaussians)
     if num == 0:
@@ -91,7 +92,7 @@ def _in_small_clusters(gaussians: Gaussians, least: int, reach: float) -> Mask:
     longest = np.exp(gaussians.scales.max(axis=1).astype(np.float64))
     rows, columns = np.nonzero(distances <= reach * (longest[:, None] + longest[neighbours]))  # they may touch
     others, distances = neighbours[rows, columns], distances[rows, columns]
-    axes = rotation_matrices(torch.from_numpy(gaussians.quats)).numpy()
+    axes = rotation_matrices(from_numpy(gaussians.quats)).numpy()
     touching = np.empty(len(rows), bool)
     for start in range(0, len(rows), _CHUNK):
         chunk = slice(start, start + _CHUNK)

@@ -24,6 +24,20 @@ def turn_and_scale(up: Up | None, scale: float) -> Similarity:
     return turn.then(Similarity(np.eye(3), np.zeros(3), scale))
 
 
+def turn_about(degrees: tuple[float, float, float]) -> Similarity:
+    """The turn by three angles in degrees: about the x axis, then about y, then about z, all fixed axes."""
+    (a, b, c), (d, e, f) = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    about_x = np.array([[1, 0, 0], [0, a, -d], [0, d, a]])
+    about_y = np.array([[b, 0, e], [0, 1, 0], [-e, 0, b]])
+    about_z = np.array([[c, -f, 0], [f, c, 0], [0, 0, 1]])
+    return Similarity(about_z @ about_y @ about_x, np.zeros(3))
+
+
+def moved_by(distances: tuple[float, float, float]) -> Similarity:
+    """The move along the three axes."""
+    return Similarity(np.eye(3), np.array(distances, np.float64))
+
+
 def limit_sh_degree(gaussians: Gaussians, degree: int | None) -> Gaussians:
     """The Gaussians without the SH coefficients above a degree; None keeps all."""
     if degree is None or degree >= gaussians.sh_degree:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from splatkit_ns.cli import convert, info
+from splatkit_ns.cli import convert, info, merge
 from splatkit_ns.cli.clean import CleanOptions
 from splatkit_ns.cli.export import ExportOptions
 from splatkit_ns.cli.prune import PruneOptions
@@ -93,6 +93,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int | None]]] = {
     "doctor": (DoctorOptions, doctor),
     "export": (ExportOptions, export),
     "info": (info.InfoOptions, info.run),
+    "merge": (merge.MergeOptions, merge.run),
     "mesh": (MeshOptions, mesh),
     "poses": (PosesOptions, poses),
     "prune": (PruneOptions, prune),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,9 @@ from tyro.conf import Positional, arg
 
 from splatkit_ns import ranges
 from splatkit_ns.printing import say
-from splatkit_ns.ranges import Positive, one_of
+from splatkit_ns.ranges import Positive, Range, one_of
+
+THREE_NUMBERS = Range("three finite numbers", lambda values: all(map(math.isfinite, values)))
 
 
 @dataclass
@@ -31,6 +34,10 @@ class ConvertOptions:
     is up in the input. If not given, the axes stay as they are."""
     scale: Annotated[float, Positive] = 1.0
     """New units per unit of the input."""
+    rotate: Annotated[tuple[float, float, float], THREE_NUMBERS] = (0.0, 0.0, 0.0)
+    """Turn the scene by angles in degrees: about the x axis, then about y, then about z. --up comes before."""
+    translate: Annotated[tuple[float, float, float], THREE_NUMBERS] = (0.0, 0.0, 0.0)
+    """Move the scene at the end, in the new axes and units."""
     sh_degree: Annotated[int | None, one_of(0, 1, 2, 3)] = None
     """Leave out spherical harmonics above this degree: smaller files, whose colours depend less on the direction."""
     overwrite: bool = False
@@ -50,8 +57,8 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     # formats take a second to import: not for --help
     from splatkit_ns import formats
     from splatkit_ns.cli._files import check_outputs, file_bytes, write_file
-    from splatkit_ns.cli._placing import limit_sh_degree, turn_and_scale
-    from splatkit_ns.formats.frames import transform
+    from splatkit_ns.cli._placing import limit_sh_degree, moved_by, turn_about, turn_and_scale
+    from splatkit_ns.formats.frames import split_offset, transform
     from splatkit_ns.formats.offset_files import read_offset, write_offset
 
     console = console or Console()
@@ -67,11 +74,16 @@ def run(options: ConvertOptions, console: Console | None = None) -> None:
     move = turn_and_scale(None if options.up == "z" else options.up, options.scale)
     if options.up == "z":
         move = turn_and_scale("y", 1.0).inverse().then(move)
+    move = move.then(turn_about(options.rotate))
     if offset is not None:
-        offset = move.apply(offset)
+        offset = move.apply(offset) + options.translate
+    elif any(options.translate):
+        move, offset = split_offset(gaussians, move.then(moved_by(options.translate)))
     gaussians = limit_sh_degree(transform(gaussians, move), options.sh_degree)
     base = (options.input.name, file_bytes(options.input))
     for path in options.output:
         written = write_file(path, gaussians, options.up)
-        write_offset(path, offset, frame)
+        beside = write_offset(path, offset, frame)
         say(console, written.line(base))
+        if beside:
+            say(console, f"{beside}: the offset of its coordinates")

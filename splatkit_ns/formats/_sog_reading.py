@@ -46,11 +46,18 @@ def read_sog(path: Path) -> Gaussians:
     whole_bytes = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_parts(path, lambda name: _read_entry(archive, name, path, whole_bytes), whole_bytes)
+            folder = _folder_within(archive)
+            return _read_parts(path, lambda name: _read_entry(archive, folder + name, path, whole_bytes), whole_bytes)
     except FormatError:
         raise
     except _ZIP_ERRORS as error:
         raise FormatError(f"{path} is not a SOG bundle, or damaged: {error!s:.200}.") from error
+
+
+def _folder_within(archive: zipfile.ZipFile) -> str:
+    """The folder of the only meta.json in an archive, as of a SOG folder that was packed whole; empty if at the top."""
+    found = [name for name in archive.namelist() if name.rpartition("/")[2] == "meta.json"]
+    return found[0].removesuffix("meta.json") if len(found) == 1 else ""
 
 
 def _read_entry(archive: zipfile.ZipFile, name: str, path: Path, whole_bytes: int) -> bytes:

@@ -190,25 +190,41 @@ def check_finite(
         bad = np.setdiff1d(np.arange(len(gaussians)), finite)
         raise error(
             f"{path}: {len(bad)} of {len(gaussians)} Gaussians have NaN or infinite values; the first is number "
-            f"{bad[0]}. Leave them out with splatkit clean, or export the file again with a tool that does.",
+            f"{bad[0]}. Leave them out with splatkit clean (--min-cluster 0 --min-opacity 0 keeps all others), or "
+            "export the file again with a tool that does.",
             gaussians,
         )
     return gaussians
 
 
-def join_parts(parts: Sequence[Gaussians], path: str | PathLike[str]) -> Gaussians:
-    """The Gaussians that a reader found in several places of a file, one after another, after checking them.
+def join(parts: Sequence[Gaussians]) -> Gaussians:
+    """Gaussians of several places, one after another.
+
+    The SH degree is the highest of the parts; coefficients that a part lacks are zero, so that its colours stay. Extra
+    rows stay if all parts have them, in one shape.
 
     Args:
-        parts: at least one; they were trained in the way of the first.
+        parts: at least one; the result has the render mode of the first.
+    """
+    coefficients = max(part.shN.shape[1] for part in parts)
+    arrays: dict[str, Any] = {key: np.concatenate([getattr(part, key) for part in parts]) for key in KEYS[:-1]}
+    arrays["shN"] = np.concatenate(
+        [np.pad(part.shN, ((0, 0), (0, coefficients - part.shN.shape[1]), (0, 0))) for part in parts]
+    )
+    shapes = [{(name, rows.shape[1:]) for name, rows in part.extra.items()} for part in parts]
+    shared = {name for name, _ in set.intersection(*shapes)}
+    extra = {name: np.concatenate([part.extra[name] for part in parts]) for name in parts[0].extra if name in shared}
+    return Gaussians(**arrays, render_mode=parts[0].render_mode, extra=extra)
+
+
+def join_parts(parts: Sequence[Gaussians], path: str | PathLike[str]) -> Gaussians:
+    """The Gaussians that a reader found in several places of a file, after checking them; see `join`.
+
+    Args:
+        parts: at least one.
         path: of the file, for messages.
 
     Raises:
-        FormatError: their SH degrees differ.
         NonFiniteError: one has NaN or infinite values.
     """
-    degrees = {part.sh_degree for part in parts}
-    if len(degrees) > 1:
-        raise FormatError(f"{path}: its Gaussians have different SH degrees: {sorted(degrees)}.")
-    arrays: dict[str, Any] = {key: np.concatenate([part.arrays()[key] for part in parts]) for key in KEYS}
-    return check_finite(Gaussians(**arrays, render_mode=parts[0].render_mode), path)
+    return check_finite(join(parts), path)

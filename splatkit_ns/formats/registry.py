@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from splatkit_ns.formats.gaussians import FormatError, Gaussians, drop_non_finite
+from splatkit_ns.formats._advice import advice_for_content, advice_for_name
+from splatkit_ns.formats.gaussians import FormatError, Gaussians, NonFiniteError, drop_non_finite
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,8 @@ def find_format(path: str | PathLike[str], name: str | None = None) -> SplatForm
                 "--load-config CONFIG.yml --output FILE.ply; or without its data: splatkit convert CHECKPOINT FILE.ply."
             )
         suffixes = ", ".join(suffix for form in known.values() for suffix in form.suffixes)
-        raise FormatError(f"{path}: no splat format has this suffix, expected a name that ends in one of: {suffixes}.")
+        message = f"{path}: no splat format has this suffix, expected a name that ends in one of: {suffixes}."
+        raise FormatError(f"{message} {advice_for_name(Path(path))}".rstrip())
     return max(fits, key=lambda fit: fit[0])[1]
 
 
@@ -153,6 +155,13 @@ def read(path: str | PathLike[str], format: str | None = None) -> Gaussians:
     found = find_format(path, format)
     try:
         return found.read(Path(path))
+    except NonFiniteError:
+        raise
+    except FormatError as error:
+        advice = advice_for_content(Path(path)) if format is None else ""
+        if not advice:
+            raise
+        raise FormatError(f"{error} {advice}") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -19,7 +19,6 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from splatkit_ns.files import atomic_write, atomic_write_bytes
-from splatkit_ns.formats._kmeans import codebook_1d, nearest_1d, palette
 from splatkit_ns.formats._quantise import ByteArray, morton_order, opacity_bytes, smallest_three, to_bytes, unit_quats
 from splatkit_ns.formats._sog_reading import MODELS, PALETTE_COLUMNS, read_sog
 from splatkit_ns.formats._webp import encode_webp
@@ -78,6 +77,8 @@ def image_size(num: int) -> tuple[int, int]:
 
 def _quantised(gaussians: Gaussians, options: SogOptions) -> tuple[dict[str, Any], dict[str, ByteArray]]:
     """The metadata, and the pixels (N, 4) of each image (rows of them for the palette)."""
+    from splatkit_ns.formats._kmeans import codebook_1d, nearest_1d  # loads PyTorch: not for other formats
+
     logs = np.sign(gaussians.means) * np.log1p(np.abs(gaussians.means.astype(np.float64)))
     low, high = logs.min(axis=0), logs.max(axis=0)
     numbers = np.rint((logs - low) * (65535 / np.maximum(high - low, 1e-30))).astype(np.uint32)
@@ -107,6 +108,8 @@ def _quantised(gaussians: Gaussians, options: SogOptions) -> tuple[dict[str, Any
 
 
 def _quantised_sh(gaussians: Gaussians, options: SogOptions) -> tuple[dict[str, Any], dict[str, ByteArray]]:
+    from splatkit_ns.formats._kmeans import codebook_1d, nearest_1d, palette
+
     num, coefficients = gaussians.shN.shape[:2]
     size = options.palette_size or min(MAX_PALETTE, max(1024, num // 8))
     entries, labels = palette(gaussians.shN.reshape(num, -1).clip(-_MAX_SH, _MAX_SH), size, options.iterations)

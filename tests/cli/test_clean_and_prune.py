@@ -122,7 +122,10 @@ def test_a_file_is_cleaned_without_its_run(tmp_path: Path, capsys: pytest.Captur
     content = bytearray(path.read_bytes())
     np.frombuffer(content, "<f4", offset=len(content) - 400 * 248).reshape(400, 62)[2, 6] = np.nan
     path.write_bytes(content)
-    assert "Leave them out with splatkit clean" in refused(capsys, "convert", path, tmp_path / "x.spz")
+    advice = "Leave them out with splatkit clean (--min-cluster 0 --min-opacity 0 keeps all others)"
+    assert advice in refused(capsys, "convert", path, tmp_path / "x.spz")
+    arguments = ["--input", path, "--output", tmp_path / "others.ply", "--min-cluster", "0", "--min-opacity", "0"]
+    assert "399 of 400 Gaussians are left" in run(capsys, "clean", *arguments)[1]
     status, text = run(capsys, "clean", "--input", path, "--output", tmp_path / "a.ply", "--max-elongation", "20")
     assert status == 0, text
     assert "1 Gaussian(s) NaN or infinite" in text

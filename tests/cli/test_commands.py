@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+from splatkit_ns import formats
 from splatkit_ns.cli import main
 from splatkit_ns.cli.commands import SWITCH, without_compiling
+from tests.formats.helpers import make_gaussians
 
 
 def double(value: float) -> float:
@@ -27,6 +31,21 @@ def test_functions_are_not_compiled_while_a_command_is_imported(monkeypatch: pyt
         pass
     assert SWITCH not in os.environ
     assert torch.compile(double) is not double
+
+
+def test_commands_for_files_do_without_pytorch(tmp_path: Path) -> None:
+    """It takes seconds to load, and 400 MB of memory."""
+    for number, name in enumerate(("a.ply", "b.spz")):
+        formats.write(tmp_path / name, make_gaussians(20, seed=number))
+    code = (
+        "import sys\n"
+        "from splatkit_ns.cli import main\n"
+        "for command in ('info a.ply b.spz', 'convert a.ply c.glb', 'merge a.ply b.spz --output c.ply'):\n"
+        "    assert main(command.split()) == 0\n"
+        "    assert 'torch' not in sys.modules, command"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_only_other_packages_are_silenced(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from splatkit_ns import formats
 from splatkit_ns.cli import COMMANDS
 from splatkit_ns.formats import Gaussians, usable_format_names
+from splatkit_ns.formats.offset_files import read_offset
 from tests.cli.helpers import refused, run
 from tests.formats.helpers import errors, make_discs, make_gaussians
 
@@ -87,6 +88,46 @@ def test_turning_scaling_and_less_sh(scene: Path, tmp_path: Path, capsys: pytest
     formats.write(y_up, converted("--up", "y"))
     back = errors(converted("--up", "z", source=y_up), original)
     assert max(back[key] for key in ("means", "shN", "scales")) < 1e-5
+
+
+def test_rotating_and_translating(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In this order, after --up and --scale."""
+    x, y, z = make_gaussians(500).means.T
+    options = ["--up", "y", "--scale", "2", "--rotate", "90", "0", "90", "--translate", "1", "-2", "3.5"]
+    status, text = run(capsys, "convert", scene, tmp_path / "a.ply", *options)
+    assert status == 0, text
+    # --up: (x, z, -y); about x: (x, y, z); about z: (-y, x, z)
+    moved = np.stack([-2 * y + 1, 2 * x - 2, 2 * z + 3.5], axis=1)
+    assert np.allclose(formats.read(tmp_path / "a.ply").means, moved, atol=1e-5)
+    assert not (tmp_path / "a.ply.offset.json").exists()
+    status, text = run(capsys, "convert", tmp_path / "a.ply", tmp_path / "b.ply", "--rotate", "0", "0", "-90")
+    assert status == 0, text
+    back = ["--scale", "0.5", "--translate", "1", "0.5", "-1.75"]
+    status, text = run(capsys, "convert", tmp_path / "b.ply", tmp_path / "c.ply", *back)
+    assert status == 0, text
+    found = errors(formats.read(tmp_path / "c.ply"), make_gaussians(500))
+    assert max(found[key] for key in ("means", "shN", "scales")) < 1e-5
+    text = refused(
+        capsys, "convert", scene, tmp_path / "d.ply", "--rotate", "nan", "0", "0", "--translate", "0", "0", "inf"
+    )
+    assert "2 option(s) cannot be used" in text
+    assert "expected three finite numbers" in text
+
+
+def test_a_large_translation_goes_beside_the_file(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Added to an offset that is there already, and rounding no centre."""
+    first, second = tmp_path / "a.ply", tmp_path / "b.ply"
+    status, text = run(capsys, "convert", scene, first, "--translate", "500000", "4000000", "7.25")
+    assert status == 0, text
+    assert "a.ply.offset.json: the offset of its coordinates" in text
+    status, text = run(capsys, "convert", first, second, "--scale", "2", "--translate", "1", "2", "3")
+    assert status == 0, text
+    offset, _ = read_offset(second)
+    assert offset is not None
+    wanted = 2 * (make_gaussians(500).means + np.array([500000, 4000000, 7.25])) + [1, 2, 3]
+    assert np.allclose(formats.read(second).means + offset, wanted, rtol=0, atol=1e-5)
 
 
 def test_discs_stay_discs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -196,7 +196,7 @@ def test_a_finished_run_is_not_overwritten(scene: Path, tmp_path: Path) -> None:
     run_command(config)
     other = make_config(scene, tmp_path, max_num_iterations=MAX_STEPS + 4, **CHEAP)
     before = (config.get_base_dir() / "config.yml").read_bytes()
-    with pytest.raises(SplatkitError, match=r"holds another run, of 1 checkpoint\(s\).*--load-dir"):
+    with pytest.raises(SplatkitError, match=r"holds another run, of 1 checkpoint\(s\) and with other.*--load-dir"):
         other.save_config()
     assert (config.get_base_dir() / "config.yml").read_bytes() == before
     other.load_dir = config.get_checkpoint_dir()

@@ -222,6 +222,18 @@ def test_only_commands_that_read_configs_tell_of_them(
     assert previous == [FileNotFoundError], "which is not the config"
 
 
+def test_ctrl_c_ends_the_viewer_without_a_traceback(
+    previous: list[type[BaseException]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_excepthook()
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-viewer"])
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert previous == []
+    monkeypatch.setattr(sys, "argv", ["/bin/my-program"])
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert previous == [KeyboardInterrupt]
+
+
 def test_it_is_installed_once(previous: list[type[BaseException]]) -> None:
     install_excepthook()
     first = sys.excepthook

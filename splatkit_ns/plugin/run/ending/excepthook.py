@@ -48,7 +48,8 @@ def install_excepthook() -> None:
     """Let an uncaught `SplatkitError` end the process with its message alone, and exit status 1.
 
     The ``ns-*`` commands are nerfstudio's own, so only the excepthook of a plugin can replace the traceback for a
-    mistake in the data, for a missing or damaged checkpoint, or for a full disk. All other exceptions look as before.
+    mistake in the data, for a missing or damaged checkpoint, or for a full disk. All other exceptions look as before,
+    but for Ctrl+C, with which people end ``ns-viewer``: commands that open runs then print nothing.
     What these commands print does not fail for want of a character; see `make_all_text_printable`.
     """
     make_all_text_printable()
@@ -75,7 +76,7 @@ def _install(tell: Callable[[BaseException, TracebackType | None], SplatkitError
         if told is not None:
             make_all_text_printable()
             CONSOLE.print(f"[bold red]Error:[/bold red] {escape(str(told))}", soft_wrap=True)
-        else:
+        elif not (issubclass(kind, KeyboardInterrupt) and Path(sys.argv[0]).name in OPENING):  # Ctrl+C ends ns-viewer
             previous(kind, error, traceback)
 
     hook.tell = tell  # type: ignore[attr-defined]

@@ -214,9 +214,10 @@ class RunFolder:
         checkpoints = checkpoint_paths(self._checkpoint_dir)
         if checkpoints and not self.is_continued and not self._loads_from_here():
             raise SplatkitError(
-                f"{self.path} holds another run, of {len(checkpoints)} checkpoint(s), which this one would overwrite. "
-                f"To go on with it: --load-dir {quoted(self._checkpoint_dir)}, or --load-config {quoted(path)}. To "
-                "start anew: another --timestamp, or none."
+                f"{self.path} holds another run, of {len(checkpoints)} checkpoint(s) and with other settings, which "
+                f"this one would overwrite. To go on with it, add --load-dir {quoted(self._checkpoint_dir)} for the "
+                f"settings of this command, or --load-config {quoted(path)} for its own. To start anew: another "
+                "--timestamp, or none."
             )
         CONSOLE.log(f"Saving config to: {escape(str(path))}")
         self._state.has_new_config = not path.exists()
