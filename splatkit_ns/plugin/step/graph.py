@@ -88,7 +88,7 @@ class GraphForwardBackward:
     makes_graphs = True
 
     def __init__(self, model: StepModel, measures_work: bool = False, side: SideStream | None = None) -> None:
-        self._model, self._side = model, side
+        self._model, self._side, self.runs_beside = model, side, side is not None
         self.meanwhile: Callable[[], None] = lambda: None
         self.when_slow: Callable[[], None] = lambda: None
         self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
@@ -124,10 +124,6 @@ class GraphForwardBackward:
 
     def last_work(self) -> int:
         return self.meter.last()
-
-    @property
-    def runs_beside(self) -> bool:
-        return self._side is not None
 
     def begin(self, frame: TrainingFrame) -> None:
         frame = dataclasses.replace(frame, list_space=self.list_space)
