@@ -14,6 +14,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.plugin.run.ending import out_of_memory
 from splatkit_ns.plugin.run.ending.out_of_memory import OutOfMemory
 from splatkit_ns.plugin.run.folder import checkpoint_files
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import Child
 from tests.faults.runs import CHEAP, MAX_STEPS, CheapRenderer, make_config, make_trainer, run_command, train
@@ -64,6 +65,17 @@ def test_packing_helps_on_a_gpu(scene: Path, tmp_path: Path, packed: bool, named
     text = out_of_memory.message(KIND("no room"), 9, 50, "on cuda:0", "There is no checkpoint yet.", config)
     assert ("--pipeline.model.renderer.packed True (now False)" in text) == named
     assert "--pipeline.datamanager.cache-images cpu (now gpu)" in text
+    assert "--batch-size" not in text
+
+
+def test_several_images_a_step_and_several_ranks(scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image has memory of its own, and photographs of ranks are in main memory already."""
+    config = hungry(scene, tmp_path)
+    config.machine.device_type = "cuda"
+    monkeypatch.setattr(Ranks, "current", lambda: Ranks(0, 2))
+    text = out_of_memory.message(KIND("no room"), 9, 50, "on cuda:0", "There is no checkpoint yet.", config, 2)
+    assert "--batch-size 1 (now 2)" in text
+    assert "cache-images" not in text
 
 
 class HungryModule(SplatBaseModule[Any]):

@@ -234,8 +234,16 @@ class Saver:
         if complete is not None and complete > self._start_step:
             self.try_to_save(complete - 1)
             self.settle()
-        step, number = self._run.model.context.step, len(self._run.model.context.training_state)
-        message = out_of_memory.message(cause, step, number, in_use, self._checkpoint_in_error(), self._config)
+        context = self._run.model.context
+        message = out_of_memory.message(
+            cause,
+            context.step,
+            len(context.training_state),
+            in_use,
+            self._checkpoint_in_error(),
+            self._config,
+            context.batch_size,
+        )
         raise out_of_memory.OutOfMemory(message) from error
 
 

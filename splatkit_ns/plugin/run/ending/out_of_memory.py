@@ -10,6 +10,7 @@ import torch
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.memory import GIB
 from splatkit_ns.plugin.data.loader.memory import CPU_TRAINING
+from splatkit_ns.ranks import Ranks
 
 _WORDS = ("DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory")
 """Texts of errors without a class of their own: from the CPU's allocator, and from code that bypasses torch's."""
@@ -54,7 +55,15 @@ def usage(device: str) -> str:
     )
 
 
-def message(error: BaseException, step: int, num_gaussians: int, in_use: str, checkpoint: str, config: Any) -> str:
+def message(
+    error: BaseException,
+    step: int,
+    num_gaussians: int,
+    in_use: str,
+    checkpoint: str,
+    config: Any,
+    batch_size: int = 1,
+) -> str:
     """The message for the user: what happened, and how to go on.
 
     Args:
@@ -64,6 +73,7 @@ def message(error: BaseException, step: int, num_gaussians: int, in_use: str, ch
         in_use: see `usage`.
         checkpoint: a sentence that says which checkpoint there is.
         config: the config of the trainer; the options that reduce memory are named with their present values.
+        batch_size: the number of images that each process renders in a step.
     """
     model, data = config.pipeline.model, config.pipeline.datamanager
     options: list[str] = []
@@ -72,13 +82,15 @@ def message(error: BaseException, step: int, num_gaussians: int, in_use: str, ch
         options.append(
             f"--pipeline.model.densification.max-gaussians {largest} (now {model.densification.max_gaussians})"
         )
+    if batch_size > 1:
+        options.append(f"--batch-size 1 (now {batch_size})")
     downscale = config.modules.resolution.max_downscale
     options.append(f"--modules.resolution.max-downscale {2 * downscale} (now {downscale})")
     if config.machine.device_type != "cuda":
         gib = CPU_TRAINING / GIB if data.cache_gib is None else data.cache_gib
         at_most = "at most " if data.cache_gib is None else ""
         options.append(f"--pipeline.datamanager.cache-gib {gib / 2:g} (now {at_most}{gib:g})")
-    elif data.cache_images != "cpu":
+    elif data.cache_images != "cpu" and Ranks.current().on_machine == 1:  # several ranks use main memory anyway
         options.append(f"--pipeline.datamanager.cache-images cpu (now {data.cache_images})")
     if config.machine.device_type == "cuda" and not getattr(model.renderer, "packed", True):
         options.append("--pipeline.model.renderer.packed True (now False)")
