@@ -104,7 +104,9 @@ class GraphForwardBackward:
         self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self.is_replay = self.needs_graph = False
         self._captures = self._replays = 0
+        self._kind: Hashable = None
         self._begun: CapturedStep | None = None
+        """The graph that runs the image which has begun, of this kind; None if none does."""
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
         """The space for the tile lists of this run's steps."""
@@ -114,7 +116,7 @@ class GraphForwardBackward:
 
     def close(self) -> None:
         """Free the graphs and their memory; there are no others."""
-        self._off = True
+        self._off, self._begun = True, None
         self._graphs.clear()
         self._memory.free()
 
@@ -126,21 +128,18 @@ class GraphForwardBackward:
         return self.meter.last()
 
     def begin(self, frame: TrainingFrame) -> None:
-        frame = dataclasses.replace(frame, list_space=self.list_space)
         self.needs_graph = False
-        self._begun = self._graph_for(kind_of(frame, self._model), frame)
+        self._kind = kind_of(frame, self._model)
+        self._begun = self._graph_for(self._kind, frame)
         if self._begun is not None:
             self._launch(self._begun, frame)
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        if not self.runs_beside:
-            self.begin(frame)
-        frame = dataclasses.replace(frame, list_space=self.list_space)
-        kind, step, self._begun = kind_of(frame, self._model), self._begun, None
+        kind, step, self._begun = self._kind, self._begun, None
         self.is_replay = step is not None and self._finish(kind, step, frame)
         if self.is_replay:
             return {}
-        self._model.parts.use_frame(frame)
+        frame = self._model.parts.use_frame(dataclasses.replace(frame, list_space=self.list_space))
         colors = current_color_gradients()
         if colors is not None:
             colors.forget()  # a graph of this step may have been begun
@@ -277,7 +276,7 @@ class GraphForwardBackward:
 
     def _capture(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep:
         model, context = self._model, self._model.context
-        static = empty_frame_like(frame)
+        static = dataclasses.replace(empty_frame_like(frame), list_space=self.list_space)
         copy_frame(frame, static)
         model.parts.use_frame(static)
         capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths[kind])))
