@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import describe_non_finite
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin.step.updates import parameter_of
 from splatkit_ns.ranks import ONE_RANK, Ranks
 
 STEPS_PER_CHECK = 100
@@ -69,7 +70,7 @@ class FiniteWatch:
         Returns:
             (G,) float32, in the order of `names`.
         """
-        grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
+        grads = [parameter_of(optimizers[name]).grad for name in self.names]
         present = [grad for grad in grads if grad is not None and grad.numel()]
         found = iter(_largest(present) if present else [])
         return torch.stack([next(found).float() if grad is not None and grad.numel() else self._zero for grad in grads])

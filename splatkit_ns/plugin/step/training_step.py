@@ -19,7 +19,7 @@ from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, Ste
 from splatkit_ns.plugin.step.motion import motion_of, note_done
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGraph, UpdateGraphs
-from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.plugin.step.updates import ParameterUpdates, parameters_of
 from splatkit_ns.ranks import RankLost
 from splatkit_ns.splat import CheckpointRequests
 from splatkit_ns.splat.schema import KEYS
@@ -229,8 +229,7 @@ class TrainingStep:
 
 def _warn_without_gradients(context: StepContext, optimizers: Mapping[str, Optimizer]) -> None:
     """Warn if the loss of the first step depends on no parameter of the Gaussians: on copies of them, for example."""
-    params = [optimizers[name].param_groups[0]["params"][0] for name in KEYS if name in optimizers]
-    wanting = [param for param in params if param.requires_grad]
+    wanting = [param for name, param in parameters_of(optimizers).items() if name in KEYS and param.requires_grad]
     if wanting and all(param.grad is None for param in wanting):
         context.logger.warning(
             "No gradient has reached the Gaussians at step %d: they stay as they are, if that goes on. Render "
