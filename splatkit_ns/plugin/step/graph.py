@@ -285,7 +285,7 @@ class GraphForwardBackward:
         pool, colors = self._memory.pool(), current_color_gradients()
         if colors is not None:
             colors.forget()  # those of another image of this step
-        own = nullcontext() if self._side is None else self._side.own_random_numbers()
+        own = nullcontext() if self._side is None else self._side.capturing()
         with torch.cuda.stream(self._stream), self.list_space.fixed(capacity), own:
             losses = captured(graph, lambda: self._render_loss_backward(static), pool)
         current.wait_stream(self._stream)

@@ -41,6 +41,16 @@ class SideStream:
             default.graphsafe_set_state(others)
 
     @contextmanager
+    def capturing(self) -> Generator[None]:
+        """A block that captures a graph with random numbers, and cuBLAS's scratch memory, of its own.
+
+        PyTorch has that memory once for each stream, and graphs that run at the same time would write into it.
+        """
+        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[reportPrivateUsage]  # the next product makes it anew
+        with self.own_random_numbers():
+            yield
+
+    @contextmanager
     def launching(self) -> Generator[None]:
         """A block that launches on this stream what comes after all that has been launched on the present one."""
         self.stream.wait_stream(torch.cuda.current_stream())

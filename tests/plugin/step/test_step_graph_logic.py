@@ -295,8 +295,11 @@ class NotedSide(SideStream):
         self._notes.append("wait")
 
 
-def test_graphs_beside_those_of_other_images_are_launched_before_their_results_are_waited_for(model: StubModel) -> None:
+def test_graphs_beside_those_of_other_images_are_launched_before_their_results_are_waited_for(
+    model: StubModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes: list[str] = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: notes.append("scratch memory"))
     side = NotedSide(notes)
     graphs = GraphForwardBackward(model, side=side)  # type: ignore[arg-type]
     CountingGraph.space = graphs.list_space
@@ -314,8 +317,9 @@ def test_graphs_beside_those_of_other_images_are_launched_before_their_results_a
         assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
         found.append([*notes, "graph" if is_graph else "plain"])
     replayed = ["launch", "begun", "wait", "graph"]
-    assert found[: STEPS_BEFORE + 2] == [["begun", "plain"]] * STEPS_BEFORE + [["random numbers", *replayed], replayed]
-    assert found[STEPS_BEFORE + 2 :] == [["launch", "begun", "wait", "plain"], ["random numbers", *replayed]]
+    captured = ["scratch memory", "random numbers", *replayed]
+    assert found[: STEPS_BEFORE + 2] == [["begun", "plain"]] * STEPS_BEFORE + [captured, replayed]
+    assert found[STEPS_BEFORE + 2 :] == [["launch", "begun", "wait", "plain"], captured]
 
 
 def test_short_lists_have_space_to_grow(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
