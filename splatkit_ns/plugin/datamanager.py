@@ -253,7 +253,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             wanted: tells by an image's place in the order of the rest, 0-based, whether this process takes it.
         """
         coming = (image for place, image in enumerate(self._coming()) if wanted(place))
-        self.cached_train.expect(chain(indices, coming))
+        copied = self._copies or ()  # they have been read
+        self.cached_train.expect(image for image in chain(indices, coming) if image not in copied)
 
     def _coming(self) -> Iterator[int]:
         """The training images in the order in which they will be drawn, up to the end of the next round.

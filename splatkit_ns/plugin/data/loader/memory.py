@@ -144,6 +144,10 @@ class SideCopies:
         with torch.cuda.stream(self._stream):
             self._next = {index: self._copy_of(batch) for index, batch in batches.items()}
 
+    def __contains__(self, index: int) -> bool:
+        """Whether a photograph has been copied and not taken yet."""
+        return index in self._next
+
     def take(self, index: int) -> Batch | None:
         """The copy of a photograph, for use on the current stream; None if it has not been copied."""
         batch = self._next.pop(index, None)
