@@ -277,11 +277,11 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if not self._train_views:
             cameras = self.train_cameras.to(self.device)
             self._train_views = [cameras[i : i + 1] for i in range(len(self.train_dataset))]
+            for number, camera in enumerate(self._train_views):
+                camera.metadata = {**(camera.metadata or {}), "cam_idx": number}
             if self.test_mode == "val":
                 _ = self.cached_eval  # a damaged image is found now, not hundreds of steps later
-        camera = self._train_views[index]
-        camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
-        return camera, batch
+        return self._train_views[index], batch
 
     @cached_property
     def measured(self) -> Sequence[int]:

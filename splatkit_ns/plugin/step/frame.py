@@ -147,7 +147,7 @@ class TrainingFrames:
         name = str(batch.get("image_name", batch.get("image_idx", "")))
         return dataclasses.replace(frame, image_name=name, **found)
 
-    def know(self, cameras: Cameras) -> None:
+    def use_cameras(self, cameras: Cameras) -> None:
         """Take the cameras of all photographs, in main memory: what they are is then not read from the device."""
         self._cameras = cameras.to("cpu")
 

@@ -3,7 +3,7 @@
 A step of a small scene is a hundred short kernels, and launching them one by one from Python takes longer than running
 them. A CUDA graph is launched as a whole. Images of each size have one. It is captured anew whenever the arguments of
 its kernels change: the number of Gaussians, the addresses of their parameters, the degree of the spherical harmonics.
-Where a step renders several images, the graphs of all run at the same time.
+Where a step renders several images, and all parts are ours, the graphs of all run at the same time.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class GraphForwardBackward:
         """The graph that runs the image which has begun, of this kind; None if none does."""
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
-        """The space for the tile lists of this run's steps."""
+        """The space for the tile lists of these images."""
         assert self.list_space.needed is not None
         self._needed = self.list_space.needed.numpy()
         self.meter = WorkMeter(self.list_space, measures_work)

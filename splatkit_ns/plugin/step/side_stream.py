@@ -30,7 +30,7 @@ class SideStream:
 
     @contextmanager
     def own_random_numbers(self) -> Generator[None]:
-        """A block whose random numbers on the device are this stream's: they go on from the seed of the others."""
+        """A block whose random numbers on the device are this stream's: they begin at the seed of the others."""
         default = _default_generator()
         others = default.graphsafe_get_state()
         self._random_numbers.manual_seed(others.initial_seed())
