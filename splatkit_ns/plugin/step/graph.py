@@ -174,7 +174,7 @@ class GraphForwardBackward:
         """Capture a graph for a kind; None if that is not worth it, fails, or if there are enough graphs."""
         if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
             logger.info("Steps run without CUDA graphs: the properties that a graph depends on change too often.")
-            self.close()
+            self._give_up()
             return None
         self._graphs = {k: step for k, step in self._graphs.items() if self._steps - step.used <= REMEMBERED}
         if len(self._graphs) >= MOST_GRAPHS:
@@ -265,9 +265,14 @@ class GraphForwardBackward:
             raise
         except Exception as error:
             logger.info("Steps run without CUDA graphs (%s: %s).", type(error).__name__, error)
-            self.close()
+            self._give_up()
             self._drop_gradients()
             return None
+
+    def _give_up(self) -> None:
+        """Run further steps without graphs; the memory of those that there were is free for them."""
+        torch.cuda.synchronize()  # PyTorch waits for the stream of a capture before it unmaps memory, not for replays
+        self.close()
 
     def _drop_gradients(self) -> None:
         """Forget the gradients of a graph that has not been run yet, or in vain."""

@@ -118,6 +118,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch, "zeros", lambda *shape, dtype=None, **_: zeros(*shape, dtype=dtype))
     monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
     CountingGraph.captures, CountingGraph.replays = [], 0
@@ -341,13 +342,17 @@ def test_graphs_that_are_hardly_replayed_are_given_up(model: StubModel, caplog: 
 
 
 def test_a_step_that_fails_while_it_is_captured_runs_without(
-    model: StubModel, caplog: pytest.LogCaptureFixture
+    model: StubModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", logger="splatkit_ns")
     graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    has_memory: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: has_memory.append(graphs._memory._holder is not None))
     model.fails = True
     assert run(graphs, model, STEPS_BEFORE + 5) == 0
     assert len(CountingGraph.captures) == 1, "it is not tried again"
+    assert has_memory == [True], "an earlier step may still be running on the device"
+    assert graphs._memory._holder is None
     assert "Steps run without CUDA graphs (ValueError: no)." in caplog.text
     assert graphs.list_space.capacity is None
 
