@@ -53,7 +53,7 @@ class TrainingFrame:
     image_index: int | None = None
     """The number of the photograph among the training images; None if it is not known."""
     index_on_device: Tensor | None = None
-    """The same as a tensor, (1,) int64, for image models."""
+    """`image_index` as a tensor, (1,) int64, for image models."""
     image_name: str = ""
     """The file name of the photograph."""
     list_space: ListSpace | None = None

@@ -20,7 +20,7 @@ CPU_TRAINING = GIB
 """The most bytes for photographs if training is on the CPU, too. A step then takes many times as long as reading a
 photograph, so that keeping many saves little, and costs memory and the time to read them all before the first step."""
 GPU_SHARE = 3
-"""The same for the memory of a GPU; most of it is for Gaussians."""
+"""Photographs may take one in this many parts of the GPU memory that is free; most of it is for Gaussians."""
 BLOCK = 64 * 1024**2
 """Bytes of a block of pinned memory. PyTorch rounds the size of each up to a power of two."""
 
