@@ -107,7 +107,7 @@ def _photograph_camera(
     values |= dict(zip(COEFFICIENTS, coefficients, strict=False))
     model, dividing = MODELS[kind], coefficients[len(COEFFICIENTS) :]
     if any(dividing):
-        model, values = "FULL_OPENCV", values | dict(zip(DENOMINATORS, dividing, strict=True))
+        model, values = "FULL_OPENCV", values | dict(zip(DENOMINATORS, dividing, strict=False))  # lists may be padded
     files = {"mask_path": outputs.mask_filenames, "depth_file_path": outputs.metadata.get("depth_filenames")}
     beside = {name: Path(paths[number]) for name, paths in files.items() if paths}
     return PhotographCamera(path, model, int(camera.width), int(camera.height), values, pose, beside)
