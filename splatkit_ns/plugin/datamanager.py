@@ -253,7 +253,8 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
             wanted: tells by an image's place in the order of the rest, 0-based, whether this process takes it.
         """
         coming = (image for place, image in enumerate(self._coming()) if wanted(place))
-        self.cached_train.expect(chain(indices, coming))
+        copied = self._copies or ()  # they have been read
+        self.cached_train.expect(image for image in chain(indices, coming) if image not in copied)
 
     def _coming(self) -> Iterator[int]:
         """The training images in the order in which they will be drawn, up to the end of the next round.
@@ -276,11 +277,11 @@ class SplatkitDatamanager(FullImageDatamanager[SplatkitDataset]):
         if not self._train_views:
             cameras = self.train_cameras.to(self.device)
             self._train_views = [cameras[i : i + 1] for i in range(len(self.train_dataset))]
+            for number, camera in enumerate(self._train_views):
+                camera.metadata = {**(camera.metadata or {}), "cam_idx": number}
             if self.test_mode == "val":
                 _ = self.cached_eval  # a damaged image is found now, not hundreds of steps later
-        camera = self._train_views[index]
-        camera.metadata = {**(camera.metadata or {}), "cam_idx": index}
-        return camera, batch
+        return self._train_views[index], batch
 
     @cached_property
     def measured(self) -> Sequence[int]:

@@ -257,7 +257,7 @@ class SplatkitTrainer(Trainer):
         self.stop_training, self.step = False, self._start_step - 1
         say_what_begins(self.config, self._start_step, self.pipeline)
         _ = self.pipeline.datamanager.cached_train  # loads the images
-        self.pipeline.model.parts.frames.know(self.pipeline.datamanager.train_cameras)
+        self.pipeline.model.parts.frames.use_cameras(self.pipeline.datamanager.train_cameras)
         self._init_viewer_state()
         self._checkpoints.restore_rng()
         self._log.begin()

@@ -13,7 +13,10 @@ import torch
 from nerfstudio.scripts import train
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.scenes.camera_files import write_cameras
 from splatkit_ns.plugin.data.scenes.colmap_model import ColmapModel
+from splatkit_ns.plugin.data.scenes.transforms import Scene
 from splatkit_ns.plugin.loading import load_run
 from tests.cli.helpers import refused, run
 from tests.plugin.helpers import forget_writers, run_config
@@ -119,3 +122,45 @@ def test_files_that_exist_are_not_replaced(made_run: Path, tmp_path: Path, capsy
     shutil.rmtree(tmp_path / "cameras")
     (tmp_path / "cameras").write_text("a file")
     assert "is a file, not a folder" in refused(capsys, "export", "--load-config", made_run, *arguments)
+
+
+def opened_with_lens(data: Path, folder: Path, **lens: Any) -> Any:
+    """The datamanager of a copy of a data set whose frames have another lens."""
+    shutil.copytree(data, folder)
+    meta = json.loads((folder / "transforms.json").read_text())
+    meta["frames"] = [frame | lens for frame in meta["frames"]]
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    return NerfstudioDataProvider(folder).datamanager_config().setup(device="cpu", test_mode="val")
+
+
+def unmoved(datamanager: Any) -> torch.Tensor:
+    return torch.eye(3, 4).repeat(len(datamanager.train_dataset), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("lens", "model"),
+    [
+        ({"camera_model": "OPENCV", "k1": 0.01, "p2": 0.02}, "OPENCV"),
+        ({"camera_model": "OPENCV", "k1": 0.01, "k3": 0.02}, "FULL_OPENCV"),
+        ({"camera_model": "FULL_OPENCV", "k1": 0.01, "k4": 0.02, "k5": 0.03, "k6": 0.04}, "FULL_OPENCV"),
+        ({"camera_model": "OPENCV_FISHEYE", "k1": 0.01, "k4": 0.02}, "OPENCV_FISHEYE"),
+    ],
+)
+def test_the_lens_is_that_of_the_data_set(lens: dict[str, Any], model: str, made_data: Path, tmp_path: Path) -> None:
+    """Also one with terms that divide."""
+    manager = opened_with_lens(made_data, tmp_path / "data", **lens)
+    write_cameras(manager, unmoved(manager), tmp_path / "new")
+    wanted, found = Scene(tmp_path / "data" / "transforms.json").lens(0), Scene(tmp_path / "new" / "transforms.json")
+    assert model in (tmp_path / "new" / "cameras.txt").read_text().split()
+    for read in (found.lens(0), *ColmapModel(tmp_path / "new").lenses.values()):
+        assert read.kind is wanted.kind
+        size = max(len(read.distortion), len(wanted.distortion))
+        padded = [[*each.distortion, *[0.0] * (size - len(each.distortion))] for each in (read, wanted)]
+        assert np.allclose(*padded, atol=1e-7)
+
+
+def test_a_lens_that_colmap_does_not_know_is_refused(made_data: Path, tmp_path: Path) -> None:
+    manager = opened_with_lens(made_data, tmp_path / "data", camera_model="OPENCV", k4=0.01)
+    with pytest.raises(SplatkitError, match="has a fourth radial term"):
+        write_cameras(manager, unmoved(manager), tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "nothing is written"

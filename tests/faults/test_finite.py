@@ -126,7 +126,7 @@ def watched(step: int, watch: FiniteWatch, loss: float, state: SplatTrainingStat
     context.loss = torch.tensor(loss)
     for name, param in state.params.items():
         param.grad = torch.full_like(param, math.inf if name == bad else 1e38)
-    watch.record(context, watch.row(watch.largest_gradients(state.optimizers), context.loss))
+    watch.record(context, watch.row(watch.largest_gradients(state.optimizers), context.loss, context.loss))
 
 
 def test_between_looks_nothing_is_read_back() -> None:
@@ -152,7 +152,7 @@ def test_a_group_without_gradient_counts_as_zero(monkeypatch: pytest.MonkeyPatch
     context.loss = torch.tensor(math.inf)
     monkeypatch.setattr(torch, "zeros", None)
     with pytest.raises(NotFiniteError, match=r"^Not finite at step 1 on image : the loss = inf\.$"):
-        watch.record(context, watch.row(watch.largest_gradients(state.optimizers), context.loss))
+        watch.record(context, watch.row(watch.largest_gradients(state.optimizers), context.loss, context.loss))
 
 
 def look_late(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ import torch
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
+from splatkit_ns.plugin.data.sampling.dealing import DealtImages
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager
 from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
 from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.run.parts.run_data import RunData
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.children import PATIENCE, Child
 from tests.faults.runs import CHEAP, MAX_STEPS, At, differences, make_config, make_trainer, send, train
@@ -104,6 +106,40 @@ def test_looking_ahead_does_not_change_the_order(scene: Path, tmp_path: Path, st
         data.close()
     assert orders[0] == orders[1]
     assert len(set(orders[0])) == 11
+
+
+class HostCopies(dict[int, Any]):
+    """In place of `SideCopies`, without a GPU."""
+
+    def start(self, batches: dict[int, Any]) -> None:
+        self.clear()
+        self.update(batches)
+
+    def take(self, index: int) -> Any:
+        return self.pop(index, None)
+
+
+@pytest.mark.parametrize("at_a_step", [1, 2])
+def test_photographs_that_have_been_copied_to_the_gpu_are_not_read_again(
+    at_a_step: int, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_trainer(make_config(scene, tmp_path, **NOTHING_KEPT)).pipeline.datamanager
+    source: Any = data if at_a_step == 1 else DealtImages(data, Ranks.current(), at_a_step)
+    copies: Any = HostCopies()
+    data._copies, batches, read = copies, data.cached_train, list[int]()
+    get_data, steps = data.train_dataset.get_data, 4 * len(data.train_dataset)
+
+    def noted(index: int, **options: Any) -> Any:
+        read.append(index)
+        return get_data(index, **options)
+
+    monkeypatch.setattr(data.train_dataset, "get_data", noted)
+    monkeypatch.setattr(batches, "is_ready", lambda index: True)
+    for step in range(steps):
+        source.next_train(step)
+    data.close()
+    assert len(copies) == at_a_step
+    assert len(read) <= steps + batches._window + at_a_step
 
 
 def test_views_that_densification_draws_are_read_ahead(scene: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ def test_several_images_a_step_and_several_ranks(scene: Path, tmp_path: Path, mo
     text = out_of_memory.message(KIND("no room"), 9, 50, "on cuda:0", "There is no checkpoint yet.", config, 2)
     assert "--batch-size 1 (now 2)" in text
     assert "cache-images" not in text
+
+
+def test_memory_of_graphs_is_given_back_when_the_gpu_has_done_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run on other streams than those on which they were captured, for which alone PyTorch waits."""
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, functools.partial(calls.append, name))
+    out_of_memory.free(KIND("no room"))
+    assert calls == ["synchronize", "empty_cache"]
 
 
 class HungryModule(SplatBaseModule[Any]):

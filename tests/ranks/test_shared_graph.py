@@ -75,7 +75,7 @@ class Run:
         self.roll_call = RollCall(Ranks(), learn=lambda work: None)
         self.gradients = RankGradients(Ranks(), self.roll_call)
         watch = FiniteWatch(list(self.state.optimizers), "cpu", every_step=False)
-        self.graph = SharedUpdateGraph(watch, self.updates, self.gradients)
+        self.graph = SharedUpdateGraph(watch, self.updates, self.gradients, lambda: None)
         self.others = 100
         self.frozen = ""
 

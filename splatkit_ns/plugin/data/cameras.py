@@ -68,10 +68,17 @@ def lens_views(cameras: Cameras) -> Iterator[View]:
     return (lens_view(cameras[index : index + 1]) for index in range(len(cameras)))
 
 
+def have_distortion(cameras: Cameras) -> Tensor:
+    """Whether each of cameras (C,) has coefficients of distortion other than 0, (C,) bool; () for a single one, ()."""
+    distortion = cameras.distortion_params
+    if distortion is None:
+        return torch.zeros_like(cameras.camera_type[..., 0], dtype=torch.bool)
+    return (distortion != 0).any(-1)
+
+
 def lens_models(cameras: Cameras) -> set[LensModel]:
     """The lens models of perspective and fisheye cameras (C,), as `lens_view` finds them."""
-    kinds, distortion = cameras.camera_type.flatten(), cameras.distortion_params
-    is_bent = torch.zeros_like(kinds, dtype=torch.bool) if distortion is None else (distortion != 0).any(-1).flatten()
+    kinds, is_bent = cameras.camera_type.flatten(), have_distortion(cameras)
     found: set[LensModel] = set()
     if bool((kinds == CameraType.FISHEYE.value).any()):
         found.add("opencv_fisheye")

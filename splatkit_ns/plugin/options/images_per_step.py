@@ -21,8 +21,8 @@ class ImagesPerStep:
     """The options that say how many images a step has."""
 
     batch_size: Annotated[int | None, Positive] = 1
-    """Images that each process renders at a step, one after the other; the step takes their mean gradient. None: two
-    with several GPUs in long runs, which then exchange gradients half as often; else one."""
+    """Images that each process renders at a step, which takes their mean gradient. None: two with several GPUs in long
+    runs, which then exchange gradients half as often; else one."""
     count_images: bool = True
     """With several images a step (--machine.num-devices, --batch-size), steps of the settings count images: N a step
     take an N-th of the steps, with learning rates times the root of N. False: settings stay, the run sees N times the

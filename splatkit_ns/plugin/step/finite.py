@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.loss_fn.base import describe_non_finite
 from splatkit_ns.parts.context import StepContext
+from splatkit_ns.plugin.step.updates import parameter_of
 from splatkit_ns.ranks import ONE_RANK, Ranks
 
 STEPS_PER_CHECK = 100
@@ -69,25 +70,25 @@ class FiniteWatch:
         Returns:
             (G,) float32, in the order of `names`.
         """
-        grads = [optimizers[name].param_groups[0]["params"][0].grad for name in self.names]
+        grads = [parameter_of(optimizers[name]).grad for name in self.names]
         present = [grad for grad in grads if grad is not None and grad.numel()]
         found = iter(_largest(present) if present else [])
         return torch.stack([next(found).float() if grad is not None and grad.numel() else self._zero for grad in grads])
 
     @torch.no_grad()
-    def row(self, largest: Tensor, own_loss: Tensor, loss: Tensor | None = None) -> Tensor:
+    def row(self, largest: Tensor, own_loss: Tensor, loss: Tensor) -> Tensor:
         """The values that are recorded of a step; a CUDA graph can hold this.
 
         Args:
             largest: the result of `largest_gradients`.
-            own_loss: that of this rank's image, scalar.
-            loss: the mean over the ranks; None means the same.
+            own_loss: that of this rank's images, scalar.
+            loss: the mean over the ranks.
 
         Returns:
-            (G + 2,) float32: the loss, the largest gradients, and the loss of this rank's image.
+            (G + 2,) float32: the loss, the largest gradients, and the loss of this rank's images.
         """
-        losses = [each.detach().float().reshape(1) for each in (own_loss if loss is None else loss, own_loss)]
-        return torch.cat([losses[0], largest, losses[1]])
+        first, last = (each.detach().float().reshape(1) for each in (loss, own_loss))
+        return torch.cat([first, largest, last])
 
     @torch.no_grad()
     def record(self, context: StepContext, row: Tensor) -> None:
@@ -111,16 +112,14 @@ class FiniteWatch:
                     raise
                 raise NotFiniteError(f"{error} Terms of the loss: {terms}.") from None
 
-    def admits(
-        self, context: StepContext, optimizers: Mapping[str, Optimizer], own_loss: Tensor, loss: Tensor | None = None
-    ) -> bool:
+    def admits(self, context: StepContext, optimizers: Mapping[str, Optimizer], own_loss: Tensor, loss: Tensor) -> bool:
         """Record a step, and say whether the optimizers may step.
 
         Args:
             context: the context of the step.
             optimizers: by parameter group.
             own_loss: that of this rank's images, scalar.
-            loss: the mean over the ranks; None means the same.
+            loss: the mean over the ranks.
 
         Raises:
             NotFiniteError: a value is not finite, and such steps are not skipped, or too many in a row were skipped.

@@ -53,7 +53,7 @@ class TrainingFrame:
     image_index: int | None = None
     """The number of the photograph among the training images; None if it is not known."""
     index_on_device: Tensor | None = None
-    """The same as a tensor, (1,) int64, for image models."""
+    """`image_index` as a tensor, (1,) int64, for image models."""
     image_name: str = ""
     """The file name of the photograph."""
     list_space: ListSpace | None = None
@@ -147,7 +147,7 @@ class TrainingFrames:
         name = str(batch.get("image_name", batch.get("image_idx", "")))
         return dataclasses.replace(frame, image_name=name, **found)
 
-    def know(self, cameras: Cameras) -> None:
+    def use_cameras(self, cameras: Cameras) -> None:
         """Take the cameras of all photographs, in main memory: what they are is then not read from the device."""
         self._cameras = cameras.to("cpu")
 

@@ -3,7 +3,7 @@
 A step of a small scene is a hundred short kernels, and launching them one by one from Python takes longer than running
 them. A CUDA graph is launched as a whole. Images of each size have one. It is captured anew whenever the arguments of
 its kernels change: the number of Gaussians, the addresses of their parameters, the degree of the spherical harmonics.
-Where a step renders several images, the graphs of all run at the same time.
+Where a step renders several images, and all parts are ours, the graphs of all run at the same time.
 """
 
 from __future__ import annotations
@@ -104,17 +104,19 @@ class GraphForwardBackward:
         self._lengths: defaultdict[Hashable, deque[int]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self.is_replay = self.needs_graph = False
         self._captures = self._replays = 0
+        self._kind: Hashable = None
         self._begun: CapturedStep | None = None
+        """The graph that runs the image which has begun, of this kind; None if none does."""
         self._off = False
         self.list_space = ListSpace(needed=torch.zeros(1, dtype=torch.int64, pin_memory=True))
-        """The space for the tile lists of this run's steps."""
+        """The space for the tile lists of these images."""
         assert self.list_space.needed is not None
         self._needed = self.list_space.needed.numpy()
         self.meter = WorkMeter(self.list_space, measures_work)
 
     def close(self) -> None:
         """Free the graphs and their memory; there are no others."""
-        self._off = True
+        self._off, self._begun = True, None
         self._graphs.clear()
         self._memory.free()
 
@@ -126,21 +128,18 @@ class GraphForwardBackward:
         return self.meter.last()
 
     def begin(self, frame: TrainingFrame) -> None:
-        frame = dataclasses.replace(frame, list_space=self.list_space)
         self.needs_graph = False
-        self._begun = self._graph_for(kind_of(frame, self._model), frame)
+        self._kind = kind_of(frame, self._model)
+        self._begun = self._graph_for(self._kind, frame)
         if self._begun is not None:
             self._launch(self._begun, frame)
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        if not self.runs_beside:
-            self.begin(frame)
-        frame = dataclasses.replace(frame, list_space=self.list_space)
-        kind, step, self._begun = kind_of(frame, self._model), self._begun, None
+        kind, step, self._begun = self._kind, self._begun, None
         self.is_replay = step is not None and self._finish(kind, step, frame)
         if self.is_replay:
             return {}
-        self._model.parts.use_frame(frame)
+        frame = self._model.parts.use_frame(dataclasses.replace(frame, list_space=self.list_space))
         colors = current_color_gradients()
         if colors is not None:
             colors.forget()  # a graph of this step may have been begun
@@ -175,7 +174,7 @@ class GraphForwardBackward:
         """Capture a graph for a kind; None if that is not worth it, fails, or if there are enough graphs."""
         if self._captures >= TRIED and self._replays < WORTH_IT * self._captures:
             logger.info("Steps run without CUDA graphs: the properties that a graph depends on change too often.")
-            self.close()
+            self._give_up()
             return None
         self._graphs = {k: step for k, step in self._graphs.items() if self._steps - step.used <= REMEMBERED}
         if len(self._graphs) >= MOST_GRAPHS:
@@ -266,9 +265,14 @@ class GraphForwardBackward:
             raise
         except Exception as error:
             logger.info("Steps run without CUDA graphs (%s: %s).", type(error).__name__, error)
-            self.close()
+            self._give_up()
             self._drop_gradients()
             return None
+
+    def _give_up(self) -> None:
+        """Run further steps without graphs; the memory of those that there were is free for them."""
+        torch.cuda.synchronize()  # PyTorch waits for the stream of a capture before it unmaps memory, not for replays
+        self.close()
 
     def _drop_gradients(self) -> None:
         """Forget the gradients of a graph that has not been run yet, or in vain."""
@@ -277,7 +281,7 @@ class GraphForwardBackward:
 
     def _capture(self, kind: Hashable, frame: TrainingFrame) -> CapturedStep:
         model, context = self._model, self._model.context
-        static = empty_frame_like(frame)
+        static = dataclasses.replace(empty_frame_like(frame), list_space=self.list_space)
         copy_frame(frame, static)
         model.parts.use_frame(static)
         capacity = max(MIN_SPACE, int(MARGIN * max(self._lengths[kind])))
@@ -286,7 +290,7 @@ class GraphForwardBackward:
         pool, colors = self._memory.pool(), current_color_gradients()
         if colors is not None:
             colors.forget()  # those of another image of this step
-        own = nullcontext() if self._side is None else self._side.own_random_numbers()
+        own = nullcontext() if self._side is None else self._side.capturing()
         with torch.cuda.stream(self._stream), self.list_space.fixed(capacity), own:
             losses = captured(graph, lambda: self._render_loss_backward(static), pool)
         current.wait_stream(self._stream)

@@ -1,4 +1,4 @@
-"""What a CUDA graph of render, loss and backward pass depends on, besides the tensors that its kernels read."""
+"""Properties that a CUDA graph of render, loss and backward pass depends on, besides the tensors it reads."""
 
 from __future__ import annotations
 

@@ -86,11 +86,13 @@ class ForwardBackward(Protocol):
         ...
 
     def begin(self, frame: TrainingFrame) -> None:
-        """Launch the image's graph, if it has one; with `runs_beside`, call this for all images before `run`."""
+        """Begin an image: launch its graph, if it has one. With `runs_beside`, all images of a step are begun before
+        the first is run."""
         ...
 
     def run(self, frame: TrainingFrame, batch: dict[str, Any]) -> dict[str, Any]:
-        """Run render, loss and backward pass, or wait for what has begun; then context and gradients hold the results.
+        """Run render, loss and backward pass of the image that has been begun, or wait for its graph; then context and
+        gradients hold the results.
 
         Returns:
             The outputs of the model; empty if they are in the context alone.

@@ -30,7 +30,7 @@ class SideStream:
 
     @contextmanager
     def own_random_numbers(self) -> Generator[None]:
-        """A block whose random numbers on the device are this stream's: they go on from the seed of the others."""
+        """A block whose random numbers on the device are this stream's: they begin at the seed of the others."""
         default = _default_generator()
         others = default.graphsafe_get_state()
         self._random_numbers.manual_seed(others.initial_seed())
@@ -39,6 +39,16 @@ class SideStream:
             yield
         finally:
             default.graphsafe_set_state(others)
+
+    @contextmanager
+    def capturing(self) -> Generator[None]:
+        """A block that captures a graph with random numbers, and cuBLAS's scratch memory, of its own.
+
+        PyTorch has that memory once for each stream, and graphs that run at the same time would write into it.
+        """
+        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[reportPrivateUsage]  # the next product makes it anew
+        with self.own_random_numbers():
+            yield
 
     @contextmanager
     def launching(self) -> Generator[None]:

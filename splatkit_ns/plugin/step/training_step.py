@@ -19,7 +19,7 @@ from splatkit_ns.plugin.step.interfaces import ForwardBackward, FrameSource, Ste
 from splatkit_ns.plugin.step.motion import motion_of, note_done
 from splatkit_ns.plugin.step.rank_gradients import GradientExchange, RankGradients
 from splatkit_ns.plugin.step.update_graph import CapturedUpdate, SharedUpdateGraph, UpdateGraphs
-from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.plugin.step.updates import ParameterUpdates, parameters_of
 from splatkit_ns.ranks import RankLost
 from splatkit_ns.splat import CheckpointRequests
 from splatkit_ns.splat.schema import KEYS
@@ -143,26 +143,24 @@ class TrainingStep:
         return [*self.works, *(each.last_work() for each in self._forward_backward)]
 
     def _images(self, step: int) -> Iterator[tuple[TrainingFrame, dict[str, Any]]]:
-        """The images of a step with their batches, each when it is its turn; graphs that run beside each other are all
-        launched before the first."""
-        taken = (self._take_image(step, number) for number in range(self._batch.size))
+        """The images of a step with their batches, each when it is its turn, begun; if their graphs run beside each
+        other, all are begun before the first."""
+        begun = (self._begin_image(step, number) for number in range(self._batch.size))
         if not self._forward_backward[0].runs_beside:
-            yield from taken
+            yield from begun
             return
-        begun = list[tuple[TrainingFrame, dict[str, Any]]]()
-        for each, (frame, batch) in zip(self._forward_backward, taken, strict=True):
-            each.begin(frame)
-            begun.append((frame, batch))
         context, parts = self._model.context, self._model.parts
-        for number, (frame, batch) in enumerate(begun):
+        for number, (frame, batch) in enumerate(list(begun)):
             context.start_step(context.step, number)
             parts.use_frame(frame)
             parts.reseed_render()
             yield frame, batch
 
-    def _take_image(self, step: int, number: int) -> tuple[TrainingFrame, dict[str, Any]]:
+    def _begin_image(self, step: int, number: int) -> tuple[TrainingFrame, dict[str, Any]]:
         camera, batch = self._data.next_train(step)
-        return self._model.parts.take_frame(camera, batch, number), batch
+        frame = self._model.parts.take_frame(camera, batch, number)
+        self._forward_backward[number].begin(frame)
+        return frame, batch
 
     def _note_image(self, frame: TrainingFrame, is_last: bool) -> None:
         """Take the gradients of the image that has just been rendered, its work and its name."""
@@ -231,8 +229,7 @@ class TrainingStep:
 
 def _warn_without_gradients(context: StepContext, optimizers: Mapping[str, Optimizer]) -> None:
     """Warn if the loss of the first step depends on no parameter of the Gaussians: on copies of them, for example."""
-    params = [optimizers[name].param_groups[0]["params"][0] for name in KEYS if name in optimizers]
-    wanting = [param for param in params if param.requires_grad]
+    wanting = [param for name, param in parameters_of(optimizers).items() if name in KEYS and param.requires_grad]
     if wanting and all(param.grad is None for param in wanting):
         context.logger.warning(
             "No gradient has reached the Gaussians at step %d: they stay as they are, if that goes on. Render "

@@ -23,7 +23,7 @@ from splatkit_ns.plugin.step.finite import FiniteWatch
 from splatkit_ns.plugin.step.motion import numbers_of
 from splatkit_ns.plugin.step.parts import StepParts
 from splatkit_ns.plugin.step.rank_gradients import RankGradients
-from splatkit_ns.plugin.step.updates import ParameterUpdates
+from splatkit_ns.plugin.step.updates import ParameterUpdates, parameter_of
 from splatkit_ns.splat.joint_step import learning_rates
 
 logger = logging.getLogger("splatkit_ns")
@@ -34,10 +34,6 @@ STEPS_BEFORE = 2
 """The number of steps with the same tensors after which they are worth a graph."""
 REMEMBERED = 100
 """The number of different sets of tensors that are counted."""
-
-
-def no_motion() -> None:
-    """Leave all that densification does to densification."""
 
 
 @dataclass
@@ -74,7 +70,7 @@ class CapturedUpdate:
         """Run the graph, and step the optimizers that are not in it; returns what `FiniteWatch` records."""
         self.graph.replay()
         for optimizer in self.joined.values():
-            torch.autograd.graph.increment_version(optimizer.param_groups[0]["params"][0])
+            torch.autograd.graph.increment_version(parameter_of(optimizer))
         self.updates.step_alone(self.others)
         return self.row
 
@@ -143,9 +139,7 @@ class UpdateGraphs:
         motion: what densification does afterwards, if that can be in the graph.
     """
 
-    def __init__(
-        self, watch: FiniteWatch, updates: ParameterUpdates, motion: Callable[[], Motion | None] = no_motion
-    ) -> None:
+    def __init__(self, watch: FiniteWatch, updates: ParameterUpdates, motion: Callable[[], Motion | None]) -> None:
         self._updates, self._capture = updates, UpdateCapture(watch, updates, motion)
         self._graphs: dict[Hashable, CapturedUpdate] = {}
         self._seen: Counter[Hashable] = Counter()
@@ -214,7 +208,7 @@ class SharedUpdateGraph:
         watch: FiniteWatch,
         updates: ParameterUpdates,
         gradients: RankGradients,
-        motion: Callable[[], Motion | None] = no_motion,
+        motion: Callable[[], Motion | None],
     ) -> None:
         self._updates, self._gradients = updates, gradients
         self._capture = UpdateCapture(watch, updates, motion)

@@ -23,7 +23,7 @@ def test_views_of_known_cameras_are_read_without_a_look_at_their_device(distorti
     frames = TrainingFrames(
         Backgrounds("black"), CameraOptimizerConfig(mode="off").setup(num_cameras=3, device="cpu"), 3
     )
-    frames.know(cameras)
+    frames.use_cameras(cameras)
     camera = cameras[1:2].to("meta")  # which has no values to look at
     camera.metadata = {"cam_idx": 1}
     view, expected = frames.view(camera), lens_view(cameras[1:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -93,8 +94,9 @@ class StubModel:
     def wants_depth_now(self) -> bool:
         return False
 
-    def use_frame(self, frame: TrainingFrame) -> None:
+    def use_frame(self, frame: TrainingFrame) -> TrainingFrame:
         self.context.target_frames, self.context.masks = frame.target, frame.mask
+        return frame
 
     def get_outputs(self, camera: Any) -> dict[str, Any]:
         if self.fails and CountingGraph.space.capacity is not None:
@@ -116,6 +118,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> StubModel:
     monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch, "zeros", lambda *shape, dtype=None, **_: zeros(*shape, dtype=dtype))
     monkeypatch.setattr(step_graph, "MIN_SPACE", 1)
     CountingGraph.captures, CountingGraph.replays = [], 0
@@ -132,6 +135,7 @@ def run(graphs: GraphForwardBackward, model: StubModel, steps: int, longest: int
         step_frame = frame()
         model.use_frame(step_frame)
         space.longest = longest  # as steps without a graph note it
+        graphs.begin(step_frame)
         done += graphs.run(step_frame, {}) == {}
     return done
 
@@ -292,8 +296,11 @@ class NotedSide(SideStream):
         self._notes.append("wait")
 
 
-def test_graphs_beside_those_of_other_images_are_launched_before_their_results_are_waited_for(model: StubModel) -> None:
+def test_graphs_beside_those_of_other_images_are_launched_before_their_results_are_waited_for(
+    model: StubModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notes: list[str] = []
+    monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: notes.append("scratch memory"))
     side = NotedSide(notes)
     graphs = GraphForwardBackward(model, side=side)  # type: ignore[arg-type]
     CountingGraph.space = graphs.list_space
@@ -303,15 +310,17 @@ def test_graphs_beside_those_of_other_images_are_launched_before_their_results_a
         notes.clear()
         model.gauss_params["means"].grad = None
         graphs.list_space.longest = 80
-        graphs.begin(frame())
+        image = frame()
+        graphs.begin(image)
         assert model.gauss_params["means"].grad is None, "the next image's graph would add up its gradients"
         notes.append("begun")
-        is_graph = graphs.run(frame(), {}) == {}
+        is_graph = graphs.run(image, {}) == {}
         assert torch.equal(model.gauss_params["means"].grad, torch.full((5, 3), 3.0))
         found.append([*notes, "graph" if is_graph else "plain"])
     replayed = ["launch", "begun", "wait", "graph"]
-    assert found[: STEPS_BEFORE + 2] == [["begun", "plain"]] * STEPS_BEFORE + [["random numbers", *replayed], replayed]
-    assert found[STEPS_BEFORE + 2 :] == [["launch", "begun", "wait", "plain"], ["random numbers", *replayed]]
+    captured = ["scratch memory", "random numbers", *replayed]
+    assert found[: STEPS_BEFORE + 2] == [["begun", "plain"]] * STEPS_BEFORE + [captured, replayed]
+    assert found[STEPS_BEFORE + 2 :] == [["launch", "begun", "wait", "plain"], captured]
 
 
 def test_short_lists_have_space_to_grow(model: StubModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,13 +342,17 @@ def test_graphs_that_are_hardly_replayed_are_given_up(model: StubModel, caplog: 
 
 
 def test_a_step_that_fails_while_it_is_captured_runs_without(
-    model: StubModel, caplog: pytest.LogCaptureFixture
+    model: StubModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO", logger="splatkit_ns")
     graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
+    has_memory: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: has_memory.append(graphs._memory._holder is not None))
     model.fails = True
     assert run(graphs, model, STEPS_BEFORE + 5) == 0
     assert len(CountingGraph.captures) == 1, "it is not tried again"
+    assert has_memory == [True], "an earlier step may still be running on the device"
+    assert graphs._memory._holder is None
     assert "Steps run without CUDA graphs (ValueError: no)." in caplog.text
     assert graphs.list_space.capacity is None
 
@@ -358,9 +371,9 @@ def test_a_graph_reads_the_lens_of_each_photograph(model: StubModel) -> None:
     read: list[list[float]] = []
     use_frame = model.use_frame
 
-    def noted(used: TrainingFrame) -> None:
-        use_frame(used)
+    def noted(used: TrainingFrame) -> TrainingFrame:
         read.append([] if used.view.distortion is None else used.view.distortion[0].tolist())
+        return use_frame(used)
 
     model.use_frame = noted  # type: ignore[method-assign]
     graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
@@ -371,6 +384,7 @@ def test_a_graph_reads_the_lens_of_each_photograph(model: StubModel) -> None:
         seen = frame(view=dataclasses.replace(VIEW, lens=lens, distortion=values))
         CountingGraph.space = graphs.list_space
         graphs.list_space.longest = 80
+        graphs.begin(seen)
         return graphs.run(seen, {}) == {}
 
     for _ in range(STEPS_BEFORE):
@@ -394,7 +408,9 @@ def run_sizes(graphs: GraphForwardBackward, model: StubModel, sizes: list[int], 
     for size in sizes:
         model.gauss_params["means"].grad = None
         graphs.list_space.longest = longest
-        done.append(graphs.run(frame(view=dataclasses.replace(VIEW, height=size)), {}) == {})
+        image = frame(view=dataclasses.replace(VIEW, height=size))
+        graphs.begin(image)
+        done.append(graphs.run(image, {}) == {})
     return done
 
 
@@ -427,7 +443,10 @@ def test_there_are_not_more_graphs_than_memory_is_meant_for(model: StubModel, mo
 def test_closed_it_does_no_more(model: StubModel) -> None:
     graphs = GraphForwardBackward(model)  # type: ignore[arg-type]
     run(graphs, model, STEPS_BEFORE + 5)
+    graphs.begin(frame())
+    graph = weakref.ref(next(iter(graphs._graphs.values())).graph)
     graphs.close()
+    assert graph() is None, "an error may come between an image's begin and its run"
     assert run(graphs, model, 5) == 0
 
 

@@ -52,7 +52,7 @@ class Run:
         nerfstudios: Any = SimpleNamespace(optimizers=state.optimizers, schedulers={}, config=config)
         self.updates = ParameterUpdates(nerfstudios, dict.fromkeys(state.optimizers, 1), state)
         self.watch = FiniteWatch(list(state.optimizers), "cpu", every_step=False)
-        self.graphs = UpdateGraphs(self.watch, self.updates)
+        self.graphs = UpdateGraphs(self.watch, self.updates, lambda: None)
         self.grads = {name: torch.zeros_like(param) for name, param in state.params.items()}
 
     def step(self, number: int, with_graphs: bool = True) -> bool:

@@ -20,7 +20,7 @@ CPU_TRAINING = GIB
 """The most bytes for photographs if training is on the CPU, too. A step then takes many times as long as reading a
 photograph, so that keeping many saves little, and costs memory and the time to read them all before the first step."""
 GPU_SHARE = 3
-"""The same for the memory of a GPU; most of it is for Gaussians."""
+"""Photographs may take one in this many parts of the GPU memory that is free; most of it is for Gaussians."""
 BLOCK = 64 * 1024**2
 """Bytes of a block of pinned memory. PyTorch rounds the size of each up to a power of two."""
 
@@ -143,6 +143,10 @@ class SideCopies:
         """Begin to copy photographs, by index, from pinned memory; copies that have not been taken are dropped."""
         with torch.cuda.stream(self._stream):
             self._next = {index: self._copy_of(batch) for index, batch in batches.items()}
+
+    def __contains__(self, index: int) -> bool:
+        """Whether a photograph has been copied and not taken yet."""
+        return index in self._next
 
     def take(self, index: int) -> Batch | None:
         """The copy of a photograph, for use on the current stream; None if it has not been copied."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import CameraType
 
-from splatkit_ns.plugin.data.cameras import pixel_counts
+from splatkit_ns.plugin.data.cameras import have_distortion, pixel_counts
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.loader.batches import batch_bytes, usable_cores
 from splatkit_ns.plugin.data.loader.dataset import SplatkitDataset
@@ -80,11 +80,9 @@ def split_figures(dataset: SplatkitDataset) -> SplitFigures:
 def _lens_names(dataset: SplatkitDataset) -> list[str]:
     cameras = dataset.stored_cameras
     kinds = [CameraType(kind).name.lower() for kind in cameras.camera_type.flatten().tolist()]
-    distortion = cameras.distortion_params
-    bent = [False] * len(kinds) if distortion is None else (distortion != 0).any(-1).flatten().tolist()
     return [
         "pinhole" if kind == "perspective" and not is_bent else f"{kind} with distortion" if is_bent else kind
-        for kind, is_bent in zip(kinds, bent, strict=True)
+        for kind, is_bent in zip(kinds, have_distortion(cameras).tolist(), strict=True)
     ]
 
 

@@ -15,6 +15,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image  # type: ignore[reportPrivateUsage]
 from numpy.typing import NDArray
 
+from splatkit_ns.plugin.data.cameras import have_distortion
 from splatkit_ns.plugin.data.errors import DataError
 from splatkit_ns.plugin.data.photographs.lenses import UNDISTORT
 from splatkit_ns.plugin.reporting.console import report_once
@@ -42,9 +43,7 @@ class Pinhole:
 
 def is_distorted(camera: Cameras) -> bool:
     """Whether the photographs of a single camera, (), are not those of a pinhole camera."""
-    distortion = camera.distortion_params
-    bent = distortion is not None and bool((distortion != 0).any())
-    return bent or int(camera.camera_type) != CameraType.PERSPECTIVE.value
+    return bool(have_distortion(camera)) or int(camera.camera_type) != CameraType.PERSPECTIVE.value
 
 
 def pinhole_cameras(stored: Cameras, paths: Sequence[Path]) -> Cameras:
@@ -95,10 +94,9 @@ def check_lenses(stored: Cameras, paths: Sequence[Path]) -> None:
 def lens_keys(stored: Cameras) -> list[LensKey | None]:
     """The numbers of each camera's lens (C,), equal for equal lenses; None for a pinhole camera."""
     columns = [stored.fx, stored.fy, stored.cx, stored.cy, stored.width, stored.height, stored.camera_type]
-    bent = (stored.camera_type != CameraType.PERSPECTIVE.value).flatten()
+    bent = (stored.camera_type != CameraType.PERSPECTIVE.value).flatten() | have_distortion(stored)
     if stored.distortion_params is not None:
         columns.append(stored.distortion_params)
-        bent = bent | (stored.distortion_params != 0).any(-1).flatten()
     rows = torch.cat([column.double().flatten(1) for column in columns], 1).tolist()
     return [tuple(row) if is_bent else None for row, is_bent in zip(rows, bent.tolist(), strict=True)]
 

@@ -20,7 +20,7 @@ class ImageWork:
 
     def __init__(self) -> None:
         self.hand_size = 1
-        """The number of images of a hand, which is that of the ranks."""
+        """The number of images of a hand: those of all ranks in a step."""
         self._known: dict[int, int] = {}
         self.newest: list[dict[int, int]] = [{}, {}]
         """The work of the last hand but one before a checkpoint and of the last one, which a run that goes on learns

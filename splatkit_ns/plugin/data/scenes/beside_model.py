@@ -1,4 +1,4 @@
-"""What is beside a COLMAP model that is read: other models, its photographs, and those without a pose."""
+"""The files beside a COLMAP model that is read: other models, its photographs, and those without a pose."""
 
 from __future__ import annotations
 

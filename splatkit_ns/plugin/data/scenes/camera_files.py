@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import atomic_write_text
 from splatkit_ns.formats import FormatError
 from splatkit_ns.formats.frames import Similarity, quat_of
+from splatkit_ns.plugin.data.photographs.lenses import COEFFICIENTS, COLMAP_PARAMETERS, DENOMINATORS
 from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
 from splatkit_ns.plugin.data.scenes.transforms import read_frames, transforms_file
 
 FILES = ("transforms.json", "cameras.txt", "images.txt", "points3D.txt")
 """The files that `write_cameras` writes."""
-DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
-"""The coefficients in the order of nerfstudio's `Cameras`."""
 MODELS = {CameraType.PERSPECTIVE.value: "OPENCV", CameraType.FISHEYE.value: "OPENCV_FISHEYE"}
 KEPT = ("applied_transform", "applied_scale", "orientation_override")
 """The entries of a data set's transforms.json that belong to the new one, too, besides its seed points."""
@@ -38,7 +36,7 @@ class PhotographCamera:
 
     path: Path
     model: str
-    """A value of `MODELS`."""
+    """A value of `MODELS`, or FULL_OPENCV for a lens with terms that divide."""
     width: int
     height: int
     values: dict[str, float]
@@ -60,8 +58,8 @@ def write_cameras(datamanager: Any, motions: Tensor, folder: Path) -> None:
         folder: of the new files; existing ones are replaced.
 
     Raises:
-        SplatkitError: a camera is neither a perspective nor a fisheye camera, the frame is mirrored, or a file cannot
-            be written.
+        SplatkitError: a camera is neither a perspective nor a fisheye camera, or has a lens that COLMAP does not know,
+            the frame is mirrored, or a file cannot be written.
     """
     try:
         move = Similarity.from_dataparser(*frame_to_training(datamanager, "dataset")).inverse()
@@ -76,15 +74,15 @@ def write_cameras(datamanager: Any, motions: Tensor, folder: Path) -> None:
             found.setdefault(Path(path), _photograph_camera(dataset.dataparser_outputs, number, correction, move))
     cameras = [found[path] for path in sorted(found)]
     names = [[Path(path) for path in dataset.image_filenames] for dataset in datasets]
-    files: dict[str, Callable[[], str]] = {
-        "transforms.json": lambda: json.dumps(_transforms(cameras, datamanager, folder, *names), indent=1),
-        "cameras.txt": lambda: _colmap_cameras(cameras),
-        "images.txt": lambda: _colmap_images(cameras),
-        "points3D.txt": lambda: "# No points: POINT3D_ID X Y Z R G B ERROR TRACK[]\n",
+    files = {
+        "transforms.json": json.dumps(_transforms(cameras, datamanager, folder, *names), indent=1),
+        "cameras.txt": _colmap_cameras(cameras),
+        "images.txt": _colmap_images(cameras),
+        "points3D.txt": "# No points: POINT3D_ID X Y Z R G B ERROR TRACK[]\n",
     }
     for name, text in files.items():
         try:
-            atomic_write_text(folder / name, text())
+            atomic_write_text(folder / name, text)
         except OSError as error:
             raise SplatkitError(f"{folder / name}: {error.strerror or error}.") from error
 
@@ -105,12 +103,14 @@ def _photograph_camera(
         pose[:3, :3], pose[:3, 3] = correction[:, :3] @ pose[:3, :3], pose[:3, 3] + correction[:, 3]
     pose[:3, :3], pose[:3, 3] = move.rotation @ pose[:3, :3], move.apply(pose[None, :3, 3])[0]
     values = {"fl_x": float(camera.fx), "fl_y": float(camera.fy), "cx": float(camera.cx), "cy": float(camera.cy)}
-    coefficients = camera.distortion_params
-    if coefficients is not None:
-        values |= dict(zip(DISTORTION, coefficients.flatten().tolist(), strict=True))
+    coefficients = [] if camera.distortion_params is None else camera.distortion_params.flatten().tolist()
+    values |= dict(zip(COEFFICIENTS, coefficients, strict=False))
+    model, dividing = MODELS[kind], coefficients[len(COEFFICIENTS) :]
+    if any(dividing):
+        model, values = "FULL_OPENCV", values | dict(zip(DENOMINATORS, dividing, strict=False))  # lists may be padded
     files = {"mask_path": outputs.mask_filenames, "depth_file_path": outputs.metadata.get("depth_filenames")}
     beside = {name: Path(paths[number]) for name, paths in files.items() if paths}
-    return PhotographCamera(path, MODELS[kind], int(camera.width), int(camera.height), values, pose, beside)
+    return PhotographCamera(path, model, int(camera.width), int(camera.height), values, pose, beside)
 
 
 def _transforms(
@@ -162,17 +162,17 @@ def _colmap_numbers(cameras: list[PhotographCamera]) -> dict[str, tuple[int, int
 
 def _colmap_line(camera: PhotographCamera) -> str:
     """COLMAP's model, size and parameters of a camera."""
-    values = [camera.values[name] for name in ("fl_x", "fl_y", "cx", "cy")]
-    k1, k2, k3, k4, p1, p2 = (camera.values.get(name, 0.0) for name in DISTORTION)
-    if camera.model == "OPENCV_FISHEYE":
-        model, more = "OPENCV_FISHEYE", [k1, k2, k3, k4]
-    elif k3 or k4:
-        model, more = "FULL_OPENCV", [k1, k2, p1, p2, k3, k4, 0.0, 0.0]
-    elif k1 or k2 or p1 or p2:
-        model, more = "OPENCV", [k1, k2, p1, p2]
-    else:
-        model, more = "PINHOLE", []
-    return " ".join([model, str(camera.width), str(camera.height), *map(repr, values + more)])
+    model, values = camera.model, camera.values
+    if model == "OPENCV":
+        bends = [name for name in COEFFICIENTS if values.get(name)]
+        if "k4" in bends:  # COLMAP's k4 is the first term that divides
+            raise SplatkitError(
+                f"The cameras cannot be written: that of {camera.path.name} has a fourth radial term (k4), which no "
+                "camera model of COLMAP has."
+            )
+        model = "FULL_OPENCV" if "k3" in bends else "OPENCV" if bends else "PINHOLE"
+    parameters = [values.get(name, 0.0) for name in COLMAP_PARAMETERS[model]]
+    return " ".join([model, str(camera.width), str(camera.height), *map(repr, parameters)])
 
 
 def _colmap_images(cameras: list[PhotographCamera]) -> str:

@@ -40,6 +40,7 @@ def free(error: BaseException) -> None:
         traceback.clear_frames(seen.__traceback__)
         seen = seen.__cause__
     if torch.cuda.is_available():
+        torch.cuda.synchronize()  # the next call waits for the streams on which graphs were captured, not run
         torch.cuda.empty_cache()
 
 

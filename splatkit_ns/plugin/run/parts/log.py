@@ -26,8 +26,8 @@ class RunLog:
         steps_per_log: the number of steps between two entries; 0 logs nothing.
         device: the device of the training.
         schedules: the schedules of the optimizers, by parameter group.
-        rays_per_step: the number of pixels of a step's image.
-        start_step: the first step of this process, 0-based.
+        rays_per_step: the number of pixels of an image.
+        start_step: the last image of the first step of this process, 0-based.
         images_per_step: the difference of two steps.
     """
 

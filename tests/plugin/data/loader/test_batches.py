@@ -228,6 +228,7 @@ def test_copies_on_a_side_stream() -> None:
     batch = PinnedCopies()({"image": torch.arange(3 * 2**20, dtype=torch.int32), "image_idx": 4})
     copies.start({3: batch})
     copies.start({4: batch, 6: batch})
+    assert (3 in copies, 4 in copies) == (False, True)
     assert copies.take(5) is None
     assert copies.take(3) is None, "it has been dropped"
     found = copies.take(4)
@@ -235,5 +236,6 @@ def test_copies_on_a_side_stream() -> None:
     assert found["image"].is_cuda
     assert torch.equal(found["image"].cpu(), batch["image"])
     assert found["image_idx"] == 4
+    assert 4 not in copies
     assert copies.take(4) is None
     assert copies.take(6) is not None
