@@ -43,7 +43,8 @@ PARTS = (
     "splatkit_ns.plugin.data.sampling.dealing:DealtImages.next_train",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward.run",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._capture",
-    "splatkit_ns.plugin.step.graph:GraphForwardBackward._replay",
+    "splatkit_ns.plugin.step.graph:GraphForwardBackward._launch",
+    "splatkit_ns.plugin.step.graph:GraphForwardBackward._finish",
     "splatkit_ns.plugin.step.graph:GraphForwardBackward._wait_for_length",
     "splatkit_ns.plugin.step.plain:PlainForwardBackward.run",
     "splatkit_ns.plugin.step.graph:copy_frame",
@@ -145,11 +146,11 @@ class Times:
         self._now[method] += took
 
     def _kind(self) -> str:
-        """What kind of step has just been trained."""
+        """The kind of the step that has just been trained."""
         for method, kind in MARKS.items():
             if self._now[method] > (SAVES if method == "save_if_due" else 0):
                 return kind
-        return "ordinary" if self._now["_replay"] else "without a graph"
+        return "ordinary" if self._now["_launch"] else "without a graph"
 
     def summary(self) -> dict[str, Any]:
         """Everything, as it is printed and written."""
