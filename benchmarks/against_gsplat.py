@@ -97,13 +97,13 @@ class Worker:
             )
 
     def tell(self, *words: str) -> None:
-        """Let it begin something."""
+        """Send an order with its arguments; the process begins with it at once."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
 
     def answer(self) -> Any:
-        """What it has found, when it is done."""
+        """Wait until the order is done; returns what the process has found."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("found "):
@@ -111,7 +111,7 @@ class Worker:
         raise SystemExit(f"A run ended early:\n{self.log.read_text()[-6000:]}")
 
     def ask(self, *words: str) -> Any:
-        """Tell it something, and wait for the answer."""
+        """Send an order, and wait for the answer."""
         self.tell(*words)
         return self.answer()
 

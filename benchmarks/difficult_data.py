@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from plyfile import PlyData, PlyElement
+from scipy.spatial.transform import Rotation
 
 EVAL_INTERVAL = 8
 FIGURES = "figures"
@@ -158,9 +158,7 @@ def perturb(
     radius = np.linalg.norm(poses[:, :3, 3] - poses[:, :3, 3].mean(0), axis=1).max()
     for frame, pose in zip(frames, poses, strict=True):
         axis, direction = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 3)))
-        cross = np.cross(np.eye(3), axis)
-        angle = math.radians(degrees)
-        pose[:3, :3] = (np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * cross @ cross) @ pose[:3, :3]
+        pose[:3, :3] = Rotation.from_rotvec(degrees * axis, degrees=True).as_matrix() @ pose[:3, :3]
         pose[:3, 3] += share * radius * direction
         frame["transform_matrix"] = pose.tolist()
 

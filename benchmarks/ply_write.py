@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from nerfstudio.scripts.exporter import ExportGaussianSplat
 
-from splatkit_ns.splat import SplatModel, atomic_write
+from splatkit_ns.files import atomic_write
+from splatkit_ns.splat import SplatModel
 
 RUNS = 5
 

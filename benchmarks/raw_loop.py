@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from train_gpu import method_config
 
 from splatkit_ns.modules import SplatTimer
+from splatkit_ns.plugin.step.updates import training_cores
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat import clear_gradients, step_together
 
@@ -72,7 +73,7 @@ def timed(args: argparse.Namespace, loop: Any) -> tuple[float, float, Any]:
     trainer.pipeline.model.dispatcher.setup()
     wait(args.device)
     began, worked = time.perf_counter(), time.process_time()
-    with trainer._cores():  # the trainer's own steps do so, too
+    with training_cores(trainer.device):  # as each of the trainer's own steps
         loop(trainer, args.steps)
     wait(args.device)
     wall, work = time.perf_counter() - began, time.process_time() - worked
@@ -115,10 +116,11 @@ def bare_loop(trainer: Any, steps: int) -> None:
         context.rend_out, context.rendered_frames, context.target_frames = payload, payload.renders, target
         context.view = view
         sum(model.parts.loss_terms().values()).backward()
+        model.parts.measure()
         step_together(optimizers)
         for scheduler in schedulers:
             scheduler.step()
-        model.parts.densify()
+        model.parts._densify(context)
 
 
 def profile(trainer: Any, done: int) -> None:

@@ -2,8 +2,8 @@
 
 python benchmarks/resume_gpu.py SCENE [--steps 2000] [--runs 3] [--out FILE]
 
-On a GPU sums are not added in a fixed order, so no two runs end alike. Each uninterrupted run saves a checkpoint half
-way; a resumed run goes on from there. All have the same seed.
+If gsplat composites on a GPU, sums are added in any order, so no two runs end alike. Each uninterrupted run saves a
+checkpoint half way; a resumed run goes on from there. All have the same seed.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ class Times:
         self._now[method] += took
 
     def _kind(self) -> str:
-        """What kind of step has just been trained."""
+        """The kind of the step that has just been trained."""
         for method, kind in MARKS.items():
             if self._now[method] > (SAVES if method == "save_if_due" else 0):
                 return kind

@@ -274,7 +274,7 @@ def sets_table(runs: list[Run]) -> str:
 
 
 def difference(more: Sequence[float] | None, less: Sequence[float] | None) -> str:
-    """In PSNR."""
+    """The difference in PSNR, with its sign; an empty text if one of the two has not been measured."""
     return f"{more[0] - less[0]:+.2f}" if more and less else ""
 
 
@@ -358,7 +358,7 @@ def ratio(value: float) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown."""
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -80,11 +80,7 @@ def atomic_write_text(path: str | PathLike[str], text: str) -> None:
     Raises:
         OSError: the file could not be written; an old file is then as it was.
     """
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode("utf-8"))
-
-    atomic_write(path, write)
+    atomic_write_bytes(path, text.encode("utf-8"))
 
 
 def delete_leftovers(folder: Path) -> list[Path]:
@@ -152,25 +148,31 @@ def nearest_existing(path: Path) -> Path:
 
 
 def folder_problem(folder: Path) -> str | None:
-    """The reason why files cannot be written in a folder, which may be missing; None if they can.
-
-    A file without a name is written, and nothing is left behind.
-    """
+    """The reason why files cannot be written in a folder, which may be missing; None if they can."""
     try:
         existing = nearest_existing(folder)
         if not existing.is_dir():
             kind = "a link that leads nowhere" if existing.is_symlink() and not existing.exists() else "a file"
             return f"{existing} is {kind}, not a folder"
-        with TemporaryFile(dir=existing) as file:
-            file.write(b"\0" * PROBE_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
+        _try_to_write(existing)
     except OSError as error:  # no permission to look or to write, a name that is too long, a full disk
         return f"the folder {folder} cannot be written: {error.strerror or error}"
     return None
 
 
-def check_writable(folder: str | PathLike[str], owner: str) -> Path:
+def _try_to_write(folder: Path) -> None:
+    """Write a file without a name, of which nothing is left behind.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with TemporaryFile(dir=folder) as file:
+        file.write(b"\0" * PROBE_BYTES)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_writable(folder: str | PathLike[str], owner: str) -> None:
     """Make a folder, and check that files can be written there, before hours of work depend on it.
 
     Args:
@@ -181,14 +183,11 @@ def check_writable(folder: str | PathLike[str], owner: str) -> Path:
         SplatkitError: it cannot be made or written.
     """
     path = Path(folder)
-    probe = path / f".{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        _try_to_write(path)
     except OSError as error:
         raise SplatkitError(
             f"{owner}: the output folder {path} cannot be written: {error.strerror or error}. "
             "Choose another one, or change its permissions."
         ) from error
-    return path

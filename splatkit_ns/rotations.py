@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """Return rotation matrices (N, 3, 3) of quaternions (N, 4) in wxyz order, which need not be normalised."""
+    """Return rotation matrices (N, 3, 3) of quaternions (N, 4) in wxyz order, of any length; of zeros the identity."""
     return matrices_of_unit(F.normalize(quats, dim=-1))
 
 

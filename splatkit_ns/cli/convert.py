@@ -21,8 +21,8 @@ THREE_NUMBERS = Range("three finite numbers", lambda values: all(map(math.isfini
 class ConvertOptions:
     """Write a file of Gaussians in other formats.
 
-    The suffixes say which: .ply, .compressed.ply, .spz, .sog, .splat, .glb, .usd. The input stays as it is, and a
-    file that exists is not replaced unless you say so.
+    The suffixes say which: .ply, .compressed.ply, .spz, .sog, .splat, .glb, .spz.glb, .usd. The input stays as it is,
+    and a file that exists is not replaced unless you say so.
     """
 
     input: Annotated[Positional[Path], arg(metavar="INPUT")]

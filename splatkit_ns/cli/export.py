@@ -14,8 +14,8 @@ from splatkit_ns.ranges import NonNegative, Positive, one_of
 class ExportOptions:
     """Write the Gaussians of a run, in any formats and frame.
 
-    The suffixes say which format: .ply, .compressed.ply, .spz, .sog, .splat, .glb, .usd. Each file is read back and
-    rendered at held-out views, and its PSNR against the run's own renders is reported.
+    The suffixes say which format: .ply, .compressed.ply, .spz, .sog, .splat, .glb, .spz.glb, .usd. Each file is read
+    back and rendered at held-out views, and its PSNR against the run's own renders is reported.
     """
 
     load_config: Path

@@ -15,7 +15,7 @@ from splatkit_ns.printing import say, warn
 
 if TYPE_CHECKING:
     from splatkit_ns.formats import Gaussians
-    from splatkit_ns.formats.offset_files import DoubleArray
+    from splatkit_ns.formats.gaussians import DoubleArray
 
 
 @dataclass

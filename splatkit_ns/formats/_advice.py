@@ -1,4 +1,4 @@
-"""What to do about a file that cannot be read, from the end of its name and from its first bytes."""
+"""Advice on a file that cannot be read, from the end of its name and from its first bytes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _BROKEN = {
 
 
 def advice_for_name(path: Path) -> str:
-    """What to do about a file whose suffix is of no format; an empty text if nothing is known of it."""
+    """Say what to do about a file whose suffix is of no format; an empty text if nothing is known of it."""
     return next((text for suffix, text in _OTHER_NAMES.items() if path.name.lower().endswith(suffix)), "")
 
 
 def advice_for_content(path: Path) -> str:
-    """What a file is in truth that is not what its suffix says; an empty text if its first bytes do not tell."""
+    """Say what a file is that is not of its suffix's format; an empty text if its first bytes do not tell."""
     try:
         with path.open("rb") as file:
             start = file.read(_FIRST_BYTES)

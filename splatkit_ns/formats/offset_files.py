@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import atomic_write_text
-
-DoubleArray = NDArray[np.float64]
+from splatkit_ns.formats.gaussians import DoubleArray
 
 SUFFIX = ".offset.json"
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 
-EXIF_IFD = 0x8769
-EXPOSURE_TIME, F_NUMBER, ISO = 0x829A, 0x829D, 0x8827
-"""The numbers of the entries, in the standard EXIF 2.3."""
 GAMMA = 2.2
 """The exponent by which the values of photographs are compressed, near enough for a start."""
 
@@ -26,8 +24,8 @@ def exposure_of(path: Path) -> float | None:
     """
     try:
         with Image.open(path) as image:
-            entries = image.getexif().get_ifd(EXIF_IFD)
-        time, aperture, iso = (entries.get(tag) for tag in (EXPOSURE_TIME, F_NUMBER, ISO))
+            entries = image.getexif().get_ifd(IFD.Exif)
+        time, aperture, iso = (entries.get(tag) for tag in (Base.ExposureTime, Base.FNumber, Base.ISOSpeedRatings))
         iso = iso[0] if isinstance(iso, tuple) else iso
         product = float(time) * float(iso) / float(aperture) ** 2
     except Exception:  # Pillow raises many kinds for damaged files, and fractions may divide by zero

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from splatkit_ns.errors import SplatkitError, describe_os_error
+from splatkit_ns.files import check_writable
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.memory import GIB, free_host_memory
 from splatkit_ns.mesh.fusion import fuse
@@ -20,7 +21,6 @@ from splatkit_ns.mesh.surface import Mesh, drop_small_components
 from splatkit_ns.mesh.writing import write_mesh
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.printing import say, warn
-from splatkit_ns.splat import check_writable
 
 COARSE_SIDE = 200
 """Pixels of the longest side of the pictures that sizes and memory are estimated from."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from splatkit_ns.formats.gaussians import DoubleArray
 from splatkit_ns.mesh.surface import Mesh
-from splatkit_ns.mesh.views import DoubleArray
 
 FAR = 100.0
 """Meshes farther from the origin than this many times their size are written with an offset."""

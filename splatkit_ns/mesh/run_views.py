@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.formats.gaussians import DoubleArray
 from splatkit_ns.mesh.frames import SceneFrame
 from splatkit_ns.mesh.options import FrameName
-from splatkit_ns.mesh.views import DepthView, DoubleArray
+from splatkit_ns.mesh.views import DepthView
 from splatkit_ns.plugin.data.cameras import pinhole_view
 from splatkit_ns.plugin.data.photographs.masks import solid_pixels
 from splatkit_ns.plugin.data.photographs.undistortion import pinhole_cameras

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.formats.gaussians import DoubleArray
 from splatkit_ns.memory import GIB
 from splatkit_ns.mesh.blocks import BLOCK_VOXELS, count_blocks
-from splatkit_ns.mesh.views import DepthView, DoubleArray
+from splatkit_ns.mesh.views import DepthView
 
 VOXELS_PER_PIXEL = 1.5
 """A voxel's side in widths that a pixel covers: finer ones reproduce the pixels' steps."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from splatkit_ns.mesh.views import DoubleArray, FloatArray
+from splatkit_ns.formats.gaussians import DoubleArray, FloatArray
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
-DoubleArray = NDArray[np.float64]
+from splatkit_ns.formats.gaussians import DoubleArray, FloatArray
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from splatkit_ns.files import atomic_write_bytes
 from splatkit_ns.mesh.surface import Mesh
-from splatkit_ns.splat import atomic_write
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
@@ -31,8 +31,4 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
     if options["file_type"] != "obj":
         options["vertex_normal" if options["file_type"] == "ply" else "include_normals"] = True
     content: Any = solid.export(**options)
-
-    def write(file: BinaryIO) -> None:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-    atomic_write(path, write)
+    atomic_write_bytes(path, content.encode() if isinstance(content, str) else content)

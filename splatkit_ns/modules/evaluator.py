@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 
 from splatkit_ns.errors import ModuleError
+from splatkit_ns.files import atomic_write, atomic_write_text
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.files import check_output_dir, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.parts.steps import reachable_steps, reaches_one_of
 from splatkit_ns.ranges import Steps
-from splatkit_ns.splat import SplatTrainingState, atomic_write, atomic_write_text
+from splatkit_ns.splat import SplatTrainingState
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from splatkit_ns.errors import ModuleError, describe_os_error
-from splatkit_ns.splat import check_writable
+from splatkit_ns.files import check_writable
 
 
 def check_output_dir(folder: Any, owner: str) -> None:

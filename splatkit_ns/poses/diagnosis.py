@@ -1,4 +1,4 @@
-"""Why poses were not found, or not of all pictures, and what to do about it."""
+"""Find out why poses were not found, or not of all pictures, and say what to do about it."""
 
 from __future__ import annotations
 

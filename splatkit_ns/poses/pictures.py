@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
+from PIL.ExifTags import GPS, IFD, Base
 
 from splatkit_ns import media
 from splatkit_ns.errors import SplatkitError
@@ -28,7 +29,6 @@ _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 _KEPT_MODES = ("RGB", "RGBA", "L")
 _LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
 _JPEG_QUALITY = 95
-_ORIENTATION, _GPS, _EXIF = 0x0112, 0x8825, 0x8769
 _TURNED = range(2, 9)
 """EXIF orientations of pictures that are not stored upright."""
 
@@ -202,7 +202,7 @@ def safe_names(names: Sequence[str]) -> list[str]:
 def _read(path: Path, source: str, name: str) -> Photograph:
     with Image.open(path) as image:
         exif = image.getexif()
-        orientation = exif.get(_ORIENTATION)
+        orientation = exif.get(Base.Orientation)
         width, height = image.size
         is_kept = (
             image.format in _KEPT_FORMATS
@@ -233,21 +233,22 @@ def _suffix_of_copy(image: Image.Image) -> str:
 
 def _camera(exif: Image.Exif) -> str:
     """The camera, its lens and focal length, as far as EXIF names them."""
-    details = exif.get_ifd(_EXIF)
-    tags = ExifTags.Base
-    values = [exif.get(tags.Make), exif.get(tags.Model)]
-    values += [details.get(tag) for tag in (tags.LensModel, tags.FocalLength, tags.FocalLengthIn35mmFilm)]
+    details = exif.get_ifd(IFD.Exif)
+    values = [exif.get(Base.Make), exif.get(Base.Model)]
+    values += [details.get(tag) for tag in (Base.LensModel, Base.FocalLength, Base.FocalLengthIn35mmFilm)]
     return ", ".join(str(value).strip("\0 ") for value in values if value not in (None, ""))
 
 
 def _gps(exif: Image.Exif) -> tuple[float, float] | None:
     """Latitude and longitude in degrees; None if EXIF has none, or (0, 0), which cameras write without a fix."""
-    tags = exif.get_ifd(_GPS)
+    tags = exif.get_ifd(IFD.GPSInfo)
     try:
         latitude, longitude = (
-            sum(float(part) / 60**power for power, part in enumerate(tags[number])) for number in (2, 4)
+            sum(float(part) / 60**power for power, part in enumerate(tags[tag]))
+            for tag in (GPS.GPSLatitude, GPS.GPSLongitude)
         )
-        south, west = str(tags.get(1, "N")).upper().startswith("S"), str(tags.get(3, "E")).upper().startswith("W")
+        south = str(tags.get(GPS.GPSLatitudeRef, "N")).upper().startswith("S")
+        west = str(tags.get(GPS.GPSLongitudeRef, "E")).upper().startswith("W")
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     place = (-latitude if south else latitude, -longitude if west else longitude)
@@ -288,7 +289,7 @@ def _copy_upright(source: Path, target: Path) -> None:
     with Image.open(source) as image:
         upright = ImageOps.exif_transpose(image)
         exif = upright.getexif()
-        exif.pop(_ORIENTATION, None)
+        exif.pop(Base.Orientation, None)
         profile = image.info.get("icc_profile")
     is_png = target.suffix.lower() not in (".jpg", ".jpeg")
     kind = "PNG" if is_png else "JPEG"

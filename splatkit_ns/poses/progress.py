@@ -13,7 +13,7 @@ SHOWN_NAMES = 20
 """The most names of pictures that are printed."""
 
 Report = Callable[[float], None]
-"""Is told how many are done."""
+"""A function that is told how many are done."""
 
 
 @contextmanager

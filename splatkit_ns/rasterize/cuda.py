@@ -136,7 +136,7 @@ def require_gsplat(reason: str) -> None:
 def check_cuda_backend() -> None:
     """Load gsplat's CUDA code; compile it first if that has not been done (minutes, once per machine).
 
-    Only what `rasterization` names needs it; the trainer calls this before it loads data if a run does.
+    It is needed only in the cases that `rasterization` names; in these the trainer calls this before it loads data.
 
     Raises:
         BackendUnavailableError: it cannot be used.

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
-from .arguments import Gaussians, GsplatRenderMode, RasterCameras, RasterSettings, tensors_by_name
+from .arguments import Gaussians, RasterCameras, RasterSettings, tensors_by_name
+from .channels import composited_channels, with_expected_depth
 from .color_gradients import taken_for
 from .cuda import BackendUnavailableError, gsplat_need, require_gsplat
 from .projection import Projection, project_by_gsplat, project_in_kernels, project_through_lens
@@ -100,7 +101,7 @@ def rasterize_with_own_kernels(
         "isect_offsets": lists.offsets, "flatten_ids": lists.ids, "width": width, "height": height,
         "tile_size": tile_size, "n_cameras": num_cameras,
     }  # fmt: skip
-    return _with_expected_depth(images, alphas, settings.render_mode), alphas, info
+    return with_expected_depth(images, alphas, settings.render_mode), alphas, info
 
 
 def _rasterize_through_lens_with_gsplat(
@@ -110,7 +111,7 @@ def _rasterize_through_lens_with_gsplat(
     depths = lens_depths(gaussians.means, cameras)
     values, backgrounds = composited_values(gaussians, cameras, settings, depths, depths >= settings.near_plane)
     images, alphas, info = rasterize_unscented(gaussians, cameras, settings, values, backgrounds)
-    return _with_expected_depth(images, alphas, settings.render_mode), alphas, {**info, "depths": depths}
+    return with_expected_depth(images, alphas, settings.render_mode), alphas, {**info, "depths": depths}
 
 
 def _render_backgrounds(
@@ -156,13 +157,6 @@ def composited_values(
     return composited_channels(colors, depths, settings.backgrounds, settings.render_mode)
 
 
-def _with_expected_depth(images: Tensor, alphas: Tensor, render_mode: GsplatRenderMode) -> Tensor:
-    """Return the images with their last channel, accumulated depth, divided by alpha if the mode has expected depth."""
-    if "ED" not in render_mode:
-        return images
-    return torch.cat([images[..., :-1], images[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
-
-
 def sh_colors(degree: int, gaussians: Gaussians, viewmats: Tensor, seen: Tensor) -> Tensor:
     """Return the colours (C, N, 3) of Gaussians with spherical harmonics, seen from each camera."""
     means = gaussians.means
@@ -183,20 +177,6 @@ def sh_colors(degree: int, gaussians: Gaussians, viewmats: Tensor, seen: Tensor)
 def camera_centres(viewmats: Tensor) -> Tensor:
     """Return the positions (C, 3) of cameras."""
     return -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:]).squeeze(-1)
-
-
-def composited_channels(
-    colors: Tensor, depths: Tensor, backgrounds: Tensor | None, render_mode: GsplatRenderMode
-) -> tuple[Tensor, Tensor | None]:
-    """Return the values to composite, (C, N, X), and the background of each channel (C, X); that of depth is 0."""
-    if render_mode == "RGB":
-        return colors, backgrounds
-    depth = depths[..., None]
-    if not render_mode.startswith("RGB"):
-        return depth, None
-    if backgrounds is not None:
-        backgrounds = torch.nn.functional.pad(backgrounds, (0, 1))
-    return torch.cat([colors, depth], dim=-1), backgrounds
 
 
 def rasterize_with_gsplat(

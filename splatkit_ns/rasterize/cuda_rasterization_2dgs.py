@@ -12,8 +12,9 @@ from torch import Tensor
 from splatkit_ns.triton_kernels import lazy_kernel, run_together
 
 from .arguments import Gaussians, RasterCameras, RasterSettings
+from .channels import composited_channels
 from .cuda import gsplat_need, require_gsplat
-from .cuda_rasterization import check_float32, composited_channels, composited_values
+from .cuda_rasterization import check_float32, composited_values
 from .gsplat_rasterization_2dgs import rasterize_2dgs_by_gsplat
 from .info_2dgs import Images2DGS, info_of
 from .projection_2dgs import Projected, project, project_in_torch

@@ -1,4 +1,4 @@
-"""The results of `rasterization_2dgs` on CUDA in the form that our kernels and gsplat's share."""
+"""The results of `rasterization_2dgs` in the form that all its kernels share."""
 
 from __future__ import annotations
 

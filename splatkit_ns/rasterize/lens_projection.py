@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from splatkit_ns.rotations import matrices_of_unit
+from splatkit_ns.rotations import rotation_matrices
 
 from .arguments import Gaussians, RasterCameras, RasterSettings
 from .lens_models import lens_limits, padded_coefficients, project_points
@@ -40,7 +40,7 @@ def project_with_lens(gaussians: Gaussians, cameras: RasterCameras, settings: Ra
     turns, shifts = viewmats[:, :3, :3], viewmats[:, :3, 3]
     points = gaussians.means @ turns.transpose(1, 2) + shifts[:, None]
     seen = project_points(cameras.lens, coefficients, limits, Ks, points)
-    factors = seen.jacobians @ turns[:, None] @ (_rotations(gaussians.quats) * gaussians.scales[:, None])[None]
+    factors = seen.jacobians @ turns[:, None] @ (rotation_matrices(gaussians.quats) * gaussians.scales[:, None])[None]
     sharp = factors @ factors.transpose(-1, -2)
     xx, xy, yy = sharp[..., 0, 0], sharp[..., 0, 1], sharp[..., 1, 1]
     det_sharp = (xx * yy - xy * xy).clamp(min=0)
@@ -72,12 +72,3 @@ def project_with_lens(gaussians: Gaussians, cameras: RasterCameras, settings: Ra
         torch.where(is_seen, compensations, 0.0),
         radii,
     )
-
-
-def _rotations(quats: Tensor) -> Tensor:
-    """The rotations (N, 3, 3) of wxyz quaternions (N, 4) of any length; that of zeros is the identity."""
-    length = quats.norm(dim=-1, keepdim=True)
-    is_turn = length >= 1e-12
-    identity = quats.new_zeros(4)
-    identity[:1].fill_(1)
-    return matrices_of_unit(torch.where(is_turn, quats / torch.where(is_turn, length, 1.0), identity))

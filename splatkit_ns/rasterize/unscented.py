@@ -66,7 +66,7 @@ def rasterize_unscented(
         images (C, H, W, X), alphas (C, H, W, 1), and gsplat's info.
 
     Raises:
-        SplatkitError: a gradient that there is not is asked for, or a lens has nerfstudio's fourth radial term.
+        SplatkitError: a gradient is wanted that this does not have, or a lens has nerfstudio's fourth radial term.
     """
     from gsplat import rasterization
 

@@ -1,6 +1,5 @@
 """Gaussians, as trained models (`SplatModel`, files) and in training (`SplatTrainingState`)."""
 
-from splatkit_ns.files import atomic_write, atomic_write_text, check_writable
 from splatkit_ns.formats.gaussians import FormatError
 from splatkit_ns.formats.ply_header import PlyError
 from splatkit_ns.splat.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
@@ -23,9 +22,6 @@ __all__ = [
     "RowChange",
     "SplatModel",
     "SplatTrainingState",
-    "atomic_write",
-    "atomic_write_text",
-    "check_writable",
     "clear_gradients",
     "make_optimizers",
     "random_points",

@@ -12,6 +12,7 @@ from typing import Any
 from splatkit_ns.data_provider import SplatDataProvider
 from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import OptionsError, SplatkitError
+from splatkit_ns.files import check_writable
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule
@@ -25,7 +26,6 @@ from splatkit_ns.plugin.run.parts.modules import check_parts, draws_progress
 from splatkit_ns.plugin.run.processes.rank_processes import end_if_imported, number_of_ranks
 from splatkit_ns.plugin.trainer import SplatkitTrainerConfig
 from splatkit_ns.renderer import SplatRenderer
-from splatkit_ns.splat import check_writable
 from splatkit_ns.trainer.config import SplatTrainerConfig
 from splatkit_ns.trainer.result import SplatTrainerResult
 from splatkit_ns.trainer.running import check_script, train_here, train_in_ranks

@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 from torch import Tensor
 
 from splatkit_ns.image_metrics.pixel_errors import l1
 from splatkit_ns.image_model import PPISP, AffineColor, BilateralGrid
 from splatkit_ns.image_model.bilateral_grid import _Slice
-from splatkit_ns.image_model.exif import EXIF_IFD, EXPOSURE_TIME, F_NUMBER, ISO, exposure_of, log_gains_of
+from splatkit_ns.image_model.exif import exposure_of, log_gains_of
 from splatkit_ns.image_model.photographs import affine_change
 from splatkit_ns.image_model.ppisp import color_corrected, color_homography, inverse_response, response, vignetting
 from splatkit_ns.parts.training_views import TrainingView
@@ -292,8 +293,8 @@ def test_a_model_learns_an_exposure(kind: Any) -> None:
 def photograph(path: Path, time: Any = None, aperture: Any = 2.0, iso: Any = 100) -> Path:
     image, exif = Image.new("RGB", (4, 4)), Image.Exif()
     if time is not None:
-        entries = exif.get_ifd(EXIF_IFD)
-        entries[EXPOSURE_TIME], entries[F_NUMBER], entries[ISO] = time, aperture, iso
+        entries = exif.get_ifd(IFD.Exif)
+        entries[Base.ExposureTime], entries[Base.FNumber], entries[Base.ISOSpeedRatings] = time, aperture, iso
     image.save(path, exif=exif)
     return path
 

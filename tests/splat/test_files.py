@@ -1,4 +1,4 @@
-"""Atomic writing."""
+"""Atomic writing, and the check of a folder for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 import pytest
 
-from splatkit_ns.splat import atomic_write
+from splatkit_ns.errors import SplatkitError
+from splatkit_ns.files import atomic_write, check_writable
 
 
 def test_writes_the_file_and_makes_its_folder(tmp_path: Path) -> None:
@@ -68,3 +69,17 @@ def test_a_folder_that_cannot_be_made_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot write the file") as caught:
         atomic_write(tmp_path / "file" / "below", lambda file: file.write(b""))
     assert caught.value.filename == str(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(SplatkitError, match=r"my part: the output folder .*new cannot be written: No space left"):
+        check_writable(tmp_path / "new", "my part")
+
+
+def test_the_check_of_a_folder_makes_it_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder", "my part")
+    assert os.listdir(tmp_path / "new" / "folder") == []

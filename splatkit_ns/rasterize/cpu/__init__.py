@@ -60,5 +60,5 @@ def _define_kernels() -> None:
 CACHE_FOLDER = _kernel_cache()
 """The folder of compiled kernels."""
 CACHE_IS_KEPT = Path(CACHE_FOLDER).parent != Path(tempfile.gettempdir())
-"""Whether the next process uses them, too."""
+"""Whether the next process can use them, too."""
 _define_kernels()

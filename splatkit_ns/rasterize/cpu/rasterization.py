@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import Gaussians, RasterCameras, RasterSettings, tensors_by_name
+from ..channels import composited_channels, with_expected_depth
 from ..checks import check_finite
 from ..versions import radii_have_axes
 from .autograd import Composite, Project, ShColours, lens_of_kernels
@@ -39,15 +40,13 @@ def rasterize_on_cpu(
     view_opacities = gaussians.opacities.expand(len(cameras), -1)
     if settings.is_antialiased:
         view_opacities = view_opacities * compensations
-    channels, backgrounds = composited_channels(gaussians, cameras, settings, depths, radii)
+    values, backgrounds = composited_values(gaussians, cameras, settings, depths, radii)
     renders, alphas = cast(
         "tuple[Tensor, Tensor]",
         Composite.apply(
-            means2d, conics, view_opacities, channels, backgrounds, depths, radii, width, height, settings.absgrad
+            means2d, conics, view_opacities, values, backgrounds, depths, radii, width, height, settings.absgrad
         ),
     )
-    if settings.render_mode.endswith("ED"):
-        renders = torch.cat([renders[..., :-1], renders[..., -1:] / alphas.clamp(min=1e-10)], dim=-1)
     info = {
         "means2d": means2d,
         "radii": radii if radii_have_axes() else radii.amax(-1),
@@ -65,7 +64,7 @@ def rasterize_on_cpu(
         "tile_width": -(-width // TILE),
         "tile_height": -(-height // TILE),
     }
-    return renders, alphas, info
+    return with_expected_depth(renders, alphas, settings.render_mode), alphas, info
 
 
 def check_all_finite(gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings) -> None:
@@ -76,20 +75,14 @@ def check_all_finite(gaussians: Gaussians, cameras: RasterCameras, settings: Ras
         check_finite("backgrounds", settings.backgrounds)
 
 
-def composited_channels(
+def composited_values(
     gaussians: Gaussians, cameras: RasterCameras, settings: RasterSettings, depths: Tensor, radii: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Return the values to composite, (C, N, X), and their background (C, X): colours, depths or both."""
-    if settings.render_mode in ("D", "ED"):
-        return depths[..., None], None
-    colors, backgrounds = gaussians.colors, settings.backgrounds
+    colors = gaussians.colors
     if settings.sh_degree is None:
-        values = colors.expand(len(cameras), -1, -1)
-    else:
+        colors = colors.expand(len(cameras), -1, -1)
+    elif settings.render_mode.startswith("RGB"):
         centres = torch.inverse(cameras.viewmats)[:, :3, 3]
-        values = cast("Tensor", ShColours.apply(gaussians.means, centres, colors, radii, settings.sh_degree))
-    if settings.render_mode == "RGB":
-        return values, backgrounds
-    if backgrounds is not None:
-        backgrounds = torch.nn.functional.pad(backgrounds, (0, 1))
-    return torch.cat([values, depths[..., None]], dim=-1), backgrounds
+        colors = cast("Tensor", ShColours.apply(gaussians.means, centres, colors, radii, settings.sh_degree))
+    return composited_channels(colors, depths, settings.backgrounds, settings.render_mode)

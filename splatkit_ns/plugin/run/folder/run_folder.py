@@ -17,13 +17,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.files import quoted
+from splatkit_ns.files import atomic_write_text, quoted
 from splatkit_ns.plugin.run.folder.checkpoint_files import checkpoint_paths
 from splatkit_ns.plugin.run.folder.config_file import holds_config, packages_named, parse_config
 from splatkit_ns.plugin.run.folder.folder_lock import LOCK_NAME, FolderLock
 from splatkit_ns.plugin.run.folder.kept_files import KeptFiles
 from splatkit_ns.plugin.run.folder.program_parts import note_if_unreadable
-from splatkit_ns.splat import atomic_write_text
 
 WRITTEN_BEFORE_TRAINING = {"config.yml", "dataparser_transforms.json", LOCK_NAME}
 

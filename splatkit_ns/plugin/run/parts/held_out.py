@@ -11,12 +11,12 @@ from typing import Any
 from nerfstudio.utils import writer
 from nerfstudio.utils.writer import EventName
 
+from splatkit_ns.files import atomic_write
 from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
 from splatkit_ns.parts.files import write_or_warn
 from splatkit_ns.plugin.reporting.contact_sheet import SheetRow, contact_sheet
 from splatkit_ns.plugin.run.parts.run_data import RunData
 from splatkit_ns.ranks import Ranks
-from splatkit_ns.splat import atomic_write
 
 logger = logging.getLogger("splatkit_ns")
 
