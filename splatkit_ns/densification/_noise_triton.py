@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from splatkit_ns.rasterize._rows_triton import load3, rotation, store3, times, unit_quaternion
-
 BLOCK = 128
 
 
@@ -24,20 +22,29 @@ def _add_noise(
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < number
     row = i.to(tl.int64)
-    w, x, y, z, _ = unit_quaternion(quats_ptr, row, live)
-    r00, r01, r02, r10, r11, r12, r20, r21, r22 = rotation(w, x, y, z)
+    w = tl.load(quats_ptr + 4 * row, mask=live, other=1.0)
+    x = tl.load(quats_ptr + 4 * row + 1, mask=live, other=0.0)
+    y = tl.load(quats_ptr + 4 * row + 2, mask=live, other=0.0)
+    z = tl.load(quats_ptr + 4 * row + 3, mask=live, other=0.0)
+    length = tl.maximum(tl.sqrt(w * w + x * x + y * y + z * z), 1e-12)
+    w, x, y, z = w / length, x / length, y / length, z / length
     opacity = tl.sigmoid(tl.load(logits_ptr + row, mask=live, other=0.0))
     gate = tl.sigmoid(100.0 * (0.005 - opacity)) * strength
     n0, n1, n2, _ = tl.randn4x(seed, i)
     # along the axes of the Gaussian: its rotation's transpose, then its variances
-    s0, s1, s2 = load3(log_scales_ptr, row, live)
-    a0, a1, a2 = times(r00, r10, r20, r01, r11, r21, r02, r12, r22, n0, n1, n2)
-    a0 *= tl.exp(2.0 * s0) * gate
-    a1 *= tl.exp(2.0 * s1) * gate
-    a2 *= tl.exp(2.0 * s2) * gate
-    d0, d1, d2 = times(r00, r01, r02, r10, r11, r12, r20, r21, r22, a0, a1, a2)
-    m0, m1, m2 = load3(means_ptr, row, live)
-    store3(means_ptr, row, m0 + d0, m1 + d1, m2 + d2, live)
+    v0 = tl.exp(2.0 * tl.load(log_scales_ptr + 3 * row, mask=live, other=0.0)) * gate
+    v1 = tl.exp(2.0 * tl.load(log_scales_ptr + 3 * row + 1, mask=live, other=0.0)) * gate
+    v2 = tl.exp(2.0 * tl.load(log_scales_ptr + 3 * row + 2, mask=live, other=0.0)) * gate
+    r00, r01, r02 = 1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)
+    r10, r11, r12 = 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)
+    r20, r21, r22 = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
+    a0 = (r00 * n0 + r10 * n1 + r20 * n2) * v0
+    a1 = (r01 * n0 + r11 * n1 + r21 * n2) * v1
+    a2 = (r02 * n0 + r12 * n1 + r22 * n2) * v2
+    mean = means_ptr + 3 * row
+    tl.store(mean, tl.load(mean, mask=live, other=0.0) + r00 * a0 + r01 * a1 + r02 * a2, mask=live)
+    tl.store(mean + 1, tl.load(mean + 1, mask=live, other=0.0) + r10 * a0 + r11 * a1 + r12 * a2, mask=live)
+    tl.store(mean + 2, tl.load(mean + 2, mask=live, other=0.0) + r20 * a0 + r21 * a1 + r22 * a2, mask=live)
 
 
 def add_noise(means: Tensor, quats: Tensor, log_scales: Tensor, logits: Tensor, numbers: Tensor) -> None:

@@ -13,16 +13,18 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._rows_triton import load3, store3
-
 BLOCK = 1024
 
 
 @triton.jit
 def _load(normals_ptr, references_ptr, alphas_ptr, i, live):
     """Load both vectors and alpha; 0 for pixels that do not count, because their values may be NaN."""
-    nx, ny, nz = load3(normals_ptr, i, live)
-    rx, ry, rz = load3(references_ptr, i, live)
+    nx = tl.load(normals_ptr + 3 * i, mask=live, other=0.0)
+    ny = tl.load(normals_ptr + 3 * i + 1, mask=live, other=0.0)
+    nz = tl.load(normals_ptr + 3 * i + 2, mask=live, other=0.0)
+    rx = tl.load(references_ptr + 3 * i, mask=live, other=0.0)
+    ry = tl.load(references_ptr + 3 * i + 1, mask=live, other=0.0)
+    rz = tl.load(references_ptr + 3 * i + 2, mask=live, other=0.0)
     return nx, ny, nz, rx, ry, rz, tl.load(alphas_ptr + i, mask=live, other=0.0)
 
 
@@ -47,8 +49,12 @@ def _gradients(
     live = tl.load(valid_ptr + i, mask=inside, other=0) != 0
     nx, ny, nz, rx, ry, rz, a = _load(normals_ptr, references_ptr, alphas_ptr, i, live)
     g = -a * (tl.load(g_ptr) / tl.load(count_ptr))
-    store3(g_normals_ptr, i, g * rx, g * ry, g * rz, inside)
-    store3(g_references_ptr, i, g * nx, g * ny, g * nz, inside)
+    tl.store(g_normals_ptr + 3 * i, g * rx, mask=inside)
+    tl.store(g_normals_ptr + 3 * i + 1, g * ry, mask=inside)
+    tl.store(g_normals_ptr + 3 * i + 2, g * rz, mask=inside)
+    tl.store(g_references_ptr + 3 * i, g * nx, mask=inside)
+    tl.store(g_references_ptr + 3 * i + 1, g * ny, mask=inside)
+    tl.store(g_references_ptr + 3 * i + 2, g * nz, mask=inside)
 
 
 class NormalError(torch.autograd.Function):

@@ -20,7 +20,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._rows_triton import store3
 from splatkit_ns.rasterize._sh_basis_triton import (
     BLOCK,
     C0,
@@ -101,7 +100,9 @@ def _gradients(
         v_first_ptr, v_rest_ptr, first, rest, others, v_first, v_rest, known, is_channel,
         STORED > 1 and not KEEPS, STORED,
     )  # fmt: skip
-    store3(v_means_ptr, g, total_x, total_y, total_z, known)
+    tl.store(v_means_ptr + 3 * g, total_x, mask=known)
+    tl.store(v_means_ptr + 3 * g + 1, total_y, mask=known)
+    tl.store(v_means_ptr + 3 * g + 2, total_z, mask=known)
 
 
 class SphericalHarmonics(torch.autograd.Function):

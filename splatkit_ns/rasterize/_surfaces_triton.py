@@ -14,19 +14,19 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from splatkit_ns.rasterize._rows_triton import load3, load_matrix, store3, times
-
 BLOCK = 256
 
 
 @triton.jit
 def _turned(view_ptr, x, y, z, TO_WORLD: tl.constexpr):
     """Turn a vector from the camera's axes into the world's, or back."""
-    v00, v01, v02, v10, v11, v12, v20, v21, v22 = load_matrix(view_ptr, 4)
+    v00, v01, v02 = tl.load(view_ptr), tl.load(view_ptr + 1), tl.load(view_ptr + 2)
+    v10, v11, v12 = tl.load(view_ptr + 4), tl.load(view_ptr + 5), tl.load(view_ptr + 6)
+    v20, v21, v22 = tl.load(view_ptr + 8), tl.load(view_ptr + 9), tl.load(view_ptr + 10)
     if TO_WORLD:
-        a, b, c = times(v00, v10, v20, v01, v11, v21, v02, v12, v22, x, y, z)
+        a, b, c = v00 * x + v10 * y + v20 * z, v01 * x + v11 * y + v21 * z, v02 * x + v12 * y + v22 * z
     else:
-        a, b, c = times(v00, v01, v02, v10, v11, v12, v20, v21, v22, x, y, z)
+        a, b, c = v00 * x + v01 * y + v02 * z, v10 * x + v11 * y + v12 * z, v20 * x + v21 * y + v22 * z
     return a, b, c
 
 
@@ -37,9 +37,13 @@ def _turn(vectors_ptr, views_ptr, out_ptr, pixels, TO_WORLD: tl.constexpr, B: tl
     i = tl.program_id(0) * B + tl.arange(0, B)
     live = i < pixels
     i += camera.to(tl.int64) * pixels
-    x, y, z = load3(vectors_ptr, i, live)
+    x = tl.load(vectors_ptr + 3 * i, mask=live, other=0.0)
+    y = tl.load(vectors_ptr + 3 * i + 1, mask=live, other=0.0)
+    z = tl.load(vectors_ptr + 3 * i + 2, mask=live, other=0.0)
     x, y, z = _turned(views_ptr + 16 * camera, x, y, z, TO_WORLD)
-    store3(out_ptr, i, x, y, z, live)
+    tl.store(out_ptr + 3 * i, x, mask=live)
+    tl.store(out_ptr + 3 * i + 1, y, mask=live)
+    tl.store(out_ptr + 3 * i + 2, z, mask=live)
 
 
 @triton.jit
@@ -83,7 +87,9 @@ def _normals(depths_ptr, Ks_ptr, views_ptr, out_ptr, width, height, WORLD: tl.co
     nx, ny, nz = nx / length, ny / length, nz / length
     if WORLD:
         nx, ny, nz = _turned(views_ptr + 16 * camera, nx, ny, nz, True)
-    store3(out_ptr, i, nx, ny, nz, live)
+    tl.store(out_ptr + 3 * i, nx, mask=live)
+    tl.store(out_ptr + 3 * i + 1, ny, mask=live)
+    tl.store(out_ptr + 3 * i + 2, nz, mask=live)
 
 
 @triton.jit
@@ -95,7 +101,9 @@ def _gradients(
     i = start + y * width + x
     slope_x, slope_y, step_x, step_y = _slopes(K_ptr, x, y)
     across, down, wide, high, nx, ny, nz = _normal(depths_ptr, i, width, slope_x, slope_y, step_x, step_y, inner)
-    gx, gy, gz = load3(g_ptr, i, inner)
+    gx = tl.load(g_ptr + 3 * i, mask=inner, other=0.0)
+    gy = tl.load(g_ptr + 3 * i + 1, mask=inner, other=0.0)
+    gz = tl.load(g_ptr + 3 * i + 2, mask=inner, other=0.0)
     if WORLD:
         gx, gy, gz = _turned(view_ptr, gx, gy, gz, False)
     length = tl.sqrt(nx * nx + ny * ny + nz * nz)
