@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,7 @@ def load_pycolmap() -> Any:
     Raises:
         SplatkitError: it is missing, broken or too old.
     """
+    before = signal.getsignal(signal.SIGTERM)
     try:
         colmap: Any = importlib.import_module("pycolmap")
     except ImportError as error:
@@ -203,6 +205,8 @@ def load_pycolmap() -> Any:
     if not hasattr(colmap, "CancellationToken"):
         version = getattr(colmap, "__version__", "of an unknown version")
         raise SplatkitError(f"pycolmap {version} is too old: pip install --upgrade pycolmap.")
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # COLMAP's own handler prints addresses, as of a crash
     return colmap
 
 
