@@ -13,6 +13,7 @@ from splatkit_ns.errors import SplatkitError, describe_os_error
 from splatkit_ns.files import check_writable
 from splatkit_ns.formats.offset_files import write_offset
 from splatkit_ns.memory import GIB, free_host_memory
+from splatkit_ns.mesh.frames import turned
 from splatkit_ns.mesh.fusion import fuse
 from splatkit_ns.mesh.options import MeshOptions, check_options, output_path
 from splatkit_ns.mesh.run_views import RunViews
@@ -62,7 +63,7 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     mesh = fuse(_shown(views.views(), "Fusing", len(views), console), sizes)
     mesh = _finished(mesh, options, console)
     offset = frame.offset_of(mesh)
-    mesh = frame.mesh_to_original(mesh, offset)
+    mesh, offset = turned(frame.mesh_to_original(mesh, offset), offset, options.up)
     try:
         write_mesh(path, mesh)
     except OSError as error:

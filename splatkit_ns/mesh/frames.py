@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from splatkit_ns.formats.frames import UpAxis, up_axis
 from splatkit_ns.formats.gaussians import DoubleArray
 from splatkit_ns.mesh.surface import Mesh
 
@@ -60,3 +61,10 @@ class SceneFrame:
         mirrored = np.linalg.det(self.rotation) < 0
         triangles = mesh.triangles[:, ::-1] if mirrored else mesh.triangles
         return replace(mesh, vertices=vertices, triangles=triangles)
+
+
+def turned(mesh: Mesh, offset: DoubleArray | None, up: UpAxis) -> tuple[Mesh, DoubleArray | None]:
+    """A mesh whose z axis is up, and the offset (3,) that was taken off, turned so that another axis is."""
+    turn = up_axis(up)
+    vertices = turn.apply(mesh.vertices.astype(np.float64)).astype(np.float32)
+    return replace(mesh, vertices=vertices), None if offset is None else turn.apply(offset)

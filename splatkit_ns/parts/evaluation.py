@@ -40,14 +40,18 @@ class HeldOutFigures:
     worst_name: str
     """The file name of the image with the lowest PSNR."""
     worst_psnr: float
+    cc_psnr: float | None = None
+    """The mean PSNR after the renders' colours have been corrected, in a run with an image model; else None."""
 
     def __str__(self) -> str:
+        corrected = "" if self.cc_psnr is None else f", {self.cc_psnr:.2f} dB with corrected colours"
         ssim = "" if self.ssim is None else f", SSIM {self.ssim:.4f}"
+        mean = f"held out {self.psnr:.2f} dB{corrected}{ssim}"
         if self.num_images == 1:
-            return f"held out {self.psnr:.2f} dB{ssim} ({self.worst_name})"
+            return f"{mean} ({self.worst_name})"
         some = "" if self.num_measured == self.num_images else f" of {self.num_images}"
         worst = f"worst {self.worst_name}, {self.worst_psnr:.2f} dB"
-        return f"held out {self.psnr:.2f} dB{ssim} (mean of {self.num_measured}{some} images; {worst})"
+        return f"{mean} (mean of {self.num_measured}{some} images; {worst})"
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from splatkit_ns.loss_fn.base import check_wanted_targets
 from splatkit_ns.memory import let_gpu_memory_grow
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.data.cameras import lens_models
+from splatkit_ns.plugin.data.checks.plausible import note_clipped_points
 from splatkit_ns.plugin.data.loader.targets import note_depth_unit
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
@@ -63,6 +64,8 @@ class SplatkitPipeline(AnnouncedEvaluation):
         self.panel = ViewerPanel(self.model, self.datamanager)  # nerfstudio's viewer looks for elements here
         self.model.shown = self.panel.shown
         if test_mode == "val":
+            near = getattr(self.model.renderer, "near_plane", 0.0)
+            note_clipped_points(self.datamanager.train_dataparser_outputs, near)
             loss_fn: Any = self.model.loss_fn
             wanted = check_wanted_targets(loss_fn)
             self.datamanager.use_targets(wanted)

@@ -12,11 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.poses import database as db
@@ -32,6 +34,8 @@ SHARED_BY = 5
 """The pictures of one camera that determine four coefficients of distortion; with fewer, one is estimated."""
 FISHEYE_FOCAL_FACTOR = 0.45
 """The focal length to begin with, in longest sides: 127 degrees across."""
+PARALLAX_POINTS = 2000
+"""The points of a model that are looked at for its parallax."""
 LOG = "colmap.log"
 """COLMAP's own log, beside the database."""
 _WHAT = {"features": "finding features", "matches": "comparing pictures", "poses": "finding poses"}
@@ -191,6 +195,7 @@ def load_pycolmap() -> Any:
     Raises:
         SplatkitError: it is missing, broken or too old.
     """
+    before = signal.getsignal(signal.SIGTERM)
     try:
         colmap: Any = importlib.import_module("pycolmap")
     except ImportError as error:
@@ -203,6 +208,8 @@ def load_pycolmap() -> Any:
     if not hasattr(colmap, "CancellationToken"):
         version = getattr(colmap, "__version__", "of an unknown version")
         raise SplatkitError(f"pycolmap {version} is too old: pip install --upgrade pycolmap.")
+    if before is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # COLMAP's own handler prints addresses, as of a crash
     return colmap
 
 
@@ -266,6 +273,23 @@ def scene_of(model: Any) -> Scene:
         np.array([point.color for point in points], np.uint8).reshape(-1, 3),
         float(model.compute_mean_reprojection_error()),
     )
+
+
+def parallax(model: Any) -> float:
+    """The angle, in degrees, between the directions from which a point in the middle of a model's points is seen: the
+    median over `PARALLAX_POINTS` points of the largest angle between two of its directions."""
+    centres: dict[int, NDArray[np.float64]] = {}
+    for number, image in model.images.items():
+        if image.has_pose:
+            matrix = np.asarray(image.cam_from_world().matrix(), np.float64)
+            centres[int(number)] = -matrix[:, :3].T @ matrix[:, 3]
+    points = list(model.points3D.values())
+    angles: list[float] = []
+    for point in points[:: max(1, len(points) // PARALLAX_POINTS)]:
+        to_cameras = np.array([centres[int(seen.image_id)] - point.xyz for seen in point.track.elements])
+        directions = to_cameras / np.linalg.norm(to_cameras, axis=1, keepdims=True)
+        angles.append(float(np.degrees(np.arccos(np.clip((directions @ directions.T).min(), -1, 1)))))
+    return float(np.median(angles)) if angles else 0.0
 
 
 def write_model(model: Any, folder: Path) -> None:

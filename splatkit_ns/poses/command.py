@@ -15,7 +15,7 @@ from splatkit_ns.files import atomic_write_text, quoted
 from splatkit_ns.poses import database as db
 from splatkit_ns.poses import diagnosis
 from splatkit_ns.poses.adding import Source, add_pictures, find_source
-from splatkit_ns.poses.colmap import Colmap, camera_groups, scene_of, write_model
+from splatkit_ns.poses.colmap import Colmap, camera_groups, parallax, scene_of, write_model
 from splatkit_ns.poses.drawing import draw
 from splatkit_ns.poses.options import MIN_PICTURES, Matching, PosesOptions
 from splatkit_ns.poses.pairs import choose_matching, pairs_of
@@ -32,6 +32,9 @@ pictures of 180×320, with 608 features each, training then starts from 58 % mor
 0.3 dB better after 700 steps."""
 POINTS_PER_PICTURE = 10
 """A model with fewer points than this for each picture has poses by chance, such as of a camera that only turned."""
+SMALL_PARALLAX = 10.0
+"""Degrees: if the points of a model are seen from directions that differ more, the camera has moved, also if most pairs
+show none, as those of a slow video or of walls do."""
 
 
 def make_poses(options: PosesOptions, console: Console | None = None) -> Path:
@@ -80,7 +83,7 @@ def _compute(options: PosesOptions, source: Source, work: Workspace, colmap: Col
     if 2 * len(scene.pictures) < len(pictures):
         advice = diagnosis.explain(counts, pairs, matching, colmap.feature_size)
         warn(console, f"More than half of the pictures have no pose. {advice}")
-    elif turning := diagnosis.only_turns(pairs):
+    elif parallax(models[0]) < SMALL_PARALLAX and (turning := diagnosis.only_turns(pairs)):
         warn(console, f"The poses may be wrong. {turning}")
     say(console, f"Train on it with: ns-train splatkit-3dgs --data {quoted(work.output)}")
 

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 NUM_NEIGHBOURS = 3
 MIN_DISTANCE = math.sqrt(1e-7)
-"""Smallest distance to the neighbours that is used, as in 3DGS: points that coincide would give a scale of zero."""
+"""Smallest distance to the neighbours that is used, as in 3DGS: points that coincide would give a scale of zero. If
+half of the points are nearer to others, the unit of the scene is large, and the median is the smallest distance."""
 LONE_POINT_DISTANCE = 1.0
 
 
@@ -38,8 +39,8 @@ def neighbour_distances(points: Tensor, others: Tensor | None = None) -> Tensor:
         others: (L, 3), finite: further points that count as neighbours.
 
     Returns:
-        (M,) float32 on the CPU, at least `MIN_DISTANCE`. With fewer than 4 points, the mean over all others; 1
-        for a single point.
+        (M,) float32 on the CPU, at least `MIN_DISTANCE`, or the median if that is less. With fewer than 4 points, the
+        mean over all others; 1 for a single point.
     """
     num = len(points)
     together = points.detach().cpu()
@@ -56,7 +57,8 @@ def neighbour_distances(points: Tensor, others: Tensor | None = None) -> Tensor:
     distances, _ = tree.query(positions[order], k=num_neighbours + 1, workers=-1)
     mean = np.empty(num)
     mean[order] = np.asarray(distances)[:, 1:].mean(axis=1)  # the first hit is the point itself
-    return torch.from_numpy(np.maximum(mean, MIN_DISTANCE)).float()
+    least = min(MIN_DISTANCE, float(np.median(mean)) or MIN_DISTANCE)
+    return torch.from_numpy(np.maximum(mean, least)).float()
 
 
 def gaussians_from_points(

@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from torch import Tensor
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.mesh.frames import SceneFrame
+from splatkit_ns.mesh.frames import SceneFrame, turned
 from splatkit_ns.mesh.run_views import RunViews
 from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.plugin.pipeline import SplatkitPipeline
@@ -150,6 +150,9 @@ def test_a_mesh_far_from_the_origin_keeps_its_shape() -> None:
     moved = frame.mesh_to_original(mesh, offset)
     exact = mesh.vertices.astype(np.float64) / 0.5 + np.array([452310.25, 5411230.5, 0.0])
     assert np.abs(moved.vertices + offset - exact).max() < 1e-6
+    upright, shift = turned(moved, offset, "y")
+    assert shift is not None
+    assert np.abs(upright.vertices + shift - exact[:, [0, 2, 1]] * [1, 1, -1]).max() < 1e-6
     assert SceneFrame.identity().offset_of(mesh) is None
 
 

@@ -253,3 +253,15 @@ def test_an_old_pycolmap(
     monkeypatch.delattr(pycolmap, "CancellationToken")
     message = refused(capsys, "poses", photos, "--output", tmp_path / "out")
     assert "pycolmap 4.2.0 is too old: pip install --upgrade pycolmap" in message
+
+
+@pytest.mark.parametrize(("turn", "noted"), [(0.1, False), (0.005, True)])
+def test_poses_without_parallax_are_doubted_only_if_the_points_have_none_either(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    turn: float, noted: bool,
+) -> None:  # fmt: skip
+    """Neighbours in a slow video show next to none, and photographs of a wall look as if they did."""
+    settings(monkeypatch, config=6, turn=turn)
+    status, text = run(capsys, "poses", photos, "--output", tmp_path / "out")
+    assert status == 0, text
+    assert ("The poses may be wrong. 15 of 15 matched pairs show no parallax" in text) == noted

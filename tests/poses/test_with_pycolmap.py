@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,12 @@ def test_a_camera_that_only_turns(tmp_path: Path, capsys: pytest.CaptureFixture[
     message = refused(capsys, "poses", tmp_path / "photos", "--output", tmp_path / "out", "--threads", "2")
     assert "No poses were found. 15 of 15 matched pairs show no parallax: the camera only turned" in message
     assert not (tmp_path / "out/transforms.json").exists()
+
+
+def test_a_command_that_is_told_to_end_prints_no_addresses() -> None:
+    program = (
+        "import os, signal; from splatkit_ns.poses.colmap import load_pycolmap; load_pycolmap(); "
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")

@@ -35,6 +35,13 @@ def test_coinciding_points_have_a_finite_scale() -> None:
     assert state.scales.flatten().tolist() == pytest.approx([MIN_DISTANCE] * 30)
 
 
+def test_a_scene_in_a_large_unit_starts_with_sizes_as_small() -> None:
+    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    distances = neighbour_distances(points)
+    small = neighbour_distances(1e-4 * points)
+    assert torch.allclose(small, 1e-4 * distances.clamp(min=float(distances.quantile(0.5))), rtol=1e-3)
+
+
 def test_opacities_colours_and_quaternions() -> None:
     colors = torch.rand(20, 3)
     state = SplatTrainingState.from_points(torch.rand(20, 3), colors, init_opacity=0.3, sh_degree=2)

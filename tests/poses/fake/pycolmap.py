@@ -173,10 +173,13 @@ class Reconstruction:
             for index, (name, number, _) in enumerate(self._rows)
         }
         points = np.random.default_rng(0).normal(size=(_settings().get("points", 100), 3))
-        self.points3D = {index: SimpleNamespace(xyz=point, color=[1, 2, 3]) for index, point in enumerate(points)}
+        track = SimpleNamespace(elements=[SimpleNamespace(image_id=index) for index in self.images])
+        self.points3D = {
+            index: SimpleNamespace(xyz=point, color=[1, 2, 3], track=track) for index, point in enumerate(points)
+        }
 
     def _pose(self, index: int) -> Any:
-        turn = 0.1 * index
+        turn = _settings().get("turn", 0.1) * index
         rotation = [[np.cos(turn), 0, np.sin(turn), 0], [0, 1, 0, 0], [-np.sin(turn), 0, np.cos(turn), 3]]
         return lambda: SimpleNamespace(matrix=lambda: np.array(rotation))
 

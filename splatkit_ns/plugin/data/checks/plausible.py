@@ -15,6 +15,8 @@ FARTHEST = 100.0
 """The distance of a camera from the middle of all, in medians of these distances, above which it is noted."""
 FEWEST_SEEN = 0.05
 """The share of the seed points in view below which it is noted."""
+MOST_CLIPPED = 0.5
+"""The share of the seed points in view that have to be drawn; if fewer are, it is noted."""
 LOOKED_AT = (200, 5000)
 """The most cameras and seed points that are looked at for that."""
 
@@ -89,11 +91,33 @@ def note_unseen_points(outputs: DataparserOutputs) -> None:
         )
 
 
-def seen_share(outputs: DataparserOutputs, points: Tensor) -> float:
+def note_clipped_points(outputs: DataparserOutputs, near: float) -> None:
+    """Print a note if the renderer leaves out most of the scene, since it is too near to the cameras.
+
+    Args:
+        outputs: of the training images.
+        near: Gaussians that are nearer than this are not drawn.
+    """
+    points: Tensor | None = outputs.metadata.get("points3D_xyz")
+    if points is None or len(points) == 0 or near <= 0:
+        return
+    share, drawn = seen_share(outputs, points, enough=1), seen_share(outputs, points, nearest=near, enough=1)
+    if drawn < MOST_CLIPPED * share:
+        report_once(
+            f"Of the seed points in view, {1 - drawn / share:.0%} are nearer to all cameras than {near:g}, and nothing "
+            "so near is drawn. The unit of the poses is large for this scene: pass --auto-scale-poses True to the "
+            "dataparser, or a smaller --pipeline.model.renderer.near-plane."
+        )
+
+
+def seen_share(
+    outputs: DataparserOutputs, points: Tensor, *, nearest: float = 0.0, enough: float = FEWEST_SEEN
+) -> float:
     """The share of points (M, 3), in the frame of the cameras, that are in the picture of one of the cameras.
 
-    Cameras are looked at until it is `FEWEST_SEEN`, and at most `LOOKED_AT` cameras and points. Lenses are passed over:
-    of a fisheye, all that is before it is in its picture.
+    Cameras are looked at until it is `enough`, and at most `LOOKED_AT` cameras and points. Points do not count for
+    cameras to which they are nearer than `nearest`. Lenses are passed over: of a fisheye, all that is before it is in
+    its picture.
     """
     cameras, (most_cameras, most_points) = outputs.cameras, LOOKED_AT
     chosen = torch.linspace(0, len(cameras) - 1, min(len(cameras), most_cameras)).long()
@@ -106,7 +130,7 @@ def seen_share(outputs: DataparserOutputs, points: Tensor) -> float:
         down = (-y * cameras.fy[index] / -z + cameras.cy[index] - cameras.height[index] / 2).abs()
         inside = (across <= cameras.width[index] / 2) & (down <= cameras.height[index] / 2)
         is_pinhole = int(cameras.camera_type[index]) == CameraType.PERSPECTIVE.value
-        seen |= (z < 0) & (inside | (not is_pinhole))
-        if float(seen.float().mean()) >= FEWEST_SEEN:
+        seen |= (z < -nearest) & (inside | (not is_pinhole))
+        if float(seen.float().mean()) >= enough:
             break
     return float(seen.float().mean())

@@ -60,11 +60,14 @@ class HeldOutImages:
             return
         began = time.perf_counter()
         rows: list[SheetRow] = []
+        corrected: list[float] = []
         try:
             for image in self._data.measure_held_out():
                 if self._stops():
                     return
                 rows.append(_row(image))
+                if self._data.has_image_model:
+                    corrected.append(image.metrics["cc_psnr"])
         except Exception as error:  # of a renderer or image model of the user's, or for lack of memory
             self._wanted = False
             logger.warning(
@@ -74,7 +77,7 @@ class HeldOutImages:
         if not rows:  # the datamanager has said why
             self._wanted = False
             return
-        figures = _figures(step, rows, self._data.num_held_out)
+        figures = _figures(step, rows, corrected, self._data.num_held_out)
         self._data.held_out = figures
         writer.put_scalar(name=EventName.CURR_TEST_PSNR, scalar=figures.psnr, step=step - 1)
         logger.info("Step %d: %s (%.1f s)", step, figures, time.perf_counter() - began)
@@ -95,7 +98,7 @@ def _row(image: ImageEvaluation) -> SheetRow:
     return SheetRow.of(image.name, image.metrics["psnr"], image.metrics.get("ssim"), image.target, image.rendered)
 
 
-def _figures(step: int, rows: list[SheetRow], num_held_out: int) -> HeldOutFigures:
+def _figures(step: int, rows: list[SheetRow], corrected: list[float], num_held_out: int) -> HeldOutFigures:
     worst = min(rows, key=lambda row: row.psnr)
     ssims = [row.ssim for row in rows if row.ssim is not None]
     return HeldOutFigures(
@@ -106,4 +109,5 @@ def _figures(step: int, rows: list[SheetRow], num_held_out: int) -> HeldOutFigur
         num_images=num_held_out,
         worst_name=worst.name,
         worst_psnr=worst.psnr,
+        cc_psnr=sum(corrected) / len(corrected) if corrected else None,
     )

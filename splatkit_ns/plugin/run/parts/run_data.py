@@ -12,6 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from splatkit_ns.cameras import LensModel
+from splatkit_ns.image_model import IdentityImageModel
 from splatkit_ns.parts.evaluation import HeldOutFigures, ImageEvaluation
 from splatkit_ns.parts.image_frame import ImageFrame
 from splatkit_ns.parts.training_views import TrainingView
@@ -255,6 +256,11 @@ class RunData:
             "metrics": METRICS,
             "versions": package_versions(),
         }
+
+    @property
+    def has_image_model(self) -> bool:
+        """Whether training compares photographs with what an image model makes of renders."""
+        return not isinstance(self._model.parts.image_model, IdentityImageModel)
 
     def _compared_with(self) -> str:
         model = self._model.parts.image_model

@@ -133,6 +133,18 @@ def test_seed_points_that_no_camera_sees_are_noted(
     assert ("Only 2.5% of the 40 seed points are in view of a camera" in said(capsys)) == noted
 
 
+@pytest.mark.parametrize(("scale", "noted"), [(1.0, False), (1e-4, True)])
+def test_a_scene_that_is_too_small_to_be_drawn_is_noted(tiny_scene: Path, scale: float, noted: bool) -> None:
+    """All of it is nearer to the cameras than the near plane."""
+    config = run_config(tiny_scene)
+    parser: Any = config.pipeline.datamanager.dataparser
+    parser.scale_factor = scale
+    with collected_notes() as notes:
+        config.pipeline.setup(device="cpu")
+    wanted = "Of the seed points in view, 100% are nearer to all cameras than 0.01"
+    assert any(wanted in note for note in notes) == noted
+
+
 def test_a_scene_whose_cameras_look_away_is_noted(tiny_scene: Path, tmp_path: Path) -> None:
     """As with poses in OpenCV's axes."""
 

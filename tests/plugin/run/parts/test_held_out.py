@@ -47,7 +47,7 @@ def test_a_run_measures_its_held_out_images(
     expected = list(data.evaluate())
     psnrs = torch.tensor([image.metrics["psnr"] for image in expected])
     figures = data.held_out
-    assert (figures.step, figures.num_measured, figures.num_images) == (12, 2, 2)
+    assert (figures.step, figures.num_measured, figures.num_images, figures.cc_psnr) == (12, 2, 2, None)
     assert figures.psnr == pytest.approx(float(psnrs.mean()), abs=1e-4)
     assert figures.ssim == pytest.approx(sum(image.metrics["ssim"] for image in expected) / 2, abs=1e-5)
     assert (figures.worst_name, figures.worst_psnr) == (expected[int(psnrs.argmin())].name, float(psnrs.min()))
@@ -57,6 +57,19 @@ def test_a_run_measures_its_held_out_images(
     assert "Contact Sheet " in printed
     assert trainer._held_out.sheet == trainer.base_dir / "held_out" / "step_000012.jpg"
     assert _held_out(data) == f"held out {figures.psnr:.2f} dB, {figures.ssim:.3f} (step 12)"
+
+
+def test_with_an_image_model_the_line_also_tells_psnr_after_a_correction_of_colours(
+    tiny_scene: Path, tmp_path: Path
+) -> None:
+    config = run_config(tiny_scene, tmp_path, steps=6)
+    config.pipeline.model.image_model.kind = "affine"
+    trainer = make_trainer(config)
+    trainer.train()
+    data: Any = trainer.pipeline.model.context.data_provider
+    expected = [image.metrics["cc_psnr"] for image in data.evaluate()]
+    assert data.held_out.cc_psnr == pytest.approx(sum(expected) / 2, abs=1e-4)
+    assert f" dB, {data.held_out.cc_psnr:.2f} dB with corrected colours, SSIM" in str(data.held_out)
 
 
 def test_training_is_the_same_with_and_without(tiny_scene: Path, tmp_path: Path) -> None:
