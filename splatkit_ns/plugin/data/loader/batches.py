@@ -141,7 +141,7 @@ class Batches(Sequence[Batch]):
         read: reads a photograph into main memory; is called from several threads.
         pixels: the number of pixels of each photograph.
         budget: the memory for photographs.
-        keep: copies a photograph to the place where it is kept.
+        keep: copies a photograph to the place where it is kept; is called from several threads.
         stage: prepares a photograph that is read ahead for its use; is called from several threads.
     """
 
@@ -232,13 +232,14 @@ class Batches(Sequence[Batch]):
             transient=True,
             disable=not CONSOLE.is_terminal,
         )
-        with closing(self.in_order(range(1, expected))) as others:
+        rest, workers = range(1, expected), budget.workers
+        with closing(read_in_order(lambda index: self._keep(self._read(index)), rest, workers, self._window)) as others:
             for index in numbers:
-                batch = next(others) if index else first
+                batch = next(others) if index else self._keep(first)
                 size = batch_bytes(batch)
                 if size > budget.free:  # larger than estimated
                     break
-                self._kept[index] = self._keep(batch)
+                self._kept[index] = batch
                 budget.used += size
         self.streams = self.num_kept < len(self)
         if self.streams:

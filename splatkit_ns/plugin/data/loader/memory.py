@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -42,7 +43,8 @@ def on_device(device: torch.device) -> Callable[[Batch], Batch]:
 
 
 class PinnedMemory:
-    """Copies batches into pinned memory, from which a GPU reads without the processor; many share one block.
+    """Copies batches into pinned memory, from which a GPU reads without the processor; many share one block, and
+    threads may share it.
 
     Args:
         allocate: makes a block of so many bytes.
@@ -52,17 +54,20 @@ class PinnedMemory:
         self._allocate = allocate or (lambda size: torch.empty(size, dtype=torch.uint8, pin_memory=True))
         self._block = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._lock = Lock()
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with its tensors in pinned memory."""
         return {name: _if_tensor(value, self._pinned) for name, value in batch.items()}
 
     def _pinned(self, tensor: Tensor) -> Tensor:
-        start = -(-self._used // 256) * 256  # aligned for every type
-        if start + tensor.nbytes > len(self._block):
-            self._block, start = self._allocate(max(BLOCK, tensor.nbytes)), 0
-        self._used = start + tensor.nbytes
-        return _copied(tensor, self._block[start : self._used].view(tensor.dtype).view(tensor.shape))
+        with self._lock:
+            start = -(-self._used // 256) * 256  # aligned for every type
+            if start + tensor.nbytes > len(self._block):
+                self._block, start = self._allocate(max(BLOCK, tensor.nbytes)), 0
+            self._used = start + tensor.nbytes
+            place = self._block[start : self._used]
+        return _copied(tensor, place.view(tensor.dtype).view(tensor.shape))
 
 
 class PinnedCopies:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -205,6 +206,23 @@ def test_pinned_memory_is_taken_in_blocks() -> None:
     assert batch_bytes(kept[0]) == 5 * 7 * (3 + 1 + 4)
     keep({"image": torch.empty(1, BLOCK + 1, dtype=torch.uint8)})
     assert made == [BLOCK, BLOCK + 1]
+
+
+def test_threads_share_a_block_of_pinned_memory() -> None:
+    """Photographs are copied there by the threads that read them."""
+    made: list[int] = []
+
+    def allocate(size: int) -> torch.Tensor:
+        made.append(size)
+        time.sleep(0.1)  # in which the other threads come to it, too
+        return torch.empty(size, dtype=torch.uint8)
+
+    keep = PinnedMemory(allocate)
+    given: list[Batch] = [{"image": torch.full((1, 300 + number), number, dtype=torch.uint8)} for number in range(64)]
+    with ThreadPoolExecutor(8) as threads:
+        kept = list(threads.map(keep, given))
+    assert made == [BLOCK]
+    assert all(torch.equal(copy["image"], batch["image"]) for copy, batch in zip(kept, given, strict=True))
 
 
 def test_images_that_are_read_ahead_are_copied_into_pinned_memory() -> None:
