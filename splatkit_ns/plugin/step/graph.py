@@ -82,19 +82,27 @@ class GraphForwardBackward:
     Args:
         model: the model on a CUDA device, with its modules attached.
         measures_work: whether renders count their work.
-        side: the stream of these graphs, beside those of the step's other images; None if they run in turn.
+        captures: the stream on which the graphs of all of a step's images are captured: results of a capture keep nodes
+            of autograd alive that belong to its stream, and that the next one uses. None makes one, for a single image.
+        side: the stream on which these graphs run, beside those of the step's other images; None if they run in turn.
     """
 
     makes_graphs = True
 
-    def __init__(self, model: StepModel, measures_work: bool = False, side: SideStream | None = None) -> None:
+    def __init__(
+        self,
+        model: StepModel,
+        measures_work: bool = False,
+        captures: torch.cuda.Stream | None = None,
+        side: SideStream | None = None,
+    ) -> None:
         self._model, self._side, self.runs_beside = model, side, side is not None
         self.meanwhile: Callable[[], None] = lambda: None
         self.when_slow: Callable[[], None] = lambda: None
         self._shows_losses = any(map(model.parts.dispatcher.listens_to, ("on_optimize", "post_step", "on_evaluate")))
         """Whether a hook sees losses, and may keep them: then it gets copies."""
         self._plain = PlainForwardBackward(model)
-        self._stream = torch.cuda.Stream() if side is None else side.captures
+        self._stream = captures or torch.cuda.Stream()
         self._memory = GraphMemory(self._stream)
         self._graphs: dict[Hashable, CapturedStep] = {}
         self._warm: set[Hashable] = set()

@@ -54,7 +54,7 @@ def forward_backward(
     places = range(model.context.batch_size)
     if not possible:
         return [PlainForwardBackward(model, measures_work and on_cuda) for _ in places]
-    if len(places) == 1 or not model.parts.are_ours or not SideStream.is_possible():
-        return [GraphForwardBackward(model, measures_work) for _ in places]
-    captures = torch.cuda.Stream()
-    return [GraphForwardBackward(model, measures_work, SideStream(captures)) for _ in places]
+    if len(places) == 1:
+        return [GraphForwardBackward(model, measures_work)]
+    beside, captures = model.parts.are_ours and SideStream.is_possible(), torch.cuda.Stream()
+    return [GraphForwardBackward(model, measures_work, captures, SideStream() if beside else None) for _ in places]

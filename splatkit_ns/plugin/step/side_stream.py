@@ -13,14 +13,10 @@ class SideStream:
 
     A graph reads seed and offset of its random numbers on the device, where the launch of another graph would write
     those of its own: so each stream has a state of the generator.
-
-    Args:
-        captures: the stream on which the graphs of all images are captured. It is one, because the results of a capture
-            keep nodes of autograd alive that belong to its stream, and that the next capture uses again.
     """
 
-    def __init__(self, captures: torch.cuda.Stream) -> None:
-        self.captures, self.stream = captures, torch.cuda.Stream()
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
         self._random_numbers = _default_generator().clone_state()
 
     @staticmethod

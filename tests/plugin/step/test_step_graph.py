@@ -96,6 +96,35 @@ def test_only_steps_that_nobody_looks_into(
     assert as_graphs(trainer) == expected
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_graphs_of_several_images_are_captured_on_one_stream(
+    ours: bool, tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autograd's nodes belong to it. They run beside each other if no code of users runs in a step."""
+    renderer = Splat3DGSRenderer() if ours else OwnCapturableRenderer()
+    config = run_config(tiny_scene, tmp_path, method=make_method("parts", renderer=renderer))
+    config.batch_size = 3
+    trainer = make_trainer(config)
+    forget_writers()
+    monkeypatch.setattr(torch.cuda, "Stream", object)
+    monkeypatch.setattr(graph_or_plain, "SideStream", SideStreamOfTests)
+    monkeypatch.setattr(graph_or_plain, "GraphForwardBackward", lambda *arguments: arguments[2:])
+    found: Any = graph_or_plain.forward_backward(
+        trainer.pipeline.model, "cuda:0", True, trainer.gradient_accumulation_steps
+    )
+    assert len({id(captures) for captures, _ in found}) == 1
+    assert len({id(side) for _, side in found}) == (3 if ours else 1)
+    assert all((side is not None) == ours for _, side in found)
+
+
+class SideStreamOfTests:
+    """A stream without a GPU."""
+
+    @staticmethod
+    def is_possible() -> bool:
+        return True
+
+
 def test_not_where_gradients_are_summed_up(tiny_scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(run_config(tiny_scene, tmp_path))
     forget_writers()

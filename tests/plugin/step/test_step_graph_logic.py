@@ -280,7 +280,7 @@ class NotedSide(SideStream):
     """Notes what a side stream is asked for."""
 
     def __init__(self, notes: list[str]) -> None:
-        self.captures, self._notes = torch.cuda.Stream(), notes
+        self._notes = notes
 
     @contextmanager
     def own_random_numbers(self) -> Generator[None]:
