@@ -146,8 +146,10 @@ class SideCopies:
 
     def start(self, batches: Mapping[int, Batch]) -> None:
         """Begin to copy photographs, by index, from pinned memory; copies that have not been taken are dropped."""
-        with torch.cuda.stream(self._stream):
-            self._next = {index: self._copy_of(batch) for index, batch in batches.items()}
+        self._next = {}
+        if batches:  # else all are on the GPU, and a step does without a change of streams
+            with torch.cuda.stream(self._stream):
+                self._next = {index: self._copy_of(batch) for index, batch in batches.items()}
 
     def __contains__(self, index: int) -> bool:
         """Whether a photograph has been copied and not taken yet."""
