@@ -169,10 +169,11 @@ def end(commands: list[subprocess.Popen[bytes]]) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Ours, in which nerfstudio finds the methods of a checkout that is not installed, too."""
+    """Ours, in which nerfstudio finds the methods of a checkout that is not installed, too, and a rank that aborts says
+    what its threads were doing."""
     names = [f"splatkit-{name}" for name in ("3dgs", "3dgs-adc", "3dgs-mcmc", "3dgs-fast", "3dgs-big", "2dgs")]
     methods = ",".join(f"{name}=splatkit_ns.methods:{name.replace('-', '_')}" for name in names)
-    return {**os.environ, "NERFSTUDIO_METHOD_CONFIGS": methods, "COLUMNS": "400"}
+    return {**os.environ, "NERFSTUDIO_METHOD_CONFIGS": methods, "COLUMNS": "400", "PYTHONFAULTHANDLER": "1"}
 
 
 def is_saving(checkpoints: Path) -> bool:
@@ -188,9 +189,15 @@ def ranks_of(command: psutil.Process) -> list[psutil.Process]:
 
 
 def tail(path: Path) -> str:
-    """The end of a log, and before it what PyTorch said when it gave up an exchange on GPUs."""
+    """The end of a log, and before it what PyTorch said when it gave up an exchange on GPUs, and what the threads of
+    such ranks were doing."""
     text = path.read_text()
-    told = re.findall(r"Watchdog caught[^\n]{0,400}|terminate called[^\n]{0,200}|last enqueued[^\n]{0,300}", text)
+    told = re.findall(
+        r"\[[^\]\n]*rank\d[^\]\n]*\][^\n]*Watchdog caught[^\n]{0,400}"
+        r"|terminate called[^\n]{0,200}|last enqueued[^\n]{0,300}|Fatal Python error(?:.*\n){1,80}",
+        text,
+        re.IGNORECASE,
+    )
     return "\n".join([*dict.fromkeys(told), text[-1500:]])
 
 
