@@ -251,8 +251,8 @@ def runs_of_methods(runs: list[Run], scene: str) -> dict[str, list[Run]]:
 
 
 def distinct(runs: list[Run]) -> list[Run]:
-    """Those with other figures, of which some were noted with few digits: two of ours with one seed and the same kernels
-    are the same to the bit."""
+    """Those with other figures, some of which were noted with few digits: two of ours with one seed and the same
+    kernels are the same to the bit."""
     return list({(run.get("seed"), round(run["psnr"], 2), round(run["ssim"], 3)): run for run in runs}.values())
 
 

@@ -25,8 +25,11 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 """The longest wait for another rank on the CPU: rank 0 may evaluate, save, or be paused in the viewer. A rank that has
 ended is noticed at once, because its connections close."""
-GPU_PATIENCE = timedelta(seconds=60)
-"""The longest wait for another rank's GPU; every such wait begins when all ranks have said that they are ready."""
+GPU_PATIENCE = timedelta(seconds=180)
+"""The longest wait for another rank's GPU; every such wait begins when all ranks have said that they are ready.
+
+A rank that has ended is noticed sooner. This is for GPUs that stand still, and longer than other runs may hold them up.
+"""
 BREATH = timedelta(seconds=0.5)
 """The time after which a wait on the CPU looks whether `give_up` was called."""
 

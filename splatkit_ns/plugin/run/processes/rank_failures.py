@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.run.ending.signals import StoppedBySignal
 from splatkit_ns.plugin.step.finite import NotFiniteError
-from splatkit_ns.ranks import RankLost
+from splatkit_ns.ranks import GPU_PATIENCE, RankLost
 
 IMPORTED_AGAIN = 64
 """The exit status of a rank whose script begins the run again when it is imported."""
@@ -23,7 +23,8 @@ IMPORTED_AGAIN = 64
 
 KILLERS: dict[int, str] = {
     signal.SIGKILL: ", as the system does if main memory is full",
-    signal.SIGABRT: ", as PyTorch does if a GPU has waited for that of another rank for more than 60 seconds",
+    signal.SIGABRT: ", as PyTorch does if a GPU has waited for that of another rank for more than "
+    f"{GPU_PATIENCE.seconds} seconds",
 }
 """The usual cause of a signal that kills a rank, as a part of the message."""
 
