@@ -28,6 +28,7 @@ from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
+from splatkit_ns.plugin.viewer.keyframes import mend_camera_paths
 from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.splat import SplatTrainingState
 
@@ -83,6 +84,7 @@ class _Access(ViewerControl):
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
+        mend_camera_paths()
         self._on_ready(viewer.trainer is not None)
 
 
