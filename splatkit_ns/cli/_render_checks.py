@@ -41,6 +41,8 @@ def check_options(options: RenderOptions) -> None:
         problems.append(f"--background is {options.background}, expected three numbers from 0 to 1")
     if options.depth_range is not None and not 0 <= options.depth_range[0] < options.depth_range[1] < float("inf"):
         problems.append(f"--depth-range is {options.depth_range}, expected a depth of at least 0 and a larger one")
+    elif options.depth_range is not None and "depth" not in options.images:
+        problems.append("--depth-range is for depth: name it with --images")
     problem = _output_problem(options)
     if problem:
         problems.append(f"--output: {problem}")

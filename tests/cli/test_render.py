@@ -400,6 +400,9 @@ def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.Ca
     assert "--raw needs a folder" in refused(
         capsys, "render", "--input", scene, "--output", tmp_path / "b.mp4", "--raw", "--images", "depth"
     )
+    assert "--depth-range is for depth: name it with --images" in refused(
+        capsys, "render", "--input", scene, "--output", tmp_path / "b.mp4", "--depth-range", "1", "5"
+    )
     (tmp_path / "file").touch()
     assert "is a file, expected a folder" in refused(capsys, "render", "--input", scene, "--output", tmp_path / "file")
     assert "no splat format has this suffix" in refused(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +30,7 @@ from splatkit_ns.formats import Gaussians, usable_format_names
 from splatkit_ns.formats.frames import Similarity, split_offset, transform
 from splatkit_ns.plugin.data.cameras import lens_views
 from splatkit_ns.plugin.data.scenes.scene_frames import frame_to_training
+from splatkit_ns.plugin.viewer.keyframes import mend_camera_paths
 from splatkit_ns.plugin.viewer.shown import Shown
 from splatkit_ns.splat import SplatTrainingState
 
@@ -73,6 +76,19 @@ class Button(ViewerButton):
         self.cb_hook(self)
 
 
+@contextmanager
+def _noted(logger: logging.Logger) -> Generator[list[str]]:
+    """The warnings that this thread logs in the block, such as of what a format cannot hold."""
+    notes: list[str] = []
+    handler, thread = logging.Handler(logging.WARNING), threading.get_ident()
+    handler.emit = lambda record: notes.append(record.getMessage()) if record.thread == thread else None
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+
+
 class _Access(ViewerControl):
     """Reaches the viewer, and through it the trainer if there is one."""
 
@@ -83,6 +99,7 @@ class _Access(ViewerControl):
 
     def _setup(self, viewer: Any) -> None:
         super()._setup(viewer)
+        mend_camera_paths()
         self._on_ready(viewer.trainer is not None)
 
 
@@ -105,7 +122,7 @@ class ViewerPanel(nn.Module):
         """The step after which the photographs were looked at for `_weights`."""
         self.access = _Access(self._hide_for_viewing)
         self.a_number = Text("Gaussians: ?")
-        self.b_psnr = Text("Held-out PSNR: not measured")
+        self.b_psnr = Text("PSNR: not measured")
         self.c_measure = Button("Measure PSNR", self._told(self._measure))
         self.d_save = Button("Save now", self._told(self._save))
         self.e_stop = Button("Stop and save", self._told(self._stop))
@@ -150,11 +167,12 @@ class ViewerPanel(nn.Module):
                 found.append(float(model.get_metrics_dict(model.get_outputs_for_camera(camera), batch)["psnr"]))
         finally:
             model.train(was_training)
+        name = "Held-out PSNR" if model.context.data_provider.holds_images_out else "PSNR, nothing held out"
         if not found:
-            self.b_psnr.show("Held-out PSNR: masks leave no pixel")
+            self.b_psnr.show(f"{name}: masks leave no pixel")
             return
         of = f"{len(found)} of {len(frames)}" if len(found) < len(frames) else str(len(found))
-        self.b_psnr.show(f"Held-out PSNR: {np.mean(found):.2f} dB of {of} image(s), after step {model.context.step:,}")
+        self.b_psnr.show(f"{name}: {np.mean(found):.2f} dB of {of} image(s), after step {model.context.step:,}")
 
     # ------------------------------------------------------------------ training
 
@@ -239,8 +257,11 @@ class ViewerPanel(nn.Module):
     def _send(self, element: Any, gaussians: Gaussians, name: str) -> None:
         with TemporaryDirectory() as folder:
             path = Path(folder, name)
-            formats.write(path, gaussians)
+            with _noted(logging.getLogger(formats.__name__)) as notes:
+                formats.write(path, gaussians)
             content = path.read_bytes()
+        for note in notes:
+            self._tell(element, "Note", note.replace(str(path), name))
         element.client.send_file_download(name, content)
 
     # ------------------------------------------------------------------ messages

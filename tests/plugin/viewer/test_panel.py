@@ -123,7 +123,14 @@ def test_psnr_is_that_of_ns_eval(tiny_scene: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(type(model.parts), "images_of_new_view", darker)
     pipeline.panel._measure(None)
     figures = pipeline.get_average_eval_image_metrics()
-    assert f"PSNR: {figures['psnr']:.2f} dB" in pipeline.panel.b_psnr.text
+    assert f"Held-out PSNR: {figures['psnr']:.2f} dB" in pipeline.panel.b_psnr.text
+
+
+def test_psnr_of_images_that_are_trained_on_is_not_called_held_out(tiny_scene: Path) -> None:
+    pipeline = make_pipeline(tiny_scene).eval()
+    pipeline.datamanager.eval_dataset.image_filenames[0] = pipeline.datamanager.train_dataset.image_filenames[0]
+    pipeline.panel.c_measure.cb_hook(pipeline.panel.c_measure)
+    assert pipeline.panel.b_psnr.text.startswith("PSNR, nothing held out: ")
 
 
 def test_the_panel_without_a_training(tiny_scene: Path, tmp_path: Path) -> None:
@@ -166,10 +173,14 @@ def test_the_panel_without_a_training(tiny_scene: Path, tmp_path: Path) -> None:
         hidden = int(panel.i_cleaned.text.split()[0].replace(",", ""))
         assert 0 < hidden < model.num_points
         assert 0 < float((shown() - whole).abs().mean()) < 0.05
-        for name in ("ply", "sog"):
+        for name in ("ply", "sog", "splat"):
             choose(panel.j_format, name)
             client.press(panel.l_download)
             wait_for(lambda name=name: f"scene.{name}" in client.files)
+        notes = [text for title, text in client.told if title == "Note"]
+        assert notes == [
+            "scene.splat: .splat files have no spherical harmonics; colours do not change with the direction."
+        ]
         (tmp_path / "scene.ply").write_bytes(client.files["scene.ply"])
         found = SplatModel.load(tmp_path / "scene.ply")
         assert len(found) == model.num_points - hidden
