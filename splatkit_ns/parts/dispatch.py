@@ -165,11 +165,17 @@ class ModuleDispatcher:
         """Warn at the end of a run of parameters that modules have made after `setup`: no optimizer has them."""
         for name, known in self._known_parameters.items():
             what = f"{name} has made parameters during the run, which were not trained"
-            self._warn_of_new_parameters(self.modules[name], known, what)
+            self._warn_of_new_parameters(self.modules[name], known, what, kind=nn.Parameter)
 
-    def _warn_of_new_parameters(self, module: SplatBaseModule[Any], known: set[int], what: str) -> None:
-        """Warn of the parameters that a module holds besides the known ones, by their ids."""
-        if made := undeclared_parameters(module, {}, known):
+    def _warn_of_new_parameters(
+        self, module: SplatBaseModule[Any], known: set[int], what: str, kind: type[Tensor] = Tensor
+    ) -> None:
+        """Warn of the parameters of a kind that a module holds besides the known ones, by their ids, and besides those
+        of the Gaussians and of other parts, which it may keep."""
+        others = [parameter_ids(other) for other in self.modules.values() if other is not module]
+        gaussians = getattr(self.context.training_state, "params", {})
+        kept = known.union(map(id, gaussians.values()), *others)
+        if made := undeclared_parameters(module, {}, kept, kind):
             self.context.logger.warning(
                 "%s: %s. Make them in trainables, which is asked before the optimizers are made, or say "
                 "requires_grad_(False) if they are to stay.",
