@@ -187,9 +187,11 @@ def bind_arguments(
 
     Raises:
         ModuleError: the signature names an argument that does not exist, takes one by position only, or lacks `self`;
-            or the method is ``async``, so that a call would not run it.
+            or the method is ``async``, so that a call would not run it; or it is no method at all.
     """
     known = (*available, *extra)
+    if not callable(method):
+        raise ModuleError(f"{owner} is {method!r:.60}, expected a method: give the attribute another name.")
     if inspect.iscoroutinefunction(method):
         raise ModuleError(f"{owner} is async, and would never run; write def instead of async def.")
     if inspect.ismethod(method):

@@ -455,6 +455,42 @@ def test_mistakes_in_networks_are_told_before_training(
         train(tiny_scene, tmp_path, max_steps=1, image_model=model)
 
 
+def test_a_backward_pass_that_fails_is_named_with_the_step(tiny_scene: Path, tmp_path: Path) -> None:
+    class KeepsItsGraph(SplatLossFn[SplatRenderPayload]):
+        mean: Any = 0.0
+
+        def compute_loss(self, rendered_frames, target_frames):
+            self.mean = 0.9 * self.mean + 0.1 * (rendered_frames - target_frames).abs().mean()
+            return self.mean
+
+    expected = (
+        r"^The backward pass of image frame_\d+\.png failed at step 2: RuntimeError: .*keep it with detach\(\)\.$"
+    )
+    with pytest.raises(HookFailedError, match=expected) as caught:
+        train(tiny_scene, tmp_path, 3, loss_fn=KeepsItsGraph())
+    assert type(caught.value.__cause__) is RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"wants_depth": True}, r"^Wants\.wants_depth is True, expected a method: def wants_depth\(self, step\)\.$"),
+        ({"wanted_targets": "target_depths"}, r"^Wants\.wanted_targets is 'target_depths', expected a set: frozenset"),
+        (
+            {"wanted_targets": lambda self: {"target_depths"}},
+            r"^Wants\.wanted_targets is <.*, expected a set: frozenset",
+        ),
+        ({"post_step": 5}, r"^Wants\.post_step is 5, expected a method: give the attribute another name\.$"),
+    ],
+)
+def test_attributes_of_another_kind_than_the_run_reads(
+    tiny_scene: Path, tmp_path: Path, attributes: dict[str, Any], message: str
+) -> None:
+    loss = type("Wants", (Combined,), attributes)
+    with pytest.raises(ModuleError, match=message):
+        train(tiny_scene, tmp_path, 1, loss_fn=loss())
+
+
 def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:
     class Breaks(SplatLossFn[SplatRenderPayload]):
         def compute_loss(self, rendered_frames, target_frames, step):
