@@ -38,6 +38,13 @@ RUN_ARGUMENTS = (
 )
 """Known during the whole run."""
 
+PARAMETER_ARGUMENTS = tuple(
+    name
+    for name in RUN_ARGUMENTS
+    if name not in ("training_state", "data_provider", "max_steps", "step", "images_per_step", "stop")
+)
+"""Known when parts declare their parameters: there are no Gaussians yet, and in an opened run there are no steps."""
+
 BATCH_ARGUMENTS = (
     *RUN_ARGUMENTS,
     "target_frames",

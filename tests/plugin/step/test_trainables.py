@@ -238,6 +238,20 @@ def test_parameters_in_lists_and_dicts_and_tensors_that_want_gradients_are_told(
     assert "HiddenAway.trainables does not return them: nets.0.weight, gains.red, offset. Return" in messages.text
 
 
+class OneForEachGaussian(SplatBaseModule[Any]):
+    """Would make a single row: when it is asked, a placeholder is all there is."""
+
+    def trainables(self, training_state: Any) -> dict[str, Trainable]:
+        raise AssertionError("it is not called")
+
+
+def test_parameters_cannot_be_made_of_gaussians_that_are_not_there_yet(tiny_scene: Path, tmp_path: Path) -> None:
+    expected = r"^OneForEachGaussian\.trainables takes 'training_state', which does not exist there\."
+    with pytest.raises(ModuleError, match=expected):
+        make_trainer(config_of(tiny_scene, tmp_path, modules=[OneForEachGaussian()]))
+    forget_writers()
+
+
 class Detached(Forgetful):
     """Uses the values of a parameter in a way that no gradient comes back from."""
 
