@@ -96,6 +96,8 @@ class ModuleDispatcher:
         """The modules that have got a state from a checkpoint."""
         self._waiting: set[str] = set()
         """The modules that know of no Gaussians yet, while `setup` runs."""
+        self._returning: set[tuple[str, str]] = set()
+        """The hooks that have been told of because they return something, by module and hook."""
         self._known_parameters: dict[str, set[int]] = {}
         """The ids of the parameters that each module held at the end of `setup`."""
         self.is_validating = False
@@ -244,8 +246,15 @@ class ModuleDispatcher:
             HookFailedError: a hook raised; names module, hook and step, and keeps the cause's traceback.
         """
         for name, call in self._calls[hook]:
-            if name not in self._waiting:
-                self.guarded(name, hook, call, **extra)
+            if name in self._waiting:
+                continue
+            result = self.guarded(name, hook, call, **extra)
+            if result is not None and (name, hook) not in self._returning:
+                self._returning.add((name, hook))
+                self.context.logger.warning(
+                    "%s.%s returned an object of type %s, which nothing uses: of all hooks pre_step alone may return "
+                    "something, a FrameEdit.", name, hook, type(result).__name__,
+                )  # fmt: skip
 
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.

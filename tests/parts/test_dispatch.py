@@ -466,6 +466,20 @@ def test_parameters_that_are_made_in_a_step_are_told_at_the_end() -> None:
     assert told.startswith("Lazy has made parameters during the run, which were not trained: net.weight, net.bias. M")
 
 
+def test_what_a_hook_returns_in_vain_is_told_once() -> None:
+    class Halves(Diary):
+        def post_compute_loss(self, loss: Any) -> Any:
+            return loss / 2
+
+    dispatcher = ModuleDispatcher([Halves(), Diary()], context(loss=torch.ones(())))
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.run("post_compute_loss")
+    dispatcher.run("post_compute_loss")
+    (call,) = logger.warning.call_args_list
+    told = call.args[0] % call.args[1:]
+    assert told.startswith("Halves.post_compute_loss returned an object of type Tensor, which nothing uses: of all")
+
+
 def test_what_others_train_may_be_kept() -> None:
     class Owns(SplatBaseModule, nn.Module):
         def __init__(self) -> None:
