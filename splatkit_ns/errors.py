@@ -28,7 +28,8 @@ class ModuleError(SplatkitError):
 
 
 class HookFailedError(RuntimeError):
-    """A module's hook raised; the original exception, with its traceback, is the `__cause__`.
+    """A method of a part raised, or the backward pass of what parts computed; the original exception, with its
+    traceback, is the `__cause__`.
 
     Not a `SplatkitError`: a fault in code deserves its traceback.
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from inspect import get_annotations
 from numbers import Integral, Real
@@ -121,7 +121,7 @@ class WholeNumbers(Range):
         """See `Range.complaint`; the first number that does not fit is reported."""
         if value is None:
             return None
-        if isinstance(value, str) or not isinstance(value, Iterable):
+        if isinstance(value, str) or not isinstance(value, Collection):
             return f"is {_shown(value)}, expected a list of {self.expected}"
         for number in value:
             if not (_is_whole(number) and number >= self.low):

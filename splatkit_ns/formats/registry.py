@@ -73,10 +73,13 @@ def register(format: SplatFormat) -> SplatFormat:
         The format, so that a module can keep it in a variable.
 
     Raises:
-        ValueError: its suffixes are not lower case, or its options are no dataclass.
+        ValueError: its suffixes are no tuple, or not lower case, or its options are no dataclass.
     """
-    if not format.suffixes or any(not suffix or suffix != suffix.lower() for suffix in format.suffixes):
-        raise ValueError(f"the format {format.name!r} needs suffixes in lower case, found {format.suffixes!r}.")
+    suffixes: Any = format.suffixes
+    if isinstance(suffixes, str):  # whose letters would each be a suffix
+        raise ValueError(f"the suffixes of the format {format.name!r} are {suffixes!r}, expected ({suffixes!r},).")
+    if not suffixes or any(not suffix or suffix != suffix.lower() for suffix in suffixes):
+        raise ValueError(f"the format {format.name!r} needs suffixes in lower case, found {suffixes!r}.")
     if not is_dataclass(format.options):
         raise ValueError(f"the options of the format {format.name!r} must be a dataclass, found {format.options!r}.")
     _FORMATS[format.name] = format

@@ -203,7 +203,7 @@ class TrainerView:
     @property
     def datapipeline(self) -> DatapipelineView:
         """The training and evaluation images."""
-        return DatapipelineView(self.unwrapped.pipeline.datamanager)
+        return DatapipelineView(self._pipeline.datamanager)
 
     @property
     def renderer(self) -> Any:
@@ -239,8 +239,22 @@ class TrainerView:
 
     @property
     def context(self) -> StepContext:
-        """All values that modules can take as arguments: images, masks, payload, and more."""
-        return self.unwrapped.pipeline.model.context
+        """All values that modules can take as arguments: images, masks, payload, and more.
+
+        Raises:
+            AttributeError: data and model have not been loaded yet, as in `Hook.before_run`.
+        """
+        return self._pipeline.model.context
+
+    @property
+    def _pipeline(self) -> Any:
+        pipeline = getattr(self.unwrapped, "pipeline", None)
+        if pipeline is None:
+            raise AttributeError(
+                "data and model are loaded after before_run, in which a trainer has cfg, exp_dir, device, hooks and "
+                "global_step alone"
+            )
+        return pipeline
 
     @property
     def model(self) -> ModelView:

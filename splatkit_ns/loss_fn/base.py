@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -95,15 +95,21 @@ def check_wanted_targets(loss_fn: SplatLossFn[Any]) -> frozenset[TargetName]:
     """The targets that a loss wants.
 
     Raises:
-        ModuleError: some do not exist.
+        ModuleError: some do not exist, or `SplatLossFn.wanted_targets` is no set, or `wants_depth` no method.
     """
-    unknown = set(loss_fn.wanted_targets) - set(get_args(TargetName))
+    wanted: Any = loss_fn.wanted_targets
+    name, wants_depth = type(loss_fn).__name__, loss_fn.wants_depth
+    if isinstance(wanted, str) or not isinstance(wanted, Collection):
+        raise ModuleError(f"{name}.wanted_targets is {wanted!r:.60}, expected a set: frozenset({{'target_depths'}}).")
+    if not callable(wants_depth):
+        raise ModuleError(f"{name}.wants_depth is {wants_depth!r:.60}, expected a method: def wants_depth(self, step).")
+    unknown = set(wanted) - set(get_args(TargetName))
     if unknown:
         raise ModuleError(
-            f"{type(loss_fn).__name__}.wanted_targets has {', '.join(map(repr, sorted(unknown)))}, expected names "
+            f"{name}.wanted_targets has {', '.join(map(repr, sorted(unknown)))}, expected names "
             f"among {', '.join(get_args(TargetName))}."
         )
-    return frozenset(loss_fn.wanted_targets)
+    return frozenset(wanted)
 
 
 def describe_non_finite(terms: Mapping[str, Tensor]) -> str:

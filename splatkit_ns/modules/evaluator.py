@@ -23,7 +23,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.files import check_output_dir, write_or_warn
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.steps import reachable_steps, reaches_one_of
+from splatkit_ns.parts.steps import no_steps, reachable_steps, reaches_one_of
 from splatkit_ns.ranges import Steps
 from splatkit_ns.splat import SplatTrainingState
 
@@ -54,7 +54,7 @@ class SplatEvaluator(SplatBaseModule[SplatRenderPayload]):
 
     @property
     def is_idle(self) -> bool:
-        return not self.eval_steps
+        return no_steps(self.eval_steps)
 
     def on_setup(self, logger: logging.Logger, data_provider: Any, max_steps: int, world_rank: int) -> None:
         self._steps = reachable_steps(self.module_name, "eval_steps", self.eval_steps, max_steps, logger)

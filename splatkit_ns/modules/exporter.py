@@ -13,7 +13,7 @@ from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.files import check_output_dir, told_of_checkpoint, write_or_warn
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.steps import reachable_steps, reaches_one_of
+from splatkit_ns.parts.steps import no_steps, reachable_steps, reaches_one_of
 from splatkit_ns.ranges import Range, Steps
 from splatkit_ns.splat import SplatTrainingState
 
@@ -60,7 +60,7 @@ class SplatExporter(SplatBaseModule[SplatRenderPayload]):
 
     @property
     def is_idle(self) -> bool:
-        return not self.export_steps
+        return no_steps(self.export_steps)
 
     def on_setup(self, logger: logging.Logger, max_steps: int, world_rank: int, renderer: Any = None) -> None:
         self._steps = reachable_steps(self.module_name, "export_steps", self.export_steps, max_steps, logger)

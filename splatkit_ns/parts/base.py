@@ -48,9 +48,9 @@ class SplatBaseModule(Generic[PayloadT]):
         return isinstance(self, nn.Module) or type(self).trainables is not SplatBaseModule.trainables
 
     capturable: ClassVar[bool] = False
-    """For renderers and losses: whether `render` or `compute_loss` may be captured in a CUDA graph. Then its kernels
-    must not depend on numbers that change from step to step, and nothing may be read back from the device. The value
-    holds for the class that sets it; subclasses have to set it again."""
+    """For renderers, image models and losses: whether `render`, `apply` or `compute_loss` may be captured in a CUDA
+    graph. Then its kernels must not depend on numbers that change from step to step, and nothing may be read back from
+    the device. The value holds for the class that sets it; subclasses have to set it again."""
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:

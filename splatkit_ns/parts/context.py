@@ -38,6 +38,13 @@ RUN_ARGUMENTS = (
 )
 """Known during the whole run."""
 
+PARAMETER_ARGUMENTS = tuple(
+    name
+    for name in RUN_ARGUMENTS
+    if name not in ("training_state", "data_provider", "max_steps", "step", "images_per_step", "stop")
+)
+"""Known when parts declare their parameters: there are no Gaussians yet, and in an opened run there are no steps."""
+
 BATCH_ARGUMENTS = (
     *RUN_ARGUMENTS,
     "target_frames",
@@ -187,9 +194,11 @@ def bind_arguments(
 
     Raises:
         ModuleError: the signature names an argument that does not exist, takes one by position only, or lacks `self`;
-            or the method is ``async``, so that a call would not run it.
+            or the method is ``async``, so that a call would not run it; or it is no method at all.
     """
     known = (*available, *extra)
+    if not callable(method):
+        raise ModuleError(f"{owner} is {method!r:.60}, expected a method: give the attribute another name.")
     if inspect.iscoroutinefunction(method):
         raise ModuleError(f"{owner} is async, and would never run; write def instead of async def.")
     if inspect.ismethod(method):

@@ -96,6 +96,8 @@ class ModuleDispatcher:
         """The modules that have got a state from a checkpoint."""
         self._waiting: set[str] = set()
         """The modules that know of no Gaussians yet, while `setup` runs."""
+        self._returning: set[tuple[str, str]] = set()
+        """The hooks that have been told of because they return something, by module and hook."""
         self._known_parameters: dict[str, set[int]] = {}
         """The ids of the parameters that each module held at the end of `setup`."""
         self.is_validating = False
@@ -165,11 +167,17 @@ class ModuleDispatcher:
         """Warn at the end of a run of parameters that modules have made after `setup`: no optimizer has them."""
         for name, known in self._known_parameters.items():
             what = f"{name} has made parameters during the run, which were not trained"
-            self._warn_of_new_parameters(self.modules[name], known, what)
+            self._warn_of_new_parameters(self.modules[name], known, what, kind=nn.Parameter)
 
-    def _warn_of_new_parameters(self, module: SplatBaseModule[Any], known: set[int], what: str) -> None:
-        """Warn of the parameters that a module holds besides the known ones, by their ids."""
-        if made := undeclared_parameters(module, {}, known):
+    def _warn_of_new_parameters(
+        self, module: SplatBaseModule[Any], known: set[int], what: str, kind: type[Tensor] = Tensor
+    ) -> None:
+        """Warn of the parameters of a kind that a module holds besides the known ones, by their ids, and besides those
+        of the Gaussians and of other parts, which it may keep."""
+        others = [parameter_ids(other) for other in self.modules.values() if other is not module]
+        gaussians = getattr(self.context.training_state, "params", {})
+        kept = known.union(map(id, gaussians.values()), *others)
+        if made := undeclared_parameters(module, {}, kept, kind):
             self.context.logger.warning(
                 "%s: %s. Make them in trainables, which is asked before the optimizers are made, or say "
                 "requires_grad_(False) if they are to stay.",
@@ -238,8 +246,15 @@ class ModuleDispatcher:
             HookFailedError: a hook raised; names module, hook and step, and keeps the cause's traceback.
         """
         for name, call in self._calls[hook]:
-            if name not in self._waiting:
-                self.guarded(name, hook, call, **extra)
+            if name in self._waiting:
+                continue
+            result = self.guarded(name, hook, call, **extra)
+            if result is not None and (name, hook) not in self._returning:
+                self._returning.add((name, hook))
+                self.context.logger.warning(
+                    "%s.%s returned an object of type %s, which nothing uses: of all hooks pre_step alone may return "
+                    "something, a FrameEdit.", name, hook, type(result).__name__,
+                )  # fmt: skip
 
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from splatkit_ns.errors import ModuleError
@@ -36,7 +37,7 @@ class FrameEdit:
     """The part of the image to which rendering and comparison are restricted."""
 
     def check(self, owner: str, height: int, width: int) -> None:
-        """Check the shapes against the image.
+        """Check the kinds of the values, and their shapes against the image.
 
         Args:
             owner: the hook, for messages.
@@ -44,16 +45,24 @@ class FrameEdit:
             width: of the image, in pixels.
 
         Raises:
-            ModuleError: a value has another shape, or the crop lies outside.
+            ModuleError: a value is of another kind or shape, or the crop lies outside.
         """
         for name, shape in (
             ("target_frames", (1, height, width, 3)),
             ("masks", (1, height, width)),
             ("pixel_weights", (1, height, width)),
         ):
-            value = getattr(self, name)
-            if value is not None and tuple(value.shape) != shape:
-                raise ModuleError(f"{owner}: {name} of its FrameEdit has shape {tuple(value.shape)}, expected {shape}.")
+            value: Any = getattr(self, name)
+            if value is None:
+                continue
+            if not isinstance(value, Tensor):
+                raise ModuleError(f"{owner}: {name} of its FrameEdit is {type(value).__name__}, expected a tensor.")
+            fits = value.dtype == torch.bool if name == "masks" else value.is_floating_point()
+            if tuple(value.shape) != shape or not fits:
+                raise ModuleError(
+                    f"{owner}: {name} of its FrameEdit is {value.dtype} of shape {tuple(value.shape)}, expected "
+                    f"{'booleans' if name == 'masks' else 'floats'} of shape {shape}."
+                )
         if self.crop is not None:
             left, top, crop_width, crop_height = self.crop
             inside = left >= 0 and top >= 0 and left + crop_width <= width and top + crop_height <= height

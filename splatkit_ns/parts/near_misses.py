@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 CUTOFF = 0.85
@@ -19,17 +19,20 @@ def near_misses(part: object, known: Collection[str]) -> Iterator[tuple[str, str
     """Find public methods of a user's class that are never called, but have nearly the name of one that is.
 
     Args:
-        part: an instance; methods that classes of this package have, too, count as called.
-        known: names of the methods that are called.
+        part: an instance; methods that classes of this package have, too, count as called, and so do those whose names
+            other methods of its class use.
+        known: names of the methods that are called, besides those of the classes of this package.
 
     Returns:
         Pairs of a method's name and the known one it resembles.
     """
     ours, theirs = _attributes(part)
+    called = [*known, *(name for name, value in ours.items() if inspect.isfunction(value) and not name.startswith("_"))]
+    used = _names_used(theirs)
     for name, value in theirs.items():
-        if name.startswith("_") or name in ours or name in known or not inspect.isroutine(value):
+        if name.startswith("_") or name in {*ours, *known, *used} or not inspect.isroutine(value):
             continue
-        for near in difflib.get_close_matches(name.lower(), known, n=1, cutoff=CUTOFF):
+        for near in difflib.get_close_matches(name.lower(), called, n=1, cutoff=CUTOFF):
             yield name, near
 
 
@@ -44,7 +47,7 @@ def foreign_hooks(part: object, known: Collection[str]) -> list[str]:
         Their names.
     """
     ours, theirs = _attributes(part)
-    used = {name for value in theirs.values() if inspect.isfunction(value) for name in value.__code__.co_names}
+    used = _names_used(theirs)
     return [
         name
         for name, value in theirs.items()
@@ -73,11 +76,16 @@ def replaced_methods(part: object, methods: Collection[str], base: type) -> Iter
             yield name, ours.__name__
 
 
-def _attributes(part: object) -> tuple[set[str], dict[str, Any]]:
-    """The names that classes of this package give to a part, and what its other classes do."""
+def _attributes(part: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The attributes that classes of this package give to a part, and those that its other classes do."""
     classes = type(part).__mro__
-    ours = {name for cls in classes if is_own_class(cls) for name in vars(cls)}
+    ours = {name: value for cls in classes if is_own_class(cls) for name, value in vars(cls).items()}
     return ours, {name: value for cls in classes if not is_own_class(cls) for name, value in vars(cls).items()}
+
+
+def _names_used(attributes: Mapping[str, Any]) -> set[str]:
+    """The names that the methods among these attributes use."""
+    return {name for value in attributes.values() if inspect.isfunction(value) for name in value.__code__.co_names}
 
 
 def is_own_class(cls: type) -> bool:

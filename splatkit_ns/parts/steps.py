@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
+from typing import Any
 
 
 def reachable_steps(
@@ -29,6 +30,11 @@ def reachable_steps(
             max_steps,
         )
     return frozenset(steps)
+
+
+def no_steps(steps: Any) -> bool:
+    """Whether a setting names no steps. A value that is no list is left to the check of settings."""
+    return steps is None or (isinstance(steps, Sized) and len(steps) == 0)  # not `not`: it may be NumPy's array
 
 
 def is_due(step: int, every: int, images_per_step: int = 1) -> bool:

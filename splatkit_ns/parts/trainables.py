@@ -74,19 +74,26 @@ def module_trainables(part: nn.Module) -> dict[str, Trainable]:
     return {name.replace(".", "/"): Trainable(param, lr=lr) for name, param in nn.Module.named_parameters(part)}
 
 
-def undeclared_parameters(part: object, declared: Mapping[str, Any], others: Collection[int] = ()) -> list[str]:
+def undeclared_parameters(
+    part: object, declared: Mapping[str, Any], others: Collection[int] = (), kind: type[Tensor] = Tensor
+) -> list[str]:
     """Find parameters that a part holds, that want gradients, and that it does not declare as trainables.
 
     Args:
-        part: looked at are its attributes, and the networks among them; nothing inside lists and dicts.
+        part: looked at are its attributes, what is in lists, tuples and dicts there, and the networks among them.
         declared: what its `trainables` returned.
         others: the ids of parameters that other parts have declared.
+        kind: `nn.Parameter` leaves out plain tensors that want gradients.
 
     Returns:
         Their names, such as ``net.weight``, in the order of the attributes.
     """
     known = {*others} | {id(entry.parameter) for entry in declared.values() if isinstance(entry, Trainable)}
-    return [name for name, param in _parameters_of(part) if param.requires_grad and id(param) not in known]
+    return [
+        name
+        for name, param in _parameters_of(part)
+        if param.requires_grad and id(param) not in known and isinstance(param, kind)
+    ]
 
 
 def parameter_ids(part: object) -> set[int]:
@@ -99,12 +106,29 @@ def networks_of(part: object) -> list[nn.Module]:
     return [part] if isinstance(part, nn.Module) else [v for v in vars(part).values() if isinstance(v, nn.Module)]
 
 
-def _parameters_of(part: object) -> Iterator[tuple[str, nn.Parameter]]:
+def _parameters_of(part: object) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a part with their names, and the plain tensors that want gradients as parameters do."""
+    of_torch = set[str]()
     if isinstance(part, nn.Module):
         yield from nn.Module.named_parameters(part)
-        return
-    for name, value in vars(part).items():
-        if isinstance(value, nn.Parameter):
-            yield name, value
-        elif isinstance(value, nn.Module):
-            yield from value.named_parameters(prefix=name)
+        of_torch = {*vars(nn.Module())}
+    for attribute, held in vars(part).items():
+        for name, value in () if attribute in of_torch else _entries(attribute, held):
+            if isinstance(value, nn.Module):
+                yield from nn.Module.named_parameters(value, prefix=name)
+            elif isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or _wants_gradient(value)):
+                yield name, value
+
+
+def _entries(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The entries of a list, tuple or dict with their names, such as ``nets.0``; anything else itself."""
+    if isinstance(value, Mapping):
+        yield from ((f"{name}.{key}", entry) for key, entry in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"{name}.{number}", entry) for number, entry in enumerate(value))
+    else:
+        yield name, value
+
+
+def _wants_gradient(tensor: Tensor) -> bool:
+    return tensor.requires_grad and tensor.is_leaf

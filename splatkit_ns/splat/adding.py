@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,11 @@ def rows_at(
     return new_rows
 
 
-def _check_positions(positions: Tensor) -> None:
+def _check_positions(positions: Any) -> None:
+    if not isinstance(positions, Tensor):
+        raise ValueError(
+            f"add: positions must be a tensor of shape (M, 3), found an object of type {type(positions).__name__}."
+        )
     if positions.dim() != 2 or positions.shape[1] != 3:
         raise ValueError(f"add: positions must have shape (M, 3), found {tuple(positions.shape)}.")
     _check("positions", positions, tuple(positions.shape))

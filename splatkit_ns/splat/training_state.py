@@ -276,9 +276,12 @@ class SplatModel:
             device: the device to train on.
 
         Raises:
-            ValueError: a learning rate names no parameter.
+            ValueError: the learning rates are no dict, or one names no parameter.
         """
-        rates = {**dict.fromkeys(self.extra, EXTRA_LEARNING_RATE), **(learning_rates or {})}
+        given: Any = {} if learning_rates is None else learning_rates
+        if not isinstance(given, Mapping):
+            raise ValueError(f"learning_rates is {given!r:.60}, expected a dict of rates by name, such as means.")
+        rates = {**dict.fromkeys(self.extra, EXTRA_LEARNING_RATE), **given}
         return SplatTrainingState.from_tensors({**self.tensors(), **self.extra}, learning_rates=rates, device=device)
 
     def for_rendering(self, device: torch.device | str = "cpu") -> SplatTrainingState:

@@ -141,7 +141,11 @@ class SplatTrainerConfig:
                 set_option(config, place, value)
             except OptionError as error:
                 problems.append(f"{self.name_of(place)}{error}")
-        config.learning_rates = {**config.learning_rates, **self.learning_rates}
+        rates: Any = self.learning_rates
+        if isinstance(rates, Mapping):
+            config.learning_rates = {**config.learning_rates, **rates}
+        else:
+            problems.append(f"learning_rates is {rates!r:.60}, expected a dict of rates by name, such as means")
 
     def method_config(self) -> SplatkitTrainerConfig:
         """A copy of the method's config, without these settings.
@@ -169,7 +173,11 @@ class SplatTrainerConfig:
             if isinstance(given.get(name), list):
                 given[name] = tuple(given[name])
         shown = {place: name for name, place in SHORTHANDS.items() if name != "output_dir" and place in given}
-        for option, value in self.settings.items():
+        settings: Any = self.settings
+        if not isinstance(settings, Mapping):
+            problems.append(f"settings is {settings!r:.60}, expected a dict of values by option")
+            return given
+        for option, value in settings.items():
             place = _place(option)
             part = place.removeprefix("pipeline.model.")
             if place in shown:

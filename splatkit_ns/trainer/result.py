@@ -76,7 +76,8 @@ class SplatTrainerResult(RunImages):
     stop_reason: str | None
     """The reason that a module or hook gave to ``stop``; None if the run came to its last step."""
     modules: tuple[SplatBaseModule[Any], ...]
-    """The run-time copies of renderer, loss, densification and modules, in the order of their hooks."""
+    """The run-time copies of renderer, image model, loss, densification and modules, each after the parts that it
+    holds, in the order of their hooks."""
     history: list[dict[str, float]]
     """The figures of each step that was logged (see ``steps_per_log``) and of the last: ``step``, counted from 1,
     ``seconds`` since training began, and as in ``metrics`` ``loss``, its terms, ``psnr`` and ``num_gaussians``; of

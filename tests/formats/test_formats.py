@@ -258,6 +258,8 @@ def test_a_format_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "mine" in formats.format_names()
     with pytest.raises(ValueError, match="lower case"):
         formats.register(SplatFormat("mine", (".MINE",), "", read, write))
+    with pytest.raises(ValueError, match=r"^the suffixes of the format 'mine' are '\.mine', expected \('\.mine',\)\.$"):
+        formats.register(SplatFormat("mine", (".mine"), "", read, write))  # type: ignore[arg-type]
 
 
 def test_models_keep_their_mode(tmp_path: Path) -> None:

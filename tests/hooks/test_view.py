@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from splatkit_ns.errors import HookFailedError
 from splatkit_ns.hooks import HOOK_REGISTRY, Hook, HookModule, LogHook
 from splatkit_ns.modules import SplatEvaluator
 from splatkit_ns.renderer import Splat3DGSRenderer
@@ -105,3 +106,15 @@ def test_the_documents_log_hook_takes_the_place_of_ours(
     assert not isinstance(module.hooks[0], ours)
     assert {"num_pt", "pos_lr", "loss"} <= set(written)
     assert '"num_pt"' in (trainer.base_dir / "metrics.jsonl").read_text()
+
+
+def test_before_run_there_is_no_model_yet(tiny_scene: Path, tmp_path: Path) -> None:
+    class Early(Hook):
+        def before_run(self, trainer: Any) -> None:
+            assert not hasattr(trainer, "datapipeline")
+            len(trainer.model.point_cloud)
+
+    with pytest.raises(
+        HookFailedError, match=r"^Early\.before_run failed .*: data and model are loaded after before_run"
+    ):
+        train(tiny_scene, tmp_path, 1, modules=[HookModule([Early()])])

@@ -93,6 +93,21 @@ def test_export_steps_beyond_the_end_are_warned_of(tmp_path: Path, caplog: pytes
     assert "SplatExporter.export_steps: 30, 40 will not be reached, the run ends at step 10" in caplog.text
 
 
+def test_steps_may_be_an_array(tiny_scene: Path, tmp_path: Path) -> None:
+    steps: Any = np.arange(1, 5, 2)
+    modules = [
+        SplatExporter(tmp_path / "export", steps, save_ckpt=False),
+        SplatEvaluator(tmp_path / "eval", steps, save_images=False),
+        SplatExporter(tmp_path / "never", np.array([], int)),  # type: ignore[arg-type]
+    ]
+    train(tiny_scene, tmp_path / "runs", 4, modules=modules)
+    assert [path.name for path in sorted((tmp_path / "export/splats").iterdir())] == [
+        "step_000001.ply", "step_000003.ply",
+    ]  # fmt: skip
+    assert len(list((tmp_path / "eval/stats").glob("*.json"))) == 2
+    assert not (tmp_path / "never").exists()
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
@@ -101,6 +116,7 @@ def test_export_steps_beyond_the_end_are_warned_of(tmp_path: Path, caplog: pytes
         (SplatExporter("OUT", [1.5]), r"export_steps holds 1\.5"),  # type: ignore[list-item]
         (SplatExporter("OUT", 4), r"export_steps is 4, expected a list of whole numbers"),  # type: ignore[arg-type]
         (SplatEvaluator("OUT", [-1]), "eval_steps holds -1"),
+        (SplatEvaluator("OUT", iter([1])), "eval_steps is <list_iterator .*, expected a list"),  # type: ignore[arg-type]
         (SplatCheckpointer("OUT", every=-1), "SplatCheckpointer.every is -1, expected a number of at least 0"),
         (SplatProgressTracker(-1), "update_every is -1"),
         (SplatTensorboard("OUT", scalars_every=-1), "scalars_every is -1"),

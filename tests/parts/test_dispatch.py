@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from splatkit_ns.errors import HookFailedError, ModuleError, OptionsError, SplatkitError
+from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import SplatLossFn
 from splatkit_ns.modules import SplatBaseModule, SplatExporter, SplatRenderPayload
 from splatkit_ns.modules.timer import SplatTimer
@@ -20,6 +21,7 @@ from splatkit_ns.parts.base import payload_type
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import EXTRA_ARGUMENTS, HOOKS, ModuleDispatcher
 from splatkit_ns.parts.near_misses import replaced_methods
+from tests.splat.helpers import make_state
 
 
 def context(**values: Any) -> StepContext:
@@ -386,6 +388,24 @@ def test_a_misspelt_hook_is_warned_of_once_and_other_methods_are_not() -> None:
     ]
 
 
+def test_a_method_that_is_nearly_one_of_its_base_class_is_told_unless_the_part_calls_it() -> None:
+    class Camera(SplatImageModel):
+        def apply(self, rendered: Any, frame: Any) -> Any:
+            return self.applied(rendered)
+
+        def applied(self, rendered: Any) -> Any: ...
+        def regularisers(self, frame: Any) -> Any: ...
+        def trainable(self) -> Any: ...
+
+    dispatcher = ModuleDispatcher([Camera()], context())
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    assert sorted(call.args[0] % call.args[1:] for call in logger.warning.call_args_list) == [
+        "Camera.regularisers is never called. Did you mean regularizers?",
+        "Camera.trainable is never called. Did you mean trainables?",
+    ]
+
+
 def test_a_method_that_takes_the_place_of_a_built_in_one_is_told() -> None:
     class Forgets(SplatExporter):
         def on_setup(self) -> None: ...
@@ -444,6 +464,42 @@ def test_parameters_that_are_made_in_a_step_are_told_at_the_end() -> None:
     (call,) = logger.warning.call_args_list
     told = call.args[0] % call.args[1:]
     assert told.startswith("Lazy has made parameters during the run, which were not trained: net.weight, net.bias. M")
+
+
+def test_what_a_hook_returns_in_vain_is_told_once() -> None:
+    class Halves(Diary):
+        def post_compute_loss(self, loss: Any) -> Any:
+            return loss / 2
+
+    dispatcher = ModuleDispatcher([Halves(), Diary()], context(loss=torch.ones(())))
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.run("post_compute_loss")
+    dispatcher.run("post_compute_loss")
+    (call,) = logger.warning.call_args_list
+    told = call.args[0] % call.args[1:]
+    assert told.startswith("Halves.post_compute_loss returned an object of type Tensor, which nothing uses: of all")
+
+
+def test_what_others_train_may_be_kept() -> None:
+    class Owns(SplatBaseModule, nn.Module):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.net = nn.Linear(2, 2)
+
+    class Keeps(Diary):
+        def on_setup(self, training_state: Any, modules: Any) -> None:
+            self.means, self.net = training_state.params["means"], modules[0].net
+
+        def post_step(self, training_state: Any) -> None:
+            self.scales, self.ready = training_state.params["scales"], torch.zeros(2, requires_grad=True)
+
+    owns = Owns()
+    dispatcher = ModuleDispatcher([owns, Keeps()], context(training_state=make_state(3), modules=[owns]))
+    dispatcher.context.logger = logger = Mock()
+    dispatcher.setup()
+    dispatcher.run("post_step")
+    dispatcher.warn_of_late_parameters()
+    assert logger.warning.call_args_list == []
 
 
 def test_rows_that_change_in_set_up_are_told_to_modules_that_have_values_of_them() -> None:

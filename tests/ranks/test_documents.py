@@ -10,6 +10,7 @@ import torch
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.modules import SplatExporter
+from splatkit_ns.plugin.run.processes.rank_main import unpickled
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config
 from tests.ranks.bodies import Trained, in_ranks, train_and_note_files
@@ -70,3 +71,9 @@ def test_gsplats_strategy_in_a_part_of_a_user_is_refused(scene: Path, tmp_path: 
 def test_a_resource_that_is_opened_too_early_cannot_be_sent_to_the_ranks(scene: Path, tmp_path: Path) -> None:
     with pytest.raises(SplatkitError, match=r"^This run cannot be sent to several processes, .*cannot pickle"):
         in_ranks(make_config(scene, tmp_path, **CHEAP), [OpensTooEarly()])
+
+
+@pytest.mark.parametrize("place", [b"tests.ranks.parts\nNoSuchPart", b"no_such_module\nPart"])
+def test_a_part_that_a_process_does_not_find_is_told_in_one_message(place: bytes) -> None:
+    with pytest.raises(SplatkitError, match=r"^A process .* does not find .* \(.*(NoSuch|no_such).*: it imports"):
+        unpickled(b"c" + place + b"\n.")

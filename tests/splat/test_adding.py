@@ -107,6 +107,7 @@ def test_discs_stay_discs() -> None:
     ("arguments", "message"),
     [
         ({"positions": torch.zeros(3)}, r"positions must have shape \(M, 3\), found \(3,\)"),
+        ({"positions": [[0, 0, 0]]}, r"positions must be a tensor of shape \(M, 3\), found an object of type list"),
         ({"positions": torch.tensor([[0.0, 0, 0], [0, float("inf"), 0]])}, r"positions must be finite; 1 of 2.*row 1"),
         ({"colors": torch.zeros(3, 3)}, r"colors must have shape \(2, 3\).*found \(3, 3\)"),
         ({"colors": torch.full((2, 3), 255.0)}, r"colors must lie in 0\.\.1.*divide"),

@@ -167,6 +167,19 @@ def test_all_mistakes_are_told_at_once_by_their_names_in_python(tiny_scene: Path
 
 
 @pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"learning_rates": [1e-3]}, r"learning_rates is \[0\.001\], expected a dict of rates by name, such as means"),
+        ({"learning_rates": None}, "learning_rates is None, expected a dict"),
+        ({"settings": ["batch_size"]}, r"settings is \['batch_size'\], expected a dict of values by option"),
+    ],
+)
+def test_settings_that_are_no_dicts(tiny_scene: Path, tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        make_trainer(tiny_scene, tmp_path, config=config)
+
+
+@pytest.mark.parametrize(
     ("method", "message"),
     [
         ("splatkit-3dgs-fats", "There is no method 'splatkit-3dgs-fats'; did you mean splatkit-3dgs-fast"),

@@ -128,6 +128,8 @@ def test_an_exported_model_trains_on_by_itself(tiny_scene: Path, tmp_path: Path)
     state = model.to_training_state(learning_rates={"means": 1e-3}, device="cpu")
     assert_same_gaussians(result.training_state, state)
     assert state.optimizers["means"].param_groups[0]["lr"] == 1e-3
+    with pytest.raises(ValueError, match=r"^learning_rates is \{Ellipsis\}, expected a dict of rates by name"):
+        model.to_training_state(learning_rates={...})  # type: ignore[arg-type]  # as a document writes it
 
 
 @pytest.mark.parametrize("stated", [{}, {"quats": 0.02}])

@@ -26,7 +26,7 @@ from splatkit_ns.parts.payload import SplatRenderPayload
 from splatkit_ns.renderer import RenderOptions, Splat2DGSPayload, Splat3DGSRenderer, SplatRenderer
 from splatkit_ns.splat import MissingRowsError
 from splatkit_ns.splat.training_state import SplatTrainingState
-from tests.tiny_scene import tiny_gaussians
+from tests.tiny_scene import tiny_gaussians, write_tiny_scene
 from tests.trainer.helpers import train
 
 
@@ -453,6 +453,66 @@ def test_mistakes_in_networks_are_told_before_training(
 ) -> None:
     with pytest.raises(ModuleError, match=message):
         train(tiny_scene, tmp_path, max_steps=1, image_model=model)
+
+
+def test_a_backward_pass_that_fails_is_named_with_the_step(tiny_scene: Path, tmp_path: Path) -> None:
+    class KeepsItsGraph(SplatLossFn[SplatRenderPayload]):
+        mean: Any = 0.0
+
+        def compute_loss(self, rendered_frames, target_frames):
+            self.mean = 0.9 * self.mean + 0.1 * (rendered_frames - target_frames).abs().mean()
+            return self.mean
+
+    expected = (
+        r"^The backward pass of image frame_\d+\.png failed at step 2: RuntimeError: .*keep it with detach\(\)\.$"
+    )
+    with pytest.raises(HookFailedError, match=expected) as caught:
+        train(tiny_scene, tmp_path, 3, loss_fn=KeepsItsGraph())
+    assert type(caught.value.__cause__) is RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"wants_depth": True}, r"^Wants\.wants_depth is True, expected a method: def wants_depth\(self, step\)\.$"),
+        ({"wanted_targets": "target_depths"}, r"^Wants\.wanted_targets is 'target_depths', expected a set: frozenset"),
+        (
+            {"wanted_targets": lambda self: {"target_depths"}},
+            r"^Wants\.wanted_targets is <.*, expected a set: frozenset",
+        ),
+        ({"post_step": 5}, r"^Wants\.post_step is 5, expected a method: give the attribute another name\.$"),
+    ],
+)
+def test_attributes_of_another_kind_than_the_run_reads(
+    tiny_scene: Path, tmp_path: Path, attributes: dict[str, Any], message: str
+) -> None:
+    loss = type("Wants", (Combined,), attributes)
+    with pytest.raises(ModuleError, match=message):
+        train(tiny_scene, tmp_path, 1, loss_fn=loss())
+
+
+def test_what_a_part_writes_to_images_ends_with_the_step(tmp_path: Path) -> None:
+    class Writes(SplatLossFn[SplatRenderPayload]):
+        wanted_targets = frozenset({"target_depths"})
+
+        def on_setup(self) -> None:
+            self.seen: dict[str, set[tuple[float, ...]]] = {}
+
+        def compute_loss(self, rendered_frames, target_frames, masks, target_depths, image_name):
+            loss = (rendered_frames - target_frames).abs().mean()
+            images = (target_frames, masks, target_depths)
+            sums = tuple(float(image.nan_to_num().sum()) for image in images)
+            self.seen.setdefault(image_name, set()).add(sums)
+            target_frames.mul_(0.5)
+            masks.logical_not_()
+            target_depths.add_(1.0)
+            return loss
+
+    scene = write_tiny_scene(tmp_path / "scene", num_views=3, masks=True, depth=True)
+    settings = {"pipeline.datamanager.cache_images_type": "float32"}
+    result = train(scene, tmp_path, 6, loss_fn=Writes(), config={"settings": settings})
+    (loss,) = (part for part in result.modules if isinstance(part, Writes))
+    assert [len(sums) for sums in loss.seen.values()] == [1, 1], "each photograph is the same in all steps"
 
 
 def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:

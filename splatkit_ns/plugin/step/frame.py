@@ -60,7 +60,7 @@ class TrainingFrame:
     """The space for tile lists on CUDA; None means that it has the size which they need."""
 
     def edited(self, edit: FrameEdit, owner: str) -> TrainingFrame:
-        """The frame with a part's changes.
+        """The frame with a part's changes, on the frame's device.
 
         Args:
             edit: the changes.
@@ -72,12 +72,12 @@ class TrainingFrame:
         edit.check(owner, self.view.height, self.view.width)
         changes: dict[str, Any] = {}
         if edit.target_frames is not None:
-            changes["target"] = edit.target_frames
+            changes["target"] = edit.target_frames.to(self.background)
         if edit.masks is not None:
-            changes["mask"] = edit.masks
+            changes["mask"] = edit.masks.to(self.background.device)
         if edit.pixel_weights is not None:
-            ours = self.pixel_weights
-            changes["pixel_weights"] = edit.pixel_weights if ours is None else ours * edit.pixel_weights
+            ours, theirs = self.pixel_weights, edit.pixel_weights.to(self.background)
+            changes["pixel_weights"] = theirs if ours is None else ours * theirs
         frame = dataclasses.replace(self, **changes)
         return frame if edit.crop is None else frame.cropped(edit.crop)
 
@@ -145,6 +145,10 @@ class TrainingFrames:
             for target in {"target_depths", "target_normals"} & found.keys():  # what is empty has none
                 found[target] = torch.where(image[None, ..., 3:] > 0, found[target], torch.nan)
         name = str(batch.get("image_name", batch.get("image_idx", "")))
+        kept = {value.untyped_storage().data_ptr() for value in batch.values() if isinstance(value, Tensor)}
+        for field, value in found.items():
+            if value.untyped_storage().data_ptr() in kept:  # a part may write to it, but not to what later steps read
+                found[field] = value.clone()
         return dataclasses.replace(frame, image_name=name, **found)
 
     def use_cameras(self, cameras: Cameras) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from splatkit_ns import ranges
 from splatkit_ns.errors import ModuleError, hook_failure, listed
 from splatkit_ns.parts.base import SplatBaseModule
-from splatkit_ns.parts.context import RUN_ARGUMENTS, StepContext, bind_arguments
+from splatkit_ns.parts.context import PARAMETER_ARGUMENTS, StepContext, bind_arguments
 from splatkit_ns.parts.dispatch import ModuleDispatcher
 from splatkit_ns.parts.near_misses import is_own_class
 from splatkit_ns.parts.trainables import RowTrainable, Schedule, Trainable, networks_of, undeclared_parameters
@@ -72,7 +72,7 @@ class PartParameters(nn.Module):
                 f"{part_name} is an nn.Module that has not been set up: its __init__ has to call super().__init__() "
                 "first."
             )
-        call = bind_arguments(part.trainables, RUN_ARGUMENTS, where)
+        call = bind_arguments(part.trainables, PARAMETER_ARGUMENTS, where)
         try:
             declared: Any = call(context)
         except ModuleError:

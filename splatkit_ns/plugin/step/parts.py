@@ -12,7 +12,7 @@ from nerfstudio.engine.callbacks import TrainingCallbackAttributes
 from torch import Tensor
 
 from splatkit_ns.cameras import View
-from splatkit_ns.densification import GsplatStrategy, SplatDensification
+from splatkit_ns.densification import SplatDensification
 from splatkit_ns.errors import ModuleError, SplatkitError
 from splatkit_ns.image_model import IdentityImageModel, SplatImageModel
 from splatkit_ns.image_model.base import check_apply, check_image, without_photograph
@@ -301,9 +301,8 @@ class StepParts:
             self.run_hooks("on_optimize", after="optimizers")
             state.fixed_rows_reason = None
             self.seed("densification", of_image=False)
-            # a gsplat strategy changes rows itself, and a user's may
-            by_itself = isinstance(self.densification, GsplatStrategy) or not is_ours(self.densification)
-            with self._led([self.densification]), state.track_row_changes() if by_itself else nullcontext():
+            tracked = nullcontext() if is_ours(self.densification) else state.track_row_changes()
+            with self._led([self.densification]), tracked:
                 self._call(self.densification, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")

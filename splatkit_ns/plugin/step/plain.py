@@ -6,10 +6,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from splatkit_ns.errors import hook_failure
+from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.work_meter import WorkMeter
 from splatkit_ns.rasterize.tile_list_space import ListSpace
+
+WAS_FREED = (
+    "A part uses a tensor with the graph of an earlier step, or has called backward() itself: compute it anew in every "
+    "step, or keep it with detach()."
+)
 
 
 class PlainForwardBackward:
@@ -47,8 +54,7 @@ class PlainForwardBackward:
             model.parts.use_frame(dataclasses.replace(frame, list_space=self._list_space))
         outputs = model.get_outputs(frame.camera)
         model.get_loss_dict(outputs, batch)
-        assert model.context.loss is not None
-        model.context.loss.backward()
+        _backward(model.context)
         model.parts.measure()
         if measures:
             self._meter.note(self._list_space.longest)
@@ -56,3 +62,14 @@ class PlainForwardBackward:
 
     def close(self) -> None:
         pass
+
+
+def _backward(context: StepContext) -> None:
+    """Run the backward pass of the loss; what fails in it was computed by some part."""
+    assert context.loss is not None
+    try:
+        context.loss.backward()
+    except Exception as error:
+        failure = hook_failure(f"The backward pass of image {context.image_name}", context.step, error)
+        hint = f" {WAS_FREED}" if "backward through the graph a second time" in str(error) else ""
+        raise type(failure)(f"{failure}{hint}") from error

@@ -216,6 +216,42 @@ def test_parameters_that_a_part_does_not_declare_are_told(
     assert "not trained" not in messages.text
 
 
+class HiddenAway(nn.Module, SplatImageModel):
+    """Holds parameters where PyTorch does not find them, and a plain tensor that wants a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nets = [nn.Linear(3, 3, bias=False)]
+        self.gains = {"red": nn.Parameter(torch.ones(1))}
+        self.offset = torch.zeros(3, requires_grad=True)
+        self.images = [torch.zeros(3)]
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:  # type: ignore[override]
+        return self.nets[0](rendered * self.gains["red"] + self.offset)
+
+
+def test_parameters_in_lists_and_dicts_and_tensors_that_want_gradients_are_told(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    make_trainer(config_of(tiny_scene, tmp_path, image_model=HiddenAway()))
+    forget_writers()
+    assert "HiddenAway.trainables does not return them: nets.0.weight, gains.red, offset. Return" in messages.text
+
+
+class OneForEachGaussian(SplatBaseModule[Any]):
+    """Would make a single row: when it is asked, a placeholder is all there is."""
+
+    def trainables(self, training_state: Any) -> dict[str, Trainable]:
+        raise AssertionError("it is not called")
+
+
+def test_parameters_cannot_be_made_of_gaussians_that_are_not_there_yet(tiny_scene: Path, tmp_path: Path) -> None:
+    expected = r"^OneForEachGaussian\.trainables takes 'training_state', which does not exist there\."
+    with pytest.raises(ModuleError, match=expected):
+        make_trainer(config_of(tiny_scene, tmp_path, modules=[OneForEachGaussian()]))
+    forget_writers()
+
+
 class Detached(Forgetful):
     """Uses the values of a parameter in a way that no gradient comes back from."""
 

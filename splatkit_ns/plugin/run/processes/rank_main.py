@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from splatkit_ns.errors import SplatkitError
 from splatkit_ns.plugin.run.folder.run_folder import RunFolder
 from splatkit_ns.plugin.run.processes.rank_failures import end_at_once, tell_failures_to
 from splatkit_ns.ranks import Ranks, give_up
@@ -81,7 +82,7 @@ def rank_main(place: Place, work: bytes, reports: Connection, lifelines: Lifelin
     if place.device_type == "cpu":
         torch.set_num_threads(max(1, torch.get_num_threads() // place.on_machine))
     try:
-        config, body, argument = pickle.loads(work)
+        config, body, argument = unpickled(work)
         if place.rank > 0:
             config.vis, config.writers = "none", ()
         ranks = Ranks.start(place.rank, place.size, place.device_type, place.port, place.host, place.on_machine)
@@ -95,6 +96,22 @@ def rank_main(place: Place, work: bytes, reports: Connection, lifelines: Lifelin
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def unpickled(work: bytes) -> Any:
+    """Read what the process that started the ranks has sent.
+
+    Raises:
+        SplatkitError: a class or function of the user is not found in this process.
+    """
+    try:
+        return pickle.loads(work)
+    except (AttributeError, ImportError) as error:
+        raise SplatkitError(
+            f"A process of this run does not find a class or function of yours ({error}): it imports the program, and "
+            "does not run it. Put parts at the top of a module or script, not under "
+            'if __name__ == "__main__": or into a notebook.'
+        ) from error
 
 
 def _end_with(alive: Connection) -> None:
