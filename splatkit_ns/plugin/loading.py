@@ -12,6 +12,7 @@ import torch
 
 from splatkit_ns import ranges
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.plugin.data.checks.placement import note_if_opened_elsewhere
 from splatkit_ns.plugin.options.check import check_device, check_renderer
 from splatkit_ns.plugin.pipeline import SplatkitPipeline, SplatkitPipelineConfig
 from splatkit_ns.plugin.run.checkpoints import stored_state
@@ -64,6 +65,7 @@ def load_run(
         config.pipeline.datamanager.data = data
     with _wrong_values_named(config, config_path):
         pipeline: Any = config.pipeline.setup(device=device, test_mode="test")
+    note_if_opened_elsewhere(pipeline.datamanager, config_path.parent)
     stored_state.restore_weights(pipeline, checkpoint, path)
     return LoadedRun(config, pipeline.eval(), path, int(checkpoint["step"]))
 

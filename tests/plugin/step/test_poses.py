@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from splatkit_ns.plugin.data.cameras import opencv_cam_to_worlds
 from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.plugin.step.frame import camera_motions, corrected_poses
+from splatkit_ns.splat import CheckpointError, read_checkpoint
 from tests.plugin.step.part_runs import STEPS, config_of, opened_is_the_same, resumed_is_the_same, train
 
 
@@ -85,3 +88,16 @@ def test_a_run_that_goes_on_without_the_corrections_of_its_checkpoint_says_so(
     assert "corrections of the camera poses" not in messages.text
     train(config_of(tiny_scene, tmp_path / "other", camera_optimizer=CameraOptimizerConfig(mode="SE3")), load=path)
     assert "has corrections of the camera poses of the mode SO3xR3, and this run has SE3, in which" in messages.text
+
+
+def test_corrections_of_another_number_of_photographs_are_refused(tiny_scene: Path, tmp_path: Path) -> None:
+    poses = CameraOptimizerConfig(mode="SO3xR3")
+    data = Path(shutil.copytree(tiny_scene, tmp_path / "data"))
+    path = checkpoint_files.path_of(
+        train(config_of(data, tmp_path / "whole", camera_optimizer=poses)).checkpoint_dir, STEPS - 1
+    )
+    meta = json.loads((data / "transforms.json").read_text())
+    num = len(read_checkpoint(path)["pipeline"]["_model.camera_optimizer.pose_adjustment"])
+    (data / "transforms.json").write_text(json.dumps({**meta, "frames": meta["frames"][:-3]}))
+    with pytest.raises(CheckpointError, match=f"camera poses of {num} photographs, and this run trains on {num - 3}"):
+        train(config_of(data, tmp_path / "fewer", camera_optimizer=poses), load=path)

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from splatkit_ns.plugin.data.checks.placement import is_same_placement, placement
 from splatkit_ns.plugin.reporting.console import report_once
-
-_SAME_PLACE = 1e-3
-"""The largest difference, relative and absolute, of numbers of the same placement that was computed twice."""
 
 
 def sampler_state(manager: Any) -> dict[str, Any]:
@@ -19,7 +17,7 @@ def sampler_state(manager: Any) -> dict[str, Any]:
         "eval_unseen_cameras": [int(i) for i in manager.eval_unseen_cameras],
         "num_images": len(manager.train_dataset),
         "image_names": _image_names(manager),
-        "placement": _placement(manager),
+        "placement": placement(manager),
         **manager.work.state(),
     }
     if hasattr(manager, "random_generator"):
@@ -61,8 +59,8 @@ def load_sampler_state(manager: Any, state: dict[str, Any]) -> None:
 
 
 def _note_if_placed_otherwise(manager: Any, state: dict[str, Any]) -> None:
-    placement = state.get("placement")  # checkpoints of earlier versions have neither this nor the number of images
-    if placement is not None and not np.allclose(placement, _placement(manager), rtol=_SAME_PLACE, atol=_SAME_PLACE):
+    theirs = state.get("placement")  # checkpoints of earlier versions have neither this nor the number of images
+    if theirs is not None and not is_same_placement(placement(manager), theirs):
         report_once(
             "The scene is turned, moved or scaled otherwise than in the run of the checkpoint, so its Gaussians may "
             "lie elsewhere. This is another data set, or it has other images, or other options of the dataparser."
@@ -82,9 +80,3 @@ def _note_if_named_otherwise(manager: Any, state: dict[str, Any]) -> None:
 
 def _image_names(manager: Any) -> list[str]:
     return [path.name for path in manager.train_dataset.image_filenames]
-
-
-def _placement(manager: Any) -> list[float]:
-    """The turn and shift (3, 4) of the data set's poses into the frame of training, row by row, and then the scale."""
-    outputs = manager.train_dataparser_outputs
-    return [*outputs.dataparser_transform.flatten().tolist(), float(outputs.dataparser_scale)]

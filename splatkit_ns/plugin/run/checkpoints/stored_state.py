@@ -137,7 +137,7 @@ def restore_weights(
     with _explained(path):
         if for_training and all(f"{PARAM_PREFIX}{name}" in checkpoint["pipeline"] for name in KEYS):
             _refuse_unknown_parts(pipeline, checkpoint["pipeline"])
-            _warn_of_other_poses(pipeline, checkpoint, path)
+            _compare_poses(pipeline, checkpoint, path)
         pipeline.load_pipeline(checkpoint["pipeline"], checkpoint["step"])
 
 
@@ -153,8 +153,12 @@ def _refuse_unknown_parts(pipeline: VanillaPipeline, stored: dict[str, Any]) -> 
         )
 
 
-def _warn_of_other_poses(pipeline: VanillaPipeline, checkpoint: dict[str, Any], path: Path) -> None:
-    """Warn if the Gaussians fit corrected camera poses, and this run corrects none, or reads the numbers otherwise."""
+def _compare_poses(pipeline: VanillaPipeline, checkpoint: dict[str, Any], path: Path) -> None:
+    """Warn if the Gaussians fit corrected camera poses, and this run corrects none, or reads the numbers otherwise.
+
+    Raises:
+        SplatkitError: the corrections are those of another number of photographs.
+    """
     model: Any = pipeline.model
     corrections = checkpoint["pipeline"].get("_model.camera_optimizer.pose_adjustment")
     ours = model.camera_optimizer.config.mode
@@ -166,6 +170,12 @@ def _warn_of_other_poses(pipeline: VanillaPipeline, checkpoint: dict[str, Any], 
             "Checkpoint %s has corrections of the camera poses, to which its Gaussians fit, and this run does not use "
             "them. To go on with them: --pipeline.model.camera-optimizer.mode, as its config.yml says.",
             path,
+        )
+    elif (found := len(corrections)) != (expected := len(model.camera_optimizer.pose_adjustment)):
+        raise SplatkitError(
+            f"it has corrections of the camera poses of {found} photographs, and this run trains on {expected}. Resume "
+            "with the photographs that it was trained on, or start a new run from its Gaussians "
+            "(--pipeline.model.init-ply)."
         )
     elif theirs != ours:
         logger.warning(

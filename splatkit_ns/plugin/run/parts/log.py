@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -49,6 +51,8 @@ class RunLog:
     def begin(self) -> None:
         """Begin the log, before the first step."""
         writer.GLOBAL_BUFFER["step"] = self._start_step  # the terminal's table reads it before anything is put
+        if not sys.stdout.isatty():
+            _print_each_line_once()
 
     def is_due(self, step: int) -> bool:
         """Whether a step is logged. The first is not: its time is that of loading images and compiling kernels."""
@@ -106,6 +110,13 @@ class RunLog:
             writer.write_out_storage()
         except OSError as error:
             report_once(f"The log cannot be written: {describe_os_error(error)}. Training goes on.")
+
+
+def _print_each_line_once() -> None:
+    """Let nerfstudio's table of steps, which moves the cursor up to print all lines again, print only new lines."""
+    for each in writer.EVENT_WRITERS:
+        if isinstance(each, writer.LocalWriter):
+            each.config = replace(each.config, max_log_size=0)
 
 
 class _LoggedValues:
