@@ -60,6 +60,9 @@ __all__ = [
 
 QUICK_RATES: Mapping[str, float] = MappingProxyType({"scales": 0.01})
 """The learning rates that differ from 3DGS's."""
+MOST_SEED_POINTS = 100_000
+"""The seed points that the methods of `_quick_mcmc` and `_small` start from at most. Their number of Gaussians follows
+that of the points, but a scanner's millions do not say how many are needed, and those that training adds lie better."""
 NAME = re.compile(r"\w[\w.-]*")
 """The names that a method may have: a word of a command line, and of a folder."""
 
@@ -92,7 +95,7 @@ def make_method(
         modules: further modules whose hooks are called during training.
         description: one line for ``ns-train --help``.
         settings: values of further fields of `SplatkitModelConfig` (such as ``sh_degree``) or `SplatkitTrainerConfig`
-            (such as ``max_num_iterations``).
+            (such as ``max_num_iterations``), or the datamanager's ``max_seed_points``.
 
     Raises:
         ModuleError: a part is no instance of what it should be.
@@ -159,6 +162,7 @@ def _quick_mcmc(
         "renderer": Splat3DGSRenderer(dropout=dropout, dropout_full_from=dropout_full_from),
         "optimizers": gaussian_optimizers(rates, lr_share=0.1, decay_from=decay_from, beta2=beta2),
         "batch_size": None,
+        "max_seed_points": MOST_SEED_POINTS,
     }
 
 
@@ -187,6 +191,7 @@ def _small(max_per_seed: float, refine_stop_iter: int) -> dict[str, Any]:
         **_mcmc(densification, mse_lambda=4.0),
         "renderer": Splat3DGSRenderer(dropout=in_short_run(0.2, short=0.0)),
         "optimizers": gaussian_optimizers(QUICK_RATES, lr_share=0.1),
+        "max_seed_points": MOST_SEED_POINTS,
     }
 
 

@@ -11,6 +11,7 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerC
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from splatkit_ns.parts.fitting import poses_warmup
+from splatkit_ns.plugin.data.scenes.parse_outputs import DEFAULT_LIMIT
 from splatkit_ns.plugin.datamanager import SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.optimizers import ExponentialDecayConfig, FusedAdamConfig, LateDecayConfig
@@ -51,12 +52,15 @@ def gaussian_optimizers(
     return optimizers
 
 
-def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any) -> SplatkitTrainerConfig:
+def trainer_config(
+    method_name: str, model: SplatkitModelConfig, *, max_seed_points: int = DEFAULT_LIMIT, **settings: Any
+) -> SplatkitTrainerConfig:
     """A run of 30,000 steps with this model, on the GPU if there is one.
 
     Args:
         method_name: the name of the method in ``ns-train``.
         model: the settings of the model.
+        max_seed_points: that of the datamanager.
         settings: fields of `SplatkitTrainerConfig` that replace the values chosen here.
 
     Raises:
@@ -72,7 +76,9 @@ def trainer_config(method_name: str, model: SplatkitModelConfig, **settings: Any
         "logging": LoggingConfig(steps_per_log=50),
         "pipeline": SplatkitPipelineConfig(
             datamanager=SplatkitDatamanagerConfig(
-                dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
+                dataparser=NerfstudioDataParserConfig(load_3D_points=True),
+                cache_images_type="uint8",
+                max_seed_points=max_seed_points,
             ),
             model=model,
         ),

@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.formats.gaussians import SH_C0
+from splatkit_ns.methods import find_method
 from splatkit_ns.plugin.data.scenes.seed_points import bytes_of, read_points, seed_points
 from tests.formats.test_las import write_las
 from tests.plugin.data.broken_data import XYZ, changed_copy, in_json
@@ -202,3 +203,17 @@ def test_training_data_are_read_without_open3d(tiny_scene: Path, monkeypatch: py
     assert found is not None
     assert expected is not None
     assert all(map(torch.equal, found, expected))
+
+
+def test_methods_whose_gaussians_follow_the_points_draw_from_dense_clouds(tiny_scene: Path, tmp_path: Path) -> None:
+    def with_a_scan(folder: Path) -> None:
+        x, y, z = np.random.default_rng(0).uniform(-1, 1, (3, 100_100)).astype(np.float32)
+        write_ply(folder / "scan.ply", x=x, y=y, z=z)
+        in_json(lambda meta: meta.update(ply_file_path="scan.ply"))(folder)
+
+    scene = changed_copy(tiny_scene, tmp_path, with_a_scan)
+    numbers = {
+        name: len(make_trainer(run_config(scene, tmp_path / name, method=find_method(name))).pipeline.model.means)
+        for name in ("splatkit-3dgs", "splatkit-3dgs-small", "splatkit-3dgs-adc")
+    }
+    assert numbers == {"splatkit-3dgs": 100_000, "splatkit-3dgs-small": 100_000, "splatkit-3dgs-adc": 100_100}
