@@ -145,10 +145,11 @@ class TrainingFrames:
             for target in {"target_depths", "target_normals"} & found.keys():  # what is empty has none
                 found[target] = torch.where(image[None, ..., 3:] > 0, found[target], torch.nan)
         name = str(batch.get("image_name", batch.get("image_idx", "")))
-        kept = {value.untyped_storage().data_ptr() for value in batch.values() if isinstance(value, Tensor)}
-        for field, value in found.items():
-            if value.untyped_storage().data_ptr() in kept:  # a part may write to it, but not to what later steps read
-                found[field] = value.clone()
+        kept = [value for value in batch.values() if isinstance(value, Tensor) and value.dtype != torch.uint8]
+        if kept:  # a part may write to these, but not to what later steps read
+            shared = {value.untyped_storage().data_ptr() for value in kept}
+            of_parts = {field: value for field, value in found.items() if value.untyped_storage().data_ptr() in shared}
+            found |= {field: value.clone() for field, value in of_parts.items()}
         return dataclasses.replace(frame, image_name=name, **found)
 
     def use_cameras(self, cameras: Cameras) -> None:
