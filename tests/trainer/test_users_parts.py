@@ -471,6 +471,20 @@ def test_a_backward_pass_that_fails_is_named_with_the_step(tiny_scene: Path, tmp
     assert type(caught.value.__cause__) is RuntimeError
 
 
+def test_a_plain_message_out_of_a_backward_pass_stays_one(tiny_scene: Path, tmp_path: Path) -> None:
+    class Refuses(SplatLossFn[SplatRenderPayload]):
+        def compute_loss(self, rendered_frames):
+            def refuse(gradient: torch.Tensor) -> torch.Tensor:
+                raise SplatkitError("This gradient cannot be computed here: use another part.")
+
+            rendered_frames.register_hook(refuse)
+            return rendered_frames.mean()
+
+    with pytest.raises(SplatkitError, match=r"^This gradient cannot be computed here: use another part\.") as caught:
+        train(tiny_scene, tmp_path, 1, loss_fn=Refuses())
+    assert caught.value.__cause__ is None
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from splatkit_ns.errors import hook_failure
+from splatkit_ns.errors import HookFailedError, SplatkitError, hook_failure
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.step.frame import TrainingFrame
 from splatkit_ns.plugin.step.interfaces import StepModel
@@ -69,6 +69,8 @@ def _backward(context: StepContext) -> None:
     assert context.loss is not None
     try:
         context.loss.backward()
+    except (SplatkitError, HookFailedError):
+        raise
     except Exception as error:
         failure = hook_failure(f"The backward pass of image {context.image_name}", context.step, error)
         hint = f" {WAS_FREED}" if "backward through the graph a second time" in str(error) else ""
