@@ -146,10 +146,10 @@ class TrainingFrames:
                 found[target] = torch.where(image[None, ..., 3:] > 0, found[target], torch.nan)
         name = str(batch.get("image_name", batch.get("image_idx", "")))
         kept = [value for value in batch.values() if isinstance(value, Tensor) and value.dtype != torch.uint8]
-        if kept:  # a part may write to these, but not to what later steps read
-            shared = {value.untyped_storage().data_ptr() for value in kept}
-            of_parts = {field: value for field, value in found.items() if value.untyped_storage().data_ptr() in shared}
-            found |= {field: value.clone() for field, value in of_parts.items()}
+        read_again = {value.untyped_storage().data_ptr() for value in kept}
+        if read_again:  # by later steps: what parts get is their own, to write to
+            for field, value in found.items():
+                found[field] = value.clone() if value.untyped_storage().data_ptr() in read_again else value
         return dataclasses.replace(frame, image_name=name, **found)
 
     def use_cameras(self, cameras: Cameras) -> None:
