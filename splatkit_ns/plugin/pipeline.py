@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,11 +20,10 @@ from splatkit_ns.plugin.data.loader.targets import note_depth_unit
 from splatkit_ns.plugin.datamanager import SplatkitDatamanager, SplatkitDatamanagerConfig
 from splatkit_ns.plugin.model import SplatkitModel, SplatkitModelConfig
 from splatkit_ns.plugin.run.folder.command_line import (
-    LOAD_CONFIG,
     OPENING,
     check_camera_path,
     check_export_box,
-    options_of,
+    opened_folder,
     pass_over_imports,
 )
 from splatkit_ns.plugin.run.parts.run_data import RunData
@@ -64,9 +62,9 @@ class SplatkitPipeline(AnnouncedEvaluation):
         if test_mode == "val":
             let_gpu_memory_grow(torch.device(device))
         super().__init__(config, device, test_mode, *args, **kwargs)
-        named = options_of(OPENING, sys.argv).get(LOAD_CONFIG)
-        if named is not None:
-            note_if_opened_elsewhere(self.datamanager, Path(named).parent)
+        folder = opened_folder(sys.argv)
+        if folder is not None:
+            note_if_opened_elsewhere(self.datamanager, folder)
         check_export_box(sys.argv)  # the datamanager has seen to it that the message is printed alone
         check_camera_path(sys.argv)
         self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)

@@ -45,6 +45,16 @@ def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str,
     return {name.replace("_", "-"): value if is_joined else after for name, is_joined, value, after in split}
 
 
+def opened_folder(arguments: Sequence[str]) -> Path | None:
+    """The folder of the ``config.yml`` that one of nerfstudio's commands opens; None if another command runs.
+
+    Args:
+        arguments: those of a process, its program first.
+    """
+    named = options_of(OPENING, arguments).get(LOAD_CONFIG)
+    return None if named is None else Path(named).parent
+
+
 def check_export_box(arguments: Sequence[str]) -> None:
     """Check that ``ns-export`` will crop to a box if one of the options of a box is given.
 

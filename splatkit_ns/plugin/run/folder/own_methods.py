@@ -10,7 +10,7 @@ from typing import Any
 
 from splatkit_ns.parts.old_configs import FillsInDefaults
 from splatkit_ns.plugin.run.folder.checkpoint_files import checkpoint_paths
-from splatkit_ns.plugin.run.folder.command_line import LOAD_CONFIG, OPENING, options_of
+from splatkit_ns.plugin.run.folder.command_line import opened_folder
 
 SEPARATOR = "+"
 """Stands between the name of a method and those of the parts that take the place of its own."""
@@ -40,7 +40,7 @@ class OpensAnywhere(FillsInDefaults):
 
     def get_base_dir(self) -> Path:
         """The run's folder; a command that opens a run whose checkpoints lie beside its ``config.yml`` has that one."""
-        named = options_of(OPENING, sys.argv).get(LOAD_CONFIG)
-        if named is not None and checkpoint_paths(Path(named).parent / self.relative_model_dir):
-            return Path(named).parent
+        folder = opened_folder(sys.argv)
+        if folder is not None and checkpoint_paths(folder / self.relative_model_dir):
+            return folder
         return super().get_base_dir()  # type: ignore[reportAttributeAccessIssue]  # of nerfstudio's config
