@@ -60,6 +60,8 @@ __all__ = [
 
 QUICK_RATES: Mapping[str, float] = MappingProxyType({"scales": 0.01})
 """The learning rates that differ from 3DGS's."""
+USUAL_SEEDS, USUAL_ERROR = 17_500, 0.18
+"""Those of the scenes for which the numbers of Gaussians for each seed point were chosen."""
 MOST_SEED_POINTS = 100_000
 """The seed points that the methods of `_quick_mcmc` and `_small` start from at most. Their number of Gaussians follows
 that of the points, but a scanner's millions do not say how many are needed, and those that training adds lie better."""
@@ -134,6 +136,8 @@ def _quick_mcmc(
     refine_stop_iter: FittingSteps,
     dropout: FittingValue,
     pixels_per_gaussian: FittingValue,
+    usual_seeds: float = 0.0,
+    usual_error: float = 0.0,
     dropout_full_from: float = 1.0,
     decay_from: float = 0.9,
     growth: float = 0.15,
@@ -150,6 +154,8 @@ def _quick_mcmc(
         max_gaussians=5_000_000,
         max_per_seed=max_per_seed,
         pixels_per_gaussian=pixels_per_gaussian,
+        usual_seeds=in_short_run(usual_seeds, short=usual_seeds),
+        usual_error=in_short_run(usual_error, short=usual_error),
         noise_lr=in_short_run(1e6, short=1e6),
         min_opacity=in_short_run(0.005, short=0.005),
         growth=in_short_run(growth, short=growth),
@@ -200,6 +206,8 @@ splatkit_3dgs = make_method(
     **_quick_mcmc(
         max_per_seed=in_short_run(7.6, short=13),
         pixels_per_gaussian=in_short_run(63, short=100),
+        usual_seeds=USUAL_SEEDS,
+        usual_error=USUAL_ERROR,
         refine_stop_iter=relocation_stop(16_000, share=4 / 5),
         dropout=scene_dropout(0.2),
     ),
@@ -212,6 +220,8 @@ splatkit_3dgs_fast = make_method(
     **_quick_mcmc(
         max_per_seed=9,
         pixels_per_gaussian=in_short_run(70, short=100),
+        usual_seeds=USUAL_SEEDS,
+        usual_error=USUAL_ERROR,
         refine_stop_iter=relocation_stop(5200, share=4 / 5),
         dropout=scene_dropout(0.1, most=0.2),
         decay_from=0.8,
@@ -220,6 +230,7 @@ splatkit_3dgs_fast = make_method(
         rates=_faster(2),
         beta2=in_short_run(0.99, short=0.999),
     ),
+    two_alone=True,
     sh_degree_interval=sh_interval(500),
     max_num_iterations=scene_steps(6500, per_photograph=65, least=4500),
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",

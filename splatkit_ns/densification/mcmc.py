@@ -22,6 +22,7 @@ from splatkit_ns.densification.base import (
     scene_limit,
     warn_if_idle,
 )
+from splatkit_ns.densification.difficulty import LEAST_NEED, MOST_NEED, need_of_gaussians
 from splatkit_ns.densification.screen_gradients import (
     NO_ABSGRAD,
     add_to_gaussians,
@@ -56,6 +57,13 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     pixels_per_gaussian."""
     pixels_per_gaussian: Annotated[float, Positive] = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
+    usual_seeds: Annotated[float, NonNegative] = 0.0
+    """With max_per_seed: a run that starts with more Gaussians than this grows to fewer for each one, with eight times
+    as many to half. 0 = to as many, however many there are."""
+    usual_error: Annotated[float, NonNegative] = 0.0
+    """With max_per_seed: scenes that are harder to learn grow to more Gaussians, easier ones to fewer. Once, when seven
+    tenths of the limit are reached, max_per_seed is multiplied by the root of the training images' error, 1 - SSIM,
+    over this one, but by no less than 0.7 and no more than 1.5. 0 = all scenes are the same."""
     noise_lr: Annotated[float, NonNegative] = 5e5
     """Strength of the noise on the positions, times their learning rate."""
     refine_start_iter: Annotated[int, NonNegative] = refine_start(500)
@@ -75,6 +83,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     number_at_start = cast("int | None", None)  # of Gaussians when the run began; None before the set-up
     cap_before = cast("int | None", None)  # the max_gaussians of the run that is resumed
+    need = cast("float | None", None)  # what max_per_seed is multiplied by; None until it is known
     gradient_sums = cast("Tensor | None", None)  # (N,), since the last refinement; None if opacities alone count
     _is_moved = False  # whether this step's noise has been added, see `motion`
 
@@ -85,16 +94,29 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         limit_initial_number(training_state, self.max_gaussians, logger, self.cap_before)
         if self.number_at_start is None:
             self.number_at_start = len(training_state)
-        self.limit = scene_limit(
-            self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
-        )
+        self._views, self._logger = data_provider, logger
+        self._is_need_open = self._depends_on_need and self.need is None
+        self.limit = self._limit(MOST_NEED if self._is_need_open else self.need or 1.0)
         if self.gradient_power > 0:
             found = best_screen_gradients(renderer, data_provider, self.module_name, logger)
-            self._absolute, self._logger = found == "absolute", logger
+            self._absolute = found == "absolute"
             if found is None:
                 self.gradient_sums = None
             elif self.gradient_sums is None or len(self.gradient_sums) != len(training_state):
                 self.gradient_sums = torch.zeros(len(training_state), device=training_state.device)
+
+    @property
+    def _depends_on_need(self) -> bool:
+        """Whether the limit depends on how hard the scene is."""
+        return self.usual_error > 0 and self._limit(LEAST_NEED) < self._limit(MOST_NEED)
+
+    def _limit(self, need: float) -> int:
+        """The largest number of Gaussians if the scene needs so many times the usual number."""
+        number = self.number_at_start
+        assert number is not None
+        many = max(1.0, number / self.usual_seeds) if self.usual_seeds > 0 else 1.0
+        per_seed = need * self.max_per_seed / many ** (1 / 3)
+        return scene_limit(self.max_gaussians, per_seed, self.pixels_per_gaussian, number, self._views)
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -103,12 +125,17 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     def state_dict(self) -> dict[str, Any]:
         if self.number_at_start is None:
             return {}
-        sums = {} if self.gradient_sums is None else {"gradient_sums": self.gradient_sums}
-        return {"number_at_start": self.number_at_start, "max_gaussians": self.max_gaussians, **sums}
+        known = {"need": self.need, "gradient_sums": self.gradient_sums}
+        return {
+            "number_at_start": self.number_at_start,
+            "max_gaussians": self.max_gaussians,
+            **{name: value for name, value in known.items() if value is not None},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.number_at_start = int(state["number_at_start"])
         self.cap_before, self.gradient_sums = state.get("max_gaussians"), state.get("gradient_sums")
+        self.need = state.get("need")
 
     def on_gaussians_changed(self, row_change: RowChange) -> None:
         if self.gradient_sums is not None:
@@ -213,6 +240,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     def _grow(self, training_state: SplatTrainingState) -> None:
         before = len(training_state)
         target = min(self.limit, int((1 + self.growth) * before))
+        if self._is_need_open and target > LEAST_NEED * self._limit(1.0):
+            self._find_need()
+            target = min(self.limit, target)
         if target <= before:
             return
         sampled = sample(self._weights(training_state), target - before)
@@ -221,6 +251,20 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         rewritten = (source < 0).nonzero()[:, 0]
         source = torch.nn.functional.pad(source, (0, len(sampled)), value=-1)
         self._rewrite(training_state, source, sampled, torch.cat([rewritten, sampled]))
+
+    def _find_need(self) -> None:
+        """Look how hard the scene is, and set its limit."""
+        error, self.need = need_of_gaussians(self._views, self.usual_error)
+        self._is_need_open = False
+        self.limit = self._limit(self.need)
+        if not math.isnan(error):
+            self._logger.info(
+                "%s: the photographs' error (1 - SSIM) is %.2f, %.2f is usual: at most %s Gaussians.",
+                self.module_name,
+                error,
+                self.usual_error,
+                f"{self.limit:,}",
+            )
 
     def _rewrite(self, training_state: SplatTrainingState, source: Tensor, sampled: Tensor, copied: Tensor) -> None:
         """Put copies of the rows ``copied`` into the rewritten rows, fainter the more often each was ``sampled``."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from splatkit_ns.hooks import CheckPointHook, Hook, HookModule, LogHook
-from splatkit_ns.methods import splatkit_3dgs_adc, splatkit_3dgs_big
+from splatkit_ns.methods import splatkit_3dgs_adc, splatkit_3dgs_big, splatkit_3dgs_fast
 from splatkit_ns.modules import SplatBaseModule, SplatTimer
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.options.images_per_step import batch_size_of
@@ -47,6 +47,26 @@ def test_two_images_with_several_gpus_in_long_runs(
     ranks: int, images: int, changes: dict[str, Any], expected: int
 ) -> None:
     config: Any = deepcopy(splatkit_3dgs_big.config)
+    config.machine.device_type = "cuda"
+    vars(config).update(changes)
+    assert batch_size_of(config, context(ranks, images), []) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "images", "changes", "expected"),
+    [
+        (1, 43, {"max_num_iterations": 4500}, 2),
+        (1, 43, {"max_num_iterations": 3999}, 1),
+        (1, 19, {"max_num_iterations": 4500}, 1),
+        (1, 43, {"max_num_iterations": 4500, "two_alone": False}, 1),
+        (1, 43, {"max_num_iterations": 4500, "batch_size": 1}, 1),
+        (2, 366, {"max_num_iterations": 6500}, 1),
+    ],
+)
+def test_two_images_on_one_gpu_with_methods_that_ask_for_it(
+    ranks: int, images: int, changes: dict[str, Any], expected: int
+) -> None:
+    config: Any = deepcopy(splatkit_3dgs_fast.config)
     config.machine.device_type = "cuda"
     vars(config).update(changes)
     assert batch_size_of(config, context(ranks, images), []) == expected
