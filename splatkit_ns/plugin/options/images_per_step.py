@@ -11,11 +11,9 @@ from splatkit_ns.parts.context import StepContext
 from splatkit_ns.plugin.step.ours import is_ours
 from splatkit_ns.ranges import Positive
 
-FEWEST_STEPS, FEWEST_IMAGES = 3500, 10
-"""With `batch_size` None, several processes take two images each if at least so many steps, and so many training images
-for each image of a step, are left then."""
-FEWEST_STEPS_ALONE = 2000
-"""The same of a process that trains alone, if its method has it take two images."""
+FEWEST_STEPS, FEWEST_IMAGES = 3250, 10
+"""With `batch_size` None, a process takes two images if at least so many steps, and so many training images for each
+image of a step, are left then."""
 
 
 @dataclass
@@ -44,13 +42,12 @@ def batch_size_of(config: Any, context: StepContext, modules: Sequence[SplatBase
     if config.batch_size is not None:
         return config.batch_size
     per_step = 2 * context.world_size
-    fewest_steps = FEWEST_STEPS if context.world_size > 1 else FEWEST_STEPS_ALONE
     takes_two = (
         (context.world_size > 1 or config.two_alone)
         and config.machine.device_type == "cuda"
         and config.count_images
         and config.on_nan != "skip"
-        and config.max_num_iterations >= fewest_steps * per_step
+        and config.max_num_iterations >= FEWEST_STEPS * per_step
         and context.num_train_images >= FEWEST_IMAGES * per_step
         and all(map(is_ours, [*context.modules, *modules]))
     )

@@ -35,7 +35,7 @@ def context(ranks: int, images: int) -> StepContext:
         (4, 366, {"max_num_iterations": 30_000}, 2),
         (1, 366, {"max_num_iterations": 30_000}, 1),
         (2, 39, {"max_num_iterations": 30_000}, 1),
-        (2, 366, {"max_num_iterations": 13_999}, 1),
+        (2, 366, {"max_num_iterations": 12_999}, 1),
         (8, 366, {"max_num_iterations": 30_000}, 1),
         (2, 366, {"max_num_iterations": 30_000, "on_nan": "skip"}, 1),
         (2, 366, {"max_num_iterations": 30_000, "count_images": False}, 1),
@@ -55,11 +55,11 @@ def test_two_images_with_several_gpus_in_long_runs(
 @pytest.mark.parametrize(
     ("ranks", "images", "changes", "expected"),
     [
-        (1, 43, {"max_num_iterations": 4500}, 2),
-        (1, 43, {"max_num_iterations": 3999}, 1),
-        (1, 19, {"max_num_iterations": 4500}, 1),
-        (1, 43, {"max_num_iterations": 4500, "two_alone": False}, 1),
-        (1, 43, {"max_num_iterations": 4500, "batch_size": 1}, 1),
+        (1, 100, {"max_num_iterations": 6500}, 2),
+        (1, 99, {"max_num_iterations": 6435}, 1),
+        (1, 19, {"max_num_iterations": 6500}, 1),
+        (1, 100, {"max_num_iterations": 6500, "two_alone": False}, 1),
+        (1, 100, {"max_num_iterations": 6500, "batch_size": 1}, 1),
         (2, 366, {"max_num_iterations": 6500}, 1),
     ],
 )
