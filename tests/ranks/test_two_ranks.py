@@ -9,6 +9,7 @@ import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 
+from splatkit_ns.densification import SplatMCMCDensification
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.faults.runs import CHEAP, MAX_STEPS, make_config
 from tests.plugin.step.test_trainables import Exposure
@@ -59,6 +60,21 @@ def test_relocated_gaussians_and_their_noise_are_the_same_too(scene: Path, tmp_p
     one = in_one_process(make_config(scene, tmp_path / "one", **CHEAP))
     assert two.numbers == one.numbers
     assert two.numbers[-1] > two.numbers[0]
+    for name, expected in one.parameters[0].items():
+        assert torch.equal(two.parameters[0][name], expected), name
+        assert torch.equal(two.parameters[1][name], expected), name
+
+
+def test_the_limit_that_follows_the_images_is_the_same_too(scene: Path, tmp_path: Path) -> None:
+    schedule: Any = {"refine_start_iter": 4, "refine_every": 5, "refine_stop_iter": 30, "growth": 0.2}
+    limits: Any = {"max_per_seed": 1.5, "pixels_per_gaussian": 1.0}
+    by_need = SplatMCMCDensification(**schedule, **limits, usual_error=0.6)
+    usual = SplatMCMCDensification(**schedule, **limits)
+    two = in_ranks(make_config(scene, tmp_path / "two", **CHEAP, model_densification=by_need))
+    one = in_one_process(make_config(scene, tmp_path / "one", **CHEAP, model_densification=by_need))
+    without = in_one_process(make_config(scene, tmp_path / "usual", **CHEAP, model_densification=usual))
+    assert two.numbers == one.numbers
+    assert two.numbers[-1] != without.numbers[-1]
     for name, expected in one.parameters[0].items():
         assert torch.equal(two.parameters[0][name], expected), name
         assert torch.equal(two.parameters[1][name], expected), name
