@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,24 +135,3 @@ def limit_initial_number(
     mask[torch.randperm(len(mask), device=mask.device)[:surplus]] = False
     # not `remove`, whose warning would say the same again
     training_state.change_rows(RowChange(mask.nonzero(as_tuple=True)[0], len(mask)), {})
-
-
-def scene_limit(
-    max_gaussians: int, max_per_seed: float, pixels_per_gaussian: float, number_at_start: int, data_provider: Any
-) -> int:
-    """Return the largest number of Gaussians for a scene of this size.
-
-    Args:
-        max_gaussians: upper limit in any case.
-        max_per_seed: limit for each Gaussian at the start, but at least one for 1,000 pixels; 0 = max_gaussians alone.
-        pixels_per_gaussian: with max_per_seed, the least number of pixels for each Gaussian.
-        number_at_start: number of Gaussians that the run started with.
-        data_provider: source of ``num_train_pixels``, of all training images together, if it has that.
-    """
-    if max_per_seed <= 0:
-        return max_gaussians
-    limit = max_per_seed * number_at_start
-    num_pixels = getattr(data_provider, "num_train_pixels", None)
-    if num_pixels is not None:
-        limit = min(max(limit, num_pixels / 1000), num_pixels / pixels_per_gaussian)
-    return min(max_gaussians, math.ceil(limit))

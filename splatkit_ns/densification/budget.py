@@ -17,9 +17,9 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor
 
-from splatkit_ns.densification.base import scene_limit
 from splatkit_ns.densification.default import SplatDefaultDensification, highest
 from splatkit_ns.densification.mcmc import add_position_noise, noise_kernel
+from splatkit_ns.densification.scene_limit import scene_limit
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.parts.payload import SplatRenderPayload
@@ -67,6 +67,9 @@ class SplatBudgetDensification(SplatDefaultDensification):
     limit."""
     pixels_per_gaussian: Annotated[float, Positive] = 50.0
     """With max_per_seed: at most one Gaussian for this many pixels of all training images."""
+    usual_seeds: Annotated[float, NonNegative] = 0.0
+    """With max_per_seed: a run that starts with more Gaussians than this grows to fewer for each one, with eight times
+    as many to half. 0 = to as many, however many there are."""
     prune_faint: Annotated[float, BelowOne] = 0.0
     """Remove some of the Gaussians with an opacity below this (such as 0.02), among those that make most of the wrong
     pixels of training views; 0 = none. Nothing is removed while opacities recover from a reset."""
@@ -90,9 +93,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
         super().on_setup(logger, renderer, training_state)
         if self.number_at_start is None:
             self.number_at_start = len(training_state)
-        self.limit = scene_limit(
-            self.max_gaussians, self.max_per_seed, self.pixels_per_gaussian, self.number_at_start, data_provider
-        )
+        self.limit = scene_limit(self, self.number_at_start, data_provider)
         if self._uses_view_scores:
             self._check_sources(renderer, data_provider)
         self._renderer, self._views = part_with(renderer, "blend_weight_sums"), data_provider

@@ -19,10 +19,9 @@ from splatkit_ns.densification.base import (
     Motion,
     SplatDensification,
     limit_initial_number,
-    scene_limit,
     warn_if_idle,
 )
-from splatkit_ns.densification.difficulty import LEAST_NEED, MOST_NEED, need_of_gaussians
+from splatkit_ns.densification.scene_limit import LimitByNeed
 from splatkit_ns.densification.screen_gradients import (
     NO_ABSGRAD,
     add_to_gaussians,
@@ -83,7 +82,7 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
 
     number_at_start = cast("int | None", None)  # of Gaussians when the run began; None before the set-up
     cap_before = cast("int | None", None)  # the max_gaussians of the run that is resumed
-    need = cast("float | None", None)  # what max_per_seed is multiplied by; None until it is known
+    need = cast("float | None", None)  # of the scene, see `LimitByNeed`; None if it is not known
     gradient_sums = cast("Tensor | None", None)  # (N,), since the last refinement; None if opacities alone count
     _is_moved = False  # whether this step's noise has been added, see `motion`
 
@@ -94,29 +93,19 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         limit_initial_number(training_state, self.max_gaussians, logger, self.cap_before)
         if self.number_at_start is None:
             self.number_at_start = len(training_state)
-        self._views, self._logger = data_provider, logger
-        self._is_need_open = self._depends_on_need and self.need is None
-        self.limit = self._limit(MOST_NEED if self._is_need_open else self.need or 1.0)
+        self._limit = LimitByNeed(self, self.number_at_start, data_provider, logger, self.need)
         if self.gradient_power > 0:
             found = best_screen_gradients(renderer, data_provider, self.module_name, logger)
-            self._absolute = found == "absolute"
+            self._absolute, self._logger = found == "absolute", logger
             if found is None:
                 self.gradient_sums = None
             elif self.gradient_sums is None or len(self.gradient_sums) != len(training_state):
                 self.gradient_sums = torch.zeros(len(training_state), device=training_state.device)
 
     @property
-    def _depends_on_need(self) -> bool:
-        """Whether the limit depends on how hard the scene is."""
-        return self.usual_error > 0 and self._limit(LEAST_NEED) < self._limit(MOST_NEED)
-
-    def _limit(self, need: float) -> int:
-        """The largest number of Gaussians if the scene needs so many times the usual number."""
-        number = self.number_at_start
-        assert number is not None
-        many = max(1.0, number / self.usual_seeds) if self.usual_seeds > 0 else 1.0
-        per_seed = need * self.max_per_seed / many ** (1 / 3)
-        return scene_limit(self.max_gaussians, per_seed, self.pixels_per_gaussian, number, self._views)
+    def limit(self) -> int:
+        """The largest number of Gaussians, once the strategy is set up."""
+        return self._limit.number
 
     @property
     def gpu_kernels(self) -> tuple[LazyKernel[Any], ...]:
@@ -240,8 +229,9 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
     def _grow(self, training_state: SplatTrainingState) -> None:
         before = len(training_state)
         target = min(self.limit, int((1 + self.growth) * before))
-        if self._is_need_open and target > LEAST_NEED * self._limit(1.0):
-            self._find_need()
+        if target > before:
+            self._limit.look(target)
+            self.need = self._limit.need
             target = min(self.limit, target)
         if target <= before:
             return
@@ -251,20 +241,6 @@ class SplatMCMCDensification(SplatDensification[SplatRenderPayload]):
         rewritten = (source < 0).nonzero()[:, 0]
         source = torch.nn.functional.pad(source, (0, len(sampled)), value=-1)
         self._rewrite(training_state, source, sampled, torch.cat([rewritten, sampled]))
-
-    def _find_need(self) -> None:
-        """Look how hard the scene is, and set its limit."""
-        error, self.need = need_of_gaussians(self._views, self.usual_error)
-        self._is_need_open = False
-        self.limit = self._limit(self.need)
-        if not math.isnan(error):
-            self._logger.info(
-                "%s: the photographs' error (1 - SSIM) is %.2f, %.2f is usual: at most %s Gaussians.",
-                self.module_name,
-                error,
-                self.usual_error,
-                f"{self.limit:,}",
-            )
 
     def _rewrite(self, training_state: SplatTrainingState, source: Tensor, sampled: Tensor, copied: Tensor) -> None:
         """Put copies of the rows ``copied`` into the rewritten rows, fainter the more often each was ``sampled``."""

@@ -10,7 +10,7 @@ from splatkit_ns.densification.budget import SplatBudgetDensification
 from splatkit_ns.densification.mcmc import SplatMCMCDensification
 from splatkit_ns.parts.fitting import SHORT_RUN, Fitting, fitted
 
-ONLY_OF_MCMC = ("noise_lr", "min_opacity", "growth", "gradient_power", "usual_seeds", "usual_error")
+ONLY_OF_MCMC = ("noise_lr", "min_opacity", "growth", "gradient_power", "usual_error")
 
 
 @dataclass

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from splatkit_ns.cameras import View
 from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensification
-from splatkit_ns.densification.difficulty import NUM_VIEWS, need_of_gaussians
+from splatkit_ns.densification.scene_limit import NUM_VIEWS, need_of_gaussians
 from splatkit_ns.image_metrics.ssim import ssim
-from splatkit_ns.methods import splatkit_3dgs, splatkit_3dgs_big, splatkit_3dgs_fast
+from splatkit_ns.methods import splatkit_3dgs, splatkit_3dgs_big, splatkit_3dgs_fast, splatkit_3dgs_small
 from splatkit_ns.parts.fitting import fitted
 from splatkit_ns.parts.training_views import TrainingView
+from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.densification.helpers import LOGGER, random_state
 
 SIZE = 24
@@ -162,12 +163,21 @@ def test_many_seed_points_grow_to_fewer_gaussians_each(usual_seeds: float, expec
     assert grown(strategy_for(0.0, usual_seeds=usual_seeds), None)[-1] == expected
 
 
+def test_the_budget_of_many_seed_points_is_smaller_too() -> None:
+    strategy = SplatBudgetDensification(max_per_seed=4.0, usual_seeds=12.5)
+    strategy.on_setup(LOGGER, Splat3DGSRenderer(), random_state(100), Views([0.1]))
+    assert strategy.limit == 200
+
+
 def test_the_methods_that_follow_the_scene() -> None:
     for method in (splatkit_3dgs, splatkit_3dgs_fast):
         densification: Any = method.config.pipeline.model.densification  # type: ignore[attr-defined]
         assert (densification.usual_seeds, densification.usual_error) == (17_500, 0.18)
         short = densification.in_run(1000)
         assert isinstance(short, SplatBudgetDensification)
+        assert short.usual_seeds == 0
         assert fitted(densification, 4000).usual_error == 0.18
     big: Any = splatkit_3dgs_big.config.pipeline.model.densification  # type: ignore[attr-defined]
     assert (big.usual_seeds, big.usual_error) == (0, 0)
+    small: Any = splatkit_3dgs_small.config.pipeline.model.densification  # type: ignore[attr-defined]
+    assert small.usual_seeds == 17_500
