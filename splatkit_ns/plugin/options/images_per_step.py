@@ -14,6 +14,8 @@ from splatkit_ns.ranges import Positive
 FEWEST_STEPS, FEWEST_IMAGES = 3250, 10
 """With `batch_size` None, a process takes two images if at least so many steps, and so many training images for each
 image of a step, are left then."""
+LARGE_IMAGE = 2_000_000
+"""Pixels. One image as large as this keeps a GPU busy, and a second one takes memory for nothing."""
 
 
 @dataclass
@@ -24,7 +26,8 @@ class ImagesPerStep:
     """Images that each process renders at a step, which takes their mean gradient. None: two with several GPUs in long
     runs, which then exchange gradients half as often, and with two_alone on one GPU, too; else one."""
     two_alone: bool = False
-    """Without batch_size, render two images at a step on one GPU, too, which works on both at the same time."""
+    """Without batch_size, render two images of less than 2 million pixels at a step on one GPU, too, which works on
+    both at the same time."""
     count_images: bool = True
     """With several images a step (--machine.num-devices, --batch-size), steps of the settings count images: N a step
     take an N-th of the steps, with learning rates times the root of N. False: settings stay, the run sees N times the
@@ -43,7 +46,7 @@ def batch_size_of(config: Any, context: StepContext, modules: Sequence[SplatBase
         return config.batch_size
     per_step = 2 * context.world_size
     takes_two = (
-        (context.world_size > 1 or config.two_alone)
+        (context.world_size > 1 or (config.two_alone and _mean_pixels(context) < LARGE_IMAGE))
         and config.machine.device_type == "cuda"
         and config.count_images
         and config.on_nan != "skip"
@@ -52,3 +55,9 @@ def batch_size_of(config: Any, context: StepContext, modules: Sequence[SplatBase
         and all(map(is_ours, [*context.modules, *modules]))
     )
     return 2 if takes_two else 1
+
+
+def _mean_pixels(context: StepContext) -> float:
+    """The pixels of a training image, on the average."""
+    data: Any = context.data_provider
+    return data.num_train_pixels / max(1, context.num_train_images)

@@ -23,8 +23,9 @@ class MyHook(Hook):
     """A hook of a user."""
 
 
-def context(ranks: int, images: int) -> StepContext:
-    return cast(StepContext, SimpleNamespace(world_size=ranks, num_train_images=images, modules=[]))
+def context(ranks: int, images: int, pixels: int = 750_000) -> StepContext:
+    data = SimpleNamespace(num_train_pixels=images * pixels)
+    return cast(StepContext, SimpleNamespace(world_size=ranks, num_train_images=images, modules=[], data_provider=data))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,15 @@ def test_two_images_on_one_gpu_with_methods_that_ask_for_it(
     config.machine.device_type = "cuda"
     vars(config).update(changes)
     assert batch_size_of(config, context(ranks, images), []) == expected
+
+
+def test_one_large_image_fills_one_gpu() -> None:
+    config: Any = deepcopy(splatkit_3dgs_fast.config)
+    config.machine.device_type = "cuda"
+    assert batch_size_of(config, context(1, 100, pixels=1_999_999), []) == 2
+    assert batch_size_of(config, context(1, 100, pixels=2_000_000), []) == 1
+    config.max_num_iterations = 30_000
+    assert batch_size_of(config, context(2, 100, pixels=12_000_000), []) == 2, "several exchange half as often"
 
 
 def test_one_image_on_cpus_and_with_parts_of_users() -> None:
