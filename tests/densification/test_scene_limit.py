@@ -16,7 +16,6 @@ from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensifi
 from splatkit_ns.densification.scene_limit import NUM_VIEWS, need_of_gaussians
 from splatkit_ns.image_metrics.ssim import ssim
 from splatkit_ns.methods import splatkit_3dgs, splatkit_3dgs_big, splatkit_3dgs_fast, splatkit_3dgs_small
-from splatkit_ns.parts.fitting import fitted
 from splatkit_ns.parts.training_views import TrainingView
 from splatkit_ns.renderer import Splat3DGSRenderer
 from tests.densification.helpers import LOGGER, random_state
@@ -176,7 +175,7 @@ def test_the_methods_that_follow_the_scene() -> None:
         short = densification.in_run(1000)
         assert isinstance(short, SplatBudgetDensification)
         assert short.usual_seeds == 0
-        assert fitted(densification, 4000).usual_error == 0.18
+        assert densification.in_run(4000).usual_error == 0.18
     big: Any = splatkit_3dgs_big.config.pipeline.model.densification  # type: ignore[attr-defined]
     assert (big.usual_seeds, big.usual_error) == (0, 0)
     small: Any = splatkit_3dgs_small.config.pipeline.model.densification  # type: ignore[attr-defined]
