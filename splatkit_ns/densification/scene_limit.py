@@ -107,7 +107,7 @@ def need_of_gaussians(data_provider: Any, usual_error: float) -> tuple[float, fl
 
     Returns:
         The error of the images, and the factor by which their scene needs more Gaussians than the usual one, from 0.7
-        to 1.5. The factor is 1, and the error NaN, if there are no views, or none as large as SSIM's window.
+        to 1.5 and with two decimals. The factor is 1, and the error NaN, if there are no views, or none as large as SSIM's window.
     """
     if not isinstance(data_provider, TrainingViewSource):
         return math.nan, 1.0
@@ -130,4 +130,5 @@ def need_of_gaussians(data_provider: Any, usual_error: float) -> tuple[float, fl
     error = float(mean)
     if not math.isfinite(error):
         return math.nan, 1.0
-    return error, min(MOST_NEED, max(LEAST_NEED, math.sqrt(max(0.0, error) / usual_error)))
+    need = round(math.sqrt(max(0.0, error) / usual_error), 2)  # the last bits of a GPU's sums are to change nothing
+    return error, min(MOST_NEED, max(LEAST_NEED, need))
