@@ -107,7 +107,8 @@ def need_of_gaussians(data_provider: Any, usual_error: float) -> tuple[float, fl
 
     Returns:
         The error of the images, and the factor by which their scene needs more Gaussians than the usual one, from 0.7
-        to 1.5 and with two decimals. The factor is 1, and the error NaN, if there are no views, or none as large as SSIM's window.
+        to 1.5, with two decimals. The factor is 1, and the error NaN, if there are no views, or none as large as SSIM's
+        window.
     """
     if not isinstance(data_provider, TrainingViewSource):
         return math.nan, 1.0
