@@ -231,7 +231,7 @@ splatkit_3dgs_fast = make_method(
         rates=_faster(2),
         beta2=in_short_run(0.99, short=0.999),
     ),
-    two_alone=True,
+    pairs_on_one_gpu=True,
     sh_degree_interval=sh_interval(500),
     max_num_iterations=scene_steps(6500, per_photograph=65, least=4500),
     description="3D Gaussian Splatting: good quality in the least time (splatkit-ns).",

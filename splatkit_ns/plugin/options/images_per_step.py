@@ -24,8 +24,8 @@ class ImagesPerStep:
 
     batch_size: Annotated[int | None, Positive] = 1
     """Images that each process renders at a step, which takes their mean gradient. None: two with several GPUs in long
-    runs, which then exchange gradients half as often, and with two_alone on one GPU, too; else one."""
-    two_alone: bool = False
+    runs, which then exchange gradients half as often, and with pairs_on_one_gpu on one GPU, too; else one."""
+    pairs_on_one_gpu: bool = False
     """Without batch_size, render two images of less than 2 million pixels at a step on one GPU, too, which works on
     both at the same time."""
     count_images: bool = True
@@ -46,7 +46,7 @@ def batch_size_of(config: Any, context: StepContext, modules: Sequence[SplatBase
         return config.batch_size
     per_step = 2 * context.world_size
     takes_two = (
-        (context.world_size > 1 or (config.two_alone and _mean_pixels(context) < LARGE_IMAGE))
+        (context.world_size > 1 or (config.pairs_on_one_gpu and _mean_pixels(context) < LARGE_IMAGE))
         and config.machine.device_type == "cuda"
         and config.count_images
         and config.on_nan != "skip"

@@ -59,7 +59,7 @@ def test_two_images_with_several_gpus_in_long_runs(
         (1, 100, {"max_num_iterations": 6500}, 2),
         (1, 99, {"max_num_iterations": 6435}, 1),
         (1, 19, {"max_num_iterations": 6500}, 1),
-        (1, 100, {"max_num_iterations": 6500, "two_alone": False}, 1),
+        (1, 100, {"max_num_iterations": 6500, "pairs_on_one_gpu": False}, 1),
         (1, 100, {"max_num_iterations": 6500, "batch_size": 1}, 1),
         (2, 366, {"max_num_iterations": 6500}, 1),
     ],
