@@ -127,8 +127,11 @@ class ModuleDispatcher:
         """Whether `setup` has begun and `cleanup` has not."""
         return bool(self._set_up)
 
-    def setup(self) -> None:
+    def setup(self, seed: Callable[[str], None] = lambda name: None) -> None:
         """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks, or that are passed on.
+
+        Args:
+            seed: seeds the random generators for the `on_setup` of the module of a name.
 
         Raises:
             OptionsError: names every setting of a module that is out of its range; no `on_setup` has run then.
@@ -159,6 +162,7 @@ class ModuleDispatcher:
             self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something
             if name in calls:
                 known = parameter_ids(module)
+                seed(name)
                 self.guarded(name, "on_setup", calls[name])
                 self._warn_of_new_parameters(module, known, f"{name}.on_setup has made parameters that are not trained")
         self._known_parameters = {name: parameter_ids(module) for name, module in self.modules.items()}

@@ -19,6 +19,7 @@ from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.image_metrics.ssim import ssim
 from splatkit_ns.image_model import SplatImageModel
+from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.image_frame import ImageFrame
@@ -243,6 +244,34 @@ def test_a_resumed_run_with_gsplats_strategy_ends_with_the_same_bits(tiny_scene:
     path = tmp_path / "checkpoints" / "step_000003.pth"
     resumed = train(tiny_scene, tmp_path, 5, densification=BUILT_IN, ckpt_path=path)
     assert len(whole.training_state) != 48
+    for name, param in whole.training_state.params.items():
+        assert torch.equal(param, resumed.training_state.params[name]), name
+
+
+class Projects(Splat3DGSLossFn):
+    """3DGS's loss, and the difference of both images in a random projection."""
+
+    def on_setup(self):
+        self.projection = torch.randn(3, 2)
+
+    def compute_loss(self, rendered_frames, target_frames, **others):
+        terms = super().compute_loss(rendered_frames=rendered_frames, target_frames=target_frames, **others)
+        return {**terms, "projected": ((rendered_frames - target_frames) @ self.projection).abs().mean()}
+
+
+class DrawsAtTheStart(Splat3DGSRenderer):
+    """Draws random numbers before the first step, if the run is new; before the loss does."""
+
+    def on_setup(self, step, **others):
+        self.numbers = torch.rand(4) if step == 0 else None
+
+
+def test_a_resumed_run_draws_the_same_random_numbers_in_set_up(tiny_scene: Path, tmp_path: Path) -> None:
+    saves = SavesCheckpoints(str(tmp_path / "checkpoints"), save_every=3)
+    parts = {"renderer": DrawsAtTheStart(), "loss_fn": Projects()}
+    whole = train(tiny_scene, tmp_path, 5, modules=[saves], **parts)
+    path = tmp_path / "checkpoints" / "step_000003.pth"
+    resumed = train(tiny_scene, tmp_path, 5, ckpt_path=path, **parts)
     for name, param in whole.training_state.params.items():
         assert torch.equal(param, resumed.training_state.params[name]), name
 

@@ -136,7 +136,8 @@ class StepParts:
     def set_up(self) -> None:
         """Set up the parts, before the first step."""
         with self._led(self.dispatcher.context.modules):
-            self.dispatcher.setup()
+            device, seed = self.context.training_state.device, self.context.seed  # and no step: resuming changes nothing
+            self.dispatcher.setup(lambda name: seed_generators(device, seed, "set-up", name))
 
     def _led(self, parts: Sequence[SplatBaseModule[Any]]) -> AbstractContextManager[None]:
         """Let all ranks have what these parts do to the rows on rank 0; our own do the same on all ranks anyway."""
