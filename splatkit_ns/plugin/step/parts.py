@@ -136,7 +136,7 @@ class StepParts:
     def set_up(self) -> None:
         """Set up the parts, before the first step."""
         with self._led(self.dispatcher.context.modules):
-            device, seed = self.context.training_state.device, self.context.seed  # and no step: resuming changes nothing
+            device, seed = self.context.training_state.device, self.context.seed  # no step: alike in a resumed run
             self.dispatcher.setup(lambda name: seed_generators(device, seed, "set-up", name))
 
     def _led(self, parts: Sequence[SplatBaseModule[Any]]) -> AbstractContextManager[None]:
