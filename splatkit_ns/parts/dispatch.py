@@ -90,6 +90,12 @@ class ModuleDispatcher:
         if context.renderer is not None:
             _check_payloads([*modules, *further], context.renderer)
         self.modules = named_parts(modules, further)
+        for name, module in self.modules.items():
+            wants: Any = module.wants_depth
+            if not callable(wants):
+                raise ModuleError(
+                    f"{name}.wants_depth is {wants!r:.60}, expected a method: def wants_depth(self, step)."
+                )
         self.context = context
         self._set_up: set[str] = set()
         self._restored: set[str] = set()

@@ -558,6 +558,24 @@ def test_what_a_part_writes_to_images_ends_with_the_step(tmp_path: Path) -> None
     assert [len(sums) for sums in loss.seen.values()] == [1, 1], "each photograph is the same in all steps"
 
 
+class ReadsDepth(SplatBaseModule[SplatRenderPayload]):
+    """Notes in which steps there is depth, which it wants in each second one."""
+
+    def on_setup(self):
+        self.found = []
+
+    def wants_depth(self, step):
+        return step % 2 == 0
+
+    def post_step(self, rend_out):
+        self.found.append(rend_out.depths_expected is not None)
+
+
+def test_depth_is_rendered_in_the_steps_for_which_a_module_wants_it(tiny_scene: Path, tmp_path: Path) -> None:
+    result = train(tiny_scene, tmp_path, 4, modules=[ReadsDepth()])
+    assert next(part for part in result.modules if isinstance(part, ReadsDepth)).found == [False, True, False, True]
+
+
 def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:
     class Breaks(SplatLossFn[SplatRenderPayload]):
         def compute_loss(self, rendered_frames, target_frames, step):
