@@ -258,13 +258,21 @@ class ModuleDispatcher:
         for name, call in self._calls[hook]:
             if name in self._waiting:
                 continue
-            result = self.guarded(name, hook, call, **extra)
-            if result is not None and (name, hook) not in self._returning:
-                self._returning.add((name, hook))
-                self.context.logger.warning(
-                    "%s.%s returned an object of type %s, which nothing uses: of all hooks pre_step alone may return "
-                    "something, a FrameEdit.", name, hook, type(result).__name__,
-                )  # fmt: skip
+            self.call_for_effect(name, hook, call, **extra)
+
+    def call_for_effect(self, name: str, method: str, call: Callable[..., Any], **extra: Any) -> None:
+        """Call a method of a module; a warning says once if it returns something, which nothing uses."""
+        result = self.guarded(name, method, call, **extra)
+        if result is None or (name, method) in self._returning:
+            return
+        self._returning.add((name, method))
+        instead = "of all hooks pre_step alone may return something, a FrameEdit"
+        if method == "densify":
+            instead = "give masks to training_state.duplicate, split or remove"
+        found = type(result).__name__
+        self.context.logger.warning(
+            "%s.%s returned an object of type %s, which nothing uses: %s.", name, method, found, instead
+        )
 
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.

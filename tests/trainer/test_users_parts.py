@@ -558,6 +558,21 @@ def test_what_a_part_writes_to_images_ends_with_the_step(tmp_path: Path) -> None
     assert [len(sums) for sums in loss.seen.values()] == [1, 1], "each photograph is the same in all steps"
 
 
+def test_a_mask_that_densify_returns_in_vain_is_told_once(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    class Returns(SplatDensification[SplatRenderPayload]):
+        def densify(self, training_state):
+            return training_state.opacities < 0.5
+
+    train(tiny_scene, tmp_path, 2, densification=Returns())
+    (told,) = [text for text in messages.messages if "returned" in text]
+    assert told == (
+        "Returns.densify returned an object of type Tensor, which nothing uses: give masks to "
+        "training_state.duplicate, split or remove."
+    )
+
+
 class ReadsDepth(SplatBaseModule[SplatRenderPayload]):
     """Notes in which steps there is depth, which it wants in each second one."""
 

@@ -304,7 +304,7 @@ class StepParts:
             self.seed("densification", of_image=False)
             tracked = nullcontext() if is_ours(self.densification) else state.track_row_changes()
             with self._led([self.densification]), tracked:
-                self._call(self.densification, "densify", self._densify)
+                self.dispatcher.call_for_effect(self.densification.module_name, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")
 
