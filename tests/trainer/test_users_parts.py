@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from splatkit_ns import View, render
 from splatkit_ns.densification import GsplatStrategy as BuiltInGsplatStrategy
+from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.image_metrics.ssim import ssim
@@ -556,6 +557,28 @@ def test_what_a_part_writes_to_images_ends_with_the_step(tmp_path: Path) -> None
     result = train(scene, tmp_path, 6, loss_fn=Writes(), config={"settings": settings})
     (loss,) = (part for part in result.modules if isinstance(part, Writes))
     assert [len(sums) for sums in loss.seen.values()] == [1, 1], "each photograph is the same in all steps"
+
+
+class MeanOfTwo(SplatRenderer):
+    """The mean of two cameras, which are the same here."""
+
+    def render(self, training_state, view, options=RenderOptions()):
+        backgrounds = None if options.backgrounds is None else options.backgrounds.expand(2, -1)
+        twice = replace(view, cam_to_worlds=view.cam_to_worlds.expand(2, -1, -1), Ks=view.Ks.expand(2, -1, -1))
+        payload = Splat3DGSRenderer().render(training_state, twice, replace(options, backgrounds=backgrounds))
+        means = {name: payload[name].mean(0, keepdim=True) for name in ("renders", "alphas")}
+        return replace(payload, **means)
+
+
+def test_an_image_may_be_the_mean_of_several_cameras(tiny_scene: Path, tmp_path: Path) -> None:
+    settings: Any = {"refine_start_iter": 2, "refine_every": 3, "refine_stop_iter": 6, "grow_grad2d": 1e-4}
+    growing = SplatDefaultDensification(**settings)
+    mean, plain = (
+        train(tiny_scene, tmp_path, 6, renderer=renderer, densification=growing).training_state
+        for renderer in (MeanOfTwo(), Splat3DGSRenderer())
+    )
+    assert len(mean) == len(plain) > 48
+    assert torch.allclose(mean.params["sh0"], plain.params["sh0"], atol=1e-4)
 
 
 def test_a_mask_that_densify_returns_in_vain_is_told_once(
