@@ -170,7 +170,7 @@ class SplatDefaultDensification(SplatDensification[SplatRenderPayload]):
             if ids is None:
                 torch.maximum(largest, sizes.amax(0), out=largest)
             else:
-                largest.scatter_reduce_(0, ids, sizes, "amax")
+                largest.scatter_reduce_(0, ids, sizes.reshape(-1), "amax")
 
     @torch.no_grad()
     def _refine(self, step: int, training_state: SplatTrainingState, scene_scale: float) -> None:

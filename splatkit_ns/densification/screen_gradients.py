@@ -110,10 +110,19 @@ def add_to_gaussians(sums: Tensor, values: Tensor, ids: Tensor | None) -> None:
 
     Args:
         sums: (N,), changed.
-        values: (C, N), or (nnz,) if packed, where a Gaussian has a row for each camera in which it is seen.
-        ids: the Gaussian of each row, (nnz,); None if not packed.
+        values: (C, N); with ids (nnz,), or (1, nnz) of a renderer that draws others than the N Gaussians.
+        ids: the Gaussian of each row, (nnz,), see ``SplatRenderPayload.gaussian_ids``; None if each has one.
+
+    Raises:
+        ModuleError: without ids, the values are those of another number of Gaussians.
     """
-    if ids is None:
-        sums += values[0] if len(values) == 1 else values.sum(0)
-    else:
-        sums.index_add_(0, ids, values.to(sums.dtype))
+    if ids is not None:
+        sums.index_add_(0, ids, values.reshape(-1).to(sums.dtype))
+        return
+    if values.shape[-1] != len(sums):
+        raise ModuleError(
+            f"The renderer drew {values.shape[-1]} Gaussians, but {len(sums)} are trained, and densification counts "
+            "for each of these how it is seen. Let the renderer's payload have gaussian_ids, the trained Gaussian of "
+            "each one that is drawn."
+        )
+    sums += values[0] if len(values) == 1 else values.sum(0)

@@ -36,8 +36,7 @@ class SplatLossFn(SplatBaseModule[PayloadT]):
     def wants_depth(self, step: int) -> bool:
         """Whether the loss of this step (counted from 1) reads ``rend_out.depths`` or images derived from depth.
 
-        Depth is rendered only in the steps that need it, and costs nothing in the others. By default, whether a loss
-        that this one holds wants it.
+        By default, whether a loss that this one holds does.
         """
         return any(loss_fn.wants_depth(step) for loss_fn in self._held())
 
@@ -95,14 +94,12 @@ def check_wanted_targets(loss_fn: SplatLossFn[Any]) -> frozenset[TargetName]:
     """The targets that a loss wants.
 
     Raises:
-        ModuleError: some do not exist, or `SplatLossFn.wanted_targets` is no set, or `wants_depth` no method.
+        ModuleError: some do not exist, or `SplatLossFn.wanted_targets` is no set.
     """
     wanted: Any = loss_fn.wanted_targets
-    name, wants_depth = type(loss_fn).__name__, loss_fn.wants_depth
+    name = type(loss_fn).__name__
     if isinstance(wanted, str) or not isinstance(wanted, Collection):
         raise ModuleError(f"{name}.wanted_targets is {wanted!r:.60}, expected a set: frozenset({{'target_depths'}}).")
-    if not callable(wants_depth):
-        raise ModuleError(f"{name}.wants_depth is {wants_depth!r:.60}, expected a method: def wants_depth(self, step).")
     unknown = set(wanted) - set(get_args(TargetName))
     if unknown:
         raise ModuleError(

@@ -10,6 +10,7 @@ from splatkit_ns.modules.tensorboard import SplatTensorboard
 from splatkit_ns.modules.timer import SplatTimer
 from splatkit_ns.modules.transients import SplatTransientMasks
 from splatkit_ns.parts.base import SplatBaseModule
+from splatkit_ns.parts.context import call_named
 from splatkit_ns.parts.evaluation import EvaluationSource, ImageEvaluation
 from splatkit_ns.parts.frame_edit import Crop, FrameEdit
 from splatkit_ns.parts.image_frame import ImageFrame
@@ -36,5 +37,6 @@ __all__ = [
     "SplatTimer",
     "SplatTransientMasks",
     "Trainable",
+    "call_named",
     "is_due",
 ]

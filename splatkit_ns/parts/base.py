@@ -125,6 +125,13 @@ class SplatBaseModule(Generic[PayloadT]):
     def on_cleanup(self, *args: Any, **kwargs: Any) -> None:
         """Once, after the last step, also when training ends by an exception or a signal, or `on_setup` failed."""
 
+    def wants_depth(self, step: int) -> bool:
+        """Whether this part reads ``rend_out.depths_expected`` in a step, counted from 1.
+
+        Depth is rendered only in the steps that need it, and costs nothing in the others.
+        """
+        return False
+
     def state_dict(self) -> dict[str, Any]:
         """The state of this module for a checkpoint: tensors, numbers, strings, and lists or dicts of them."""
         return {}

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -230,6 +230,22 @@ def bind_arguments(
         return method(**arguments)
 
     return call
+
+
+def call_named(method: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """Call a method of a part with those of the arguments that its signature names, as a run calls it.
+
+    Args:
+        method: such as `compute_loss` of a loss that another one holds.
+        arguments: by name.
+
+    Returns:
+        What the method returns.
+    """
+    parameters = inspect.signature(method).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return method(**arguments)
+    return method(**{p.name: arguments[p.name] for p in parameters if p.name in arguments})
 
 
 def _with_near(name: str, known: Sequence[str]) -> str:

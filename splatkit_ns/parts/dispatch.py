@@ -90,6 +90,12 @@ class ModuleDispatcher:
         if context.renderer is not None:
             _check_payloads([*modules, *further], context.renderer)
         self.modules = named_parts(modules, further)
+        for name, module in self.modules.items():
+            wants: Any = module.wants_depth
+            if not callable(wants):
+                raise ModuleError(
+                    f"{name}.wants_depth is {wants!r:.60}, expected a method: def wants_depth(self, step)."
+                )
         self.context = context
         self._set_up: set[str] = set()
         self._restored: set[str] = set()
@@ -127,8 +133,11 @@ class ModuleDispatcher:
         """Whether `setup` has begun and `cleanup` has not."""
         return bool(self._set_up)
 
-    def setup(self) -> None:
+    def setup(self, seed: Callable[[str], None] = lambda name: None) -> None:
         """Run `on_setup` of all modules, and warn of methods that look like misspelt hooks, or that are passed on.
+
+        Args:
+            seed: seeds the random generators for the `on_setup` of the module of a name.
 
         Raises:
             OptionsError: names every setting of a module that is out of its range; no `on_setup` has run then.
@@ -159,6 +168,7 @@ class ModuleDispatcher:
             self._set_up.add(name)  # before the call: `on_setup` may fail after it has opened something
             if name in calls:
                 known = parameter_ids(module)
+                seed(name)
                 self.guarded(name, "on_setup", calls[name])
                 self._warn_of_new_parameters(module, known, f"{name}.on_setup has made parameters that are not trained")
         self._known_parameters = {name: parameter_ids(module) for name, module in self.modules.items()}
@@ -248,13 +258,21 @@ class ModuleDispatcher:
         for name, call in self._calls[hook]:
             if name in self._waiting:
                 continue
-            result = self.guarded(name, hook, call, **extra)
-            if result is not None and (name, hook) not in self._returning:
-                self._returning.add((name, hook))
-                self.context.logger.warning(
-                    "%s.%s returned an object of type %s, which nothing uses: of all hooks pre_step alone may return "
-                    "something, a FrameEdit.", name, hook, type(result).__name__,
-                )  # fmt: skip
+            self.call_for_effect(name, hook, call, **extra)
+
+    def call_for_effect(self, name: str, method: str, call: Callable[..., Any], **extra: Any) -> None:
+        """Call a method of a module; a warning says once if it returns something, which nothing uses."""
+        result = self.guarded(name, method, call, **extra)
+        if result is None or (name, method) in self._returning:
+            return
+        self._returning.add((name, method))
+        instead = "of all hooks pre_step alone may return something, a FrameEdit"
+        if method == "densify":
+            instead = "give masks to training_state.duplicate, split or remove"
+        found = type(result).__name__
+        self.context.logger.warning(
+            "%s.%s returned an object of type %s, which nothing uses: %s.", name, method, found, instead
+        )
 
     def results(self, hook: str) -> Iterator[tuple[str, Any]]:
         """Run one hook of all modules that override it; yields the name and the result of each that returns one.

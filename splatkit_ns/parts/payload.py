@@ -43,8 +43,9 @@ class SplatRenderPayload:
     """Projected centres in pixels, (C, N, 2), or (nnz, 2) in a packed render; after backward with ``.grad``, and
     ``.absgrad`` if asked for."""
     gaussian_ids: Tensor | None = None
-    """The index of the Gaussian of each row of ``means2d`` and ``radii`` in a packed render, (nnz,) int64, else None.
-    There is one row for each camera and Gaussian that it sees, so that a Gaussian may have none, or several."""
+    """The index of the Gaussian of each row of ``means2d`` and ``radii``, (nnz,) int64; None if each has a row.
+    A packed render has one row for each camera and Gaussian that it sees, so that a Gaussian may have none, or several.
+    A renderer that draws other Gaussians, made of those that are trained, says here of which each one is made."""
     depths_expected: Tensor | None = None
     """Depth along the viewing axis, averaged with the blend weights, (C, H, W, 1) in world units."""
     depths_accumulated: Tensor | None = None

@@ -272,7 +272,10 @@ class SplatkitModel(PartAttributes, GaussianAttributes, ModelParameters, Splatfa
 
     def wants_depth_now(self) -> bool:
         """Whether this step of training renders depth."""
-        return self.config.output_depth_during_training or self.loss_fn.wants_depth(self.context.step)
+        step = self.context.step
+        others = (part for part in self.context.modules if not isinstance(part, SplatLossFn))
+        wanted = self.loss_fn.wants_depth(step) or any(part.wants_depth(step) for part in others)
+        return wanted or self.config.output_depth_during_training
 
     def sh_degree_now(self) -> int:
         """The degree up to which this step evaluates spherical harmonics."""

@@ -61,7 +61,8 @@ def trainer_config(
         method_name: the name of the method in ``ns-train``.
         model: the settings of the model.
         max_seed_points: that of the datamanager.
-        settings: fields of `SplatkitTrainerConfig` that replace the values chosen here.
+        settings: fields of `SplatkitTrainerConfig` that replace the values chosen here; of ``optimizers``, the groups
+            that are given.
 
     Raises:
         TypeError: a setting is not a field of `SplatkitTrainerConfig`.
@@ -86,7 +87,8 @@ def trainer_config(
         "viewer": ViewerConfig(num_rays_per_chunk=1 << 15),
         "vis": "viewer",
     }
-    chosen |= settings
+    optimizers = {**chosen["optimizers"], **settings.get("optimizers", {})}
+    chosen |= {**settings, "optimizers": optimizers}
     config = SplatkitTrainerConfig(method_name=method_name, **chosen)
     if "full_length" not in chosen:
         config.full_length = int(config.max_num_iterations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from copy import deepcopy
 from typing import Any
@@ -137,6 +138,28 @@ def test_packed_renders_are_counted_as_gsplats_strategy_counts_them(
     for name, value in unpacked.statistics.items():
         torch.testing.assert_close(strategy.statistics[name], value)
         assert len(value.unique()) > 2, "the test must tell Gaussians apart"
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_gaussians_that_are_made_of_some_of_the_trained_ones_count_for_these(absgrad: bool) -> None:
+    made_of = torch.tensor([4, 0, 4, 2])  # one twice, others not at all
+    settings: Any = {"absgrad": absgrad, "refine_start_iter": 100, "refine_scale2d_stop_iter": 100}
+    strategy, reference = SplatDefaultDensification(**settings), SplatDefaultDensification(**settings)
+    state = random_state(6)
+    for each in (strategy, reference):
+        set_up(each, state, Splat3DGSRenderer())
+    seen = random_payload(4, seed=1)
+    grads, radii = seen.means2d.grad, seen.radii.float()
+    assert grads is not None
+    for row, owner in enumerate(made_of):  # a render of all trained ones, for each that is drawn
+        all_grads, all_radii = torch.zeros(1, 6, 2), torch.zeros(1, 6)
+        all_grads[0, owner], all_radii[0, owner] = grads[0, row], radii[0, row]
+        reference.densify(1, state, payload(all_grads, all_radii), scene_scale=1.0)
+    strategy.densify(1, state, dataclasses.replace(seen, gaussian_ids=made_of), scene_scale=1.0)
+    for name, value in reference.statistics.items():
+        torch.testing.assert_close(strategy.statistics[name], value)
+    with pytest.raises(ModuleError, match=r"drew 4 Gaussians, but 6 are trained.* payload have gaussian_ids"):
+        strategy.densify(2, state, random_payload(4, seed=2), scene_scale=1.0)
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
+from nerfstudio.engine.optimizers import RAdamOptimizerConfig
 
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.densification import SplatBudgetDensification, SplatMCMCDensification
@@ -171,6 +172,13 @@ def test_make_method_refuses_what_is_no_name(name: str) -> None:
     with pytest.raises(OptionsError, match=re.escape(f"name is {name!r}, expected letters and digits")):
         make_method(name)
     assert make_method("My_method-2.5").config.method_name == "My_method-2.5"
+
+
+def test_a_method_that_names_some_optimizers_keeps_the_others() -> None:
+    own = {"sh0": {"optimizer": RAdamOptimizerConfig(lr=0.003), "scheduler": None}}
+    made, usual = make_method("own", optimizers=own).config.optimizers, make_method("usual").config.optimizers
+    assert made == {**usual, **own}
+    assert made != usual
 
 
 def test_make_method_refuses_wrong_parts() -> None:

@@ -155,6 +155,27 @@ class TrustBrightLess(SplatBaseModule):
 
 
 @dataclass
+class HarderMoreOften(SplatBaseModule):
+    """In every second step, draws a photograph in proportion to its last error."""
+
+    def on_setup(self, num_train_images):
+        self.errors = getattr(self, "errors", torch.ones(num_train_images))
+
+    def pre_batch(self, step, data_provider):
+        if step % 2 == 0:
+            data_provider.draw_next(torch.multinomial(self.errors, 1).tolist())
+
+    def post_step(self, image_index, rendered_frames, target_frames):
+        self.errors[image_index] = float((rendered_frames - target_frames).detach().abs().mean())
+
+    def state_dict(self):
+        return {"errors": self.errors}
+
+    def load_state_dict(self, state):
+        self.errors = state["errors"].cpu()
+
+
+@dataclass
 class StopWhenFlat(SplatBaseModule):
     """Stops once the mean loss of `window` steps is not lower than that of those before, by a share of it."""
 

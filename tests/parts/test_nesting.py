@@ -15,7 +15,7 @@ from torch import nn
 from splatkit_ns.densification import SplatDensification, SplatMCMCDensification
 from splatkit_ns.image_model import SplatImageModel
 from splatkit_ns.loss_fn import Splat3DGSLossFn, SplatLossFn
-from splatkit_ns.modules import RowTrainable, SplatBaseModule, Trainable
+from splatkit_ns.modules import RowTrainable, SplatBaseModule, Trainable, call_named
 from splatkit_ns.parts.base import SplatBaseModule as Part
 from splatkit_ns.parts.context import StepContext
 from splatkit_ns.parts.dispatch import HOOKS, ModuleDispatcher, named_parts
@@ -173,6 +173,21 @@ class Sum(nn.Module, SplatLossFn):
             "b": sum(self.plain.compute_loss(**arguments).values()),
             "c": mine,
         }
+
+
+class Smooth(SplatLossFn):
+    """A loss that names one argument."""
+
+    def compute_loss(self, rendered_frames: Any) -> Any:
+        return rendered_frames.diff(dim=1).abs().mean()
+
+
+def test_a_method_of_a_held_part_gets_the_arguments_that_it_names() -> None:
+    arguments = {"rendered_frames": torch.rand(1, 4, 4, 3), "target_frames": torch.zeros(1, 4, 4, 3), "step": 3}
+    assert call_named(Smooth().compute_loss, arguments) == Smooth().compute_loss(arguments["rendered_frames"])
+    assert call_named(lambda step, scale=2, **others: (step, scale, {*others}), arguments) == (
+        3, 2, {"rendered_frames", "target_frames"},
+    )  # fmt: skip
 
 
 def test_parts_that_hold_parts_train_resume_and_open(

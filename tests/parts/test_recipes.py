@@ -18,6 +18,7 @@ from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.methods import make_method
+from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.plugin.run.folder import checkpoint_files
 from splatkit_ns.splat import read_checkpoint
@@ -27,6 +28,7 @@ from tests.parts.recipe_parts import (
     AddWhereDepthErrs,
     Exposure,
     FeatureLoss,
+    HarderMoreOften,
     MovingRenderer,
     SkyRenderer,
     StopWhenFlat,
@@ -50,6 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sky": {"renderer": SkyRenderer()},
     "moving": {"renderer": MovingRenderer()},
     "weights": {"modules": [TrustBrightLess(above=0.4)]},
+    "harder": {"modules": [HarderMoreOften()]},
     "stop": {"modules": [StopWhenFlat(window=4, share=0.9)]},
     "features": {"loss_fn": FeatureLoss()},
 }
@@ -196,6 +199,25 @@ def test_weights_reach_the_loss(scene: Path, tmp_path: Path) -> None:
     less = train(scene, tmp_path / "c", RECIPES["weights"]).pipeline.model.gauss_params
     assert torch.allclose(plain["sh0"], same["sh0"], atol=1e-4)
     assert not torch.allclose(plain["sh0"], less["sh0"], atol=1e-4)
+
+
+def test_photographs_that_a_part_names_are_drawn_next(scene: Path, tmp_path: Path) -> None:
+    class Chooses(SplatBaseModule):
+        def pre_batch(self, step, data_provider):
+            if step in (2, 3):
+                data_provider.draw_next([3])
+            if step == 5:
+                data_provider.draw_next([0, 1])
+
+        def pre_step(self, image_index):
+            drawn.append(image_index)
+
+    drawn: list[int] = []
+    train(scene, tmp_path, {"modules": [Chooses()]})
+    assert (drawn[1], drawn[2], drawn[4], drawn[5]) == (3, 3, 0, 1)
+    others = [index for place, index in enumerate(drawn) if place not in (1, 2, 4, 5)]
+    number = len(set(drawn))
+    assert sorted(others[:number]) == list(range(number))  # the order of the others is as it was
 
 
 def classes_in(code: str) -> dict[str, str]:

@@ -52,6 +52,13 @@ class EachDecides(SplatDensification):
             training_state.remove(rows % 7 == image_index % 7)
 
 
+class NamesPhotographs(SplatBaseModule[Any]):
+    """Each rank names other photographs to be drawn next."""
+
+    def pre_batch(self, world_rank: int, data_provider: Any) -> None:
+        data_provider.draw_next([3 - world_rank, 1 + world_rank])
+
+
 class LogsOnRankZero(SplatBaseModule[Any]):
     """As the documents advise: a resource that is opened in `on_setup`, and a log that rank 0 alone writes."""
 

@@ -14,7 +14,7 @@ from splatkit_ns.plugin.run.processes.rank_main import unpickled
 from splatkit_ns.splat import read_checkpoint
 from tests.faults.runs import CHEAP, make_config
 from tests.ranks.bodies import Trained, in_ranks, train_and_note_files
-from tests.ranks.parts import LogsOnRankZero, OpensTooEarly
+from tests.ranks.parts import LogsOnRankZero, NamesPhotographs, OpensTooEarly
 from tests.trainer.test_densification_document import HALF, ByGradients, SeveralCriteria
 from tests.trainer.test_users_parts import GsplatStrategy, SavesCheckpoints
 
@@ -60,6 +60,12 @@ def test_several_criteria_of_each_ranks_own_image(scene: Path, tmp_path: Path) -
     found = in_ranks(config)
     assert_same_bits(found)
     assert len(set(found.numbers)) == 2, "Gaussians come and go"
+
+
+def test_photographs_that_rank_0_names_are_drawn_next(scene: Path, tmp_path: Path) -> None:
+    config = make_config(scene, tmp_path, **CHEAP)
+    config.max_num_iterations = 6
+    assert in_ranks(config, [NamesPhotographs()]).images == [[3, 3, 3], [1, 1, 1]]
 
 
 def test_gsplats_strategy_in_a_part_of_a_user_is_refused(scene: Path, tmp_path: Path) -> None:

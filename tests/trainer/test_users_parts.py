@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from splatkit_ns import View, render
 from splatkit_ns.densification import GsplatStrategy as BuiltInGsplatStrategy
+from splatkit_ns.densification import SplatDefaultDensification
 from splatkit_ns.densification.base import SplatDensification
 from splatkit_ns.errors import HookFailedError, ModuleError, SplatkitError
 from splatkit_ns.image_metrics.ssim import ssim
 from splatkit_ns.image_model import SplatImageModel
+from splatkit_ns.loss_fn import Splat3DGSLossFn
 from splatkit_ns.loss_fn.base import SplatLossFn
 from splatkit_ns.parts.base import SplatBaseModule
 from splatkit_ns.parts.image_frame import ImageFrame
@@ -243,6 +245,34 @@ def test_a_resumed_run_with_gsplats_strategy_ends_with_the_same_bits(tiny_scene:
     path = tmp_path / "checkpoints" / "step_000003.pth"
     resumed = train(tiny_scene, tmp_path, 5, densification=BUILT_IN, ckpt_path=path)
     assert len(whole.training_state) != 48
+    for name, param in whole.training_state.params.items():
+        assert torch.equal(param, resumed.training_state.params[name]), name
+
+
+class Projects(Splat3DGSLossFn):
+    """3DGS's loss, and the difference of both images in a random projection."""
+
+    def on_setup(self):
+        self.projection = torch.randn(3, 2)
+
+    def compute_loss(self, rendered_frames, target_frames, **others):
+        terms = super().compute_loss(rendered_frames=rendered_frames, target_frames=target_frames, **others)
+        return {**terms, "projected": ((rendered_frames - target_frames) @ self.projection).abs().mean()}
+
+
+class DrawsAtTheStart(Splat3DGSRenderer):
+    """Draws random numbers before the first step, if the run is new; before the loss does."""
+
+    def on_setup(self, step, **others):
+        self.numbers = torch.rand(4) if step == 0 else None
+
+
+def test_a_resumed_run_draws_the_same_random_numbers_in_set_up(tiny_scene: Path, tmp_path: Path) -> None:
+    saves = SavesCheckpoints(str(tmp_path / "checkpoints"), save_every=3)
+    parts = {"renderer": DrawsAtTheStart(), "loss_fn": Projects()}
+    whole = train(tiny_scene, tmp_path, 5, modules=[saves], **parts)
+    path = tmp_path / "checkpoints" / "step_000003.pth"
+    resumed = train(tiny_scene, tmp_path, 5, ckpt_path=path, **parts)
     for name, param in whole.training_state.params.items():
         assert torch.equal(param, resumed.training_state.params[name]), name
 
@@ -527,6 +557,61 @@ def test_what_a_part_writes_to_images_ends_with_the_step(tmp_path: Path) -> None
     result = train(scene, tmp_path, 6, loss_fn=Writes(), config={"settings": settings})
     (loss,) = (part for part in result.modules if isinstance(part, Writes))
     assert [len(sums) for sums in loss.seen.values()] == [1, 1], "each photograph is the same in all steps"
+
+
+class MeanOfTwo(SplatRenderer):
+    """The mean of two cameras, which are the same here."""
+
+    def render(self, training_state, view, options=RenderOptions()):
+        backgrounds = None if options.backgrounds is None else options.backgrounds.expand(2, -1)
+        twice = replace(view, cam_to_worlds=view.cam_to_worlds.expand(2, -1, -1), Ks=view.Ks.expand(2, -1, -1))
+        payload = Splat3DGSRenderer().render(training_state, twice, replace(options, backgrounds=backgrounds))
+        means = {name: payload[name].mean(0, keepdim=True) for name in ("renders", "alphas")}
+        return replace(payload, **means)
+
+
+def test_an_image_may_be_the_mean_of_several_cameras(tiny_scene: Path, tmp_path: Path) -> None:
+    settings: Any = {"refine_start_iter": 2, "refine_every": 3, "refine_stop_iter": 6, "grow_grad2d": 1e-4}
+    growing = SplatDefaultDensification(**settings)
+    mean, plain = (
+        train(tiny_scene, tmp_path, 6, renderer=renderer, densification=growing).training_state
+        for renderer in (MeanOfTwo(), Splat3DGSRenderer())
+    )
+    assert len(mean) == len(plain) > 48
+    assert torch.allclose(mean.params["sh0"], plain.params["sh0"], atol=1e-4)
+
+
+def test_a_mask_that_densify_returns_in_vain_is_told_once(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    class Returns(SplatDensification[SplatRenderPayload]):
+        def densify(self, training_state):
+            return training_state.opacities < 0.5
+
+    train(tiny_scene, tmp_path, 2, densification=Returns())
+    (told,) = [text for text in messages.messages if "returned" in text]
+    assert told == (
+        "Returns.densify returned an object of type Tensor, which nothing uses: give masks to "
+        "training_state.duplicate, split or remove."
+    )
+
+
+class ReadsDepth(SplatBaseModule[SplatRenderPayload]):
+    """Notes in which steps there is depth, which it wants in each second one."""
+
+    def on_setup(self):
+        self.found = []
+
+    def wants_depth(self, step):
+        return step % 2 == 0
+
+    def post_step(self, rend_out):
+        self.found.append(rend_out.depths_expected is not None)
+
+
+def test_depth_is_rendered_in_the_steps_for_which_a_module_wants_it(tiny_scene: Path, tmp_path: Path) -> None:
+    result = train(tiny_scene, tmp_path, 4, modules=[ReadsDepth()])
+    assert next(part for part in result.modules if isinstance(part, ReadsDepth)).found == [False, True, False, True]
 
 
 def test_a_loss_that_is_not_a_number(tiny_scene: Path, tmp_path: Path) -> None:

@@ -85,10 +85,11 @@ class PartParameters(nn.Module):
         if left_out := undeclared_parameters(part, checked, self._tensors):
             context.logger.warning(
                 "%s holds parameters that are not trained, because %s does not return them: %s. "
-                "Return a Trainable for each, or say requires_grad_(False) if they are to stay.",
+                "Return a Trainable for each%s, or say requires_grad_(False) if they are to stay.",
                 part_name,
                 where,
                 listed(left_out, most=5),
+                ", those of a network with **super().trainables()" if isinstance(part, nn.Module) else "",
             )
         before = set(self.schedules)
         own: dict[str, Trainable] = {}

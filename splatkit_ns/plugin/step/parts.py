@@ -136,7 +136,8 @@ class StepParts:
     def set_up(self) -> None:
         """Set up the parts, before the first step."""
         with self._led(self.dispatcher.context.modules):
-            self.dispatcher.setup()
+            device, seed = self.context.training_state.device, self.context.seed  # no step: alike in a resumed run
+            self.dispatcher.setup(lambda name: seed_generators(device, seed, "set-up", name))
 
     def _led(self, parts: Sequence[SplatBaseModule[Any]]) -> AbstractContextManager[None]:
         """Let all ranks have what these parts do to the rows on rank 0; our own do the same on all ranks anyway."""
@@ -303,7 +304,7 @@ class StepParts:
             self.seed("densification", of_image=False)
             tracked = nullcontext() if is_ours(self.densification) else state.track_row_changes()
             with self._led([self.densification]), tracked:
-                self._call(self.densification, "densify", self._densify)
+                self.dispatcher.call_for_effect(self.densification.module_name, "densify", self._densify)
             self.run_hooks("post_step", after="densify")
         self.dispatcher.run("on_evaluate")
 

@@ -78,6 +78,29 @@ def test_networks_that_are_dataclasses_or_built_in_renderers_too_are_trained(
     assert Shifted().may_own_parameters
 
 
+class Forgets(nn.Module, SplatImageModel):
+    """A network whose `trainables` returns a parameter of its own alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3, 3)
+
+    def trainables(self) -> Any:  # type: ignore[override]
+        self.gain = nn.Parameter(torch.ones(3))
+        return {"gain": Trainable(self.gain, lr=0.1)}
+
+    def apply(self, rendered: Tensor, frame: Any) -> Tensor:  # type: ignore[override]
+        return self.gain * self.net(rendered)
+
+
+def test_a_network_that_trainables_leaves_out_is_told_with_what_to_return(
+    tiny_scene: Path, tmp_path: Path, messages: pytest.LogCaptureFixture
+) -> None:
+    train(config_of(tiny_scene, tmp_path, image_model=Forgets()))
+    assert "Forgets.trainables does not return them: net.weight, net.bias. Return a Trainable for each" in messages.text
+    assert "those of a network with **super().trainables()" in messages.text
+
+
 class Drops(nn.Module, SplatImageModel):
     """A network that draws random numbers in training, and one that stays in evaluation."""
 

@@ -21,6 +21,7 @@ from splatkit_ns.plugin.data.cameras import lens_models
 from splatkit_ns.plugin.data.photographs.masks import MaskMode
 from splatkit_ns.plugin.step.interfaces import StepModel
 from splatkit_ns.plugin.step.measures import Measures
+from splatkit_ns.ranks import Ranks
 from splatkit_ns.renderer import RenderOptions
 from splatkit_ns.splat.rng import rng_state, set_rng_state
 from splatkit_ns.splat.state_checkpoint import package_versions
@@ -156,8 +157,7 @@ class RunData:
         Raises:
             IndexError: there is no image of this number.
         """
-        if not 0 <= index < self.num_train_images:
-            raise IndexError(f"training_view: there is no image {index}; they are 0 to {self.num_train_images - 1}.")
+        self._check_index("training_view", index)
         model = self._model
         current = model.parts.frame
         camera, batch = self.datamanager.train_view(index)
@@ -177,6 +177,23 @@ class RunData:
     def use_downscale(self, downscale: int) -> None:
         """Divide the sides of training images by this, from the next image on; evaluation images keep their size."""
         self._model.parts.frames.downscale = downscale
+
+    def draw_next(self, indices: Sequence[int]) -> None:
+        """Let training images, by number, be drawn next; then the others follow in the order in which they were.
+
+        A step draws as many as it has images, each at most once. All ranks have to call it; what rank 0 names counts.
+
+        Raises:
+            IndexError: there is no image of such a number.
+        """
+        for index in indices:
+            self._check_index("draw_next", index)
+        first = Ranks.current().gather_objects([int(index) for index in indices])[0]
+        self.datamanager.train_unseen_cameras[:0] = first
+
+    def _check_index(self, method: str, index: int) -> None:
+        if not 0 <= index < self.num_train_images:
+            raise IndexError(f"{method}: there is no image {index}; they are 0 to {self.num_train_images - 1}.")
 
     def evaluate(self) -> Iterator[ImageEvaluation]:
         """Render and measure the evaluation images one by one, with the Gaussians as they are now.
