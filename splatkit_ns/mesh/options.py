@@ -35,9 +35,10 @@ class MeshOptions:
     """nerfstudio: the frame of training, as ns-export writes it. dataset: the frame of the poses and points in the data
     set's files, such as transforms.json and sparse_pc.ply. world: the frame of COLMAP, or of another program that made
     the poses, before ns-process-data turned them."""
-    up: Literal["z", "y"] = "z"
+    up: Literal["y", "z", "minus-y"] = "z"
     """y: turn the mesh so that the frame's z axis, which is up in nerfstudio's, becomes y, which glTF, Blender's
-    imports and most engines take for up. z: the axes stay as they are."""
+    imports and most engines take for up. minus-y: so that it becomes -y, as in PLY files of Gaussians for viewers. z:
+    the axes stay as they are."""
     voxel_size: Annotated[float | None, Positive] = None
     """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times the width
     that a pixel covers on the surfaces."""
