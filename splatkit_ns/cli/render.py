@@ -42,7 +42,7 @@ class RenderOptions:
     """The number of frames. If not given: 120, or as many as photographs, up to 600, if the camera goes from place to
     place."""
     fps: Annotated[float | None, from_to(0.01, 1000)] = None
-    """Frames a second of a video. If not given, those of the camera path, or 30."""
+    """Frames a second of a video or an animation. If not given, those of the camera path, or 30."""
     centre: tuple[float, float, float] | None = None
     """The point that the camera turns around and looks at. If not given: of a run, the point that its cameras look at;
     of a file, the middle of the Gaussians."""
