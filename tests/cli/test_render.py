@@ -410,6 +410,8 @@ def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.Ca
     )
     text = refused(capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--fps", "1e-9", "--frames", "1")
     assert "--fps is 1e-09, expected a number between 0.01 and 1000" in text
+    text = refused(capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--frames", "1000000000")
+    assert "--frames is 1000000000, expected a number between 1 and 100000" in text
     text = refused(
         capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--width", "9999999", "--height", "100"
     )
