@@ -90,8 +90,11 @@ def _output_problems(options: MeshOptions) -> list[str]:
         return [f"--output is {path}, expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"]
     if path.is_dir():
         return [f"--output is {path}, which is a folder; expected a file, such as {path / 'mesh.ply'}"]
-    if path.exists() and not options.overwrite:
-        return [f"--output: {path} exists; name another file, or add --overwrite"]
+    from splatkit_ns.formats.offset_files import side_file  # formats take a second to import: not for --help
+
+    found = next((each for each in (path, side_file(path)) if each.exists() or each.is_symlink()), None)
+    if found is not None and not options.overwrite:
+        return [f"--output: {found} exists; name another file, or add --overwrite"]
     if options.output is not None:  # the run's own folder may be missing, which is told as such
         problem = folder_problem(path.parent)
         return [] if problem is None else [f"--output: {problem}"]

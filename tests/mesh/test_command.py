@@ -143,6 +143,11 @@ def test_a_file_is_not_overwritten_unless_told(
     assert status == 1
     assert "exists; name another file, or add --overwrite" in text
     assert path.read_text() == "mine"
+    (tmp_path / "b.glb.offset.json").write_text("mine")
+    status, text = run(capsys, "--load-config", made_run, "--output", tmp_path / "b.glb", "--voxel-size", "0.05")
+    assert status == 1
+    assert "b.glb.offset.json exists; name another file, or add --overwrite" in text
+    assert (tmp_path / "b.glb.offset.json").read_text() == "mine"
     status, text = run(capsys, "--load-config", made_run, "--output", path / "new" / "mesh.ply")
     assert status == 1
     assert f"--output: {path} is a file, not a folder" in text
