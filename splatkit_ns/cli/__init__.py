@@ -87,6 +87,8 @@ def _parsed(arguments: Sequence[str]) -> Any:
         OSError: the help cannot be printed.
         SystemExit: it has been printed, or the arguments do not parse.
     """
+    if sys.stdout is None:  # closed before Python started, as by `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         return tyro.extras.subcommand_cli_from_dict(
             {name: kind for name, (kind, _) in COMMANDS.items()},
@@ -95,8 +97,7 @@ def _parsed(arguments: Sequence[str]) -> Any:
             args=arguments,
         )
     finally:
-        if sys.stdout is not None:  # closed before Python started, as by `>&-`
-            sys.stdout.flush()
+        sys.stdout.flush()
 
 
 def _refused(message: str) -> int:

@@ -63,7 +63,9 @@ def test_an_output_on_a_full_disk(
     assert len(formats.read(Path("b.ply"))) == 5
 
 
-@pytest.mark.parametrize(("output", "told"), [("| head -1", ""), ("| true", ""), ("> /dev/full", "Error: The help")])
+@pytest.mark.parametrize(
+    ("output", "told"), [("| head -1", ""), ("| true", ""), (">&-", ""), ("> /dev/full", "Error: The help")]
+)
 @pytest.mark.parametrize("arguments", ["--help", "info --help"])
 def test_help_that_nothing_takes_whole(arguments: str, output: str, told: str) -> None:
     command = f"{sys.executable} -m splatkit_ns.cli {arguments} {output}"
