@@ -40,19 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 after a mistake that a message has explained or if ``splatkit doctor`` finds a fault, 130
         after Ctrl-C. Arguments that do not parse end the process with 2.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = [_with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     _silence_other_packages()
     make_all_text_printable()
     data_options: tuple[str, ...] = ()
     if given[:1] == ["doctor"]:
         own, data_options = split_arguments(given[1:])
         given = ["doctor", *own]
-    options: Any = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in COMMANDS.items()},
-        prog="splatkit",
-        description="Commands for camera poses, for trained Gaussians, and to check a machine.",
-        args=given,
-    )
+    try:
+        options = _parsed(given)
+    except OSError as error:  # of the help
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it goes nowhere
+        enough = isinstance(error, BrokenPipeError)  # as `head` has
+        return 1 if enough else _refused(f"The help cannot be printed: {describe_os_error(error)}.")
     if isinstance(options, DoctorOptions):
         options.data_options = data_options
     run = next(run for kind, run in COMMANDS.values() if isinstance(options, kind))
@@ -72,6 +72,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _end_at_once(130)
         return 130
     return status or 0
+
+
+def _with_home(argument: str) -> str:
+    """The argument with the user's folder in place of ~, which shells leave as it is in quotes and after =."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
+
+
+def _parsed(arguments: Sequence[str]) -> Any:
+    """The options of the subcommand that the arguments name.
+
+    Raises:
+        OSError: the help cannot be printed.
+        SystemExit: it has been printed, or the arguments do not parse.
+    """
+    if sys.stdout is None:  # closed before Python started, as by `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            {name: kind for name, (kind, _) in COMMANDS.items()},
+            prog="splatkit",
+            description="Commands for camera poses, for trained Gaussians, and to check a machine.",
+            args=arguments,
+        )
+    finally:
+        sys.stdout.flush()
 
 
 def _refused(message: str) -> int:

@@ -21,7 +21,6 @@ from splatkit_ns.plugin.loading import LoadedRun
 from splatkit_ns.plugin.reporting.console import quiet_console, reset_writers
 from splatkit_ns.plugin.run.folder.config_file import KNOWN, is_within
 from splatkit_ns.plugin.trainer import SplatkitTrainer, SplatkitTrainerConfig
-from splatkit_ns.splat import read_checkpoint
 from splatkit_ns.splat.rng import seed_everything
 
 _LEARNT = ("part_params.", "camera_optimizer.")
@@ -89,7 +88,7 @@ def refine(run: LoadedRun, gaussians: Gaussians, steps: int, folder: Path, devic
             with quiet_console():  # opening the run has said what there is to say, and the folder is deleted
                 trainer = _Refinement(config)
                 trainer.setup()
-            _load_learnt(trainer.pipeline.model, run.checkpoint)
+            _load_learnt(trainer.pipeline.model, run.pipeline.model)
             trainer.train()
         finally:
             reset_writers()
@@ -116,12 +115,12 @@ def _config(run: LoadedRun, start: Path, steps: int, device: str) -> SplatkitTra
     return config
 
 
-def _load_learnt(model: Any, checkpoint: Path) -> None:
-    """Give the model what the run has learnt besides the Gaussians."""
-    stored: dict[str, Any] = read_checkpoint(checkpoint)["pipeline"]
-    learnt = {name.removeprefix("_model."): value for name, value in stored.items()}
-    learnt = {name: value for name, value in learnt.items() if name.startswith(_LEARNT)}
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name, value in learnt.items():
-        if name in own and own[name].shape == value.shape:
+def _load_learnt(model: Any, trained: Any) -> None:
+    """Give the model what the run's own has learnt besides the Gaussians.
+
+    The checkpoint is not read again: a run that trains on may have deleted it.
+    """
+    own, stored = (dict(each.named_parameters()) | dict(each.named_buffers()) for each in (model, trained))
+    for name, value in stored.items():
+        if name.startswith(_LEARNT) and name in own and own[name].shape == value.shape:
             own[name].data.copy_(value)

@@ -12,6 +12,7 @@ from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.errors import OptionsError
 from splatkit_ns.files import folder_problem
 from splatkit_ns.image_files import CONTAINERS
+from splatkit_ns.tours import FRAMES
 
 VIDEOS = (*CONTAINERS, ".gif", ".webp")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -43,6 +44,14 @@ def check_options(options: RenderOptions) -> None:
         problems.append(f"--depth-range is {options.depth_range}, expected a depth of at least 0 and a larger one")
     elif options.depth_range is not None and "depth" not in options.images:
         problems.append("--depth-range is for depth: name it with --images")
+    if options.fps is not None and not _is_video(options.output):
+        problems.append(f"--fps is for a video or an animation, and --output is {options.output}")
+    if options.image_format != "png" and is_file(options.output):
+        problems.append(f"--image-format is for a folder of images, and --output is {options.output}")
+    if options.camera_path is None and (options.cameras is None or options.frames is not None):
+        problem = picture_problem(options, options.frames or FRAMES[0])
+        if problem:
+            problems.append(problem)
     problem = _output_problem(options)
     if problem:
         problems.append(f"--output: {problem}")
@@ -71,6 +80,26 @@ def _camera_problems(options: RenderOptions) -> list[str]:
 def is_file(output: Path) -> bool:
     """Whether an output is one video or picture, not a folder of them."""
     return not output.is_dir() and output.suffix.lower() in (*VIDEOS, *PICTURES)
+
+
+def _is_video(output: Path) -> bool:
+    return is_file(output) and output.suffix.lower() in VIDEOS
+
+
+def picture_problem(options: RenderOptions, num: int) -> str | None:
+    """The problem if the output is one picture, and there is more than one frame.
+
+    Args:
+        options: of the command.
+        num: the least number of frames that is known.
+    """
+    if num <= 1 or not is_file(options.output) or options.output.suffix.lower() not in PICTURES:
+        return None
+    fewer = ", or add --frames 1" if options.camera_path is None else ""
+    return (
+        f"--output: {options.output} is a picture, and there are {num} frames: name a video, an animation or a "
+        f"folder{fewer}"
+    )
 
 
 def folder_of(output: Path) -> Path:

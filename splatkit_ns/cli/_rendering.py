@@ -20,7 +20,7 @@ from splatkit_ns.cleaning.rules import infinite_size
 from splatkit_ns.cli._camera_path_files import MOST_PIXELS, CameraPath, read_camera_path
 from splatkit_ns.cli._files import file_bytes, shown_bytes
 from splatkit_ns.cli._pictures import Frames, Pictures, Scene, smaller
-from splatkit_ns.cli._render_checks import PICTURES, check_options, folder_of, is_file
+from splatkit_ns.cli._render_checks import PICTURES, check_options, folder_of, is_file, picture_problem
 from splatkit_ns.cli.render import RenderOptions
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import atomic_write, check_writable
@@ -31,10 +31,10 @@ from splatkit_ns.printing import say
 from splatkit_ns.rendering import renderer_of, turntable_circle
 from splatkit_ns.splat import SplatModel, SplatTrainingState
 from splatkit_ns.splat.row_parameters import RowDict
-from splatkit_ns.tours import Survey, even
+from splatkit_ns.tours import FRAMES, Survey, even
 
 _UPS = {"y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0), "minus-y": (0.0, -1.0, 0.0)}
-_ORBIT = {"frames": 120, "turns": 1.0, "up": "z", "fov": 50.0}
+_ORBIT = {"frames": FRAMES[0], "turns": 1.0, "up": "z", "fov": 50.0}
 _SIZE = (800, 600)
 """The width and height in pixels of a turn around a file's Gaussians."""
 
@@ -56,15 +56,12 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
         raise SplatkitError(
             f"--images normals: normals are not drawn in panoramas, as those of {options.camera_path} are."
         )
+    if camera_path is not None:
+        _check_picture(options, len(camera_path.views))
     scene = _open(options, console)
     frames = _frames(options, scene, camera_path, console)
+    _check_picture(options, len(frames.views))
     frames.near = frames.near if options.near is None else options.near
-    if options.output.suffix.lower() in PICTURES and not options.output.is_dir() and len(frames.views) > 1:
-        fewer = ", or add --frames 1" if camera_path is None else ""
-        raise SplatkitError(
-            f"--output: {options.output} is a picture, and there are {len(frames.views)} frames: name a video, an "
-            f"animation or a folder{fewer}."
-        )
     _prepare(scene, frames, options)
     pictures = Pictures(scene, frames, options, console)
     check_writable(folder_of(options.output), "splatkit render")
@@ -75,6 +72,13 @@ def render(options: RenderOptions, console: Console | None = None) -> None:
             _write_folder(pictures, frames.names, options, console)
     except OSError as error:
         raise SplatkitError(f"--output: {options.output}: {error.strerror or error}.") from error
+
+
+def _check_picture(options: RenderOptions, num: int) -> None:
+    """Raise an error if the output is one picture, and there are more frames."""
+    problem = picture_problem(options, num)
+    if problem is not None:
+        raise SplatkitError(f"{problem}.")
 
 
 def _open(options: RenderOptions, console: Console) -> Scene:

@@ -38,11 +38,11 @@ class RenderOptions:
     cameras: Literal["train", "test"] | None = None
     """The cameras of the run's training images, or of its held-out ones; images have the names of the photographs. With
     --frames: a smooth path of so many frames through them; 1 draws the first alone."""
-    frames: Annotated[int | None, Positive] = None
+    frames: Annotated[int | None, from_to(1, 100_000)] = None
     """The number of frames. If not given: 120, or as many as photographs, up to 600, if the camera goes from place to
     place."""
     fps: Annotated[float | None, from_to(0.01, 1000)] = None
-    """Frames a second of a video. If not given, those of the camera path, or 30."""
+    """Frames a second of a video or an animation. If not given, those of the camera path, or 30."""
     centre: tuple[float, float, float] | None = None
     """The point that the camera turns around and looks at. If not given: of a run, the point that its cameras look at;
     of a file, the middle of the Gaussians."""

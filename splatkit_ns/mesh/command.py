@@ -63,7 +63,8 @@ def make_mesh(options: MeshOptions, console: Console | None = None) -> Path:
     mesh = fuse(_shown(views.views(), "Fusing", len(views), console), sizes)
     mesh = _finished(mesh, options, console)
     offset = frame.offset_of(mesh)
-    mesh, offset = turned(frame.mesh_to_original(mesh, offset), offset, options.up)
+    up = "-y" if options.up == "minus-y" else options.up
+    mesh, offset = turned(frame.mesh_to_original(mesh, offset), offset, up)
     try:
         write_mesh(path, mesh)
     except OSError as error:

@@ -35,9 +35,10 @@ class MeshOptions:
     """nerfstudio: the frame of training, as ns-export writes it. dataset: the frame of the poses and points in the data
     set's files, such as transforms.json and sparse_pc.ply. world: the frame of COLMAP, or of another program that made
     the poses, before ns-process-data turned them."""
-    up: Literal["z", "y"] = "z"
+    up: Literal["y", "z", "minus-y"] = "z"
     """y: turn the mesh so that the frame's z axis, which is up in nerfstudio's, becomes y, which glTF, Blender's
-    imports and most engines take for up. z: the axes stay as they are."""
+    imports and most engines take for up. minus-y: so that it becomes -y, as in PLY files of Gaussians for viewers. z:
+    the axes stay as they are."""
     voxel_size: Annotated[float | None, Positive] = None
     """Side of a voxel: finer ones show more detail, and noise, and take more memory. If not given, 1.5 times the width
     that a pixel covers on the surfaces."""
@@ -89,8 +90,11 @@ def _output_problems(options: MeshOptions) -> list[str]:
         return [f"--output is {path}, expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"]
     if path.is_dir():
         return [f"--output is {path}, which is a folder; expected a file, such as {path / 'mesh.ply'}"]
-    if path.exists() and not options.overwrite:
-        return [f"--output: {path} exists; name another file, or add --overwrite"]
+    from splatkit_ns.formats.offset_files import side_file  # formats take a second to import: not for --help
+
+    found = next((each for each in (path, side_file(path)) if each.exists() or each.is_symlink()), None)
+    if found is not None and not options.overwrite:
+        return [f"--output: {found} exists; name another file, or add --overwrite"]
     if options.output is not None:  # the run's own folder may be missing, which is told as such
         problem = folder_problem(path.parent)
         return [] if problem is None else [f"--output: {problem}"]

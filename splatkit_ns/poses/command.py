@@ -138,6 +138,8 @@ def _find_poses(
     work.save()
     few = median(db.feature_counts(work.database).values() or [0]) < FEW_FEATURES
     if not work.models.exists():
+        if diagnosis.only_turns(db.matched_pairs(work.database)):
+            warn(console, "Hardly any pair shows parallax, so the search for poses may take minutes and find none.")
         with bar(console, "Poses", len(pictures)) as report:
             colmap.find_poses(work.database, work.images, work.models, report, two_view_tracks=few)
     models = colmap.read(work.models)

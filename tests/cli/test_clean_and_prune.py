@@ -14,7 +14,7 @@ import torch
 
 from splatkit_ns import formats
 from splatkit_ns.cleaning.weights import Seen
-from splatkit_ns.cli import _cleaning
+from splatkit_ns.cli import _cleaning, _pruning
 from splatkit_ns.formats import Gaussians
 from splatkit_ns.plugin.loading import load_run
 from splatkit_ns.splat import read_checkpoint, write_checkpoint
@@ -313,6 +313,21 @@ def test_refinement_makes_up_for_pruning(made_run: Path, tmp_path: Path, capsys:
     assert not np.allclose(trained.sh0, pruned.sh0)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.ply"], "nothing temporary is left"
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_that_trains_on_may_have_deleted_the_checkpoint(
+    made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(made_run.parent, tmp_path / "run")
+    monkeypatch.setattr(
+        _pruning, "leave_out_not_finite", lambda *_: shutil.rmtree(tmp_path / "run" / "nerfstudio_models")
+    )
+    status, text = run(
+        capsys, "prune", "--load-config", tmp_path / "run" / "config.yml", "--to", "20%", "--refine", "2", "--output",
+        tmp_path / "a.ply",
+    )  # fmt: skip
+    assert status == 0, text
+    assert len(formats.read(tmp_path / "a.ply")) == 600
 
 
 def test_refinement_imports_only_modules_that_are_trusted(

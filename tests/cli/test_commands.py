@@ -14,6 +14,7 @@ import torch
 from splatkit_ns import formats
 from splatkit_ns.cli import main
 from splatkit_ns.cli.commands import SWITCH, without_compiling
+from tests.cli.helpers import run
 from tests.formats.helpers import make_gaussians
 
 
@@ -56,3 +57,21 @@ def test_only_other_packages_are_silenced(tmp_path: Path) -> None:
             warnings.warn_explicit(f"of {module}", FutureWarning, "file.py", 1, module=module)
         warnings.warn_explicit("no future", UserWarning, "file.py", 1, module="torch.nn")
     assert [str(each.message) for each in caught] == ["of my_parts", "of torchless", "no future"]
+
+
+def test_a_tilde_that_the_shell_has_left_is_the_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No folder named ~ is made, which a careless `rm -r ~` would be meant for."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    formats.write(home / "a.ply", make_gaussians(5))
+    formats.write(home / "b~.ply", make_gaussians(5))
+    for arguments in (["convert", "~/a.ply", "~/c.ply"], ["merge", "~/a.ply", "../home/b~.ply", "--output=~/d.ply"]):
+        status, text = run(capsys, *arguments)
+        assert status == 0, text
+    assert sorted(path.name for path in home.iterdir()) == ["a.ply", "b~.ply", "c.ply", "d.ply"]
+    assert not [*elsewhere.iterdir()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,3 +61,14 @@ def test_an_output_on_a_full_disk(
         with contextlib.suppress(OSError):
             full.close()
     assert len(formats.read(Path("b.ply"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("output", "told"), [("| head -1", ""), ("| true", ""), (">&-", ""), ("> /dev/full", "Error: The help")]
+)
+@pytest.mark.parametrize("arguments", ["--help", "info --help"])
+def test_help_that_nothing_takes_whole(arguments: str, output: str, told: str) -> None:
+    command = f"{sys.executable} -m splatkit_ns.cli {arguments} {output}"
+    errors = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False).stderr
+    assert errors.startswith(told)
+    assert errors.count("\n") == bool(told)

@@ -22,7 +22,7 @@ from torch import Tensor
 from splatkit_ns import SplatModel, View, formats, orbit, turntable
 from splatkit_ns import render as draw
 from splatkit_ns.cameras import fov_intrinsics
-from splatkit_ns.cli import _data_cameras
+from splatkit_ns.cli import _data_cameras, _rendering
 from splatkit_ns.cli._camera_path_files import read_camera_path
 from splatkit_ns.cli._data_cameras import data_cameras
 from splatkit_ns.cli._pictures import Frames
@@ -410,6 +410,8 @@ def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.Ca
     )
     text = refused(capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--fps", "1e-9", "--frames", "1")
     assert "--fps is 1e-09, expected a number between 0.01 and 1000" in text
+    text = refused(capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--frames", "1000000000")
+    assert "--frames is 1000000000, expected a number between 1 and 100000" in text
     text = refused(
         capsys, "render", "--input", scene, "--output", tmp_path / "b.gif", "--width", "9999999", "--height", "100"
     )
@@ -434,6 +436,34 @@ def test_mistakes(scene: Path, made_run: Path, tmp_path: Path, capsys: pytest.Ca
         capsys, "render", "--load-config", made_run, "--input", other, "--output", tmp_path / "b.mp4", "--frames", "1"
     )
     assert "has an offset, so it is not in the run's frame" in text
+
+
+def test_frames_that_are_no_picture_are_refused_before_anything_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_rendering, "_open", lambda *_: pytest.fail("was opened"))
+    (tmp_path / "p.json").write_text(json.dumps(viewers_path()))
+    for source, num in (
+        (("--input", tmp_path / "a.ply"), 120),
+        (("--load-config", tmp_path / "config.yml"), 120),
+        (("--load-config", tmp_path / "config.yml", "--cameras", "test", "--frames", "2"), 2),
+        (("--input", tmp_path / "a.ply", "--camera-path", tmp_path / "p.json"), 3),
+    ):
+        text = refused(capsys, "render", *source, "--output", tmp_path / "a.png")
+        assert f"a.png is a picture, and there are {num} frames: name a video, an animation or a folder" in text
+
+
+def test_options_of_other_outputs_are_refused(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = ("render", "--input", scene, "--frames", "1", "--output")
+    for output in ("a.png", "folder"):
+        text = refused(capsys, *one, tmp_path / output, "--fps", "5")
+        assert f"--fps is for a video or an animation, and --output is {tmp_path / output}" in text
+    text = refused(capsys, *one, tmp_path / "a.gif", "--image-format", "jpg")
+    assert f"--image-format is for a folder of images, and --output is {tmp_path / 'a.gif'}" in text
+    status, text = run(capsys, *one, tmp_path / "a.gif", "--fps", "5", *SIZE)
+    assert status == 0, text
+    status, text = run(capsys, *one, tmp_path / "folder", "--image-format", "jpg", *SIZE)
+    assert status == 0, text
 
 
 def test_an_unfinished_video_is_no_video(

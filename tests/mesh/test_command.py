@@ -92,7 +92,7 @@ def test_formats_come_back_as_they_were(made_run: Path, tmp_path: Path, capsys: 
 def test_a_mesh_stands_upright_where_y_is_up(
     made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, up in (("a", "z"), ("b", "y")):
+    for name, up in (("a", "z"), ("b", "y"), ("c", "minus-y")):
         output = tmp_path / f"{name}.ply"
         status, text = run(
             capsys, "--load-config", made_run, "--output", output, "--voxel-size", "0.04", "--up", up
@@ -101,6 +101,8 @@ def test_a_mesh_stands_upright_where_y_is_up(
     lying, standing = read(tmp_path / "a.ply"), read(tmp_path / "b.ply")
     assert (standing.triangles == lying.triangles).all()
     assert np.array_equal(standing.vertices, lying.vertices[:, [0, 2, 1]] * [1, 1, -1])
+    hanging = read(tmp_path / "c.ply")
+    assert np.array_equal(hanging.vertices, lying.vertices[:, [0, 2, 1]] * [1, -1, 1])
     normals = standing.vertex_normals()
     assert np.allclose(normals, lying.vertex_normals()[:, [0, 2, 1]] * [1, 1, -1], atol=1e-4), "outwards as before"
 
@@ -141,6 +143,11 @@ def test_a_file_is_not_overwritten_unless_told(
     assert status == 1
     assert "exists; name another file, or add --overwrite" in text
     assert path.read_text() == "mine"
+    (tmp_path / "b.glb.offset.json").write_text("mine")
+    status, text = run(capsys, "--load-config", made_run, "--output", tmp_path / "b.glb", "--voxel-size", "0.05")
+    assert status == 1
+    assert "b.glb.offset.json exists; name another file, or add --overwrite" in text
+    assert (tmp_path / "b.glb.offset.json").read_text() == "mine"
     status, text = run(capsys, "--load-config", made_run, "--output", path / "new" / "mesh.ply")
     assert status == 1
     assert f"--output: {path} is a file, not a folder" in text

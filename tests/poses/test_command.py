@@ -183,6 +183,7 @@ def test_no_poses(
     message = refused(capsys, "poses", photos, "--output", tmp_path / "out")
     assert "No poses were found" in message
     assert advice in message
+    assert ("Hardly any pair shows parallax, so the search" in message) == ("no parallax" in advice), "before it begins"
     assert not (tmp_path / "out/transforms.json").exists()
 
 

@@ -16,6 +16,7 @@ from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.scripts import train
+from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.scripts.exporter import ExportGaussianSplat, ExportMarchingCubesMesh
 from nerfstudio.scripts.render import RenderCameraPath, SpiralRender
 from nerfstudio.utils.eval_utils import eval_setup
@@ -203,6 +204,46 @@ def test_a_config_that_cannot_be_read_ends_nerfstudios_commands_with_one_message
             sys.excepthook(type(error), error, error.__traceback__)
     assert f"Error: --load-config: {path} " in capture.get()
     assert told in capture.get()
+    assert previous == []
+
+
+def ending(command: ComputePSNR | ExportGaussianSplat) -> str:
+    """What the hooks print when one of nerfstudio's commands fails."""
+    with CONSOLE.capture() as capture:
+        try:
+            command.main()
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(b"ply\n\xbf", "cannot be read (UnicodeDecodeError"), (b'{"a": 1}', "holds dict, no run;")]
+)
+def test_another_file_in_place_of_a_config_is_told(
+    previous: list[type[BaseException]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-eval"])
+    install_config_excepthook()
+    path = tmp_path / "scene.ply"
+    path.write_bytes(content)
+    text = ending(ComputePSNR(load_config=path))
+    assert f"Error: --load-config: {path} {told}" in text
+    assert previous == []
+
+
+def test_outputs_that_nerfstudios_commands_cannot_write_are_told(
+    previous: list[type[BaseException]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-export"])
+    install_config_excepthook()
+    (tmp_path / "file").touch()
+    text = ending(ExportGaussianSplat(load_config=tmp_path, output_dir=tmp_path / "file/export"))
+    assert "Error: Not a directory" in text
+    install_excepthook()
+    monkeypatch.setattr("nerfstudio.scripts.eval.eval_setup", lambda *_: (None, object(), tmp_path, 0))
+    text = ending(ComputePSNR(load_config=tmp_path, output_path=tmp_path / "figures.txt"))
+    assert text == f"Error: --output-path is {tmp_path / 'figures.txt'}, expected a name that ends in .json.\n"
     assert previous == []
 
 

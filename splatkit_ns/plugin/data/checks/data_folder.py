@@ -38,6 +38,7 @@ NOT_DAMAGED = {
         "--eval-mode filename of the dataparser goes by the names of the images or of their folders: rename them, or "
         "choose another mode, such as --eval-mode interval."
     ),
+    "number of image and mask": "Add the missing ones, or take out the others. White masks leave images whole.",
     "Different number of image and": "Add the missing ones, or take out the others.",
     "No images found in the colmap model": "It has none with a pose: align the photographs again.",
     "Some filenames for split": "Correct the data set's list of the images of that split.",

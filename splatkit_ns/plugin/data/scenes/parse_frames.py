@@ -148,7 +148,7 @@ class OwnInstantNGP(InstantNGP):
         if 0 < len(masked) < len(frames):
             raise DataError(
                 f"{scene.path} has 'mask_path' for {len(masked)} of {len(frames)} frames. Add the missing ones, or "
-                "take out the others."
+                "take out the others. White masks leave images whole."
             )
         for frame, given, path in zip(frames, scene.frames, paths, strict=True):
             if masked:

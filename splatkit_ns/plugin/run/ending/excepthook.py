@@ -57,12 +57,13 @@ def install_excepthook() -> None:
 
 
 def install_config_excepthook() -> None:
-    """Let ``ns-train`` and the commands that open runs say in one message why a ``config.yml`` cannot be read.
+    """Let ``ns-train`` and the commands that open runs say in one message why a ``config.yml`` cannot be read, or the
+    folder of an output cannot be made.
 
-    They read it before they make anything of a method, but have imported all methods by then.
+    They do so before they make anything of a method, but have imported all methods by then.
     """
     if Path(sys.argv[0]).name in TRAINING + OPENING:
-        _install(config_error)
+        _install(_early_error)
 
 
 def _install(tell: Callable[[BaseException, TracebackType | None], SplatkitError | None]) -> None:
@@ -83,6 +84,10 @@ def _install(tell: Callable[[BaseException, TracebackType | None], SplatkitError
     sys.excepthook = hook
 
 
+def _early_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
+    return config_error(error, traceback) or disk_error(error, traceback)
+
+
 def _run_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
     told = error if isinstance(error, SplatkitError) else None
     return told or disk_error(error, traceback) or checkpoint_error(error, traceback) or mistake_error(error, traceback)
@@ -95,13 +100,26 @@ def config_error(error: BaseException, traceback: TracebackType | None) -> Splat
         error: the uncaught exception.
         traceback: the traceback of the exception.
     """
-    if not isinstance(error, (FileNotFoundError, IsADirectoryError, YAMLError)):
+    if isinstance(error, AssertionError):
+        return _no_config(traceback)
+    if not isinstance(error, (OSError, UnicodeDecodeError, YAMLError)):
         return None
     for frame, called in pairwise(frame for frame, _ in walk_tb(traceback)):
         where = _function(frame)
         if where in READS_CONFIG and _module(called).partition(".")[0] in ("pathlib", "yaml"):
             path = frame.f_locals.get("config_path") or frame.f_locals["config"].load_config
             return _why_unreadable(Path(path))
+    return None
+
+
+def _no_config(traceback: TracebackType | None) -> SplatkitError | None:
+    """The error of a file that is no config, such as a transforms.json, if that is what nerfstudio has found."""
+    for frame in [frame for frame, _ in walk_tb(traceback)][-1:]:
+        path, content = frame.f_locals.get("config_path"), frame.f_locals.get("config")
+        if _function(frame) in READS_CONFIG and path is not None:
+            return SplatkitError(
+                f"--load-config: {path} holds {type(content).__name__}, no run; expected the config.yml of a run."
+            )
     return None
 
 
@@ -172,8 +190,9 @@ def _delete(path: Path) -> bool:
 def mistake_error(error: BaseException, traceback: TracebackType | None) -> SplatkitError | None:
     """The error of a mistake that nerfstudio's commands do not explain; None if the cause is another.
 
-    They are ``ns-render interpolate`` with a single camera, ``ns-render camera-path`` with a file that is no camera
-    path, ``ns-export gaussian-splat`` with an empty box, and the commands in `INSTEAD`.
+    They are ``ns-eval`` with an output that is no .json, ``ns-render interpolate`` with a single camera, ``ns-render
+    camera-path`` with a file that is no camera path, ``ns-export gaussian-splat`` with an empty box, and the commands
+    in `INSTEAD`.
 
     Args:
         error: the uncaught exception.
@@ -196,6 +215,8 @@ def mistake_error(error: BaseException, traceback: TracebackType | None) -> Spla
             command: Any = values.get("self")
             if isinstance(error, AssertionError) and type(command).__name__ in INSTEAD:
                 return SplatkitError(INSTEAD[type(command).__name__])
+            if type(command).__name__ == "ComputePSNR" and command.output_path.suffix != ".json":
+                return SplatkitError(f"--output-path is {command.output_path}, expected a name that ends in .json.")
             if isinstance(error, Exception) and hasattr(command, "camera_path_filename"):
                 return _camera_path_error(command.camera_path_filename, values.get("camera_path"), error)
     return None

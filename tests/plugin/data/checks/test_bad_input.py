@@ -199,6 +199,7 @@ BROKEN: dict[str, tuple[Change, tuple[str, ...]]] = {
             "cannot read",
             "mask_path is specified for every frame (or zero frames)",
             "json. Add the missing ones, or take",
+            "White masks leave images whole.",
         ),
     ),
     "some depths": (
