@@ -41,10 +41,10 @@ def test_commands_of_ours(printed: Callable[[str], io.BytesIO], tmp_path: Path) 
     assert b"F?chs.ply" in content.getvalue()
 
 
-def test_what_a_run_prints_before_it_begins(printed: Callable[[str], io.BytesIO]) -> None:
+def test_what_a_run_prints_before_it_begins(printed: Callable[[str], io.BytesIO], tmp_path: Path) -> None:
     content = printed("ascii")
     config: Any = deepcopy(find_method("splatkit-3dgs").config)
-    config.experiment_name = "F\u00fcchs"
+    config.experiment_name, config.output_dir = "F\u00fcchs", tmp_path
     config.set_timestamp()
     config.print_to_terminal()
     assert b"F?chs" in content.getvalue()
