@@ -100,7 +100,9 @@ def _in_one_frame(
 
 
 def _named(offset: DoubleArray | None, frame: str | None) -> str:
-    return "no offset" if offset is None else f"an offset in the frame {frame}"
+    if offset is None:
+        return "no offset"
+    return f"an offset in {'a frame without a name' if frame is None else f'the frame {frame}'}"
 
 
 def _say_part(console: Console, path: Path, part: Gaussians, whole: Gaussians) -> None:

@@ -23,6 +23,7 @@ from splatkit_ns.plugin.run.folder.command_line import (
     OPENING,
     check_camera_path,
     check_export_box,
+    check_export_name,
     opened_folder,
     pass_over_imports,
 )
@@ -66,6 +67,7 @@ class SplatkitPipeline(AnnouncedEvaluation):
         if folder is not None:
             note_if_opened_elsewhere(self.datamanager, folder)
         check_export_box(sys.argv)  # the datamanager has seen to it that the message is printed alone
+        check_export_name(sys.argv)
         check_camera_path(sys.argv)
         self.run_data = self.model.context.data_provider = RunData(self.datamanager, self.model)
         if test_mode == "inference":  # the command will make its own datamanager of this config

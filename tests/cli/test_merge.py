@@ -55,6 +55,9 @@ def test_offsets_become_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     side.write_text(json.dumps({**json.loads(side.read_text()), "frame": "dataset"}))
     text = refused(capsys, "merge", tmp_path / "a.ply", tmp_path / "b.ply", "--output", tmp_path / "e.ply")
     assert "an offset in the frame world beside it, the second an offset in the frame dataset" in text
+    side.write_text(json.dumps({**json.loads(side.read_text()), "frame": None}))
+    text = refused(capsys, "merge", tmp_path / "a.ply", tmp_path / "b.ply", "--output", tmp_path / "e.ply")
+    assert "the second an offset in a frame without a name" in text
     assert not (tmp_path / "e.ply").exists()
 
 

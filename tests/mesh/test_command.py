@@ -204,6 +204,7 @@ def test_a_run_that_was_moved_with_its_data(
     status, message = run(capsys, "--load-config", config, "--voxel-size", "0.05")
     assert status == 1
     assert re.search(r"The data folder \S+gone does not exist \(--data", message), message
+    assert "moved: --data FOLDER for splatkit's commands; for nerfstudio's, correct data in the run's config" in message
     status, message = run(capsys, "--load-config", config, "--voxel-size", "0.05", "--data", made_data)
     assert status == 0, message
     assert str(tmp_path / "moved" / "nerfstudio_models") in message

@@ -295,6 +295,7 @@ def test_notes_are_given_once() -> None:
         ("splat.ply", 0, "No Gaussian is left to be written: none is in the box"),
         ("file/splat.ply", 1, "file/splat.ply"),
         ("folder", 1, "Is a directory"),
+        ("missing/splat.ply", 1, "Make the folder in --output-filename first."),
     ],
 )
 def test_mistakes_of_an_export_are_one_message(

@@ -59,9 +59,7 @@ def check_folder(parser: Any) -> None:
     """
     data = Path(parser.data)
     if not data.exists():
-        raise DataError(
-            f"The data folder {data} does not exist (--data, or --data of the dataparser).{_relative(data)}"
-        )
+        raise DataError(f"The data folder {data} does not exist (--data, or --data of the dataparser). {_moved(data)}")
     if data.is_file() and data.suffix != ".json":
         raise DataError(f"--data names the file {data}, expected the folder of a data set. {_how_to_make_one(data)}")
     if data.is_dir() and not any(data.iterdir()):
@@ -128,16 +126,15 @@ def _transforms(data: Path, command: str) -> Path:
     return path
 
 
-def _relative(data: Path) -> str:
-    """A sentence that says where a relative path was looked for; empty for an absolute path.
-
-    A run's config keeps the path as it was given to ``ns-train``.
-    """
-    if data.is_absolute():
-        return ""
-    return (
-        f" It was looked for in {Path.cwd()}: to open a run whose data were given by a relative path, start the "
-        "command in the folder where ns-train was started."
+def _moved(data: Path) -> str:
+    """What to do to open a run, whose config keeps the path as it was given to ``ns-train``."""
+    relative = (
+        f"It was looked for in {Path.cwd()}: to open a run whose data were given by a relative path, start the "
+        "command in the folder where ns-train was started. "
+    )
+    return ("" if data.is_absolute() else relative) + (
+        "If a run's data set has been moved: --data FOLDER for splatkit's commands; for nerfstudio's, correct data in "
+        "the run's config.yml, or put a link to the folder in the old place."
     )
 
 

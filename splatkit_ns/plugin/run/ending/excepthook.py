@@ -191,8 +191,8 @@ def mistake_error(error: BaseException, traceback: TracebackType | None) -> Spla
     """The error of a mistake that nerfstudio's commands do not explain; None if the cause is another.
 
     They are ``ns-eval`` with an output that is no .json, ``ns-render interpolate`` with a single camera, ``ns-render
-    camera-path`` with a file that is no camera path, ``ns-export gaussian-splat`` with an empty box, and the commands
-    in `INSTEAD`.
+    camera-path`` with a file that is no camera path, ``ns-export gaussian-splat`` with an empty box or a name in a
+    folder that does not exist, and the commands in `INSTEAD`.
 
     Args:
         error: the uncaught exception.
@@ -210,6 +210,11 @@ def mistake_error(error: BaseException, traceback: TracebackType | None) -> Spla
             return SplatkitError(
                 "No Gaussian is left to be written: none is in the box (--obb-center, --obb-rotation, --obb-scale), or "
                 "none is opaque enough."
+            )
+        if where == (f"{COMMANDS}exporter", "write_ply") and isinstance(error, FileNotFoundError):
+            return SplatkitError(
+                f"{describe_os_error(error)}: ns-export makes the folder --output-dir alone. Make the folder in "
+                "--output-filename first."
             )
         if where[0].startswith(COMMANDS) and where[1] == "main" and "pipeline" in values:
             command: Any = values.get("self")

@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from splatkit_ns.errors import SplatkitError
+from splatkit_ns.files import with_home
+from splatkit_ns.formats.registry import FormatError, find_format
 
 LOAD_CONFIG = "--load-config"
 TRAINING = ("ns-train", "train.py")
@@ -26,6 +28,15 @@ EXPORTING = ("ns-export", "exporter.py")
 """The names of the command that exports."""
 BOX = ("--obb-center", "--obb-rotation", "--obb-scale")
 """The options of a box to export; ``ns-export`` passes over them without a word unless all are given."""
+
+
+def find_home() -> None:
+    """Let one of nerfstudio's commands, which is about to read its options, take ~ for the user's folder.
+
+    Otherwise ``--output-dir=~/runs`` makes a folder named ~.
+    """
+    if Path(sys.argv[0]).name in TRAINING + OPENING:
+        sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
 
 
 def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str, str]:
@@ -73,6 +84,24 @@ def check_export_box(arguments: Sequence[str]) -> None:
             "outside of which Gaussians are left out. The scene itself is turned or scaled by --frame, --up and "
             "--scale of splatkit export."
         )
+
+
+def check_export_name(arguments: Sequence[str]) -> None:
+    """Check that ``ns-export gaussian-splat`` will not write its PLY file under the name of another format.
+
+    Args:
+        arguments: those of a process, its program first.
+
+    Raises:
+        SplatkitError: the file's name ends like those of another format.
+    """
+    name = options_of(EXPORTING, arguments).get("--output-filename")
+    with suppress(FormatError):  # a name without suffix, or with one of the user's own
+        if name is not None and (form := find_format(name).name) != "ply":
+            raise SplatkitError(
+                f"--output-filename is {name}, but ns-export writes PLY files alone, whatever their name. For the "
+                f"format {form}: splatkit export --load-config CONFIG --output {name}"
+            )
 
 
 def check_camera_path(arguments: Sequence[str]) -> None:

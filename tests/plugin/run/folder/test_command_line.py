@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import gc
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -12,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.plugin.run.folder.command_line import TRAINING, check_camera_path, check_export_box, pass_over_imports
+from splatkit_ns.plugin.run.folder.command_line import (
+    TRAINING,
+    check_camera_path,
+    check_export_box,
+    check_export_name,
+    pass_over_imports,
+)
 from tests.plugin.helpers import make_pipeline, run_config
 
 
@@ -74,6 +82,33 @@ def test_a_box_that_ns_export_would_pass_over(tiny_scene: Path, monkeypatch: pyt
 )
 def test_a_whole_box_or_none(arguments: list[str]) -> None:
     check_export_box(arguments)
+
+
+@pytest.mark.parametrize("name", ["scene.spz", "x.compressed.ply"])
+def test_a_name_under_which_ns_export_would_write_another_format(
+    tiny_scene: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It writes a PLY file whatever it is called, which no viewer opens as an SPZ file."""
+    monkeypatch.setattr(sys, "argv", ["/bin/ns-export", "gaussian-splat", "--output-filename", name])
+    with pytest.raises(SplatkitError, match=f"splatkit export --load-config CONFIG --output {name}"):
+        make_pipeline(tiny_scene, "inference")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--output-filename", "a.PLY"], ["--output-filename", "version_1.5"]])
+def test_names_that_ns_export_may_give(arguments: list[str]) -> None:
+    check_export_name(["ns-export", "gaussian-splat", *arguments])
+
+
+@pytest.mark.parametrize(("program", "expected"), [("ns-train", "/me/runs"), ("my_script.py", "~/runs")])
+def test_a_tilde_that_the_shell_has_left_is_the_users_folder(program: str, expected: str) -> None:
+    """nerfstudio's commands read their options after they have imported the methods. No folder named ~ is made."""
+    code = (
+        f"import sys; sys.argv = ['/bin/{program}', '--output-dir=~/runs', '--data', '~/runs', 'a~/b']; "
+        "import splatkit_ns.methods; print(sys.argv[1:])"
+    )
+    environment = {**os.environ, "HOME": "/me"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1] == str([f"--output-dir={expected}", "--data", expected, "a~/b"]), done.stderr
 
 
 @pytest.mark.parametrize("kind", ["orthographic", "Fisheye", "omnidirectional"])
