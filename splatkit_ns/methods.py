@@ -37,7 +37,6 @@ from splatkit_ns.parts.fitting import (
 )
 from splatkit_ns.plugin.model import SplatkitModelConfig
 from splatkit_ns.plugin.run.ending.excepthook import install_config_excepthook
-from splatkit_ns.plugin.run.folder.command_line import find_home
 from splatkit_ns.plugin.run.opaque_parts import opaque_part
 from splatkit_ns.plugin.run.parts.modules import check_parts
 from splatkit_ns.plugin.run_config import gaussian_optimizers, trainer_config
@@ -70,7 +69,6 @@ NAME = re.compile(r"\w[\w.-]*")
 """The names that a method may have: a word of a command line, and of a folder."""
 
 install_config_excepthook()
-find_home()
 
 
 def make_method(

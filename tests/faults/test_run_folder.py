@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nerfstudio.utils.eval_utils import eval_load_checkpoint
 from splatkit_ns.data_provider import NerfstudioDataProvider
 from splatkit_ns.errors import SplatkitError
 from splatkit_ns.files import TEMPORARY_PREFIX, atomic_write
+from splatkit_ns.methods import splatkit_3dgs
 from splatkit_ns.modules import SplatBaseModule
 from splatkit_ns.plugin.reporting import console as reporting
 from splatkit_ns.plugin.run.folder import checkpoint_files, folder_lock
@@ -428,3 +430,12 @@ def test_a_config_that_no_other_program_can_read_is_told(
     printed = "".join(capfd.readouterr().out.split())
     assert "cannotopen" in printed
     assert "tests.faults.test_run_folder.<lambda>" in printed
+
+
+def test_no_folder_of_the_name_of_a_tilde_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves --output-dir=~/runs as it is, and rm -r ~ is a bad way to be rid of such a folder."""
+    monkeypatch.chdir(tmp_path)
+    config: Any = deepcopy(splatkit_3dgs.config)
+    config.output_dir, config.experiment_name = Path("~/runs"), "fox"
+    config.set_timestamp()
+    assert not list(tmp_path.iterdir())

@@ -71,7 +71,7 @@ def option_problems(
     model: Any = config.pipeline.model
     problems += _renderer_problems(model.renderer, config.machine.device_type, shown)
     problems += _lens_problems(config, shown) + _gradient_problems(config, shown) + _mask_problems(config, shown)
-    problems += _resolution_problems(config, shown)
+    problems += _resolution_problems(config, shown) + _home_problems(config, shown)
     problems += _trainer_problems(config, shown) + group_problems(config, shown, modules)
     is_first = config.machine.machine_rank == 0  # which alone reads checkpoints, and knows of them
     if is_first:
@@ -79,6 +79,17 @@ def option_problems(
     if is_first and model.init_ply is not None and not RunFolder(config).is_resuming:
         problems += _initial_file_problems(Path(model.init_ply), shown("pipeline.model.init_ply"))
     return problems + own_module_problems(config) + name_problems(config)
+
+
+def _home_problems(config: Any, shown: Callable[[str], str]) -> list[str]:
+    """The problems of paths that begin with ~, which shells leave as it is in quotes and after =."""
+    names = ("output_dir", "data", "load_dir", "load_checkpoint", "load_config")
+    paths = [(name, Path(path)) for name in names if (path := getattr(config, name, None)) is not None]
+    return [
+        f"{shown(name)} is {path}, where the shell has left the ~ for your folder: expected {path.expanduser()}"
+        for name, path in paths
+        if path.parts[:1] == ("~",)
+    ]
 
 
 def _checkpoint_problems(config: Any, shown: Callable[[str], str]) -> list[str]:

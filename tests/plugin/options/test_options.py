@@ -299,6 +299,8 @@ def test_all_mistakes_are_told_at_once_with_flag_value_and_range() -> None:
         ({"modules__resolution__full_from": NAN}, "--modules.resolution.full-from is nan, expected a number above 0"),
         ({"modules__resolution__max_downscale": 0}, "--modules.resolution.max-downscale is 0, expected a number above"),
         ({"modules__exporter__export_steps": [7, 0]}, "--modules.exporter.export-steps holds 0, expected whole numb"),
+        ({"output_dir": Path("~/runs")}, "--output-dir is ~/runs, where the shell has left the ~ for your folder"),
+        ({"data": Path("~/fox")}, "--data is ~/fox, where the shell has left the ~ for your folder"),
         ({"modules__exporter__splat_format": "obj"}, "--modules.exporter.splat-format is 'obj', expected one of: ply"),
     ],
 )

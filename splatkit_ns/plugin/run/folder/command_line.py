@@ -12,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from splatkit_ns.errors import SplatkitError
-from splatkit_ns.files import with_home
 from splatkit_ns.formats.registry import FormatError, find_format
 
 LOAD_CONFIG = "--load-config"
@@ -28,15 +27,6 @@ EXPORTING = ("ns-export", "exporter.py")
 """The names of the command that exports."""
 BOX = ("--obb-center", "--obb-rotation", "--obb-scale")
 """The options of a box to export; ``ns-export`` passes over them without a word unless all are given."""
-
-
-def find_home() -> None:
-    """Let one of nerfstudio's commands, which is about to read its options, take ~ for the user's folder.
-
-    Otherwise ``--output-dir=~/runs`` makes a folder named ~.
-    """
-    if Path(sys.argv[0]).name in TRAINING + OPENING:
-        sys.argv[1:] = [with_home(argument) for argument in sys.argv[1:]]
 
 
 def options_of(commands: Collection[str], arguments: Sequence[str]) -> dict[str, str]:

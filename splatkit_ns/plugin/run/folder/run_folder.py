@@ -82,6 +82,8 @@ class RunFolder:
         """
         if config.machine.machine_rank > 0:  # machine 0 alone has the folder
             return
+        if Path(config.output_dir).parts[:1] == ("~",):  # the check of options tells
+            return
         if is_new:
             cls.set_unused_timestamp(config, config.timestamp)
         elif config.load_dir is None and config.load_checkpoint is None:
