@@ -26,12 +26,6 @@ first ``.`` of every name in a folder of checkpoints for a step, and fails if it
 TEMPORARY_SUFFIX = ".tmp"
 
 
-def with_home(argument: str) -> str:
-    """An argument of a command with the user's folder in place of ~, which shells leave in quotes and after =."""
-    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    return option + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
-
-
 def atomic_write(path: str | PathLike[str], write: Callable[[BinaryIO], None]) -> None:
     """Write a file all at once: a program that reads `path` sees the old file or the complete new one.
 

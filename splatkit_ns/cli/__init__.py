@@ -22,7 +22,6 @@ from splatkit_ns.cli.commands import COMMANDS
 from splatkit_ns.cli.info import InfoOptions
 from splatkit_ns.doctor.options import DoctorOptions, split_arguments
 from splatkit_ns.errors import SplatkitError, describe_os_error
-from splatkit_ns.files import with_home
 from splatkit_ns.lasting_output import make_all_text_printable, make_output_last
 
 __all__ = ["COMMANDS", "main"]
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 after a mistake that a message has explained or if ``splatkit doctor`` finds a fault, 130
         after Ctrl-C. Arguments that do not parse end the process with 2.
     """
-    given = [with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
+    given = [_with_home(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     _silence_other_packages()
     make_all_text_printable()
     data_options: tuple[str, ...] = ()
@@ -73,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _end_at_once(130)
         return 130
     return status or 0
+
+
+def _with_home(argument: str) -> str:
+    """An argument of a command with the user's folder in place of ~, which shells leave in quotes and after =."""
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (os.path.expanduser(value) if value.startswith("~/") else value)
 
 
 def _parsed(arguments: Sequence[str]) -> Any:

@@ -23,7 +23,7 @@ from splatkit_ns.densification.scene_limit import scene_limit
 from splatkit_ns.errors import ModuleError
 from splatkit_ns.parts.nesting import part_with
 from splatkit_ns.parts.payload import SplatRenderPayload
-from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource
+from splatkit_ns.parts.training_views import TrainingView, TrainingViewSource, training_views
 from splatkit_ns.ranges import BelowOne, Fraction, NonNegative, Positive
 from splatkit_ns.ranks import Ranks
 from splatkit_ns.splat import SplatTrainingState
@@ -184,9 +184,7 @@ class SplatBudgetDensification(SplatDefaultDensification):
     def _scores(self, training_state: SplatTrainingState) -> tuple[Tensor, Tensor]:
         # drawn from the CPU's generator, whose state is in checkpoints: a resumed run draws the same views
         drawn_views = torch.randperm(self._views.num_train_images)[: self.num_views].tolist()
-        if hasattr(self._views, "expect_views"):  # one of a run; a provider may do without
-            self._views.expect_views(drawn_views)
-        views = [self._views.training_view(index) for index in drawn_views]
+        views = list(training_views(self._views, drawn_views))
         scores = view_scores(self._renderer, training_state, views, self.error_threshold)
         for score in scores:
             Ranks.current().copy_first(score)  # GPUs sum up in any order, and the ranks draw by these numbers

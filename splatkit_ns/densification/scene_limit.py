@@ -10,7 +10,7 @@ import torch
 
 from splatkit_ns.image_metrics.ssim import ssim
 from splatkit_ns.image_metrics.ssim_window import WINDOW_SIZE
-from splatkit_ns.parts.training_views import TrainingViewSource
+from splatkit_ns.parts.training_views import TrainingViewSource, training_views
 from splatkit_ns.ranks import Ranks
 
 NUM_VIEWS = 16
@@ -76,7 +76,7 @@ class LimitByNeed:
         self._limit = partial(scene_limit, settings, number_at_start, data_provider)
         self._settings, self._data_provider, self._logger = settings, data_provider, logger
         self.need = need
-        """What ``max_per_seed`` is multiplied by; None if it is not known, or does not matter."""
+        """The factor of ``max_per_seed``; None until it has been measured, and if it never is."""
         follows_need = settings.usual_error > 0 and self._limit(LEAST_NEED) < self._limit(MOST_NEED)
         self._is_open = follows_need and need is None
         self.number = self._limit(MOST_NEED if self._is_open else need or 1.0)
@@ -112,15 +112,11 @@ def need_of_gaussians(data_provider: Any, usual_error: float) -> tuple[float, fl
     """
     if not isinstance(data_provider, TrainingViewSource):
         return math.nan, 1.0
-    expect_views = getattr(data_provider, "expect_views", None)  # one of a run has it; a provider may do without
     number = data_provider.num_train_images
     count = min(NUM_VIEWS, number)
     indices = [index * number // count for index in range(count)]
-    if expect_views is not None:
-        expect_views(indices)
     errors: list[torch.Tensor] = []
-    for index in indices:
-        view = data_provider.training_view(index)
+    for view in training_views(data_provider, indices):
         images = [frames.clamp(0, 1).permute(0, 3, 1, 2) for frames in (view.rendered_frames, view.target_frames)]
         if min(images[0].shape[2:]) >= WINDOW_SIZE:
             errors.append(1 - ssim(*images, mask=view.masks))

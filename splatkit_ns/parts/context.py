@@ -206,10 +206,6 @@ def bind_arguments(
         if first is not None and first.name in known and first.kind is not first.VAR_KEYWORD:
             raise ModuleError(f"{owner} has no self: its first argument is {first.name!r}; write self before it.")
     parameters = inspect.signature(method).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        names = known
-    else:
-        names = tuple(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL)
     named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     unknown = [p.name for p in named if p.name not in known]
     if unknown:
@@ -220,6 +216,7 @@ def bind_arguments(
         )
     if any(p.kind is p.POSITIONAL_ONLY for p in named):
         raise ModuleError(f"{owner} takes an argument by position only ('/'); arguments are passed by name.")
+    names = _named(method, known)
     from_context = tuple(name for name in names if name not in extra)
     from_extra = tuple(name for name in names if name in extra)
 
@@ -242,10 +239,15 @@ def call_named(method: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     Returns:
         What the method returns.
     """
+    return method(**{name: arguments[name] for name in _named(method, tuple(arguments))})
+
+
+def _named(method: Callable[..., Any], known: Sequence[str]) -> tuple[str, ...]:
+    """Those of the known arguments that a method's signature names; all of them if it takes ``**kwargs``."""
     parameters = inspect.signature(method).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return method(**arguments)
-    return method(**{p.name: arguments[p.name] for p in parameters if p.name in arguments})
+        return tuple(known)
+    return tuple(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.name in known)
 
 
 def _with_near(name: str, known: Sequence[str]) -> str:

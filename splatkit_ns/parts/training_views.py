@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -39,3 +40,16 @@ class TrainingViewSource(Protocol):
     def training_view(self, index: int, with_depth: bool = False) -> TrainingView:
         """A training image, from 0, beside its render, and its depth if it is asked for."""
         ...
+
+
+def training_views(source: Any, indices: Sequence[int]) -> Iterator[TrainingView]:
+    """Some training images of a `TrainingViewSource`, each rendered when it is asked for.
+
+    Args:
+        source: may have ``expect_views``, as that of a run, and then reads the images ahead.
+        indices: the numbers of the images, from 0.
+    """
+    if hasattr(source, "expect_views"):
+        source.expect_views(indices)
+    for index in indices:
+        yield source.training_view(index)

@@ -27,6 +27,8 @@ from splatkit_ns.errors import HookFailedError, SplatkitError
 from splatkit_ns.plugin.reporting.console import report_once
 from splatkit_ns.plugin.run.ending.excepthook import install_config_excepthook, install_excepthook
 
+NerfstudioCommand = ComputePSNR | ExportGaussianSplat | ExportMarchingCubesMesh | RenderCameraPath | SpiralRender
+
 
 @pytest.fixture
 def previous(monkeypatch: pytest.MonkeyPatch) -> list[type[BaseException]]:
@@ -88,7 +90,17 @@ def test_a_path_of_one_camera(previous: list[type[BaseException]]) -> None:
     assert previous == []
 
 
-def told_of(command: SpiralRender | RenderCameraPath | ExportMarchingCubesMesh, monkeypatch: pytest.MonkeyPatch) -> str:
+def ending(command: NerfstudioCommand) -> str:
+    """What the hooks print when one of nerfstudio's commands fails."""
+    with CONSOLE.capture() as capture:
+        try:
+            command.main()
+        except Exception as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+    return capture.get()
+
+
+def told_of(command: NerfstudioCommand, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the hook prints when one of nerfstudio's commands fails behind its checkpoint."""
     install_excepthook()
     module = sys.modules[type(command).__module__]
@@ -96,12 +108,7 @@ def told_of(command: SpiralRender | RenderCameraPath | ExportMarchingCubesMesh, 
         module, "eval_setup", lambda *args, **kwargs: (None, Mock(model=Mock(config=object())), None, None)
     )
     monkeypatch.setattr("nerfstudio.utils.install_checks.check_ffmpeg_installed", lambda: None)
-    with CONSOLE.capture() as capture:
-        try:
-            command.main()
-        except Exception as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-    return capture.get()
+    return ending(command)
 
 
 @pytest.mark.parametrize(
@@ -205,16 +212,6 @@ def test_a_config_that_cannot_be_read_ends_nerfstudios_commands_with_one_message
     assert f"Error: --load-config: {path} " in capture.get()
     assert told in capture.get()
     assert previous == []
-
-
-def ending(command: ComputePSNR | ExportGaussianSplat) -> str:
-    """What the hooks print when one of nerfstudio's commands fails."""
-    with CONSOLE.capture() as capture:
-        try:
-            command.main()
-        except Exception as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-    return capture.get()
 
 
 @pytest.mark.parametrize(

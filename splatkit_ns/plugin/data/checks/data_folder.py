@@ -127,7 +127,7 @@ def _transforms(data: Path, command: str) -> Path:
 
 
 def _moved(data: Path) -> str:
-    """What to do to open a run, whose config keeps the path as it was given to ``ns-train``."""
+    """How to open a run whose data are not where its config says, which has the path as ``ns-train`` got it."""
     relative = (
         f"It was looked for in {Path.cwd()}: to open a run whose data were given by a relative path, start the "
         "command in the folder where ns-train was started. "

@@ -1,4 +1,4 @@
-"""Where a data set lies in the frame of training, compared with where it lay when a run was trained.
+"""A data set's place in the frame of training, beside its place when a run was trained.
 
 nerfstudio places a scene by its cameras, so other photographs in the folder also move those that are the same.
 """

@@ -114,13 +114,15 @@ def config_error(error: BaseException, traceback: TracebackType | None) -> Splat
 
 def _no_config(traceback: TracebackType | None) -> SplatkitError | None:
     """The error of a file that is no config, such as a transforms.json, if that is what nerfstudio has found."""
-    for frame in [frame for frame, _ in walk_tb(traceback)][-1:]:
-        path, content = frame.f_locals.get("config_path"), frame.f_locals.get("config")
-        if _function(frame) in READS_CONFIG and path is not None:
-            return SplatkitError(
-                f"--load-config: {path} holds {type(content).__name__}, no run; expected the config.yml of a run."
-            )
-    return None
+    frames = [frame for frame, _ in walk_tb(traceback)]
+    if not frames or _function(frames[-1]) not in READS_CONFIG:
+        return None
+    path, content = (frames[-1].f_locals.get(name) for name in ("config_path", "config"))
+    if path is None:
+        return None
+    return SplatkitError(
+        f"--load-config: {path} holds {type(content).__name__}, no run; expected the config.yml of a run."
+    )
 
 
 def _why_unreadable(path: Path) -> SplatkitError | None:
